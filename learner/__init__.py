@@ -1,0 +1,1 @@
+"""The service side: gateway, queue, learner and the `leeway` command."""

@@ -1,0 +1,162 @@
+"""Configuration of the service side's processes. Importable without torch, redis or grpc.
+
+Every process reads one file: `python -m learner.gateway FILE`, `torchrun ... -m learner FILE`. `leeway up` derives those
+files from one run file (learner/cli/runfile.py).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from runtime.settings import Settings
+
+
+class QueueConfig(Settings):
+    """Where a run's queue lives."""
+
+    url: str = Field(description="redis://, rediss:// or unix:// URL of the server")
+    run: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$", description="the run's name, the hash tag of all its keys")
+    id_memory_s: int = Field(default=86_400, gt=0, description="seconds a finished group's id is remembered")
+    timeout_s: float = Field(default=10.0, gt=0, description="limit of one Redis round trip")
+
+
+class AdmissionConfig(Settings):
+    """What the gateway promises and takes."""
+
+    groups_per_step: int = Field(default=16, gt=0)
+    max_staleness: int = Field(default=4, ge=0, description="optimizer steps; older groups expire when taken")
+    lease_s: float = Field(default=60.0, gt=0, description="how long a lease's promise holds")
+    max_queued_groups: int = Field(default=100_000, gt=0, description="backlog above which groups get RETRY")
+
+
+class LimitsConfig(Settings):
+    """What a group may look like (validation at the gateway)."""
+
+    vocab_size: int = Field(gt=0)
+    group_size: tuple[int, int] = Field(default=(2, 128), description="smallest and largest number of responses")
+    max_prompt_tokens: int = Field(default=32_768, gt=0)
+    max_response_tokens: int = Field(default=65_536, gt=0)
+    reward_range: tuple[float, float] = (-1e6, 1e6)
+    max_message_bytes: int = Field(default=16 << 20, gt=0)
+
+    @field_validator("group_size")
+    @classmethod
+    def _ordered(cls, value: tuple[int, int]) -> tuple[int, int]:
+        if not 1 <= value[0] <= value[1]:
+            raise ValueError("expected [smallest, largest] with 1 <= smallest <= largest")
+        return value
+
+
+class GatewayConfig(Settings):
+    """One gateway process."""
+
+    listen: str = Field(default="127.0.0.1:50051", description="host:port")
+    tokens_file: Path = Field(description="JSON: fleet name -> SHA-256 (hex) of its bearer token")
+    queue: QueueConfig
+    admission: AdmissionConfig = AdmissionConfig()
+    limits: LimitsConfig
+    max_unacked: int = Field(default=256, gt=0, description="groups read and not yet acknowledged, per stream")
+    flush_groups: int = Field(default=32, gt=0, description="most groups in one Redis pipeline")
+    drain_s: float = Field(default=5.0, gt=0, description="time to flush and ack after SIGTERM")
+    quarantine_groups: int = Field(default=100, ge=0, description="rejected groups kept for the operator")
+
+
+class ParallelConfig(Settings):
+    """How the model is cut. Data parallelism is what remains of the world size."""
+
+    tensor: int = Field(default=1, gt=0)
+    pipeline: int = Field(default=1, gt=0)
+    sequence: bool = Field(default=False, description="Megatron sequence parallelism; needs tensor > 1")
+
+    @model_validator(mode="after")
+    def _sequence_needs_tensor(self) -> ParallelConfig:
+        if self.sequence and self.tensor == 1:
+            raise ValueError("sequence parallelism needs tensor > 1")
+        return self
+
+
+class ObjectiveConfig(Settings):
+    """The objective and its constants; each objective reads those it names."""
+
+    name: str = "asympo"
+    scale_floor: float = Field(default=1e-3, gt=0, description="asympo: floor on the stop-gradient scale, nats/token")
+    p_low: float | None = Field(default=None, gt=0, lt=1, description="asympo: clip of log p where A < 0 (Appendix C)")
+    p_high: float | None = Field(default=None, gt=0, lt=1, description="asympo: clip of log p where A >= 0")
+    spo_alpha: float = Field(default=0.2, ge=0, description="spo: weight of negative advantages")
+
+
+class OptimizerConfig(Settings):
+    """AdamW."""
+
+    lr: float = Field(default=1e-6, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    clip_grad: float = Field(default=1.0, gt=0, description="global gradient norm")
+    warmup_steps: int = Field(default=0, ge=0, description="linear learning-rate warm-up")
+
+
+class WarmupConfig(Settings):
+    """Supervised warm start on demonstrations, by the same learner, before the first version is published."""
+
+    demonstrations: Path = Field(description='JSON lines: {"prompt": [ids], "response": [ids]}')
+    target: float = Field(
+        gt=0, lt=1, description="stop when the mean probability of a whole reference response reaches this"
+    )
+    max_steps: int = Field(default=400, gt=0)
+    batch: int = Field(default=128, gt=0, description="demonstrations per step")
+    held_out: int = Field(default=256, gt=0, description="demonstrations kept aside to measure the target")
+    every: int = Field(default=5, gt=0, description="steps between measurements")
+    lr: float = Field(default=1e-3, gt=0)
+
+
+class CheckpointConfig(Settings):
+    """Resumable checkpoints."""
+
+    dir: Path
+    every: int = Field(default=50, gt=0, description="steps")
+    keep: int = Field(default=2, gt=0)
+
+
+class PublishConfig(Settings):
+    """Versions for the fleets."""
+
+    dir: Path
+    every: int = Field(default=1, gt=0, description="steps")
+    keep: int = Field(default=4, gt=1, description="newest versions kept")
+    keep_every: int = Field(default=0, ge=0, description="also keep every n-th version; 0: none")
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+class LearnerConfig(Settings):
+    """The learner's ranks."""
+
+    model: Path = Field(description="Hugging Face directory of the initial policy")
+    queue: QueueConfig
+    steps: int = Field(gt=0)
+    seed: int = 0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    groups_per_step: int = Field(default=16, gt=0)
+    max_staleness: int = Field(default=4, ge=0)
+    hold_staleness: int = Field(default=0, ge=0, description="train only while this many steps' groups wait (studies)")
+    micro_batch_tokens: int = Field(default=16_384, gt=0)
+    take_timeout_s: float = Field(default=600.0, gt=0, description="without a full batch for so long, stop with an error")
+    collective_timeout_s: float = Field(default=300.0, gt=0)
+    parallel: ParallelConfig = ParallelConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    warmup: WarmupConfig | None = None
+    checkpoint: CheckpointConfig
+    publish: PublishConfig
+    metrics_dir: Path
+
+    @model_validator(mode="after")
+    def _held_within_bound(self) -> LearnerConfig:
+        if self.hold_staleness > self.max_staleness:
+            raise ValueError(
+                f"hold_staleness = {self.hold_staleness} is above max_staleness = {self.max_staleness}: all would expire"
+            )
+        return self

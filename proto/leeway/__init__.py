@@ -1,0 +1,1 @@
+"""Leeway's wire contracts."""

@@ -1,0 +1,68 @@
+"""Configuration of a rollout worker. Importable without SGLang, torch or grpc."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from runtime.settings import Settings
+
+
+class EngineConfig(Settings):
+    """SGLang servers: either started and supervised here, or elsewhere."""
+
+    urls: list[str] = Field(default=[], description="servers that run elsewhere; empty: start our own")
+    count: int = Field(default=1, gt=0, description="servers to start when urls is empty")
+    base_port: int = Field(default=30_000, gt=0, lt=65_536, description="server i listens on base_port + i")
+    device: Literal["cpu", "cuda"] = "cpu"
+    arguments: list[str] = Field(default=[], description="further arguments for sglang.launch_server")
+    start_timeout_s: float = Field(default=180.0, gt=0)
+    request_timeout_s: float = Field(default=300.0, gt=0)
+    refit: Literal["drain", "in_place", "retract"] = Field(
+        default="retract", description="what running requests do at a refit (SGLang's pause modes; drain: wait for them)"
+    )
+
+
+class SamplingConfig(Settings):
+    """How responses are sampled. Top-p and top-k stay off: the learner's probabilities are the full softmax."""
+
+    responses: int = Field(default=8, gt=0, description="G, responses per prompt")
+    temperature: float = Field(default=1.0, gt=0)
+    max_new_tokens: int = Field(default=1024, gt=0)
+
+
+class TaskConfig(Settings):
+    """What is asked and how it is judged."""
+
+    name: str = Field(default="sort", description="a built-in task, or module:Class")
+    options: dict[str, Any] = Field(default={}, description="keyword arguments of the task")
+    prompt_format: Literal["raw", "chat"] = Field(default="raw", description="chat: through the tokenizer's template")
+
+
+class WorkerConfig(Settings):
+    """One rollout worker process: `python -m rollout FILE`."""
+
+    name: str = Field(default="worker-0", pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    gateway: str = Field(description="host:port")
+    token_file: Path = Field(description="file that holds the fleet's bearer token")
+    model: Path = Field(description="Hugging Face directory of the initial policy: architecture and tokenizer")
+    state_dir: Path = Field(description="prompt cursor, metrics, samples")
+    log_dir: Path
+    seed: int = 0
+    shard: tuple[int, int] = Field(default=(0, 1), description="this worker takes prompts i, i + n, ... of (i, n)")
+    groups_per_request: int = Field(default=1, gt=0, description="prompts in one engine request")
+    requests: int = Field(default=2, gt=0, description="engine requests under way at once, per engine")
+    engine: EngineConfig = EngineConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    task: TaskConfig = TaskConfig()
+    max_message_bytes: int = Field(default=16 << 20, gt=0)
+    sample_every_s: float = Field(default=2.0, gt=0, description="seconds between logged sample responses")
+
+    @model_validator(mode="after")
+    def _shard_in_range(self) -> WorkerConfig:
+        index, count = self.shard
+        if not 0 <= index < count:
+            raise ValueError(f"shard = {self.shard}: expected (i, n) with 0 <= i < n")
+        return self

@@ -1,0 +1,1 @@
+"""What every process of ours needs: frozen settings, child processes that cannot outlive us, structured logs."""

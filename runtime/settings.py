@@ -1,0 +1,108 @@
+"""Frozen settings: TOML or JSON in, a validated pydantic model out, and errors that name the key and what to do."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class SettingsError(Exception):
+    """A configuration that cannot be used. The message names the source, the key, the value and the remedy."""
+
+
+class Settings(BaseModel):
+    """Base of every configuration section: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> Self:
+        """Reads a ``.toml`` or ``.json`` file, applies ``section.key=value`` overrides, validates.
+
+        Raises:
+            SettingsError: the file is missing or malformed, a key is unknown, or a value does not fit.
+        """
+        path = Path(path)
+        return cls.parse(_merge(read_mapping(path), overrides), source=str(path))
+
+    @classmethod
+    def parse(cls, values: dict[str, Any], source: str) -> Self:
+        """Validates a mapping; ``source`` is what error messages call it. Raises SettingsError."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise SettingsError("\n".join(_explain(cls, source, item) for item in error.errors())) from error
+
+    def write(self, path: Path) -> None:
+        """Writes the settings as JSON, readable again by ``load``."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(self.model_dump_json(indent=2) + "\n")
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The raw content of a TOML or JSON file. Raises SettingsError when it is missing or malformed."""
+    if not path.is_file():
+        raise SettingsError(f"{path}: no such configuration file")
+    try:
+        if path.suffix == ".json":
+            return json.loads(path.read_text())
+        return tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
+        raise SettingsError(f"{path}: not valid {path.suffix[1:].upper()}: {error}") from error
+
+
+def _merge(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator or not key:
+            raise SettingsError(f"--set {override!r}: expected section.key=value")
+        *sections, leaf = key.strip().split(".")
+        target = values
+        for section in sections:
+            target = target.setdefault(section, {})
+            if not isinstance(target, dict):
+                raise SettingsError(f"--set {override!r}: {section!r} is a value, not a section")
+        target[leaf] = _toml_value(text.strip())
+    return values
+
+
+def _toml_value(text: str) -> Any:
+    """``12``, ``true``, ``[1, 2]`` as TOML reads them; anything else is a plain string."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _explain(cls: type[BaseModel], source: str, item: Any) -> str:
+    location = [str(part) for part in item["loc"]]
+    key = ".".join(location)
+    if item["type"] == "missing":
+        return f"{source}: {key} is missing: it has no default"
+    if item["type"] != "extra_forbidden":
+        return f"{source}: {key} = {item['input']!r}: {item['msg']}"
+    known = sorted(_known_keys(cls))
+    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    siblings = [name for name in known if name.rpartition(".")[0] == key.rpartition(".")[0]]
+    hint = f"did you mean {nearest[0]!r}?" if nearest else f"known here: {', '.join(siblings)}"
+    return f"{source}: unknown key {key!r} (value {item['input']!r}); {hint}"
+
+
+def _known_keys(cls: type[BaseModel], prefix: str = "") -> Iterable[str]:
+    for name, field in cls.model_fields.items():
+        yield prefix + name
+        for section in _sections(field.annotation):
+            yield from _known_keys(section, f"{prefix}{name}.")
+
+
+def _sections(annotation: Any) -> Iterable[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in getattr(annotation, "__args__", ()):
+        yield from _sections(argument)
