@@ -143,7 +143,9 @@ class LearnerConfig(Settings):
     max_staleness: int = Field(default=4, ge=0)
     hold_staleness: int = Field(default=0, ge=0, description="train only while this many steps' groups wait (studies)")
     micro_batch_tokens: int = Field(default=16_384, gt=0)
-    take_timeout_s: float = Field(default=600.0, gt=0, description="without a full batch for so long, stop with an error")
+    take_timeout_s: float = Field(
+        default=600.0, gt=0, description="without a full batch for so long, stop with an error"
+    )
     collective_timeout_s: float = Field(default=300.0, gt=0)
     parallel: ParallelConfig = ParallelConfig()
     objective: ObjectiveConfig = ObjectiveConfig()

@@ -1,0 +1,77 @@
+"""From groups of the wire to weighted sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Sequences
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from learner.batch.advantages import mean_centred
+from learner.batch.types import Sequence
+from leeway.v1 import rollout_pb2 as pb
+
+
+def token_ids(buffer: bytes) -> torch.Tensor:
+    """Little-endian int32 bytes of the wire as [n] int64."""
+    return torch.from_numpy(np.frombuffer(buffer, dtype="<i4").astype(np.int64))
+
+
+def to_sequences(groups: Sequences[pb.Group]) -> list[Sequence]:
+    """Sequences with advantage and weight for every response that has an effect.
+
+    The weight is 1 / (G * prompts) with *all* prompts in the denominator. Responses with advantage 0 contribute nothing to
+    any objective of the family and are left out of the forward pass.
+    """
+    sequences = []
+    for group in groups:
+        prompt = token_ids(group.prompt_tokens)
+        advantages = mean_centred([response.reward for response in group.responses])
+        weight = 1.0 / (len(group.responses) * len(groups))
+        for response, advantage in zip(group.responses, advantages.tolist(), strict=True):
+            if advantage != 0.0:
+                tokens, generated = _joined(prompt, response)
+                sequences.append(Sequence(tokens, generated, advantage, weight, group.temperature))
+    return sequences
+
+
+def _joined(prompt: torch.Tensor, response: pb.Response) -> tuple[torch.Tensor, torch.Tensor]:
+    answer = token_ids(response.tokens)
+    generated = torch.zeros(len(prompt) + len(answer), dtype=torch.bool)
+    for span in response.spans:
+        generated[len(prompt) + span.start : len(prompt) + span.end] = True
+    return torch.cat([prompt, answer]), generated
+
+
+@dataclass(frozen=True)
+class GroupStatistics:
+    """What a step's groups say before training: means over all responses taken, informative or not."""
+
+    reward: float
+    informative: float  # share of groups whose rewards differ
+    staleness_mean: float  # optimizer steps, weighted by generated tokens
+    staleness_max: int
+    responses: int
+    tokens: int  # generated tokens
+
+
+def describe(groups: Sequences[pb.Group], staleness: dict[int, int]) -> GroupStatistics:
+    """Statistics of taken groups; ``staleness`` maps each version in their spans to optimizer steps."""
+    rewards = [response.reward for group in groups for response in group.responses]
+    ages: list[tuple[int, int]] = [
+        (staleness[span.version], span.end - span.start)
+        for group in groups
+        for response in group.responses
+        for span in response.spans
+    ]
+    tokens = sum(count for _, count in ages)
+    mixed = sum(len({response.reward for response in group.responses}) > 1 for group in groups)
+    return GroupStatistics(
+        reward=sum(rewards) / len(rewards),
+        informative=mixed / len(groups),
+        staleness_mean=sum(age * count for age, count in ages) / tokens,
+        staleness_max=max(age for age, _ in ages),
+        responses=len(rewards),
+        tokens=tokens,
+    )

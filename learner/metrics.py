@@ -1,0 +1,37 @@
+"""The learner's record: JSON lines for machines, TensorBoard for people. Written by rank 0 only."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any, Self
+
+from tensorboardX import SummaryWriter
+
+
+class MetricsWriter:
+    """Appends rows to ``learner.jsonl`` and the numbers of step rows to TensorBoard."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._file = (directory / "learner.jsonl").open("a", buffering=1)
+        self._board = SummaryWriter(str(directory / "tensorboard"), flush_secs=10)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self._board.close()
+
+    def event(self, kind: str, **values: Any) -> None:
+        """One row of a kind: "start", "warmup", "version", "checkpoint", "skipped"."""
+        self._file.write(json.dumps({"kind": kind, "time": time.time(), **values}) + "\n")
+
+    def step(self, values: dict[str, float]) -> None:
+        """The row of an optimizer step; ``values["step"]`` numbers it."""
+        self.event("step", **values)
+        for name, value in values.items():
+            if name != "step":
+                self._board.add_scalar(f"train/{name}", value, int(values["step"]))
