@@ -101,9 +101,9 @@ class Intake:
     def _fill(self, step: int) -> bool:
         assert self._queue is not None
         wanted = self._config.groups_per_step
-        if self._config.hold_staleness and not self._held:
-            if self._queue.waiting() < (self._config.hold_staleness + 1) * wanted:
-                return False
+        held_back = (self._config.hold_staleness + 1) * wanted
+        if self._config.hold_staleness and not self._held and self._queue.waiting() < held_back:
+            return False
         if len(self._held) < wanted:
             taken = self._queue.take(wanted - len(self._held), step, self._config.max_staleness)
             self._held += [(item.ref, item.group) for item in taken]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from tensorboardX import SummaryWriter
 
@@ -18,10 +18,7 @@ class MetricsWriter:
         self._file = (directory / "learner.jsonl").open("a", buffering=1)
         self._board = SummaryWriter(str(directory / "tensorboard"), flush_secs=10)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self._file.close()
         self._board.close()
 

@@ -1,0 +1,74 @@
+# One command each; every target makes or reuses the virtualenv in .venv and says what it is doing.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+REQUIREMENTS := pyproject.toml constraints.txt requirements/engine-cpu.txt
+
+# make demo: how long, from which seed, with which objective ...
+RUN ?= demo
+STEPS ?=
+SEED ?=
+OBJECTIVE ?=
+STALENESS ?=
+TASK ?= sort
+TP ?=
+PP ?=
+RESUME ?=
+
+.PHONY: help demo test check protos clean install
+
+help:
+	@echo "make demo     a language model learns to sort digits, through the whole production path (about 5 minutes)"
+	@echo "              STEPS= SEED= OBJECTIVE= STALENESS= TASK=sort|add|sumto TP= PP= RESUME=1 RUN=name"
+	@echo "make test     every check and test (under 25 minutes on 2 cores)"
+	@echo "make check    lint, types, import rules, generated stubs"
+	@echo "make protos   regenerate the stubs of proto/leeway/v1"
+	@echo "make clean    remove the virtualenv, caches and runs"
+
+install: $(STAMP)
+
+$(STAMP): $(REQUIREMENTS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+	  { echo "Leeway needs Python 3.11 (PYTHON=$(PYTHON) is another one)"; exit 1; }
+	@test -x $(BIN)/python || { echo "[1/4] making the virtualenv $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "[2/4] installing PyTorch (CPU build where that is what your index serves; about 1 minute)"
+	@$(BIN)/pip install --quiet --progress-bar off -c constraints.txt torch numpy
+	@echo "[3/4] installing Leeway, Megatron-core and the tools (about 2 minutes)"
+	@$(BIN)/pip install --quiet --progress-bar off -c constraints.txt -e '.[dev]'
+	@echo "[4/4] installing SGLang for the CPU (about 1 minute)"
+	@$(BIN)/pip install --quiet --progress-bar off -c constraints.txt -r requirements/engine-cpu.txt
+	@$(BIN)/pip install --quiet --progress-bar off -c constraints.txt --no-deps sglang xgrammar
+	@touch $@
+
+demo: $(STAMP)
+	@$(BIN)/leeway up configs/$(TASK).toml --set run.dir=runs/$(RUN) --set run.name=$(RUN) --set run.overwrite=true \
+	  $(if $(STEPS),--set learner.steps=$(STEPS)) $(if $(SEED),--set run.seed=$(SEED)) \
+	  $(if $(OBJECTIVE),--set learner.objective.name=$(OBJECTIVE)) \
+	  $(if $(STALENESS),--set learner.hold_staleness=$(STALENESS)) \
+	  $(if $(TP),--set learner.parallel.tensor=$(TP)) $(if $(PP),--set learner.parallel.pipeline=$(PP)) \
+	  $(if $(RESUME),--resume)
+
+check: $(STAMP)
+	@echo "ruff";          $(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@echo "pyright";       $(BIN)/pyright
+	@echo "import-linter"; $(BIN)/lint-imports
+	@echo "stubs";         $(BIN)/python -m tests.stubs
+	@if command -v buf >/dev/null; then echo "buf lint"; cd proto && buf lint; else echo "buf: not installed, skipped"; fi
+
+test: check
+	@$(BIN)/pytest tests/unit
+	@$(BIN)/pytest tests/service
+	@$(BIN)/pytest tests/parallel
+	@$(BIN)/pytest tests/e2e
+
+protos: $(STAMP)
+	@echo "generating proto/leeway/v1/*_pb2*"
+	@$(BIN)/python -m grpc_tools.protoc -I proto --python_out=proto --pyi_out=proto --grpc_python_out=proto proto/leeway/v1/*.proto
+
+clean:
+	@echo "removing $(VENV), caches and runs"
+	@rm -rf $(VENV) runs build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,29 @@
+"""The process boundary of a learner rank: starts the ranks, trains, turns failures into exit statuses."""
+
+from __future__ import annotations
+
+from structlog.stdlib import BoundLogger
+
+from learner.checkpoint import CheckpointError
+from learner.config import LearnerConfig
+from learner.intake import IntakeError
+from learner.megatron.model import ModelError
+from learner.megatron.parallel import LayoutError, start
+from learner.queue import QueueError
+from learner.train import train
+from learner.warmup import DemonstrationError
+
+
+def launch(config: LearnerConfig, log: BoundLogger) -> int:
+    """Runs this rank. Exit status: 0 done or stopped cleanly, 2 something to mend in the configuration, 1 anything else."""
+    try:
+        ranks = start(config.parallel, config.seed, config.collective_timeout_s)
+        train(config, ranks)
+        ranks.stop()
+    except (LayoutError, ModelError, DemonstrationError, ValueError) as error:
+        log.error("configuration", error=str(error))
+        return 2
+    except (CheckpointError, IntakeError, QueueError) as error:
+        log.error("stopped", error=str(error))
+        return 1
+    return 0

@@ -1,0 +1,193 @@
+"""The learner's loop."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import FrameType
+
+import structlog
+
+from learner import objectives
+from learner.batch.groups import to_sequences
+from learner.batch.packing import Layout, pack
+from learner.checkpoint import Checkpointer, Resume, latest
+from learner.config import LearnerConfig, OptimizerConfig
+from learner.intake import Intake
+from learner.megatron.convert import export
+from learner.megatron.model import Policy, load_policy
+from learner.megatron.parallel import Ranks
+from learner.megatron.state import ShardedState
+from learner.megatron.step import Trainer
+from learner.metrics import MetricsWriter
+from learner.publish import Publisher, Source
+from learner.queue import GroupRef, LearnerQueue
+from learner.record import StepRecord, step_row
+from learner.warmup import warm_up
+from leeway.v1 import rollout_pb2 as pb
+
+
+def train(config: LearnerConfig, ranks: Ranks) -> None:
+    """Runs the learner from its newest checkpoint (or the initial model) to ``config.steps``. Collective.
+
+    A stop signal ends it after the step under way, with a checkpoint.
+
+    Raises:
+        IntakeError: no batch came within take_timeout_s.
+        FencedError: a newer learner has taken over this run (rank 0).
+    """
+    run = Run.open(config, ranks)
+    step = run.step
+    while step < config.steps:
+        started = time.monotonic()
+        taken = run.intake.take(step)
+        if taken is None:
+            break
+        waited = time.monotonic()
+        sequences = to_sequences(taken.groups)
+        batch = pack(sequences, run.layout, ranks.data_rank) if sequences else None
+        packed = time.monotonic()
+        rate = learning_rate(config.optimizer, step)
+        stats = run.trainer.train_step(batch, run.objective, rate) if batch else None
+        trained = time.monotonic()
+        step += 1
+        if step % config.publish.every == 0 or step == config.steps:
+            run.publisher.publish(step, export(run.policy, ranks))
+        run.checkpointer.after_step(step, taken.refs)
+        run.report(StepRecord(step, taken, batch, stats, rate, (started, waited, packed, trained, time.monotonic())))
+    run.close(step)
+
+
+def learning_rate(config: OptimizerConfig, step: int) -> float:
+    """The rate of step ``step`` (0-based): linear warm-up, then constant."""
+    return config.lr * min(1.0, (step + 1) / (config.warmup_steps + 1))
+
+
+@dataclass
+class Run:
+    """Everything a step needs, in the state the newest checkpoint left it."""
+
+    config: LearnerConfig
+    policy: Policy
+    trainer: Trainer
+    objective: objectives.Objective
+    layout: Layout
+    intake: Intake
+    publisher: Publisher
+    checkpointer: Checkpointer
+    queue: LearnerQueue | None  # rank 0
+    metrics: MetricsWriter | None  # rank 0
+    step: int
+
+    @classmethod
+    def open(cls, config: LearnerConfig, ranks: Ranks) -> Run:
+        """Builds the model, warm-starts or resumes it, commits what the checkpoint contains, opens the intake."""
+        lead = ranks.rank == 0
+        stop = StopSignal()
+        metrics = MetricsWriter(config.metrics_dir) if lead else None
+        objective = objectives.get(config.objective)
+        layout = Layout(ranks.data_size, ranks.pipeline_size, config.micro_batch_tokens, ranks.tensor_size)
+        policy = load_policy(config.model, ranks, config)
+        resume = latest(config.checkpoint.dir)
+        if resume is None and config.warmup is not None:
+            warm_up(config, Trainer(policy, _warmup_optimizer(config), ranks), layout, ranks, metrics)
+        trainer = Trainer(policy, config.optimizer, ranks)
+        state = ShardedState(policy, trainer, ranks)
+        if resume is not None:
+            state.load(resume.directory)
+        step = resume.step if resume else 0
+        queue = LearnerQueue.open(config.queue) if lead else None
+        desk = Desk(queue, metrics) if queue is not None and metrics is not None else None
+        first_version = _begin(queue, metrics, config, resume)
+        epoch, first_version = ranks.agree([queue.epoch if queue else 0, first_version])
+        publisher = Publisher(config.publish, Source(config.model, epoch), first_version, desk)
+        checkpointer = Checkpointer(config.checkpoint, state, desk.committed if desk else None, ranks.barrier)
+        if resume is None:
+            checkpointer.save(step)
+        publisher.publish(step, export(policy, ranks))
+        intake = Intake(config, queue, ranks.broadcast_bytes, stop.requested)
+        return cls(config, policy, trainer, objective, layout, intake, publisher, checkpointer, queue, metrics, step)
+
+    def report(self, record: StepRecord) -> None:
+        """Writes the step's row and tells the gateways how far we are (rank 0)."""
+        if self.queue is None or self.metrics is None:
+            return
+        self.queue.report(record.step, self.publisher.version, self.checkpointer.uncommitted)
+        row = step_row(record)
+        row |= {"version": self.publisher.version, "epoch": self.queue.epoch}
+        row |= {"queue_depth": self.queue.waiting(), "expired": self.queue.expired()}
+        self.metrics.step(row)
+        if record.stats is None or record.stats.skipped:
+            reason = record.stats.skipped if record.stats else "no group had a contrast"
+            self.metrics.event("skipped", step=record.step, reason=reason)
+
+    def close(self, step: int) -> None:
+        """A last checkpoint and commit, and the publication under way."""
+        self.publisher.wait()
+        self.checkpointer.finish()
+        if step % self.config.checkpoint.every or step == 0:
+            self.checkpointer.save(step)
+            self.checkpointer.finish()
+        if self.queue is not None and self.metrics is not None:
+            self.queue.report(step, self.publisher.version, self.checkpointer.uncommitted)
+            self.queue.close()
+            self.metrics.close()
+
+
+@dataclass(frozen=True)
+class Desk:
+    """Rank 0's dealings with the queue on behalf of the publisher and the checkpointer (learner.publish.Registry)."""
+
+    queue: LearnerQueue
+    metrics: MetricsWriter
+
+    def published(self, policy: pb.Policy, seconds: float) -> None:
+        self.queue.publish(policy)
+        self.metrics.event("version", version=policy.version, step=policy.step, seconds=seconds)
+
+    def failed(self, version: int, error: Exception) -> None:
+        structlog.get_logger().error(
+            "version not published; the one before it stays current", version=version, error=str(error)
+        )
+        self.metrics.event("publish_failed", version=version, error=str(error))
+
+    def in_use(self) -> set[int]:
+        return self.queue.running_versions()
+
+    def committed(self, step: int, refs: Sequence[GroupRef], seconds: float) -> None:
+        count = self.queue.commit(step, refs)
+        self.metrics.event("checkpoint", step=step, seconds=seconds, committed=count)
+
+
+class StopSignal:
+    """Remembers that SIGTERM or SIGINT came, so that the loop can end between two steps."""
+
+    def __init__(self) -> None:
+        self._requested = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    def requested(self) -> bool:
+        return self._requested
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._requested = True
+
+
+def _begin(
+    queue: LearnerQueue | None, metrics: MetricsWriter | None, config: LearnerConfig, resume: Resume | None
+) -> int:
+    """Settles accounts with the queue; the number of the first version to publish (rank 0; 0 elsewhere)."""
+    if queue is None or metrics is None:
+        return 0
+    recommitted = queue.begin(resume.step if resume else 0, resume.trained if resume else [])
+    metrics.event("start", epoch=queue.epoch, resumed_step=resume.step if resume else 0, recommitted=recommitted)
+    on_disk = [int(path.name.removeprefix("weight_v")) for path in config.publish.dir.glob("weight_v*")]
+    return max([queue.next_version(), *(version + 1 for version in on_disk)])
+
+
+def _warmup_optimizer(config: LearnerConfig) -> OptimizerConfig:
+    assert config.warmup is not None
+    return config.optimizer.model_copy(update={"lr": config.warmup.lr, "warmup_steps": 0})
