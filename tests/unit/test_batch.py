@@ -1,0 +1,136 @@
+"""Advantages, groups to sequences, packing."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from learner.batch.advantages import mean_centred
+from learner.batch.groups import describe, to_sequences, token_ids
+from learner.batch.packing import Layout, pack
+from learner.batch.types import Batch, Sequence
+from leeway.v1 import rollout_pb2 as pb
+
+
+def ids(*tokens: int) -> bytes:
+    return np.array(tokens, "<i4").tobytes()
+
+
+def group(
+    rewards: list[float], spans: list[tuple[int, int, int]] | None = None, prompt: bytes = ids(14, 3, 11)
+) -> pb.Group:
+    responses = [
+        pb.Response(
+            tokens=ids(5, 6, 12),
+            reward=reward,
+            spans=[pb.Span(version=v, start=a, end=b) for v, a, b in spans or [(4, 0, 3)]],
+        )
+        for reward in rewards
+    ]
+    return pb.Group(prompt_tokens=prompt, responses=responses, temperature=1.0)
+
+
+def test_advantages_by_hand():
+    assert mean_centred([1, 0, 0, 0]).tolist() == [0.75, -0.25, -0.25, -0.25]
+    assert mean_centred([0.1] * 7).tolist() == [0.0] * 7  # the mean of seven 0.1 is not 0.1 in binary
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=64))
+def test_advantages_sum_to_zero(rewards: list[float]):
+    assert abs(float(mean_centred(rewards).double().sum())) < 1e-2
+
+
+def test_tokens_are_little_endian_int32():
+    assert token_ids(b"\x01\x00\x00\x00\x00\x01\x00\x00").tolist() == [1, 256]
+
+
+def test_groups_become_weighted_sequences_with_all_prompts_in_the_denominator():
+    sequences = to_sequences([group([1, 0]), group([1, 1])])
+    assert [(s.advantage, s.weight) for s in sequences] == [(0.5, 0.25), (-0.5, 0.25)]
+    assert sequences[0].tokens.tolist() == [14, 3, 11, 5, 6, 12]
+    assert sequences[0].generated.tolist() == [False, False, False, True, True, True]
+
+
+def test_tokens_outside_spans_carry_no_loss():
+    sequences = to_sequences([group([1, 0], spans=[(4, 0, 1), (5, 2, 3)])])
+    assert sequences[0].generated.tolist() == [False, False, False, True, False, True]
+    micro = pack(sequences[:1], Layout()).micro_batches[0]
+    assert micro.loss_index.tolist() == [2, 4]
+    assert micro.loss_target.tolist() == [5, 12]
+
+
+def test_statistics_by_hand():
+    statistics = describe([group([1, 0], spans=[(4, 0, 1), (5, 1, 3)]), group([1, 1])], {4: 3, 5: 2})
+    assert statistics.reward == 0.75
+    assert statistics.informative == 0.5
+    assert statistics.tokens == 12
+    # two responses of (1 token at 3, 2 at 2), two of 3 tokens at 3
+    assert statistics.staleness_mean == pytest.approx((2 * (3 + 4) + 2 * 9) / 12)
+    assert statistics.staleness_max == 3
+
+
+def sequence(length: int, prompt: int = 1) -> Sequence:
+    tokens = torch.arange(100, 100 + length)
+    return Sequence(tokens, torch.arange(length) >= prompt, advantage=length / 10, weight=0.5, temperature=0.7)
+
+
+def test_micro_batch_by_hand():
+    micro = pack([sequence(3), sequence(4, prompt=2)], Layout(multiple=4)).micro_batches[0]
+    assert micro.tokens.tolist() == [[100, 101, 102, 103, 100, 101, 102, 0]]
+    assert micro.positions.tolist() == [[0, 1, 2, 3, 0, 1, 2, 0]]
+    assert micro.cu_seqlens.tolist() == [0, 4, 7, 8]
+    assert micro.loss_index.tolist() == [1, 2, 4, 5]
+    assert micro.loss_target.tolist() == [102, 103, 101, 102]
+    assert micro.loss_row.tolist() == [0, 0, 1, 1]
+    assert micro.advantage.tolist() == pytest.approx([0.4, 0.3])
+    assert micro.temperature.tolist() == pytest.approx([0.7] * 4)
+
+
+def loss_tokens(batch: Batch) -> list[tuple[int, float, int]]:
+    return [
+        (int(target), round(float(m.advantage[row]), 4), int(m.positions[0, index]))
+        for m in batch.micro_batches
+        for target, row, index in zip(m.loss_target, m.loss_row, m.loss_index, strict=True)
+    ]
+
+
+@settings(deadline=None)
+@given(
+    lengths=st.lists(st.integers(2, 60), min_size=1, max_size=40),
+    ranks=st.integers(1, 4),
+    least=st.integers(1, 4),
+    budget=st.integers(20, 200),
+    multiple=st.sampled_from([1, 2, 8]),
+)
+def test_packing_keeps_every_loss_token_once_whatever_the_cut(
+    lengths: list[int], ranks: int, least: int, budget: int, multiple: int
+):
+    sequences = [sequence(length) for length in lengths]
+    layout = Layout(ranks, least, budget, multiple)
+    shares = [pack(sequences, layout, rank) for rank in range(ranks)]
+    whole = pack(sequences, Layout(max_tokens=10**6))
+    assert sorted(token for share in shares for token in loss_tokens(share)) == sorted(loss_tokens(whole))
+    assert len({len(share.micro_batches) for share in shares}) == 1
+    assert len(shares[0].micro_batches) >= least
+    for share in shares:
+        for micro in share.micro_batches:
+            assert micro.tokens.shape == (1, share.tokens_per_micro_batch)
+            assert int(micro.cu_seqlens[-1]) == share.tokens_per_micro_batch
+            assert share.tokens_per_micro_batch <= max(budget, *lengths) + multiple - 1
+            assert share.tokens_per_micro_batch % multiple == 0
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(50, 400), min_size=64, max_size=160), st.integers(1, 4))
+def test_packing_fills_at_least_95_percent(lengths: list[int], ranks: int):
+    layout = Layout(data_ranks=ranks, max_tokens=4096)
+    batch = pack([sequence(length) for length in lengths], layout)
+    slots = batch.tokens_per_micro_batch * len(batch.micro_batches) * ranks
+    assert batch.tokens == sum(lengths)
+    assert batch.tokens / slots >= 0.95
+
+
+def test_nothing_to_pack_is_an_error():
+    with pytest.raises(ValueError, match="no sequences"):
+        pack([], Layout())
