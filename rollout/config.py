@@ -21,7 +21,8 @@ class EngineConfig(Settings):
     start_timeout_s: float = Field(default=180.0, gt=0)
     request_timeout_s: float = Field(default=300.0, gt=0)
     refit: Literal["drain", "in_place", "retract"] = Field(
-        default="retract", description="what running requests do at a refit (SGLang's pause modes; drain: wait for them)"
+        default="retract",
+        description="what running requests do at a refit (SGLang's pause modes; drain: wait for them)",
     )
 
 
@@ -39,6 +40,8 @@ class TaskConfig(Settings):
     name: str = Field(default="sort", description="a built-in task, or module:Class")
     options: dict[str, Any] = Field(default={}, description="keyword arguments of the task")
     prompt_format: Literal["raw", "chat"] = Field(default="raw", description="chat: through the tokenizer's template")
+    judges: int = Field(default=1, gt=0, description="processes that judge, for tasks whose reward is slow")
+    judge_timeout_s: float = Field(default=10.0, gt=0, description="slow tasks: a response not judged by then earns 0")
 
 
 class WorkerConfig(Settings):
@@ -48,7 +51,8 @@ class WorkerConfig(Settings):
     gateway: str = Field(description="host:port")
     token_file: Path = Field(description="file that holds the fleet's bearer token")
     model: Path = Field(description="Hugging Face directory of the initial policy: architecture and tokenizer")
-    state_dir: Path = Field(description="prompt cursor, metrics, samples")
+    state_dir: Path = Field(description="prompt cursor and sample responses")
+    metrics_dir: Path | None = Field(default=None, description="metrics lines; unset: `metrics` beside state_dir")
     log_dir: Path
     seed: int = 0
     shard: tuple[int, int] = Field(default=(0, 1), description="this worker takes prompts i, i + n, ... of (i, n)")

@@ -1,0 +1,40 @@
+"""What is asked and how it is judged: built-in tasks, and the loader of a user's own."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from rollout.tasks.base import Prompt, Reward, Task, TaskError
+
+__all__ = ["BUILT_IN", "Prompt", "Reward", "Task", "TaskError", "load_task"]
+
+BUILT_IN = {
+    "sort": "rollout.tasks.sort:Sort",
+    "add": "rollout.tasks.add:Add",
+    "sumto": "rollout.tasks.sumto:SumTo",
+    "gsm8k": "rollout.tasks.gsm8k:Gsm8k",
+}
+
+
+def load_task(name: str, seed: int, options: dict[str, Any]) -> Task:
+    """Builds a task from a built-in name or ``module:Class``.
+
+    Raises:
+        TaskError: no such task, it is no Task, or it refuses the options.
+    """
+    module_name, separator, class_name = BUILT_IN.get(name, name).partition(":")
+    if not separator:
+        raise TaskError(f"task.name = {name!r}: not one of {', '.join(BUILT_IN)}, and not module:Class")
+    try:
+        cls = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError) as error:
+        raise TaskError(f"task.name = {name!r}: cannot be imported: {error}") from error
+    if not (isinstance(cls, type) and issubclass(cls, Task)):
+        raise TaskError(f"task.name = {name!r}: {class_name} is not a subclass of rollout.tasks.Task")
+    try:
+        task = cls(seed=seed, **options)
+    except (TypeError, ValueError) as error:
+        raise TaskError(f"task.options = {options!r}: {name} does not take them: {error}") from error
+    task.name = task.name or class_name.lower()
+    return task

@@ -1,0 +1,74 @@
+"""The interface of a task. A task of your own is about twenty lines:
+
+    class Reverse(Task):
+        name = "reverse"
+
+        def prompt(self, index):
+            word = "".join(self.rng(index).choices("0123456789", k=5))
+            return Prompt(prompt_id=word, text=word + "=", data=word[::-1])
+
+        def reward(self, prompt, response):
+            return float(response == prompt.data)
+
+Name it in the worker's configuration as ``task.name = "my_module:Reverse"``; ``task.options`` become keyword arguments of
+``__init__``, next to ``seed``.
+"""
+
+from __future__ import annotations
+
+import random
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+Reward = float | dict[str, float]
+
+
+class TaskError(Exception):
+    """A task that cannot be loaded or used. The message names the option and the remedy."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One question.
+
+    Attributes:
+        prompt_id: its name in the ledger and in logs; 1 to 256 bytes. The same question keeps the same name.
+        text: what the model reads.
+        data: whatever ``reward`` needs to judge; never leaves the worker.
+    """
+
+    prompt_id: str
+    text: str
+    data: Any = None
+
+
+class Task(ABC):
+    """Prompts without end, and a judge.
+
+    ``prompt`` must be a function of (seed, index) alone: a worker that restarts asks again for the indices whose groups
+    were not acknowledged.
+    """
+
+    name: str = ""
+    stop: tuple[str, ...] = ()  # texts, each one token of the model, that end a response besides the model's end token
+    slow: bool = False  # True: judged in a process of its own, under a time limit
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+
+    @abstractmethod
+    def prompt(self, index: int) -> Prompt:
+        """The prompt of a number >= 0. Any number must give one."""
+
+    @abstractmethod
+    def reward(self, prompt: Prompt, response: str) -> Reward:
+        """Judges one response, its end token removed: a number, or named parts whose sum is the reward."""
+
+    def solution(self, prompt: Prompt) -> str | None:
+        """A right answer, for supervised warm starts; None where the task knows none."""
+        return None
+
+    def rng(self, index: int) -> random.Random:
+        """A generator of its own for every (seed, index)."""
+        return random.Random(f"{type(self).__qualname__}:{self.seed}:{index}")

@@ -1,0 +1,82 @@
+"""Grade-school mathematics (Cobbe et al. 2021, arXiv 2110.14168) from its JSON lines, judged by math-verify."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+from rollout.tasks.base import Prompt, Task, TaskError
+
+_INSTRUCTION = "\nThink step by step, then give the final number in \\boxed{}."
+
+
+class Gsm8k(Task):
+    """Questions from a file of {"question", "answer"} lines, in an order of its own for every pass and seed.
+
+    Args:
+        path: the JSON lines file (train.jsonl of the data set's repository).
+        instruction: text put after every question.
+
+    Raises:
+        TaskError: the file is missing, empty, or a line does not fit.
+    """
+
+    name = "gsm8k"
+    slow = True  # parsing an adversarial answer can take math-verify long: never in the worker's event loop
+
+    def __init__(self, seed: int = 0, path: str = "", instruction: str = _INSTRUCTION) -> None:
+        super().__init__(seed)
+        self._rows = _read(path)
+        self._instruction = instruction
+        self._order: tuple[int, list[int]] = (-1, [])
+
+    def prompt(self, index: int) -> Prompt:
+        row = self._row(*divmod(index, len(self._rows)))
+        question, answer = self._rows[row]
+        return Prompt(f"gsm8k:{row}", question + self._instruction, {"final": _final(answer), "answer": answer})
+
+    def reward(self, prompt: Prompt, response: str) -> float:
+        from math_verify import parse, verify  # imports sympy: only where something is judged
+
+        gold = parse(f"${prompt.data['final']}$")
+        found = parse(response)
+        return float(bool(found) and verify(gold, found))
+
+    def solution(self, prompt: Prompt) -> str:
+        reasoning = re.sub(r"<<.*?>>", "", prompt.data["answer"].rpartition("####")[0]).rstrip()
+        return f"{reasoning}\n\\boxed{{{prompt.data['final']}}}"
+
+    def _row(self, epoch: int, position: int) -> int:
+        if self._order[0] != epoch:
+            order = list(range(len(self._rows)))
+            random.Random(f"gsm8k:{self.seed}:{epoch}").shuffle(order)
+            self._order = (epoch, order)
+        return self._order[1][position]
+
+
+def _read(path: str) -> list[tuple[str, str]]:
+    if not Path(path).is_file():
+        raise TaskError(f"task.options.path = {path!r}: no such file; gsm8k needs its JSON lines, such as train.jsonl")
+    rows = []
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            row: dict[str, Any] = json.loads(line)
+            rows.append((row["question"], row["answer"]))
+            _final(row["answer"])
+        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+            raise TaskError(
+                f"{path}, line {number}: expected question and answer with '#### number': {error}"
+            ) from error
+    if not rows:
+        raise TaskError(f"task.options.path = {path!r}: the file is empty")
+    return rows
+
+
+def _final(answer: str) -> str:
+    _, separator, final = answer.rpartition("####")
+    if not separator:
+        raise ValueError("no '####' in the answer")
+    return final.strip().replace(",", "")
