@@ -86,7 +86,10 @@ def _explain(cls: type[BaseModel], source: str, item: Any) -> str:
     if item["type"] == "missing":
         return f"{source}: {key} is missing: it has no default"
     if item["type"] != "extra_forbidden":
-        return f"{source}: {key} = {item['input']!r}: {item['msg']}"
+        message = item["msg"].removeprefix("Value error, ")
+        whole = isinstance(item["input"], dict) and item["type"] == "value_error"  # a rule over several keys
+        value = "" if whole else f" = {item['input']!r}"
+        return f"{source}: {key}{value}: {message}" if key else f"{source}: {message}"
     known = sorted(_known_keys(cls))
     nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     siblings = [name for name in known if name.rpartition(".")[0] == key.rpartition(".")[0]]

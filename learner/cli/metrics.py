@@ -1,0 +1,146 @@
+"""The run's metrics as its processes write them: JSON lines, read while they grow."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+
+class LineReader:
+    """Follows a file of JSON lines. A half-written last line waits for its end; a damaged line is counted and skipped."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.damaged = 0
+        self._offset = 0
+
+    def read(self) -> list[Row]:
+        """The rows that have become complete since the last call."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self._offset)
+                data = file.read()
+        except FileNotFoundError:
+            return []
+        complete = data[: data.rfind(b"\n") + 1]
+        self._offset += len(complete)
+        return [row for line in complete.splitlines() if (row := self._parse(line)) is not None]
+
+    def _parse(self, line: bytes) -> Row | None:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict):
+            self.damaged += 1
+            return None
+        return row
+
+
+@dataclass
+class LearnerMetrics:
+    """What the learner reported, as of the surviving timeline: a resume from step c takes back the steps after c."""
+
+    steps: dict[int, Row] = field(default_factory=dict)  # by step, ascending
+    warmup: list[Row] = field(default_factory=list)
+    versions: list[Row] = field(default_factory=list)
+    checkpoints: list[Row] = field(default_factory=list)
+    starts: list[Row] = field(default_factory=list)
+    skipped: list[Row] = field(default_factory=list)
+
+    def add(self, row: Row) -> None:
+        match row.get("kind"):
+            case "step":
+                self.steps.pop(row["step"], None)
+                self.steps[row["step"]] = row
+            case "start":
+                self.starts.append(row)
+                self.steps = {step: old for step, old in self.steps.items() if step <= row["resumed_step"]}
+            case "warmup":
+                self.warmup.append(row)
+            case "version":
+                self.versions.append(row)
+            case "checkpoint":
+                self.checkpoints.append(row)
+            case "skipped":
+                self.skipped.append(row)
+
+    def last(self, count: int) -> list[Row]:
+        """The newest ``count`` step rows, oldest first."""
+        return list(self.steps.values())[-count:]
+
+
+@dataclass
+class WorkerMetrics:
+    """What one rollout worker reported. Its counters start again at 0 when it restarts."""
+
+    progress: list[Row] = field(default_factory=list)
+    refits: list[Row] = field(default_factory=list)
+    refused: list[Row] = field(default_factory=list)
+    engines: dict[int, str] = field(default_factory=dict)  # engine -> state
+
+    def add(self, row: Row) -> None:
+        match row.get("kind"):
+            case "progress":
+                self.progress.append(row)
+            case "refit":
+                self.refits.append(row)
+            case "refused":
+                self.refused.append(row)
+            case "engine":
+                self.engines[row["engine"]] = row["state"]
+
+    def total(self, key: str) -> float:
+        """A cumulative counter over all of the worker's lives: the sum of its rises."""
+        total = before = 0.0
+        for row in self.progress:
+            value = row.get(key, 0.0)
+            total += value - before if value >= before else value
+            before = value
+        return total
+
+
+class RunMetrics:
+    """All metrics of a run directory; call ``poll`` to catch up.
+
+    Args:
+        directory: the run's ``metrics``.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._readers: dict[str, LineReader] = {}
+        self.learner = LearnerMetrics()
+        self.workers: dict[str, WorkerMetrics] = {}
+
+    def poll(self) -> RunMetrics:
+        """Reads what is new; returns itself."""
+        for path in sorted(self._directory.glob("*.jsonl")):
+            rows = self._readers.setdefault(path.stem, LineReader(path)).read()
+            target = self.learner if path.stem == "learner" else self.workers.setdefault(path.stem, WorkerMetrics())
+            for row in rows:
+                target.add(row)
+        return self
+
+    def tokens_generated(self) -> int:
+        return int(sum(worker.total("tokens_generated") for worker in self.workers.values()))
+
+    def generation_rate(self) -> float:
+        """Tokens per second that all workers report now."""
+        return sum(worker.progress[-1].get("tokens_per_s", 0.0) for worker in self.workers.values() if worker.progress)
+
+
+def mean(rows: list[Row], key: str) -> float | None:
+    """Mean of ``key`` over the rows that have it; None without any."""
+    values = [row[key] for row in rows if row.get(key) is not None]
+    return sum(values) / len(values) if values else None
+
+
+def read_samples(state: Path) -> list[Row]:
+    """Sample responses of all workers, oldest first."""
+    rows = [row for path in state.glob("*.samples.jsonl") for row in LineReader(path).read()]
+    return sorted(rows, key=lambda row: row.get("time", 0.0))

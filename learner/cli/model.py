@@ -1,0 +1,39 @@
+"""The initial policy's directory, looked at before anything starts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from learner.config import ParallelConfig
+from runtime.settings import SettingsError
+
+_NEEDED = ("config.json", "*.safetensors", "tokenizer.json")
+
+
+def vocabulary_size(directory: Path, cut: ParallelConfig) -> int:
+    """Checks that ``directory`` holds a Hugging Face model that can be cut so; returns its number of token ids.
+
+    Raises:
+        SettingsError: naming model.path or the key of learner.parallel that does not fit.
+    """
+    if not directory.is_dir():
+        raise SettingsError(f'model.path = "{directory}": no such directory; expected a Hugging Face model, or "demo"')
+    for pattern in _NEEDED:
+        if not any(directory.glob(pattern)):
+            raise SettingsError(f'model.path = "{directory}": it has no {pattern}; expected a Hugging Face model')
+    path = directory / "config.json"
+    try:
+        config = json.loads(path.read_text())
+        vocabulary = int(config["vocab_size"])
+        heads, layers = int(config["num_attention_heads"]), int(config["num_hidden_layers"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise SettingsError(f"{path}: not the configuration of a causal language model: {error!r}") from error
+    _divides("tensor", cut.tensor, "num_attention_heads", heads)
+    _divides("pipeline", cut.pipeline, "num_hidden_layers", layers)
+    return vocabulary
+
+
+def _divides(key: str, parts: int, name: str, size: int) -> None:
+    if size % parts:
+        raise SettingsError(f"learner.parallel.{key} = {parts} does not divide the model's {name} = {size}")

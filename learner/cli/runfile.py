@@ -1,0 +1,273 @@
+"""The run file: one TOML for everything a run on this machine needs, from which each process's own file is derived.
+
+Sections are the processes' own settings without what `leeway up` fills in (paths, addresses, tokens, vocabulary size),
+so every key is described and validated once. What several processes must agree on is written once:
+``learner.groups_per_step``, ``learner.max_staleness`` and ``rollout.sampling.responses`` (the group size).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, create_model, model_validator
+
+from learner.cli.layout import RunDirectory
+from learner.config import (
+    AdmissionConfig,
+    CheckpointConfig,
+    GatewayConfig,
+    LearnerConfig,
+    LimitsConfig,
+    PublishConfig,
+    QueueConfig,
+    WarmupConfig,
+)
+from rollout.config import WorkerConfig
+from runtime.settings import Settings
+
+DEMO_MODEL = "demo"
+EMBEDDED = "embedded"
+_FLEET = "local"
+
+
+def _without(base: type[Settings], *derived: str) -> Any:
+    """``base`` as a section of the run file: without the fields that are derived, and without its rules over several."""
+    fields: dict[str, Any] = {
+        name: (field.annotation, field) for name, field in base.model_fields.items() if name not in derived
+    }
+    return create_model(f"{base.__name__}Section", __base__=Settings, __doc__=base.__doc__, **fields)
+
+
+class RunSection(Settings):
+    """The run itself."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    dir: Path | None = Field(default=None, description="default: runs/<name>")
+    seed: int = 0
+    resume: bool = Field(default=False, description="go on where the directory's run stopped")
+    overwrite: bool = Field(default=False, description="set an existing directory aside as <dir>.<n> and start anew")
+
+
+class ModelSection(Settings):
+    """The initial policy."""
+
+    path: str = Field(description='a Hugging Face directory, or "demo": make the tiny one')
+
+
+class QueueSection(_without(QueueConfig, "url", "run")):
+    """Redis: our own, in the run's directory, or a server."""
+
+    url: str = Field(default=EMBEDDED, pattern=r"^(embedded|(redis|rediss|unix)://.*)$")
+    aof: Literal["always", "everysec"] = Field(default="always", description="embedded: when appends reach the disk")
+
+
+class AdmissionSection(_without(AdmissionConfig, "groups_per_step", "max_staleness")):
+    """What the gateway promises and takes."""
+
+
+class LimitsSection(_without(LimitsConfig, "vocab_size", "group_size")):
+    """What a group may look like."""
+
+
+class GatewaySection(_without(GatewayConfig, "tokens_file", "queue", "admission", "limits")):
+    """The gateway."""
+
+    admission: AdmissionSection = AdmissionSection()
+    limits: LimitsSection = LimitsSection()
+
+
+class WarmupSection(_without(WarmupConfig, "demonstrations")):
+    """Supervised warm start on demonstrations that the task solves itself."""
+
+    count: int = Field(default=8192, gt=0, description="demonstrations to make")
+
+
+class CheckpointSection(_without(CheckpointConfig, "dir")):
+    """Resumable checkpoints."""
+
+
+class PublishSection(_without(PublishConfig, "dir")):
+    """Versions for the fleets."""
+
+
+class LearnerSection(
+    _without(LearnerConfig, "model", "queue", "seed", "warmup", "checkpoint", "publish", "metrics_dir")
+):
+    """The learner."""
+
+    processes: int | None = Field(default=None, gt=0, description="default: parallel.tensor * parallel.pipeline")
+    warmup: WarmupSection | None = None
+    checkpoint: CheckpointSection = CheckpointSection()
+    publish: PublishSection = PublishSection()
+
+    @property
+    def world_size(self) -> int:
+        return self.processes or self.parallel.tensor * self.parallel.pipeline
+
+
+_WORKER_DERIVED = (
+    *("name", "gateway", "token_file", "model", "state_dir", "log_dir"),
+    *("metrics_dir", "seed", "shard", "max_message_bytes"),
+)
+
+
+class RolloutSection(_without(WorkerConfig, *_WORKER_DERIVED)):
+    """Rollout workers on this machine, all of one fleet."""
+
+    workers: int = Field(default=1, gt=0)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One file per process."""
+
+    gateway: GatewayConfig
+    learner: LearnerConfig
+    workers: list[WorkerConfig]
+
+
+class RunFile(Settings):
+    """What `leeway up` reads."""
+
+    run: RunSection
+    model: ModelSection
+    queue: QueueSection = QueueSection()
+    gateway: GatewaySection = GatewaySection()
+    learner: LearnerSection
+    rollout: RolloutSection = RolloutSection()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RunFile:
+        learner, cut = self.learner, self.learner.parallel
+        if learner.world_size % (cut.tensor * cut.pipeline):
+            raise ValueError(
+                f"learner.processes = {learner.world_size} is not a multiple of "
+                f"learner.parallel.tensor * learner.parallel.pipeline = {cut.tensor} * {cut.pipeline}"
+            )
+        if learner.hold_staleness > learner.max_staleness:
+            raise ValueError(
+                f"learner.hold_staleness = {learner.hold_staleness} is above learner.max_staleness = "
+                f"{learner.max_staleness}: all would expire"
+            )
+        if self.rollout.sampling.responses < 2:
+            raise ValueError(
+                f"rollout.sampling.responses = {self.rollout.sampling.responses}: an advantage compares the responses "
+                "of a group; expected at least 2"
+            )
+        if self.rollout.sampling.max_new_tokens > self.gateway.limits.max_response_tokens:
+            raise ValueError(
+                f"rollout.sampling.max_new_tokens = {self.rollout.sampling.max_new_tokens} is above "
+                f"gateway.limits.max_response_tokens = {self.gateway.limits.max_response_tokens}"
+            )
+        return self
+
+    @classmethod
+    def read(cls, path: Path, overrides: Iterable[str] = ()) -> RunFile:
+        """Reads a TOML file, or the run.json of a run directory; ``--set`` changes come on top.
+
+        Raises:
+            SettingsError: see ``Settings.load``.
+        """
+        if not path.is_dir():
+            return cls.load(path, overrides)
+        return cls.load(path / "run.json", [*overrides, f"run.dir={json.dumps(str(path.absolute()))}"])
+
+    @property
+    def directory(self) -> RunDirectory:
+        return RunDirectory.at(self.run.dir or Path("runs") / self.run.name)
+
+    @property
+    def makes_model(self) -> bool:
+        return self.model.path == DEMO_MODEL
+
+    def model_directory(self) -> Path:
+        """Absolute path of the initial policy."""
+        return self.directory.model if self.makes_model else Path(self.model.path).expanduser().absolute()
+
+    def absolute(self) -> RunFile:
+        """The same with absolute paths: what run.json holds."""
+        run = self.run.model_copy(update={"dir": self.directory.root})
+        model = self.model.model_copy(update={"path": DEMO_MODEL if self.makes_model else str(self.model_directory())})
+        return self.model_copy(update={"run": run, "model": model})
+
+    def resolve(self, redis_url: str, identity: str, vocabulary: int) -> Plan:
+        """Derives each process's settings.
+
+        Args:
+            redis_url: where the queue is.
+            identity: name of the run's keys there.
+            vocabulary: number of token ids of the model.
+
+        Raises:
+            SettingsError: a rule of a process's own settings is broken.
+        """
+        queue = QueueConfig(url=redis_url, run=identity, **self.queue.model_dump(exclude={"url", "aof"}))
+        return Plan(
+            self._gateway(queue, vocabulary),
+            self._learner(queue),
+            [self._worker(index) for index in range(self.rollout.workers)],
+        )
+
+    def _gateway(self, queue: QueueConfig, vocabulary: int) -> GatewayConfig:
+        section, size = self.gateway, self.rollout.sampling.responses
+        admission = {
+            **section.admission.model_dump(),
+            "groups_per_step": self.learner.groups_per_step,
+            "max_staleness": self.learner.max_staleness,
+        }
+        limits = {**section.limits.model_dump(), "vocab_size": vocabulary, "group_size": (size, size)}
+        values = {
+            **section.model_dump(exclude={"admission", "limits"}),
+            "tokens_file": self.directory.tokens,
+            "queue": queue,
+            "admission": admission,
+            "limits": limits,
+        }
+        return GatewayConfig.parse(values, source="gateway")
+
+    def _learner(self, queue: QueueConfig) -> LearnerConfig:
+        section, run = self.learner, self.directory
+        warmup = section.warmup and {
+            **section.warmup.model_dump(exclude={"count"}),
+            "demonstrations": run.demonstrations,
+        }
+        values = {
+            **section.model_dump(exclude={"processes", "warmup", "checkpoint", "publish"}),
+            "model": self.model_directory(),
+            "queue": queue,
+            "seed": self.run.seed,
+            "warmup": warmup,
+            "checkpoint": {**section.checkpoint.model_dump(), "dir": run.checkpoints},
+            "publish": {**section.publish.model_dump(), "dir": run.weights},
+            "metrics_dir": run.metrics,
+        }
+        return LearnerConfig.parse(values, source="learner")
+
+    def _worker(self, index: int) -> WorkerConfig:
+        section, run = self.rollout, self.directory
+        engine = section.engine.model_dump()
+        engine["base_port"] += index * section.engine.count
+        values = {
+            **section.model_dump(exclude={"workers", "engine"}),
+            "name": f"worker-{index}",
+            "gateway": self.gateway.listen,
+            "token_file": run.secret(_FLEET),
+            "model": self.model_directory(),
+            "state_dir": run.state,
+            "metrics_dir": run.metrics,
+            "log_dir": run.logs,
+            "seed": self.run.seed,
+            "shard": (index, section.workers),
+            "engine": engine,
+            "max_message_bytes": self.gateway.limits.max_message_bytes,
+        }
+        return WorkerConfig.parse(values, source="rollout")
+
+    @property
+    def fleet(self) -> str:
+        """The fleet that this machine's workers are."""
+        return _FLEET
