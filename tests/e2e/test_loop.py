@@ -1,0 +1,118 @@
+"""The whole loop as a user runs it: start to report, killed processes, Ctrl-C and resume."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.e2e.accounts import Accounts
+from tests.e2e.live import REPOSITORY, LiveRun
+
+Start = Callable[..., LiveRun]
+_START_S = 240  # five interpreters that import torch, on two cores
+
+
+def options(directory: Path, port: int, **settings: object) -> list[str]:
+    """The demo's configuration with a shorter run, at addresses of its own."""
+    values = {
+        "run.dir": directory, "run.name": directory.name, "gateway.listen": f"127.0.0.1:{port}",
+        "rollout.engine.base_port": port + 1, **settings,
+    }  # fmt: skip
+    return ["configs/demo.toml", *(part for key, value in values.items() for part in ("--set", f"{key}={value}"))]
+
+
+def leeway(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "learner.cli.app", *arguments]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+
+
+def assert_nothing_lost_or_doubled(directory: Path) -> None:
+    """The producers' and the learner's logs against each other, and then against the ledger."""
+    accounts = Accounts.read(directory)
+    assert accounts.surviving
+    assert [id_ for id_, count in Counter(accounts.surviving).items() if count > 1] == []
+    reply = leeway("ledger", str(directory), "--check", "--json")
+    assert reply.returncode == 0, reply.stdout + reply.stderr
+    (ledger,) = json.loads(reply.stdout)
+    assert ledger["trained"] == len(accounts.surviving)
+    assert ledger["in_flight"] == 0
+    left = accounts.acked - set(accounts.surviving)
+    assert len(left) <= ledger["queued"] + ledger["expired"]
+    assert ledger["accepted"] == len(accounts.surviving) + ledger["queued"] + ledger["expired"]
+
+
+def family(pid: int) -> list[psutil.Process]:
+    process = psutil.Process(pid)
+    return [process, *process.children(recursive=True)]
+
+
+@pytest.mark.timeout(600)
+def test_killed_gateway_worker_and_learner_lose_nothing_and_the_run_ends_by_itself(tmp_path: Path, start_run: Start):
+    directory = tmp_path / "killed"
+    settings = {"learner.steps": 60, "learner.checkpoint.every": 8}
+    run = start_run(directory, *options(directory, 51100, **settings))
+    run.wait_until(lambda: run.steps() >= 5, "step 5", _START_S)
+    run.kill("gateway")
+    run.wait_until(lambda: run.steps() >= 20, "step 20 after the gateway's death", 120)
+    run.kill("worker-0")
+    run.wait_until(lambda: run.steps() >= 35, "step 35 after the worker's death", 180)
+    run.kill("learner")
+    assert run.finish(240) == 0, run.output.read_text()[-4000:]
+    starts = [row for row in run.rows("learner.jsonl") if row["kind"] == "start"]
+    assert [row["epoch"] for row in starts] == [1, 2]
+    assert starts[1]["resumed_step"] >= 24
+    assert run.steps() == 60
+    assert_nothing_lost_or_doubled(directory)
+    summary = json.loads((directory / "summary.json").read_text())
+    assert summary["steps"] == 60
+    assert summary["ledger_balanced"] is True
+
+
+@pytest.mark.timeout(600)
+def test_ctrl_c_stops_everything_and_resume_goes_on_to_a_full_report(tmp_path: Path, start_run: Start):
+    directory = tmp_path / "stopped"
+    arguments = options(directory, 51200, **{"learner.steps": 40})
+    run = start_run(directory, *arguments)
+    run.wait_until(lambda: run.steps() >= 8, "step 8", _START_S)
+    processes = family(run.process.pid)
+    assert len(processes) > 8  # supervisor, redis, gateway, torchrun, four ranks, worker, SGLang's three
+    interrupted = time.monotonic()
+    run.process.send_signal(signal.SIGINT)
+    run.finish(20)
+    assert time.monotonic() - interrupted < 10
+    assert [process for process in processes if process.is_running()] == []
+    reached = run.steps()
+    assert 8 <= reached < 40
+
+    again = start_run(directory, *arguments, "--resume")
+    assert again.finish(_START_S + 120) == 0, again.output.read_text()[-4000:]
+    starts = [row for row in again.rows("learner.jsonl") if row["kind"] == "start"]
+    assert starts[-1]["resumed_step"] == reached  # the stop had saved the last step
+    assert_nothing_lost_or_doubled(directory)
+    check_report(directory)
+
+
+def check_report(directory: Path) -> None:
+    summary = json.loads((directory / "summary.json").read_text())
+    wanted = "steps wall_s reward_first10 reward_last20 staleness_mean staleness_max tokens_generated tokens_trained"
+    assert {*wanted.split(), "versions_published", "ledger_balanced"} <= set(summary)
+    assert summary["steps"] == 40
+    assert summary["versions_published"] >= 40
+    assert summary["staleness_mean"] > 0
+    assert summary["tokens_trained"] > 0
+    assert summary["reward_last20"] > 0
+    report = (directory / "report.html").read_text()
+    assert "<svg" in report
+    assert 'src="http' not in report
+    assert 'href="http' not in report
+    refits = [json.loads(line) for line in (directory / "metrics/worker-0.jsonl").read_text().splitlines()]
+    assert max(row["version"] for row in refits if row["kind"] == "refit") > 0
