@@ -1,13 +1,20 @@
-"""The learner's record: JSON lines for machines, TensorBoard for people. Written by rank 0 only."""
+"""The learner's record: JSON lines for machines, TensorBoard for people. Written by rank 0 only.
+
+``learner.jsonl`` holds the numbers. ``trained.jsonl`` holds which groups each step trained: an account that is kept apart
+from the ledger, so that the ledger can be checked against it.
+"""
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tensorboardX import SummaryWriter
+
+from learner.queue import GroupRef
 
 
 class MetricsWriter:
@@ -16,15 +23,22 @@ class MetricsWriter:
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self._file = (directory / "learner.jsonl").open("a", buffering=1)
+        self._trained = (directory / "trained.jsonl").open("a", buffering=1)
         self._board = SummaryWriter(str(directory / "tensorboard"), flush_secs=10)
 
     def close(self) -> None:
         self._file.close()
+        self._trained.close()
         self._board.close()
 
     def event(self, kind: str, **values: Any) -> None:
         """One row of a kind: "start", "warmup", "version", "checkpoint", "skipped"."""
         self._file.write(json.dumps({"kind": kind, "time": time.time(), **values}) + "\n")
+
+    def trained(self, step: int, epoch: int, refs: Sequence[GroupRef]) -> None:
+        """Which groups a step trained, whether or not its weights survive."""
+        row = {"step": step, "epoch": epoch, "groups": [[ref.fleet, ref.group_id] for ref in refs]}
+        self._trained.write(json.dumps(row) + "\n")
 
     def step(self, values: dict[str, float]) -> None:
         """The row of an optimizer step; ``values["step"]`` numbers it."""

@@ -119,6 +119,7 @@ class Run:
         row |= {"version": self.publisher.version, "epoch": self.queue.epoch}
         row |= {"queue_depth": self.queue.waiting(), "expired": self.queue.expired()}
         self.metrics.step(row)
+        self.metrics.trained(record.step, self.queue.epoch, record.taken.refs)
         if record.stats is None or record.stats.skipped:
             reason = record.stats.skipped if record.stats else "no group had a contrast"
             self.metrics.event("skipped", step=record.step, reason=reason)
