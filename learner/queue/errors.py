@@ -1,0 +1,19 @@
+"""What may go wrong between a process and its run's queue."""
+
+from __future__ import annotations
+
+
+class QueueError(Exception):
+    """The queue cannot do what was asked. The message says what to do."""
+
+
+class UnavailableError(QueueError):
+    """Redis does not answer, is loading, or cannot write. Whether the last call took effect is unknown."""
+
+
+class MemoryFullError(UnavailableError):
+    """Redis has reached its maxmemory and refuses to grow."""
+
+
+class FencedError(QueueError):
+    """A newer learner has started: this one may change nothing any more and must end."""

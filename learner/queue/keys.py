@@ -1,0 +1,52 @@
+"""Names of a run's Redis keys. All share the hash tag ``{run}``, so that a run lives on one shard of a cluster."""
+
+from __future__ import annotations
+
+GROUP = "learner"  # the consumer group of every fleet's stream, and its only consumer
+CONSUMER = "learner"
+SCHEMA = "1"
+
+
+class Keys:
+    """The keys of one run.
+
+    Args:
+        run: the run's name, ``[A-Za-z0-9._-]{1,64}``.
+    """
+
+    def __init__(self, run: str) -> None:
+        prefix = f"leeway:{{{run}}}:"
+        self.schema = prefix + "schema"
+        self.fleets = prefix + "fleets"
+        self.epoch = prefix + "epoch"
+        self.progress = prefix + "progress"
+        self.versions = prefix + "versions"
+        self.timelines = prefix + "timelines"
+        self.quarantine = prefix + "quarantine"
+        self.leases = prefix + "leases"
+        self.lease_remaining = prefix + "lease_remaining"
+        self.stream_prefix = prefix + "stream:"
+        self._group = prefix + "group:"
+        self._id = prefix + "id:"
+        self._ledger = prefix + "ledger:"
+        self._running = prefix + "running:"
+
+    def stream(self, fleet: str) -> str:
+        """The fleet's queue: references to accepted groups."""
+        return self.stream_prefix + fleet
+
+    def payload(self, fleet: str, group_id: str) -> str:
+        """The serialized group."""
+        return f"{self._group}{fleet}:{group_id}"
+
+    def id(self, fleet: str, group_id: str) -> str:
+        """The memory of a group's id: "queued", "trained:<step>", "expired:<step>" or "lost:<step>"."""
+        return f"{self._id}{fleet}:{group_id}"
+
+    def ledger(self, fleet: str) -> str:
+        """The fleet's counters."""
+        return self._ledger + fleet
+
+    def running(self, fleet: str) -> str:
+        """What the fleet's workers run: worker -> "version:unix_ms"."""
+        return self._running + fleet

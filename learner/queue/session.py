@@ -1,0 +1,74 @@
+"""A synchronous session with Redis: scripts by name, patience with a server that restarts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import redis
+import structlog
+from redis.exceptions import NoScriptError
+
+from learner.queue.connect import translate, translated
+from learner.queue.errors import UnavailableError
+from learner.queue.scripts import script
+
+T = TypeVar("T")
+Call = tuple[Sequence[str], Sequence[Any]]  # keys, arguments
+
+
+class Session:
+    """Runs scripts and reads; what it raises is QueueError or a subclass.
+
+    Args:
+        client: retries of its own switched off.
+        outage_s: how long a server that does not answer is waited for.
+    """
+
+    def __init__(self, client: redis.Redis, outage_s: float) -> None:
+        self.client = client
+        self._outage_s = outage_s
+        self._log = structlog.get_logger(process="learner")
+
+    def call(self, name: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
+        """One script that may safely be repeated: its reply, however often Redis had to be asked."""
+        return self.patiently(lambda: self.once(name, [(keys, arguments)])[0])
+
+    def once(self, name: str, calls: Sequence[Call]) -> list[Any]:
+        """The script for each of ``calls`` in one round trip, never repeated once it may have run."""
+        code = script(name)
+        with translated():
+            replies = self._pipeline(code.sha, calls)
+            unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+            if unknown:
+                # Redis has restarted and forgotten its script cache; none of these ran.
+                self.client.script_load(code.text)
+                again = self._pipeline(code.sha, [calls[i] for i in unknown])
+                for i, reply in zip(unknown, again, strict=True):
+                    replies[i] = reply
+        for reply in replies:
+            if isinstance(reply, redis.RedisError):
+                raise translate(reply) from reply
+        return replies
+
+    def patiently(self, action: Callable[[], T]) -> T:
+        """``action()``, again and again while Redis is unavailable, up to the outage limit."""
+        deadline = time.monotonic() + self._outage_s
+        pause = 0.05
+        while True:
+            try:
+                with translated():
+                    return action()
+            except UnavailableError as error:
+                if time.monotonic() + pause > deadline:
+                    raise
+                self._log.warning("waiting for redis", error=str(error))
+                time.sleep(pause)
+                pause = min(2 * pause, 1.0)
+
+    def _pipeline(self, sha: str, calls: Sequence[Call]) -> list[Any]:
+        with self.client.pipeline(transaction=False) as pipeline:
+            for keys, arguments in calls:
+                pipeline.evalsha(sha, len(keys), *keys, *arguments)
+            return pipeline.execute(raise_on_error=False)
