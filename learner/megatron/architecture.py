@@ -1,0 +1,163 @@
+"""The architectures that can be trained, read from a Hugging Face ``config.json``."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from learner.config import ParallelConfig
+
+_SUPPORTED = ("llama", "qwen2", "qwen3")
+
+
+class ModelError(Exception):
+    """A model directory that cannot be trained as configured: names the path, the field, its value and what to do."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A dense decoder: grouped-query attention, rotary positions, RMSNorm, gated SiLU."""
+
+    path: Path
+    model_type: str
+    layers: int
+    hidden: int
+    ffn: int
+    heads: int
+    groups: int  # key/value heads
+    head_dim: int
+    vocab: int
+    norm_eps: float
+    max_positions: int
+    tied: bool  # the output layer is the embedding
+    rope: dict[str, Any]  # rope_theta, rope_type and what that type needs
+
+    @classmethod
+    def read(cls, directory: Path) -> Architecture:
+        """Raises ModelError: no such directory, no or a malformed config.json, or an architecture that is not supported."""
+        path = directory / "config.json"
+        values = _read_json(path)
+        model_type = _field(path, values, "model_type")
+        if model_type not in _SUPPORTED:
+            raise ModelError(
+                f"{path}: model_type = {model_type!r} is not supported; supported: {', '.join(_SUPPORTED)}"
+            )
+        _refuse_variants(path, values)
+        heads = _count(path, values, "num_attention_heads")
+        hidden = _count(path, values, "hidden_size")
+        groups = values.get("num_key_value_heads") or heads
+        if heads % groups:
+            raise ModelError(f"{path}: num_attention_heads = {heads} is no multiple of num_key_value_heads = {groups}")
+        return cls(
+            path=path,
+            model_type=model_type,
+            layers=_count(path, values, "num_hidden_layers"),
+            hidden=hidden,
+            ffn=_count(path, values, "intermediate_size"),
+            heads=heads,
+            groups=groups,
+            head_dim=values.get("head_dim") or hidden // heads,
+            vocab=_count(path, values, "vocab_size"),
+            norm_eps=float(_field(path, values, "rms_norm_eps")),
+            max_positions=_count(path, values, "max_position_embeddings"),
+            tied=bool(values.get("tie_word_embeddings", False)),
+            rope=_rope(path, values),
+        )
+
+    @property
+    def qkv_bias(self) -> bool:
+        return self.model_type == "qwen2"
+
+    @property
+    def qk_norm(self) -> bool:
+        return self.model_type == "qwen3"
+
+    def check_layout(self, parallel: ParallelConfig) -> None:
+        """Raises ModelError when the model cannot be cut this way."""
+        cuts = (
+            ("num_attention_heads", self.heads, "tensor", parallel.tensor),
+            ("num_key_value_heads", self.groups, "tensor", parallel.tensor),
+            ("intermediate_size", self.ffn, "tensor", parallel.tensor),
+            ("vocab_size", self.vocab, "tensor", parallel.tensor),
+            ("num_hidden_layers", self.layers, "pipeline", parallel.pipeline),
+        )
+        for field, value, name, parts in cuts:
+            if value % parts:
+                divisors = [n for n in range(1, parts) if value % n == 0]
+                raise ModelError(
+                    f"{self.path}: {field} = {value} is not divisible by parallel.{name} = {parts}: "
+                    f"set parallel.{name} to one of {divisors}"
+                )
+
+    def inverse_frequencies(self) -> Tensor:
+        """Rotary angle per position of each pair of channels: [head_dim / 2] float32, radians.
+
+        "llama3" stretches the low frequencies: wavelengths above the original context by ``factor``, those well within it
+        not at all, and smoothly in between (Llama 3.1's reference code).
+        """
+        exponents = torch.arange(0, self.head_dim, 2, dtype=torch.float32) / self.head_dim
+        inverse = 1.0 / (self.rope["rope_theta"] ** exponents)
+        if self.rope["rope_type"] == "default":
+            return inverse
+        factor, low, high, original = (
+            self.rope[key]
+            for key in ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+        )
+        turns = original * inverse / (2 * math.pi)  # within the original context
+        smooth = ((turns - low) / (high - low)).clamp(0, 1)
+        return inverse * (smooth + (1 - smooth) / factor)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.parent.is_dir():
+        raise ModelError(f"model = {path.parent}: no such directory; it should hold a Hugging Face model")
+    try:
+        return json.loads(path.read_text())
+    except OSError as error:
+        raise ModelError(f"{path}: {error.strerror}; model should be a Hugging Face directory") from error
+    except ValueError as error:
+        raise ModelError(f"{path}: not valid JSON: {error}") from error
+
+
+def _field(path: Path, values: dict[str, Any], name: str) -> Any:
+    if values.get(name) is None:
+        raise ModelError(f"{path}: {name} is missing")
+    return values[name]
+
+
+def _count(path: Path, values: dict[str, Any], name: str) -> int:
+    value = _field(path, values, name)
+    if not isinstance(value, int) or value < 1:
+        raise ModelError(f"{path}: {name} = {value!r}: expected a positive integer")
+    return value
+
+
+def _refuse_variants(path: Path, values: dict[str, Any]) -> None:
+    """What these model types allow and this learner does not compute; training it silently wrong would be worse."""
+    plain = {"hidden_act": "silu", "mlp_bias": False, "attention_bias": False, "use_sliding_window": False}
+    for name, expected in plain.items():
+        if values.get(name, expected) not in (expected, None):
+            raise ModelError(f"{path}: {name} = {values[name]!r} is not supported; only {expected!r} is")
+    kinds = set(values.get("layer_types") or ["full_attention"])
+    if kinds != {"full_attention"}:
+        raise ModelError(f"{path}: layer_types contains {sorted(kinds)}; only full_attention is supported")
+
+
+def _rope(path: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """Reads the old layout (rope_theta, rope_scaling) and the new one (rope_parameters)."""
+    rope = dict(values.get("rope_parameters") or values.get("rope_scaling") or {})
+    rope.setdefault("rope_theta", values.get("rope_theta", 10_000.0))
+    kind = rope.setdefault("rope_type", rope.get("type", "default"))
+    if kind not in ("default", "llama3"):
+        raise ModelError(f"{path}: rope_type = {kind!r} is not supported; supported: default, llama3")
+    needed = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+    for name in needed if kind == "llama3" else ():
+        if not isinstance(rope.get(name), int | float):
+            raise ModelError(f"{path}: rope_type llama3 needs {name}, which is {rope.get(name)!r}")
+    return rope

@@ -1,0 +1,171 @@
+"""Hugging Face tensors to this rank's parameters and back. Both directions walk the same plan; a round trip is bit-exact.
+
+megatron keeps query, key and value in one matrix, key/value group by group, and the two halves of the gated MLP in one,
+rank by rank; the rest differs in name only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from torch import Tensor
+
+from learner.megatron.architecture import Architecture
+from learner.megatron.parallel import Ranks
+
+if TYPE_CHECKING:
+    from learner.megatron.model import PackedModel, Policy
+    from learner.megatron.weights import Weights
+
+Kind = Literal["plain", "qkv", "glu"]
+
+_LAYER: dict[str, tuple[tuple[str, ...], int | None, Kind]] = {
+    "input_layernorm.weight": (("input_layernorm.weight",), None, "plain"),
+    "pre_mlp_layernorm.weight": (("post_attention_layernorm.weight",), None, "plain"),
+    "self_attention.linear_qkv.weight": (tuple(f"self_attn.{x}_proj.weight" for x in "qkv"), 0, "qkv"),
+    "self_attention.linear_qkv.bias": (tuple(f"self_attn.{x}_proj.bias" for x in "qkv"), 0, "qkv"),
+    "self_attention.linear_proj.weight": (("self_attn.o_proj.weight",), 1, "plain"),
+    "self_attention.q_layernorm.weight": (("self_attn.q_norm.weight",), None, "plain"),
+    "self_attention.k_layernorm.weight": (("self_attn.k_norm.weight",), None, "plain"),
+    "mlp.linear_fc1.weight": (("mlp.gate_proj.weight", "mlp.up_proj.weight"), 0, "glu"),
+    "mlp.linear_fc2.weight": (("mlp.down_proj.weight",), 1, "plain"),
+}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One parameter of this rank and the Hugging Face tensors it is cut from."""
+
+    parameter: torch.nn.Parameter
+    names: tuple[str, ...]
+    dim: int | None  # along which tensor-parallel ranks cut it; None: every rank holds it whole
+    kind: Kind
+
+
+def load_weights(model: PackedModel, architecture: Architecture, weights: Weights, ranks: Ranks) -> None:
+    """Fills this rank's parameters. Raises ModelError: a tensor is missing or has another shape."""
+    for piece in _pieces(model, architecture):
+        shapes = _shapes(piece, architecture, ranks.tensor_size)
+        parts = [weights.read(name, shape) for name, shape in zip(piece.names, shapes, strict=True)]
+        whole = _join(piece.kind, parts, architecture, ranks.tensor_size)
+        mine = whole if piece.dim is None else whole.chunk(ranks.tensor_size, piece.dim)[ranks.tensor_rank]
+        with torch.no_grad():
+            piece.parameter.copy_(mine)
+
+
+def export(policy: Policy, ranks: Ranks, field: Literal["data", "main_grad"] = "data") -> list[tuple[str, Tensor]]:
+    """This stage's tensors under their Hugging Face names, as a snapshot of their own. Collective.
+
+    The ranks of a stage bring their slices together in one transfer per dtype, on the stage's first rank; a tied output
+    layer is exported once, by the first stage.
+
+    Args:
+        field: what to export of each parameter: its value, or the gradient of the last step (before the reduction over
+            data-parallel ranks has scattered it: only meaningful without data parallelism).
+
+    Returns:
+        (name, full tensor) pairs on tensor rank 0 of data rank 0 of each stage; an empty list elsewhere.
+    """
+    if ranks.data_rank:
+        return []
+    architecture = policy.architecture
+    pieces = [
+        piece for piece in _pieces(policy.model, architecture) if not _exported_elsewhere(piece, architecture, ranks)
+    ]
+    values = [getattr(piece.parameter, field).detach() for piece in pieces]
+    wholes = _whole(pieces, values, ranks)
+    return [
+        (name, tensor)
+        for piece, whole in zip(pieces, wholes, strict=False)  # empty except on tensor rank 0
+        for name, tensor in zip(piece.names, _split(piece.kind, whole, architecture, ranks.tensor_size), strict=True)
+    ]
+
+
+def _exported_elsewhere(piece: Piece, architecture: Architecture, ranks: Ranks) -> bool:
+    return architecture.tied and not ranks.is_first_stage and piece.names == ("model.embed_tokens.weight",)
+
+
+def _pieces(model: PackedModel, architecture: Architecture) -> Iterator[Piece]:
+    head = "model.embed_tokens.weight" if architecture.tied else "lm_head.weight"
+    outside: dict[str, tuple[str, int | None]] = {
+        "embedding.word_embeddings.weight": ("model.embed_tokens.weight", 0),
+        "output_layer.weight": (head, 0),
+        "decoder.final_layernorm.weight": ("model.norm.weight", None),
+    }
+    for name, parameter in model.named_parameters():
+        if name in outside:
+            hf_name, dim = outside[name]
+            yield Piece(parameter, (hf_name,), dim, "plain")
+        else:
+            _, _, local, rest = name.split(".", 3)  # decoder.layers.<index on this stage>.<rest>
+            layer = model.decoder.layers[int(local)].layer_number - 1
+            names, dim, kind = _LAYER[rest]
+            yield Piece(parameter, tuple(f"model.layers.{layer}.{hf_name}" for hf_name in names), dim, kind)
+
+
+def _shapes(piece: Piece, architecture: Architecture, tensor_size: int) -> list[tuple[int, ...]]:
+    whole = list(piece.parameter.shape)
+    if piece.dim is not None:
+        whole[piece.dim] *= tensor_size
+    if piece.kind == "plain":
+        return [tuple(whole)]
+    if piece.kind == "glu":
+        return [(whole[0] // 2, *whole[1:])] * 2
+    rows = (architecture.heads, architecture.groups, architecture.groups)
+    return [(count * architecture.head_dim, *whole[1:]) for count in rows]
+
+
+def _join(kind: Kind, parts: Sequence[Tensor], architecture: Architecture, tensor_size: int) -> Tensor:
+    """Hugging Face tensors -> the whole megatron tensor, laid out so that its r-th chunk is rank r's."""
+    if kind == "plain":
+        return parts[0]
+    if kind == "glu":
+        return torch.cat(
+            [half for pair in zip(*(part.chunk(tensor_size) for part in parts), strict=True) for half in pair]
+        )
+    rest = parts[0].shape[1:]
+    return torch.cat([part.reshape(architecture.groups, -1, *rest) for part in parts], 1).reshape(-1, *rest)
+
+
+def _split(kind: Kind, whole: Tensor, architecture: Architecture, tensor_size: int) -> list[Tensor]:
+    """The inverse of _join."""
+    if kind == "plain":
+        return [whole]
+    if kind == "glu":
+        chunks = whole.chunk(2 * tensor_size)
+        return [torch.cat(chunks[0::2]), torch.cat(chunks[1::2])]
+    rest = whole.shape[1:]
+    width = architecture.head_dim
+    queries = architecture.heads // architecture.groups * width
+    parts = whole.reshape(architecture.groups, queries + 2 * width, *rest).split([queries, width, width], 1)
+    return [part.reshape(-1, *rest) for part in parts]
+
+
+def _whole(pieces: Sequence[Piece], values: Sequence[Tensor], ranks: Ranks) -> list[Tensor]:
+    """The pieces put together from all tensor-parallel ranks, on tensor rank 0; an empty list on the others."""
+    if ranks.tensor_size == 1:
+        return [value.clone() for value in values]
+    wholes: list[Tensor] = list(values)
+    for dtype in {value.dtype for value in values}:
+        cut = [i for i, piece in enumerate(pieces) if piece.dim is not None and values[i].dtype == dtype]
+        flats = _gather(torch.cat([values[i].flatten() for i in cut]), ranks)
+        slices = [flat.split([values[i].numel() for i in cut]) for flat in flats]
+        for i, parts in zip(cut, zip(*slices, strict=True), strict=False):
+            dim = pieces[i].dim
+            assert dim is not None
+            wholes[i] = torch.cat([part.view_as(values[i]) for part in parts], dim)
+    if ranks.tensor_rank:
+        return []
+    return [whole.clone() if whole is value else whole for whole, value in zip(wholes, values, strict=True)]
+
+
+def _gather(flat: Tensor, ranks: Ranks) -> list[Tensor]:
+    group = parallel_state.get_tensor_model_parallel_group()
+    everyone = [torch.empty_like(flat) for _ in range(ranks.tensor_size)] if ranks.tensor_rank == 0 else None
+    dist.gather(flat, everyone, group_dst=0, group=group)
+    return everyone or []

@@ -1,0 +1,121 @@
+"""The ranks of a learner: process groups, who holds which part of the model, and how rank 0 talks to the others."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
+
+from learner.config import ParallelConfig
+from learner.megatron.cpu import install
+
+
+class LayoutError(Exception):
+    """The ranks there are cannot be laid out as configured."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process's place. Ranks are numbered tensor first, then data, then pipeline: the last rank is on the last stage.
+
+    Attributes:
+        control: gloo group of all ranks for what is not training: batches, decisions.
+    """
+
+    rank: int
+    world: int
+    tensor_rank: int
+    tensor_size: int
+    pipeline_rank: int
+    pipeline_size: int
+    data_rank: int
+    data_size: int
+    sequence: bool
+    device: torch.device
+    control: dist.ProcessGroup
+
+    @property
+    def is_first_stage(self) -> bool:
+        return self.pipeline_rank == 0
+
+    @property
+    def is_last_stage(self) -> bool:
+        return self.pipeline_rank == self.pipeline_size - 1
+
+    def broadcast_bytes(self, data: bytes | None) -> bytes:
+        """Rank 0's ``data``, on every rank (what others pass is ignored). Collective."""
+        payload = torch.frombuffer(bytearray(data or b""), dtype=torch.uint8) if self.rank == 0 and data else None
+        length = torch.tensor([len(payload) if payload is not None else 0])
+        dist.broadcast(length, src=0, group=self.control)
+        if payload is None:
+            payload = torch.empty(int(length), dtype=torch.uint8)
+        if len(payload):
+            dist.broadcast(payload, src=0, group=self.control)
+        return payload.numpy().tobytes()
+
+    def agree(self, values: list[int]) -> list[int]:
+        """Rank 0's ``values``, on every rank; all pass a list of the same length. Collective."""
+        agreed = torch.tensor(values, dtype=torch.int64)
+        dist.broadcast(agreed, src=0, group=self.control)
+        return agreed.tolist()
+
+    def barrier(self) -> None:
+        """Returns when every rank has called it."""
+        dist.barrier(group=self.control)
+
+    def stop(self) -> None:
+        """Leaves the process groups. Collective."""
+        self.barrier()
+        parallel_state.destroy_model_parallel()
+        dist.destroy_process_group()
+
+
+def start(config: ParallelConfig, seed: int, timeout_s: float) -> Ranks:
+    """Joins the other ranks (torchrun's environment variables say where) and lays the model out over them. Collective.
+
+    Args:
+        seed: of Megatron's random states.
+        timeout_s: limit of one collective; a rank that waits longer raises, so that a lost peer is noticed.
+
+    Raises:
+        LayoutError: not started by torchrun, or the world size does not fit tensor x pipeline.
+    """
+    device = install()
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        raise LayoutError("RANK and WORLD_SIZE are not set: start the learner with python -m torch.distributed.run")
+    world = int(os.environ["WORLD_SIZE"])
+    model = config.tensor * config.pipeline
+    if world % model:
+        raise LayoutError(
+            f"world size {world} is not divisible by parallel.tensor * parallel.pipeline = {config.tensor} * "
+            f"{config.pipeline} = {model}: start a multiple of {model} ranks or change parallel"
+        )
+    timeout = timedelta(seconds=timeout_s)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=timeout, device_id=device if device.type == "cuda" else None)
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=config.tensor,
+        pipeline_model_parallel_size=config.pipeline,
+        distributed_timeout_minutes=math.ceil(timeout_s / 60),
+        create_gloo_process_groups=False,
+    )
+    model_parallel_cuda_manual_seed(seed)
+    return Ranks(
+        rank=dist.get_rank(),
+        world=world,
+        tensor_rank=parallel_state.get_tensor_model_parallel_rank(),
+        tensor_size=config.tensor,
+        pipeline_rank=parallel_state.get_pipeline_model_parallel_rank(),
+        pipeline_size=config.pipeline,
+        data_rank=parallel_state.get_data_parallel_rank(),
+        data_size=world // model,
+        sequence=config.sequence,
+        device=device,
+        control=dist.new_group(backend="gloo", timeout=timeout),
+    )

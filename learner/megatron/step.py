@@ -1,0 +1,189 @@
+"""One optimizer step: forward and backward through the pipeline, the guard, the update."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.distributed import finalize_model_grads
+from megatron.core.optimizer import MegatronOptimizer, get_megatron_optimizer
+from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from torch import Tensor
+
+from learner.batch.types import Batch, MicroBatch
+from learner.config import OptimizerConfig
+from learner.megatron import adam
+from learner.megatron.attention import PackedRow
+from learner.megatron.logprobs import vocab_parallel_logprobs
+from learner.megatron.model import Policy
+from learner.megatron.parallel import Ranks
+from learner.objectives.base import Objective, Responses
+
+_OWN = ("loss", "tokens_count", "entropy_sum", "entropy_count")  # what every step sums, before the objective's metrics
+
+
+@dataclass(frozen=True)
+class StepStats:
+    """What came of a step; the same on every rank.
+
+    Attributes:
+        loss: the step's loss, summed over micro-batches and data-parallel ranks.
+        grad_norm: norm of the whole gradient before clipping.
+        metrics: sums over micro-batches and data-parallel ranks, the objective's and entropy_sum (nats) / entropy_count.
+        skipped: why the weights were left alone, or None.
+    """
+
+    loss: float
+    grad_norm: float
+    metrics: dict[str, float]
+    skipped: str | None
+
+
+class Trainer:
+    """Trains a policy with AdamW. Every method is collective: all ranks call it with batches of the same shape."""
+
+    def __init__(self, policy: Policy, config: OptimizerConfig, ranks: Ranks) -> None:
+        adam.repair()
+        self._policy = policy
+        self._ranks = ranks
+        self._clip = config.clip_grad
+        self.optimizer = _optimizer(policy, config)
+        settings = policy.transformer_config
+        settings.finalize_model_grads_func = _finalize
+        settings.no_sync_func = policy.module.no_sync
+        self._forward_backward = get_forward_backward_func()
+        self._tensor_group = parallel_state.get_tensor_model_parallel_group()
+
+    def train_step(self, batch: Batch, objective: Objective, lr: float) -> StepStats:
+        """One update with the gradient of the batch's global sum of losses.
+
+        The weights are left alone, on every rank, when the loss or the gradient is not finite anywhere, or when no token
+        carries loss; the stats say so.
+        """
+        self._policy.module.zero_grad_buffer()
+        self.optimizer.zero_grad()
+        outputs = self._run(batch, objective, train=True)
+        self.optimizer.prepare_grads()
+        gradients = [g for part in _parts(self.optimizer) for g in part.get_main_grads_for_grad_norm()]
+        sums = self._sum(outputs, objective, gradients)
+        norm = math.sqrt(sums.pop("square_sum"))
+        loss = sums.pop("loss")
+        skipped = _reason_to_skip(loss, norm, sums.pop("tokens_count"))
+        if skipped is None:
+            self._update(lr, norm)
+        return StepStats(loss=loss, grad_norm=norm, metrics=sums, skipped=skipped)
+
+    def evaluate(self, batch: Batch, objective: Objective) -> dict[str, float]:
+        """The objective's metrics and the loss, summed over micro-batches and data-parallel ranks, without training."""
+        with torch.no_grad():
+            sums = self._sum(self._run(batch, objective, train=False), objective, [])
+        return {name: value for name, value in sums.items() if name not in ("square_sum", "tokens_count")}
+
+    def _run(self, batch: Batch, objective: Objective, train: bool) -> list[Tensor]:
+        """The summed numbers of each micro-batch, on the last stage; an empty list elsewhere."""
+        width = batch.tokens_per_micro_batch
+        if self._ranks.sequence and width % self._ranks.tensor_size:
+            raise ValueError(
+                f"tokens_per_micro_batch = {width} is not divisible by parallel.tensor = {self._ranks.tensor_size}, as "
+                "sequence parallelism needs: pack to a multiple of it"
+            )
+        return self._forward_backward(
+            forward_step_func=partial(self._forward, objective),
+            data_iterator=self._feed(batch),
+            model=[self._policy.module],
+            num_microbatches=len(batch.micro_batches),
+            seq_length=width,
+            micro_batch_size=1,
+            forward_only=not train,
+        )
+
+    def _feed(self, batch: Batch) -> Iterator[tuple[MicroBatch, PackedRow]]:
+        device = self._ranks.device
+        for micro_batch in batch.micro_batches:
+            row = PackedRow.of(micro_batch, self._policy.inverse_frequencies, self._policy.dtype, device)
+            yield micro_batch.to(device), row
+
+    def _forward(self, objective: Objective, feed: Iterator[tuple[MicroBatch, PackedRow]], module: Any) -> Any:
+        micro_batch, row = next(feed)
+        output = module(micro_batch.tokens, micro_batch.positions, row, micro_batch.loss_index)
+        return output, partial(self._loss, objective, micro_batch)
+
+    def _loss(self, objective: Objective, micro_batch: MicroBatch, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        logp, entropy = vocab_parallel_logprobs(
+            logits, micro_batch.loss_target, micro_batch.temperature, self._tensor_group
+        )
+        responses = Responses(micro_batch.loss_row, micro_batch.advantage, micro_batch.weight)
+        loss, metrics = objective(logp, responses)
+        count = loss.new_tensor(float(len(logp)))
+        values = [loss.detach(), count, entropy.sum(), count, *metrics.values()]
+        if not loss.requires_grad:
+            loss = loss + 0.0 * logp.sum()  # the stage before waits for a gradient, be it zero
+        return loss, torch.tensor(1, dtype=torch.int), torch.stack([value.double() for value in values])
+
+    def _sum(self, outputs: list[Tensor], objective: Objective, gradients: list[Tensor]) -> dict[str, float]:
+        """Every rank's numbers in one all-reduce: what the last stage counted and the squared gradient of each shard."""
+        names = [*_OWN, *_metric_names(objective)]
+        total = torch.zeros(len(names) + 1, dtype=torch.float64, device=self._ranks.device)
+        if outputs and self._ranks.tensor_rank == 0:  # the tensor-parallel ranks of a stage hold the same numbers
+            total[:-1] = torch.stack(outputs).sum(0)
+        if gradients:
+            total[-1] = torch.stack(torch._foreach_norm(gradients)).double().square().sum()
+        dist.all_reduce(total)
+        return dict(zip([*names, "square_sum"], total.tolist(), strict=True))
+
+    def _update(self, lr: float, norm: float) -> None:
+        scale = self._clip / (norm + 1e-6)
+        for part in _parts(self.optimizer):
+            if scale < 1.0:
+                torch._foreach_mul_([p.grad for p in part.get_parameters() if p.grad is not None], scale)
+            for group in part.param_groups:
+                group["lr"] = lr
+        self.optimizer.step_with_ready_grads()
+
+
+def _parts(optimizer: MegatronOptimizer) -> list[Any]:
+    return getattr(optimizer, "chained_optimizers", [optimizer])
+
+
+def _reason_to_skip(loss: float, norm: float, tokens: float) -> str | None:
+    if not math.isfinite(loss):
+        return f"non-finite loss ({loss})"
+    if not math.isfinite(norm):
+        return f"non-finite gradient (norm {norm})"
+    return None if tokens else "no token carries loss"
+
+
+def _metric_names(objective: Objective) -> list[str]:
+    """What the objective's metrics are called: only the last stage sees them, but every rank must know their order."""
+    one = torch.zeros(1)
+    with torch.no_grad():
+        _, metrics = objective(-torch.ones(1), Responses(torch.zeros(1, dtype=torch.int64), one, one))
+    return list(metrics)
+
+
+def _finalize(model: list[Any], num_tokens: Tensor | None = None, **options: Any) -> None:
+    """Reduces the gradients over ranks. Drops the token count: megatron would divide the gradient of the sum by it."""
+    finalize_model_grads(model, None, **options)
+
+
+def _optimizer(policy: Policy, config: OptimizerConfig) -> MegatronOptimizer:
+    settings = MegatronOptimizerConfig(
+        optimizer="adam",
+        lr=config.lr,
+        adam_beta1=config.betas[0],
+        adam_beta2=config.betas[1],
+        adam_eps=config.eps,
+        weight_decay=config.weight_decay,
+        clip_grad=config.clip_grad,
+        use_distributed_optimizer=True,
+        bf16=policy.dtype == torch.bfloat16,
+        params_dtype=policy.dtype,
+    )
+    return get_megatron_optimizer(settings, [policy.module], use_gloo_process_groups=False)
