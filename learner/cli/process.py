@@ -40,9 +40,7 @@ class Process:
         policy: how often it may die.
     """
 
-    def __init__(
-        self, name: str, launch: Callable[[], Child], log: Path, policy: RestartPolicy | None = None
-    ) -> None:
+    def __init__(self, name: str, launch: Callable[[], Child], log: Path, policy: RestartPolicy | None = None) -> None:
         self.name = name
         self.state = "waiting"  # then running, restarting, done, stopped
         self.restarts = 0

@@ -1,0 +1,31 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+import itertools
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """``–`` for None."""
+    return "–" if value is None else f"{value:,.{digits}f}"
+
+
+def duration(seconds: float) -> str:
+    """``42s``, ``3m05s``, ``1h02m``."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    return f"{whole // 60}m{whole % 60:02d}s" if whole < 3600 else f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def sparkline(values: list[float], width: int = 24) -> str:
+    """The course of ``values`` in ``width`` characters, from 0 to their largest."""
+    if not values:
+        return ""
+    width = min(width, len(values))
+    bounds = [round(index * len(values) / width) for index in range(width + 1)]
+    means = [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(bounds)]
+    top = max(max(means), 1e-9)
+    return "".join(_BLOCKS[max(0, min(7, int(value / top * 7.999)))] for value in means)
