@@ -2,18 +2,22 @@
 
 from learner.queue.embedded import EmbeddedRedis
 from learner.queue.errors import FencedError, MemoryFullError, QueueError, UnavailableError
-from learner.queue.gateway import GatewayQueue
+from learner.queue.gateway import Append, Appended, Flushed, GatewayQueue, LeaseWish
 from learner.queue.groups import GroupRef, TakenGroup
 from learner.queue.learner import LearnerQueue
 from learner.queue.ledger import check, read_ledgers
 from learner.queue.registry import UnknownVersionError
 
 __all__ = [
+    "Append",
+    "Appended",
     "EmbeddedRedis",
     "FencedError",
+    "Flushed",
     "GatewayQueue",
     "GroupRef",
     "LearnerQueue",
+    "LeaseWish",
     "MemoryFullError",
     "QueueError",
     "TakenGroup",

@@ -1,0 +1,34 @@
+"""`python -m learner.gateway FILE.json`: one gateway. Exit status 2: the configuration cannot be used."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import uvloop
+
+from learner.config import GatewayConfig
+from learner.gateway.server import serve
+from runtime import logs
+from runtime.children import die_with_parent
+from runtime.settings import SettingsError
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the gateway; returns the exit status."""
+    if os.environ.get("LEEWAY_CHILD") == "1":
+        die_with_parent()
+    if len(arguments) != 1:
+        sys.stderr.write("usage: python -m learner.gateway FILE.json\n")
+        return 2
+    logs.configure("gateway")
+    try:
+        uvloop.run(serve(GatewayConfig.load(arguments[0])))
+    except SettingsError as error:
+        sys.stderr.write(f"gateway: {error}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,92 @@
+"""From a request to an arrival: validated, measured, handed to the flusher."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Callable
+
+from learner.config import LimitsConfig
+from learner.gateway.flusher import UNAVAILABLE, Arrival, Flusher, retry
+from learner.gateway.policies import Policies
+from learner.gateway.validation import UNKNOWN_VERSION, Violation, validate
+from learner.queue import Append, QueueError
+from leeway.v1 import rollout_pb2
+
+_ECHOED = 64  # a group id is 36 characters; a stranger's nonsense is not sent back whole
+_QUARANTINED_BYTES = 64 << 10
+
+
+class Intake:
+    """Judges groups and puts them in line.
+
+    Args:
+        limits: what a group may look like.
+        policies: says which versions exist.
+        flusher: where every group goes, whatever its fate.
+        quarantine: whether rejected groups are kept for the operator.
+    """
+
+    def __init__(self, limits: LimitsConfig, policies: Policies, flusher: Flusher, quarantine: bool) -> None:
+        self._limits = limits
+        self._policies = policies
+        self._flusher = flusher
+        self._quarantine = quarantine
+
+    async def take(
+        self, fleet: str, request: rollout_pb2.SubmitRequest, deliver: Callable[[rollout_pb2.Ack], None]
+    ) -> None:
+        """Puts one group in line; ``deliver`` is called once, later, with its ack."""
+        group = request.group
+        ack = rollout_pb2.Ack(sequence=request.sequence, group_id=group.group_id[:_ECHOED])
+        arrival = Arrival(fleet, ack, deliver)
+        try:
+            violation = await self._judge(group)
+        except QueueError:
+            retry(ack, UNAVAILABLE)
+        else:
+            if violation is None:
+                arrival.group = _append(fleet, group, request.lease_id[:_ECHOED])
+            else:
+                ack.outcome = rollout_pb2.OUTCOME_REJECTED
+                ack.reason, ack.field, ack.value = violation.reason, violation.field, violation.value
+                if self._quarantine:
+                    arrival.quarantined = _quarantined(fleet, group, violation)
+        self._flusher.put(arrival)
+
+    async def _judge(self, group: rollout_pb2.Group) -> Violation | None:
+        violation = validate(group, self._limits, self._policies.known)
+        if violation is not None and violation.reason == UNKNOWN_VERSION:
+            # It may be younger than what we have read: the worker reads weights from storage, not through us.
+            await self._policies.refresh()
+            violation = validate(group, self._limits, self._policies.known)
+        return violation
+
+
+def _append(fleet: str, group: rollout_pb2.Group, lease_id: str) -> Append:
+    generated = sum(len(response.tokens) for response in group.responses) // 4
+    return Append(
+        fleet=fleet,
+        group_id=group.group_id,
+        payload=group.SerializeToString(),
+        tokens=generated + len(group.responses) * len(group.prompt_tokens) // 4,
+        generated=generated,
+        responses=len(group.responses),
+        lease_id=lease_id,
+    )
+
+
+def _quarantined(fleet: str, group: rollout_pb2.Group, violation: Violation) -> str:
+    payload = group.SerializeToString() if group.ByteSize() <= _QUARANTINED_BYTES else b""
+    return json.dumps(
+        {
+            "fleet": fleet,
+            "time": time.time(),
+            "group_id": group.group_id[:_ECHOED],
+            "reason": violation.reason,
+            "field": violation.field,
+            "value": violation.value,
+            "payload": base64.b64encode(payload).decode() or None,
+        }
+    )

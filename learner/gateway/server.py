@@ -1,0 +1,176 @@
+"""One gateway process: its parts, put together, from start to drain."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import time
+
+import grpc.aio
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from learner.config import GatewayConfig
+from learner.gateway.admission import Admission
+from learner.gateway.auth import Tokens
+from learner.gateway.flusher import Flusher
+from learner.gateway.intake import Intake
+from learner.gateway.policies import Policies
+from learner.gateway.service import RolloutService
+from learner.queue import GatewayQueue, QueueError, UnavailableError
+from leeway.v1 import rollout_pb2, rollout_pb2_grpc
+from runtime.settings import SettingsError
+
+_SERVICE = rollout_pb2.DESCRIPTOR.services_by_name["RolloutService"].full_name
+_CUT_S = 0.5  # for calls that do not end by themselves in a drain
+
+
+async def serve(config: GatewayConfig) -> None:
+    """Runs a gateway until SIGTERM or SIGINT, then drains it.
+
+    Redis need not be there at the start, nor all the time: meanwhile groups get RETRY and health says NOT_SERVING.
+
+    Raises:
+        SettingsError: the tokens file, the queue's URL or its data, or the address cannot be used.
+    """
+    log = structlog.get_logger(process="gateway")
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    gateway = await Gateway.start(config)
+    log.info("gateway listening", address=gateway.address, run=config.queue.run)
+    try:
+        await gateway.run(stop)
+    finally:
+        clean = await gateway.drain()
+        log.info("gateway ended", clean=clean)
+
+
+class Gateway:
+    """A started gateway.
+
+    Attributes:
+        address: host:port, the port that was bound where the configuration says 0.
+    """
+
+    def __init__(self, config: GatewayConfig, server: grpc.aio.Server) -> None:
+        self.address = ""
+        self._drain_s = config.drain_s
+        self._server = server
+        self._health = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue]
+        tokens = Tokens(config.tokens_file)
+        self._queue = _queue(config)
+        self._flusher = Flusher(self._queue, Admission(config.admission), config.flush_groups)
+        self._policies = Policies(self._queue, self._set_health)
+        intake = Intake(config.limits, self._policies, self._flusher, quarantine=config.quarantine_groups > 0)
+        self._service = RolloutService(config, tokens, intake, self._policies, self._queue)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @classmethod
+    async def start(cls, config: GatewayConfig) -> Gateway:
+        """Binds the address and begins to answer. Raises SettingsError."""
+        server = grpc.aio.server(options=_options(config.limits.max_message_bytes))
+        gateway = cls(config, server)
+        try:
+            await gateway._queue.check()
+        except UnavailableError as error:
+            structlog.get_logger(process="gateway").warning("starting without redis", error=str(error))
+        except QueueError as error:
+            raise SettingsError(str(error)) from error
+        rollout_pb2_grpc.add_RolloutServiceServicer_to_server(gateway._service, server)
+        health_pb2_grpc.add_HealthServicer_to_server(gateway._health, server)
+        reflection.enable_server_reflection([_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+        await gateway._set_health(False)
+        gateway.address = _bind(server, config.listen)
+        await server.start()
+        gateway._tasks = [
+            asyncio.create_task(gateway._flusher.run()),
+            asyncio.create_task(gateway._policies.run()),
+        ]
+        return gateway
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serves until ``stop`` is set; raises what ended a part that should never end."""
+        stopped = asyncio.create_task(stop.wait())
+        try:
+            done, _ = await asyncio.wait([stopped, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopped.cancel()
+        for task in done - {stopped}:
+            task.result()
+
+    async def drain(self) -> bool:
+        """Reads nothing more, flushes and acknowledges what was read, ends every stream with UNAVAILABLE.
+
+        Returns:
+            Whether that was done within the configured time; else the rest was cut, and its clients send it again.
+        """
+        deadline = time.monotonic() + self._drain_s
+        await self._health.enter_graceful_shutdown()
+        self._service.draining.set()
+        self._policies.close()
+        clean = True
+        try:
+            async with asyncio.timeout_at(asyncio.get_running_loop().time() + self._drain_s):
+                await self._service.idle()
+        except TimeoutError:
+            clean = False
+        await self._server.stop(max(_CUT_S, min(1.0, deadline - time.monotonic())) if clean else 0)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CUT_S):
+                await self._flusher.finish()
+        await self._queue.close()
+        return clean
+
+    async def _set_health(self, serving: bool) -> None:
+        kinds = health_pb2.HealthCheckResponse
+        status = kinds.SERVING if serving else kinds.NOT_SERVING
+        for name in ("", _SERVICE):
+            await self._health.set(name, status)
+
+
+def _queue(config: GatewayConfig) -> GatewayQueue:
+    try:
+        return GatewayQueue(config.queue, config.quarantine_groups)
+    except QueueError as error:
+        raise SettingsError(str(error)) from error
+
+
+def _options(max_message_bytes: int) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_send_message_length", max_message_bytes),
+        # Without this two gateways could share one address, each with half of the connections.
+        ("grpc.so_reuseport", 0),
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+        ("grpc.http2.max_ping_strikes", 0),
+    ]
+
+
+def _bind(server: grpc.aio.Server, listen: str) -> str:
+    """Binds and returns host:port. Raises SettingsError."""
+    host, separator, port = listen.rpartition(":")
+    if not separator or not host or not port.isdecimal() or int(port) > 65_535:
+        raise SettingsError(f"listen = {listen!r}: expected host:port")
+    try:
+        # gRPC says only "failed to bind", after several lines of its own: ask the system first.
+        family, kind, protocol, _, address = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+        bound = server.add_insecure_port(listen)
+    except (OSError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise SettingsError(
+            f"listen = {listen}: cannot be bound: {reason}; stop the other process or set another address"
+        ) from error
+    return f"{host}:{bound}"

@@ -1,0 +1,68 @@
+"""One Submit call: groups up, acks down, and no more unacknowledged groups than agreed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from learner.gateway.intake import Intake
+from leeway.v1 import rollout_pb2
+
+Write = Callable[[rollout_pb2.SubmitResponse], Awaitable[None]]
+
+
+class SubmitStream:
+    """Reads groups into the intake and writes their acks, as many as are ready at a time.
+
+    Args:
+        fleet: whose stream it is.
+        intake: where groups go.
+        max_unacked: groups read and not yet acknowledged; above it nothing is read, and the client feels it.
+    """
+
+    def __init__(self, fleet: str, intake: Intake, max_unacked: int) -> None:
+        self._fleet = fleet
+        self._intake = intake
+        self._slots = asyncio.Semaphore(max_unacked)
+        self._unacked = 0
+        self._acks: list[rollout_pb2.Ack] = []
+        self._wake = asyncio.Event()
+
+    async def run(
+        self, requests: AsyncIterator[rollout_pb2.SubmitRequest], write: Write, draining: asyncio.Event
+    ) -> None:
+        """Runs until the client has sent everything, or ``draining`` is set, and every group read has its ack."""
+        reader = asyncio.create_task(self._read(requests))
+        drain = asyncio.create_task(draining.wait())
+        for task in (reader, drain):
+            task.add_done_callback(lambda _: self._wake.set())
+        try:
+            while self._acks or self._unacked or not reader.done():
+                await self._wake.wait()
+                self._wake.clear()
+                if drain.done():
+                    reader.cancel()
+                if self._acks:
+                    await self._write(write)
+            if not reader.cancelled():
+                reader.result()
+        finally:
+            reader.cancel()
+            drain.cancel()
+
+    async def _read(self, requests: AsyncIterator[rollout_pb2.SubmitRequest]) -> None:
+        async for request in requests:
+            await self._slots.acquire()
+            await self._intake.take(self._fleet, request, self._deliver)
+            self._unacked += 1
+
+    def _deliver(self, ack: rollout_pb2.Ack) -> None:
+        self._acks.append(ack)
+        self._wake.set()
+
+    async def _write(self, write: Write) -> None:
+        acks, self._acks = self._acks, []
+        await write(rollout_pb2.SubmitResponse(acks=acks))
+        self._unacked -= len(acks)
+        for _ in acks:
+            self._slots.release()

