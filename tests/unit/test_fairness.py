@@ -1,0 +1,89 @@
+"""Deficit round robin: order worked by hand, and its promises as properties."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from learner.queue.fairness import DeficitRoundRobin
+
+QUEUES = st.dictionaries(st.sampled_from("abcd"), st.lists(st.integers(0, 50), max_size=12), max_size=4)
+
+
+def test_equal_groups_alternate():
+    assert DeficitRoundRobin().choose({"a": [5, 5, 5], "b": [5, 5, 5]}, 4) == ["a", "b", "a", "b"]
+
+
+def test_one_large_group_for_three_small_ones():
+    # b affords 10 three times while a saves up for 30; they tie at the third, and a's turn is earlier then.
+    assert DeficitRoundRobin().choose({"a": [30, 30], "b": [10] * 9}, 8) == ["b", "b", "a", "b", "b", "b", "a", "b"]
+
+
+def test_weights_share_tokens():
+    fair = DeficitRoundRobin({"a": 3.0})
+    assert Counter(fair.choose({"a": [10] * 40, "b": [10] * 40}, 40)) == {"a": 30, "b": 10}
+
+
+def test_credit_lasts_over_calls():
+    # Asked for one group at a time, the shares are the same.
+    fair = DeficitRoundRobin()
+    chosen = [fair.choose({"a": [30] * 2, "b": [10] * 2}, 1)[0] for _ in range(40)]
+    assert Counter(chosen) == {"b": 30, "a": 10}
+
+
+def test_silence_saves_nothing_up():
+    fair = DeficitRoundRobin()
+    for _ in range(50):
+        assert fair.choose({"a": [10] * 4}, 1) == ["a"]
+    # b has been silent for 50 groups; from now on it gets its half, not 50 groups at once.
+    assert Counter(fair.choose({"a": [10] * 20, "b": [10] * 20}, 20)) == {"a": 10, "b": 10}
+
+
+def test_refund_lets_a_fleet_go_on():
+    fair = DeficitRoundRobin()
+    assert fair.choose({"a": [10] * 5, "b": [10] * 5}, 2) == ["a", "b"]
+    fair.refund("b", 10)
+    assert fair.choose({"a": [10] * 5, "b": [10] * 5}, 1) == ["b"]
+
+
+def test_bad_weight():
+    with pytest.raises(ValueError, match="'a': 0"):
+        DeficitRoundRobin({"a": 0})
+
+
+@given(QUEUES, st.integers(0, 30))
+def test_work_conserving(queues: dict[str, list[int]], groups: int):
+    chosen = Counter(DeficitRoundRobin().choose(queues, groups))
+    assert chosen.total() == min(groups, sum(map(len, queues.values())))
+    assert all(chosen[fleet] <= len(queues[fleet]) for fleet in chosen)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 100), st.integers(1, 100)), min_size=20, max_size=200),
+    st.floats(0.25, 4.0),
+    st.integers(1, 7),
+)
+def test_backlogged_fleets_get_their_share(costs: list[tuple[int, int]], weight: float, batch: int):
+    """The bound of the docstring holds after every call, whatever the sizes."""
+    fair = DeficitRoundRobin({"a": weight})
+    queues = {"a": [a for a, _ in costs], "b": [b for _, b in costs]}
+    largest = {fleet: max(sizes) for fleet, sizes in queues.items()}
+    served = {"a": 0.0, "b": 0.0}
+    while all(len(queue) >= batch for queue in queues.values()):
+        for fleet in fair.choose({fleet: queue[:batch] for fleet, queue in queues.items()}, batch):
+            served[fleet] += queues[fleet].pop(0)
+        apart = abs(served["a"] / weight - served["b"])
+        assert apart <= largest["a"] / weight + largest["b"] + 1e-6
+
+
+@given(st.lists(QUEUES, max_size=6), st.integers(1, 5))
+def test_nobody_starves(history: list[dict[str, list[int]]], groups: int):
+    """Whatever happened before, a waiting fleet is served within a bounded number of groups."""
+    fair = DeficitRoundRobin()
+    for queues in history:
+        fair.choose(queues, groups)
+    backlog = {"a": [1] * 400, "b": [100]}
+    assert "b" in fair.choose(backlog, 200)
