@@ -90,11 +90,16 @@ def _explain(cls: type[BaseModel], source: str, item: Any) -> str:
         whole = isinstance(item["input"], dict) and item["type"] == "value_error"  # a rule over several keys
         value = "" if whole else f" = {item['input']!r}"
         return f"{source}: {key}{value}: {message}" if key else f"{source}: {message}"
-    known = sorted(_known_keys(cls))
-    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    siblings = [name for name in known if name.rpartition(".")[0] == key.rpartition(".")[0]]
-    hint = f"did you mean {nearest[0]!r}?" if nearest else f"known here: {', '.join(siblings)}"
-    return f"{source}: unknown key {key!r} (value {item['input']!r}); {hint}"
+    return f"{source}: unknown key {key!r} (value {item['input']!r}); {_hint(key, sorted(_known_keys(cls)))}"
+
+
+def _hint(key: str, known: list[str]) -> str:
+    """The nearest key of the same section, else the same name in another one, else all that the section has."""
+    section, _, leaf = key.rpartition(".")
+    siblings = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == section}
+    near = [siblings[name] for name in difflib.get_close_matches(leaf, siblings, n=1, cutoff=0.6)]
+    near += [name for name in known if name.rpartition(".")[2] == leaf]
+    return f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(siblings.values())}"
 
 
 def _known_keys(cls: type[BaseModel], prefix: str = "") -> Iterable[str]:

@@ -102,3 +102,7 @@ def _one_line_errors() -> Iterator[None]:
 def main() -> None:
     """Entry point."""
     app()
+
+
+if __name__ == "__main__":
+    main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -47,7 +48,9 @@ def draw(name: str, plot: Callable[[Axes], None], size: tuple[float, float] = (5
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
-    return text[text.index("<svg") :].replace("<svg ", '<svg role="img" ', 1)
+    text = text[text.index("<svg") :].replace("<svg ", '<svg role="img" ', 1)
+    used = set(re.findall(r"#([\w.-]+)", text))
+    return re.sub(r' id="([^"]+)"', lambda match: match[0] if match[1] in used else "", text)
 
 
 def reward(learner: LearnerMetrics) -> Callable[[Axes], None]:

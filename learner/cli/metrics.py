@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
+_OTHERS = {"trained"}  # the learner's list of group ids, for audits
 
 
 class LineReader:
@@ -120,6 +121,8 @@ class RunMetrics:
     def poll(self) -> RunMetrics:
         """Reads what is new; returns itself."""
         for path in sorted(self._directory.glob("*.jsonl")):
+            if path.stem in _OTHERS:
+                continue
             rows = self._readers.setdefault(path.stem, LineReader(path)).read()
             target = self.learner if path.stem == "learner" else self.workers.setdefault(path.stem, WorkerMetrics())
             for row in rows:

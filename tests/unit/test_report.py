@@ -1,0 +1,125 @@
+"""report.html: what it shows, and that it fetches nothing."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from learner.cli import charts
+from learner.cli.layout import RunDirectory
+from learner.cli.metrics import LearnerMetrics, RunMetrics
+from learner.cli.report import write_report
+from learner.cli.summary import summarize, write_summary
+from learner.cli.supervisor import Outcome
+from leeway.v1 import rollout_pb2
+from tests.unit.runs import make_run, sample, step, write_rows
+
+FETCHING = {"src", "href", "xlink:href", "srcset", "data", "action", "poster"}
+
+
+class Page(HTMLParser):
+    """Collects text, ids and whatever a browser would fetch."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text: list[str] = []
+        self.fetched: list[str] = []
+        self.ids: list[str] = []
+        self.tags: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.fetched += [value or "" for name, value in attrs if name in FETCHING and not (value or "").startswith("#")]
+        self.ids += [value or "" for name, value in attrs if name == "id"]
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data.strip())
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    run_file = make_run(tmp_path / "run", steps=30)
+    run = run_file.directory
+    ledger = rollout_pb2.Ledger(fleet="local", received=1234, accepted=1234, trained=1200, queued=34)
+    outcome = Outcome(started=990.0, stopping=1031.0, ended=1032.0, ledgers=[ledger])
+    write_summary(run, summarize(run_file, RunMetrics(run.metrics).poll(), outcome))
+    return run
+
+
+def test_it_holds_every_chart_the_ledger_samples_and_settings(run: RunDirectory):
+    page = Page(write_report(run).read_text())
+    text = "\n".join(page.text)
+    for title in (
+        "Reward",
+        "NLL scales",
+        "NLL ratio",
+        "Staleness",
+        "Health",
+        "Throughput",
+        "Queue",
+        "Versions",
+        "A step's time",
+    ):
+        assert title in page.text, title
+    assert page.tags.count("svg") == 10
+    assert "1,234" in page.text
+    assert "holds" in page.text
+    assert "312=" in page.text
+    assert "0.50 → 0.50" in page.text
+    assert '"groups_per_step": 16' in text
+
+
+def test_it_fetches_nothing_and_runs_nothing(run: RunDirectory):
+    text = write_report(run).read_text()
+    page = Page(text)
+    assert page.fetched == []
+    assert not {"script", "link", "iframe", "img", "object"} & set(page.tags)
+    assert not re.search(r"@import|url\((?!#)", text)
+
+
+def test_what_a_model_wrote_is_text_never_markup(run: RunDirectory):
+    write_rows(run.state / "worker-0.samples.jsonl", [sample(2000.0, 30, "<script>alert('$name')</script>")])
+    page = Page(write_report(run).read_text())
+    assert "script" not in page.tags
+    assert "<script>alert('$name')</script>" in page.text
+
+
+def test_charts_do_not_share_ids(run: RunDirectory):
+    ids = Page(write_report(run).read_text()).ids
+    assert ids
+    assert len(ids) == len(set(ids))
+
+
+def test_a_run_without_a_step_has_a_report_too(tmp_path: Path):
+    page = Page(write_report(make_run(tmp_path / "run", steps=1).directory).read_text())
+    assert "going on" in "".join(page.text)
+    empty = make_run(tmp_path / "empty").directory
+    for path in (*empty.metrics.glob("*.jsonl"), *empty.state.glob("*.jsonl")):
+        path.unlink()
+    assert "– → –" in Page(write_report(empty).read_text()).text
+
+
+def test_each_chart_is_well_formed_svg_with_its_text_as_text():
+    learner = LearnerMetrics()
+    for number in range(1, 20):
+        learner.add(step(number))
+    root = ElementTree.fromstring(charts.draw("reward", charts.reward(learner)))
+    words = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert "mean sampled reward" in words
+
+
+def test_staleness_is_counted_in_tokens():
+    learner = LearnerMetrics()
+    learner.add(step(1, staleness_mean=1.2, tokens=10))
+    learner.add(step(2, staleness_mean=2.6, tokens=30))
+    learner.add(step(3, staleness_tokens={"0": 5, "2": 7}, tokens=12))
+    assert charts.staleness_tokens(learner) == {0: 5, 1: 10, 2: 7, 3: 30}
+
+
+def test_rolling_mean():
+    assert charts.rolling([1.0, 2.0, 3.0, 5.0], 2) == [1.0, 1.5, 2.5, 4.0]
