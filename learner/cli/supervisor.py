@@ -26,9 +26,9 @@ from runtime.children import Child
 from runtime.settings import SettingsError
 
 _TICK_S = 0.2
-_LEARNER_GRACE_S = 5.5  # for a last checkpoint; all graces together stay below 10 s
-_GATEWAY_GRACE_S = 1.5
-_REDIS_GRACE_S = 1.5
+_LEARNER_GRACE_S = 5.0  # for a last checkpoint; all graces together stay below 10 s
+_GATEWAY_GRACE_S = 1.0
+_REDIS_GRACE_S = 1.0
 _PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -55,13 +55,14 @@ class Supervisor:
     Args:
         run_file: what to run; its directory exists, is held by us and holds run.json.
         display: shown the run about five times a second.
+        commands: how processes are started; the real ones by default.
     """
 
-    def __init__(self, run_file: RunFile, display: Display) -> None:
+    def __init__(self, run_file: RunFile, display: Display, commands: Commands | None = None) -> None:
         self._file = run_file
         self._run = run_file.directory
         self._display = display
-        self._commands = Commands(run_file)
+        self._commands = commands or Commands(run_file)
         self._metrics = RunMetrics(self._run.metrics)
         self._redis: EmbeddedRedis | None = None
         self._redis_url = run_file.queue.url

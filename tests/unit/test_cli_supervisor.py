@@ -1,0 +1,148 @@
+"""The supervisor with real processes that are quick to start: restarts, failures, stopping, and nothing left behind."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from learner.cli.layout import RunDirectory
+from tests.unit.runs import REPOSITORY
+
+MODEL = """
+import json, pathlib, sys
+model = pathlib.Path(sys.argv[1], "model"); model.mkdir()
+(model / "config.json").write_text(json.dumps({"vocab_size": 16, "num_attention_heads": 4, "num_hidden_layers": 2}))
+(model / "tokenizer.json").touch(); (model / "model.safetensors").touch()
+"""
+FOREVER = "import time; time.sleep(600)"
+STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {FOREVER}"
+# Leaves a process in a session of its own behind, as torchrun's ranks and SGLang's schedulers are.
+SCATTERING = (
+    f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {STUBBORN!r}], start_new_session=True); {FOREVER}"
+)
+WELL = {
+    "model": MODEL,
+    "demonstrations": "import pathlib, sys; pathlib.Path(sys.argv[2]).touch()",
+    "gateway": FOREVER,
+    "worker": FOREVER,
+    "learner": "pass",
+}
+
+
+def host(directory: Path, **programs: str) -> subprocess.Popen[str]:
+    arguments = [sys.executable, "-m", "tests.unit.supervisor_host", str(directory), json.dumps({**WELL, **programs})]
+    return subprocess.Popen(arguments, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+
+
+def outcome_of(process: subprocess.Popen[str]) -> dict:
+    try:
+        output, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    return json.loads(output)
+
+
+def wait_for_pid(directory: Path, process: subprocess.Popen[str], name: str) -> int:
+    path = RunDirectory.at(directory).processes
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        assert process.poll() is None
+        if path.is_file():
+            pids = {row["name"]: row["pid"] for row in json.loads(path.read_text())}
+            if pids.get(name):
+                return pids[name]
+        time.sleep(0.02)
+    pytest.fail(f"{name} did not start")
+
+
+def test_a_run_ends_when_the_learner_has_done_its_steps(tmp_path: Path):
+    outcome = outcome_of(host(tmp_path / "r"))
+    assert (outcome["signal"], outcome["failure"]) == (None, None)
+    run = RunDirectory.at(tmp_path / "r")
+    assert run.demonstrations.is_file()
+    settings = json.loads((run.config / "gateway.json").read_text())
+    assert settings["limits"]["vocab_size"] == 16
+    assert settings["queue"] == json.loads((run.config / "learner.json").read_text())["queue"]
+    token = run.secret("local")
+    assert token.stat().st_mode & 0o777 == 0o600
+    digest = hashlib.sha256(token.read_text().strip().encode()).hexdigest()
+    assert json.loads(run.tokens.read_text()) == {"local": digest}
+
+
+def test_what_dies_is_started_again(tmp_path: Path):
+    process = host(tmp_path / "r", learner=FOREVER)
+    learner = wait_for_pid(tmp_path / "r", process, "learner")
+    gateway = wait_for_pid(tmp_path / "r", process, "gateway")
+    os.kill(gateway, signal.SIGKILL)
+    deadline = time.monotonic() + 30
+    while wait_for_pid(tmp_path / "r", process, "gateway") == gateway:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert wait_for_pid(tmp_path / "r", process, "learner") == learner
+    process.send_signal(signal.SIGTERM)
+    outcome = outcome_of(process)
+    assert outcome["signal"] == signal.SIGTERM
+    assert outcome["restarts"]["gateway"] == 1
+
+
+@pytest.mark.parametrize("name", ["gateway", "worker", "learner"])
+def test_a_configuration_error_ends_the_run_with_the_process_own_words(tmp_path: Path, name: str):
+    line = json.dumps({"level": "error", "event": "configuration", "error": "limits.vocab_size = 0: must be greater"})
+    programs = {"learner": FOREVER, name: f"print({line!r}); raise SystemExit(2)"}
+    outcome = outcome_of(host(tmp_path / "r", **programs))
+    assert outcome["failure"].endswith(": limits.vocab_size = 0: must be greater")
+
+
+def test_a_job_that_fails_ends_the_run(tmp_path: Path):
+    outcome = outcome_of(host(tmp_path / "r", model="raise SystemExit('ValueError: no such shape')"))
+    assert outcome["failure"].startswith("model: ValueError: no such shape (log: ")
+
+
+def test_ctrl_c_ends_stubborn_and_scattered_processes_within_ten_seconds(tmp_path: Path):
+    process = host(tmp_path / "r", learner=STUBBORN, worker=SCATTERING, gateway=STUBBORN)
+    wait_for_pid(tmp_path / "r", process, "learner")
+    family = psutil.Process(process.pid)
+    deadline = time.monotonic() + 30
+    while len(members := family.children(recursive=True)) < 4:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    outcome = outcome_of(process)
+    assert time.monotonic() - began < 10
+    assert outcome["signal"] == signal.SIGINT
+    assert [member for member in members if member.is_running() and member.status() != psutil.STATUS_ZOMBIE] == []
+
+
+def test_a_second_ctrl_c_does_not_wait(tmp_path: Path):
+    process = host(tmp_path / "r", learner=STUBBORN, worker=STUBBORN)
+    wait_for_pid(tmp_path / "r", process, "learner")
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    run = RunDirectory.at(tmp_path / "r")
+    while process.poll() is None and time.monotonic() - began < 5:
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+    outcome = outcome_of(process)
+    assert outcome["seconds"] < 4
+    assert run.processes.is_file()
+
+
+def test_sigkill_of_the_supervisor_takes_every_process_with_it(tmp_path: Path):
+    process = host(tmp_path / "r", learner=STUBBORN, worker=STUBBORN, gateway=STUBBORN)
+    wait_for_pid(tmp_path / "r", process, "learner")
+    members = psutil.Process(process.pid).children(recursive=True)
+    assert len(members) == 3
+    process.kill()
+    process.communicate(timeout=10)
+    gone, alive = psutil.wait_procs(members, timeout=10)
+    assert len(gone) == 3, alive
