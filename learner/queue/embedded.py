@@ -13,9 +13,9 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import redis
 from redis.backoff import NoBackoff
@@ -34,11 +34,13 @@ class EmbeddedRedis:
     Attributes:
         url: where it listens, password included.
         child: its process.
+        restart: starts it again as it was, once its process has ended.
     """
 
-    def __init__(self, url: str, child: Child) -> None:
+    def __init__(self, url: str, child: Child, restart: Callable[[], EmbeddedRedis]) -> None:
         self.url = url
         self.child = child
+        self.restart = restart
 
     @classmethod
     def start(
@@ -72,10 +74,11 @@ class EmbeddedRedis:
             child = Child("redis", command, directory / "redis.log")
             try:
                 _wait_ready(child, port, password, time.monotonic() + ready_s)
+                _refuse_newer_data(directory, port, password)
             except BaseException:
                 child.kill()
                 raise
-        return cls(_url(port, password), child)
+        return cls(_url(port, password), child, lambda: cls.start(directory, aof, binary, ready_s))
 
     @staticmethod
     def url_of(directory: Path) -> str | None:
@@ -189,11 +192,23 @@ def _wait_ready(child: Child, port: int, password: str, deadline: float) -> None
         time.sleep(0.005)
 
 
-def _answers(port: int, password: str) -> Literal["ready", "loading"] | None:
-    client = redis.Redis(
+def _refuse_newer_data(directory: Path, port: int, password: str) -> None:
+    """Redis 7 keeps its append-only file in a directory that Redis 6 does not look into: it would start empty."""
+    with contextlib.closing(_client(port, password)) as client:
+        info: Any = client.info("server")
+    version = str(info["redis_version"])
+    if int(version.partition(".")[0]) < 7 and (directory / "appendonlydir").is_dir():
+        raise QueueError(f"{directory}: written by Redis 7 or newer; Redis {version} cannot read it")
+
+
+def _client(port: int, password: str) -> redis.Redis:
+    return redis.Redis(
         "127.0.0.1", port, password=password, socket_timeout=2.0, retry=Retry(NoBackoff(), 0), protocol=2
     )
-    with contextlib.closing(client):
+
+
+def _answers(port: int, password: str) -> Literal["ready", "loading"] | None:
+    with contextlib.closing(_client(port, password)) as client:
         try:
             client.ping()
         except BusyLoadingError:
