@@ -119,7 +119,7 @@ def render(view: RunView, run_file: RunFile) -> RenderableType:
 def _progress(view: RunView, run_file: RunFile) -> RenderableType:
     grid = Table.grid(padding=(0, 2))
     warmup, section = view.metrics.learner.warmup, run_file.learner.warmup
-    if view.metrics.learner.steps or not (warmup and section):
+    if view.metrics.learner.steps or not (warmup and section) or view.phase == "starting":
         done, total = _step(view), run_file.learner.steps
         left = time_left(view.metrics.learner.last(30), total)
         note = f"step {done} of {total}" + (f" · {duration(left)} left" if left is not None else "")
@@ -177,9 +177,8 @@ def _state(process: ProcessView, view: RunView, run_file: RunFile) -> str:
     if process.name == "redis":
         return f"serving, AOF {run_file.queue.aof}"
     if process.name == "learner":
-        return {"training": "training", "warm start": "warm start"}.get(
-            view.phase, f"starting {duration(process.age_s or 0)}"
-        )
+        phase = view.metrics.learner.phase(time.time() - (process.age_s or 0))
+        return f"starting {duration(process.age_s or 0)}" if phase == "starting" else phase
     worker = view.metrics.workers.get(process.name)
     engines = [f"engine {state}" for state in worker.engines.values()] if worker else []
     return ", ".join(engines) or f"starting {duration(process.age_s or 0)}"
@@ -191,7 +190,7 @@ def plain_line(view: RunView, run_file: RunFile) -> str:
     recent = learner.last(10)
     if not recent:
         warmup, section = learner.warmup, run_file.learner.warmup
-        if not (warmup and section):
+        if not (warmup and section) or view.phase != "warm start":
             return ""
         reached = warmup[-1].get("target_probability") or 0.0
         return f"warm start: step {warmup[-1]['step']}, right answers {reached:.2f} of {section.target:.2f}"

@@ -70,6 +70,11 @@ class LearnerMetrics:
             case "skipped":
                 self.skipped.append(row)
 
+    def phase(self, since: float) -> str:
+        """How far a learner that started at ``since`` (Unix seconds) has come."""
+        stages = {"training": self.last(1), "waiting for rollouts": self.starts, "warm start": self.warmup}
+        return next((name for name, rows in stages.items() if rows and rows[-1]["time"] >= since), "starting")
+
     def last(self, count: int) -> list[Row]:
         """The newest ``count`` step rows, oldest first."""
         return list(self.steps.values())[-count:]

@@ -88,7 +88,7 @@ class Process:
         words = self._output()
         statuses = {status, *(int(code) for code in _RANK_EXIT.findall(words))}
         if statuses & _HOPELESS:
-            raise ProcessFailed(f"{self.name}: {last_words(words)}")
+            raise ProcessFailed(f"{self.name}: {last_words(words).removeprefix(f'{self.name}: ')}")
         now = time.monotonic()
         self._deaths.append(now)
         while self._deaths[0] < now - self._policy.window_s:

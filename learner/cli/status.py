@@ -20,14 +20,12 @@ def print_status(console: Console, run: RunDirectory) -> None:
     run_file = RunFile.read(run.root)
     held = run.is_held()
     metrics = RunMetrics(run.metrics).poll()
-    console.print(render(RunView(_phase(metrics) if held else "not running", _processes(run), metrics, None), run_file))
+    console.print(
+        render(RunView(metrics.learner.phase(0) if held else "not running", _processes(run), metrics, None), run_file)
+    )
     summary = None if held else read_summary(run)
     if summary:
         print_summary(console, summary)
-
-
-def _phase(metrics: RunMetrics) -> str:
-    return "training" if metrics.learner.steps else "warm start" if metrics.learner.warmup else "starting"
 
 
 def _processes(run: RunDirectory) -> list[ProcessView]:

@@ -164,10 +164,7 @@ class Supervisor:
     def _tick(self) -> None:
         metrics = self._metrics.poll()
         if self._phase != "stopping":
-            since = self._outcome.started
-            training = any(row["time"] >= since for row in metrics.learner.last(1))
-            warming = any(row["time"] >= since for row in metrics.learner.warmup[-1:])
-            self._phase = "training" if training else "warm start" if warming else "starting"
+            self._phase = metrics.learner.phase(self._outcome.started)
         now = time.monotonic()
         views = [ProcessView(job, "working", child.pid, 0, 0.0) for job, child in self._jobs.items()]
         for process in self._processes.values():
