@@ -27,9 +27,11 @@ def vocabulary_size(directory: Path, cut: ParallelConfig) -> int:
         config = json.loads(path.read_text())
         vocabulary = int(config["vocab_size"])
         heads, layers = int(config["num_attention_heads"]), int(config["num_hidden_layers"])
+        pairs = int(config.get("num_key_value_heads") or heads)
     except (ValueError, KeyError, TypeError) as error:
         raise SettingsError(f"{path}: not the configuration of a causal language model: {error!r}") from error
     _divides("tensor", cut.tensor, "num_attention_heads", heads)
+    _divides("tensor", cut.tensor, "num_key_value_heads", pairs)
     _divides("pipeline", cut.pipeline, "num_hidden_layers", layers)
     return vocabulary
 

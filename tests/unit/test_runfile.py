@@ -126,6 +126,7 @@ def test_a_model_directory_gives_its_vocabulary(tmp_path: Path):
     ("config", "cut", "message"),
     [
         ({}, {"tensor": 3}, "learner.parallel.tensor = 3 does not divide the model's num_attention_heads = 4"),
+        ({"num_key_value_heads": 2}, {"tensor": 4}, "does not divide the model's num_key_value_heads = 2"),
         ({}, {"pipeline": 4}, "learner.parallel.pipeline = 4 does not divide the model's num_hidden_layers = 2"),
         ({"vocab_size": None}, {}, "not the configuration of a causal language model: KeyError('vocab_size')"),
     ],
