@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 import torch.distributed as dist
-from megatron.core import parallel_state
 from torch import Tensor
 
 from learner.megatron.architecture import Architecture
@@ -103,7 +102,7 @@ def _pieces(model: PackedModel, architecture: Architecture) -> Iterator[Piece]:
             yield Piece(parameter, (hf_name,), dim, "plain")
         else:
             _, _, local, rest = name.split(".", 3)  # decoder.layers.<index on this stage>.<rest>
-            layer = model.decoder.layers[int(local)].layer_number - 1
+            layer = cast(int, model.decoder.layers[int(local)].layer_number) - 1  # over all stages, from 0
             names, dim, kind = _LAYER[rest]
             yield Piece(parameter, tuple(f"model.layers.{layer}.{hf_name}" for hf_name in names), dim, kind)
 
@@ -165,7 +164,6 @@ def _whole(pieces: Sequence[Piece], values: Sequence[Tensor], ranks: Ranks) -> l
 
 
 def _gather(flat: Tensor, ranks: Ranks) -> list[Tensor]:
-    group = parallel_state.get_tensor_model_parallel_group()
     everyone = [torch.empty_like(flat) for _ in range(ranks.tensor_size)] if ranks.tensor_rank == 0 else None
-    dist.gather(flat, everyone, group_dst=0, group=group)
+    dist.gather(flat, everyone, group_dst=0, group=ranks.tensor_group)
     return everyone or []

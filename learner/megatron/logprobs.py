@@ -70,7 +70,7 @@ def _local_targets(logits: Tensor, targets: Tensor, group: dist.ProcessGroup | N
 
 
 def _reduce(scaled: Tensor, local: Tensor, mine: Tensor) -> Tensor:
-    """[4, rows]: maximum, sum of exp(x - maximum), target logit (0 when elsewhere), sum of exp(x - maximum) * (x - maximum)."""
+    """[4, rows]: maximum m, sum of exp(x - m), target logit (0 when elsewhere), sum of exp(x - m) * (x - m)."""
     chosen = scaled.gather(1, local[:, None])[:, 0].where(mine, 0.0)
     top = scaled.amax(1)
     shifted = scaled.sub_(top[:, None])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -46,7 +46,7 @@ class Policy:
 
     @property
     def model(self) -> PackedModel:
-        return self.module.module
+        return cast(PackedModel, self.module.module)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -82,7 +82,8 @@ class PackedModel(GPTModel):
             chosen = hidden[:, 0].index_select(0, loss_index)
             chosen = tensor_parallel.copy_to_tensor_model_parallel_region(chosen)
         tied = self.share_embeddings_and_output_weights
-        return F.linear(chosen, self.shared_embedding_or_output_weight() if tied else self.output_layer.weight)
+        weight = self.shared_embedding_or_output_weight() if tied else self.output_layer.weight
+        return F.linear(chosen, cast(Tensor, weight))
 
 
 def load_policy(model_dir: Path, ranks: Ranks, config: LearnerConfig) -> Policy:
@@ -113,14 +114,15 @@ def load_policy(model_dir: Path, ranks: Ranks, config: LearnerConfig) -> Policy:
     return Policy(wrapped, settings, architecture, architecture.inverse_frequencies())
 
 
-def _layers(architecture: Architecture, settings: TransformerConfig) -> TransformerBlockSubmodules:
-    layer = get_gpt_layer_local_spec(qk_layernorm=architecture.qk_norm, normalization="RMSNorm")
+def _layers(architecture: Architecture, settings: TransformerConfig) -> Any:
+    layer: Any = get_gpt_layer_local_spec(qk_layernorm=architecture.qk_norm, normalization="RMSNorm")
     layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = RMSNorm
     attention = layer.submodules.self_attention.submodules
     attention.core_attention = PackedAttention
     if architecture.qk_norm:
         attention.q_layernorm = attention.k_layernorm = RMSNorm
-    return TransformerBlockSubmodules(layer_specs=[layer] * get_num_layers_to_build(settings), layer_norm=RMSNorm)
+    norm: Any = RMSNorm
+    return TransformerBlockSubmodules(layer_specs=[layer] * get_num_layers_to_build(settings), layer_norm=norm)
 
 
 def _settings(architecture: Architecture, ranks: Ranks, dtype: torch.dtype) -> TransformerConfig:

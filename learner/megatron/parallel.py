@@ -6,6 +6,7 @@ import math
 import os
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -25,6 +26,7 @@ class Ranks:
     """This process's place. Ranks are numbered tensor first, then data, then pipeline: the last rank is on the last stage.
 
     Attributes:
+        tensor_group: the ranks that share this rank's layers and data.
         control: gloo group of all ranks for what is not training: batches, decisions.
     """
 
@@ -38,6 +40,7 @@ class Ranks:
     data_size: int
     sequence: bool
     device: torch.device
+    tensor_group: dist.ProcessGroup
     control: dist.ProcessGroup
 
     @property
@@ -117,5 +120,6 @@ def start(config: ParallelConfig, seed: int, timeout_s: float) -> Ranks:
         data_size=world // model,
         sequence=config.sequence,
         device=device,
-        control=dist.new_group(backend="gloo", timeout=timeout),
+        tensor_group=cast(dist.ProcessGroup, parallel_state.get_tensor_model_parallel_group()),
+        control=cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=timeout)),
     )

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from megatron.core import parallel_state
 from megatron.core.distributed import finalize_model_grads
 from megatron.core.optimizer import MegatronOptimizer, get_megatron_optimizer
 from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
@@ -59,7 +58,6 @@ class Trainer:
         settings.finalize_model_grads_func = _finalize
         settings.no_sync_func = policy.module.no_sync
         self._forward_backward = get_forward_backward_func()
-        self._tensor_group = parallel_state.get_tensor_model_parallel_group()
 
     def train_step(self, batch: Batch, objective: Objective, lr: float) -> StepStats:
         """One update with the gradient of the batch's global sum of losses.
@@ -117,7 +115,7 @@ class Trainer:
 
     def _loss(self, objective: Objective, micro_batch: MicroBatch, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         logp, entropy = vocab_parallel_logprobs(
-            logits, micro_batch.loss_target, micro_batch.temperature, self._tensor_group
+            logits, micro_batch.loss_target, micro_batch.temperature, self._ranks.tensor_group
         )
         responses = Responses(micro_batch.loss_row, micro_batch.advantage, micro_batch.weight)
         loss, metrics = objective(logp, responses)
@@ -134,15 +132,14 @@ class Trainer:
         if outputs and self._ranks.tensor_rank == 0:  # the tensor-parallel ranks of a stage hold the same numbers
             total[:-1] = torch.stack(outputs).sum(0)
         if gradients:
-            total[-1] = torch.stack(torch._foreach_norm(gradients)).double().square().sum()
+            total[-1] = torch.nn.utils.get_total_norm(gradients).double().square()
         dist.all_reduce(total)
         return dict(zip([*names, "square_sum"], total.tolist(), strict=True))
 
     def _update(self, lr: float, norm: float) -> None:
-        scale = self._clip / (norm + 1e-6)
         for part in _parts(self.optimizer):
-            if scale < 1.0:
-                torch._foreach_mul_([p.grad for p in part.get_parameters() if p.grad is not None], scale)
+            if norm > self._clip:
+                torch.nn.utils.clip_grads_with_norm_(part.get_parameters(), self._clip, torch.tensor(norm))
             for group in part.param_groups:
                 group["lr"] = lr
         self.optimizer.step_with_ready_grads()

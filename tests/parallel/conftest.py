@@ -1,0 +1,185 @@
+"""Models made on the spot, their Hugging Face reference runs, and torchrun."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+from torch import Tensor
+
+LR, CLIP, STEPS = 1e-3, 0.05, 6
+WORKER = Path(__file__).parent / "worker.py"
+SMALL = {
+    "vocab_size": 96, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 4, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 512, "rms_norm_eps": 1e-6,
+}  # fmt: skip
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 10_000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}  # fmt: skip
+CONFIGS: dict[str, Callable[[], Any]] = {
+    "qwen2": lambda: transformers.Qwen2Config(**SMALL, tie_word_embeddings=True),
+    "qwen3": lambda: transformers.Qwen3Config(**SMALL, tie_word_embeddings=False, head_dim=32),
+    "llama": lambda: transformers.LlamaConfig(**SMALL, tie_word_embeddings=False, rope_parameters=LLAMA3),
+}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A model and what plain Hugging Face makes of it in one process.
+
+    ``losses`` of six steps; ``initial`` and ``trained`` weights (after three steps); ``gradient`` of the first.
+    """
+
+    directory: Path
+    sequences: Path
+    losses: list[float]
+    norm: float
+    entropy: float
+    initial: dict[str, Tensor]
+    gradient: dict[str, Tensor]
+    trained: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a case left behind."""
+
+    values: dict[str, Any]
+    directory: Path
+    name: str
+
+    def tensors(self, kind: str) -> dict[str, Tensor]:
+        """What the stages exported, together; a tensor exported twice is an error."""
+        together: dict[str, Tensor] = {}
+        for path in sorted(self.directory.glob(f"{self.name}.{kind}.*.safetensors")):
+            part = load_file(path)
+            assert not together.keys() & part.keys()
+            together |= part
+        return together
+
+
+@pytest.fixture(scope="session")
+def references(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reference]:
+    root = tmp_path_factory.mktemp("models")
+    rows = _sequences()
+    (root / "sequences.json").write_text(json.dumps(rows))
+    return {name: _reference(root / name, root / "sequences.json", rows) for name in CONFIGS}
+
+
+@pytest.fixture(scope="session")
+def launch(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, list[dict[str, Any]]], dict[str, Outcome]]:
+    """Runs cases on so many ranks; fails with the ranks' output when they fail."""
+
+    def run(world: int, cases: list[dict[str, Any]]) -> dict[str, Outcome]:
+        out = tmp_path_factory.mktemp(f"world{world}")
+        ports = _free_ports(len(cases))
+        specs = [{"lr": LR, "clip": CLIP, "port": port, **case} for case, port in zip(cases, ports, strict=True)]
+        (out / "cases.json").write_text(json.dumps(specs))
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            str(world),
+            str(WORKER),
+        ]
+        root = WORKER.parents[2]
+        environment = os.environ | {"PYTHONPATH": f"{root}:{root / 'proto'}", "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [*command, str(out / "cases.json")],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-6000:]
+        return {c["name"]: Outcome(json.loads((out / f"{c['name']}.json").read_text()), out, c["name"]) for c in cases}
+
+    return run
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+def _sequences() -> list[dict[str, Any]]:
+    """Uneven lengths, one much longer than the others; environment tokens amid the response; several temperatures."""
+    draw = random.Random(1)
+    rows = []
+    for length in (11, 5, 23, 8, 8, 140, 3, 17, 30, 9, 12, 26):
+        prompt = draw.randint(1, length - 1)
+        generated = [False] * prompt + [draw.random() < 0.9 for _ in range(length - prompt)]
+        generated[-1] = True
+        rows.append(
+            {
+                "tokens": [draw.randrange(SMALL["vocab_size"]) for _ in range(length)],
+                "generated": generated,
+                "advantage": draw.uniform(-1, 1),
+                "weight": 1 / 12,
+                "temperature": draw.choice([0.7, 1.0, 1.3]),
+            }
+        )
+    return rows
+
+
+def _reference(directory: Path, sequences: Path, rows: list[dict[str, Any]]) -> Reference:
+    torch.manual_seed(0)
+    architecture = transformers.AutoModelForCausalLM.from_config(CONFIGS[directory.name]()).float()
+    with torch.no_grad():  # as large as trained weights, norms and biases off their defaults
+        for parameter in architecture.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.08)
+    architecture.save_pretrained(directory)
+    model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0)
+    losses, initial = [], _weights(model)
+    gradient, trained, norm, entropy = {}, {}, 0.0, 0.0
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        loss, step_entropy = _loss(model, rows)
+        loss.backward()
+        losses.append(loss.item())
+        if step == 0:
+            gradient = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+            entropy = step_entropy
+        total = torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        norm = total.item() if step == 0 else norm
+        optimizer.step()
+        if step == 2:
+            trained = _weights(model)
+    return Reference(directory, sequences, losses, norm, entropy, initial, gradient, trained)
+
+
+def _loss(model: Any, rows: list[dict[str, Any]]) -> tuple[Tensor, float]:
+    """Sum over responses of weight * advantage * mean negative log-probability, one sequence at a time, unpadded."""
+    total, entropy = torch.zeros(()), 0.0
+    for row in rows:
+        tokens = torch.tensor(row["tokens"])
+        logp = torch.log_softmax(model(tokens[None]).logits[0, :-1] / row["temperature"], -1)
+        wanted = torch.tensor(row["generated"])[1:]
+        nll = -logp.gather(1, tokens[1:, None])[:, 0][wanted]
+        total = total + row["weight"] * row["advantage"] * nll.sum() / max(1, len(nll))
+        entropy -= (logp.exp() * logp).sum(-1)[wanted].sum().item()
+    return total, entropy
+
+
+def _weights(model: Any) -> dict[str, Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}

@@ -1,0 +1,169 @@
+"""What the ranks run: the cases of a JSON file one after another, each under a layout of its own.
+
+Started by torchrun (see conftest.py). Results come back as <out>/<case>.json from rank 0 and <out>/<case>.<rank>.safetensors
+from every rank that exports tensors.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+import learner.megatron  # noqa: F401  makes megatron usable before the imports below
+from learner.batch.packing import Layout, pack
+from learner.batch.types import Batch, Sequence
+from learner.config import LearnerConfig
+from learner.megatron.convert import export
+from learner.megatron.model import Policy, load_policy
+from learner.megatron.parallel import Ranks, start
+from learner.megatron.snapshot import SaveError
+from learner.megatron.state import ShardedState
+from learner.megatron.step import StepStats, Trainer
+from learner.objectives.base import Responses
+from learner.objectives.policy_gradient import reinforce
+
+TIMEOUT_S = 60
+
+
+class Case:
+    """One layout of one model, built, with the batch of the reference run."""
+
+    def __init__(self, spec: dict[str, Any], out: Path) -> None:
+        self.spec = spec
+        self.out = out
+        self.config = LearnerConfig.parse(
+            {
+                "model": spec["model"],
+                "queue": {"url": "redis://unused", "run": "test"},
+                "steps": 1,
+                "parallel": spec["parallel"],
+                "optimizer": {"clip_grad": spec["clip"], "betas": [0.9, 0.95]},
+                "checkpoint": {"dir": "unused"},
+                "publish": {"dir": "unused"},
+                "metrics_dir": "unused",
+            },
+            source=spec["name"],
+        )
+        self.ranks: Ranks = start(self.config.parallel, 1, TIMEOUT_S)
+        self.policy: Policy = load_policy(self.config.model, self.ranks, self.config)
+        self.sequences = [_sequence(row) for row in json.loads(Path(spec["sequences"]).read_text())]
+        self.trainer = Trainer(self.policy, self.config.optimizer, self.ranks)
+
+    def batch(self, sequences: list[Sequence] | None = None) -> Batch:
+        layout = Layout(self.ranks.data_size, self.spec.get("micro_batches", 2), 16_384, self.ranks.tensor_size)
+        return pack(sequences or self.sequences, layout, self.ranks.data_rank)
+
+    def step(self) -> StepStats:
+        return self.trainer.train_step(self.batch(), reinforce, self.spec["lr"])
+
+    def keep(self, name: str, tensors: list[tuple[str, Tensor]]) -> None:
+        if tensors:
+            save_file(dict(tensors), self.out / f"{self.spec['name']}.{name}.{self.ranks.rank}.safetensors")
+
+
+def equivalence(case: Case) -> dict[str, Any]:
+    """Loss and gradient of the first step, then three steps of Adam."""
+    case.keep("initial", export(case.policy, case.ranks))
+    unclipped = case.config.optimizer.model_copy(update={"clip_grad": 1e9})
+    still = Trainer(case.policy, unclipped, case.ranks).train_step(case.batch(), reinforce, 0.0)
+    if case.ranks.data_size == 1:  # otherwise each rank holds a part of the reduced gradient
+        case.keep("gradient", export(case.policy, case.ranks, "main_grad"))
+    before = case.trainer.evaluate(case.batch(), reinforce)
+    stats = [case.step() for _ in range(3)]
+    case.keep("trained", export(case.policy, case.ranks))
+    return {"losses": [s.loss for s in stats], "norm": still.grad_norm, "evaluated": before, "metrics": still.metrics}
+
+
+def guard(case: Case) -> dict[str, Any]:
+    """Steps that must not happen, in between three that do."""
+    poisoned = [*case.sequences[:-1], Sequence(**{**vars(case.sequences[-1]), "advantage": float("nan")})]
+    mute = [Sequence(**{**vars(s), "generated": torch.zeros_like(s.generated)}) for s in case.sequences]
+    losses = [case.step().loss]
+    skipped = [
+        case.trainer.train_step(case.batch(poisoned), reinforce, case.spec["lr"]).skipped,
+        case.trainer.train_step(case.batch(), _infinite_slope, case.spec["lr"]).skipped,
+        case.trainer.train_step(case.batch(mute), reinforce, case.spec["lr"]).skipped,
+    ]
+    losses += [case.step().loss for _ in range(2)]
+    case.keep("trained", export(case.policy, case.ranks))
+    return {"losses": losses, "skipped": skipped}
+
+
+def save(case: Case) -> dict[str, Any]:
+    """Three steps, a save, and three more steps while it is being written."""
+    state = ShardedState(case.policy, case.trainer, case.ranks)
+    directory = Path(case.spec["checkpoint"])
+    if case.ranks.rank == 0:
+        directory.mkdir()
+    losses = [case.step().loss for _ in range(3)]
+    case.ranks.barrier()
+    idle = state.poll(blocking=False)
+    state.begin_save(directory)
+    losses += [case.step().loss for _ in range(3)]
+    durable = state.poll(blocking=True)
+    return {"losses": losses, "durable": durable, "idle": idle}
+
+
+def resume(case: Case) -> dict[str, Any]:
+    """Loads another layout's checkpoint and goes on for three steps."""
+    ShardedState(case.policy, case.trainer, case.ranks).load(Path(case.spec["checkpoint"]))
+    return {"losses": [case.step().loss for _ in range(3)]}
+
+
+def unwritable(case: Case) -> dict[str, Any]:
+    """A save into a directory that is not there must be reported by every rank, and not break the next one."""
+    state = ShardedState(case.policy, case.trainer, case.ranks)
+    case.step()
+    failure = ""
+    state.begin_save(Path(case.spec["checkpoint"]) / "nowhere")
+    try:
+        state.poll(blocking=True)
+    except SaveError as error:
+        failure = str(error)
+    raised = torch.tensor(int("rank 3" in failure and "No such file" in failure))
+    torch.distributed.all_reduce(raised)
+    return {"raised": int(raised), "loss": case.step().loss}
+
+
+def talk(case: Case) -> dict[str, Any]:
+    """Rank 0's messages reach everybody."""
+    lead = case.ranks.rank == 0
+    received = case.ranks.broadcast_bytes(b"\x00groups\xff" if lead else None)
+    empty = case.ranks.broadcast_bytes(b"" if lead else None)
+    agreed = case.ranks.agree([7, -1] if lead else [0, 0])
+    good = torch.tensor(int(received == b"\x00groups\xff" and empty == b"" and agreed == [7, -1]))
+    torch.distributed.all_reduce(good)
+    return {"good": int(good)}
+
+
+def _infinite_slope(logp: Tensor, responses: Responses) -> tuple[Tensor, dict[str, Tensor]]:
+    """Finite (0), with a gradient that is not: the slope of a square root at 0."""
+    return (logp - logp.detach()).abs().sqrt().sum(), {}
+
+
+def _sequence(row: dict[str, Any]) -> Sequence:
+    return Sequence(
+        torch.tensor(row["tokens"]), torch.tensor(row["generated"]), row["advantage"], row["weight"], row["temperature"]
+    )
+
+
+def main(path: Path) -> None:
+    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"  # torchrun's own store serves one process group only
+    for spec in json.loads(path.read_text()):
+        os.environ["MASTER_PORT"] = str(spec["port"])
+        case = Case(spec, path.parent)
+        result = globals()[spec["run"]](case)
+        if case.ranks.rank == 0:
+            (path.parent / f"{spec['name']}.json").write_text(json.dumps(result))
+        case.ranks.stop()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
