@@ -1,0 +1,135 @@
+"""One SGLang server of our own: started with flags that suit the device, watched while it loads, killed with its children."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+
+import aiohttp
+
+from rollout.config import EngineConfig
+from runtime.children import Child
+
+_HOST = "127.0.0.1"
+_HERE = Path(__file__).parent
+# Facts behind the flags: docs of SGLang 0.5.23, and measurements on two cores (BENCHMARKS.md).
+_ALWAYS = (
+    "--skip-tokenizer-init",  # token ids in and out; text never reaches the server
+    "--skip-server-warmup",  # the first refit and request prove more than its warm-up would
+    "--sleep-on-idle",  # else the idle scheduler burns a core
+)
+_CPU = (
+    *("--device", "cpu", "--attention-backend", "torch_native", "--dtype", "float32"),
+    *("--cuda-graph-backend-decode=disabled", "--cuda-graph-backend-prefill=disabled"),
+    "--disable-overlap-schedule",  # no device to overlap with: it only adds a thread
+    *("--mem-fraction-static", "0.3", "--max-total-tokens", "16384", "--max-running-requests", "256"),
+)
+
+
+class ServerError(Exception):
+    """A server that cannot be started. The message holds the end of its log."""
+
+
+class PortInUseError(ServerError):
+    """Something else listens on the port. Waiting does not help: the configuration has to change."""
+
+
+class Server:
+    """A running SGLang server. Start it from the main thread.
+
+    Args:
+        index: which of the worker's engines; listens on ``config.base_port + index``.
+        model: Hugging Face directory of the initial policy.
+        log: its output, appended.
+
+    Raises:
+        PortInUseError: the port is taken.
+    """
+
+    def __init__(self, config: EngineConfig, index: int, model: Path, log: Path) -> None:
+        self._port = config.base_port + index
+        self._timeout = config.start_timeout_s
+        self.url = f"http://{_HOST}:{self._port}"
+        _require_free(self._port)
+        self._child = Child(f"engine-{index}", _command(config, model, self._port), log, _environment(config))
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    def ended(self) -> bool:
+        """Whether the process is gone."""
+        return self._child.exit_code() is not None
+
+    async def wait_until_up(self, session: aiohttp.ClientSession) -> None:
+        """Returns once it answers HTTP, which it does only after its model is loaded.
+
+        Raises:
+            ServerError: it ended, or did not answer within ``start_timeout_s``.
+        """
+        deadline = time.monotonic() + self._timeout
+        while time.monotonic() < deadline:
+            if self.ended():
+                raise ServerError(
+                    f"{self._child.name} ended while starting; {self._child.log} ends with\n{self.tail()}"
+                )
+            if await answers(session, self.url):
+                return
+            await asyncio.sleep(0.1)
+        raise ServerError(
+            f"{self._child.name} was not up after engine.start_timeout_s = {self._timeout:g}; {self._child.log} ends with\n"
+            + self.tail()
+        )
+
+    def tail(self) -> str:
+        """The end of its log, for an error message."""
+        return self._child.tail(12)
+
+    def kill(self) -> None:
+        """SIGKILL to the server and all its children: it keeps nothing that would need a clean end."""
+        self._child.kill()
+
+
+async def answers(session: aiohttp.ClientSession, url: str) -> bool:
+    """Whether a server is up at the URL (it describes its model)."""
+    try:
+        async with session.get(f"{url}/model_info", timeout=aiohttp.ClientTimeout(total=5)) as response:
+            return response.status == 200
+    except (aiohttp.ClientError, TimeoutError):
+        return False
+
+
+def _command(config: EngineConfig, model: Path, port: int) -> list[str]:
+    server = [sys.executable, "-m", "sglang.launch_server", "--model-path", str(model.resolve())]
+    server += [
+        "--host",
+        _HOST,
+        "--port",
+        str(port),
+        *_ALWAYS,
+        *(_CPU if config.device == "cpu" else ()),
+        *config.arguments,
+    ]
+    return [sys.executable, "-S", "-E", str(_HERE / "guard.py"), str(os.getpid()), *server]
+
+
+def _environment(config: EngineConfig) -> dict[str, str]:
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+    if config.device == "cpu":
+        environment |= {"SGLANG_USE_CPU_ENGINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(_HERE / "cpu_engine")}
+    return environment
+
+
+def _require_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: TIME_WAIT is no occupant
+        try:
+            probe.bind((_HOST, port))
+        except OSError as error:
+            raise PortInUseError(
+                f"port {port} on {_HOST} is in use ({error.strerror}): stop what listens there, or set engine.base_port"
+            ) from error
