@@ -55,6 +55,7 @@ class Snapshot:
     def __init__(self, directory: Path, state: dict[str, Any], ranks: Ranks, check: bool) -> None:
         self.directory = directory
         self._ranks = ranks
+        sharded: Any
         sharded, self._common = save_preprocess(state, check)
         keyed, _, _ = _replace_state_dict_keys_with_sharded_keys(sharded, keep_only_main_replica=True)
         self._writer = _Writer(directory)
