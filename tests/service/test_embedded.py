@@ -1,0 +1,112 @@
+"""The embedded server's life: one per directory, private, the same address every time."""
+
+from __future__ import annotations
+
+import json
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+import redis
+
+from learner.queue import EmbeddedRedis, QueueError
+
+
+def test_address_and_data_stay_over_restarts(tmp_path: Path):
+    first = EmbeddedRedis.start(tmp_path / "redis")
+    with redis.Redis.from_url(first.url) as client:
+        client.set("key", "value")
+    first.child.kill()
+    second = first.restart()
+    try:
+        assert second.url == first.url
+        with redis.Redis.from_url(second.url) as client:
+            assert client.get("key") == b"value"
+            assert client.config_get("appendfsync") == {"appendfsync": "always"}
+            assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+            assert client.config_get("bind") == {"bind": "127.0.0.1"}
+    finally:
+        second.stop()
+    assert second.child.exit_code() == 0
+
+
+def test_the_password_is_private(tmp_path: Path):
+    server = EmbeddedRedis.start(tmp_path / "redis", aof="everysec")
+    try:
+        password = json.loads((tmp_path / "redis" / "redis.json").read_text())["password"]
+        assert password in server.url
+        for name in ("redis.json", "redis.conf"):
+            assert stat.S_IMODE((tmp_path / "redis" / name).stat().st_mode) == 0o600
+        assert password not in Path(f"/proc/{server.child.pid}/cmdline").read_text()
+        with pytest.raises(redis.AuthenticationError), redis.Redis.from_url(server.url.replace(password, "x")) as other:
+            other.ping()
+    finally:
+        server.stop()
+
+
+def test_url_of_says_whether_a_server_lives(tmp_path: Path):
+    directory = tmp_path / "redis"
+    assert EmbeddedRedis.url_of(directory) is None
+    server = EmbeddedRedis.start(directory)
+    try:
+        assert EmbeddedRedis.url_of(directory) == server.url
+        with pytest.raises(QueueError, match="already served by a living redis-server on port"):
+            EmbeddedRedis.start(directory)
+        with EmbeddedRedis.serving(directory) as url:
+            assert url == server.url
+        assert server.child.exit_code() is None  # it was not ours to stop
+    finally:
+        server.stop()
+    assert EmbeddedRedis.url_of(directory) is None
+
+
+def test_serving_starts_and_stops_one_of_its_own(tmp_path: Path):
+    directory = tmp_path / "redis"
+    with pytest.raises(QueueError, match="no embedded Redis has ever run here"), EmbeddedRedis.serving(directory):
+        pass
+    EmbeddedRedis.start(directory).stop()
+    with EmbeddedRedis.serving(directory) as url:
+        assert EmbeddedRedis.url_of(directory) == url
+    assert EmbeddedRedis.url_of(directory) is None
+
+
+def test_another_port_when_a_stranger_has_ours(tmp_path: Path):
+    directory = tmp_path / "redis"
+    server = EmbeddedRedis.start(directory)
+    server.stop()
+    port = json.loads((directory / "redis.json").read_text())["port"]
+    with socket.socket() as stranger:
+        stranger.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        stranger.bind(("127.0.0.1", port))
+        stranger.listen()
+        again = server.restart()
+        try:
+            assert again.url != server.url
+            assert EmbeddedRedis.url_of(directory) == again.url
+        finally:
+            again.stop()
+
+
+def test_a_server_that_cannot_start_says_why(tmp_path: Path):
+    directory = tmp_path / "redis"
+    EmbeddedRedis.start(directory).stop()
+    (directory / "appendonly.aof").write_bytes(b"nonsense\n" * 100)
+    with pytest.raises(QueueError, match=r"(?s)ended with status 1 before it was ready.*Bad file format"):
+        EmbeddedRedis.start(directory)
+
+
+def test_a_damaged_identity_says_what_to_do(tmp_path: Path):
+    directory = tmp_path / "redis"
+    directory.mkdir()
+    (directory / "redis.json").write_text('{"port": 1}')
+    with pytest.raises(QueueError, match=r"redis\.json: damaged .* remove it"):
+        EmbeddedRedis.start(directory)
+
+
+def test_data_of_a_newer_redis_is_not_hidden(tmp_path: Path):
+    directory = tmp_path / "redis"
+    (directory / "appendonlydir").mkdir(parents=True)
+    with pytest.raises(QueueError, match="written by Redis 7 or newer"):
+        EmbeddedRedis.start(directory)
+    assert EmbeddedRedis.url_of(directory) is None

@@ -1,0 +1,241 @@
+"""Whatever happens, in whatever order, the law holds: a real Redis against a plain-Python model of the queue."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import tempfile
+from collections import Counter, deque
+from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from learner.config import QueueConfig
+from learner.queue import (
+    EmbeddedRedis,
+    FencedError,
+    GatewayQueue,
+    GroupRef,
+    LearnerQueue,
+    UnavailableError,
+    check,
+    read_ledgers,
+)
+from leeway.v1 import rollout_pb2 as pb
+from tests.service.fleet import valid_group
+from tests.service.test_queue import append
+
+FLEETS = ("alpha", "beta")
+MAX_STALENESS = 2
+
+
+class Model:
+    """The queue as the design describes it, for one fleet; ids by what became of them."""
+
+    def __init__(self) -> None:
+        self.queued: deque[str] = deque()
+        self.pending: list[str] = []  # delivered and not finished, in order
+        self.finished: dict[str, str] = {}
+        self.counts: Counter[str] = Counter()
+
+    def ledger(self, fleet: str) -> pb.Ledger:
+        """What the real ledger must say."""
+        counts: dict[str, Any] = dict(self.counts)
+        return pb.Ledger(fleet=fleet, queued=len(self.queued), in_flight=len(self.pending), **counts)
+
+
+class QueueMachine(RuleBasedStateMachine):
+    """Appends (again), takes, commits (again), expiry, learner crashes, zombies, Redis kills, in any order."""
+
+    directory: Path
+    server: EmbeddedRedis
+    runs = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        # One server for all examples; a run of its own for each.
+        type(self).runs += 1
+        self.config = QueueConfig(url=self.server.url, run=f"states-{self.runs}", timeout_s=5.0)
+        self.loop = asyncio.new_event_loop()
+        self.models = {fleet: Model() for fleet in FLEETS}
+        self.groups: list[tuple[str, pb.Group]] = []
+        self.held: list[tuple[str, GroupRef]] = []  # handed out to the living learner, not finished
+        self.checkpoint: list[tuple[str, GroupRef]] = []  # trained, in a durable checkpoint, not committed
+        self.done: list[GroupRef] = []
+        self.handed: set[str] = set()  # to the living learner
+        self.step = 0
+        self.zombie: LearnerQueue | None = None
+
+    @initialize()
+    def first_learner(self) -> None:
+        self.gateway = GatewayQueue(self.config, 0)
+        self.learner = LearnerQueue.open(self.config)
+        self.learner.begin(0, [])
+        self.learner.publish(pb.Policy(version=0, step=0, epoch=1))
+
+    @rule(fleet=st.sampled_from(FLEETS), count=st.integers(1, 4), again=st.booleans(), data=st.data())
+    def submit(self, fleet: str, count: int, again: bool, data: st.DataObject) -> None:
+        known = [group for name, group in self.groups if name == fleet]
+        newest = (self.learner.next_version()) - 1
+        batch = [data.draw(st.sampled_from(known)) if again and known else valid_group(newest) for _ in range(count)]
+        flushed = self.run(self.gateway.flush([append(group, fleet) for group in batch], {}, []))
+        model = self.models[fleet]
+        for group, outcome in zip(batch, flushed.outcomes, strict=True):
+            new = all(group.group_id != other.group_id for _, other in self.groups)
+            assert outcome.value == ("accepted" if new else "duplicate")
+            model.counts.update(["received", outcome.value])
+            if new:
+                model.queued.append(group.group_id)
+                self.groups.append((fleet, group))
+
+    @rule(fleet=st.sampled_from(FLEETS))
+    def reject_and_retry(self, fleet: str) -> None:
+        counts = {"received": 2, "retried": 1, "rejected": 1, "rejected:temperature": 1}
+        assert self.run(self.gateway.flush([], {fleet: counts}, [])).counted == {fleet}
+        self.models[fleet].counts.update({"received": 2, "retried": 1, "rejected": 1})
+
+    @rule(groups=st.integers(1, 5))
+    def take(self, groups: int) -> None:
+        before = {fleet: list(model.pending) + list(model.queued) for fleet, model in self.models.items()}
+        waiting = self.learner.waiting()
+        taken = self.learner.take(groups, self.step, MAX_STALENESS)
+        for fleet, model in self.models.items():
+            mine = [one for one in taken if one.ref.fleet == fleet]
+            fresh = [name for name in before[fleet] if name not in self.handed]
+            cut = 0
+            for one in mine:  # in order; what was passed over had expired
+                while fresh[cut] != one.ref.group_id:
+                    self.expire(model, fresh[cut])
+                    cut += 1
+                self.deliver(model, fresh[cut])
+                cut += 1
+                self.held.append((fleet, one.ref))
+                self.handed.add(one.ref.group_id)
+            # Groups behind the last one handed out may have expired too; those that did must be too old.
+            real = self.account(fleet).expired
+            while model.counts["expired"] < real:
+                self.expire(model, fresh[cut])
+                cut += 1
+        assert len(taken) == groups or self.learner.waiting() == 0
+        assert waiting >= len(taken)
+
+    @rule()
+    def train(self) -> None:
+        """A step on what is held, and a durable checkpoint that contains it; the commit is still to come."""
+        self.step += 1
+        self.checkpoint += self.held
+        self.held = []
+        self.learner.publish(pb.Policy(version=self.learner.next_version(), step=self.step, epoch=self.learner.epoch))
+        self.learner.report(self.step, 0, len(self.checkpoint))
+
+    @rule()
+    def commit(self) -> None:
+        refs = [ref for _, ref in self.checkpoint]
+        assert self.learner.commit(self.step, refs + self.done) == len(refs)
+        self.finish_checkpoint()
+
+    @rule()
+    def learner_crashes_and_resumes(self) -> None:
+        self.zombie = self.learner
+        self.learner = LearnerQueue.open(self.config)
+        refs = [ref for _, ref in self.checkpoint]
+        assert self.learner.begin(self.step, refs) == len(refs)
+        self.finish_checkpoint()
+        self.held = []
+        self.handed = set()
+
+    @precondition(lambda self: self.zombie is not None)
+    @rule()
+    def zombie_acts(self) -> None:
+        assert self.zombie is not None
+        for action in (
+            lambda zombie: zombie.commit(
+                99, [ref for _, ref in self.held] or self.done or [GroupRef("alpha", "x", "1-1")]
+            ),
+            lambda zombie: zombie.report(99, 99, 0),
+            lambda zombie: zombie.publish(pb.Policy(version=9999, step=99, epoch=zombie.epoch)),
+        ):
+            try:
+                action(self.zombie)
+            except FencedError:
+                continue
+            raise AssertionError("a zombie changed something")
+
+    @rule()
+    def redis_is_killed(self) -> None:
+        self.server.child.kill()
+        type(self).server = self.server.restart()
+        with contextlib.suppress(UnavailableError):
+            self.run(self.gateway.ledger("alpha"))  # the gateway notices
+
+    @invariant()
+    def the_law_holds(self) -> None:
+        for ledger in read_ledgers(self.config.url, self.config.run):
+            assert check(ledger) == []
+            expected = self.models[ledger.fleet].ledger(ledger.fleet)
+            if ledger.rejected:
+                expected.rejected_by_reason["temperature"] = ledger.rejected
+            assert ledger == expected
+
+    def teardown(self) -> None:
+        if hasattr(self, "gateway"):
+            self.run(self.gateway.close())
+            self.learner.close()
+        self.loop.close()
+
+    def run(self, awaitable: Any) -> Any:
+        return self.loop.run_until_complete(awaitable)
+
+    def account(self, fleet: str) -> pb.Ledger:
+        return next((one for one in read_ledgers(self.config.url, self.config.run) if one.fleet == fleet), pb.Ledger())
+
+    def deliver(self, model: Model, name: str) -> None:
+        if name in model.queued:
+            assert model.queued.popleft() == name  # FIFO
+            model.pending.append(name)
+
+    def expire(self, model: Model, name: str) -> None:
+        group = next(group for _, group in self.groups if group.group_id == name)
+        assert self.learner.staleness(group.responses[0].spans[0].version, self.step) > MAX_STALENESS
+        self.deliver(model, name)
+        model.pending.remove(name)
+        model.finished[name] = "expired"
+        model.counts["expired"] += 1
+
+    def finish_checkpoint(self) -> None:
+        for fleet, ref in self.checkpoint:
+            model = self.models[fleet]
+            model.pending.remove(ref.group_id)  # trained once: it was there
+            model.finished[ref.group_id] = "trained"
+            model.counts["trained"] += 1
+            self.done.append(ref)
+        self.checkpoint = []
+
+
+def test_the_law_holds_in_every_reachable_state():
+    with tempfile.TemporaryDirectory() as directory:
+        QueueMachine.server = EmbeddedRedis.start(Path(directory) / "redis")
+        try:
+            run_state_machine_as_test(
+                QueueMachine,
+                settings=settings(
+                    max_examples=60,
+                    stateful_step_count=40,
+                    deadline=None,
+                    database=None,
+                    phases=[Phase.generate],  # shrinking against a real server takes minutes
+                    suppress_health_check=[HealthCheck.too_slow],
+                ),
+            )
+        finally:
+            QueueMachine.server.stop()
