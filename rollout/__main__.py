@@ -1,0 +1,117 @@
+"""`python -m rollout FILE`: a rollout worker. Also `model` and `demonstrations`, see their --help.
+
+Exit codes: 0 stopped by a signal, 1 failed (worth a restart), 2 the configuration cannot be used, 3 the token is refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from rollout.config import WorkerConfig
+from runtime.children import die_with_parent
+from runtime.settings import SettingsError
+
+_FAILED, _MISCONFIGURED, _REFUSED = 1, 2, 3
+
+
+def main(arguments: list[str]) -> int:
+    """Runs a command; returns the exit code."""
+    if os.environ.get("LEEWAY_CHILD") == "1":
+        die_with_parent()
+    commands: dict[str, Callable[[list[str]], None]] = {"model": _model, "demonstrations": _demonstrations}
+    command = commands.get(arguments[0], _worker) if arguments else _worker
+    try:
+        command(arguments[1:] if command is not _worker else arguments)
+    except Exception as error:  # noqa: BLE001 - the process boundary: every failure becomes a line and an exit code
+        return _explain(error)
+    return 0
+
+
+def _worker(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m rollout",
+        description="Runs a rollout worker until SIGTERM.",
+        epilog="Other commands: python -m rollout model --help; python -m rollout demonstrations --help",
+    )
+    parser.add_argument("file", type=Path, help="the worker's configuration, .json or .toml")
+    config = WorkerConfig.load(parser.parse_args(arguments).file)
+
+    import uvloop
+
+    from rollout.assemble import run_until_signal
+    from runtime import logs
+
+    logs.configure(config.name)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run_until_signal(config))
+
+
+def _model(arguments: list[str]) -> None:
+    from rollout.model import Shape, write_model
+
+    parser = argparse.ArgumentParser(prog="python -m rollout model", description="Writes the demo's tiny Qwen3 model.")
+    parser.add_argument("--out", type=Path, required=True, help="directory to write")
+    parser.add_argument("--seed", type=int, required=True)
+    for name in ("layers", "hidden", "ffn"):
+        parser.add_argument(f"--{name}", type=int, default=getattr(Shape(), name), help="default: %(default)s")
+    options = parser.parse_args(arguments)
+    parameters = write_model(options.out, options.seed, Shape(options.layers, options.hidden, options.ffn))
+    sys.stdout.write(f"{options.out}: {parameters} parameters\n")
+
+
+def _demonstrations(arguments: list[str]) -> None:
+    from rollout.demonstrations import write_demonstrations
+
+    parser = argparse.ArgumentParser(
+        prog="python -m rollout demonstrations",
+        description="Writes prompts with the task's own solutions, as token ids.",
+    )
+    parser.add_argument("file", type=Path, help="the worker's configuration, .json or .toml")
+    parser.add_argument("--count", type=int, required=True)
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="JSON lines file to write")
+    options = parser.parse_args(arguments)
+    write_demonstrations(WorkerConfig.load(options.file), options.count, options.seed, options.out)
+
+
+def _explain(error: Exception) -> int:
+    """One clear line on stderr for what a person can mend; a traceback for the rest."""
+    from rollout.client import AuthError
+    from rollout.prompts import CursorError
+    from rollout.server import PortInUseError
+    from rollout.tasks import TaskError
+    from rollout.tokens import TokenizerError
+    from rollout.versions import VersionError
+    from rollout.worker import WorkerError
+
+    codes: dict[type[Exception], int] = {
+        AuthError: _REFUSED,
+        **dict.fromkeys((SettingsError, CursorError, PortInUseError, TaskError), _MISCONFIGURED),
+        **dict.fromkeys((TokenizerError, VersionError), _MISCONFIGURED),
+        WorkerError: _FAILED,
+    }
+    for leaf in _leaves(error):
+        for kind, code in codes.items():
+            if isinstance(leaf, kind):
+                sys.stderr.write(f"error: {leaf}\n")
+                return code
+    sys.excepthook(type(error), error, error.__traceback__)
+    return _FAILED
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    """What a tree of exception groups is made of."""
+    if isinstance(error, BaseExceptionGroup):
+        for part in error.exceptions:
+            yield from _leaves(part)
+    else:
+        yield error
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,71 @@
+"""A worker put together from its configuration, and run until a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from pathlib import Path
+
+from rollout.client import SubmitClient
+from rollout.config import WorkerConfig
+from rollout.fleet import Fleet
+from rollout.journal import Journal
+from rollout.prompts import PromptSource
+from rollout.rewards import Judges
+from rollout.tasks import load_task
+from rollout.tokens import Tokenizer
+from rollout.versions import Verifier
+from rollout.worker import Parts, Worker
+from runtime.settings import SettingsError
+
+
+async def run_until_signal(config: WorkerConfig) -> None:
+    """Runs a worker until SIGTERM or SIGINT; then kills its servers and returns within a second or so.
+
+    Raises:
+        SettingsError, TokenizerError, TaskError, CursorError, VersionError: the configuration cannot be used.
+        ExceptionGroup: of what ended the worker; see Worker.run.
+    """
+    running = asyncio.current_task()
+    assert running is not None
+    stopping = False
+
+    def stop() -> None:
+        nonlocal stopping
+        stopping = True
+        running.cancel()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+    try:
+        await _run(config)
+    except asyncio.CancelledError:
+        if not stopping:
+            raise
+
+
+async def _run(config: WorkerConfig) -> None:
+    token = _read_token(config.token_file)
+    task = load_task(config.task.name, config.seed, config.task.options)
+    tokenizer = Tokenizer(config.model, config.task.prompt_format)
+    verifier = Verifier(config.model)
+    prompts = PromptSource(config.state_dir / f"{config.name}.cursor.json", config.shard)
+    async with contextlib.AsyncExitStack() as stack:
+        journal = stack.enter_context(contextlib.closing(Journal(config)))
+        judges = Judges(task, config.task, config.seed)
+        stack.push_async_callback(judges.close)
+        client = SubmitClient(config.gateway, token, config.name, max_message_bytes=config.max_message_bytes)
+        await stack.enter_async_context(client)
+        fleet = await stack.enter_async_context(Fleet.open(config, tokenizer.vocab_size, journal))
+        await Worker(config, Parts(client, fleet, task, judges, tokenizer, prompts, verifier, journal)).run()
+
+
+def _read_token(path: Path) -> str:
+    try:
+        token = path.read_text().strip()
+    except OSError as error:
+        raise SettingsError(f"token_file = {path}: {error.strerror}") from error
+    if not token:
+        raise SettingsError(f"token_file = {path}: the file is empty")
+    return token

@@ -1,0 +1,197 @@
+"""The public submit SDK: everything a fleet needs to talk to a gateway. A whole fleet in a few lines:
+
+    async with SubmitClient("gateway:50051", token) as client:
+        async for policy in client.watch_policy():
+            engine.load(policy.uri)                                   # weights, verified by the manifest there
+            lease = await client.lease(groups=8)
+            for prompt in my_prompts(lease.groups):
+                tokens, rewards = engine.sample(prompt, responses=8)  # yours
+                group = rollout_pb2.Group(
+                    group_id=new_group_id(), prompt_id=prompt.name, prompt_tokens=encode_ids(prompt.ids), task="mine",
+                    temperature=1.0,
+                    responses=[
+                        rollout_pb2.Response(
+                            tokens=encode_ids(ids), reward=reward, finish_reason=rollout_pb2.FINISH_REASON_STOP,
+                            spans=[rollout_pb2.Span(version=policy.version, start=0, end=len(ids))],
+                        )
+                        for ids, reward in zip(tokens, rewards)
+                    ],
+                )
+                ack = await client.submit(group, lease.lease_id)      # ACCEPTED, DUPLICATE or REJECTED
+
+Programs in other languages need only proto/leeway/v1/rollout.proto, which is the specification.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Self
+
+import grpc
+import grpc.aio
+import structlog
+
+from leeway.v1 import rollout_pb2, rollout_pb2_grpc
+from rollout.backoff import Backoff
+from rollout.ids import new_group_id
+from rollout.stream import AuthError, SubmitStream
+from rollout.tokens import encode_ids
+
+__all__ = ["AuthError", "SubmitClient", "encode_ids", "new_group_id"]
+
+_AUTH = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+_WATCH_S = 300.0  # a watch is opened anew after so long: the one way to notice a peer that vanished without a word
+
+
+class SubmitClient:
+    """A fleet's connection to a gateway. Survives gateway restarts and network cuts; make it inside a running event loop.
+
+    Args:
+        address: host:port.
+        token: the fleet's bearer token.
+        worker: names this process within its fleet, for operators; at most 64 bytes.
+        in_flight: most groups submitted and not yet acknowledged; ``submit`` waits above it.
+        max_message_bytes: largest message either way; larger groups are rejected here.
+        timeout_s: limit of one lease or ledger call, and of silence on a stream that owes acks.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        token: str,
+        worker: str = "",
+        *,
+        in_flight: int = 64,
+        max_message_bytes: int = 16 << 20,
+        timeout_s: float = 10.0,
+    ) -> None:
+        self._channel = grpc.aio.insecure_channel(address, options=_options(max_message_bytes))
+        self._stub = rollout_pb2_grpc.RolloutServiceStub(self._channel)
+        self._metadata = (("authorization", f"Bearer {token}"),)
+        self._worker = worker
+        self._room = asyncio.Semaphore(in_flight)
+        self._max_message_bytes = max_message_bytes
+        self._timeout_s = timeout_s
+        self._stream = SubmitStream(self._stub, self._metadata, ack_timeout_s=3 * timeout_s)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def submit(self, group: rollout_pb2.Group, lease_id: str = "") -> rollout_pb2.Ack:
+        """Delivers a group, however long that takes, and returns its final ack: ACCEPTED, DUPLICATE or REJECTED.
+
+        RETRY is obeyed here: the gateway's delay, plus jitter. Cancelling leaves it unknown whether the group was accepted;
+        submitting the same group (same id) again is safe.
+
+        Raises:
+            AuthError: the token is refused.
+        """
+        if group.ByteSize() + 256 > self._max_message_bytes:
+            value = f"{group.ByteSize()} bytes, allowed {self._max_message_bytes}"
+            return rollout_pb2.Ack(
+                group_id=group.group_id,
+                outcome=rollout_pb2.OUTCOME_REJECTED,
+                reason="message_too_large",
+                field="group",
+                value=value,
+            )
+        async with self._room:
+            while True:
+                ack = await self._stream.send(group, lease_id)
+                if ack.outcome != rollout_pb2.OUTCOME_RETRY:
+                    return ack
+                await asyncio.sleep(ack.retry_after_ms / 1000 * random.uniform(1.0, 1.5))
+
+    async def lease(
+        self, groups: int, running_version: int | None = None, returned: Sequence[str] = ()
+    ) -> rollout_pb2.LeaseResponse:
+        """Asks how many groups to generate now. The grant may be smaller, or 0 with ``retry_after_ms``.
+
+        Args:
+            groups: how many are wanted, at least 1.
+            running_version: what the engines run; None before the first refit.
+            returned: ids of leases whose unused promises are given back.
+
+        Raises:
+            AuthError: the token is refused.
+        """
+        request = rollout_pb2.LeaseRequest(
+            groups=groups, worker=self._worker, running_version=running_version, returned_lease_ids=returned
+        )
+        return await self._unary(self._stub.Lease, request)
+
+    async def get_ledger(self) -> rollout_pb2.Ledger:
+        """The fleet's own account. Raises AuthError."""
+        return (await self._unary(self._stub.GetLedger, rollout_pb2.GetLedgerRequest())).ledger
+
+    async def watch_policy(self, known_version: int | None = None) -> AsyncIterator[rollout_pb2.Policy]:
+        """The newest policy at once, then each newer one, for ever: over reconnects, never back, never twice.
+
+        Raises:
+            AuthError: the token is refused.
+        """
+        backoff = Backoff(0.1, 5.0)
+        while True:
+            request = rollout_pb2.WatchPolicyRequest(known_version=known_version)
+            call = self._stub.WatchPolicy(request, metadata=self._metadata, timeout=_WATCH_S)
+            try:
+                async for response in call:
+                    backoff.reset()
+                    policy = response.policy
+                    if known_version is None or policy.version > known_version:
+                        known_version = policy.version
+                        yield policy
+            except grpc.aio.AioRpcError as error:
+                _require_auth(error)
+                if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                    backoff.reset()
+                else:
+                    _log(error, "policy watch broke")
+            finally:
+                call.cancel()
+            await backoff.wait()
+
+    async def close(self) -> None:
+        """Drops what is not acknowledged and closes the connection."""
+        await self._stream.close()
+        await self._channel.close()
+
+    async def _unary(self, method: Callable[..., Any], request: Any) -> Any:
+        """Calls until there is an answer. Only safe for what may be asked twice: a lost lease expires by itself."""
+        backoff = Backoff(0.1, 5.0)
+        while True:
+            try:
+                return await method(request, metadata=self._metadata, timeout=self._timeout_s)
+            except grpc.aio.AioRpcError as error:
+                _require_auth(error)
+                if error.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED):
+                    raise
+                _log(error, "call failed")
+            await backoff.wait()
+
+
+def _require_auth(error: grpc.aio.AioRpcError) -> None:
+    if error.code() in _AUTH:
+        raise AuthError(f"the gateway refuses the token: {error.details()}") from error
+
+
+def _log(error: grpc.aio.AioRpcError, what: str) -> None:
+    structlog.get_logger().warning(what, code=error.code().name, details=error.details())
+
+
+def _options(max_message_bytes: int) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_send_message_length", max_message_bytes),
+        ("grpc.max_receive_message_length", max_message_bytes),
+        # A connection cut without a word is noticed after a minute, and tried again at most every 5 s.
+        ("grpc.keepalive_time_ms", 40_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.initial_reconnect_backoff_ms", 200),
+        ("grpc.min_reconnect_backoff_ms", 1_000),
+        ("grpc.max_reconnect_backoff_ms", 5_000),
+    ]
