@@ -9,16 +9,19 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc.aio
 import numpy as np
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from leeway.v1 import rollout_pb2 as pb
 from leeway.v1 import rollout_pb2_grpc
 from runtime.children import Child
+
+T = TypeVar("T")
 
 RUN = "test"
 TOKENS = {"alpha": "alpha-secret", "beta": "beta-secret"}
@@ -143,3 +146,20 @@ async def until(condition: Callable[[], Any], deadline_s: float = 20.0) -> None:
     while not condition():
         assert time.monotonic() < end, "the condition did not come true in time"
         await asyncio.sleep(0.01)
+
+
+async def eventually(read: Callable[[], Awaitable[T]], condition: Callable[[T], Any], deadline_s: float = 20.0) -> T:
+    """Reads until what was read fulfils ``condition``; fails at the deadline."""
+    end = time.monotonic() + deadline_s
+    while not condition(value := await read()):
+        assert time.monotonic() < end, f"not in time; the last one read: {value}"
+        await asyncio.sleep(0.02)
+    return value
+
+
+async def health(channel: grpc.aio.Channel, service: str = "", status: str = "SERVING") -> None:
+    """Waits until the gateway's health is ``status``."""
+    stub: Any = health_pb2_grpc.HealthStub(channel)
+    request = health_pb2.HealthCheckRequest(service=service)
+    wanted = health_pb2.HealthCheckResponse.ServingStatus.Value(status)
+    await eventually(lambda: stub.Check(request, timeout=5), lambda reply: reply.status == wanted)

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import json
 import math
+import os
+import signal
+from typing import Any
 
 import grpc
 import pytest
+import redis
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from learner.config import QueueConfig
+from learner.queue import LearnerQueue, check
 from leeway.v1 import rollout_pb2 as pb
-from tests.service.fleet import tokens, valid_group
+from tests.service.conftest import publish
+from tests.service.fleet import RUN, TOKENS, eventually, health, tokens, valid_group, write_tokens
 
 
 async def test_accepts_once_and_keeps_the_account(start_gateway):
@@ -53,3 +64,176 @@ async def test_wrong_token_is_unauthenticated(start_gateway, token):
                 await call
             assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
             assert "token" in str(caught.value.details())
+
+
+async def test_a_giant_message_ends_its_own_stream_only(start_gateway):
+    gateway = await start_gateway()
+    async with gateway.connect() as fleet, gateway.connect(TOKENS["beta"]) as other:
+        call = other.open()
+        await call.write(pb.SubmitRequest(sequence=0, group=valid_group()))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await fleet.submit([valid_group(length=1 << 18)])
+        assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        await call.write(pb.SubmitRequest(sequence=1, group=valid_group()))
+        await call.done_writing()
+        acks = [ack async for response in call for ack in response.acks]
+        assert [ack.outcome for ack in acks] == [pb.OUTCOME_ACCEPTED] * 2
+        assert await fleet.outcomes([valid_group()]) == ["ACCEPTED"]
+
+
+async def test_groups_of_a_stream_are_queued_in_order(start_gateway, redis_server):
+    gateway = await start_gateway(flush_groups=3)
+    groups = [valid_group() for _ in range(40)]
+    async with gateway.connect() as fleet:
+        await fleet.submit(groups)
+    learner = LearnerQueue.open(QueueConfig(url=redis_server.url, run=RUN))
+    learner.begin(0, [])
+    assert [taken.group for taken in learner.take(100, 0, 4)] == groups
+    learner.close()
+
+
+async def test_unacknowledged_groups_of_a_stream_are_bounded(start_gateway, redis_server):
+    """While Redis hangs, the gateway stops reading and the client's writes stall; afterwards all is well."""
+    gateway = await start_gateway(max_unacked=4, queue={"url": redis_server.url, "run": RUN, "timeout_s": 30.0})
+    groups = [valid_group(length=60_000) for _ in range(80)]  # 480 KB each: no flow-control window hides them all
+    written = 0
+    async with gateway.connect() as fleet:
+        call = fleet.open(timeout=60)
+
+        async def write() -> None:
+            nonlocal written
+            for sequence, group in enumerate(groups):
+                await call.write(pb.SubmitRequest(sequence=sequence, group=group))
+                written += 1
+            await call.done_writing()
+
+        os.kill(redis_server.child.pid, signal.SIGSTOP)
+        writing = asyncio.create_task(write())
+        try:
+            await asyncio.wait({writing}, timeout=2.0)
+            stalled_at = written
+        finally:
+            os.kill(redis_server.child.pid, signal.SIGCONT)
+        acks = [ack async for response in call for ack in response.acks]
+        await writing
+    assert 0 < stalled_at < 60
+    assert [ack.outcome for ack in acks] == [pb.OUTCOME_ACCEPTED] * 80
+
+
+async def test_a_full_backlog_turns_the_flood_away_and_nobody_else(start_gateway):
+    gateway = await start_gateway(admission={"max_queued_groups": 10}, flush_groups=1)
+    async with gateway.connect() as flood, gateway.connect(TOKENS["beta"]) as quiet:
+        acks = await flood.submit([valid_group() for _ in range(15)])
+        assert [ack.outcome for ack in acks] == [pb.OUTCOME_ACCEPTED] * 10 + [pb.OUTCOME_RETRY] * 5
+        assert (acks[-1].reason, acks[-1].retry_after_ms) == ("queue_full", 2000)
+        assert await quiet.outcomes([valid_group() for _ in range(6)]) == ["ACCEPTED"] * 5 + ["RETRY"]
+        assert await flood.outcomes([valid_group()]) == ["RETRY"]
+        # Counts of what was turned away follow with the next flush, at the latest after a second.
+        ledger = await eventually(flood.ledger, lambda ledger: ledger.received == 16)
+    assert (ledger.accepted, ledger.retried) == (10, 6)
+    assert check(ledger) == []
+
+
+async def test_leases_expire_and_come_back(start_gateway):
+    gateway = await start_gateway(admission={"groups_per_step": 4, "max_staleness": 1, "lease_s": 0.5})
+    async with gateway.connect() as fleet, gateway.connect(TOKENS["beta"]) as other:
+        first = await fleet.lease(6, worker="w")
+        assert (first.groups, first.expires_in_ms, len(first.lease_id)) == (6, 500, 32)
+        second = await other.lease(6)
+        assert second.groups == 2
+        refused = await fleet.lease(1)
+        assert (refused.groups, refused.lease_id, refused.retry_after_ms) == (0, "", 200)
+        again = await other.lease(1, returned_lease_ids=[second.lease_id])  # returned early
+        assert again.groups == 1
+        # What nobody returns comes back by itself.
+        assert (await eventually(lambda: fleet.lease(8), lambda lease: lease.groups == 8)).groups == 8
+
+
+async def test_an_accepted_group_uses_up_its_lease(start_gateway):
+    gateway = await start_gateway(admission={"groups_per_step": 4, "max_staleness": 0})
+    async with gateway.connect() as fleet:
+        lease = await fleet.lease(4)
+        await fleet.submit([valid_group(), valid_group()], lease_id=lease.lease_id)
+        assert (await fleet.lease(4)).groups == 0  # 2 wait, 2 are promised
+        assert (await fleet.lease(4, returned_lease_ids=[lease.lease_id])).groups == 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"groups": 0}, "groups = 0: expected at least 1"),
+        ({"groups": 1, "worker": "w" * 65}, "at most 64 bytes"),
+        ({"groups": 1, "returned_lease_ids": ["x"] * 1025}, "1025 ids"),
+    ],
+)
+async def test_a_malformed_lease_request(start_gateway, fields, message):
+    gateway = await start_gateway()
+    async with gateway.connect() as fleet:
+        with pytest.raises(grpc.aio.AioRpcError, match="INVALID_ARGUMENT") as caught:
+            await fleet.lease(**fields)
+        assert message in str(caught.value.details())
+
+
+async def test_watchers_see_the_newest_then_newer_ones(start_gateway, redis_server):
+    gateway = await start_gateway()
+    async with gateway.connect() as fleet:
+        fresh = fleet.stub.WatchPolicy(pb.WatchPolicyRequest(), metadata=fleet.metadata, timeout=20)
+        assert (await fresh.read()).policy.version == 0
+        informed = fleet.stub.WatchPolicy(pb.WatchPolicyRequest(known_version=0), metadata=fleet.metadata, timeout=20)
+        waiting = [asyncio.ensure_future(stream.read()) for stream in (fresh, informed)]
+        await asyncio.to_thread(publish, redis_server.url, 1, 2, 5)
+        seen: dict[int, list[int]] = {0: [], 1: []}
+        for index, (stream, read) in enumerate(zip((fresh, informed), waiting, strict=True)):
+            response = await read
+            while True:
+                seen[index].append(response.policy.version)
+                if response.policy.version == 5:
+                    break
+                response = await stream.read()
+        policy = response.policy
+    for versions in seen.values():
+        assert versions == sorted(set(versions))  # some may be skipped, none comes back
+        assert versions[-1] == 5
+    assert (policy.step, policy.epoch, policy.uri) == (5, 2, "file:///w/5")
+
+
+async def test_a_version_published_this_moment_is_known(start_gateway, redis_server):
+    gateway = await start_gateway()
+    async with gateway.connect() as fleet:
+        (ack,) = await fleet.submit([valid_group(version=7)])
+        assert (ack.reason, ack.field) == ("unknown_version", "responses[0].spans[0].version")
+        await asyncio.to_thread(publish, redis_server.url, 7)
+        assert await fleet.outcomes([valid_group(version=7)]) == ["ACCEPTED"]
+
+
+async def test_rejected_groups_are_kept_for_the_operator(start_gateway, redis_server):
+    gateway = await start_gateway(quarantine_groups=3)
+    bad = [valid_group(temperature=-1.0) for _ in range(5)]
+    async with gateway.connect() as fleet:
+        assert await fleet.outcomes(bad) == ["REJECTED"] * 5
+        await fleet.ledger()
+    with redis.Redis.from_url(redis_server.url) as raw:
+        kept = [json.loads(text) for text in raw.lrange(f"leeway:{{{RUN}}}:quarantine", 0, -1)]  # pyright: ignore
+    assert [entry["group_id"] for entry in kept] == [group.group_id for group in reversed(bad[2:])]
+    assert (kept[0]["fleet"], kept[0]["reason"], kept[0]["field"]) == ("alpha", "temperature", "temperature")
+    assert pb.Group.FromString(base64.b64decode(kept[0]["payload"])) == bad[-1]
+
+
+async def test_new_tokens_count_at_once(start_gateway):
+    gateway = await start_gateway()
+    async with gateway.connect("newcomer") as fleet:
+        with pytest.raises(grpc.aio.AioRpcError, match="UNAUTHENTICATED"):
+            await fleet.ledger()
+        write_tokens(gateway.tokens_file, {"gamma": "newcomer"})
+        assert (await fleet.ledger()).fleet == "gamma"
+
+
+async def test_health_and_reflection_need_no_token(start_gateway):
+    gateway = await start_gateway()
+    async with gateway.connect(None) as fleet:
+        for service in ("", "leeway.v1.RolloutService"):
+            await health(fleet.channel, service)
+        stub: Any = reflection_pb2_grpc.ServerReflectionStub(fleet.channel)
+        listed = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
+        names = [service.name async for reply in listed for service in reply.list_services_response.service]
+    assert "leeway.v1.RolloutService" in names

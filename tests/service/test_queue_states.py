@@ -229,7 +229,7 @@ def test_the_law_holds_in_every_reachable_state():
             run_state_machine_as_test(
                 QueueMachine,
                 settings=settings(
-                    max_examples=60,
+                    max_examples=40,
                     stateful_step_count=40,
                     deadline=None,
                     database=None,

@@ -1,0 +1,279 @@
+"""Starting, draining, dying and surviving: the gateway as a process."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import redis
+
+from learner.queue import EmbeddedRedis, check, read_ledgers
+from leeway.v1 import rollout_pb2 as pb
+from tests.service.conftest import publish
+from tests.service.fleet import RUN, Fleet, GatewayProcess, eventually, health, until, valid_group
+
+
+class Stream:
+    """Submits one group after the other until the stream breaks; remembers what was acknowledged."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.call = fleet.open(timeout=60)
+        self.sent: list[pb.Group] = []
+        self.acks: list[pb.Ack] = []
+        self.code: grpc.StatusCode | None = None
+
+    async def run(self) -> None:
+        """Ends when the other side ends it."""
+        writing = asyncio.create_task(self._write())
+        try:
+            async for response in self.call:
+                self.acks += response.acks
+        except grpc.aio.AioRpcError as error:
+            self.code = error.code()
+        finally:
+            writing.cancel()
+            await asyncio.gather(writing, return_exceptions=True)
+
+    async def _write(self) -> None:
+        for sequence in itertools.count():
+            group = valid_group(length=50)
+            self.sent.append(group)
+            await self.call.write(pb.SubmitRequest(sequence=sequence, group=group))
+
+    def unacked(self) -> list[pb.Group]:
+        """What a fleet must send again."""
+        acked = {ack.sequence for ack in self.acks}
+        return [group for sequence, group in enumerate(self.sent) if sequence not in acked]
+
+
+def account(url: str) -> pb.Ledger:
+    """The only fleet's account; it balances."""
+    (ledger,) = read_ledgers(url, RUN)
+    assert check(ledger) == []
+    return ledger
+
+
+async def test_sigterm_drains_every_group_that_was_read(start_gateway, redis_server):
+    gateway = await start_gateway()
+    async with gateway.connect() as fleet:
+        streams = [Stream(fleet) for _ in range(3)]
+        running = [asyncio.create_task(stream.run()) for stream in streams]
+        watch = fleet.stub.WatchPolicy(pb.WatchPolicyRequest(known_version=0), metadata=fleet.metadata, timeout=60)
+        watching = asyncio.ensure_future(watch.read())
+        await until(lambda: all(len(stream.acks) >= 100 for stream in streams))
+        gateway.child.terminate()
+        await asyncio.wait_for(asyncio.gather(*running), 20)
+        with pytest.raises(grpc.aio.AioRpcError, match="UNAVAILABLE"):
+            await watching
+    await until(lambda: gateway.child.exit_code() is not None)
+    assert gateway.child.exit_code() == 0, gateway.log()
+    assert '"clean": true' in gateway.log()
+    assert [stream.code for stream in streams] == [grpc.StatusCode.UNAVAILABLE] * 3
+    acks = [ack for stream in streams for ack in stream.acks]
+    assert {ack.outcome for ack in acks} <= {pb.OUTCOME_ACCEPTED, pb.OUTCOME_RETRY}
+    # Whatever the gateway read, it has acknowledged: nothing was taken in silence.
+    assert account(redis_server.url).received == len(acks)
+
+
+async def test_a_drain_is_bounded_when_redis_hangs(start_gateway, redis_server):
+    gateway = await start_gateway(drain_s=1.0, queue={"url": redis_server.url, "run": RUN, "timeout_s": 60.0})
+    async with gateway.connect() as fleet:
+        await fleet.submit([valid_group()])
+        os.kill(redis_server.child.pid, signal.SIGSTOP)
+        try:
+            stream = Stream(fleet)
+            running = asyncio.create_task(stream.run())
+            await until(lambda: len(stream.sent) > 10)
+            gateway.child.terminate()
+            await asyncio.wait_for(running, 15)
+            await until(lambda: gateway.child.exit_code() is not None, 15)
+        finally:
+            os.kill(redis_server.child.pid, signal.SIGCONT)
+    assert stream.acks == []  # unknown state: the fleet sends all again
+    assert gateway.child.exit_code() == 0, gateway.log()
+    assert '"clean": false' in gateway.log()
+
+
+async def test_a_killed_gateway_loses_and_doubles_nothing(start_gateway, redis_server):
+    first = await start_gateway()
+    async with first.connect() as fleet:
+        stream = Stream(fleet)
+        running = asyncio.create_task(stream.run())
+        await until(lambda: len(stream.acks) >= 300)
+        first.child.kill()
+        await asyncio.wait_for(running, 20)
+        assert stream.code == grpc.StatusCode.UNAVAILABLE
+    second = await start_gateway(listen=first.address)
+    async with second.connect() as fleet:
+        again = await fleet.outcomes(stream.unacked()[:1000])
+    assert set(again) <= {"ACCEPTED", "DUPLICATE"}
+    ledger = account(redis_server.url)
+    lost = len(stream.unacked()) - len(again)
+    assert ledger.accepted == len(stream.sent) - lost
+    assert ledger.duplicate == again.count("DUPLICATE")
+    with redis.Redis.from_url(redis_server.url) as raw:
+        entries: Any = raw.xrange(f"leeway:{{{RUN}}}:stream:alpha")
+    queued = [fields[b"id"].decode() for _, fields in entries]
+    assert len(queued) == len(set(queued)) == ledger.accepted
+
+
+async def test_an_outage_of_redis_and_its_end(start_gateway, redis_server):
+    gateway = await start_gateway()
+    async with gateway.connect() as fleet:
+        await health(fleet.channel)
+        assert await fleet.outcomes([valid_group()]) == ["ACCEPTED"]
+        redis_server.child.kill()
+        groups = [valid_group() for _ in range(5)] + [valid_group(temperature=-1.0)]
+        acks = await fleet.submit(groups)
+        assert [ack.outcome for ack in acks] == [pb.OUTCOME_RETRY] * 5 + [pb.OUTCOME_REJECTED]
+        assert (acks[0].reason, acks[0].retry_after_ms) == ("queue_unavailable", 1000)
+        await health(fleet.channel, status="NOT_SERVING")
+        for call in (fleet.lease(1), fleet.ledger()):
+            with pytest.raises(grpc.aio.AioRpcError, match="UNAVAILABLE"):
+                await call
+        # An unknown version cannot be looked up now: that is no reason to reject.
+        assert await fleet.outcomes([valid_group(version=99)]) == ["RETRY"]
+        server = redis_server.restart()
+        try:
+            await health(fleet.channel)
+            await eventually(lambda: fleet.outcomes(groups[:5]), lambda outcomes: "RETRY" not in outcomes)
+            # What happened meanwhile is in the account.
+            ledger = await eventually(fleet.ledger, lambda ledger: ledger.rejected == 1)
+            assert (ledger.accepted, check(ledger)) == (6, [])
+            assert ledger.retried >= 6
+        finally:
+            await asyncio.to_thread(server.stop)
+
+
+async def test_redis_out_of_memory(start_gateway, redis_server):
+    gateway = await start_gateway()
+    async with gateway.connect() as fleet:
+        with redis.Redis.from_url(redis_server.url) as raw:
+            raw.config_set("maxmemory", 1)
+            (ack,) = await fleet.submit([valid_group()])
+            assert (ack.outcome, ack.reason) == (pb.OUTCOME_RETRY, "queue_memory_full")
+            assert (await fleet.lease(1)).groups == 0
+            raw.config_set("maxmemory", 0)
+        assert await fleet.outcomes([valid_group()]) == ["ACCEPTED"]
+        ledger = await eventually(fleet.ledger, lambda ledger: ledger.retried == 1)
+        assert (ledger.received, ledger.accepted) == (2, 1)
+
+
+async def test_it_starts_without_redis_and_finds_it_later(tmp_path: Path):
+    server = EmbeddedRedis.start(tmp_path / "redis")
+    await asyncio.to_thread(publish, server.url, 0)
+    server.stop()
+    gateway = await GatewayProcess(tmp_path / "gateway", server.url).ready()
+    try:
+        async with gateway.connect() as fleet:
+            await health(fleet.channel, status="NOT_SERVING")
+            assert await fleet.outcomes([valid_group()]) == ["RETRY"]
+            server = server.restart()
+            await health(fleet.channel)
+            await eventually(lambda: fleet.outcomes([valid_group()]), lambda outcomes: outcomes == ["ACCEPTED"])
+    finally:
+        gateway.child.kill()
+        server.stop()
+
+
+async def test_two_gateways_share_one_account(start_gateway, redis_server):
+    gateways = [await start_gateway(), await start_gateway()]
+    groups = [valid_group() for _ in range(50)]
+    async with gateways[0].connect() as one, gateways[1].connect() as two:
+        outcomes = await asyncio.gather(one.outcomes(groups), two.outcomes(groups))
+        assert (await one.ledger()) == (await two.ledger())
+    for pair in zip(*outcomes, strict=True):
+        assert sorted(pair) == ["ACCEPTED", "DUPLICATE"]
+    assert account(redis_server.url).accepted == 50
+
+
+async def test_the_gateway_dies_with_its_parent(tmp_path: Path, redis_server: EmbeddedRedis):
+    gateway = GatewayProcess(tmp_path / "gateway", redis_server.url)
+    await gateway.ready()
+    gateway.child.terminate()
+    await until(lambda: gateway.child.exit_code() is not None)
+    launcher = (
+        "import os, subprocess, sys\n"
+        f"child = subprocess.Popen([sys.executable, '-m', 'learner.gateway', {str(tmp_path / 'gateway/gateway.json')!r}],"
+        " env={**os.environ, 'LEEWAY_CHILD': '1'}, stderr=subprocess.PIPE)\n"
+        "while b'gateway listening' not in child.stderr.readline(): pass\n"
+        "print(child.pid, flush=True)\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    parent = await asyncio.create_subprocess_exec(sys.executable, "-c", launcher, stdout=subprocess.PIPE)
+    output, _ = await asyncio.wait_for(parent.communicate(), 30)
+    await until(lambda: not _alive(int(output)))
+
+
+def _alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def start_and_fail(tmp_path: Path, redis_url: str, **changes: Any) -> str:
+    """Runs a gateway that must exit with status 2 at once; what it said, one line."""
+    gateway = GatewayProcess(tmp_path / "gateway", redis_url, **changes)
+    try:
+        assert gateway.child.process.wait(timeout=30) == 2, gateway.log()
+    finally:
+        gateway.child.kill()
+    said = [line for line in gateway.log().splitlines() if not line.startswith("{")]
+    assert len(said) == 1, gateway.log()
+    return said[0]
+
+
+def test_a_port_in_use(tmp_path: Path, redis_server: EmbeddedRedis):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        said = start_and_fail(tmp_path, redis_server.url, listen=address)
+    assert said.startswith(f"gateway: listen = {address}: cannot be bound: Address already in use; stop the other")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"listen": "nowhere"}, "listen = 'nowhere': expected host:port"),
+        ({"tokens_file": "/nonexistent/tokens.json"}, "tokens_file = /nonexistent/tokens.json: No such file"),
+        ({"flush_group": 3}, "unknown key 'flush_group' (value 3); did you mean 'flush_groups'?"),
+        ({"max_unacked": 0}, "max_unacked = 0: Input should be greater than 0"),
+        ({"queue": {"url": "http://x", "run": RUN}}, "queue.url = 'http://x': expected redis://"),
+    ],
+)
+def test_a_configuration_that_cannot_be_used(tmp_path: Path, redis_server: EmbeddedRedis, changes, message: str):
+    assert message in start_and_fail(tmp_path, redis_server.url, **changes)
+
+
+def test_a_run_of_another_schema(tmp_path: Path, redis_server: EmbeddedRedis):
+    with redis.Redis.from_url(redis_server.url) as raw:
+        raw.set(f"leeway:{{{RUN}}}:schema", "7")
+    assert "schema = '7': this program understands schema '1' only" in start_and_fail(tmp_path, redis_server.url)
+
+
+def test_a_wrong_redis_password(tmp_path: Path, redis_server: EmbeddedRedis):
+    url = "redis://:wrong@" + redis_server.url.rpartition("@")[2]
+    assert "refuses the credentials" in start_and_fail(tmp_path, url)
+
+
+def test_without_a_file():
+    command = [sys.executable, "-m", "learner.gateway"]
+    for arguments, message in (
+        ([], "usage:"),
+        (["/nonexistent.json"], "/nonexistent.json: no such configuration file"),
+    ):
+        ended = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=60, check=False)
+        assert ended.returncode == 2
+        assert message in ended.stderr
