@@ -43,7 +43,7 @@ class _LogProbs(torch.autograd.Function):
             parts[:, rows] = _reduce(logits[rows].float() / temperature[rows, None], local[rows], mine[rows])
         top, total, chosen, moment = _combine(_gather(parts, group))
         log_total = total.log()
-        ctx.save_for_backward(logits, local, mine, temperature, top + log_total)
+        ctx.save_for_backward(logits, local, mine, temperature, top, log_total)
         entropy = log_total - moment / total
         ctx.mark_non_differentiable(entropy)
         return chosen - top - log_total, entropy
@@ -51,11 +51,12 @@ class _LogProbs(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         """d logp / d logits = (onehot(target) - softmax) / temperature."""
-        logits, local, mine, temperature, log_normaliser = ctx.saved_tensors
+        logits, local, mine, temperature, top, log_total = ctx.saved_tensors
         factor = (gradients[0] / temperature)[:, None]
         out = torch.empty_like(logits)
         for rows in _chunks(logits):
-            slope = (logits[rows].float() / temperature[rows, None]).sub_(log_normaliser[rows, None]).exp_().neg_()
+            slope = (logits[rows].float() / temperature[rows, None]).sub_(top[rows, None])
+            slope.sub_(log_total[rows, None]).exp_().neg_()  # in two steps: top + log_total would lose digits
             slope.scatter_add_(1, local[rows, None], mine[rows, None].float())
             out[rows] = slope.mul_(factor[rows]).to(out.dtype)
         return out, None, None, None

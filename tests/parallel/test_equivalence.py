@@ -43,6 +43,9 @@ def outcomes(references, launch, tmp_path_factory) -> dict[str, Any]:
     add(2, "planted", "qwen3", {"tensor": 2}, model=str(planted))
     add(4, "guard_dp2", "llama", {"tensor": 2}, run="guard")
     add(4, "guard_tp2_pp2", "qwen2", both, run="guard")
+    add(4, "bf16", "qwen3", both, dtype="bfloat16")
+    add(4, "sparse", "llama", {"tensor": 2}, run="sparse")
+    add(2, "ragged", "qwen2", {"tensor": 2, "sequence": True}, run="ragged")
     add(4, "talk", "qwen2", both, run="talk")
     add(4, "save", "qwen3", both, run="save", checkpoint=str(checkpoint / "step_3"))
     add(4, "unwritable", "qwen3", both, run="unwritable", checkpoint=str(checkpoint))
@@ -122,6 +125,27 @@ def test_guard_leaves_weights_and_moments_alone(outcomes, references):
         assert "non-finite loss" in loss
         assert "non-finite gradient" in gradient
         assert mute == "no token carries loss"
+
+
+def test_bfloat16_is_near(outcomes, references):
+    """fp32 master weights and gradients around bf16 arithmetic, whose relative precision is 2^-8."""
+    values, reference = outcomes["bf16"].values, references["qwen3"]
+    assert values["losses"] == pytest.approx(reference.losses[:3], abs=2e-2)
+    gradient, trained = outcomes["bf16"].tensors("gradient"), outcomes["bf16"].tensors("trained")
+    assert all(tensor.dtype == torch.bfloat16 for tensor in trained.values())
+    assert all(_relative(gradient[key], value) < 0.1 for key, value in reference.gradient.items())
+
+
+def test_empty_micro_batches(outcomes):
+    values = outcomes["sparse"].values
+    assert values["losses"][0] == pytest.approx(values["losses"][1], abs=1e-6)
+    assert values["norms"][0] == pytest.approx(values["norms"][1], rel=1e-5)
+    assert values["skipped"] == [None, None]
+    assert values["norms"][0] > 0
+
+
+def test_rows_that_sequence_parallelism_cannot_cut(outcomes):
+    assert "tokens_per_micro_batch = 11 is not divisible by parallel.tensor = 2" in outcomes["ragged"].values["error"]
 
 
 def test_ranks_hear_rank_zero(outcomes):

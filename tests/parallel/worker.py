@@ -44,6 +44,7 @@ class Case:
                 "queue": {"url": "redis://unused", "run": "test"},
                 "steps": 1,
                 "parallel": spec["parallel"],
+                "dtype": spec.get("dtype", "float32"),
                 "optimizer": {"clip_grad": spec["clip"], "betas": [0.9, 0.95]},
                 "checkpoint": {"dir": "unused"},
                 "publish": {"dir": "unused"},
@@ -130,6 +131,29 @@ def unwritable(case: Case) -> dict[str, Any]:
     raised = torch.tensor(int("rank 3" in failure and "No such file" in failure))
     torch.distributed.all_reduce(raised)
     return {"raised": int(raised), "loss": case.step().loss}
+
+
+def sparse(case: Case) -> dict[str, Any]:
+    """Fewer sequences than micro-batches: some are empty. Also one micro-batch a rank, for comparison."""
+    few = case.sequences[:3]
+    stats = [case.trainer.train_step(case.batch(few), reinforce, 0.0)]
+    case.spec["micro_batches"] = 1
+    stats.append(case.trainer.train_step(case.batch(few), reinforce, 0.0))
+    return {
+        "losses": [s.loss for s in stats],
+        "norms": [s.grad_norm for s in stats],
+        "skipped": [s.skipped for s in stats],
+    }
+
+
+def ragged(case: Case) -> dict[str, Any]:
+    """A micro-batch that sequence parallelism cannot cut is refused by name, before any rank waits for another."""
+    batch = pack(case.sequences[:1], Layout(case.ranks.data_size, 1))  # 11 tokens
+    try:
+        case.trainer.train_step(batch, reinforce, 0.0)
+    except ValueError as error:
+        return {"error": str(error)}
+    return {"error": ""}
 
 
 def talk(case: Case) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from learner.config import ParallelConfig
 from learner.megatron.architecture import Architecture, ModelError
-from learner.megatron.convert import _join, _split
+from learner.megatron.convert import Kind, _join, _split
 from learner.megatron.weights import Weights
 
 BASE: dict[str, Any] = {
@@ -133,7 +133,8 @@ def test_fused_matrices_split_as_they_were_joined(tmp_path_factory, tensor_size,
     rest = () if bias else (5,)
     qkv = [torch.randn(n * architecture.head_dim, *rest, generator=generator) for n in (4, 2, 2)]
     glu = [torch.randn(160, *rest, generator=generator) for _ in range(2)]
-    for kind, parts in (("qkv", qkv), ("glu", glu)):
+    cases: list[tuple[Kind, list[torch.Tensor]]] = [("qkv", qkv), ("glu", glu)]
+    for kind, parts in cases:
         back = _split(kind, _join(kind, parts, architecture, tensor_size), architecture, tensor_size)
         assert all(torch.equal(a, b) for a, b in zip(back, parts, strict=True))
 
