@@ -97,6 +97,9 @@ class OptimizerConfig(Settings):
     weight_decay: float = Field(default=0.0, ge=0)
     clip_grad: float = Field(default=1.0, gt=0, description="global gradient norm")
     warmup_steps: int = Field(default=0, ge=0, description="linear learning-rate warm-up")
+    decay: Literal["constant", "linear"] = Field(
+        default="constant", description="after the warm-up; linear: to zero at learner.steps"
+    )
 
 
 class WarmupConfig(Settings):

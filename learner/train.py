@@ -25,6 +25,7 @@ from learner.metrics import MetricsWriter
 from learner.publish import Publisher, Source
 from learner.queue import GroupRef, LearnerQueue
 from learner.record import StepRecord, step_row
+from learner.schedule import learning_rate
 from learner.warmup import warm_up
 from leeway.v1 import rollout_pb2 as pb
 
@@ -49,7 +50,7 @@ def train(config: LearnerConfig, ranks: Ranks) -> None:
         sequences = to_sequences(taken.groups)
         batch = pack(sequences, run.layout, ranks.data_rank) if sequences else None
         packed = time.monotonic()
-        rate = learning_rate(config.optimizer, step)
+        rate = learning_rate(config.optimizer, step, config.steps)
         stats = run.trainer.train_step(batch, run.objective, rate) if batch else None
         trained = time.monotonic()
         step += 1
@@ -58,11 +59,6 @@ def train(config: LearnerConfig, ranks: Ranks) -> None:
         run.checkpointer.after_step(step, taken.refs)
         run.report(StepRecord(step, taken, batch, stats, rate, (started, waited, packed, trained, time.monotonic())))
     run.close(step)
-
-
-def learning_rate(config: OptimizerConfig, step: int) -> float:
-    """The rate of step ``step`` (0-based): linear warm-up, then constant."""
-    return config.lr * min(1.0, (step + 1) / (config.warmup_steps + 1))
 
 
 @dataclass
