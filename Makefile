@@ -44,10 +44,10 @@ $(STAMP): $(REQUIREMENTS)
 	@touch $@
 
 demo: $(STAMP)
-	@$(BIN)/leeway up configs/$(TASK).toml --set run.dir=runs/$(RUN) --set run.name=$(RUN) --set run.overwrite=true \
+	@$(BIN)/leeway up configs/$(if $(filter sort,$(TASK)),demo,$(TASK)).toml --set run.dir=runs/$(RUN) --set run.name=$(RUN) --set run.overwrite=true \
 	  $(if $(STEPS),--set learner.steps=$(STEPS)) $(if $(SEED),--set run.seed=$(SEED)) \
 	  $(if $(OBJECTIVE),--set learner.objective.name=$(OBJECTIVE)) \
-	  $(if $(STALENESS),--set learner.hold_staleness=$(STALENESS)) \
+	  $(if $(STALENESS),--set learner.hold_staleness=$(STALENESS) --set learner.max_staleness=$$(($(STALENESS) + 4))) \
 	  $(if $(TP),--set learner.parallel.tensor=$(TP)) $(if $(PP),--set learner.parallel.pipeline=$(PP)) \
 	  $(if $(RESUME),--resume)
 
