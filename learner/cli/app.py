@@ -59,7 +59,7 @@ def ledger(
     fleet: Annotated[str | None, typer.Option("--fleet", metavar="NAME", help="One fleet's account only.")] = None,
 ) -> None:
     """Shows each fleet's account: every group ever received, and what became of it."""
-    from learner.cli.ledger import ledger_table, ledgers_of, violations
+    from learner.cli.ledger import ledger_tables, ledgers_of, violations
     from learner.cli.summary import ledger_row
 
     with _one_line_errors():
@@ -67,7 +67,7 @@ def ledger(
     if as_json:
         typer.echo(json.dumps([ledger_row(ledger) for ledger in ledgers], indent=2))
     else:
-        Console().print(ledger_table(ledgers))
+        Console().print(ledger_tables(ledgers))
     if not check:
         return
     broken = violations(ledgers)

@@ -128,12 +128,18 @@ def health(learner: LearnerMetrics) -> Callable[[Axes], None]:
     def plot(axes: Axes) -> None:
         for key, color, label in (
             ("entropy", BLUE, "entropy, nats/token"),
-            ("grad_norm", ORANGE, "gradient norm"),
-            ("informative", GREEN, "informative groups"),
+            ("informative", GREEN, "informative groups, share"),
         ):
             steps, values = _series(learner, key)
             axes.plot(steps, rolling(values, 10), color=color, label=label)
         axes.set(xlabel="step")
+        right = axes.twinx()
+        steps, norms = _series(learner, "grad_norm")
+        right.plot(steps, rolling(norms, 10), color=ORANGE, linewidth=1.2)
+        axes.plot([], [], color=ORANGE, linewidth=1.2, label="gradient norm (right)")
+        right.spines["right"].set_visible(True)
+        right.grid(visible=False)
+        _from_zero(right)
         _from_zero(axes)
         _legend(axes)
 
@@ -188,7 +194,7 @@ def versions(metrics: RunMetrics, start: float) -> Callable[[Axes], None]:
 
 def step_time(learner: LearnerMetrics) -> Callable[[Axes], None]:
     def plot(axes: Axes) -> None:
-        rows = list(learner.steps.values())
+        rows = learner.steady()
         keys = ("train_s", "wait_s", "pack_s", "publish_s")
         parts = [rolling([row[key] for row in rows], 10) for key in keys]
         labels = ["compute", "wait", "pack", "publish"]

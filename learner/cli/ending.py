@@ -10,7 +10,7 @@ from rich.rule import Rule
 from rich.table import Table
 
 from learner.cli.layout import RunDirectory
-from learner.cli.ledger import ledger_table
+from learner.cli.ledger import ledger_tables
 from learner.cli.metrics import Row, read_samples
 from learner.cli.summary import Summary
 from learner.cli.text import duration, number
@@ -21,7 +21,7 @@ _SAMPLES = 4
 
 def print_summary(console: Console, summary: Summary) -> None:
     """The numbers of summary.json that a person wants first."""
-    phases = " · ".join(f"{name} {duration(seconds)}" for name, seconds in summary["phases"].items())
+    phases = " · ".join(f"{name.replace('_', ' ')} {duration(seconds)}" for name, seconds in summary["phases"].items())
     rows = [
         ("steps", f"{summary['steps']} in {duration(summary['wall_s'])} ({phases})"),
         ("reward", f"{number(summary['reward_first10'])} first 10 → {number(summary['reward_last20'])} last 20"),
@@ -64,7 +64,7 @@ def print_samples(console: Console, run: RunDirectory) -> None:
 
 def print_ledger(console: Console, ledgers: Sequence[rollout_pb2.Ledger]) -> None:
     console.print(Rule("ledger", align="left", style="dim"))
-    console.print(ledger_table(ledgers))
+    console.print(ledger_tables(ledgers))
 
 
 def first_and_last(samples: Sequence[Row], count: int) -> tuple[list[Row], list[Row]]:

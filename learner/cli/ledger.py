@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich.console import Group, RenderableType
 from rich.table import Table
 
 from learner.cli.layout import RunDirectory, RunError
@@ -11,7 +12,10 @@ from learner.cli.runfile import EMBEDDED, RunFile
 from learner.queue import EmbeddedRedis, check, read_ledgers
 from leeway.v1 import rollout_pb2
 
-_COLUMNS = ("received", "accepted", "duplicate", "rejected", "retried", "trained", "expired", "queued", "in_flight")
+LAW = (
+    ("received", "accepted", "duplicate", "rejected", "retried"),
+    ("accepted", "trained", "expired", "queued", "in_flight"),
+)
 
 
 def ledgers_of(run: RunDirectory, fleet: str | None = None) -> list[rollout_pb2.Ledger]:
@@ -36,18 +40,24 @@ def ledgers_of(run: RunDirectory, fleet: str | None = None) -> list[rollout_pb2.
     return chosen
 
 
-def ledger_table(ledgers: Sequence[rollout_pb2.Ledger]) -> Table:
-    """A row per fleet, both sides of the law side by side."""
-    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+def ledger_tables(ledgers: Sequence[rollout_pb2.Ledger]) -> Group:
+    """Each line of the law as a table, a row per fleet; then why groups were rejected."""
+    parts: list[RenderableType] = [_line(ledgers, names) for names in LAW]
+    reasons = [(ledger.fleet, *item) for ledger in ledgers for item in sorted(ledger.rejected_by_reason.items())]
+    parts += [f"rejected from {fleet}: {count:,} {reason}" for fleet, reason, count in reasons]
+    return Group(*parts)
+
+
+def _line(ledgers: Sequence[rollout_pb2.Ledger], names: Sequence[str]) -> Table:
+    table = Table(box=None, header_style="dim", padding=(0, 1, 0, 0))
     table.add_column("fleet")
-    for column in _COLUMNS:
-        table.add_column(column.replace("_", " "), justify="right")
-    table.add_column("law")
+    for name, sign in zip(names, " =+++", strict=True):
+        table.add_column(f"{sign} {name.replace('_', ' ')}".strip(), justify="right", no_wrap=True)
+    table.add_column()
     for ledger in ledgers:
-        law = "[red]broken[/red]" if check(ledger) else "[green]holds[/green]"
-        table.add_row(ledger.fleet, *(f"{getattr(ledger, column):,}" for column in _COLUMNS), law)
-        for reason, count in sorted(ledger.rejected_by_reason.items()):
-            table.add_row(f"  rejected: {reason}", "", "", "", f"{count:,}")
+        whole, *parts = (getattr(ledger, name) for name in names)
+        law = "[green]holds[/green]" if whole == sum(parts) else f"[red]broken by {whole - sum(parts):+,}[/red]"
+        table.add_row(ledger.fleet, *(f"{value:,}" for value in (whole, *parts)), law)
     return table
 
 

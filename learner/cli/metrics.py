@@ -75,6 +75,11 @@ class LearnerMetrics:
         stages = {"training": self.last(1), "waiting for rollouts": self.starts, "warm start": self.warmup}
         return next((name for name, rows in stages.items() if rows and rows[-1]["time"] >= since), "starting")
 
+    def steady(self) -> list[Row]:
+        """Step rows without the first after each start: it waits for engines to start, not for groups."""
+        first = {row["resumed_step"] + 1 for row in self.starts}
+        return [row for row in self.steps.values() if row["step"] not in first]
+
     def last(self, count: int) -> list[Row]:
         """The newest ``count`` step rows, oldest first."""
         return list(self.steps.values())[-count:]
@@ -101,13 +106,16 @@ class WorkerMetrics:
                 self.engines[row["engine"]] = row["state"]
 
     def total(self, key: str) -> float:
-        """A cumulative counter over all of the worker's lives: the sum of its rises."""
-        total = before = 0.0
-        for row in self.progress:
-            value = row.get(key, 0.0)
-            total += value - before if value >= before else value
-            before = value
-        return total
+        """A cumulative counter over all of the worker's lives."""
+        return _rises(self.progress, key, 0.0)
+
+    def rate(self, window_s: float) -> float:
+        """Tokens generated per second over the last ``window_s`` of reports; 0 before there are two."""
+        end = self.progress[-1]["time"] if self.progress else 0.0
+        rows = [row for row in self.progress[-1000:] if row["time"] >= end - window_s]
+        if len(rows) < 2 or rows[-1]["time"] <= rows[0]["time"]:
+            return 0.0
+        return _rises(rows[1:], "tokens_generated", rows[0]["tokens_generated"]) / (end - rows[0]["time"])
 
 
 class RunMetrics:
@@ -137,9 +145,19 @@ class RunMetrics:
     def tokens_generated(self) -> int:
         return int(sum(worker.total("tokens_generated") for worker in self.workers.values()))
 
-    def generation_rate(self) -> float:
-        """Tokens per second that all workers report now."""
-        return sum(worker.progress[-1].get("tokens_per_s", 0.0) for worker in self.workers.values() if worker.progress)
+    def generation_rate(self, window_s: float = 10.0) -> float:
+        """Tokens per second of all workers over their last seconds."""
+        return sum(worker.rate(window_s) for worker in self.workers.values())
+
+
+def _rises(rows: list[Row], key: str, before: float) -> float:
+    """How much a counter rose from ``before`` on; a fall is a restart from 0."""
+    total = 0.0
+    for row in rows:
+        value = row.get(key, 0.0)
+        total += value - before if value >= before else value
+        before = value
+    return total
 
 
 def mean(rows: list[Row], key: str) -> float | None:

@@ -39,8 +39,8 @@ def summarize(run_file: RunFile, metrics: RunMetrics, outcome: Outcome, previous
         "wall_s_total": round(wall + (previous or {}).get("wall_s_total", 0.0), 2),
         "phases": phases(learner, outcome),
         "seconds_per_step": _rounded(seconds_per_step(rows)),
-        "wait_share": _rounded(_share(rows, "wait_s")),
-        "train_share": _rounded(_share(rows, "train_s")),
+        "wait_share": _rounded(_share(learner.steady(), "wait_s")),
+        "train_share": _rounded(_share(learner.steady(), "train_s")),
         "reward_first10": _rounded(mean(rows[:10], "reward")),
         "reward_last20": _rounded(mean(rows[-20:], "reward")),
         "staleness_mean": _rounded(weighted(rows, "staleness_mean", "tokens")),
@@ -59,7 +59,8 @@ def summarize(run_file: RunFile, metrics: RunMetrics, outcome: Outcome, previous
 
 
 def phases(learner: LearnerMetrics, outcome: Outcome) -> dict[str, float]:
-    """Seconds of this invocation until the first warm-up step, to the end of the warm start, to the last step, and after."""
+    """Seconds of this invocation until the first warm-up step, to the end of the warm start, until the first group's step
+    is done (engines start), to the last step, and after."""
     since = outcome.started
     warm = [row["time"] for row in learner.warmup if row["time"] >= since]
     ready = [row["time"] for row in learner.starts if row["time"] >= since]
@@ -67,9 +68,10 @@ def phases(learner: LearnerMetrics, outcome: Outcome) -> dict[str, float]:
     marks = [outcome.started]
     marks.append(min([*warm[:1], *ready[:1], outcome.stopping]))
     marks.append(max(marks[-1], min([*ready[:1], outcome.stopping])))
-    marks.append(max(marks[-1], outcome.stopping if not trained else trained[-1]))
+    marks.append(max(marks[-1], min([*trained[:1], outcome.stopping])))
+    marks.append(max(marks[-1], *trained[-1:]) if trained else outcome.stopping)
     marks.append(outcome.ended)
-    names = ("start", "warmup", "train", "stop")
+    names = ("start", "warmup", "first_groups", "train", "stop")
     return {name: round(marks[index + 1] - marks[index], 2) for index, name in enumerate(names)}
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import FrameType
+from typing import Any
 
 import psutil
 
@@ -72,6 +73,7 @@ class Supervisor:
         self._signals = 0
         self._outcome = Outcome(started=time.time())
         self._phase = "preparing"
+        self._recorded: list[dict[str, Any]] | None = None
 
     def run(self) -> Outcome:
         """Returns when every process has ended, whatever the reason."""
@@ -171,7 +173,13 @@ class Supervisor:
             pid = process.child.pid if process.child and process.state == "running" else None
             views.append(ProcessView(process.name, process.state, pid, process.restarts, now - process.started))
         self._display.update(RunView(self._phase, views, metrics, self._outcome.started))
-        rows = [{"name": view.name, "pid": view.pid, "restarts": view.restarts} for view in views]
+        self._record([{"name": view.name, "pid": view.pid, "restarts": view.restarts} for view in views])
+
+    def _record(self, rows: list[dict[str, Any]]) -> None:
+        """Keeps processes.json true, for `leeway status`."""
+        if rows == self._recorded:
+            return
+        self._recorded = rows
         temporary = self._run.processes.with_suffix(".tmp")
         temporary.write_text(json.dumps(rows) + "\n")
         temporary.replace(self._run.processes)

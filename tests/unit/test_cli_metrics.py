@@ -48,11 +48,19 @@ def test_a_restarted_worker_counts_on():
     assert WorkerMetrics().total("tokens_generated") == 0
 
 
+def test_the_rate_is_of_the_last_seconds_and_survives_a_restart():
+    worker = WorkerMetrics()
+    for time, tokens in ((0.0, 0), (10.0, 1000), (15.0, 1100), (20.0, 100)):  # restarted before the last
+        worker.add(progress(time, tokens))
+    assert worker.rate(10.0) == (100 + 100) / 10
+    assert WorkerMetrics().rate(10.0) == 0.0
+
+
 def test_a_run_is_its_learner_and_its_workers(tmp_path: Path):
     run = make_run(tmp_path / "run").directory
     write_rows(
         run.metrics / "worker-1.jsonl",
-        [progress(1.0, 4, rate=2.5), {"kind": "engine", "engine": 0, "state": "serving"}],
+        [progress(1.0, 4), {"kind": "engine", "engine": 0, "state": "serving"}],
     )
     write_rows(run.metrics / "trained.jsonl", [{"step": 1, "epoch": 1, "groups": []}])
     metrics = RunMetrics(run.metrics).poll()
@@ -60,7 +68,7 @@ def test_a_run_is_its_learner_and_its_workers(tmp_path: Path):
     assert set(metrics.workers) == {"worker-0", "worker-1"}
     assert metrics.workers["worker-1"].engines == {0: "serving"}
     assert metrics.tokens_generated() == 36 + 4
-    assert metrics.generation_rate() == 7.5
+    assert metrics.generation_rate() == 12.0  # 24 tokens in 2 s; the other worker has reported once
     write_rows(run.metrics / "learner.jsonl", [step(4)])
     assert list(metrics.poll().learner.steps) == [1, 2, 3, 4]
 

@@ -135,7 +135,7 @@ def test_the_end_is_printed_whole(tmp_path: Path):
     print_summary(output, summarize(run_file, RunMetrics(run_file.directory.metrics).poll(), outcome))
     print_samples(output, run_file.directory)
     text = text_of(output)
-    assert "3 in 16s (start 5s · warmup 5s · train 3s · stop 3s)" in text
+    assert "3 in 16s (start 5s · warmup 5s · first groups 1s · train 2s · stop 3s)" in text
     assert "0.50 first 10 → 0.50 last 20" in text
     assert "gateway 1" in text
     assert "redis" not in text

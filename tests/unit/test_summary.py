@@ -55,12 +55,23 @@ def test_rewards_and_staleness(tmp_path: Path, run_file: RunFile):
 def test_phases_wall_time_and_shares(tmp_path: Path):
     run_file = make_run(tmp_path / "run")
     summary = summarize(run_file, RunMetrics(run_file.directory.metrics).poll(), outcome(), {"wall_s_total": 100.0})
-    # 990 start, 995 first warm-up row, 1000 the learner is ready, 1003 third step, 1006.5 the end
-    assert summary["phases"] == {"start": 5.0, "warmup": 5.0, "train": 3.0, "stop": 3.5}
+    # 990 start, 995 first warm-up row, 1000 the learner is ready, 1001 first step, 1003 third step, 1006.5 the end
+    assert summary["phases"] == {"start": 5.0, "warmup": 5.0, "first_groups": 1.0, "train": 2.0, "stop": 3.5}
     assert summary["wall_s"] == 16.5
     assert summary["wall_s_total"] == 116.5
     assert summary["seconds_per_step"] == 1.0
     assert summary["wait_share"] == 0.2
+
+
+def test_the_first_step_after_a_start_is_not_counted_as_waiting_for_groups(tmp_path: Path, run_file: RunFile):
+    start = {"kind": "start", "time": 1000.0, "epoch": 1, "resumed_step": 0}
+    rows = [start, step(1, wait_s=99.0, step_s=100.0), step(2), step(3, wait_s=0.4)]
+    assert summarize(run_file, metrics_of(tmp_path, rows), outcome())["wait_share"] == 0.3
+
+
+def test_counts_of_a_whole_run(tmp_path: Path):
+    run_file = make_run(tmp_path / "run")
+    summary = summarize(run_file, RunMetrics(run_file.directory.metrics).poll(), outcome())
     assert summary["tokens_generated"] == 36
     assert summary["versions_published"] == 4
 
@@ -68,14 +79,14 @@ def test_phases_wall_time_and_shares(tmp_path: Path):
 def test_phases_of_a_resumed_run_count_this_invocation_only(tmp_path: Path):
     rows = [{"kind": "warmup", "time": 900.0}, step(1, time=950.0), {"kind": "start", "time": 993.0, "resumed_step": 1}]
     learner = metrics_of(tmp_path, [*rows, step(2, time=999.0)]).learner
-    assert phases(learner, outcome()) == {"start": 3.0, "warmup": 0.0, "train": 6.0, "stop": 7.5}
+    assert phases(learner, outcome()) == {"start": 3.0, "warmup": 0.0, "first_groups": 6.0, "train": 0.0, "stop": 7.5}
 
 
 def test_a_run_that_never_trained_has_no_rewards(tmp_path: Path, run_file: RunFile):
     summary = summarize(run_file, metrics_of(tmp_path, []), outcome(signal=2, ledgers=None))
     assert summary["status"] == "stopped"
     assert summary["steps"] == 0
-    assert summary["phases"] == {"start": 14.0, "warmup": 0.0, "train": 0.0, "stop": 2.5}
+    assert summary["phases"] == {"start": 14.0, "warmup": 0.0, "first_groups": 0.0, "train": 0.0, "stop": 2.5}
     for name in (
         "reward_first10",
         "reward_last20",
