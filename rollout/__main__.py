@@ -40,6 +40,9 @@ def _worker(arguments: list[str]) -> None:
     )
     parser.add_argument("file", type=Path, help="the worker's configuration, .json or .toml")
     config = WorkerConfig.load(parser.parse_args(arguments).file)
+    # gRPC reads these when imported. Our forks only exec, so its fork handlers have nothing to save and would only warn.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
     import uvloop
 

@@ -149,7 +149,7 @@ class Member:
     async def _bring_up(self) -> Engine:
         self._failure = asyncio.get_running_loop().create_future()
         if isinstance(self._source, str):
-            while not await answers(self._shared.session, self._source):
+            while not await answers(self._shared.session, self._source):  # noqa: ASYNC110 - nothing signals it
                 await asyncio.sleep(1.0)
             return self._shared.connect(self._source)
         self._server = self._source()
@@ -194,7 +194,7 @@ class Member:
 
     async def _watch_process(self) -> None:
         server = self._server
-        while server is None or not server.ended():
+        while server is None or not server.ended():  # noqa: ASYNC110 - asyncio did not start it
             await asyncio.sleep(_ENDED_EVERY_S)
         raise EngineError(f"the server ended; its log ends with\n{server.tail()}")
 

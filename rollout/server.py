@@ -21,6 +21,7 @@ _ALWAYS = (
     "--skip-tokenizer-init",  # token ids in and out; text never reaches the server
     "--skip-server-warmup",  # the first refit and request prove more than its warm-up would
     "--sleep-on-idle",  # else the idle scheduler burns a core
+    *("--log-level-http", "warning"),  # a line for every request would be most of the log
 )
 _CPU = (
     *("--device", "cpu", "--attention-backend", "torch_native", "--dtype", "float32"),

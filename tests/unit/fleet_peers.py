@@ -1,0 +1,185 @@
+"""The two peers of a rollout worker as unit tests need them: a gateway and an SGLang server, both scripted, over real TCP."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+from aiohttp import web
+
+from leeway.v1 import rollout_pb2 as pb
+from leeway.v1 import rollout_pb2_grpc
+
+TOKEN = "secret"
+
+
+async def until(condition: Callable[[], bool], what: str, timeout_s: float = 10.0) -> None:
+    """Waits for a condition. Raises AssertionError at the deadline."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"no {what} within {timeout_s} s"
+        await asyncio.sleep(0.01)
+
+
+class ScriptedGateway(rollout_pb2_grpc.RolloutServiceServicer):
+    """Does what ``decide`` says with each group; None: no ack, ever. ``break_after`` ends a stream after so many groups."""
+
+    def __init__(self) -> None:
+        self.decide: Callable[[pb.Group], pb.Ack | None] = lambda _: pb.Ack(outcome=pb.OUTCOME_ACCEPTED)
+        self.break_after: int | None = None
+        self.received: list[pb.SubmitRequest] = []
+        self.streams = 0
+        self.leases: list[pb.LeaseRequest] = []
+        self.grant = 1
+        self.policies: list[pb.Policy] = []
+        self.known: list[int | None] = []
+        self.unacked = 0
+        self._server: grpc.aio.Server | None = None
+        self._news = asyncio.Event()
+        self.port = 0
+
+    async def start(self, **options: int) -> ScriptedGateway:
+        """Listens on a free port, or again on the one it had."""
+        pairs = [("grpc.so_reuseport", 0), *((f"grpc.{name}", value) for name, value in options.items())]
+        self._server = grpc.aio.server(options=pairs)
+        rollout_pb2_grpc.add_RolloutServiceServicer_to_server(self, self._server)
+        self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
+        await self._server.start()
+        return self
+
+    async def stop(self) -> None:
+        assert self._server is not None
+        await self._server.stop(None)
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def publish(self, policy: pb.Policy) -> None:
+        self.policies.append(policy)
+        self._news.set()
+
+    async def Submit(self, request_iterator: Any, context: Any) -> AsyncIterator[pb.SubmitResponse]:
+        await self._authenticate(context)
+        self.streams += 1
+        count = 0
+        async for request in request_iterator:
+            self.received.append(request)
+            self.unacked += 1
+            count += 1
+            if self.break_after is not None and count >= self.break_after:
+                self.break_after = None
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "draining")
+            ack = self.decide(request.group)
+            if ack is not None:
+                self.unacked -= 1
+                ack.sequence, ack.group_id = request.sequence, request.group.group_id
+                yield pb.SubmitResponse(acks=[ack])
+
+    async def Lease(self, request: pb.LeaseRequest, context: Any) -> pb.LeaseResponse:
+        await self._authenticate(context)
+        self.leases.append(request)
+        groups = min(self.grant, request.groups)
+        if not groups:
+            return pb.LeaseResponse(retry_after_ms=20)
+        return pb.LeaseResponse(lease_id=f"lease-{len(self.leases)}", groups=groups, expires_in_ms=1000)
+
+    async def WatchPolicy(self, request: pb.WatchPolicyRequest, context: Any) -> AsyncIterator[pb.WatchPolicyResponse]:
+        await self._authenticate(context)
+        known = request.known_version if request.HasField("known_version") else None
+        self.known.append(known)
+        while True:
+            self._news.clear()
+            newest = max(self.policies, key=lambda policy: policy.version, default=None)
+            if newest is not None and (known is None or newest.version > known):
+                known = newest.version
+                yield pb.WatchPolicyResponse(policy=newest)
+            await self._news.wait()
+
+    async def GetLedger(self, request: pb.GetLedgerRequest, context: Any) -> pb.GetLedgerResponse:
+        await self._authenticate(context)
+        return pb.GetLedgerResponse(ledger=pb.Ledger(fleet="unit", received=len(self.received)))
+
+    async def _authenticate(self, context: Any) -> None:
+        if dict(context.invocation_metadata()).get("authorization") != f"Bearer {TOKEN}":
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "unknown token")
+
+
+class ScriptedEngine:
+    """The part of SGLang's HTTP API that a worker uses. ``answer`` makes the tokens of one prompt.
+
+    Attributes:
+        calls: paths in the order they were called, without probes.
+        version: the label of its weights; "default" until a refit.
+        status: HTTP status of every /generate; with 0 it never answers.
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.bodies: list[dict[str, Any]] = []
+        self.version = "default"
+        self.status = 200
+        self.update_status = 200
+        self.answer: Callable[[list[int]], list[int]] = lambda _: [1, 12]
+        self.spans: list[dict[str, Any]] | None = None
+        self.port = 0
+        self._runner: web.AppRunner | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def start(self) -> ScriptedEngine:
+        """Listens on a free port, or again on the one it had; holds the initial weights."""
+        self.version = "default"
+        app = web.Application()
+        app.router.add_get("/model_info", self._model_info)
+        app.router.add_get("/health", self._model_info)
+        app.router.add_post("/generate", self._generate)
+        app.router.add_post("/update_weights_from_disk", self._update)
+        for name in ("pause_generation", "continue_generation"):
+            app.router.add_post(f"/{name}", self._control)
+        self._runner = web.AppRunner(app)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", self.port, shutdown_timeout=0.1)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+        return self
+
+    async def stop(self) -> None:
+        assert self._runner is not None
+        await self._runner.cleanup()
+
+    async def _model_info(self, _: web.Request) -> web.Response:
+        return web.json_response({"weight_version": self.version})
+
+    async def _control(self, request: web.Request) -> web.Response:
+        self.calls.append(request.path)
+        return web.json_response({"status": "ok"})
+
+    async def _update(self, request: web.Request) -> web.Response:
+        self.calls.append(request.path)
+        self.bodies.append(await request.json())
+        if self.update_status == 200:
+            self.version = self.bodies[-1]["weight_version"]
+        return web.json_response({"success": self.update_status == 200}, status=self.update_status)
+
+    async def _generate(self, request: web.Request) -> web.Response:
+        self.calls.append(request.path)
+        body = await request.json()
+        self.bodies.append(body)
+        if self.status == 0:
+            await asyncio.sleep(3600)
+        if self.status != 200:
+            return web.json_response({"error": "scripted"}, status=self.status)
+        results = []
+        for prompt in body["input_ids"]:
+            tokens = self.answer(prompt)
+            spans = self.spans or [{"version": self.version, "start": 0, "end": len(tokens)}]
+            meta = {"finish_reason": {"type": "stop"}, "weight_version": self.version, "weight_versions": spans}
+            results.append({"output_ids": tokens, "meta_info": meta})
+        return web.json_response(results)
