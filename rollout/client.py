@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, Self
 
 import grpc
@@ -129,7 +129,7 @@ class SubmitClient:
         """The fleet's own account. Raises AuthError."""
         return (await self._unary(self._stub.GetLedger, rollout_pb2.GetLedgerRequest())).ledger
 
-    async def watch_policy(self, known_version: int | None = None) -> AsyncIterator[rollout_pb2.Policy]:
+    async def watch_policy(self, known_version: int | None = None) -> AsyncGenerator[rollout_pb2.Policy, None]:
         """The newest policy at once, then each newer one, for ever: over reconnects, never back, never twice.
 
         Raises:

@@ -126,9 +126,10 @@ def _tensor_shapes(files: list[Path]) -> dict[str, tuple[int, ...]]:
                 raise VersionError(f"files[{path.name}]", f"safetensors header of {length} bytes")
             try:
                 header = json.loads(content.read(length))
-            except ValueError as error:
-                raise VersionError(f"files[{path.name}]", f"not safetensors: {error}") from error
-        shapes.update({name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"})
+                header.pop("__metadata__", None)
+                shapes.update({name: tuple(entry["shape"]) for name, entry in header.items()})
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise VersionError(f"files[{path.name}]", f"not safetensors: {error!r}") from error
     return shapes
 
 

@@ -143,9 +143,9 @@ class ScriptedEngine:
         app.router.add_post("/update_weights_from_disk", self._update)
         for name in ("pause_generation", "continue_generation"):
             app.router.add_post(f"/{name}", self._control)
-        self._runner = web.AppRunner(app)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self.port, shutdown_timeout=0.1)
+        site = web.TCPSite(self._runner, "127.0.0.1", self.port)
         await site.start()
         self.port = self._runner.addresses[0][1]
         return self
