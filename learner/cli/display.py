@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import statistics
 import time
 from dataclasses import dataclass
 from typing import Protocol
@@ -121,7 +123,7 @@ def _progress(view: RunView, run_file: RunFile) -> RenderableType:
     warmup, section = view.metrics.learner.warmup, run_file.learner.warmup
     if view.metrics.learner.steps or not (warmup and section) or view.phase == "starting":
         done, total = _step(view), run_file.learner.steps
-        left = time_left(view.metrics.learner.last(30), total)
+        left = time_left(view.metrics.learner.last(30), total) if view.phase == "training" else None
         note = f"step {done} of {total}" + (f" · {duration(left)} left" if left is not None else "")
         grid.add_row(ProgressBar(total=total, completed=done, width=48), note)
     else:
@@ -211,11 +213,9 @@ def plain_line(view: RunView, run_file: RunFile) -> str:
 
 
 def time_left(rows: list[Row], steps: int) -> float | None:
-    """Seconds to the last step at the pace of ``rows``; None until the pace is known."""
-    if len(rows) < 2 or rows[-1]["step"] == rows[0]["step"]:
-        return None
-    pace = (rows[-1]["time"] - rows[0]["time"]) / (rows[-1]["step"] - rows[0]["step"])
-    return max(0.0, pace * (steps - rows[-1]["step"]))
+    """Seconds to the last step at the median pace of ``rows``; None until the pace is known. (A resumed run has a gap.)"""
+    paces = [(b["time"] - a["time"]) / (b["step"] - a["step"]) for a, b in itertools.pairwise(rows)]
+    return max(0.0, statistics.median(paces) * (steps - rows[-1]["step"])) if paces else None
 
 
 def training_rate(rows: list[Row]) -> float | None:

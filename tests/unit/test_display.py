@@ -99,6 +99,7 @@ def test_a_terminal_gets_the_table_and_a_pipe_the_lines(tmp_path: Path):
 def test_the_pace_gives_the_time_left():
     rows = [step(10, time=100.0), step(14, time=102.0)]  # half a second a step
     assert time_left(rows, 20) == 3.0
+    assert time_left([step(9, time=99.5), *rows, step(15, time=902.5)], 20) == 0.5 * 5  # a gap does not count
     assert time_left(rows[:1], 20) is None
     assert training_rate(rows) == 10 / 2.0
     assert training_rate(rows[:1]) is None
