@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
+from torch._C._distributed_c10d import Store
 
 from learner.config import ParallelConfig
 from learner.megatron.cpu import install
@@ -80,12 +81,13 @@ class Ranks:
         dist.destroy_process_group()
 
 
-def start(config: ParallelConfig, seed: int, timeout_s: float) -> Ranks:
+def start(config: ParallelConfig, seed: int, timeout_s: float, store: Store | None = None) -> Ranks:
     """Joins the other ranks (torchrun's environment variables say where) and lays the model out over them. Collective.
 
     Args:
         seed: of Megatron's random states.
         timeout_s: limit of one collective; a rank that waits longer raises, so that a lost peer is noticed.
+        store: where the ranks find each other; torchrun's own by default, which serves one start only.
 
     Raises:
         LayoutError: not started by torchrun, or the world size does not fit tensor x pipeline.
@@ -102,7 +104,14 @@ def start(config: ParallelConfig, seed: int, timeout_s: float) -> Ranks:
         )
     timeout = timedelta(seconds=timeout_s)
     backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timeout, device_id=device if device.type == "cuda" else None)
+    dist.init_process_group(
+        backend,
+        timeout=timeout,
+        rank=int(os.environ["RANK"]),
+        world_size=world,
+        store=store,
+        device_id=device if device.type == "cuda" else None,
+    )
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=config.tensor,
         pipeline_model_parallel_size=config.pipeline,

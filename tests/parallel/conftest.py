@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -85,8 +84,7 @@ def launch(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, list[dict
 
     def run(world: int, cases: list[dict[str, Any]]) -> dict[str, Outcome]:
         out = tmp_path_factory.mktemp(f"world{world}")
-        ports = _free_ports(len(cases))
-        specs = [{"lr": LR, "clip": CLIP, "port": port, **case} for case, port in zip(cases, ports, strict=True)]
+        specs = [{"lr": LR, "clip": CLIP, **case} for case in cases]
         (out / "cases.json").write_text(json.dumps(specs))
         command = [
             sys.executable,
@@ -99,26 +97,17 @@ def launch(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, list[dict
         ]
         root = WORKER.parents[2]
         environment = os.environ | {"PYTHONPATH": f"{root}:{root / 'proto'}", "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            [*command, str(out / "cases.json")],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr[-6000:]
+        with (out / "log").open("w") as log:
+            process = subprocess.Popen([*command, str(out / "cases.json")], env=environment, stdout=log, stderr=log)
+            try:
+                status = process.wait(timeout=240)
+            finally:
+                process.terminate()  # torchrun ends its ranks, which have sessions of their own
+                process.wait(timeout=60)
+        assert status == 0, (out / "log").read_text()[-6000:]
         return {c["name"]: Outcome(json.loads((out / f"{c['name']}.json").read_text()), out, c["name"]) for c in cases}
 
     return run
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
 
 
 def _sequences() -> list[dict[str, Any]]:

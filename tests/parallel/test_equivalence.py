@@ -48,6 +48,8 @@ def outcomes(references, launch, tmp_path_factory) -> dict[str, Any]:
     add(2, "ragged", "qwen2", {"tensor": 2, "sequence": True}, run="ragged")
     add(4, "talk", "qwen2", both, run="talk")
     add(4, "save", "qwen3", both, run="save", checkpoint=str(checkpoint / "step_3"))
+    add(4, "save_bf16", "qwen2", both, run="save", dtype="bfloat16", checkpoint=str(checkpoint / "bf16"))
+    add(4, "resume_bf16", "qwen2", both, run="resume", dtype="bfloat16", checkpoint=str(checkpoint / "bf16"))
     add(4, "unwritable", "qwen3", both, run="unwritable", checkpoint=str(checkpoint))
     add(4, "resume_tp2_dp2", "qwen3", {"tensor": 2}, run="resume", checkpoint=str(checkpoint / "step_3"))
     add(1, "resume_tp1", "qwen3", {}, run="resume", checkpoint=str(checkpoint / "step_3"))
@@ -162,6 +164,12 @@ def test_save_and_resume_under_other_layouts(outcomes, references):
     assert abs(losses[3] - losses[4]) > 1e-4  # else the comparison says nothing
     for name in ("resume_tp1", "resume_tp2_dp2"):
         assert outcomes[name].values["losses"] == pytest.approx(losses[3:], abs=1e-6), name
+
+
+def test_bfloat16_resumes_from_its_fp32_weights(outcomes):
+    """Under the same layout, where bf16 rounds alike: a lost fp32 weight or moment would show."""
+    saved, resumed = outcomes["save_bf16"].values["losses"], outcomes["resume_bf16"].values["losses"]
+    assert resumed == pytest.approx(saved[3:], abs=1e-5)
 
 
 def test_failed_save_is_seen_by_every_rank(outcomes, references):

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor
+from torch._C._distributed_c10d import FileStore
 
 import learner.megatron  # noqa: F401  makes megatron usable before the imports below
 from learner.batch.packing import Layout, pack
@@ -52,7 +54,8 @@ class Case:
             },
             source=spec["name"],
         )
-        self.ranks: Ranks = start(self.config.parallel, 1, TIMEOUT_S)
+        store = FileStore(str(out / f"{spec['name']}.store"), int(os.environ["WORLD_SIZE"]))
+        self.ranks: Ranks = start(self.config.parallel, 1, TIMEOUT_S, store)
         self.policy: Policy = load_policy(self.config.model, self.ranks, self.config)
         self.sequences = [_sequence(row) for row in json.loads(Path(spec["sequences"]).read_text())]
         self.trainer = Trainer(self.policy, self.config.optimizer, self.ranks)
@@ -129,7 +132,7 @@ def unwritable(case: Case) -> dict[str, Any]:
     except SaveError as error:
         failure = str(error)
     raised = torch.tensor(int("rank 3" in failure and "No such file" in failure))
-    torch.distributed.all_reduce(raised)
+    dist.all_reduce(raised)
     return {"raised": int(raised), "loss": case.step().loss}
 
 
@@ -163,7 +166,7 @@ def talk(case: Case) -> dict[str, Any]:
     empty = case.ranks.broadcast_bytes(b"" if lead else None)
     agreed = case.ranks.agree([7, -1] if lead else [0, 0])
     good = torch.tensor(int(received == b"\x00groups\xff" and empty == b"" and agreed == [7, -1]))
-    torch.distributed.all_reduce(good)
+    dist.all_reduce(good)
     return {"good": int(good)}
 
 
@@ -179,9 +182,7 @@ def _sequence(row: dict[str, Any]) -> Sequence:
 
 
 def main(path: Path) -> None:
-    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"  # torchrun's own store serves one process group only
     for spec in json.loads(path.read_text()):
-        os.environ["MASTER_PORT"] = str(spec["port"])
         case = Case(spec, path.parent)
         result = globals()[spec["run"]](case)
         if case.ranks.rank == 0:
