@@ -40,9 +40,12 @@ def open_run(source: Path, overrides: Sequence[str], resume: bool, say: Say) -> 
         run_file = asked
     if directory.is_held():
         raise RunError(f"{directory.root}: this run is going on in another process; stop that one first")
+    anew = not (resume or asked.run.resume)
+    if anew:
+        _refuse_to_overwrite(run_file)
     _preflight(run_file, str(source))
-    if not (resume or asked.run.resume):
-        _make_room(run_file, say)
+    if anew and (moved := directory.set_aside()):
+        say(f"the older run is set aside as {_short(moved)}")
     directory.create()
     run_file = run_file.absolute()
     run_file.write(directory.settings)
@@ -72,16 +75,13 @@ def _preflight(run_file: RunFile, source: str) -> None:
             require_free(f"127.0.0.1:{engine.base_port + index}", "rollout.engine.base_port + index")
 
 
-def _make_room(run_file: RunFile, say: Say) -> None:
-    directory = run_file.directory
-    if not directory.root.exists():
-        return
-    if not run_file.run.overwrite:
+def _refuse_to_overwrite(run_file: RunFile) -> None:
+    root = run_file.directory.root
+    if root.exists() and not run_file.run.overwrite:
         raise RunError(
-            f"{_short(directory.root)} exists: add --resume to go on with it, or choose another --set run.name=..., "
+            f"{_short(root)} exists: add --resume to go on with it, or choose another --set run.name=..., "
             "or --set run.overwrite=true to set it aside"
         )
-    say(f"the older run is set aside as {_short(directory.set_aside() or directory.root)}")
 
 
 def _short(path: Path) -> str:

@@ -21,7 +21,19 @@ def leeway(*arguments: object) -> Result:
 
 
 def up(directory: Path, *arguments: str) -> Result:
-    return leeway("up", DEMO, "--set", f"run.dir={directory}", *arguments)
+    """The demo at addresses that nobody uses: another run may go on on this machine."""
+    settings = (
+        f"run.dir={directory}",
+        f"gateway.listen=127.0.0.1:{free_port()}",
+        f"rollout.engine.base_port={free_port()}",
+    )
+    return leeway("up", DEMO, *(part for setting in settings for part in ("--set", setting)), *arguments)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def assert_refused(result: Result, *words: str) -> None:
