@@ -36,11 +36,23 @@ class Sharded(Protocol):
         ...
 
     def poll(self, blocking: bool) -> bool:
-        """True, on every rank, once the save under way is durable."""
+        """True, on every rank, once the save under way is durable. Raises OSError, on every rank, when it failed."""
         ...
 
     def load(self, directory: Path) -> None:
         """Restores model and optimizer, whatever layout they were saved from."""
+        ...
+
+
+class Accounts(Protocol):
+    """Rank 0's side of a save."""
+
+    def committed(self, step: int, refs: Sequence[GroupRef], seconds: float) -> None:
+        """A checkpoint of ``step`` is durable after ``seconds``: these groups may leave the queue."""
+        ...
+
+    def not_saved(self, step: int, error: Exception) -> None:
+        """A checkpoint could not be written; its groups stay in the queue."""
         ...
 
 
@@ -86,7 +98,7 @@ class Checkpointer:
     Args:
         config: directory, interval, retention.
         sharded: saves and loads the model's shards.
-        commit: rank 0 only, None elsewhere: called with (step, groups, seconds) once a checkpoint is durable.
+        accounts: rank 0 only, None elsewhere.
         barrier: collective; returns when every rank has called it.
     """
 
@@ -94,16 +106,16 @@ class Checkpointer:
         self,
         config: CheckpointConfig,
         sharded: Sharded,
-        commit: Callable[[int, Sequence[GroupRef], float], None] | None,
+        accounts: Accounts | None,
         barrier: Callable[[], None],
     ) -> None:
         self._config = config
         self._sharded = sharded
-        self._commit = commit
+        self._accounts = accounts
         self._barrier = barrier
         self._uncommitted: list[GroupRef] = []
         self._saving: tuple[int, int, float] | None = None  # step, how many of the uncommitted it contains, start
-        if commit is not None:
+        if accounts is not None:
             config.dir.mkdir(parents=True, exist_ok=True)
             for leftover in config.dir.glob(".writing_*"):
                 shutil.rmtree(leftover)
@@ -126,7 +138,7 @@ class Checkpointer:
         self._poll(blocking=True)
         self._saving = (step, len(self._uncommitted), time.monotonic())
         directory = self._temporary(step)
-        if self._commit is not None:
+        if self._accounts is not None:
             shutil.rmtree(directory, ignore_errors=True)
             directory.mkdir(parents=True)
         self._barrier()
@@ -137,13 +149,29 @@ class Checkpointer:
         self._poll(blocking=True)
 
     def _poll(self, blocking: bool) -> None:
-        if self._saving is None or not self._sharded.poll(blocking):
+        if self._saving is None:
             return
-        (step, count, started), self._saving = self._saving, None
-        if self._commit is not None:
-            trained, self._uncommitted = self._uncommitted[:count], self._uncommitted[count:]
+        step, count, started = self._saving
+        failure: OSError | None = None
+        try:
+            if not self._sharded.poll(blocking):
+                return
+        except OSError as error:  # the groups stay uncommitted: the next save contains them too
+            failure = error
+        self._saving = None
+        if self._accounts is None:
+            return
+        try:
+            if failure is not None:
+                raise failure
+            trained = self._uncommitted[:count]
             self._seal(step, {"schema": _SCHEMA, "step": step, "trained": [asdict(ref) for ref in trained]})
-            self._commit(step, trained, time.monotonic() - started)
+        except OSError as error:
+            shutil.rmtree(self._temporary(step), ignore_errors=True)
+            self._accounts.not_saved(step, error)
+        else:
+            self._uncommitted = self._uncommitted[count:]
+            self._accounts.committed(step, trained, time.monotonic() - started)
             self._retain()
 
     def _seal(self, step: int, state: dict[str, Any]) -> None:

@@ -81,7 +81,7 @@ class ParallelConfig(Settings):
 class ObjectiveConfig(Settings):
     """The objective and its constants; each objective reads those it names."""
 
-    name: str = "asympo"
+    name: Literal["asympo", "spo", "reinforce", "sft"] = "asympo"
     scale_floor: float = Field(default=1e-3, gt=0, description="asympo: floor on the stop-gradient scale, nats/token")
     p_low: float | None = Field(default=None, gt=0, lt=1, description="asympo: clip of log p where A < 0 (Appendix C)")
     p_high: float | None = Field(default=None, gt=0, lt=1, description="asympo: clip of log p where A >= 0")
@@ -145,7 +145,12 @@ class LearnerConfig(Settings):
     groups_per_step: int = Field(default=16, gt=0)
     max_staleness: int = Field(default=4, ge=0)
     hold_staleness: int = Field(default=0, ge=0, description="train only while this many steps' groups wait (studies)")
-    micro_batch_tokens: int = Field(default=16_384, gt=0)
+    micro_batch_tokens: int = Field(default=16_384, gt=0, description="most tokens in one micro-batch")
+    min_micro_batches: int | None = Field(
+        default=None,
+        gt=0,
+        description="per step and data-parallel rank; default: parallel.pipeline, to fill its stages",
+    )
     take_timeout_s: float = Field(
         default=600.0, gt=0, description="without a full batch for so long, stop with an error"
     )

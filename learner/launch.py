@@ -9,6 +9,7 @@ from learner.config import LearnerConfig
 from learner.intake import IntakeError
 from learner.megatron.model import ModelError
 from learner.megatron.parallel import LayoutError, start
+from learner.megatron.state import LoadError
 from learner.queue import QueueError
 from learner.train import train
 from learner.warmup import DemonstrationError
@@ -23,7 +24,7 @@ def launch(config: LearnerConfig, log: BoundLogger) -> int:
     except (LayoutError, ModelError, DemonstrationError, ValueError) as error:
         log.error("configuration", error=str(error))
         return 2
-    except (CheckpointError, IntakeError, QueueError) as error:
+    except (CheckpointError, LoadError, IntakeError, QueueError) as error:
         log.error("stopped", error=str(error))
         return 1
     return 0

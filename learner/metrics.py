@@ -40,9 +40,9 @@ class MetricsWriter:
         row = {"step": step, "epoch": epoch, "groups": [[ref.fleet, ref.group_id] for ref in refs]}
         self._trained.write(json.dumps(row) + "\n")
 
-    def step(self, values: dict[str, float]) -> None:
+    def step(self, values: dict[str, Any]) -> None:
         """The row of an optimizer step; ``values["step"]`` numbers it."""
         self.event("step", **values)
         for name, value in values.items():
-            if name != "step":
+            if name != "step" and isinstance(value, (int, float)):
                 self._board.add_scalar(f"train/{name}", value, int(values["step"]))

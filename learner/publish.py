@@ -49,7 +49,7 @@ class Registry(Protocol):
         """A version is complete on disk: make it known to the fleets."""
         ...
 
-    def failed(self, version: int, error: Exception) -> None:
+    def not_published(self, version: int, error: Exception) -> None:
         """A version could not be written; the one before it stays current."""
         ...
 
@@ -78,7 +78,9 @@ class Publisher:
         self._config = config
         self._source = source
         self._registry = registry
-        self._group = dist.new_group(backend="gloo")
+        group = dist.new_group(backend="gloo")
+        assert isinstance(group, dist.ProcessGroup)  # every rank is a member
+        self._group = group
         self._thread: threading.Thread | None = None
         if registry is not None:
             config.dir.mkdir(parents=True, exist_ok=True)
@@ -131,7 +133,7 @@ class Publisher:
             self._retain(version)
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            self._registry.failed(version, error)
+            self._registry.not_published(version, error)
 
     def _write_shard(self, directory: Path, shard: Shard) -> tuple[str, int, bytes] | None:
         if not shard:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from learner.batch.groups import describe
 from learner.batch.types import Batch
@@ -25,7 +26,7 @@ class StepRecord:
     times: tuple[float, float, float, float, float]
 
 
-def step_row(record: StepRecord) -> dict[str, float]:
+def step_row(record: StepRecord) -> dict[str, Any]:
     """The numbers of a step, as metrics/learner.jsonl keeps them. Rank 0 only: it alone knows the staleness."""
     groups = describe(record.taken.groups, record.taken.staleness)
     start, waited, packed, trained, end = record.times
@@ -36,6 +37,7 @@ def step_row(record: StepRecord) -> dict[str, float]:
         "informative": groups.informative,
         "staleness_mean": groups.staleness_mean,
         "staleness_max": groups.staleness_max,
+        "staleness_tokens": {str(age): count for age, count in sorted(groups.staleness_tokens.items())},
         "groups": len(record.taken.groups),
         "responses": groups.responses,
         "tokens": groups.tokens,

@@ -40,6 +40,8 @@ def train(config: LearnerConfig, ranks: Ranks) -> None:
         FencedError: a newer learner has taken over this run (rank 0).
     """
     run = Run.open(config, ranks)
+    if run is None:
+        return
     step = run.step
     while step < config.steps:
         started = time.monotonic()
@@ -78,17 +80,23 @@ class Run:
     step: int
 
     @classmethod
-    def open(cls, config: LearnerConfig, ranks: Ranks) -> Run:
-        """Builds the model, warm-starts or resumes it, commits what the checkpoint contains, opens the intake."""
+    def open(cls, config: LearnerConfig, ranks: Ranks) -> Run | None:
+        """Builds the model, warm-starts or resumes it, commits what the checkpoint contains, opens the intake.
+
+        None when a stop signal came during the warm start.
+        """
         lead = ranks.rank == 0
         stop = StopSignal()
         metrics = MetricsWriter(config.metrics_dir) if lead else None
         objective = objectives.get(config.objective)
-        layout = Layout(ranks.data_size, ranks.pipeline_size, config.micro_batch_tokens, ranks.tensor_size)
+        least = config.min_micro_batches or ranks.pipeline_size
+        layout = Layout(ranks.data_size, least, config.micro_batch_tokens, ranks.tensor_size)
         policy = load_policy(config.model, ranks, config)
         resume = latest(config.checkpoint.dir)
         if resume is None and config.warmup is not None:
-            warm_up(config, Trainer(policy, _warmup_optimizer(config), ranks), layout, ranks, metrics)
+            teacher = Trainer(policy, _warmup_optimizer(config), ranks)
+            if not warm_up(config, teacher, layout, ranks, metrics, stop.requested):
+                return None
         trainer = Trainer(policy, config.optimizer, ranks)
         state = ShardedState(policy, trainer, ranks)
         if resume is not None:
@@ -99,7 +107,7 @@ class Run:
         first_version = _begin(queue, metrics, config, resume)
         epoch, first_version = ranks.agree([queue.epoch if queue else 0, first_version])
         publisher = Publisher(config.publish, Source(config.model, epoch), first_version, desk)
-        checkpointer = Checkpointer(config.checkpoint, state, desk.committed if desk else None, ranks.barrier)
+        checkpointer = Checkpointer(config.checkpoint, state, desk, ranks.barrier)
         if resume is None:
             checkpointer.save(step)
         publisher.publish(step, export(policy, ranks))
@@ -135,7 +143,8 @@ class Run:
 
 @dataclass(frozen=True)
 class Desk:
-    """Rank 0's dealings with the queue on behalf of the publisher and the checkpointer (learner.publish.Registry)."""
+    """Rank 0's dealings with the queue on behalf of the publisher and the checkpointer (learner.publish.Registry and
+    learner.checkpoint.Accounts)."""
 
     queue: LearnerQueue
     metrics: MetricsWriter
@@ -144,7 +153,7 @@ class Desk:
         self.queue.publish(policy)
         self.metrics.event("version", version=policy.version, step=policy.step, seconds=seconds)
 
-    def failed(self, version: int, error: Exception) -> None:
+    def not_published(self, version: int, error: Exception) -> None:
         structlog.get_logger().error(
             "version not published; the one before it stays current", version=version, error=str(error)
         )
@@ -156,6 +165,10 @@ class Desk:
     def committed(self, step: int, refs: Sequence[GroupRef], seconds: float) -> None:
         count = self.queue.commit(step, refs)
         self.metrics.event("checkpoint", step=step, seconds=seconds, committed=count)
+
+    def not_saved(self, step: int, error: Exception) -> None:
+        structlog.get_logger().error("checkpoint not written; tried again later", step=step, error=str(error))
+        self.metrics.event("checkpoint_failed", step=step, error=str(error))
 
 
 class StopSignal:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -26,9 +27,21 @@ class DemonstrationError(Exception):
 
 
 def warm_up(
-    config: LearnerConfig, trainer: Trainer, layout: Layout, ranks: Ranks, metrics: MetricsWriter | None
-) -> None:
+    config: LearnerConfig,
+    trainer: Trainer,
+    layout: Layout,
+    ranks: Ranks,
+    metrics: MetricsWriter | None,
+    stopping: Callable[[], bool],
+) -> bool:
     """Trains ``trainer``'s policy on the demonstrations up to the target or the step limit. Collective.
+
+    Args:
+        metrics: rank 0 only, None elsewhere.
+        stopping: asked on rank 0 at every measurement.
+
+    Returns:
+        False when it was stopped before the end: the policy is half taught, and the next start begins anew.
 
     Raises:
         DemonstrationError: the file is missing, malformed or too short.
@@ -48,7 +61,10 @@ def warm_up(
                 nll = sums["nll_sum"] / sums["nll_count"]
                 metrics.event("warmup", step=step, nll=nll, target_probability=probability)
             if probability >= warmup.target:
-                return
+                return True
+            if ranks.agree([int(stopping())])[0]:
+                return False
+    return True
 
 
 def read_demonstrations(path: Path, at_least: int) -> list[tuple[list[int], list[int]]]:

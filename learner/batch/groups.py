@@ -52,6 +52,7 @@ class GroupStatistics:
     informative: float  # share of groups whose rewards differ
     staleness_mean: float  # optimizer steps, weighted by generated tokens
     staleness_max: int
+    staleness_tokens: dict[int, int]  # generated tokens of each age
     responses: int
     tokens: int  # generated tokens
 
@@ -66,12 +67,16 @@ def describe(groups: Sequences[pb.Group], staleness: dict[int, int]) -> GroupSta
         for span in response.spans
     ]
     tokens = sum(count for _, count in ages)
+    histogram: dict[int, int] = {}
+    for age, count in ages:
+        histogram[age] = histogram.get(age, 0) + count
     mixed = sum(len({response.reward for response in group.responses}) > 1 for group in groups)
     return GroupStatistics(
         reward=sum(rewards) / len(rewards),
         informative=mixed / len(groups),
-        staleness_mean=sum(age * count for age, count in ages) / tokens,
-        staleness_max=max(age for age, _ in ages),
+        staleness_mean=sum(age * count for age, count in histogram.items()) / tokens,
+        staleness_max=max(histogram),
+        staleness_tokens=histogram,
         responses=len(rewards),
         tokens=tokens,
     )

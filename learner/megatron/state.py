@@ -8,13 +8,19 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing, parallel_state
+from megatron.core.dist_checkpointing.core import CheckpointingException
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistLoadShardedStrategy
+from torch.distributed.checkpoint.api import CheckpointException
 
 from learner.megatron import adam
 from learner.megatron.model import Policy
 from learner.megatron.parallel import Ranks
 from learner.megatron.snapshot import Snapshot
 from learner.megatron.step import Trainer
+
+
+class LoadError(Exception):
+    """A checkpoint that cannot be loaded; the message names the directory."""
 
 
 class ShardedState:
@@ -66,12 +72,16 @@ class ShardedState:
         """Restores weights, Adam's moments and its step count, whatever layout they were saved from.
 
         Raises:
-            megatron.core.dist_checkpointing.core.CheckpointingException: not a complete checkpoint of this model.
+            LoadError: not a complete checkpoint of this model.
         """
         adam.prime(self._trainer.optimizer)
-        loaded: Any = dist_checkpointing.load(
-            self._sharded(loading=True), str(directory), TorchDistLoadShardedStrategy(), validate_access_integrity=False
-        )
+        wanted = self._sharded(loading=True)
+        try:
+            loaded: Any = dist_checkpointing.load(
+                wanted, str(directory), TorchDistLoadShardedStrategy(), validate_access_integrity=False
+            )
+        except (CheckpointingException, CheckpointException, OSError) as error:
+            raise LoadError(f"{directory}: not a complete checkpoint of this model ({error})") from error
         self._policy.model.load_state_dict(loaded["model"])
         self._trainer.optimizer.load_state_dict(loaded["optimizer"])
 

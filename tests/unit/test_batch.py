@@ -68,6 +68,7 @@ def test_statistics_by_hand():
     # two responses of (1 token at 3, 2 at 2), two of 3 tokens at 3
     assert statistics.staleness_mean == pytest.approx((2 * (3 + 4) + 2 * 9) / 12)
     assert statistics.staleness_max == 3
+    assert statistics.staleness_tokens == {3: 8, 2: 4}
 
 
 def sequence(length: int, prompt: int = 1) -> Sequence:

@@ -15,12 +15,15 @@ class SlowDisk:
 
     def __init__(self) -> None:
         self.durable = False
+        self.full = False
 
     def begin_save(self, directory: Path) -> None:
         self.durable = False
         (directory / "shard").write_text("weights")
 
     def poll(self, blocking: bool) -> bool:
+        if self.full:
+            raise OSError(28, "No space left on device")
         self.durable |= blocking
         return self.durable
 
@@ -30,9 +33,13 @@ class SlowDisk:
 class Commits:
     def __init__(self) -> None:
         self.rows: list[tuple[int, list[str]]] = []
+        self.failed: list[int] = []
 
-    def __call__(self, step: int, refs: Sequence[GroupRef], seconds: float) -> None:
+    def committed(self, step: int, refs: Sequence[GroupRef], seconds: float) -> None:
         self.rows.append((step, [ref.group_id for ref in refs]))
+
+    def not_saved(self, step: int, error: Exception) -> None:
+        self.failed.append(step)
 
 
 def refs(*names: str) -> list[GroupRef]:
@@ -95,3 +102,18 @@ def test_a_damaged_state_file_is_named(tmp_path: Path, disk: SlowDisk):
     (tmp_path / "step_00000001" / "state.json").write_text('{"schema": 1, "step": 1, "trained": [{"fle')
     with pytest.raises(CheckpointError, match=r"step_00000001/state\.json: damaged"):
         latest(tmp_path)
+
+
+def test_a_full_disk_commits_nothing_and_the_next_save_makes_up_for_it(tmp_path: Path, disk: SlowDisk):
+    commits = Commits()
+    checkpointer = make(tmp_path, disk, commits)
+    checkpointer.after_step(1, refs("a"))
+    checkpointer.after_step(2, refs("b"))
+    disk.full = True
+    checkpointer.after_step(3, refs("c"))
+    assert commits.failed == [2]
+    assert list(tmp_path.iterdir()) == []
+    disk.full = False
+    checkpointer.after_step(4, refs("d"))
+    checkpointer.finish()
+    assert commits.rows == [(4, ["a", "b", "c", "d"])]

@@ -1,6 +1,7 @@
 """Objectives against numbers worked by hand, an independent float64 reference and finite differences."""
 
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from learner.config import ObjectiveConfig
 from learner.objectives import Responses
 from learner.objectives.policy_gradient import asympo, reinforce, spo
 from learner.objectives.supervised import sft
+from runtime.settings import SettingsError
 
 
 def one_group() -> tuple[torch.Tensor, Responses]:
@@ -106,7 +108,7 @@ def hard_batch() -> tuple[torch.Tensor, Responses]:
 def test_gradient_equals_float64_reference(name: str):
     logp, responses = hard_batch()
     logp.requires_grad_()
-    loss, _ = objectives.get(ObjectiveConfig(name=name))(logp, responses)
+    loss, _ = objectives.get(ObjectiveConfig.parse({"name": name}, "test"))(logp, responses)
     loss.backward()
     assert logp.grad is not None
     assert torch.isfinite(logp.grad).all()
@@ -149,6 +151,8 @@ def test_asympo_forward_loss_is_zero_per_group_and_gap_is_the_papers():
     assert (naive - balanced).item() == pytest.approx(1.2 / 5 * float(positive - negative), abs=1e-6)
 
 
-def test_unknown_objective_is_named():
-    with pytest.raises(ValueError, match="'grp0' is unknown; known: asympo"):
-        objectives.get(ObjectiveConfig(name="grp0"))
+def test_every_configurable_objective_is_registered_and_an_unknown_one_is_named():
+    known = get_args(ObjectiveConfig.model_fields["name"].annotation)
+    assert sorted(known) == objectives.names()
+    with pytest.raises(SettingsError, match=r"f\.toml: name = 'grp0': Input should be 'asympo', 'spo'"):
+        ObjectiveConfig.parse({"name": "grp0"}, "f.toml")

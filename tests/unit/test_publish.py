@@ -33,7 +33,7 @@ class Registry:
     def published(self, policy: rollout_pb2.Policy, seconds: float) -> None:
         self.policies.append(policy)
 
-    def failed(self, version: int, error: Exception) -> None:
+    def not_published(self, version: int, error: Exception) -> None:
         self.failures.append((version, error))
 
     def in_use(self) -> set[int]:
