@@ -7,6 +7,8 @@ import json
 import time
 from collections.abc import Callable
 
+import structlog
+
 from learner.config import LimitsConfig
 from learner.gateway.flusher import UNAVAILABLE, Arrival, Flusher, retry
 from learner.gateway.policies import Policies
@@ -33,6 +35,8 @@ class Intake:
         self._policies = policies
         self._flusher = flusher
         self._quarantine = quarantine
+        self._reported: set[tuple[str, str]] = set()
+        self._log = structlog.get_logger(process="gateway")
 
     async def take(
         self, fleet: str, request: rollout_pb2.SubmitRequest, deliver: Callable[[rollout_pb2.Ack], None]
@@ -51,9 +55,17 @@ class Intake:
             else:
                 ack.outcome = rollout_pb2.OUTCOME_REJECTED
                 ack.reason, ack.field, ack.value = violation.reason, violation.field, violation.value
+                self._report(fleet, violation)
                 if self._quarantine:
                     arrival.quarantined = _quarantined(fleet, group, violation)
         self._flusher.put(arrival)
+
+    def _report(self, fleet: str, violation: Violation) -> None:
+        """Logs the first of each kind; all are counted, and a hostile fleet must not fill the disk."""
+        if (fleet, violation.reason) not in self._reported:
+            self._reported.add((fleet, violation.reason))
+            details = {"reason": violation.reason, "field": violation.field, "value": violation.value}
+            self._log.warning("first rejection of its kind", fleet=fleet, **details)
 
     async def _judge(self, group: rollout_pb2.Group) -> Violation | None:
         violation = validate(group, self._limits, self._policies.known)

@@ -55,6 +55,12 @@ class Stream:
         return [group for sequence, group in enumerate(self.sent) if sequence not in acked]
 
 
+async def collect(call: Any, acks: list[pb.Ack]) -> None:
+    """Reads acks until the stream ends, which raises."""
+    while True:
+        acks += (await call.read()).acks
+
+
 def account(url: str) -> pb.Ledger:
     """The only fleet's account; it balances."""
     (ledger,) = read_ledgers(url, RUN)
@@ -62,26 +68,59 @@ def account(url: str) -> pb.Ledger:
     return ledger
 
 
-async def test_sigterm_drains_every_group_that_was_read(start_gateway, redis_server):
+async def test_sigterm_drains_what_was_read_and_leaves_the_rest(start_gateway, redis_server):
+    queue = {"url": redis_server.url, "run": RUN, "timeout_s": 60.0}
+    gateway = await start_gateway(max_unacked=8, drain_s=40.0, queue=queue)
+    async with gateway.connect() as fleet:
+        await health(fleet.channel)
+        watch = fleet.stub.WatchPolicy(pb.WatchPolicyRequest(known_version=0), metadata=fleet.metadata, timeout=60)
+        watching = asyncio.ensure_future(watch.read())
+        call = fleet.open(timeout=60)
+        await call.write(pb.SubmitRequest(sequence=0, group=valid_group()))
+        acks: list[pb.Ack] = list((await call.read()).acks)
+        os.kill(redis_server.child.pid, signal.SIGSTOP)
+        try:
+            for sequence in range(1, 30):
+                await call.write(pb.SubmitRequest(sequence=sequence, group=valid_group()))
+            gateway.child.terminate()
+            await health(fleet.channel, status="NOT_SERVING")
+            with pytest.raises(grpc.aio.AioRpcError, match="draining"):
+                await fleet.lease(1)
+        finally:
+            os.kill(redis_server.child.pid, signal.SIGCONT)
+        with pytest.raises(grpc.aio.AioRpcError, match="draining") as caught:
+            await collect(call, acks)
+        assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+        with pytest.raises(grpc.aio.AioRpcError, match="draining"):
+            await watching
+    await until(lambda: gateway.child.exit_code() is not None)
+    assert (gateway.child.exit_code(), '"clean": true' in gateway.log()) == (0, True), gateway.log()
+    assert [ack.sequence for ack in acks] == list(range(len(acks)))
+    assert 1 <= len(acks) <= 1 + 8  # never more than agreed, of the 29 that were on their way
+    assert {ack.outcome for ack in acks} <= {pb.OUTCOME_ACCEPTED, pb.OUTCOME_RETRY}
+    # Whatever the gateway took it has acknowledged: nothing happened in silence.
+    assert account(redis_server.url).received == len(acks)
+
+
+async def test_sigterm_under_load_loses_and_doubles_nothing(start_gateway, redis_server):
     gateway = await start_gateway()
     async with gateway.connect() as fleet:
         streams = [Stream(fleet) for _ in range(3)]
         running = [asyncio.create_task(stream.run()) for stream in streams]
-        watch = fleet.stub.WatchPolicy(pb.WatchPolicyRequest(known_version=0), metadata=fleet.metadata, timeout=60)
-        watching = asyncio.ensure_future(watch.read())
-        await until(lambda: all(len(stream.acks) >= 100 for stream in streams))
+        await until(lambda: all(len(stream.acks) >= 50 for stream in streams))
         gateway.child.terminate()
         await asyncio.wait_for(asyncio.gather(*running), 20)
-        with pytest.raises(grpc.aio.AioRpcError, match="UNAVAILABLE"):
-            await watching
     await until(lambda: gateway.child.exit_code() is not None)
     assert gateway.child.exit_code() == 0, gateway.log()
-    assert '"clean": true' in gateway.log()
-    assert [stream.code for stream in streams] == [grpc.StatusCode.UNAVAILABLE] * 3
-    acks = [ack for stream in streams for ack in stream.acks]
-    assert {ack.outcome for ack in acks} <= {pb.OUTCOME_ACCEPTED, pb.OUTCOME_RETRY}
-    # Whatever the gateway read, it has acknowledged: nothing was taken in silence.
-    assert account(redis_server.url).received == len(acks)
+    # grpc.aio's client says INTERNAL when a write of its own meets the end of the stream.
+    assert {stream.code for stream in streams} <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL}
+    successor = await start_gateway()
+    async with successor.connect() as fleet:
+        again = [outcome for stream in streams for outcome in await fleet.outcomes(stream.unacked())]
+    assert set(again) <= {"ACCEPTED", "DUPLICATE"}
+    ledger = account(redis_server.url)
+    assert ledger.accepted == sum(len(stream.sent) for stream in streams)
+    assert ledger.duplicate == again.count("DUPLICATE")
 
 
 async def test_a_drain_is_bounded_when_redis_hangs(start_gateway, redis_server):
@@ -111,14 +150,13 @@ async def test_a_killed_gateway_loses_and_doubles_nothing(start_gateway, redis_s
         await until(lambda: len(stream.acks) >= 300)
         first.child.kill()
         await asyncio.wait_for(running, 20)
-        assert stream.code == grpc.StatusCode.UNAVAILABLE
+        assert stream.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL)
     second = await start_gateway(listen=first.address)
     async with second.connect() as fleet:
-        again = await fleet.outcomes(stream.unacked()[:1000])
+        again = await fleet.outcomes(stream.unacked())
     assert set(again) <= {"ACCEPTED", "DUPLICATE"}
     ledger = account(redis_server.url)
-    lost = len(stream.unacked()) - len(again)
-    assert ledger.accepted == len(stream.sent) - lost
+    assert ledger.accepted == len(stream.sent)
     assert ledger.duplicate == again.count("DUPLICATE")
     with redis.Redis.from_url(redis_server.url) as raw:
         entries: Any = raw.xrange(f"leeway:{{{RUN}}}:stream:alpha")
