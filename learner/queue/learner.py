@@ -145,8 +145,9 @@ class LearnerQueue:
     def publish(self, policy: rollout_pb2.Policy) -> None:
         """Announces a version to every fleet. Raises QueueError when it is not above all published ones."""
         text = json_format.MessageToJson(policy, preserving_proto_field_name=True, indent=None)
-        self._change("publish", [self._keys.versions], [policy.version, text, VERSIONS_KEPT])
+        # Known here before any fleet can answer with it: publication and take run in different threads.
         self._registry.add(policy.version, policy.step, policy.epoch)
+        self._change("publish", [self._keys.versions], [policy.version, text, VERSIONS_KEPT])
 
     def running_versions(self, max_age_s: float = 600.0) -> set[int]:
         """Versions that any fleet's workers said they run, within the last ``max_age_s`` seconds."""
