@@ -22,7 +22,8 @@ class EngineConfig(Settings):
     request_timeout_s: float = Field(default=300.0, gt=0)
     refit: Literal["drain", "in_place", "retract"] = Field(
         default="retract",
-        description="what running requests do at a refit (SGLang's pause modes; drain: wait for them)",
+        description="running requests at a refit: drain: end first (best for short responses); retract: go on, KV cache "
+        "recomputed; in_place: go on with the old KV cache (cheapest, least exact)",
     )
 
 

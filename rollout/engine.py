@@ -88,8 +88,9 @@ class Engine:
         """Loads the weights in a directory and labels them. Returns the seconds it took.
 
         drain: running requests end first, under the old weights; new ones wait. in_place: running requests go on with the
-        new weights and their old KV cache. retract: they go on with their KV cache recomputed under the new weights; only
-        this mode leaves no trace of the old ones but the tokens themselves.
+        new weights and their old KV cache (start the server with --disable-radix-cache, or prefixes stay old for ever).
+        retract: they go on with their KV cache recomputed under the new weights, so that nothing old is left in them but
+        the tokens themselves.
 
         Raises:
             EngineError: it failed. What the server then holds is unknown: restart it.

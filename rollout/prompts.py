@@ -18,6 +18,7 @@ class PromptSource:
 
     The file holds a watermark (this shard's first ``watermark`` indices are all done) and the positions done above it; it
     is replaced atomically each time some are done. After a crash, what was handed out and not done is handed out again.
+    The file is safe against the death of the process, not of the machine: then some done work may be handed out again.
 
     Args:
         path: the cursor file; made when missing.
@@ -30,6 +31,7 @@ class PromptSource:
     def __init__(self, path: Path, shard: tuple[int, int]) -> None:
         self._path = path
         self._shard = shard
+        path.parent.mkdir(parents=True, exist_ok=True)
         self._watermark, self._above = self._load()
         self._next = self._watermark
         self._returned: list[int] = []
@@ -85,7 +87,6 @@ class PromptSource:
 
     def _save(self) -> None:
         state = {"shard": self._shard, "watermark": self._watermark, "done": sorted(self._above)}
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self._path.with_suffix(".tmp")
         temporary.write_text(json.dumps(state))
         os.replace(temporary, self._path)

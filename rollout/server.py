@@ -31,6 +31,10 @@ _CPU = (
 )
 
 
+# In-place refits keep the cache, and a shared prefix would serve keys and values of ever older weights to new requests.
+_IN_PLACE = ("--disable-radix-cache",)
+
+
 class ServerError(Exception):
     """A server that cannot be started. The message holds the end of its log."""
 
@@ -112,10 +116,14 @@ def _command(config: EngineConfig, model: Path, port: int) -> list[str]:
         "--port",
         str(port),
         *_ALWAYS,
-        *(_CPU if config.device == "cpu" else ()),
+        *_chosen(config),
         *config.arguments,
     ]
     return [sys.executable, "-S", "-E", str(_HERE / "guard.py"), str(os.getpid()), *server]
+
+
+def _chosen(config: EngineConfig) -> tuple[str, ...]:
+    return (_CPU if config.device == "cpu" else ()) + (_IN_PLACE if config.refit == "in_place" else ())
 
 
 def _environment(config: EngineConfig) -> dict[str, str]:

@@ -51,6 +51,7 @@ class Worker:
         self._parts = parts
         self._returned_leases: list[str] = []
         self._newest: asyncio.Queue[rollout_pb2.Policy] = asyncio.Queue()
+        self._finished: list[int] = []  # acknowledged, not yet in the cursor's file
         self._fruitless = 0
         stops = tuple(parts.tokenizer.single_id(stop) for stop in parts.task.stop)
         self._stop_ids = (*parts.tokenizer.eos_ids, *stops)
@@ -119,12 +120,22 @@ class Worker:
 
     async def _submit(self, index: int, group: rollout_pb2.Group, lease_id: str) -> None:
         ack = await self._parts.client.submit(group, lease_id)
-        self._parts.prompts.done([index])
+        self._finish(index)
         self._parts.journal.acknowledged(ack)
         if ack.outcome == rollout_pb2.OUTCOME_REJECTED:
             structlog.get_logger().error(
                 "group rejected", group=ack.group_id, reason=ack.reason, field=ack.field, value=ack.value
             )
+
+    def _finish(self, index: int) -> None:
+        """Marks a prompt as done. Acks come in batches: one file write for all that arrive together."""
+        if not self._finished:
+            asyncio.get_running_loop().call_soon(self._write_cursor)
+        self._finished.append(index)
+
+    def _write_cursor(self) -> None:
+        finished, self._finished = self._finished, []
+        self._parts.prompts.done(finished)
 
     def _skip(self, indices: Sequence[int], lease_id: str, error: Exception) -> None:
         """Prompts that the engines cannot answer are done with, else they would come back for ever."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -70,7 +71,8 @@ def test_transformers_reads_the_model_as_we_do(model: Path):
 
     tokenizer = AutoTokenizer.from_pretrained(str(model))
     assert tokenizer("314159=")["input_ids"] == Tokenizer(model).prompt_ids("314159=")
-    loaded, info = AutoModelForCausalLM.from_pretrained(str(model), output_loading_info=True)
+    found: Any = AutoModelForCausalLM.from_pretrained(str(model), output_loading_info=True)
+    loaded, info = found
     assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     assert sum(parameter.numel() for parameter in loaded.parameters()) == 594_688
 
