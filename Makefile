@@ -18,6 +18,10 @@ TP ?=
 PP ?=
 RESUME ?=
 
+# A comparison of objectives holds the learning rate as well as the staleness.
+HELD = --set learner.hold_staleness=$(STALENESS) --set learner.max_staleness=$$(($(STALENESS) + 4)) \
+  --set learner.optimizer.decay=constant
+
 .PHONY: help demo test check protos clean install
 
 help:
@@ -35,19 +39,19 @@ $(STAMP): $(REQUIREMENTS)
 	  { echo "Leeway needs Python 3.11 (PYTHON=$(PYTHON) is another one)"; exit 1; }
 	@test -x $(BIN)/python || { echo "[1/4] making the virtualenv $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "[2/4] installing PyTorch (CPU build where that is what your index serves; about 1 minute)"
-	@$(BIN)/pip install --quiet --progress-bar off -c constraints.txt torch numpy
+	@$(BIN)/pip install -qq --progress-bar off -c constraints.txt torch numpy
 	@echo "[3/4] installing Leeway, Megatron-core and the tools (about 2 minutes)"
-	@$(BIN)/pip install --quiet --progress-bar off -c constraints.txt -e '.[dev]'
+	@$(BIN)/pip install -qq --progress-bar off -c constraints.txt -e '.[dev]'
 	@echo "[4/4] installing SGLang for the CPU (about 1 minute)"
-	@$(BIN)/pip install --quiet --progress-bar off -c constraints.txt -r requirements/engine-cpu.txt
-	@$(BIN)/pip install --quiet --progress-bar off -c constraints.txt --no-deps sglang xgrammar
+	@$(BIN)/pip install -qq --progress-bar off -c constraints.txt -r requirements/engine-cpu.txt
+	@$(BIN)/pip install -qq --progress-bar off -c constraints.txt --no-deps sglang xgrammar
 	@touch $@
 
 demo: $(STAMP)
 	@$(BIN)/leeway up configs/$(if $(filter sort,$(TASK)),demo,$(TASK)).toml --set run.dir=runs/$(RUN) --set run.name=$(RUN) --set run.overwrite=true \
 	  $(if $(STEPS),--set learner.steps=$(STEPS)) $(if $(SEED),--set run.seed=$(SEED)) \
 	  $(if $(OBJECTIVE),--set learner.objective.name=$(OBJECTIVE)) \
-	  $(if $(STALENESS),--set learner.hold_staleness=$(STALENESS) --set learner.max_staleness=$$(($(STALENESS) + 4))) \
+	  $(if $(STALENESS),$(HELD)) \
 	  $(if $(TP),--set learner.parallel.tensor=$(TP)) $(if $(PP),--set learner.parallel.pipeline=$(PP)) \
 	  $(if $(RESUME),--resume)
 
