@@ -7,9 +7,10 @@ policy, whose label means nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import aiohttp
 import structlog
@@ -58,6 +59,52 @@ class Target:
             return self.version
 
 
+class Gate:
+    """Lets requests through, except during a refit that drains.
+
+    The server itself lets a request slip in between the new weights and the flush of its cache, and then refuses to flush.
+    """
+
+    def __init__(self) -> None:
+        self._changed = asyncio.Condition()
+        self._inside = 0
+        self._shut = False
+
+    async def through(self, request: Coroutine[Any, Any, list[Response]]) -> list[Response]:
+        """Runs the request as soon as the gate is open."""
+        try:
+            async with self._changed:
+                await self._changed.wait_for(lambda: not self._shut)
+                self._inside += 1
+        except asyncio.CancelledError:
+            request.close()
+            raise
+        try:
+            return await request
+        finally:
+            self._inside -= 1
+            await asyncio.shield(self._tell())
+
+    @contextlib.asynccontextmanager
+    async def closed(self, wait: bool) -> AsyncIterator[None]:
+        """With ``wait``: keeps new requests out and begins when those inside have ended. Without: does nothing."""
+        if not wait:
+            yield
+            return
+        self._shut = True
+        try:
+            async with self._changed:
+                await self._changed.wait_for(lambda: not self._inside)
+            yield
+        finally:
+            self._shut = False
+            await asyncio.shield(self._tell())
+
+    async def _tell(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+
 @dataclass(frozen=True)
 class Surroundings:
     """What the members of a fleet share."""
@@ -85,6 +132,7 @@ class Member:
         self.index = index
         self.version: int | None = None
         self.requests = 0
+        self._gate = Gate()
         self._source = source
         self._shared = shared
         self._server: Server | None = None
@@ -122,9 +170,9 @@ class Member:
         """As Engine.generate, and ends with the engine's life. Raises EngineError, RefusedError."""
         if self._engine is None or self.version is None:
             raise EngineError(f"engine {self.index} does not serve")
-        request = asyncio.ensure_future(self._engine.generate(prompts, sampling))
         failure = self._failure
         self.requests += 1
+        request = asyncio.ensure_future(self._gate.through(self._engine.generate(prompts, sampling)))
         try:
             await asyncio.wait({request, failure}, return_when=asyncio.FIRST_COMPLETED)
             if not request.done():
@@ -180,7 +228,8 @@ class Member:
                 continue
             # Nothing runs before the first refit: nothing to pause.
             mode = "drain" if self.version is None else self._shared.refit
-            seconds = await engine.refit(version.number, version.path, mode)
+            async with self._gate.closed(wait=mode == "drain"):
+                seconds = await engine.refit(version.number, version.path, mode)
             self._shared.observer.engine_refit(self.index, version.number, seconds)
             first, self.version = self.version is None, version.number
             if first:
