@@ -102,12 +102,13 @@ def scales(learner: LearnerMetrics) -> Callable[[Axes], None]:
 
 
 def scale_ratio(learner: LearnerMetrics) -> Callable[[Axes], None]:
-    """rho: the NLL of negative responses over that of positive ones, what a symmetric objective lets run away."""
+    """rho: the NLL of positives over that of negatives, the weight ASymPO gives negatives; near 1 nothing protects."""
 
     def plot(axes: Axes) -> None:
         steps, positive, negative = _scales(learner)
-        axes.plot(steps, [low / high for low, high in zip(negative, positive, strict=True)], color=BLUE)
-        axes.set(xlabel="step", ylabel="ρ = negative / positive")
+        axes.plot(steps, [p / max(n, 1e-6) for p, n in zip(positive, negative, strict=True)], color=BLUE)
+        axes.axhline(0.3, color=GREY, linewidth=1, linestyle="--")
+        axes.set(xlabel="step", ylabel="ρ = NLL positive / negative")
         _from_zero(axes)
 
     return plot
