@@ -93,7 +93,11 @@ def _learning(metrics: RunMetrics) -> list[Chart]:
     figures = [
         ("Reward", "Mean over all responses taken, each step and smoothed.", charts.reward(learner)),
         ("NLL scales", "Mean −log p of responses by the sign of their advantage.", charts.scales(learner)),
-        ("NLL ratio", "The weight of negatives against positives: safe below 0.2, in danger above 0.3.", charts.scale_ratio(learner)),
+        (
+            "NLL ratio",
+            "The weight of negatives against positives: safe below 0.2, not above 0.3.",
+            charts.scale_ratio(learner),
+        ),
         ("Staleness", "How many steps old the tokens were when trained on.", charts.staleness(learner)),
         ("Health", "A collapse shows in the share of informative groups first.", charts.health(learner)),
     ]
