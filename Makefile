@@ -19,7 +19,7 @@ PP ?=
 RESUME ?=
 
 # A comparison of objectives holds the learning rate as well as the staleness.
-HELD = --set learner.hold_staleness=$(STALENESS) --set learner.max_staleness=$$(($(STALENESS) + 4)) \
+HELD = --set learner.hold_staleness=$(STALENESS) --set learner.max_staleness=$$(($(STALENESS) + 2)) \
   --set learner.optimizer.decay=constant
 
 .PHONY: help demo test check protos clean install

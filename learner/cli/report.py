@@ -95,7 +95,7 @@ def _learning(metrics: RunMetrics) -> list[Chart]:
         ("NLL scales", "Mean −log p of responses by the sign of their advantage.", charts.scales(learner)),
         (
             "NLL ratio",
-            "The weight of negatives against positives: safe below 0.2, not above 0.3.",
+            "Weight of negatives against positives; below 0.2 it is safe.",
             charts.scale_ratio(learner),
         ),
         ("Staleness", "How many steps old the tokens were when trained on.", charts.staleness(learner)),
