@@ -22,13 +22,14 @@ RESUME ?=
 HELD = --set learner.hold_staleness=$(STALENESS) --set learner.max_staleness=$$(($(STALENESS) + 2)) \
   --set learner.optimizer.decay=constant
 
-.PHONY: help demo test check protos clean install
+.PHONY: help demo test check protos bench clean install
 
 help:
 	@echo "make demo     a language model learns to sort digits, through the whole production path (about 5 minutes)"
 	@echo "              STEPS= SEED= OBJECTIVE= STALENESS= TASK=sort|add|sumto TP= PP= RESUME=1 RUN=name"
 	@echo "make test     every check and test (under 25 minutes on 2 cores)"
 	@echo "make check    lint, types, import rules, generated stubs"
+	@echo "make bench    the rollout worker against bare SGLang, refits by mode (about 4 minutes)"
 	@echo "make protos   regenerate the stubs of proto/leeway/v1"
 	@echo "make clean    remove the virtualenv, caches and runs"
 
@@ -67,6 +68,9 @@ test: check
 	@$(BIN)/pytest tests/service
 	@$(BIN)/pytest tests/parallel
 	@$(BIN)/pytest tests/e2e
+
+bench: $(STAMP)
+	@$(BIN)/python -m tests.bench.rollout_engine 6
 
 protos: $(STAMP)
 	@echo "generating proto/leeway/v1/*_pb2*"

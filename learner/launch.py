@@ -21,7 +21,7 @@ def launch(config: LearnerConfig, log: BoundLogger) -> int:
         ranks = start(config.parallel, config.seed, config.collective_timeout_s)
         train(config, ranks)
         ranks.stop()
-    except (LayoutError, ModelError, DemonstrationError, ValueError) as error:
+    except (LayoutError, ModelError, DemonstrationError) as error:
         log.error("configuration", error=str(error))
         return 2
     except (CheckpointError, LoadError, IntakeError, QueueError) as error:
