@@ -18,9 +18,9 @@ TP ?=
 PP ?=
 RESUME ?=
 
-# A comparison of objectives holds the learning rate as well as the staleness.
+# A comparison of objectives holds the learning rate as well as the staleness, and is shorter.
 HELD = --set learner.hold_staleness=$(STALENESS) --set learner.max_staleness=$$(($(STALENESS) + 2)) \
-  --set learner.optimizer.decay=constant
+  --set learner.optimizer.decay=constant --set learner.steps=360
 
 .PHONY: help demo test check protos bench clean install
 
@@ -50,9 +50,8 @@ $(STAMP): $(REQUIREMENTS)
 
 demo: $(STAMP)
 	@$(BIN)/leeway up configs/$(if $(filter sort,$(TASK)),demo,$(TASK)).toml --set run.dir=runs/$(RUN) --set run.name=$(RUN) --set run.overwrite=true \
-	  $(if $(STEPS),--set learner.steps=$(STEPS)) $(if $(SEED),--set run.seed=$(SEED)) \
+	  $(if $(STALENESS),$(HELD)) $(if $(STEPS),--set learner.steps=$(STEPS)) $(if $(SEED),--set run.seed=$(SEED)) \
 	  $(if $(OBJECTIVE),--set learner.objective.name=$(OBJECTIVE)) \
-	  $(if $(STALENESS),$(HELD)) \
 	  $(if $(TP),--set learner.parallel.tensor=$(TP)) $(if $(PP),--set learner.parallel.pipeline=$(PP)) \
 	  $(if $(RESUME),--resume)
 
