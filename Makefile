@@ -25,7 +25,7 @@ HELD = --set learner.hold_staleness=$(STALENESS) --set learner.max_staleness=$$(
 .PHONY: help demo test check protos bench clean install
 
 help:
-	@echo "make demo     a language model learns to sort digits, through the whole production path (about 5 minutes)"
+	@echo "make demo     a language model learns to sort digits, through the whole production path (about 3 minutes)"
 	@echo "              STEPS= SEED= OBJECTIVE= STALENESS= TASK=sort|add|sumto TP= PP= RESUME=1 RUN=name"
 	@echo "make test     every check and test (under 25 minutes on 2 cores)"
 	@echo "make check    lint, types, import rules, generated stubs"
