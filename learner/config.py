@@ -7,20 +7,48 @@ files from one run file (learner/cli/runfile.py).
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from runtime.settings import Settings
 
 
+class RedisTlsConfig(Settings):
+    """How a rediss:// server is verified, and how we prove who we are to it."""
+
+    ca: Path | None = Field(default=None, description="PEM of the authorities trusted; unset: the system's")
+    certificate: Path | None = Field(default=None, description="PEM of our certificate, for mTLS")
+    key: Path | None = Field(default=None, description="PEM of its private key")
+
+    @model_validator(mode="after")
+    def _pair(self) -> RedisTlsConfig:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key belong together: set both, or neither")
+        return self
+
+
 class QueueConfig(Settings):
     """Where a run's queue lives."""
 
-    url: str = Field(description="redis://, rediss:// or unix:// URL of the server")
+    url: str = Field(
+        description="redis://, rediss:// or unix:// URL of the server, with an ACL user if it has one "
+        "(rediss://user:password@host:port/0); or sentinels: redis+sentinel://user:password@host:26379,host:26379/name/0"
+    )
+    password_file: Path | None = Field(default=None, description="file that holds the password, instead of in the url")
+    tls: RedisTlsConfig = RedisTlsConfig()
     run: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$", description="the run's name, the hash tag of all its keys")
     id_memory_s: int = Field(default=86_400, gt=0, description="seconds a finished group's id is remembered")
     timeout_s: float = Field(default=10.0, gt=0, description="limit of one Redis round trip")
+
+
+class QuotaConfig(Settings):
+    """What one fleet may send; unset: no limit of its own. Excess gets RETRY, never a place in the queue."""
+
+    groups_per_s: float | None = Field(default=None, gt=0, description="over all gateways of the run")
+    bytes_per_s: float | None = Field(default=None, gt=0, description="payload bytes, over all gateways of the run")
+    max_queued_groups: int | None = Field(default=None, gt=0, description="backlog")
+    max_queued_bytes: int | None = Field(default=None, gt=0, description="backlog, payload bytes")
 
 
 class AdmissionConfig(Settings):
@@ -30,6 +58,12 @@ class AdmissionConfig(Settings):
     max_staleness: int = Field(default=4, ge=0, description="optimizer steps; older groups expire when taken")
     lease_s: float = Field(default=60.0, gt=0, description="how long a lease's promise holds")
     max_queued_groups: int = Field(default=100_000, gt=0, description="backlog above which groups get RETRY")
+    max_queued_bytes: int = Field(default=64 << 30, gt=0, description="payload bytes above which groups get RETRY")
+    quota: QuotaConfig = Field(default=QuotaConfig(), description="of every fleet that quotas does not name")
+    quotas: dict[str, QuotaConfig] = Field(default={}, description="fleet -> its quota")
+    weights: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default={}, description="fleet -> share of the learner, relative; 1 for those not named"
+    )
 
 
 class LimitsConfig(Settings):
@@ -50,11 +84,35 @@ class LimitsConfig(Settings):
         return value
 
 
+class ServerTlsConfig(Settings):
+    """The gateway's certificate, and whose clients' it trusts. The files may be replaced at any time."""
+
+    certificate: Path = Field(description="PEM, with its chain")
+    key: Path = Field(description="PEM")
+    client_ca: Path | None = Field(default=None, description="PEM; set: every client must show a certificate (mTLS)")
+
+
+class ConnectionConfig(Settings):
+    """What connections may cost the gateway."""
+
+    max_streams: int = Field(default=2048, gt=0, description="Submit and WatchPolicy streams in all")
+    max_streams_per_fleet: int = Field(default=256, gt=0, description="Submit and WatchPolicy streams of one fleet")
+    calls_per_s: float = Field(default=200.0, gt=0, description="other calls of one fleet; above: RESOURCE_EXHAUSTED")
+    idle_s: float = Field(default=900.0, gt=0, description="a Submit stream with nothing sent for so long is closed")
+    keepalive_s: float = Field(default=30.0, gt=0, description="seconds between our pings of a silent client")
+    min_ping_s: float = Field(default=5.0, ge=0, description="a client that pings more often is sent away")
+
+
 class GatewayConfig(Settings):
     """One gateway process."""
 
     listen: str = Field(default="127.0.0.1:50051", description="host:port")
-    tokens_file: Path = Field(description="JSON: fleet name -> SHA-256 (hex) of its bearer token")
+    identities_file: Path = Field(
+        description='JSON: fleet -> {"tokens": [SHA-256 of a bearer token, hex], "sans": [a certificate\'s subject '
+        'alternative name], "roles": ["submit", "operate"]}; read again when it changes'
+    )
+    tls: ServerTlsConfig | None = Field(default=None, description="unset: plain text, for this machine only")
+    connections: ConnectionConfig = ConnectionConfig()
     queue: QueueConfig
     admission: AdmissionConfig = AdmissionConfig()
     limits: LimitsConfig
@@ -144,6 +202,9 @@ class LearnerConfig(Settings):
     dtype: Literal["float32", "bfloat16"] = "float32"
     groups_per_step: int = Field(default=16, gt=0)
     max_staleness: int = Field(default=4, ge=0)
+    weights: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default={}, description="fleet -> share of the learner, relative; 1 for those not named"
+    )
     hold_staleness: int = Field(default=0, ge=0, description="train only while this many steps' groups wait (studies)")
     micro_batch_tokens: int = Field(default=16_384, gt=0, description="most tokens in one micro-batch")
     min_micro_batches: int | None = Field(

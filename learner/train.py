@@ -102,7 +102,7 @@ class Run:
         if resume is not None:
             state.load(resume.directory)
         step = resume.step if resume else 0
-        queue = LearnerQueue.open(config.queue) if lead else None
+        queue = LearnerQueue.open(config.queue, config.weights) if lead else None
         desk = Desk(queue, metrics) if queue is not None and metrics is not None else None
         first_version = _begin(queue, metrics, config, resume)
         epoch, first_version = ranks.agree([queue.epoch if queue else 0, first_version])

@@ -45,12 +45,28 @@ class TaskConfig(Settings):
     judge_timeout_s: float = Field(default=10.0, gt=0, description="slow tasks: a response not judged by then earns 0")
 
 
+class ClientTlsConfig(Settings):
+    """How the gateway is verified, and how we prove who we are. Empty section: TLS with the system's authorities."""
+
+    ca: Path | None = Field(default=None, description="PEM of the authorities trusted; unset: the system's")
+    certificate: Path | None = Field(default=None, description="PEM of our certificate, for mTLS")
+    key: Path | None = Field(default=None, description="PEM of its private key")
+    server_name: str | None = Field(default=None, description="name in the gateway's certificate, if not its address")
+
+    @model_validator(mode="after")
+    def _pair(self) -> ClientTlsConfig:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key belong together: set both, or neither")
+        return self
+
+
 class WorkerConfig(Settings):
     """One rollout worker process: `python -m rollout FILE`."""
 
     name: str = Field(default="worker-0", pattern=r"^[A-Za-z0-9._-]{1,64}$")
     gateway: str = Field(description="host:port")
-    token_file: Path = Field(description="file that holds the fleet's bearer token")
+    token_file: Path | None = Field(default=None, description="file that holds the fleet's bearer token")
+    tls: ClientTlsConfig | None = Field(default=None, description="unset: plain text, for this machine only")
     model: Path = Field(description="Hugging Face directory of the initial policy: architecture and tokenizer")
     state_dir: Path = Field(description="prompt cursor and sample responses")
     metrics_dir: Path | None = Field(default=None, description="metrics lines; unset: `metrics` beside state_dir")

@@ -46,8 +46,8 @@ class RunDirectory:
         return self.root / "redis"
 
     @property
-    def tokens(self) -> Path:
-        return self.root / "tokens.json"
+    def identities(self) -> Path:
+        return self.root / "identities.json"
 
     @property
     def logs(self) -> Path:

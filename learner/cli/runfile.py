@@ -61,11 +61,13 @@ class ModelSection(Settings):
 class QueueSection(_without(QueueConfig, "url", "run")):
     """Redis: our own, in the run's directory, or a server."""
 
-    url: str = Field(default=EMBEDDED, pattern=r"^(embedded|(redis|rediss|unix)://.*)$")
+    url: str = Field(
+        default=EMBEDDED, pattern=r"^(embedded|(redis|rediss|unix|redis\+sentinel|rediss\+sentinel)://.*)$"
+    )
     aof: Literal["always", "everysec"] = Field(default="always", description="embedded: when appends reach the disk")
 
 
-class AdmissionSection(_without(AdmissionConfig, "groups_per_step", "max_staleness")):
+class AdmissionSection(_without(AdmissionConfig, "groups_per_step", "max_staleness", "weights")):
     """What the gateway promises and takes."""
 
 
@@ -73,7 +75,7 @@ class LimitsSection(_without(LimitsConfig, "vocab_size", "group_size")):
     """What a group may look like."""
 
 
-class GatewaySection(_without(GatewayConfig, "tokens_file", "queue", "admission", "limits")):
+class GatewaySection(_without(GatewayConfig, "identities_file", "queue", "admission", "limits")):
     """The gateway."""
 
     admission: AdmissionSection = AdmissionSection()
@@ -218,11 +220,12 @@ class RunFile(Settings):
             **section.admission.model_dump(),
             "groups_per_step": self.learner.groups_per_step,
             "max_staleness": self.learner.max_staleness,
+            "weights": self.learner.weights,
         }
         limits = {**section.limits.model_dump(), "vocab_size": vocabulary, "group_size": (size, size)}
         values = {
             **section.model_dump(exclude={"admission", "limits"}),
-            "tokens_file": self.directory.tokens,
+            "identities_file": self.directory.identities,
             "queue": queue,
             "admission": admission,
             "limits": limits,

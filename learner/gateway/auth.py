@@ -25,7 +25,7 @@ class Tokens:
     """Fleets by the SHA-256 of their tokens, from a JSON file that may be replaced at any time.
 
     Args:
-        path: {"fleet name": "sha256 of its token, 64 hexadecimal digits"}. A new content counts from the next call on;
+        path: {"fleet name": {"tokens": ["sha256 of its token, 64 hexadecimal digits"]}}. A new content counts from the next call on;
             a damaged one is logged and the last good content stays.
 
     Raises:
@@ -49,9 +49,10 @@ class Tokens:
         digest = hashlib.sha256(values[0][len(_SCHEME) :].strip().encode()).hexdigest()
         found = ""
         # All entries are compared, each in constant time: how long it takes says nothing about any token.
-        for fleet, expected in self._fleets.items():
-            if hmac.compare_digest(digest, expected):
-                found = fleet
+        for fleet, tokens in self._fleets.items():
+            for expected in tokens:
+                if hmac.compare_digest(digest, expected):
+                    found = fleet
         if not found:
             raise UnauthenticatedError("unknown token")
         return found
@@ -74,21 +75,24 @@ class Tokens:
             return None
         return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
-    def _read(self) -> dict[str, str]:
+    def _read(self) -> dict[str, list[str]]:
         try:
             values = json.loads(self._path.read_text())
         except OSError as error:
-            raise SettingsError(f"tokens_file = {self._path}: {error.strerror}") from error
+            raise SettingsError(f"identities_file = {self._path}: {error.strerror}") from error
         except ValueError as error:
-            raise SettingsError(f"tokens_file = {self._path}: not valid JSON: {error}") from error
+            raise SettingsError(f"identities_file = {self._path}: not valid JSON: {error}") from error
         if not isinstance(values, dict):
-            raise SettingsError(f"tokens_file = {self._path}: expected an object of fleet -> SHA-256")
-        for fleet, digest in values.items():
+            raise SettingsError(f"identities_file = {self._path}: expected an object of fleets")
+        for fleet, identity in values.items():
             if not _FLEET.fullmatch(fleet):
-                raise SettingsError(f"tokens_file = {self._path}: fleet {fleet!r}: expected [A-Za-z0-9._-], 1 to 64")
-            if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
                 raise SettingsError(
-                    f"tokens_file = {self._path}: fleet {fleet!r}: expected the SHA-256 of its token, "
-                    "64 lower-case hexadecimal digits"
+                    f"identities_file = {self._path}: fleet {fleet!r}: expected [A-Za-z0-9._-], 1 to 64"
                 )
-        return values
+            tokens = identity.get("tokens", []) if isinstance(identity, dict) else None
+            if not isinstance(tokens, list) or not all(isinstance(t, str) and _SHA256.fullmatch(t) for t in tokens):
+                raise SettingsError(
+                    f"identities_file = {self._path}: fleet {fleet!r}: tokens: expected a list of SHA-256 of its tokens, "
+                    "64 lower-case hexadecimal digits each"
+                )
+        return {fleet: identity.get("tokens", []) for fleet, identity in values.items()}

@@ -61,7 +61,7 @@ class Gateway:
         self._drain_s = config.drain_s
         self._server = server
         self._health = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue]
-        tokens = Tokens(config.tokens_file)
+        tokens = Tokens(config.identities_file)
         self._queue = _queue(config)
         self._flusher = Flusher(self._queue, Admission(config.admission), config.flush_groups)
         self._policies = Policies(self._queue, self._set_health)

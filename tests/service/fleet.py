@@ -57,11 +57,11 @@ class GatewayProcess:
     def __init__(self, directory: Path, redis_url: str, listen: str = "127.0.0.1:0", **changes: Any) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
-        self.tokens_file = directory / "tokens.json"
-        write_tokens(self.tokens_file, TOKENS)
+        self.identities_file = directory / "identities.json"
+        write_tokens(self.identities_file, TOKENS)
         settings: dict[str, Any] = {
             "listen": listen,
-            "tokens_file": str(self.tokens_file),
+            "identities_file": str(self.identities_file),
             "queue": {"url": redis_url, "run": RUN, "timeout_s": 2.0},
             "limits": {"vocab_size": VOCABULARY, "reward_range": [-10, 10], "max_message_bytes": 1 << 20},
             **changes,
@@ -93,7 +93,9 @@ class GatewayProcess:
 def write_tokens(path: Path, tokens: dict[str, str]) -> None:
     """Replaces a tokens file."""
     temporary = path.with_suffix(".new")
-    temporary.write_text(json.dumps({name: hashlib.sha256(t.encode()).hexdigest() for name, t in tokens.items()}))
+    temporary.write_text(
+        json.dumps({name: {"tokens": [hashlib.sha256(t.encode()).hexdigest()]} for name, t in tokens.items()})
+    )
     temporary.replace(path)
 
 

@@ -231,7 +231,7 @@ async def test_new_tokens_count_at_once(start_gateway):
     async with gateway.connect("newcomer") as fleet:
         with pytest.raises(grpc.aio.AioRpcError, match="UNAUTHENTICATED"):
             await fleet.ledger()
-        write_tokens(gateway.tokens_file, {"gamma": "newcomer"})
+        write_tokens(gateway.identities_file, {"gamma": "newcomer"})
         assert (await fleet.ledger()).fleet == "gamma"
 
 

@@ -285,7 +285,7 @@ def test_a_port_in_use(tmp_path: Path, redis_server: EmbeddedRedis):
     ("changes", "message"),
     [
         ({"listen": "nowhere"}, "listen = 'nowhere': expected host:port"),
-        ({"tokens_file": "/nonexistent/tokens.json"}, "tokens_file = /nonexistent/tokens.json: No such file"),
+        ({"identities_file": "/nonexistent/tokens.json"}, "identities_file = /nonexistent/tokens.json: No such file"),
         ({"flush_group": 3}, "unknown key 'flush_group' (value 3); did you mean 'flush_groups'?"),
         ({"max_unacked": 0}, "max_unacked = 0: Input should be greater than 0"),
         ({"queue": {"url": "http://x", "run": RUN}}, "queue.url = 'http://x': expected redis://"),

@@ -15,7 +15,9 @@ from runtime.settings import SettingsError
 
 def write(path: Path, tokens: dict[str, str]) -> Path:
     temporary = path.with_suffix(".new")
-    temporary.write_text(json.dumps({name: hashlib.sha256(t.encode()).hexdigest() for name, t in tokens.items()}))
+    temporary.write_text(
+        json.dumps({name: {"tokens": [hashlib.sha256(t.encode()).hexdigest()]} for name, t in tokens.items()})
+    )
     os.replace(temporary, path)
     return path
 
@@ -82,8 +84,8 @@ def test_a_damaged_file_changes_nothing(path: Path, damaged: str | None):
         ('{"a"', "not valid JSON"),
         ("[1]", "expected an object"),
         (json.dumps({"a b": "0" * 64}), "fleet 'a b'"),
-        (json.dumps({"a": "0" * 63}), "fleet 'a': expected the SHA-256"),
-        (json.dumps({"a": 7}), "fleet 'a': expected the SHA-256"),
+        (json.dumps({"a": "0" * 63}), "fleet 'a': tokens: expected"),
+        (json.dumps({"a": 7}), "fleet 'a': tokens: expected"),
     ],
 )
 def test_a_bad_file_at_the_start_is_an_error(tmp_path: Path, content: str | None, message: str):

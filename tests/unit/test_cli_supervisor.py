@@ -75,7 +75,7 @@ def test_a_run_ends_when_the_learner_has_done_its_steps(tmp_path: Path):
     token = run.secret("local")
     assert token.stat().st_mode & 0o777 == 0o600
     digest = hashlib.sha256(token.read_text().strip().encode()).hexdigest()
-    assert json.loads(run.tokens.read_text()) == {"local": digest}
+    assert json.loads(run.identities.read_text()) == {"local": {"tokens": [digest], "roles": ["submit"]}}
 
 
 def test_what_dies_is_started_again(tmp_path: Path):

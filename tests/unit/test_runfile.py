@@ -63,7 +63,7 @@ def test_paths_addresses_and_seed_are_derived(tmp_path: Path):
     assert (made.learner.checkpoint.dir, made.learner.publish.dir) == (tmp_path / "checkpoints", tmp_path / "weights")
     assert (worker.gateway, worker.max_message_bytes) == ("127.0.0.1:7", 99)
     assert worker.token_file == tmp_path / "secrets" / "local.token"
-    assert made.gateway.tokens_file == tmp_path / "tokens.json"
+    assert made.gateway.identities_file == tmp_path / "identities.json"
 
 
 def test_workers_share_the_prompts_and_not_the_ports():
