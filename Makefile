@@ -22,13 +22,21 @@ RESUME ?=
 HELD = --set learner.hold_staleness=$(STALENESS) --set learner.max_staleness=$$(($(STALENESS) + 2)) \
   --set learner.optimizer.decay=constant --set learner.steps=360
 
-.PHONY: help demo test check protos bench clean install
+# make chaos: how many SIGKILLs, of which schedule, with which append-only file. make fuzz: how many messages.
+KILLS ?= 100
+AOF ?= always
+COUNT ?= 10000000
+
+.PHONY: help demo test check protos chaos fuzz bench bench-intake clean install
 
 help:
 	@echo "make demo     a language model learns to sort digits, through the whole production path (about 3 minutes)"
 	@echo "              STEPS= SEED= OBJECTIVE= STALENESS= TASK=sort|add|sumto TP= PP= RESUME=1 RUN=name"
 	@echo "make test     every check and test (under 25 minutes on 2 cores)"
 	@echo "make check    lint, types, import rules, generated stubs"
+	@echo "make chaos    KILLS=100 SEED=0 AOF=always|everysec: kills everything, again and again, and counts every group (about 30 minutes)"
+	@echo "make fuzz     COUNT=10000000 hostile messages against the gateway's parser and validator"
+	@echo "make bench-intake  groups/s, CPU per group and ack latency against bare gRPC and bare Redis (about 4 minutes)"
 	@echo "make bench    the rollout worker against bare SGLang, refits by mode (about 4 minutes)"
 	@echo "make protos   regenerate the stubs of proto/leeway/v1"
 	@echo "make clean    remove the virtualenv, caches and runs"
@@ -67,6 +75,16 @@ test: check
 	@$(BIN)/pytest tests/service
 	@$(BIN)/pytest tests/parallel
 	@$(BIN)/pytest tests/e2e
+	@$(BIN)/pytest tests/chaos
+
+chaos: $(STAMP)
+	@$(BIN)/python -m tests.chaos --kills $(KILLS) --seed $(if $(SEED),$(SEED),0) --aof $(AOF)
+
+fuzz: $(STAMP)
+	@$(BIN)/python -m tests.fuzz.messages --count $(COUNT) --seed $(if $(SEED),$(SEED),0)
+
+bench-intake: $(STAMP)
+	@$(BIN)/python -m tests.bench.intake
 
 bench: $(STAMP)
 	@$(BIN)/python -m tests.bench.rollout_engine 6
