@@ -46,6 +46,8 @@ async def run_until_signal(config: WorkerConfig) -> None:
 
 
 async def _run(config: WorkerConfig) -> None:
+    if config.token_file is None:
+        raise SettingsError("token_file is missing: the gateway must know which fleet this is")
     token = _read_token(config.token_file)
     task = load_task(config.task.name, config.seed, config.task.options)
     tokenizer = Tokenizer(config.model, config.task.prompt_format)

@@ -25,8 +25,8 @@ class Tokens:
     """Fleets by the SHA-256 of their tokens, from a JSON file that may be replaced at any time.
 
     Args:
-        path: {"fleet name": {"tokens": ["sha256 of its token, 64 hexadecimal digits"]}}. A new content counts from the next call on;
-            a damaged one is logged and the last good content stays.
+        path: {"fleet": {"tokens": ["SHA-256 of its token, 64 hexadecimal digits"]}}. A new content counts from the next
+            call on; a damaged one is logged and the last good content stays.
 
     Raises:
         SettingsError: the file is missing or damaged at the start.
