@@ -133,6 +133,7 @@ class Flusher:
                 fields[f"rejected:{arrival.ack.reason}"] += 1
             else:
                 fields["retried"] += 1
+                fields[f"retried:{arrival.ack.reason}"] += 1
 
 
 def _settle(ack: rollout_pb2.Ack, outcome: Appended) -> None:
