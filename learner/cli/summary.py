@@ -93,8 +93,20 @@ def balanced(ledgers: Sequence[rollout_pb2.Ledger] | None) -> bool | None:
 
 def ledger_row(ledger: rollout_pb2.Ledger) -> Row:
     """A fleet's account as plain values, zeros included."""
-    names = [field.name for field in ledger.DESCRIPTOR.fields if field.name != "rejected_by_reason"]
-    return {**{name: getattr(ledger, name) for name in names}, "rejected_by_reason": dict(ledger.rejected_by_reason)}
+    row = {field.name: getattr(ledger, field.name) for field in ledger.DESCRIPTOR.fields}
+    row["rejected_by_reason"] = dict(ledger.rejected_by_reason)
+    row["retried_by_reason"] = dict(ledger.retried_by_reason)
+    row["histogram"] = [
+        {
+            "measure": rollout_pb2.Measure.Name(bucket.measure).removeprefix("MEASURE_").lower(),
+            "outcome": bucket.outcome,
+            "lower": bucket.lower,
+            "upper": bucket.upper,
+            "count": bucket.count,
+        }
+        for bucket in ledger.histogram
+    ]
+    return row
 
 
 def read_summary(run: RunDirectory) -> Summary | None:

@@ -85,6 +85,7 @@ def _append(fleet: str, group: rollout_pb2.Group, lease_id: str) -> Append:
         tokens=generated + len(group.responses) * len(group.prompt_tokens) // 4,
         generated=generated,
         responses=len(group.responses),
+        reward=sum(response.reward for response in group.responses) / len(group.responses),
         lease_id=lease_id,
     )
 

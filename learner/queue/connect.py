@@ -1,4 +1,4 @@
-"""Connections to Redis: URLs, time limits, the schema check, and the translation of its errors into ours.
+"""Connections to Redis: URLs, time limits, and the translation of its errors into ours.
 
 redis-py's own retries are off: a command that was repeated behind our back would be counted twice.
 """
@@ -17,7 +17,6 @@ from redis.retry import Retry
 
 from learner.config import QueueConfig
 from learner.queue.errors import FencedError, MemoryFullError, QueueError, UnavailableError
-from learner.queue.keys import SCHEMA, Keys
 
 _SCHEMES = ("redis://", "rediss://", "unix://")
 
@@ -43,15 +42,6 @@ def connect_async(config: QueueConfig) -> redis.asyncio.Redis:
             socket_connect_timeout=min(config.timeout_s, 5.0),
             retry=AsyncRetry(NoBackoff(), 0),
             protocol=2,
-        )
-
-
-def check_schema(found: bytes | None, keys: Keys) -> None:
-    """Raises QueueError when the run's data is of another schema; ``found`` is the value of ``keys.schema``."""
-    if found is not None and found.decode() != SCHEMA:
-        raise QueueError(
-            f"{keys.schema} = {found.decode()!r}: this program understands schema {SCHEMA!r} only; "
-            "use the release that wrote the run, or a new run name"
         )
 
 

@@ -12,10 +12,11 @@ from google.protobuf import json_format
 from redis.exceptions import NoScriptError
 
 from learner.config import QueueConfig
-from learner.queue.connect import check_schema, connect_async, translate, translated
+from learner.queue.connect import connect_async, translate, translated
 from learner.queue.errors import MemoryFullError, QueueError
-from learner.queue.keys import SCHEMA, Keys
-from learner.queue.ledger import decode
+from learner.queue.keys import Keys
+from learner.queue.ledger import decode, ledger_keys
+from learner.queue.schema import SCHEMA, check_gateway_schema
 from learner.queue.scripts import Script, script
 from leeway.v1 import rollout_pb2
 
@@ -32,6 +33,7 @@ class Append:
     tokens: int  # prompt and response tokens over all responses: what training on it costs
     generated: int  # response tokens over all responses
     responses: int
+    reward: float = 0.0  # mean over the responses
     lease_id: str = ""
 
 
@@ -78,14 +80,21 @@ class GatewayQueue:
         self._keys = Keys(config.run)
         self._redis = connect_async(config)
         self._quarantine_groups = quarantine_groups
+        self._checked = False
 
     async def check(self) -> None:
-        """Raises QueueError when Redis refuses us or the run's data is of another schema, or UnavailableError."""
+        """Before it has succeeded once, nothing is appended.
+
+        Raises:
+            UnavailableError: Redis does not answer, or the run's data waits for a learner to bring it to our schema.
+            QueueError: Redis refuses us, or the run's data is of a newer schema.
+        """
         with translated():
             found: Any = await self._redis.get(self._keys.schema)
             if found is None:
                 await self._redis.set(self._keys.schema, SCHEMA, nx=True)
-        check_schema(found, self._keys)
+        check_gateway_schema(found, self._keys)
+        self._checked = True
 
     async def flush(
         self, groups: Sequence[Append], counts: Mapping[str, Mapping[str, int]], quarantined: Sequence[str]
@@ -99,6 +108,8 @@ class GatewayQueue:
             counts: fleet -> ledger field -> amount.
             quarantined: JSON texts.
         """
+        if not self._checked:
+            return Flushed([Appended.UNAVAILABLE] * len(groups), set(), None)
         commands: list[tuple[Any, ...]] = []
         for group in groups:
             payload_key = self._keys.payload(group.fleet, group.group_id)
@@ -108,7 +119,9 @@ class GatewayQueue:
             keys = [self._keys.fleets, self._keys.stream(fleet), self._keys.ledger(fleet)]
             pairs = [text for pair in fields.items() for text in pair]
             commands.append(_evalsha(script("count"), keys, [fleet, *pairs]))
-        commands.append(_evalsha(script("backlog"), [self._keys.fleets], [self._keys.stream_prefix]))
+        commands.append(
+            _evalsha(script("backlog"), [self._keys.fleets], [self._keys.stream_prefix, self._keys.ledger_prefix])
+        )
         if quarantined and self._quarantine_groups:
             commands.append(("LPUSH", self._keys.quarantine, *quarantined))
             commands.append(("LTRIM", self._keys.quarantine, 0, self._quarantine_groups - 1))
@@ -121,7 +134,7 @@ class GatewayQueue:
             counted={f for f, reply in zip(counts, counted, strict=True) if not isinstance(reply, QueueError)},
             backlog=None
             if isinstance(backlog, QueueError)
-            else {fleet.decode(): queued for fleet, queued in zip(backlog[::3], backlog[1::3], strict=True)},
+            else {fleet.decode(): queued for fleet, queued in zip(backlog[::4], backlog[1::4], strict=True)},
         )
 
     async def lease(self, wish: LeaseWish, bound: int) -> int:
@@ -168,7 +181,7 @@ class GatewayQueue:
 
     async def ledger(self, fleet: str) -> rollout_pb2.Ledger:
         """The fleet's account, at one instant."""
-        return decode(fleet, await self._call("ledger", [self._keys.ledger(fleet), self._keys.stream(fleet)], []))
+        return decode(fleet, await self._call("ledger", ledger_keys(self._keys, fleet), []))
 
     async def close(self) -> None:
         """Closes all connections."""
@@ -189,7 +202,7 @@ class GatewayQueue:
                 keys.leases,
                 keys.lease_remaining,
             ],
-            [group.fleet, group.group_id, *sizes, lease],
+            [group.fleet, group.group_id, *sizes, lease, repr(group.reward)],
         )
 
     async def _call(self, name: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:

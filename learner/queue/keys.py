@@ -4,7 +4,6 @@ from __future__ import annotations
 
 GROUP = "learner"  # the consumer group of every fleet's stream, and its only consumer
 CONSUMER = "learner"
-SCHEMA = "1"
 
 
 class Keys:
@@ -26,10 +25,11 @@ class Keys:
         self.leases = prefix + "leases"
         self.lease_remaining = prefix + "lease_remaining"
         self.stream_prefix = prefix + "stream:"
-        self._group = prefix + "group:"
+        self.payload_prefix = prefix + "group:"
         self._id = prefix + "id:"
-        self._ledger = prefix + "ledger:"
+        self.ledger_prefix = prefix + "ledger:"
         self._running = prefix + "running:"
+        self._vanished = prefix + "vanished:"
 
     def stream(self, fleet: str) -> str:
         """The fleet's queue: references to accepted groups."""
@@ -37,7 +37,7 @@ class Keys:
 
     def payload(self, fleet: str, group_id: str) -> str:
         """The serialized group."""
-        return f"{self._group}{fleet}:{group_id}"
+        return f"{self.payload_prefix}{fleet}:{group_id}"
 
     def id(self, fleet: str, group_id: str) -> str:
         """The memory of a group's id: "queued", "trained:<step>", "expired:<step>" or "lost:<step>"."""
@@ -45,8 +45,12 @@ class Keys:
 
     def ledger(self, fleet: str) -> str:
         """The fleet's counters."""
-        return self._ledger + fleet
+        return self.ledger_prefix + fleet
 
     def running(self, fleet: str) -> str:
         """What the fleet's workers run: worker -> "version:unix_ms"."""
         return self._running + fleet
+
+    def vanished(self, fleet: str) -> str:
+        """Ids of groups that were acknowledged and that Redis had forgotten when it came back."""
+        return self._vanished + fleet

@@ -10,13 +10,14 @@ from google.protobuf import json_format
 from google.protobuf.message import DecodeError
 
 from learner.config import QueueConfig
-from learner.queue.connect import check_schema, connect, translated
+from learner.queue.connect import connect
 from learner.queue.errors import QueueError
 from learner.queue.fairness import DeficitRoundRobin
 from learner.queue.groups import Entry, GroupRef, TakenGroup
-from learner.queue.keys import SCHEMA, Keys
+from learner.queue.keys import Keys
 from learner.queue.reader import Reader
 from learner.queue.registry import Timeline, UnknownVersionError, read_registry
+from learner.queue.schema import check_learner_schema, migrate
 from learner.queue.session import Session
 from leeway.v1 import rollout_pb2
 
@@ -48,23 +49,21 @@ class LearnerQueue:
 
     @classmethod
     def open(cls, config: QueueConfig, weights: Mapping[str, float] | None = None) -> LearnerQueue:
-        """Connects, checks the schema and starts a new epoch, which fences every older learner.
+        """Connects, starts a new epoch, which fences every older learner, and migrates a run of an older schema.
 
         Args:
             config: where the queue is.
             weights: fleet -> share of the learner, relative; 1 for those not named.
 
         Raises:
-            QueueError: Redis cannot be reached or refuses us, or the run's data is of another schema.
+            QueueError: Redis cannot be reached or refuses us, or the run's data is of a newer schema.
         """
         client, keys = connect(config), Keys(config.run)
-        with translated():
-            found: Any = client.get(keys.schema)
-            if found is None:
-                client.set(keys.schema, SCHEMA, nx=True)
-        check_schema(found, keys)
+        check_learner_schema(client, keys)
         session = Session(client, _OUTAGE_S)
-        return cls(session, config, session.call("start", [keys.epoch], []), weights)
+        epoch = session.call("start", [keys.epoch], [])
+        migrate(session, keys, epoch)
+        return cls(session, config, epoch, weights)
 
     def begin(self, resumed_step: int, trained: Sequence[GroupRef]) -> int:
         """Goes on from a checkpoint: commits the groups it contains and takes over what a dead learner held.
@@ -80,6 +79,8 @@ class LearnerQueue:
         self._change("begin", [self._keys.timelines, self._keys.progress], [resumed_step, timeline.to_json()])
         self._registry.begin(timeline)
         committed = self._finish("trained", resumed_step, trained)
+        prefixes = [self._keys.stream_prefix, self._keys.ledger_prefix]
+        self._change("recover", [self._keys.progress, self._keys.fleets], prefixes)
         self._session.patiently(self._reader.recover)
         self._begun = True
         return committed
@@ -123,8 +124,9 @@ class LearnerQueue:
 
     def waiting(self) -> int:
         """Groups that a take could return or expire: queued of all fleets, and a dead learner's not handed out yet."""
-        reply = self._session.call("backlog", [self._keys.fleets], [self._keys.stream_prefix])
-        return sum(reply[1::3]) + self._reader.recovered()
+        prefixes = [self._keys.stream_prefix, self._keys.ledger_prefix]
+        reply = self._session.call("backlog", [self._keys.fleets], prefixes)
+        return sum(reply[1::4]) + self._reader.recovered()
 
     def staleness(self, version: int, step: int) -> int:
         """Optimizer steps between a version's weights and ours at ``step``. Raises UnknownVersionError."""
@@ -213,11 +215,12 @@ class LearnerQueue:
             own = [ref for ref in refs if ref.fleet == fleet]
             for start in range(0, len(own), _BATCH):
                 batch = own[start : start + _BATCH]
-                keys = [self._keys.stream(fleet), self._keys.ledger(fleet)]
+                keys = [self._keys.stream(fleet), self._keys.ledger(fleet), self._keys.vanished(fleet)]
+                names: list[str] = []
                 for ref in batch:
                     keys += [self._keys.id(fleet, ref.group_id), self._keys.payload(fleet, ref.group_id)]
-                entry_ids = [ref.entry_id for ref in batch]
-                finished += self._change("finish", keys, [outcome, step, self._id_memory_s, *entry_ids])
+                    names += [ref.entry_id, ref.group_id]
+                finished += self._change("finish", keys, [outcome, step, self._id_memory_s, *names])
         self._reader.release(refs)
         return finished
 

@@ -1,13 +1,13 @@
 """A fleet's account: read at one instant, and held against the law.
 
 received = accepted + duplicate + rejected + retried
-accepted = trained + expired + queued + in_flight
+accepted = trained + expired + lost + queued + in_flight, and lost = 0
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from learner.config import QueueConfig
@@ -17,30 +17,36 @@ from learner.queue.keys import Keys
 from learner.queue.scripts import script
 from leeway.v1 import rollout_pb2
 
-_REJECTED = "rejected:"
-_COUNTERS = ("received", "accepted", "duplicate", "rejected", "retried", "trained", "expired")
+_COUNTERS = (
+    "received", "accepted", "duplicate", "rejected", "retried", "trained", "expired", "lost", "redelivered", "bytes",
+)  # fmt: skip
+_MEASURES = {"length": rollout_pb2.MEASURE_LENGTH, "reward": rollout_pb2.MEASURE_REWARD}
 
 
 def check(ledger: rollout_pb2.Ledger) -> list[str]:
     """Where a ledger breaks the law, in words; empty when it balances."""
+    name = f"fleet {ledger.fleet!r}"
     arrived = ledger.accepted + ledger.duplicate + ledger.rejected + ledger.retried
-    kept = ledger.trained + ledger.expired + ledger.queued + ledger.in_flight
-    by_reason = sum(ledger.rejected_by_reason.values())
+    kept = ledger.trained + ledger.expired + ledger.lost + ledger.queued + ledger.in_flight
     violations = []
     if ledger.received != arrived:
         violations.append(
-            f"fleet {ledger.fleet!r}: received {ledger.received} != accepted {ledger.accepted} + duplicate "
+            f"{name}: received {ledger.received} != accepted {ledger.accepted} + duplicate "
             f"{ledger.duplicate} + rejected {ledger.rejected} + retried {ledger.retried} = {arrived} "
             f"(difference {ledger.received - arrived:+d})"
         )
     if ledger.accepted != kept:
         violations.append(
-            f"fleet {ledger.fleet!r}: accepted {ledger.accepted} != trained {ledger.trained} + expired "
-            f"{ledger.expired} + queued {ledger.queued} + in_flight {ledger.in_flight} = {kept} "
+            f"{name}: accepted {ledger.accepted} != trained {ledger.trained} + expired {ledger.expired} + lost "
+            f"{ledger.lost} + queued {ledger.queued} + in_flight {ledger.in_flight} = {kept} "
             f"(difference {ledger.accepted - kept:+d})"
         )
-    if ledger.rejected != by_reason:
-        violations.append(f"fleet {ledger.fleet!r}: rejected {ledger.rejected} != sum by reason {by_reason}")
+    if ledger.lost:
+        violations.append(f"{name}: lost {ledger.lost}: accepted, but the content was gone or damaged when taken")
+    for outcome, reasons in (("rejected", ledger.rejected_by_reason), ("retried", ledger.retried_by_reason)):
+        total, by_reason = getattr(ledger, outcome), sum(reasons.values())
+        if total != by_reason:
+            violations.append(f"{name}: {outcome} {total} != sum by reason {by_reason}")
     return violations
 
 
@@ -51,13 +57,18 @@ def read_ledgers(url: str, run: str, timeout_s: float = 10.0) -> list[rollout_pb
     with contextlib.closing(connect(QueueConfig(url=url, run=run, timeout_s=timeout_s))) as client, translated():
         fleets: Any = client.smembers(keys.fleets)
         names = sorted(fleet.decode() for fleet in fleets)
-        replies: list[Any] = [client.eval(ledger.text, 2, keys.ledger(name), keys.stream(name)) for name in names]
+        replies: list[Any] = [client.eval(ledger.text, 3, *ledger_keys(keys, name)) for name in names]
         return [decode(name, reply) for name, reply in zip(names, replies, strict=True)]
+
+
+def ledger_keys(keys: Keys, fleet: str) -> list[str]:
+    """The keys of ledger.lua."""
+    return [keys.ledger(fleet), keys.stream(fleet), keys.vanished(fleet)]
 
 
 def decode(fleet: str, reply: Sequence) -> rollout_pb2.Ledger:
     """The message for what ledger.lua returned."""
-    fields, queued, in_flight = reply
+    fields, queued, in_flight, vanished = reply
     counts = {fields[i].decode(): int(fields[i + 1]) for i in range(0, len(fields), 2)}
     if queued < 0:
         raise QueueError(f"fleet {fleet!r}: {in_flight} entries pending but fewer in its stream: it was trimmed")
@@ -66,7 +77,37 @@ def decode(fleet: str, reply: Sequence) -> rollout_pb2.Ledger:
         **{name: counts.get(name, 0) for name in _COUNTERS},
         queued=queued,
         in_flight=in_flight,
-        rejected_by_reason={
-            name.removeprefix(_REJECTED): count for name, count in counts.items() if name.startswith(_REJECTED)
-        },
+        vanished=vanished,
+        queued_bytes=max(0, counts.get("bytes", 0) - counts.get("bytes_done", 0)),
+        rejected_by_reason=_under("rejected:", counts),
+        retried_by_reason=_under("retried:", counts),
+        histogram=_histogram(counts),
     )
+
+
+def _under(prefix: str, counts: Mapping[str, int]) -> dict[str, int]:
+    return {name.removeprefix(prefix): count for name, count in counts.items() if name.startswith(prefix)}
+
+
+def _histogram(counts: Mapping[str, int]) -> list[rollout_pb2.Bucket]:
+    """The buckets that finish.lua counts as ``<measure>:<outcome>:<end>``."""
+    buckets = []
+    for name, count in counts.items():
+        measure, _, rest = name.partition(":")
+        if measure in _MEASURES:
+            outcome, _, end = rest.partition(":")
+            lower, upper = _length_interval(float(end)) if measure == "length" else _reward_interval(float(end))
+            buckets.append(
+                rollout_pb2.Bucket(measure=_MEASURES[measure], outcome=outcome, lower=lower, upper=upper, count=count)
+            )
+    return sorted(buckets, key=lambda bucket: (bucket.measure, bucket.outcome, bucket.lower))
+
+
+def _length_interval(upper: float) -> tuple[float, float]:
+    return (upper / 2 if upper > 1 else 0.0), upper
+
+
+def _reward_interval(lower: float) -> tuple[float, float]:
+    if -1 <= lower < 1:
+        return lower, round(lower + 0.1, 1)
+    return lower, lower / 2 if lower < 0 else lower * 2

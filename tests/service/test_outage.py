@@ -74,6 +74,7 @@ async def test_a_take_whose_reply_is_lost(redis_server):
     publish(redis_server.url, 0)
     config = QueueConfig(url=redis_server.url, run=RUN)
     gateway = GatewayQueue(config, 0)
+    await gateway.check()
     groups = [valid_group() for _ in range(6)]
     await feed(gateway, groups)
     async with lossy(redis_server.url) as (proxy, url):
@@ -106,6 +107,7 @@ async def test_an_append_whose_reply_is_lost(redis_server):
     config = QueueConfig(url=redis_server.url, run=RUN)
     async with lossy(redis_server.url) as (proxy, url):
         gateway = GatewayQueue(QueueConfig(url=url, run=RUN), 0)
+        await gateway.check()
         assert await feed(gateway, [valid_group()]) == [Appended.ACCEPTED]  # loads the scripts
         groups = [valid_group() for _ in range(8)]
         proxy.lose_reply_to = script("append").sha.encode()

@@ -10,7 +10,7 @@ from leeway.v1 import rollout_pb2 as pb
 
 BALANCED = {
     "fleet": "f", "received": 20, "accepted": 12, "duplicate": 3, "rejected": 1, "retried": 4, "trained": 5, "expired": 2,
-    "queued": 4, "in_flight": 1, "rejected_by_reason": {"reward_not_finite": 1},
+    "queued": 4, "in_flight": 1, "rejected_by_reason": {"reward_not_finite": 1}, "retried_by_reason": {"queue_full": 4},
 }  # fmt: skip
 
 
@@ -26,7 +26,7 @@ def test_a_balanced_ledger():
         ("accepted", ["received 20", "accepted 13"]),
         ("duplicate", ["duplicate 4"]),
         ("rejected", ["rejected 2", "sum by reason 1"]),
-        ("retried", ["retried 5"]),
+        ("retried", ["retried 5", "sum by reason 4"]),
         ("trained", ["trained 6"]),
         ("expired", ["expired 3"]),
         ("queued", ["queued 5"]),
@@ -45,9 +45,29 @@ def test_the_difference_is_said():
     assert "(difference +2)" in check(pb.Ledger(**{**BALANCED, "queued": 2}))[0]
 
 
+def test_a_lost_group_is_named_even_when_the_sums_agree():
+    (violation,) = check(pb.Ledger(**{**BALANCED, "trained": 4}, lost=1))
+    assert "'f': lost 1" in violation
+
+
 def test_decode():
-    fields = [b"received", b"3", b"accepted", b"2", b"rejected", b"1", b"rejected:temperature", b"1", b"bytes", b"99"]
-    ledger = decode("f", [fields, 2, 0])
+    counts = {"received": 5, "accepted": 2, "rejected": 1, "rejected:temperature": 1, "retried": 2, "retried:full": 2}
+    counts |= {"bytes": 99, "bytes_done": 40, "lost": 0, "redelivered": 3}
+    counts |= {"length:trained:1": 1, "length:expired:8": 2, "length:trained:4": 3}
+    counts |= {"reward:trained:-4": 1, "reward:trained:0.9": 2, "reward:trained:2": 3, "reward:trained:-1.0": 4}
+    flat = [text for name, count in counts.items() for text in (name.encode(), str(count).encode())]
+    ledger = decode("f", [flat, 2, 0, 7])
+    assert [(b.measure, b.outcome, b.lower, b.upper, b.count) for b in ledger.histogram] == [
+        (pb.MEASURE_LENGTH, "expired", 4, 8, 2),
+        (pb.MEASURE_LENGTH, "trained", 0, 1, 1),
+        (pb.MEASURE_LENGTH, "trained", 2, 4, 3),
+        (pb.MEASURE_REWARD, "trained", -4, -2, 1),
+        (pb.MEASURE_REWARD, "trained", -1, -0.9, 4),
+        (pb.MEASURE_REWARD, "trained", 0.9, 1, 2),
+        (pb.MEASURE_REWARD, "trained", 2, 4, 3),
+    ]
+    ledger.ClearField("histogram")
     assert ledger == pb.Ledger(
-        fleet="f", received=3, accepted=2, rejected=1, queued=2, rejected_by_reason={"temperature": 1}
-    )
+        fleet="f", received=5, accepted=2, rejected=1, retried=2, queued=2, bytes=99, queued_bytes=59, redelivered=3,
+        vanished=7, rejected_by_reason={"temperature": 1}, retried_by_reason={"full": 2},
+    )  # fmt: skip

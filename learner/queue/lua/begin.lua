@@ -7,6 +7,6 @@ end
 redis.call('PERSIST', KEYS[3])
 if redis.call('HGET', KEYS[3], 'epoch') ~= ARGV[1] then
   redis.call('RPUSH', KEYS[2], ARGV[3])
+  redis.call('HSET', KEYS[3], 'epoch', ARGV[1], 'step', ARGV[2], 'uncommitted', 0)
 end
-redis.call('HSET', KEYS[3], 'epoch', ARGV[1], 'step', ARGV[2], 'uncommitted', 0)
 return redis.status_reply('OK')

@@ -21,6 +21,12 @@ class FinishReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FINISH_REASON_STOP: _ClassVar[FinishReason]
     FINISH_REASON_LENGTH: _ClassVar[FinishReason]
     FINISH_REASON_ABORT: _ClassVar[FinishReason]
+
+class Measure(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    MEASURE_UNSPECIFIED: _ClassVar[Measure]
+    MEASURE_LENGTH: _ClassVar[Measure]
+    MEASURE_REWARD: _ClassVar[Measure]
 OUTCOME_UNSPECIFIED: Outcome
 OUTCOME_ACCEPTED: Outcome
 OUTCOME_DUPLICATE: Outcome
@@ -30,6 +36,9 @@ FINISH_REASON_UNSPECIFIED: FinishReason
 FINISH_REASON_STOP: FinishReason
 FINISH_REASON_LENGTH: FinishReason
 FINISH_REASON_ABORT: FinishReason
+MEASURE_UNSPECIFIED: Measure
+MEASURE_LENGTH: Measure
+MEASURE_REWARD: Measure
 
 class SubmitRequest(_message.Message):
     __slots__ = ("sequence", "group", "lease_id")
@@ -176,8 +185,10 @@ class Policy(_message.Message):
     def __init__(self, version: _Optional[int] = ..., step: _Optional[int] = ..., epoch: _Optional[int] = ..., uri: _Optional[str] = ..., manifest_sha256: _Optional[str] = ..., published_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class GetLedgerRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("fleet",)
+    FLEET_FIELD_NUMBER: _ClassVar[int]
+    fleet: str
+    def __init__(self, fleet: _Optional[str] = ...) -> None: ...
 
 class GetLedgerResponse(_message.Message):
     __slots__ = ("ledger",)
@@ -185,9 +196,26 @@ class GetLedgerResponse(_message.Message):
     ledger: Ledger
     def __init__(self, ledger: _Optional[_Union[Ledger, _Mapping]] = ...) -> None: ...
 
+class ListLedgersRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListLedgersResponse(_message.Message):
+    __slots__ = ("ledgers",)
+    LEDGERS_FIELD_NUMBER: _ClassVar[int]
+    ledgers: _containers.RepeatedCompositeFieldContainer[Ledger]
+    def __init__(self, ledgers: _Optional[_Iterable[_Union[Ledger, _Mapping]]] = ...) -> None: ...
+
 class Ledger(_message.Message):
-    __slots__ = ("fleet", "received", "accepted", "duplicate", "rejected", "retried", "trained", "expired", "queued", "in_flight", "rejected_by_reason")
+    __slots__ = ("fleet", "received", "accepted", "duplicate", "rejected", "retried", "trained", "expired", "queued", "in_flight", "rejected_by_reason", "retried_by_reason", "lost", "vanished", "redelivered", "bytes", "queued_bytes", "histogram")
     class RejectedByReasonEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class RetriedByReasonEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
         VALUE_FIELD_NUMBER: _ClassVar[int]
@@ -205,6 +233,13 @@ class Ledger(_message.Message):
     QUEUED_FIELD_NUMBER: _ClassVar[int]
     IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
     REJECTED_BY_REASON_FIELD_NUMBER: _ClassVar[int]
+    RETRIED_BY_REASON_FIELD_NUMBER: _ClassVar[int]
+    LOST_FIELD_NUMBER: _ClassVar[int]
+    VANISHED_FIELD_NUMBER: _ClassVar[int]
+    REDELIVERED_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    HISTOGRAM_FIELD_NUMBER: _ClassVar[int]
     fleet: str
     received: int
     accepted: int
@@ -216,4 +251,25 @@ class Ledger(_message.Message):
     queued: int
     in_flight: int
     rejected_by_reason: _containers.ScalarMap[str, int]
-    def __init__(self, fleet: _Optional[str] = ..., received: _Optional[int] = ..., accepted: _Optional[int] = ..., duplicate: _Optional[int] = ..., rejected: _Optional[int] = ..., retried: _Optional[int] = ..., trained: _Optional[int] = ..., expired: _Optional[int] = ..., queued: _Optional[int] = ..., in_flight: _Optional[int] = ..., rejected_by_reason: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    retried_by_reason: _containers.ScalarMap[str, int]
+    lost: int
+    vanished: int
+    redelivered: int
+    bytes: int
+    queued_bytes: int
+    histogram: _containers.RepeatedCompositeFieldContainer[Bucket]
+    def __init__(self, fleet: _Optional[str] = ..., received: _Optional[int] = ..., accepted: _Optional[int] = ..., duplicate: _Optional[int] = ..., rejected: _Optional[int] = ..., retried: _Optional[int] = ..., trained: _Optional[int] = ..., expired: _Optional[int] = ..., queued: _Optional[int] = ..., in_flight: _Optional[int] = ..., rejected_by_reason: _Optional[_Mapping[str, int]] = ..., retried_by_reason: _Optional[_Mapping[str, int]] = ..., lost: _Optional[int] = ..., vanished: _Optional[int] = ..., redelivered: _Optional[int] = ..., bytes: _Optional[int] = ..., queued_bytes: _Optional[int] = ..., histogram: _Optional[_Iterable[_Union[Bucket, _Mapping]]] = ...) -> None: ...
+
+class Bucket(_message.Message):
+    __slots__ = ("measure", "outcome", "lower", "upper", "count")
+    MEASURE_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    LOWER_FIELD_NUMBER: _ClassVar[int]
+    UPPER_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    measure: Measure
+    outcome: str
+    lower: float
+    upper: float
+    count: int
+    def __init__(self, measure: _Optional[_Union[Measure, str]] = ..., outcome: _Optional[str] = ..., lower: _Optional[float] = ..., upper: _Optional[float] = ..., count: _Optional[int] = ...) -> None: ...

@@ -54,6 +54,11 @@ class RolloutServiceStub(object):
                 request_serializer=leeway_dot_v1_dot_rollout__pb2.GetLedgerRequest.SerializeToString,
                 response_deserializer=leeway_dot_v1_dot_rollout__pb2.GetLedgerResponse.FromString,
                 _registered_method=True)
+        self.ListLedgers = channel.unary_unary(
+                '/leeway.v1.RolloutService/ListLedgers',
+                request_serializer=leeway_dot_v1_dot_rollout__pb2.ListLedgersRequest.SerializeToString,
+                response_deserializer=leeway_dot_v1_dot_rollout__pb2.ListLedgersResponse.FromString,
+                _registered_method=True)
 
 
 class RolloutServiceServicer(object):
@@ -66,11 +71,9 @@ class RolloutServiceServicer(object):
         Ownership: a group belongs to the producer until its ack is ACCEPTED or DUPLICATE; from then on it is the service's
         and will be trained or counted as expired, whatever process dies. A producer keeps each group until then.
         Partial failure: every group has its own outcome; a bad group never breaks the stream. When the stream breaks, or the
-        gateway closes it with UNAVAILABLE, groups without an ack are in an unknown state: send them again, with the same
+        gateway closes it (draining, idle for long, credentials revoked), groups without an ack are in an unknown state: send them again, with the same
         group_id, on a new stream. The id makes that safe.
         Flow: the gateway reads at most a bounded number of unacknowledged groups per stream, then stops reading.
-        Errors: UNAUTHENTICATED (no token, or an unknown one), RESOURCE_EXHAUSTED (a message over the size limit),
-        UNAVAILABLE (draining or restarting).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -93,7 +96,14 @@ class RolloutServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetLedger(self, request, context):
-        """The calling fleet's own account.
+        """A fleet's account: the caller's own, or with the role operate any fleet's.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListLedgers(self, request, context):
+        """Every fleet's account, by name. Needs the role operate.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -121,6 +131,11 @@ def add_RolloutServiceServicer_to_server(servicer, server):
                     servicer.GetLedger,
                     request_deserializer=leeway_dot_v1_dot_rollout__pb2.GetLedgerRequest.FromString,
                     response_serializer=leeway_dot_v1_dot_rollout__pb2.GetLedgerResponse.SerializeToString,
+            ),
+            'ListLedgers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLedgers,
+                    request_deserializer=leeway_dot_v1_dot_rollout__pb2.ListLedgersRequest.FromString,
+                    response_serializer=leeway_dot_v1_dot_rollout__pb2.ListLedgersResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -231,6 +246,33 @@ class RolloutService(object):
             '/leeway.v1.RolloutService/GetLedger',
             leeway_dot_v1_dot_rollout__pb2.GetLedgerRequest.SerializeToString,
             leeway_dot_v1_dot_rollout__pb2.GetLedgerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLedgers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/leeway.v1.RolloutService/ListLedgers',
+            leeway_dot_v1_dot_rollout__pb2.ListLedgersRequest.SerializeToString,
+            leeway_dot_v1_dot_rollout__pb2.ListLedgersResponse.FromString,
             options,
             channel_credentials,
             insecure,
