@@ -1,0 +1,63 @@
+"""The orderly end of a chaos run: every group acknowledged, trained or expired, and committed."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import Any
+
+import redis
+
+from learner.queue.keys import Keys
+from tests.chaos.account import Account, Id
+from tests.chaos.stack import RUN, Stack
+
+_LIMIT_S = 240.0
+_QUIET_S = 4.0  # without a step for so long, the learner has less than a batch
+
+
+def drain(stack: Stack) -> None:
+    """Stops the fleets, lets the learner train what waits, stops it. Raises AssertionError when one of them does not end.
+
+    The last groups are fewer than a batch: a few more, logged like any other, fill it up.
+    """
+    if "worker" in stack.members:
+        stack.members["worker"].end(20)
+    stack.stop_producers(_LIMIT_S)
+    stack.until(_Quiet(stack), "rest of the learner", _LIMIT_S)
+    size = stack.plan.groups_per_step
+    rest = len(waiting(stack) - set(Account.read(stack.directory).trained))
+    if rest % size:
+        steps = stack.watch.steps
+        stack.add_groups(size - rest % size, _LIMIT_S)
+        stack.until(lambda: stack.watch.steps > steps, "last step", _LIMIT_S)
+    status = stack.members["learner"].end(60)
+    if status != 0:
+        raise AssertionError(f"the learner's clean end had exit status {status}\n{stack.tails()}")
+
+
+def waiting(stack: Stack) -> set[Id]:
+    """The groups in the streams themselves, taken or not."""
+    prefix = Keys(RUN).stream_prefix
+    found: set[Id] = set()
+    with contextlib.closing(redis.Redis.from_url(stack.redis_url)) as client:
+        for key in client.scan_iter(prefix + "*"):
+            entries: Any = client.xrange(key)
+            fleet = key.decode().removeprefix(prefix)
+            found |= {(fleet, fields[b"id"].decode()) for _, fields in entries}
+    return found
+
+
+class _Quiet:
+    """Holds once the learner has not made a step for a while."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+        self._seen = (-1, 0.0)
+
+    def __call__(self) -> bool:
+        steps, since = self._seen
+        if steps != self._stack.watch.steps:
+            self._seen = (self._stack.watch.steps, time.monotonic())
+            return False
+        return time.monotonic() - since > _QUIET_S

@@ -1,0 +1,182 @@
+"""How each fault is done to a stack, and when it is over.
+
+A fault returns what recovery means after it: a condition, to be asked until it holds. Recovery is never only that a
+process is there again, always that work goes on through it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import redis
+
+from tests.chaos.schedule import Fault
+from tests.chaos.stack import Stack
+
+Condition = Callable[[], bool]
+_AIM_S = 20.0  # how long a phase is waited for; then the learner dies anyway
+
+
+class Progress:
+    """Holds once a count has grown after something was ready."""
+
+    def __init__(self, ready: Condition, count: Callable[[], int]) -> None:
+        self._ready = ready
+        self._count = count
+        self._base: int | None = None
+
+    def __call__(self) -> bool:
+        if self._base is None:
+            if self._ready():
+                self._base = self._count()
+            return False
+        return self._count() > self._base
+
+
+class Faults:
+    """Does faults to a stack."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+        self._watch = stack.watch
+
+    def do(self, fault: Fault) -> list[Condition]:
+        """Does it, waits for its end if it has one; the conditions of recovery, all to hold."""
+        how = getattr(self, f"_{fault.kind}_{fault.target}", None) or getattr(self, f"_{fault.kind}")
+        return how(fault)
+
+    def _kill(self, fault: Fault) -> list[Condition]:
+        name = self._name(fault)
+        self._stack.members[name].kill()
+        if fault.target == "gateway":
+            return [self._acks_through(int(name[-1]), lambda: self._stack.listening(name))]
+        starts = self._stack.members[name].starts
+        return [Progress(lambda: self._stack.members[name].starts > starts, lambda: self._watch.answers[name])]
+
+    def _kill_redis(self, fault: Fault) -> list[Condition]:
+        starts = self._stack.members["redis"].starts
+        self._stack.members["redis"].kill()
+        return self._all_acks(lambda: self._stack.members["redis"].starts > starts)
+
+    def _kill_learner(self, fault: Fault) -> list[Condition]:
+        learner = self._stack.members["learner"]
+        signs = {"checkpoint": "checkpoints/.writing_*", "publish": "weights/.writing_*"}
+        if fault.aim in signs:
+            # No pause between looks: some of these phases last a few milliseconds.
+            _wait_for(lambda: any(self._stack.directory.glob(signs[fault.aim])) or not learner.alive, _AIM_S)
+        elif fault.aim == "start":
+            learner.kill()
+            starts = learner.starts
+            self._stack.until(lambda: learner.starts > starts, "restart of the learner", 30)
+            # Its imports take some seconds; then it loads, begins and publishes at once.
+            _wait_for(lambda: bool(fault.index % 3) and "learner" in learner.output(), 3.0 + fault.index % 5)
+        before = max(self._watch.epochs, default=0)
+        if learner.alive:
+            learner.kill()
+        return [Progress(lambda: max(self._watch.epochs) > before, lambda: self._watch.steps)]
+
+    def _freeze(self, fault: Fault) -> list[Condition]:
+        member = self._stack.members[self._name(fault)]
+        member.freeze()
+        self._last(fault)
+        member.thaw()
+        return [*self._all_acks(), self._steps()]
+
+    def _zombie_learner(self, fault: Fault) -> list[Condition]:
+        """A frozen learner is replaced, and wakes up while the new one trains: nothing it does may count."""
+        before = max(self._watch.epochs, default=0)
+        old = self._stack.zombie()
+        self._stack.until(
+            Progress(lambda: max(self._watch.epochs) > before, lambda: self._watch.steps), "step beside a zombie", 120
+        )
+        self._stack.thaw(old)
+        self._stack.until(lambda: old.exit_code() is not None, "end of the fenced learner", 60)
+        if old.exit_code() == 0:
+            raise AssertionError(f"a fenced learner ended as if all were well:\n{old.tail()}")
+        return [self._steps()]
+
+    def _cut_fleet(self, fault: Fault) -> list[Condition]:
+        index = fault.index % self._stack.plan.gateways
+        self._stack.network.cut(self._stack.links[f"fleet-{index}"])
+        return [self._acks_through(index)]
+
+    def _cut_redis(self, fault: Fault) -> list[Condition]:
+        self._stack.network.cut(self._stack.links["redis"])
+        return [*self._all_acks(), self._steps()]
+
+    def _silence_fleet(self, fault: Fault) -> list[Condition]:
+        index = fault.index % self._stack.plan.gateways
+        self._silence(f"fleet-{index}", fault)
+        return [self._acks_through(index)]
+
+    def _silence_redis(self, fault: Fault) -> list[Condition]:
+        self._silence("redis", fault)
+        return [*self._all_acks(), self._steps()]
+
+    def _slow_redis(self, fault: Fault) -> list[Condition]:
+        def sleep() -> None:
+            with contextlib.suppress(redis.RedisError), contextlib.closing(redis.Redis.from_url(url)) as client:
+                client.execute_command("DEBUG", "SLEEP", fault.lasts_s)
+
+        url = self._stack.redis_url
+        thread = threading.Thread(target=sleep)
+        thread.start()
+        self._stack.until(lambda: not thread.is_alive(), "end of DEBUG SLEEP", 30)
+        return [*self._all_acks(), self._steps()]
+
+    def _full_disk(self, fault: Fault) -> list[Condition]:
+        """The learner may not write files as large as its weights (EFBIG where a full disk says ENOSPC)."""
+        pid = self._stack.members["learner"].child.pid
+        limit = (self._stack.directory / "model/model.safetensors").stat().st_size // 2
+        with _limited(pid, limit):
+            self._last(fault)
+        versions = self._watch.events["version"]
+        return [self._steps(), lambda: self._watch.events["version"] > versions]
+
+    def _silence(self, link: str, fault: Fault) -> None:
+        self._stack.network.silence(self._stack.links[link], True)
+        self._last(fault)
+        if fault.index % 2:  # the cut is noticed in the end; or the network heals in time
+            self._stack.network.cut(self._stack.links[link])
+        self._stack.network.silence(self._stack.links[link], False)
+
+    def _last(self, fault: Fault) -> None:
+        end = time.monotonic() + fault.lasts_s
+        self._stack.until(lambda: time.monotonic() > end, "time", fault.lasts_s + 60)
+
+    def _name(self, fault: Fault) -> str:
+        names = sorted(name for name in self._stack.members if name.partition("-")[0] == fault.target)
+        return names[fault.index % len(names)]
+
+    def _acks_through(self, gateway: int, ready: Condition = lambda: True) -> Condition:
+        """By the producer without leases that is connected there."""
+        return Progress(ready, lambda: self._watch.acked(f"producer-{gateway}"))
+
+    def _all_acks(self, ready: Condition = lambda: True) -> list[Condition]:
+        return [self._acks_through(index, ready) for index in range(self._stack.plan.gateways)]
+
+    def _steps(self) -> Condition:
+        return Progress(lambda: True, lambda: self._watch.steps)
+
+
+@contextlib.contextmanager
+def _limited(pid: int, size: int) -> Iterator[None]:
+    """The process may not make a file larger than ``size`` bytes during the block."""
+    before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
+
+
+def _wait_for(condition: Condition, timeout_s: float) -> None:
+    """Without a pause between looks; returns at the latest after ``timeout_s``."""
+    deadline = time.monotonic() + timeout_s
+    while not condition() and time.monotonic() < deadline:
+        pass
