@@ -134,7 +134,6 @@ class Flusher:
             else:
                 fields["retried"] += 1
                 fields[f"retried:{arrival.ack.reason}"] += 1
-                fields[f"retried:{arrival.ack.reason}"] += 1
 
 
 def _settle(ack: rollout_pb2.Ack, outcome: Appended) -> None:
