@@ -1,31 +1,26 @@
-"""Resumable checkpoints and the commit protocol.
+"""Saving checkpoints, and the commit protocol.
 
-A group leaves the queue only after a checkpoint that contains it is durable. A checkpoint is a directory
-``step_00000050/`` with the sharded model and optimizer and ``state.json``: the step and the groups trained since the last
-commit. It is written under a temporary name and renamed when whole, so what carries the final name is complete.
+A group leaves the queue only after a checkpoint that contains it is durable. A checkpoint is written in the room of this
+learner's epoch (learner.claim) and renamed when whole, so what carries the final name was complete when it got it; what is in
+it, and how damage is noticed, is learner.resume's business.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
-import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from learner import resume
+from learner.claim import Claim, sync_directory
 from learner.config import CheckpointConfig
-from learner.publish import sync_directory
 from learner.queue import GroupRef
+from learner.resume import FileDigest, Resume, State
 
-_STATE = "state.json"
-_SCHEMA = 1
-
-
-class CheckpointError(Exception):
-    """A checkpoint that cannot be used; the message names the path and what is wrong."""
+_DAMAGED = "damaged_"
 
 
 class Sharded(Protocol):
@@ -37,6 +32,10 @@ class Sharded(Protocol):
 
     def poll(self, blocking: bool) -> bool:
         """True, on every rank, once the save under way is durable. Raises OSError, on every rank, when it failed."""
+        ...
+
+    def digests(self) -> dict[str, FileDigest]:
+        """Files of the last durable save whose digests were taken while they were written (rank 0)."""
         ...
 
     def load(self, directory: Path) -> None:
@@ -56,70 +55,35 @@ class Accounts(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Resume:
-    """What a checkpoint says besides weights.
-
-    Attributes:
-        directory: where it lies.
-        step: optimizer steps in it.
-        trained: groups in these weights that may not have been committed when it was written.
-    """
-
-    directory: Path
-    step: int
-    trained: list[GroupRef]
-
-
-def latest(root: Path) -> Resume | None:
-    """The newest complete checkpoint under ``root``, or None when there is none.
-
-    Raises:
-        CheckpointError: its state file is damaged or of another schema.
-    """
-    complete = sorted(path for path in root.glob("step_*") if path.is_dir())
-    if not complete:
-        return None
-    directory = complete[-1]
-    try:
-        state = json.loads((directory / _STATE).read_text())
-        if state["schema"] != _SCHEMA:
-            raise CheckpointError(f"{directory}: schema {state['schema']} is not {_SCHEMA}: written by another version")
-        return Resume(directory, state["step"], [GroupRef(**ref) for ref in state["trained"]])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{directory / _STATE}: damaged ({error}); move the directory away to use the one before it"
-        ) from error
-
-
 class Checkpointer:
     """Saves every n steps in the background and commits what has become durable.
 
     Args:
-        config: directory, interval, retention.
+        config: interval, retention.
+        claim: on the directory; taken on rank 0 before.
         sharded: saves and loads the model's shards.
         accounts: rank 0 only, None elsewhere.
         barrier: collective; returns when every rank has called it.
+        extra: what else goes into a checkpoint, as of the step it is asked; JSON values. Asked on rank 0.
     """
 
     def __init__(
         self,
         config: CheckpointConfig,
+        claim: Claim,
         sharded: Sharded,
         accounts: Accounts | None,
         barrier: Callable[[], None],
+        extra: Callable[[], dict[str, Any]] = dict,
     ) -> None:
         self._config = config
+        self._claim = claim
         self._sharded = sharded
         self._accounts = accounts
         self._barrier = barrier
+        self._extra = extra
         self._uncommitted: list[GroupRef] = []
-        self._saving: tuple[int, int, float] | None = None  # step, how many of the uncommitted it contains, start
-        if accounts is not None:
-            config.dir.mkdir(parents=True, exist_ok=True)
-            for leftover in config.dir.glob(".writing_*"):
-                shutil.rmtree(leftover)
-        barrier()
+        self._saving: tuple[State, int, float] | None = None  # what, how many of the uncommitted it contains, start
 
     @property
     def uncommitted(self) -> int:
@@ -134,15 +98,23 @@ class Checkpointer:
             self.save(step)
 
     def save(self, step: int) -> None:
-        """Starts a save now; waits for the one before it. Collective."""
+        """Starts a save now; waits for the one before it. Collective.
+
+        Raises:
+            SupersededError: a newer learner has taken over (rank 0).
+        """
         self._poll(blocking=True)
-        self._saving = (step, len(self._uncommitted), time.monotonic())
-        directory = self._temporary(step)
+        extra = self._extra() if self._accounts is not None else {}
+        state = State(step, self._claim.epoch, list(self._uncommitted), extra)
+        self._saving = (state, len(self._uncommitted), time.monotonic())
+        name = resume.name(step, self._claim.epoch)
         if self._accounts is not None:
-            shutil.rmtree(directory, ignore_errors=True)
-            directory.mkdir(parents=True)
+            self._claim.require()
+            self._claim.discard(name)
+            with contextlib.suppress(OSError):  # then no rank can write, and each says so when polled
+                self._claim.path(name).mkdir()
         self._barrier()
-        self._sharded.begin_save(directory)
+        self._sharded.begin_save(self._claim.path(name))
 
     def finish(self) -> None:
         """Waits until the save under way is durable and committed. Collective."""
@@ -151,7 +123,7 @@ class Checkpointer:
     def _poll(self, blocking: bool) -> None:
         if self._saving is None:
             return
-        step, count, started = self._saving
+        state, count, started = self._saving
         failure: OSError | None = None
         try:
             if not self._sharded.poll(blocking):
@@ -164,31 +136,42 @@ class Checkpointer:
         try:
             if failure is not None:
                 raise failure
-            trained = self._uncommitted[:count]
-            self._seal(step, {"schema": _SCHEMA, "step": step, "trained": [asdict(ref) for ref in trained]})
+            self._seal(state)
         except OSError as error:
-            shutil.rmtree(self._temporary(step), ignore_errors=True)
-            self._accounts.not_saved(step, error)
+            self._claim.discard(resume.name(state.step, state.epoch))
+            self._claim.require()
+            self._accounts.not_saved(state.step, error)
         else:
             self._uncommitted = self._uncommitted[count:]
-            self._accounts.committed(step, trained, time.monotonic() - started)
+            self._accounts.committed(state.step, state.trained, time.monotonic() - started)
             self._retain()
 
-    def _seal(self, step: int, state: dict[str, Any]) -> None:
-        temporary = self._temporary(step)
-        (temporary / _STATE).write_text(json.dumps(state))
-        for path in temporary.iterdir():
-            with path.open("rb+") as file:
-                os.fsync(file.fileno())
-        final = self._config.dir / f"step_{step:08d}"
-        if final.exists():  # a resumed run saved the same step again: its content is the newer truth
-            shutil.rmtree(final)
-        os.rename(temporary, final)
-        sync_directory(self._config.dir)
+    def _seal(self, state: State) -> None:
+        name = resume.name(state.step, state.epoch)
+        if (self._claim.root / name).exists():  # saved again without a step in between: the same weights
+            self._claim.discard(name)
+            return
+        directory = self._claim.path(name)
+        taken = self._sharded.digests()
+        rest = sorted({path.name for path in directory.iterdir()} - taken.keys())
+        files = taken | resume.digests(directory, rest)
+        for file in rest:
+            with (directory / file).open("rb+") as content:
+                os.fsync(content.fileno())
+        resume.write_state(directory, State(state.step, state.epoch, state.trained, state.extra, files))
+        sync_directory(directory)
+        self._claim.put(name, name)
 
     def _retain(self) -> None:
-        for directory in sorted(self._config.dir.glob("step_*"))[: -self._config.keep]:
-            shutil.rmtree(directory)
+        with contextlib.suppress(OSError):  # superseded: what is kept is the newer learner's business
+            for directory in resume.sealed(self._claim.root)[: -self._config.keep]:
+                self._claim.remove(directory.name)
 
-    def _temporary(self, step: int) -> Path:
-        return self._config.dir / f".writing_{step:08d}"
+
+def set_aside(claim: Claim, found: Resume, keep: int) -> None:
+    """Renames damaged checkpoints, for a person to look at; of those set aside before, the newest ``keep`` stay."""
+    for damaged in found.damaged:
+        claim.rename(damaged.name, _DAMAGED + damaged.name)
+    old = sorted(claim.root.glob(_DAMAGED + "*"), key=lambda path: path.stat().st_mtime)
+    for directory in old[:-keep]:
+        claim.remove(directory.name)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from structlog.stdlib import BoundLogger
 
-from learner.checkpoint import CheckpointError
+from learner.claim import SupersededError
 from learner.config import LearnerConfig
 from learner.intake import IntakeError
 from learner.megatron.model import ModelError
 from learner.megatron.parallel import LayoutError, start
 from learner.megatron.state import LoadError
 from learner.queue import QueueError
+from learner.resume import CheckpointError
 from learner.train import train
 from learner.warmup import DemonstrationError
 
@@ -24,7 +25,7 @@ def launch(config: LearnerConfig, log: BoundLogger) -> int:
     except (LayoutError, ModelError, DemonstrationError) as error:
         log.error("configuration", error=str(error))
         return 2
-    except (CheckpointError, LoadError, IntakeError, QueueError) as error:
+    except (CheckpointError, SupersededError, LoadError, IntakeError, QueueError) as error:
         log.error("stopped", error=str(error))
         return 1
     return 0

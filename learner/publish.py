@@ -2,6 +2,7 @@
 
 Every rank that owns a shard writes it itself, from a host snapshot, while training goes on. Order, so that a reader never
 sees half a version: shards, index, config and tokenizer, manifest; fsync; rename; pointer file; registration in the queue.
+A learner that has been replaced can neither rename nor remove anything: see learner.claim.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +23,7 @@ import torch.distributed as dist
 from google.protobuf import json_format
 from safetensors.torch import save_file
 
+from learner.claim import Claim, sync_directory
 from learner.config import PublishConfig
 from leeway.v1 import manifest_pb2, rollout_pb2
 
@@ -32,14 +34,6 @@ _PASSED_ON = ("config.json", "generation_config.json", "tokenizer.json", "tokeni
               "special_tokens_map.json", "vocab.json", "merges.txt", "chat_template.jinja")  # fmt: skip
 
 Shard = Sequence[tuple[str, torch.Tensor]]
-
-
-@dataclass(frozen=True)
-class Source:
-    """What is published: where the architecture and tokenizer come from and who publishes."""
-
-    model: Path
-    epoch: int
 
 
 class Registry(Protocol):
@@ -58,34 +52,41 @@ class Registry(Protocol):
         ...
 
 
-def version_directory(root: Path, version: int) -> Path:
+def version_name(version: int) -> str:
     """``weight_v000012``: the layout slime and miles read."""
-    return root / f"weight_v{version:06d}"
+    return f"weight_v{version:06d}"
+
+
+def versions_on_disk(root: Path) -> list[int]:
+    """Versions under their final names, orphans too, in order."""
+    found = (re.fullmatch(r"weight_v(\d{6,})", path.name) for path in root.glob("weight_v*"))
+    return sorted(int(match.group(1)) for match in found if match)
 
 
 class Publisher:
     """Publishes versions in the background, one at a time. Every rank makes one and calls it in step.
 
     Args:
-        config: directory, precision, retention.
-        source: model directory and learner epoch.
+        config: precision, retention.
+        claim: on the directory of versions; taken on rank 0 before.
+        model: where config and tokenizer files come from.
         next_version: number of the first version; the same on every rank.
         registry: rank 0 only, None elsewhere.
     """
 
-    def __init__(self, config: PublishConfig, source: Source, next_version: int, registry: Registry | None) -> None:
+    def __init__(
+        self, config: PublishConfig, claim: Claim, model: Path, next_version: int, registry: Registry | None
+    ) -> None:
         self.next_version = next_version
         self._config = config
-        self._source = source
+        self._claim = claim
+        self._model = model
         self._registry = registry
         group = dist.new_group(backend="gloo")
         assert isinstance(group, dist.ProcessGroup)  # every rank is a member
         self._group = group
         self._thread: threading.Thread | None = None
-        if registry is not None:
-            config.dir.mkdir(parents=True, exist_ok=True)
-            for leftover in config.dir.glob(".writing_*"):
-                shutil.rmtree(leftover)
+        self._failure: Exception | None = None
         dist.barrier(group=self._group)
 
     @property
@@ -108,18 +109,25 @@ class Publisher:
         self._thread.start()
 
     def wait(self) -> None:
-        """Waits for the publication under way, if any."""
+        """Waits for the publication under way, if any.
+
+        Raises:
+            Exception: what the registry raised: the version is on disk and no fleet knows it (rank 0).
+        """
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
 
     def _run(self, version: int, step: int, shard: Shard) -> None:
         started = time.monotonic()
-        temporary = self._config.dir / f".writing_{version:06d}"
+        name = version_name(version)
         failure: OSError | None = None
         written = None
         try:
-            written = self._write_shard(temporary, shard)
+            written = self._write_shard(self._claim.path(name), shard)
         except OSError as error:
             failure = error
         shards = self._collect(written, failed=failure is not None)
@@ -128,17 +136,21 @@ class Publisher:
         try:
             if shards is None:
                 raise failure or OSError("another rank could not write its shard")
-            policy = self._finish(temporary, version, step, shards)
+            policy = self._finish(name, version, step, shards)
+        except OSError as error:
+            self._claim.discard(name)
+            self._registry.not_published(version, error)
+            return
+        try:
             self._registry.published(policy, time.monotonic() - started)
             self._retain(version)
-        except OSError as error:
-            shutil.rmtree(temporary, ignore_errors=True)
-            self._registry.not_published(version, error)
+        except Exception as error:  # noqa: BLE001 - the end of this thread; wait() raises it in the loop
+            self._failure = error
 
     def _write_shard(self, directory: Path, shard: Shard) -> tuple[str, int, bytes] | None:
         if not shard:
             return None
-        directory.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(exist_ok=True)  # without parents: a replaced learner's room must not come back
         name = f"model-{dist.get_rank():05d}.safetensors"
         dtype = getattr(torch, self._config.dtype)
         tensors = {key: tensor.to(dtype).contiguous() for key, tensor in shard}
@@ -166,19 +178,20 @@ class Publisher:
         ]
 
     def _finish(
-        self, temporary: Path, version: int, step: int, shards: list[manifest_pb2.ManifestFile]
+        self, name: str, version: int, step: int, shards: list[manifest_pb2.ManifestFile]
     ) -> rollout_pb2.Policy:
+        temporary = self._claim.path(name)
         files = [*shards, _write_index(temporary, [item.name for item in shards])]
-        for name in _PASSED_ON:
-            if (self._source.model / name).is_file():
-                shutil.copyfile(self._source.model / name, temporary / name)
-                size, digest = _seal(temporary / name)
-                files.append(manifest_pb2.ManifestFile(name=name, size=size, sha256=digest.hex()))
+        for file in _PASSED_ON:
+            if (self._model / file).is_file():
+                shutil.copyfile(self._model / file, temporary / file)
+                size, digest = _seal(temporary / file)
+                files.append(manifest_pb2.ManifestFile(name=file, size=size, sha256=digest.hex()))
         manifest = manifest_pb2.Manifest(
             schema=1,
             version=version,
             step=step,
-            epoch=self._source.epoch,
+            epoch=self._claim.epoch,
             dtype=self._config.dtype,
             config_sha256=next(item.sha256 for item in files if item.name == "config.json"),
             files=files,
@@ -186,14 +199,13 @@ class Publisher:
         manifest.published_at.GetCurrentTime()
         (temporary / MANIFEST).write_text(json_format.MessageToJson(manifest, preserving_proto_field_name=True))
         _, digest = _seal(temporary / MANIFEST)
-        final = version_directory(self._config.dir, version)
-        os.rename(temporary, final)
-        sync_directory(self._config.dir)
-        _replace_text(self._config.dir / POINTER, str(version))
+        sync_directory(temporary)
+        final = self._claim.put(name, name)
+        self._claim.put_text(POINTER, str(version))
         policy = rollout_pb2.Policy(
             version=version,
             step=step,
-            epoch=self._source.epoch,
+            epoch=self._claim.epoch,
             uri=final.resolve().as_uri(),
             manifest_sha256=digest.hex(),
         )
@@ -201,22 +213,16 @@ class Publisher:
         return policy
 
     def _retain(self, newest: int) -> None:
+        """Removes what is older than the newest few, unless a fleet runs it or it is kept for good."""
         assert self._registry is not None
-        keep = self._registry.in_use() | set(range(newest - self._config.keep + 1, newest + 1))
-        for directory in self._config.dir.glob("weight_v*"):
-            version = int(directory.name.removeprefix("weight_v"))
-            kept_for_good = self._config.keep_every and version % self._config.keep_every == 0
-            if version not in keep and not kept_for_good:
-                shutil.rmtree(directory)
-
-
-def sync_directory(path: Path) -> None:
-    """Makes the names in a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        in_use = self._registry.in_use()
+        try:
+            for version in versions_on_disk(self._claim.root):
+                for_good = self._config.keep_every and version % self._config.keep_every == 0
+                if version <= newest - self._config.keep and version not in in_use and not for_good:
+                    self._claim.remove(version_name(version))
+        except FileNotFoundError:
+            return  # superseded: what is kept is the newer learner's business
 
 
 def _seal(path: Path) -> tuple[int, bytes]:
@@ -242,10 +248,3 @@ def _tensor_names(path: Path) -> list[str]:
     with path.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     return [name for name in header if name != "__metadata__"]
-
-
-def _replace_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    _seal(temporary)
-    os.replace(temporary, path)

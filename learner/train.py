@@ -13,7 +13,7 @@ import structlog
 from learner import objectives
 from learner.batch.groups import to_sequences
 from learner.batch.packing import Layout, pack
-from learner.checkpoint import Checkpointer, Resume, latest
+from learner.checkpoint import Checkpointer
 from learner.config import LearnerConfig, OptimizerConfig
 from learner.intake import Intake
 from learner.megatron.convert import export
@@ -22,7 +22,8 @@ from learner.megatron.parallel import Ranks
 from learner.megatron.state import ShardedState
 from learner.megatron.step import Trainer
 from learner.metrics import MetricsWriter
-from learner.publish import Publisher, Source
+from learner.opening import Opening
+from learner.publish import Publisher
 from learner.queue import GroupRef, LearnerQueue
 from learner.record import StepRecord, step_row
 from learner.schedule import learning_rate
@@ -92,22 +93,25 @@ class Run:
         least = config.min_micro_batches or ranks.pipeline_size
         layout = Layout(ranks.data_size, least, config.micro_batch_tokens, ranks.tensor_size)
         policy = load_policy(config.model, ranks, config)
-        resume = latest(config.checkpoint.dir)
+        opening = Opening.start(config, ranks, metrics)
+        resume, queue = opening.resume, opening.queue
         if resume is None and config.warmup is not None:
             teacher = Trainer(policy, _warmup_optimizer(config), ranks)
             if not warm_up(config, teacher, layout, ranks, metrics, stop.requested):
+                if queue is not None:
+                    queue.close()
                 return None
         trainer = Trainer(policy, config.optimizer, ranks)
         state = ShardedState(policy, trainer, ranks)
         if resume is not None:
             state.load(resume.directory)
         step = resume.step if resume else 0
-        queue = LearnerQueue.open(config.queue, config.weights) if lead else None
+        first_version = opening.begin()
         desk = Desk(queue, metrics) if queue is not None and metrics is not None else None
-        first_version = _begin(queue, metrics, config, resume)
-        epoch, first_version = ranks.agree([queue.epoch if queue else 0, first_version])
-        publisher = Publisher(config.publish, Source(config.model, epoch), first_version, desk)
-        checkpointer = Checkpointer(config.checkpoint, state, desk, ranks.barrier)
+        publisher = Publisher(config.publish, opening.versions, config.model, first_version, desk)
+        checkpointer = Checkpointer(
+            config.checkpoint, opening.checkpoints, state, desk, ranks.barrier, lambda: {"version": publisher.version}
+        )
         if resume is None:
             checkpointer.save(step)
         publisher.publish(step, export(policy, ranks))
@@ -184,18 +188,6 @@ class StopSignal:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._requested = True
-
-
-def _begin(
-    queue: LearnerQueue | None, metrics: MetricsWriter | None, config: LearnerConfig, resume: Resume | None
-) -> int:
-    """Settles accounts with the queue; the number of the first version to publish (rank 0; 0 elsewhere)."""
-    if queue is None or metrics is None:
-        return 0
-    recommitted = queue.begin(resume.step if resume else 0, resume.trained if resume else [])
-    metrics.event("start", epoch=queue.epoch, resumed_step=resume.step if resume else 0, recommitted=recommitted)
-    on_disk = [int(path.name.removeprefix("weight_v")) for path in config.publish.dir.glob("weight_v*")]
-    return max([queue.next_version(), *(version + 1 for version in on_disk)])
 
 
 def _warmup_optimizer(config: LearnerConfig) -> OptimizerConfig:

@@ -37,6 +37,7 @@ from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteIte
 from torch.distributed.checkpoint.storage import WriteResult
 
 from learner.megatron.parallel import Ranks
+from learner.resume import FileDigest, digests
 
 
 class SaveError(OSError):
@@ -64,6 +65,8 @@ class Snapshot:
         planned, *_ = save_state_dict_async_plan(mcore_to_pyt_state_dict(keyed, False), self._writer, planner=planner)
         self._metadata = planned[1]  # of all ranks, on rank 0
         self._failure: Exception | None = None
+        self._mine: dict[str, FileDigest] = {}
+        self.digests: dict[str, FileDigest] = {}  # of all ranks' files, on rank 0, once sealed
         self._thread = threading.Thread(target=self._write, name=f"save-{directory.name}")
 
     def start(self) -> None:
@@ -84,7 +87,8 @@ class Snapshot:
         Raises:
             SaveError: a rank could not write.
         """
-        mine = (self._writer.results, f"rank {self._ranks.rank}: {self._failure}" if self._failure else "")
+        failure = f"rank {self._ranks.rank}: {self._failure}" if self._failure else ""
+        mine = (self._writer.results, failure, self._mine)
         everyone: list[Any] | None = [None] * self._ranks.world if self._ranks.rank == 0 else None
         dist.gather_object(mine, everyone, dst=0, group=self._ranks.control)
         verdict = self._finish(everyone) if everyone is not None else ""
@@ -94,7 +98,7 @@ class Snapshot:
 
     def _write(self) -> None:
         try:
-            self._writer.write()
+            self._mine = self._writer.write()
             if self._ranks.rank == 0:
                 torch.save(self._common, self.directory / COMMON_STATE_FNAME)
         except (OSError, RuntimeError) as error:  # RuntimeError is what torch.save makes of a full disk
@@ -102,11 +106,13 @@ class Snapshot:
 
     def _finish(self, everyone: list[Any]) -> str:
         """Rank 0's last part; returns what went wrong anywhere, or nothing."""
-        failures = [failure for _, failure in everyone if failure]
+        failures = [failure for _, failure, _ in everyone if failure]
         if failures:
             return "; ".join(failures)
+        for _, _, files in everyone:
+            self.digests |= files
         try:
-            self._writer.finish(self._metadata, [results for results, _ in everyone])
+            self._writer.finish(self._metadata, [results for results, _, _ in everyone])
             save_config(CheckpointingConfig("torch_dist", 1), str(self.directory))
             _sync(self.directory)
         except OSError as error:
@@ -133,10 +139,10 @@ class _Writer(FileSystemWriterAsync):
         items = sorted(plan.items, key=lambda item: item.type != WriteItemType.BYTE_IO)
         self._items = [(item, _copy(planner.resolve_data(item))) for item in items]
 
-    def write(self) -> None:
-        """Writes and syncs the file. Raises OSError or RuntimeError."""
+    def write(self) -> dict[str, FileDigest]:
+        """Writes and syncs the file; returns its digest, read back while it is in memory. Raises OSError or RuntimeError."""
         if not self._items:
-            return
+            return {}
         transforms, format_ = _StorageWriterTransforms(), SerializationFormat.TORCH_SAVE
         with (Path(self.checkpoint_dir) / self._file_name).open("wb") as stream:
             for item, data in self._items:
@@ -144,6 +150,7 @@ class _Writer(FileSystemWriterAsync):
             stream.flush()
             os.fsync(stream.fileno())
         self._items = []
+        return digests(Path(self.checkpoint_dir), [self._file_name])
 
 
 def _copy(data: Any) -> Any:

@@ -17,6 +17,7 @@ from learner.megatron.model import Policy
 from learner.megatron.parallel import Ranks
 from learner.megatron.snapshot import Snapshot
 from learner.megatron.step import Trainer
+from learner.resume import FileDigest
 
 
 class LoadError(Exception):
@@ -35,6 +36,7 @@ class ShardedState:
         self._trainer = trainer
         self._ranks = ranks
         self._saving: Snapshot | None = None
+        self._digests: dict[str, FileDigest] = {}
         self._checked = False  # the layout cannot change: its coverage is verified once
 
     def begin_save(self, directory: Path) -> None:
@@ -66,7 +68,12 @@ class ShardedState:
             return False
         save, self._saving = self._saving, None
         save.seal()
+        self._digests = save.digests
         return True
+
+    def digests(self) -> dict[str, FileDigest]:
+        """The ranks' own files of the last durable save, as each rank wrote them. Complete on rank 0."""
+        return self._digests
 
     def load(self, directory: Path) -> None:
         """Restores weights, Adam's moments and its step count, whatever layout they were saved from.

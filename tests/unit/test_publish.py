@@ -1,9 +1,13 @@
-"""Publication in one real process group of one rank: what lands on disk, in which order, and what a failure leaves."""
+"""Publication in one real process group of one rank: what lands on disk, in which order, and what a failure leaves.
+
+Also what a learner that was replaced and thawed can still do: nothing.
+"""
 
 import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +15,9 @@ import torch.distributed as dist
 from google.protobuf import json_format
 from safetensors.torch import load_file
 
+from learner.claim import Claim
 from learner.config import PublishConfig
-from learner.publish import Publisher, Source
+from learner.publish import Publisher, versions_on_disk
 from leeway.v1 import manifest_pb2, rollout_pb2
 
 
@@ -53,9 +58,15 @@ def shard(value: float) -> list[tuple[str, torch.Tensor]]:
     return [("model.norm.weight", torch.full((4,), value)), ("lm_head.weight", torch.full((2, 4), value))]
 
 
+def make(root: Path, model: Path, registry: Registry, first: int = 0, epoch: int = 1, **settings: Any) -> Publisher:
+    claim = Claim(root, epoch)
+    claim.take()
+    return Publisher(PublishConfig(dir=root, **settings), claim, model, first, registry)
+
+
 def test_a_version_is_whole_and_its_manifest_tells_the_truth(tmp_path: Path, model: Path):
     registry = Registry()
-    publisher = Publisher(PublishConfig(dir=tmp_path / "w"), Source(model, epoch=3), 7, registry)
+    publisher = make(tmp_path / "w", model, registry, first=7, epoch=3)
     publisher.publish(40, shard(1.5))
     publisher.wait()
     directory = tmp_path / "w" / "weight_v000007"
@@ -76,8 +87,7 @@ def test_a_version_is_whole_and_its_manifest_tells_the_truth(tmp_path: Path, mod
 
 
 def test_retention_keeps_the_newest_every_nth_and_what_a_fleet_runs(tmp_path: Path, model: Path):
-    config = PublishConfig(dir=tmp_path / "w", keep=2, keep_every=5)
-    publisher = Publisher(config, Source(model, epoch=1), 0, Registry(running={3}))
+    publisher = make(tmp_path / "w", model, Registry(running={3}), keep=2, keep_every=5)
     for step in range(9):
         publisher.publish(step, shard(step))
     publisher.wait()
@@ -87,10 +97,10 @@ def test_retention_keeps_the_newest_every_nth_and_what_a_fleet_runs(tmp_path: Pa
 
 def test_a_failed_write_leaves_the_previous_version_current(tmp_path: Path, model: Path):
     registry = Registry()
-    publisher = Publisher(PublishConfig(dir=tmp_path / "w"), Source(model, epoch=1), 0, registry)
+    publisher = make(tmp_path / "w", model, registry)
     publisher.publish(1, shard(1))
     publisher.wait()
-    (tmp_path / "w" / ".writing_000001").write_text("a file where the directory should be")
+    (tmp_path / "w" / ".epoch_00000001" / "weight_v000001").write_text("a file where the directory should be")
     publisher.publish(2, shard(2))
     publisher.wait()
     assert [version for version, _ in registry.failures] == [1]
@@ -101,11 +111,67 @@ def test_a_failed_write_leaves_the_previous_version_current(tmp_path: Path, mode
     assert [policy.version for policy in registry.policies] == [0, 2]
 
 
-def test_bfloat16_halves_the_bytes_and_leftovers_are_removed(tmp_path: Path, model: Path):
-    (tmp_path / "w" / ".writing_000009").mkdir(parents=True)
-    publisher = Publisher(PublishConfig(dir=tmp_path / "w", dtype="bfloat16"), Source(model, epoch=1), 0, Registry())
+def test_bfloat16_halves_the_bytes(tmp_path: Path, model: Path):
+    publisher = make(tmp_path / "w", model, Registry(), dtype="bfloat16")
     publisher.publish(1, shard(1))
     publisher.wait()
     tensors = load_file(tmp_path / "w" / "weight_v000000" / "model-00000.safetensors")
     assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
-    assert not list((tmp_path / "w").glob(".writing_*"))
+
+
+def test_a_zombie_publishes_nothing_and_leaves_the_pointer(tmp_path: Path, model: Path):
+    root = tmp_path / "w"
+    theirs, ours = Registry(), Registry()
+    zombie = make(root, model, theirs)
+    zombie.publish(1, shard(1))
+    zombie.wait()
+    living = make(root, model, ours, first=1, epoch=2)
+    zombie.publish(2, shard(2))  # the same number
+    zombie.wait()
+    living.publish(1, shard(3))
+    living.wait()
+    zombie.publish(3, shard(4))
+    zombie.wait()
+    assert [version for version, _ in theirs.failures] == [1, 2]
+    assert versions_on_disk(root) == [0, 1]
+    assert (root / "latest").read_text() == "1"
+    assert load_file(root / "weight_v000001" / "model-00000.safetensors")["model.norm.weight"].tolist() == [3.0] * 4
+
+
+def test_a_zombie_frozen_before_the_registration_leaves_an_orphan(tmp_path: Path, model: Path):
+    """The version is on disk, the queue refuses it: the run ends, and the next learner numbers its own above it."""
+
+    class Fenced(Registry):
+        def published(self, policy: rollout_pb2.Policy, seconds: float) -> None:
+            raise RuntimeError("FENCED")
+
+    root = tmp_path / "w"
+    zombie = make(root, model, Fenced())
+    zombie.publish(1, shard(1))
+    with pytest.raises(RuntimeError, match="FENCED"):
+        zombie.wait()
+    registry = Registry()
+    living = make(root, model, registry, first=max(versions_on_disk(root)) + 1, epoch=2, keep=2)
+    for step in (1, 2, 3):
+        living.publish(step, shard(step))
+    living.wait()
+    assert [policy.version for policy in registry.policies] == [1, 2, 3]
+    assert versions_on_disk(root) == [2, 3]  # the orphan went with age
+
+
+def test_a_zombies_retention_spares_the_living(tmp_path: Path, model: Path):
+    """Frozen while it asks what fleets run, thawed when its window is long past."""
+    root = tmp_path / "w"
+
+    class Frozen(Registry):
+        def in_use(self) -> set[int]:
+            if self.policies[-1].version == 2:
+                make(root, model, Registry(), first=3, epoch=2, keep=4)
+            return set()
+
+    zombie = make(root, model, Frozen(), keep=2)
+    for step in range(3):
+        zombie.publish(step, shard(step))
+    zombie.wait()
+    assert versions_on_disk(root) == [0, 1, 2]
+    assert zombie.version == 2
