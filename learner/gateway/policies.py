@@ -15,11 +15,11 @@ _LONGEST_PAUSE_S = 2.0
 
 
 class Policies:
-    """Follows the versions stream; its regular answer is also the sign that Redis is alive.
+    """Follows the versions stream, and says whether Redis would take a group now.
 
     Args:
         queue: where versions are announced.
-        on_health: called with whether Redis answers, at each change and at the start.
+        on_health: called with whether groups can be appended, at each change and at the start.
     """
 
     def __init__(self, queue: GatewayQueue, on_health: Callable[[bool], Awaitable[None]]) -> None:
@@ -42,14 +42,16 @@ class Policies:
                 if not healthy:
                     await self._queue.check()
                     await self._read(0.0)
+                    await self._queue.probe()
                     await self._on_health(True)
-                    self._log.info("redis answers")
+                    self._log.info("redis answers and takes writes")
                     healthy, pause = True, 0.1
                 await self._read(_WAIT_S)
+                await self._queue.probe()
             except QueueError as error:
                 if healthy is not False:
                     await self._on_health(False)
-                    self._log.error("redis does not answer; groups get RETRY until it does", error=str(error))
+                    self._log.error("redis cannot take groups; they get RETRY until it can", error=str(error))
                 healthy = False
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_S)

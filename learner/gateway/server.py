@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection
 
 from learner.config import GatewayConfig
 from learner.gateway.admission import Admission
-from learner.gateway.auth import Tokens
+from learner.gateway.auth import Identities
 from learner.gateway.flusher import Flusher
 from learner.gateway.intake import Intake
 from learner.gateway.policies import Policies
@@ -26,6 +26,8 @@ from runtime.settings import SettingsError
 
 _SERVICE = rollout_pb2.DESCRIPTOR.services_by_name["RolloutService"].full_name
 _CUT_S = 0.5  # for calls that do not end by themselves in a drain
+_PING_STRIKES = 2  # pings that come too early before a client is sent away
+_CALLS_PER_CONNECTION = 64  # calls under way at once, beside streams
 
 
 async def serve(config: GatewayConfig) -> None:
@@ -34,7 +36,7 @@ async def serve(config: GatewayConfig) -> None:
     Redis need not be there at the start, nor all the time: meanwhile groups get RETRY and health says NOT_SERVING.
 
     Raises:
-        SettingsError: the tokens file, the queue's URL or its data, or the address cannot be used.
+        SettingsError: the identities file, the queue's URL or its data, or the address cannot be used.
     """
     log = structlog.get_logger(process="gateway")
     stop = asyncio.Event()
@@ -61,18 +63,18 @@ class Gateway:
         self._drain_s = config.drain_s
         self._server = server
         self._health = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue]
-        tokens = Tokens(config.identities_file)
+        identities = Identities(config.identities_file)
         self._queue = _queue(config)
         self._flusher = Flusher(self._queue, Admission(config.admission), config.flush_groups)
         self._policies = Policies(self._queue, self._set_health)
         intake = Intake(config.limits, self._policies, self._flusher, quarantine=config.quarantine_groups > 0)
-        self._service = RolloutService(config, tokens, intake, self._policies, self._queue)
+        self._service = RolloutService(config, identities, intake, self._policies, self._queue)
         self._tasks: list[asyncio.Task[None]] = []
 
     @classmethod
     async def start(cls, config: GatewayConfig) -> Gateway:
         """Binds the address and begins to answer. Raises SettingsError."""
-        server = grpc.aio.server(options=_options(config.limits.max_message_bytes))
+        server = grpc.aio.server(options=_options(config))
         gateway = cls(config, server)
         try:
             await gateway._queue.check()
@@ -89,6 +91,7 @@ class Gateway:
         gateway._tasks = [
             asyncio.create_task(gateway._flusher.run()),
             asyncio.create_task(gateway._policies.run()),
+            asyncio.create_task(gateway._service.streams.run()),
         ]
         return gateway
 
@@ -110,12 +113,12 @@ class Gateway:
         """
         deadline = time.monotonic() + self._drain_s
         await self._health.enter_graceful_shutdown()
-        self._service.draining.set()
+        self._service.drain()
         self._policies.close()
         clean = True
         try:
             async with asyncio.timeout_at(asyncio.get_running_loop().time() + self._drain_s):
-                await self._service.idle()
+                await self._service.streams.none()
         except TimeoutError:
             clean = False
         await self._server.stop(max(_CUT_S, min(1.0, deadline - time.monotonic())) if clean else 0)
@@ -142,17 +145,23 @@ def _queue(config: GatewayConfig) -> GatewayQueue:
         raise SettingsError(str(error)) from error
 
 
-def _options(max_message_bytes: int) -> list[tuple[str, int]]:
+def _options(config: GatewayConfig) -> list[tuple[str, int]]:
+    connections = config.connections
     return [
-        ("grpc.max_receive_message_length", max_message_bytes),
-        ("grpc.max_send_message_length", max_message_bytes),
+        ("grpc.max_receive_message_length", config.limits.max_message_bytes),
+        ("grpc.max_send_message_length", config.limits.max_message_bytes),
         # Without this two gateways could share one address, each with half of the connections.
         ("grpc.so_reuseport", 0),
-        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_time_ms", int(connections.keepalive_s * 1000)),
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-        ("grpc.http2.max_ping_strikes", 0),
+        ("grpc.http2.min_ping_interval_without_data_ms", int(connections.min_ping_s * 1000)),
+        ("grpc.http2.max_ping_strikes", _PING_STRIKES),
+        # What a connection may cost before anybody has said who it is.
+        ("grpc.max_concurrent_streams", connections.max_streams_per_fleet + _CALLS_PER_CONNECTION),
+        ("grpc.max_connection_idle_ms", int(connections.idle_s * 1000)),
+        ("grpc.server_handshake_timeout_ms", 10_000),
+        ("grpc.max_metadata_size", 16 << 10),
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections.abc import AsyncIterator
 from typing import NoReturn
@@ -13,10 +14,12 @@ import structlog
 
 from learner.config import GatewayConfig
 from learner.gateway.admission import Admission
-from learner.gateway.auth import Tokens, UnauthenticatedError
+from learner.gateway.auth import Caller, Credentials, Identities, Role, UnauthenticatedError
 from learner.gateway.intake import Intake
+from learner.gateway.limits import ConnectionLimits, ExhaustedError
 from learner.gateway.policies import Policies
 from learner.gateway.stream import SubmitStream
+from learner.gateway.streams import OpenStreams
 from learner.queue import GatewayQueue, LeaseWish, MemoryFullError, QueueError
 from leeway.v1 import rollout_pb2, rollout_pb2_grpc
 
@@ -30,51 +33,48 @@ class RolloutService(rollout_pb2_grpc.RolloutServiceServicer):
     """Answers fleets. Holds nothing but streams: what it has promised is in Redis.
 
     Attributes:
-        draining: set once; then nothing new is read, and streams end when every group they have read has its ack.
+        streams: those that are open; its ``run`` must be running.
     """
 
     def __init__(
-        self, config: GatewayConfig, tokens: Tokens, intake: Intake, policies: Policies, queue: GatewayQueue
+        self, config: GatewayConfig, identities: Identities, intake: Intake, policies: Policies, queue: GatewayQueue
     ) -> None:
-        self.draining = asyncio.Event()
-        self._tokens = tokens
+        self._identities = identities
         self._intake = intake
         self._policies = policies
         self._queue = queue
         self._max_unacked = config.max_unacked
         self._lease_s = config.admission.lease_s
         self._bound = Admission(config.admission).bound
-        self._streams = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._limits = ConnectionLimits(config.connections)
+        self.streams = OpenStreams(identities, self._limits, config.connections.idle_s)
+        self._draining = False
         self._log = structlog.get_logger(process="gateway")
 
-    async def idle(self) -> None:
-        """Waits until no Submit stream is open."""
-        await self._idle.wait()
+    def drain(self) -> None:
+        """Nothing new is read from here on; streams end when every group they have read has its ack."""
+        self._draining = True
+        self.streams.end_all(grpc.StatusCode.UNAVAILABLE, _DRAINING)
 
     async def Submit(
         self, requests: AsyncIterator[rollout_pb2.SubmitRequest], context: grpc.aio.ServicerContext
     ) -> None:
         """See the contract."""
-        fleet = await self._fleet(context)
-        stream = SubmitStream(fleet, self._intake, self._max_unacked)
-        self._streams += 1
-        self._idle.clear()
+        caller = await self._caller(context, "submit")
+        stream = SubmitStream(caller.fleet, self._intake, self._max_unacked)
         try:
-            await stream.run(requests, context.write, self.draining)
-            if self.draining.is_set():
-                await context.abort(grpc.StatusCode.UNAVAILABLE, _DRAINING)
-        finally:
-            self._streams -= 1
-            if not self._streams:
-                self._idle.set()
+            with self.streams.opened(caller, "submit", lambda: stream.received) as held:
+                await stream.run(requests, context.write, held.closing)
+                if held.closing.is_set():
+                    await context.abort(held.code, held.text)
+        except ExhaustedError as error:
+            await _exhausted(context, error)
 
     async def Lease(
         self, request: rollout_pb2.LeaseRequest, context: grpc.aio.ServicerContext
     ) -> rollout_pb2.LeaseResponse:
         """See the contract."""
-        fleet = await self._fleet(context)
+        fleet = (await self._caller_of_call(context, "submit")).fleet
         if (problem := _lease_problem(request)) is not None:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
         running = request.running_version if request.HasField("running_version") else None
@@ -102,36 +102,87 @@ class RolloutService(rollout_pb2_grpc.RolloutServiceServicer):
 
     async def WatchPolicy(self, request: rollout_pb2.WatchPolicyRequest, context: grpc.aio.ServicerContext) -> None:
         """See the contract."""
-        await self._fleet(context)
+        caller = await self._caller(context, "submit")
         known = request.known_version if request.HasField("known_version") else None
-        async for policy in self._policies.watch(known):
-            await context.write(rollout_pb2.WatchPolicyResponse(policy=policy))
-        await context.abort(grpc.StatusCode.UNAVAILABLE, _DRAINING)
+        try:
+            with self.streams.opened(caller, "submit") as held:
+                closing = asyncio.create_task(held.closing.wait())
+                writing = asyncio.create_task(self._write_policies(known, context))
+                try:
+                    await asyncio.wait({writing, closing}, return_when=asyncio.FIRST_COMPLETED)
+                    if writing.done():
+                        writing.result()
+                finally:
+                    writing.cancel()
+                    closing.cancel()
+                await context.abort(held.code, held.text)
+        except ExhaustedError as error:
+            await _exhausted(context, error)
 
     async def GetLedger(
         self, request: rollout_pb2.GetLedgerRequest, context: grpc.aio.ServicerContext
     ) -> rollout_pb2.GetLedgerResponse:
         """See the contract."""
-        fleet = await self._fleet(context)
+        caller = await self._caller_of_call(context, None)
+        fleet = request.fleet or caller.fleet
+        if fleet != caller.fleet:
+            await _require_role(context, caller, "operate")
         try:
             return rollout_pb2.GetLedgerResponse(ledger=await self._queue.ledger(fleet))
         except QueueError as error:
             await self._unavailable(context, error)
 
-    async def _fleet(self, context: grpc.aio.ServicerContext) -> str:
-        """The calling fleet; ends the call when it cannot be told, or when we drain."""
+    async def ListLedgers(
+        self, request: rollout_pb2.ListLedgersRequest, context: grpc.aio.ServicerContext
+    ) -> rollout_pb2.ListLedgersResponse:
+        """See the contract."""
+        await self._caller_of_call(context, "operate")
         try:
-            fleet = self._tokens.fleet(context.invocation_metadata())
+            return rollout_pb2.ListLedgersResponse(ledgers=await self._queue.ledgers())
+        except QueueError as error:
+            await self._unavailable(context, error)
+
+    async def _write_policies(self, known: int | None, context: grpc.aio.ServicerContext) -> None:
+        async for policy in self._policies.watch(known):
+            await context.write(rollout_pb2.WatchPolicyResponse(policy=policy))
+
+    async def _caller(self, context: grpc.aio.ServicerContext, role: Role | None) -> Caller:
+        """Who calls; ends the call when that cannot be told, when the role is missing, or when we drain."""
+        try:
+            shown = Credentials.of(context.invocation_metadata(), context.auth_context())
+            caller = self._identities.caller(shown)
         except UnauthenticatedError as error:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
-        if self.draining.is_set():
+        if role is not None:
+            await _require_role(context, caller, role)
+        if self._draining:
             await context.abort(grpc.StatusCode.UNAVAILABLE, _DRAINING)
-        return fleet
+        return caller
+
+    async def _caller_of_call(self, context: grpc.aio.ServicerContext, role: Role | None) -> Caller:
+        """The same for calls that are not streams: there may be only so many per second."""
+        caller = await self._caller(context, role)
+        try:
+            self._limits.call(caller.fleet, time.monotonic())
+        except ExhaustedError as error:
+            await _exhausted(context, error)
+        return caller
 
     async def _unavailable(self, context: grpc.aio.ServicerContext, error: QueueError) -> NoReturn:
         # What Redis said is for our log; a fleet need not know our insides.
         self._log.warning("call refused", error=str(error))
         await context.abort(grpc.StatusCode.UNAVAILABLE, "the queue does not answer; try again in a second")
+
+
+async def _require_role(context: grpc.aio.ServicerContext, caller: Caller, role: Role) -> None:
+    if role not in caller.roles:
+        await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"{caller.fleet} lacks the role {role!r}")
+
+
+async def _exhausted(context: grpc.aio.ServicerContext, error: ExhaustedError) -> NoReturn:
+    """Ends the call; the trailing metadata tells a limit from a message over the size limit."""
+    delay = (("retry-after-ms", str(error.retry_after_ms)),)
+    await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error), delay)
 
 
 def _lease_problem(request: rollout_pb2.LeaseRequest) -> str | None:

@@ -18,9 +18,13 @@ class SubmitStream:
         fleet: whose stream it is.
         intake: where groups go.
         max_unacked: groups read and not yet acknowledged; above it nothing is read, and the client feels it.
+
+    Attributes:
+        received: groups read so far.
     """
 
     def __init__(self, fleet: str, intake: Intake, max_unacked: int) -> None:
+        self.received = 0
         self._fleet = fleet
         self._intake = intake
         self._slots = asyncio.Semaphore(max_unacked)
@@ -29,18 +33,18 @@ class SubmitStream:
         self._wake = asyncio.Event()
 
     async def run(
-        self, requests: AsyncIterator[rollout_pb2.SubmitRequest], write: Write, draining: asyncio.Event
+        self, requests: AsyncIterator[rollout_pb2.SubmitRequest], write: Write, closing: asyncio.Event
     ) -> None:
-        """Runs until the client has sent everything, or ``draining`` is set, and every group read has its ack."""
+        """Runs until the client has sent everything, or ``closing`` is set, and every group read has its ack."""
         reader = asyncio.create_task(self._read(requests))
-        drain = asyncio.create_task(draining.wait())
-        for task in (reader, drain):
+        close = asyncio.create_task(closing.wait())
+        for task in (reader, close):
             task.add_done_callback(lambda _: self._wake.set())
         try:
             while self._acks or self._unacked or not reader.done():
                 await self._wake.wait()
                 self._wake.clear()
-                if drain.done():
+                if close.done():
                     reader.cancel()
                 if self._acks:
                     await self._write(write)
@@ -48,10 +52,11 @@ class SubmitStream:
                 reader.result()
         finally:
             reader.cancel()
-            drain.cancel()
+            close.cancel()
 
     async def _read(self, requests: AsyncIterator[rollout_pb2.SubmitRequest]) -> None:
         async for request in requests:
+            self.received += 1
             await self._slots.acquire()
             await self._intake.take(self._fleet, request, self._deliver)
             self._unacked += 1

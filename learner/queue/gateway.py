@@ -21,6 +21,7 @@ from learner.queue.scripts import Script, script
 from leeway.v1 import rollout_pb2
 
 _PAYLOAD_TTL_S = 3600  # a payload whose append never came must not stay for ever
+_PROBE_TTL_S = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +183,23 @@ class GatewayQueue:
     async def ledger(self, fleet: str) -> rollout_pb2.Ledger:
         """The fleet's account, at one instant."""
         return decode(fleet, await self._call("ledger", ledger_keys(self._keys, fleet), []))
+
+    async def ledgers(self) -> list[rollout_pb2.Ledger]:
+        """Every fleet's account, by name; each at one instant."""
+        with translated():
+            names: Any = await self._redis.smembers(self._keys.fleets)  # pyright: ignore[reportGeneralTypeIssues]
+        fleets = sorted(name.decode() for name in names)
+        code = script("ledger")
+        replies = await self._pipeline([_evalsha(code, ledger_keys(self._keys, fleet), []) for fleet in fleets])
+        for reply in replies:
+            if isinstance(reply, QueueError):
+                raise reply
+        return [decode(fleet, reply) for fleet, reply in zip(fleets, replies, strict=True)]
+
+    async def probe(self) -> None:
+        """A small write: raises unless Redis would take an append now (it answers, and is neither full nor read-only)."""
+        with translated():
+            await self._redis.set(self._keys.probe, 1, ex=_PROBE_TTL_S)
 
     async def close(self) -> None:
         """Closes all connections."""

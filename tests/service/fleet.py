@@ -91,19 +91,22 @@ class GatewayProcess:
 
 
 def write_tokens(path: Path, tokens: dict[str, str]) -> None:
-    """Replaces a tokens file."""
+    """Replaces an identities file: fleets with a token each."""
+    write_identities(path, {name: {"tokens": [hashlib.sha256(t.encode()).hexdigest()]} for name, t in tokens.items()})
+
+
+def write_identities(path: Path, identities: dict[str, Any]) -> None:
+    """Replaces an identities file."""
     temporary = path.with_suffix(".new")
-    temporary.write_text(
-        json.dumps({name: {"tokens": [hashlib.sha256(t.encode()).hexdigest()]} for name, t in tokens.items()})
-    )
+    temporary.write_text(json.dumps(identities))
     temporary.replace(path)
 
 
 class Fleet:
     """A fleet's connection; use it with ``async with``."""
 
-    def __init__(self, address: str, token: str | None) -> None:
-        self.channel = grpc.aio.insecure_channel(address, options=[("grpc.max_send_message_length", -1)])
+    def __init__(self, address: str, token: str | None, options: Sequence[tuple[str, int]] = ()) -> None:
+        self.channel = grpc.aio.insecure_channel(address, options=[("grpc.max_send_message_length", -1), *options])
         self.stub = rollout_pb2_grpc.RolloutServiceStub(self.channel)
         self.metadata = [] if token is None else [("authorization", f"Bearer {token}")]
 
