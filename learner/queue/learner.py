@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -13,57 +13,77 @@ from learner.config import QueueConfig
 from learner.queue.connect import connect
 from learner.queue.errors import QueueError
 from learner.queue.fairness import DeficitRoundRobin
+from learner.queue.finisher import Finisher
 from learner.queue.groups import Entry, GroupRef, TakenGroup
 from learner.queue.keys import Keys
 from learner.queue.reader import Reader
 from learner.queue.registry import Timeline, UnknownVersionError, read_registry
 from learner.queue.schema import check_learner_schema, migrate
-from learner.queue.session import Session
+from learner.queue.session import Call, Session
 from leeway.v1 import rollout_pb2
+
+Audit = Callable[[str, int, Sequence[GroupRef]], None]
 
 VERSIONS_KEPT = 10_000
 _OUTAGE_S = 60.0  # how long a Redis that does not answer is waited for
-_BATCH = 500  # groups per finish script: bounds how long Redis is busy at a stretch
 
 
 class LearnerQueue:
     """One learner's hold on a run's queue. Make it with ``open``, then ``begin``.
 
     Every call that changes something carries the learner's epoch; once a newer learner has opened the queue, those calls
-    raise FencedError and change nothing. A Redis that restarts is waited for, up to a minute; then UnavailableError.
+    raise FencedError and change nothing. A Redis that restarts is waited for, up to a minute; then UnavailableError. What
+    it may have forgotten (AOF everysec) is done again: our start, the newest version, groups finished in the last seconds.
 
     Attributes:
         epoch: the number of this learner start, from 1.
     """
 
-    def __init__(self, session: Session, config: QueueConfig, epoch: int, weights: Mapping[str, float] | None) -> None:
+    def __init__(
+        self,
+        session: Session,
+        config: QueueConfig,
+        epoch: int,
+        weights: Mapping[str, float] | None,
+        audit: Audit | None,
+    ) -> None:
         self.epoch = epoch
         self._session = session
-        self._id_memory_s = config.id_memory_s
         self._keys = Keys(config.run)
+        self._finisher = Finisher(session, self._keys, epoch, config.id_memory_s)
         self._fairness = DeficitRoundRobin(weights)
         self._reader = Reader(session, self._keys, self._fairness)
         self._registry = session.patiently(lambda: read_registry(session.client, self._keys))
         self._log = structlog.get_logger(process="learner")
-        self._begun = False
+        self._audit = audit
+        self._timeline: Timeline | None = None
+        self._newest: list[Any] = []  # the arguments of the last publication
+        session.on_return(self._repeat)
 
     @classmethod
-    def open(cls, config: QueueConfig, weights: Mapping[str, float] | None = None) -> LearnerQueue:
+    def open(
+        cls,
+        config: QueueConfig,
+        weights: Mapping[str, float] | None = None,
+        above: int = 0,
+        audit: Audit | None = None,
+    ) -> LearnerQueue:
         """Connects, starts a new epoch, which fences every older learner, and migrates a run of an older schema.
 
         Args:
             config: where the queue is.
             weights: fleet -> share of the learner, relative; 1 for those not named.
+            above: the new epoch is higher, whatever Redis has forgotten.
+            audit: told outcome, step and groups before a take finishes those it does not hand out.
 
         Raises:
             QueueError: Redis cannot be reached or refuses us, or the run's data is of a newer schema.
         """
-        client, keys = connect(config), Keys(config.run)
-        check_learner_schema(client, keys)
-        session = Session(client, _OUTAGE_S)
-        epoch = session.call("start", [keys.epoch], [])
+        session, keys = Session(connect(config), _OUTAGE_S), Keys(config.run)
+        check_learner_schema(session.client, keys)
+        epoch = session.call("start", [keys.epoch], [above])
         migrate(session, keys, epoch)
-        return cls(session, config, epoch, weights)
+        return cls(session, config, epoch, weights, audit)
 
     def begin(self, resumed_step: int, trained: Sequence[GroupRef]) -> int:
         """Goes on from a checkpoint: commits the groups it contains and takes over what a dead learner held.
@@ -76,13 +96,14 @@ class LearnerQueue:
             How many of those had not been committed yet. All other groups that the dead learner held are taken first.
         """
         timeline = Timeline(self.epoch, resumed_step)
-        self._change("begin", [self._keys.timelines, self._keys.progress], [resumed_step, timeline.to_json()])
+        self._session.call("begin", *self._begin_call(timeline))
         self._registry.begin(timeline)
         committed = self._finish("trained", resumed_step, trained)
+        self._finisher.settle("trained", trained)
         prefixes = [self._keys.stream_prefix, self._keys.ledger_prefix]
         self._change("recover", [self._keys.progress, self._keys.fleets], prefixes)
         self._session.patiently(self._reader.recover)
-        self._begun = True
+        self._timeline = timeline
         return committed
 
     def next_version(self) -> int:
@@ -104,7 +125,7 @@ class LearnerQueue:
         Returns:
             0 to ``groups`` groups, held by this learner until committed.
         """
-        if not self._begun:
+        if self._timeline is None:
             raise QueueError("take() before begin(): a dead learner's groups would be left behind")
         taken: list[TakenGroup] = []
         fetched: list[tuple[Entry, bytes | None]] = []
@@ -140,6 +161,10 @@ class LearnerQueue:
         """
         return self._finish("trained", step, refs)
 
+    def finished(self, refs: Sequence[GroupRef]) -> int:
+        """How many of ``refs`` are not in the queue any more."""
+        return self._finisher.gone(refs)
+
     def report(self, step: int, version: int, uncommitted: int) -> None:
         """Says how far we are; admission counts on ``uncommitted``, the groups stepped on and not yet committed."""
         self._change("report", [self._keys.progress], [step, version, uncommitted])
@@ -149,7 +174,8 @@ class LearnerQueue:
         text = json_format.MessageToJson(policy, preserving_proto_field_name=True, indent=None)
         # Known here before any fleet can answer with it: publication and take run in different threads.
         self._registry.add(policy.version, policy.step, policy.epoch)
-        self._change("publish", [self._keys.versions], [policy.version, text, VERSIONS_KEPT])
+        self._newest = [policy.version, text, VERSIONS_KEPT]
+        self._change("publish", [self._keys.versions], self._newest)
 
     def running_versions(self, max_age_s: float = 600.0) -> set[int]:
         """Versions that any fleet's workers said they run, within the last ``max_age_s`` seconds."""
@@ -174,19 +200,21 @@ class LearnerQueue:
     ) -> list[TakenGroup]:
         """Those fresh enough to train; the others are finished here."""
         taken: list[TakenGroup] = []
-        expired: list[GroupRef] = []
-        lost: list[GroupRef] = []
+        over: dict[str, list[GroupRef]] = {"expired": [], "lost": []}
         for entry, payload in fetched:
-            group = self._parse(entry, payload)
-            if group is None:
-                lost.append(entry.ref)
+            if (outcome := self._finisher.settled(entry.ref)) is not None:
+                self._finish(outcome, step, [entry.ref])
+            elif (group := self._parse(entry, payload)) is None:
+                over["lost"].append(entry.ref)
             elif (staleness := self._group_staleness(group, step)) is None or staleness > max_staleness:
-                expired.append(entry.ref)
+                over["expired"].append(entry.ref)
                 self._fairness.refund(entry.ref.fleet, entry.tokens)
             else:
                 taken.append(TakenGroup(entry.ref, group, staleness))
-        self._finish("expired", step, expired)
-        self._finish("lost", step, lost)
+        for outcome, refs in over.items():
+            if refs and self._audit is not None:
+                self._audit(outcome, step, refs)
+            self._finish(outcome, step, refs)
         return taken
 
     def _parse(self, entry: Entry, payload: bytes | None) -> rollout_pb2.Group | None:
@@ -210,19 +238,22 @@ class LearnerQueue:
             return None
 
     def _finish(self, outcome: str, step: int, refs: Sequence[GroupRef]) -> int:
-        finished = 0
-        for fleet in sorted({ref.fleet for ref in refs}):
-            own = [ref for ref in refs if ref.fleet == fleet]
-            for start in range(0, len(own), _BATCH):
-                batch = own[start : start + _BATCH]
-                keys = [self._keys.stream(fleet), self._keys.ledger(fleet), self._keys.vanished(fleet)]
-                names: list[str] = []
-                for ref in batch:
-                    keys += [self._keys.id(fleet, ref.group_id), self._keys.payload(fleet, ref.group_id)]
-                    names += [ref.entry_id, ref.group_id]
-                finished += self._change("finish", keys, [outcome, step, self._id_memory_s, *names])
+        finished = self._finisher.finish(outcome, step, refs)
         self._reader.release(refs)
         return finished
+
+    def _repeat(self) -> None:
+        """After an outage; every part of it does nothing when Redis has forgotten nothing."""
+        if self._timeline is not None:
+            self._session.once("begin", [self._begin_call(self._timeline)])
+        if self._newest:
+            self._session.once("publish", [([self._keys.epoch, self._keys.versions], [self.epoch, *self._newest])])
+        self._finisher.repeat(self._reader.held())
+        self._reader.put_back([])
+
+    def _begin_call(self, timeline: Timeline) -> Call:
+        keys = [self._keys.epoch, self._keys.timelines, self._keys.progress]
+        return keys, [self.epoch, timeline.resumed_step, timeline.to_json()]
 
     def _change(self, name: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
         """A fenced script: first key and first argument are the epoch's."""

@@ -25,7 +25,7 @@ class Reader:
         self._session = session
         self._keys = keys
         self._fairness = fairness
-        self._held: set[tuple[str, str]] = set()
+        self._held: dict[tuple[str, str], GroupRef] = {}
         self._recovered: dict[str, deque[Entry]] = {}
         self._uncertain = True
 
@@ -60,7 +60,12 @@ class Reader:
 
     def release(self, refs: Iterable[GroupRef]) -> None:
         """The groups are finished."""
-        self._held.difference_update((ref.fleet, ref.entry_id) for ref in refs)
+        for ref in refs:
+            self._held.pop((ref.fleet, ref.entry_id), None)
+
+    def held(self) -> list[GroupRef]:
+        """Handed out, and neither finished nor put back."""
+        return list(self._held.values())
 
     def put_back(self, refs: Iterable[GroupRef]) -> None:
         """The groups were not handed out after all; they come again."""
@@ -102,7 +107,7 @@ class Reader:
         self._uncertain = False
         # Held already: Redis lost the last second of its file, take included, and has delivered the group twice.
         new = [entry for entry in entries if (entry.ref.fleet, entry.ref.entry_id) not in self._held]
-        self._held.update((entry.ref.fleet, entry.ref.entry_id) for entry in new)
+        self._held |= {(entry.ref.fleet, entry.ref.entry_id): entry.ref for entry in new}
         return [(entry, found[entry.ref]) for entry in new]
 
     def _pending(self, fleet: str) -> list[Entry]:

@@ -1,10 +1,13 @@
 -- Records that this epoch's timeline leaves the one before it at a step. Once per epoch, however often it is called.
+-- An epoch below ours is one that Redis fell back to when it forgot our start: ours counts.
 -- KEYS: 1 epoch, 2 timelines, 3 progress;  ARGV: 1 epoch, 2 resumed step, 3 the timeline as JSON
 local current = redis.call('GET', KEYS[1])
-if current ~= ARGV[1] then
+redis.call('PERSIST', KEYS[1])
+if not current or tonumber(current) < tonumber(ARGV[1]) then
+  redis.call('SET', KEYS[1], ARGV[1])
+elseif current ~= ARGV[1] then
   return redis.error_reply('FENCED epoch ' .. ARGV[1] .. ' is over, the current one is ' .. tostring(current))
 end
-redis.call('PERSIST', KEYS[3])
 if redis.call('HGET', KEYS[3], 'epoch') ~= ARGV[1] then
   redis.call('RPUSH', KEYS[2], ARGV[3])
   redis.call('HSET', KEYS[3], 'epoch', ARGV[1], 'step', ARGV[2], 'uncommitted', 0)

@@ -1,0 +1,108 @@
+"""Redis with AOF everysec that was killed has forgotten its last second. Here the second is cut off on purpose: the
+append-only file is put back to an earlier state, so that what is forgotten is known."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from learner.config import QueueConfig
+from learner.queue import Appended, EmbeddedRedis, GatewayQueue, LearnerQueue
+from leeway.v1 import rollout_pb2 as pb
+from tests.service.fleet import RUN, valid_group
+from tests.service.test_queue import begun, feed, ids, ledger
+
+
+class Forgetful:
+    """A Redis that can be killed and come back as it was at ``mark``."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self.server = EmbeddedRedis.start(directory)
+
+    def mark(self) -> None:
+        # AOF always: what has been answered is in the file.
+        shutil.copy(self._directory / "appendonly.aof", self._directory / "marked")
+
+    def forget(self) -> None:
+        """Kills Redis; what came after ``mark`` is gone."""
+        self.server.child.kill()
+        shutil.copy(self._directory / "marked", self._directory / "appendonly.aof")
+        self.server = self.server.restart()
+
+
+@pytest.fixture
+def redis_that_forgets(tmp_path: Path) -> Iterator[Forgetful]:
+    forgetful = Forgetful(tmp_path / "redis")
+    yield forgetful
+    forgetful.server.stop()
+
+
+@pytest.fixture
+def config(redis_that_forgets: Forgetful) -> QueueConfig:
+    return QueueConfig(url=redis_that_forgets.server.url, run=RUN, timeout_s=2.0)
+
+
+Open = Callable[[], LearnerQueue]
+
+
+async def test_a_forgotten_commit_is_repeated_and_nothing_is_trained_twice(
+    config: QueueConfig, redis_that_forgets: Forgetful, gateway_queue: GatewayQueue, open_learner: Open
+):
+    learner = begun(open_learner)
+    groups = [valid_group() for _ in range(6)]
+    await feed(gateway_queue, groups)
+    redis_that_forgets.mark()
+    taken = learner.take(4, 0, 2)
+    learner.commit(1, [one.ref for one in taken])
+    redis_that_forgets.forget()
+    assert ids(learner.take(9, 1, 2)) == [group.group_id for group in groups[4:]]
+    assert (ledger(config).trained, ledger(config).in_flight, ledger(config).lost) == (4, 2, 0)
+
+
+async def test_a_committed_group_whose_append_was_forgotten_too(
+    config: QueueConfig, redis_that_forgets: Forgetful, gateway_queue: GatewayQueue, open_learner: Open
+):
+    learner = begun(open_learner)
+    redis_that_forgets.mark()
+    group, held, resent = valid_group(), valid_group(), valid_group()
+    await feed(gateway_queue, [group, resent, held])
+    taken = learner.take(3, 0, 2)
+    learner.commit(1, [one.ref for one in taken[:2]])
+    redis_that_forgets.forget()
+    await gateway_queue.flush([], {}, [])  # finds the connection cut
+    assert await feed(gateway_queue, [resent]) == [Appended.ACCEPTED]  # its ack had not reached the fleet
+    assert learner.take(9, 1, 2) == []
+    assert await feed(gateway_queue, [group]) == [Appended.DUPLICATE]
+    learner.commit(2, [taken[2].ref])
+    assert await feed(gateway_queue, [held]) == [Appended.DUPLICATE]
+    account = ledger(config)
+    assert (account.accepted, account.trained, account.queued, account.in_flight) == (3, 3, 0, 0)
+
+
+async def test_a_forgotten_start_and_a_forgotten_version_are_announced_again(
+    config: QueueConfig, redis_that_forgets: Forgetful, gateway_queue: GatewayQueue, open_learner: Open
+):
+    zombie = begun(open_learner)
+    redis_that_forgets.mark()
+    learner = begun(open_learner, resumed_step=3, versions=[5, 6])
+    redis_that_forgets.forget()
+    learner.report(7, 6, 0)
+    await gateway_queue.flush([], {}, [])
+    assert [policy.version for _, policy in await gateway_queue.policies("0")][-1] == 6
+    with pytest.raises(Exception, match="epoch 1 is over, the current one is 2"):
+        zombie.publish(pb.Policy(version=7, step=7, epoch=1))
+    assert open_learner().staleness(0, 7) == 7  # the timeline that left at step 3 is known
+
+
+async def test_an_epoch_above_what_the_disk_remembers(config: QueueConfig, open_learner: Open):
+    assert open_learner().epoch == 1
+    queue = LearnerQueue.open(config, above=7)
+    assert queue.epoch == 8
+    queue.close()
+    queue = LearnerQueue.open(config, above=3)
+    assert queue.epoch == 9
+    queue.close()
