@@ -66,7 +66,8 @@ class Opening:
             return self.ranks.agree([0])[0]
         step = self.resume.step if self.resume else 0
         recommitted = self.queue.begin(step, self.resume.state.trained if self.resume else [])
-        self.metrics.event("start", epoch=self.queue.epoch, resumed_step=step, recommitted=recommitted)
+        origin = {"resumed_step": step, "resumed_epoch": self.resume.state.epoch if self.resume else None}
+        self.metrics.event("start", epoch=self.queue.epoch, **origin, recommitted=recommitted)
         if self.resume is not None and self.resume.damaged:
             self._own_up(self.queue, self.metrics, self.resume)
             set_aside(self.checkpoints, self.resume, self.config.checkpoint.keep)
