@@ -49,8 +49,8 @@ class Opening:
             CheckpointError: there are checkpoints and none can be used (rank 0).
         """
         queue, found = None, None
-        if ranks.rank == 0:
-            queue, found = _take_over(config)
+        if metrics is not None:
+            queue, found = _take_over(config, metrics)
         (epoch,) = ranks.agree([queue.epoch if queue else 0])
         told = _from_bytes(ranks.broadcast_bytes(_to_bytes(found)))
         checkpoints, versions = Claim(config.checkpoint.dir, epoch), Claim(config.publish.dir, epoch)
@@ -95,10 +95,10 @@ class Opening:
         )
 
 
-def _take_over(config: LearnerConfig) -> tuple[LearnerQueue, Resume | None]:
+def _take_over(config: LearnerConfig, metrics: MetricsWriter) -> tuple[LearnerQueue, Resume | None]:
     roots = (config.checkpoint.dir, config.publish.dir)
     on_disk = max(*map(newest_epoch, roots), sealed_epoch(config.checkpoint.dir))
-    queue = LearnerQueue.open(config.queue, config.weights, above=on_disk)
+    queue = LearnerQueue.open(config.queue, config.weights, above=on_disk, audit=metrics.untrained)
     for root in roots:
         Claim(root, queue.epoch).take()
     return queue, latest(config.checkpoint.dir)
