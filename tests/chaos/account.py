@@ -88,7 +88,7 @@ def lineage(starts: Iterable[dict[str, Any]]) -> dict[int, float]:
     while epoch is not None:
         survives[epoch] = last
         start = by_epoch[epoch]
-        epoch, last = start.get("resumed_epoch", epoch - 1 or None), min(last, start["resumed_step"])
+        epoch, last = start["resumed_epoch"], min(last, start["resumed_step"])
     return survives
 
 

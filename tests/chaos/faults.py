@@ -18,6 +18,7 @@ from tests.chaos.schedule import Fault
 from tests.chaos.stack import Stack
 
 Condition = Callable[[], bool]
+_SIGNS = {"checkpoint": "checkpoints/.epoch_*/*", "publish": "weights/.epoch_*/*"}
 _AIM_S = 20.0  # how long a phase is waited for; then the learner dies anyway
 
 
@@ -64,20 +65,32 @@ class Faults:
 
     def _kill_learner(self, fault: Fault) -> list[Condition]:
         learner = self._stack.members["learner"]
-        signs = {"checkpoint": "checkpoints/.writing_*", "publish": "weights/.writing_*"}
-        if fault.aim in signs:
-            # No pause between looks: some of these phases last a few milliseconds.
-            _wait_for(lambda: any(self._stack.directory.glob(signs[fault.aim])) or not learner.alive, _AIM_S)
-        elif fault.aim == "start":
+        if fault.aim == "start":
             learner.kill()
             starts = learner.starts
             self._stack.until(lambda: learner.starts > starts, "restart of the learner", 30)
-            # Its imports take some seconds; then it loads, begins and publishes at once.
-            _wait_for(lambda: bool(fault.index % 3) and "learner" in learner.output(), 3.0 + fault.index % 5)
-        before = max(self._watch.epochs, default=0)
+        self._take_aim(fault)
+        before = self._epochs()
         if learner.alive:
             learner.kill()
-        return [Progress(lambda: max(self._watch.epochs) > before, lambda: self._watch.steps)]
+        return [Progress(lambda: self._epochs() > before, lambda: self._watch.steps)]
+
+    def _take_aim(self, fault: Fault) -> None:
+        """Waits until the learner is where the fault is to meet it."""
+        learner, directory = self._stack.members["learner"], self._stack.directory
+        if fault.aim in _SIGNS:
+            # No pause between looks: some of these phases last a few milliseconds.
+            _wait_for(lambda: any(directory.glob(_SIGNS[fault.aim])) or not learner.alive, _AIM_S)
+        elif fault.aim == "start":
+            # Its imports take some seconds; then it takes over, loads, begins and publishes in quick succession.
+            rooms = set(directory.glob("checkpoints/.epoch_*"))
+            _wait_for(lambda: set(directory.glob("checkpoints/.epoch_*")) != rooms or not learner.alive, _AIM_S)
+            _wait_for(lambda: False, fault.index % 8 / 10)
+
+    def _epochs(self) -> int:
+        """The newest learner that has begun."""
+        self._watch.poll()
+        return max(self._watch.epochs, default=0)
 
     def _freeze(self, fault: Fault) -> list[Condition]:
         member = self._stack.members[self._name(fault)]
@@ -88,10 +101,11 @@ class Faults:
 
     def _zombie_learner(self, fault: Fault) -> list[Condition]:
         """A frozen learner is replaced, and wakes up while the new one trains: nothing it does may count."""
-        before = max(self._watch.epochs, default=0)
+        self._take_aim(fault)
+        before = self._epochs()
         old = self._stack.zombie()
         self._stack.until(
-            Progress(lambda: max(self._watch.epochs) > before, lambda: self._watch.steps), "step beside a zombie", 120
+            Progress(lambda: self._epochs() > before, lambda: self._watch.steps), "step beside a zombie", 240
         )
         self._stack.thaw(old)
         self._stack.until(lambda: old.exit_code() is not None, "end of the fenced learner", 60)

@@ -32,7 +32,7 @@ class Fault:
         kind: "kill", or what else is done ("freeze", "cut", ...).
         target: "gateway", "redis", "learner", "producer", "worker", "fleet" (its network) or "disk".
         index: which of several targets: to be taken modulo their number.
-        aim: of a learner's death, see AIMS.
+        aim: where a learner is when it dies or freezes, see AIMS.
         wait_s: pause before it, so that it meets any phase.
         lasts_s: of faults that end.
     """
