@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from learner.objective_config import ObjectiveConfig
 from runtime.settings import Settings
 
 
@@ -112,6 +113,7 @@ class GatewayConfig(Settings):
         'alternative name], "roles": ["submit", "operate"]}; read again when it changes'
     )
     tls: ServerTlsConfig | None = Field(default=None, description="unset: plain text, for this machine only")
+    insecure: bool = Field(default=False, description="plain text on an address that other machines can reach")
     connections: ConnectionConfig = ConnectionConfig()
     queue: QueueConfig
     admission: AdmissionConfig = AdmissionConfig()
@@ -127,23 +129,18 @@ class ParallelConfig(Settings):
 
     tensor: int = Field(default=1, gt=0)
     pipeline: int = Field(default=1, gt=0)
+    virtual_pipeline: int = Field(
+        default=1, gt=0, description="pieces of the model on each pipeline stage (interleaved schedule)"
+    )
     sequence: bool = Field(default=False, description="Megatron sequence parallelism; needs tensor > 1")
 
     @model_validator(mode="after")
-    def _sequence_needs_tensor(self) -> ParallelConfig:
+    def _parts_that_need_others(self) -> ParallelConfig:
         if self.sequence and self.tensor == 1:
             raise ValueError("sequence parallelism needs tensor > 1")
+        if self.virtual_pipeline > 1 and self.pipeline == 1:
+            raise ValueError(f"virtual_pipeline = {self.virtual_pipeline} needs pipeline > 1")
         return self
-
-
-class ObjectiveConfig(Settings):
-    """The objective and its constants; each objective reads those it names."""
-
-    name: Literal["asympo", "spo", "reinforce", "sft"] = "asympo"
-    scale_floor: float = Field(default=1e-3, gt=0, description="asympo: floor on the stop-gradient scale, nats/token")
-    p_low: float | None = Field(default=None, gt=0, lt=1, description="asympo: clip of log p where A < 0 (Appendix C)")
-    p_high: float | None = Field(default=None, gt=0, lt=1, description="asympo: clip of log p where A >= 0")
-    spo_alpha: float = Field(default=0.2, ge=0, description="spo: weight of negative advantages")
 
 
 class OptimizerConfig(Settings):
@@ -216,7 +213,18 @@ class LearnerConfig(Settings):
         default=600.0, gt=0, description="without a full batch for so long, stop with an error"
     )
     collective_timeout_s: float = Field(default=300.0, gt=0)
+    watchdog_s: float | None = Field(
+        default=None,
+        gt=0,
+        description="a rank in which nothing moves for so long writes its stacks and ends; above the longest step; "
+        "default: 2 * collective_timeout_s",
+    )
     parallel: ParallelConfig = ParallelConfig()
+    recompute: Literal["none", "selective", "full"] = Field(
+        default="none",
+        description="activations computed again in the backward pass instead of kept: selective: the attention's; full: all "
+        "but each layer's input",
+    )
     objective: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     warmup: WarmupConfig | None = None
@@ -229,5 +237,15 @@ class LearnerConfig(Settings):
         if self.hold_staleness > self.max_staleness:
             raise ValueError(
                 f"hold_staleness = {self.hold_staleness} is above max_staleness = {self.max_staleness}: all would expire"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _enough_to_interleave(self) -> LearnerConfig:
+        stages, least = self.parallel.pipeline, self.min_micro_batches
+        if self.parallel.virtual_pipeline > 1 and least is not None and least < stages:
+            raise ValueError(
+                f"min_micro_batches = {least} is below parallel.pipeline = {stages}: the interleaved schedule "
+                "(parallel.virtual_pipeline) needs a micro-batch for every stage"
             )
         return self

@@ -19,7 +19,7 @@ from learner.config import LearnerConfig
 from learner.megatron.parallel import Ranks
 from learner.megatron.step import Trainer
 from learner.metrics import MetricsWriter
-from learner.objectives.supervised import sft
+from learner.objectives.supervised import Sft
 
 
 class DemonstrationError(Exception):
@@ -51,6 +51,7 @@ def warm_up(
     pairs = read_demonstrations(warmup.demonstrations, at_least=warmup.held_out + warmup.batch)
     held_out, pool = pairs[: warmup.held_out], pairs[warmup.held_out :]
     examination = _batch(held_out, layout, ranks)
+    sft = Sft()
     order = random.Random(config.seed)  # the same on every rank
     for step in range(1, warmup.max_steps + 1):
         trainer.train_step(_batch(order.sample(pool, warmup.batch), layout, ranks), sft, warmup.lr)

@@ -1,4 +1,5 @@
-"""Group-relative advantages."""
+"""Group-relative advantages: one group's rewards in, [G] float32 out. A group whose rewards are all equal gets exactly 0
+everywhere, whatever the rounding of the mean."""
 
 from __future__ import annotations
 
@@ -7,16 +8,48 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from learner.batch.weighting import Advantage
+
+_EPSILON = 1e-6  # as in GRPO's implementations: rounding noise of nearly equal rewards is no unit advantage
+
+
+def advantages(rewards: Sequence[float], kind: Advantage) -> Tensor:
+    """The advantages of one group's responses, by the name of the estimator."""
+    return {"mean": mean_centred, "std": standardised, "leave_one_out": leave_one_out}[kind](rewards)
+
 
 def mean_centred(rewards: Sequence[float]) -> Tensor:
-    """A_g = r_g - mean(r): the advantages of one group's responses, [G] float32.
+    """A_g = r_g - mean(r). They sum to 0.
 
-    No division by the standard deviation (ASymPO, arXiv 2606.03070, section 3). They sum to 0 over the group; a group whose
-    rewards are all equal gets exactly 0 everywhere, whatever the rounding of the mean.
+    No division by the standard deviation (ASymPO, arXiv 2606.03070, section 3; Dr.GRPO, arXiv 2503.20783).
 
     Example: [1, 0, 0, 0] -> [0.75, -0.25, -0.25, -0.25].
     """
+    return _centred(rewards).float()
+
+
+def standardised(rewards: Sequence[float]) -> Tensor:
+    """A_g = (r_g - mean(r)) / (std(r) + 1e-6), std over the G rewards themselves, divisor G (GRPO, arXiv 2402.03300).
+
+    The paper does not say which divisor; G - 1, which some implementations take, only scales all of them by a constant.
+
+    Example: [1, 0, 0, 0] -> std = 0.4330 -> [1.7320, -0.5774, -0.5774, -0.5774].
+    """
+    centred = _centred(rewards)
+    return (centred / (centred.square().mean().sqrt() + _EPSILON)).float()
+
+
+def leave_one_out(rewards: Sequence[float]) -> Tensor:
+    """A_g = r_g - mean of the *other* rewards = G / (G - 1) * (r_g - mean(r)) (RLOO, arXiv 2402.14740). They sum to 0.
+
+    Example: [1, 0, 0, 0] -> [1, -1/3, -1/3, -1/3].
+    """
+    return (_centred(rewards) * (len(rewards) / max(1, len(rewards) - 1))).float()
+
+
+def _centred(rewards: Sequence[float]) -> Tensor:
+    """r - mean(r) in float64."""
     values = torch.tensor(list(rewards), dtype=torch.float64)
     if bool((values == values[0]).all()):
-        return torch.zeros(len(values), dtype=torch.float32)
-    return (values - values.mean()).float()
+        return torch.zeros_like(values)
+    return values - values.mean()

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from learner.batch.advantages import mean_centred
+from learner.batch.advantages import advantages
 from learner.batch.types import Sequence
+from learner.batch.weighting import DEFAULT, Weighting
 from leeway.v1 import rollout_pb2 as pb
 
 
@@ -18,22 +19,38 @@ def token_ids(buffer: bytes) -> torch.Tensor:
     return torch.from_numpy(np.frombuffer(buffer, dtype="<i4").astype(np.int64))
 
 
-def to_sequences(groups: Sequences[pb.Group]) -> list[Sequence]:
-    """Sequences with advantage and weight for every response that has an effect.
+def to_sequences(groups: Sequences[pb.Group], weighting: Weighting = DEFAULT) -> list[Sequence]:
+    """Sequences with advantage and weight for every response that ``weighting`` keeps.
 
-    The weight is 1 / (G * prompts) with *all* prompts in the denominator. Responses with advantage 0 contribute nothing to
-    any objective of the family and are left out of the forward pass.
+    Groups without contrast have A = 0 everywhere: they contribute nothing, are (but for ``keep`` = all) not forwarded at
+    all, and still count in the denominator.
     """
-    sequences = []
+    sequences: list[Sequence] = []
+    step_tokens = sum(_loss_tokens(group) for group in groups)
     for group in groups:
         prompt = token_ids(group.prompt_tokens)
-        advantages = mean_centred([response.reward for response in group.responses])
-        weight = 1.0 / (len(group.responses) * len(groups))
-        for response, advantage in zip(group.responses, advantages.tolist(), strict=True):
-            if advantage != 0.0:
+        rewards = [response.reward for response in group.responses]
+        weight = _weight(group, weighting, len(groups), step_tokens)
+        contrast = min(rewards) != max(rewards)
+        keep = weighting.keep == "all" or (weighting.keep == "informative" and contrast)
+        values = advantages(rewards, weighting.advantage).tolist()
+        for response, advantage in zip(group.responses, values, strict=True):
+            if keep or advantage != 0.0:
                 tokens, generated = _joined(prompt, response)
                 sequences.append(Sequence(tokens, generated, advantage, weight, group.temperature))
     return sequences
+
+
+def _weight(group: pb.Group, weighting: Weighting, prompts: int, step_tokens: int) -> float:
+    if weighting.mean == "batch":
+        return 1.0 / max(1, step_tokens)
+    if weighting.mean == "group":
+        return 1.0 / (max(1, _loss_tokens(group)) * prompts)
+    return 1.0 / (len(group.responses) * prompts)
+
+
+def _loss_tokens(group: pb.Group) -> int:
+    return sum(span.end - span.start for response in group.responses for span in response.spans)
 
 
 def _joined(prompt: torch.Tensor, response: pb.Response) -> tuple[torch.Tensor, torch.Tensor]:

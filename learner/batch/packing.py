@@ -35,16 +35,17 @@ def pack(sequences: Sequences[Sequence], layout: Layout, data_rank: int = 0) -> 
     micro-batch; a sequence is never split, so every per-response sum is complete in one micro-batch.
 
     Raises:
-        ValueError: no sequences.
+        ValueError: no sequences, or only some of them carry behaviour or reference log-probabilities.
     """
     if not sequences:
         raise ValueError("pack: no sequences")
+    carried = _carried(sequences)
     bins = _bins([len(sequence.tokens) for sequence in sequences], layout)
     longest = max(sum(len(sequences[i].tokens) for i in members) for members in bins)
     width = -(-longest // layout.multiple) * layout.multiple
     mine = bins[data_rank :: layout.data_ranks]
     return Batch(
-        micro_batches=[_micro_batch([sequences[i] for i in members], width) for members in mine],
+        micro_batches=[_micro_batch([sequences[i] for i in members], width, carried) for members in mine],
         tokens_per_micro_batch=width,
         sequences=len(sequences),
         tokens=sum(len(sequence.tokens) for sequence in sequences),
@@ -73,7 +74,19 @@ def _fill(lengths: list[int], count: int) -> tuple[list[list[int]], list[int]]:
     return bins, loads
 
 
-def _micro_batch(sequences: list[Sequence], width: int) -> MicroBatch:
+def _carried(sequences: Sequences[Sequence]) -> list[str]:
+    """Which optional per-token fields the sequences carry: all of them or none."""
+    carried = []
+    for name in ("behaviour_logp", "reference_logp"):
+        there = [getattr(sequence, name) is not None for sequence in sequences]
+        if any(there) and not all(there):
+            raise ValueError(f"pack: {name} is missing in {there.count(False)} of {len(there)} sequences: all or none")
+        if all(there):
+            carried.append(name)
+    return carried
+
+
+def _micro_batch(sequences: list[Sequence], width: int, carried: list[str]) -> MicroBatch:
     lengths = [len(sequence.tokens) for sequence in sequences]
     used = sum(lengths)
     if used < width:
@@ -93,6 +106,10 @@ def _micro_batch(sequences: list[Sequence], width: int) -> MicroBatch:
     predicted[starts] = False
     target_index = predicted.nonzero().flatten()
     row = owner[target_index]
+    optional = {
+        name: torch.cat([torch.zeros(0), *(getattr(sequence, name) for sequence in sequences)])[target_index]
+        for name in carried
+    }
     temperature = torch.tensor([sequence.temperature for sequence in sequences] or [1.0], dtype=torch.float32)
     return MicroBatch(
         tokens=tokens[None],
@@ -105,4 +122,5 @@ def _micro_batch(sequences: list[Sequence], width: int) -> MicroBatch:
         temperature=temperature[row],
         advantage=torch.tensor([sequence.advantage for sequence in sequences], dtype=torch.float32),
         weight=torch.tensor([sequence.weight for sequence in sequences], dtype=torch.float32),
+        **optional,
     )

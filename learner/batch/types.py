@@ -19,8 +19,10 @@ class Sequence:
     tokens: Tensor  # [n] int64: prompt then response
     generated: Tensor  # [n] bool: True where the policy generated the token (it carries loss)
     advantage: float
-    weight: float  # factor of this response's term in the loss: 1 / (G * prompts), or 1 / all tokens for sft
+    weight: float  # factor of this response's term in the loss: see learner.batch.weighting
     temperature: float = 1.0
+    behaviour_logp: Tensor | None = None  # [n] float32: log mu of each token, read where ``generated``; None: not known
+    reference_logp: Tensor | None = None  # [n] float32: under the frozen reference, likewise
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class MicroBatch:
     temperature: Tensor  # [L] float32
     advantage: Tensor  # [R] float32
     weight: Tensor  # [R] float32
+    behaviour_logp: Tensor | None = None  # [L] float32: log mu of ``loss_target``; None: not known
+    reference_logp: Tensor | None = None  # [L] float32: under the frozen reference, likewise
 
     def to(self, device: torch.device) -> MicroBatch:
         """The same micro-batch on ``device``."""

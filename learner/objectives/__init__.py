@@ -1,6 +1,6 @@
-"""Objectives: pure functions of current-policy log-probabilities."""
+"""Objectives: log-probabilities of sampled tokens in, a loss and metrics out. Pure torch."""
 
-from learner.objectives.base import Objective, Responses
+from learner.objectives.base import MissingInputError, Objective, Responses
 from learner.objectives.registry import get, names
 
-__all__ = ["Objective", "Responses", "get", "names"]
+__all__ = ["MissingInputError", "Objective", "Responses", "get", "names"]

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from learner.batch.types import MicroBatch
+from learner.batch.weighting import Weighting
+
+Loss = tuple[Tensor, dict[str, Tensor]]
+
+
+class MissingInputError(ValueError):
+    """An objective was called without log-probabilities it needs; the message says which and where they come from."""
 
 
 @dataclass(frozen=True)
@@ -15,7 +25,21 @@ class Responses:
 
     row: Tensor  # [L] int64: response of each loss token
     advantage: Tensor  # [R] float32
-    weight: Tensor  # [R] float32: factor of the response's term in the loss
+    weight: Tensor  # [R] float32: factor of the response's term in the loss (learner.batch.weighting)
+    behaviour_logp: Tensor | None = None  # [L] float32: log mu, of the policy that generated the token; None: unknown
+    reference_logp: Tensor | None = None  # [L] float32: log-probability under the frozen reference; None: unknown
+    entropy: Tensor | None = None  # [L] float32, nats, of the current policy's whole distribution at the token
+
+    @classmethod
+    def of(cls, batch: MicroBatch, entropy: Tensor | None = None) -> Responses:
+        """The responses of a packed micro-batch."""
+        return cls(batch.loss_row, batch.advantage, batch.weight, batch.behaviour_logp, batch.reference_logp, entropy)
+
+    @classmethod
+    def probe(cls) -> tuple[Tensor, Responses]:
+        """log p [1] and a response of one token with every field there: what metrics an objective has, without a batch."""
+        logp, one = -torch.ones(1), torch.ones(1)
+        return logp, cls(torch.zeros(1, dtype=torch.int64), one, one, logp, logp, one)
 
     def total(self, values: Tensor) -> Tensor:
         """Sums per-token ``values`` [L] by response: [R]."""
@@ -25,15 +49,127 @@ class Responses:
         """Loss tokens of each response: [R] float32."""
         return self.total(torch.ones_like(self.row, dtype=torch.float32))
 
+    def mean(self, values: Tensor) -> Tensor:
+        """Means of per-token ``values`` [L] by response: [R]; 0 for a response without loss tokens."""
+        return self.total(values) / self.lengths().clamp(min=1)
 
-class Objective(Protocol):
-    """A function of one micro-batch.
+    def scale(self, logp: Tensor) -> Tensor:
+        """S_g, the mean token negative log-probability of each response: [R], nats/token."""
+        return self.mean(-logp)
 
-    The loss is a plain sum over its responses, each already weighted (``Responses.weight``), so that the sum over
-    micro-batches and data-parallel ranks is the loss of the step, however the batch was cut. Metrics are sums as well,
-    named ``<thing>_sum`` and ``<thing>_count``.
+
+class Objective(ABC):
+    """A function of one micro-batch, possibly with state that moves between steps.
+
+    ``loss`` is a plain sum over the micro-batch's responses, each already weighted (``Responses.weight``), so that the sum
+    over micro-batches and data-parallel ranks is the loss of the step, however the batch was cut. Nothing may be divided by
+    a number of the micro-batch as a whole. Metrics are sums as well, named ``<thing>_sum`` and ``<thing>_count``, the same
+    names at every call.
+
+    Every objective reports, besides its own metrics:
+        nll_positive_*, nll_negative_*: S of the responses with A > 0, A < 0 (nats/token; responses).
+        naive_gap_sum: (B/G)(S_P - S_N), the mean over prompts: by how much the forward loss of REINFORCE on centred rewards
+            leaves 0, B the sum of the positive advantages of a group.
+        rho_sum / rho_count: the effective **rho**, the total weight of the tokens whose probability the step lowers over
+            that of the tokens it raises. A token's weight is |d loss / d log p|; with S_g alone in the loss the weights of
+            response g add up to |d loss / d S_g|. So rho is alpha for SPO, about S_P / S_N for ASymPO, 1 for REINFORCE
+            on centred rewards, 0 for positives only. Measured from the gradient, not declared.
+        drift_sum / drift_count: log(pi/mu) over tokens, where the objective needs mu (nats; tokens).
+
+    State: the caller gives ``observe`` the sums of the step, reduced over all ranks, after every update. As all ranks see
+    the same numbers, state stays the same on all of them with no collective of its own.
     """
 
-    def __call__(self, logp: Tensor, responses: Responses) -> tuple[Tensor, dict[str, Tensor]]:
-        """``logp`` [L] float32: log-probability of each sampled token under the current policy."""
-        ...
+    weighting = Weighting()  # what weight and advantage mean to this objective
+    needs_behaviour = False
+    needs_reference = False
+    needs_entropy = False
+
+    @abstractmethod
+    def loss(self, logp: Tensor, responses: Responses) -> Loss:
+        """The formula. ``logp`` [L] float: log-probability of each sampled token under the current policy."""
+
+    def __call__(self, logp: Tensor, responses: Responses) -> Loss:
+        """The loss, differentiable in ``logp`` [L], and detached metrics.
+
+        Raises:
+            MissingInputError: behaviour or reference log-probabilities, or entropies, are needed and not there.
+        """
+        self._check(responses)
+        leaf = logp.detach().requires_grad_()
+        with torch.enable_grad():  # also in an evaluation: rho is read off the gradient
+            loss, metrics = self.loss(leaf, responses)
+            (gradient,) = torch.autograd.grad(loss, leaf)
+        metrics = {**self._scales(leaf.detach(), responses), **_rho(gradient), **metrics}
+        if self.needs_behaviour and responses.behaviour_logp is not None:
+            metrics["drift_sum"] = (leaf.detach() - responses.behaviour_logp).sum()
+            metrics["drift_count"] = gradient.new_tensor(float(len(gradient)))
+        value: Tensor = _WithGradient.apply(logp, loss.detach(), gradient)  # type: ignore[assignment]
+        return value, {name: metric.detach() for name, metric in metrics.items()}
+
+    def reduce(self, losses: Tensor, responses: Responses) -> Tensor:
+        """The sum of per-token ``losses`` [L], each with the weight that ``weighting`` gives its token."""
+        per_response = responses.mean(losses) if self.weighting.mean == "response" else responses.total(losses)
+        return (responses.weight * per_response).sum()
+
+    def observe(self, sums: dict[str, float]) -> None:  # noqa: B027 (state is an option, not an obligation)
+        """Takes note of a step that was made: its metrics, summed over all micro-batches and ranks."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must keep: JSON values."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027
+        """Restores ``state_dict``'s answer; an empty one is the state of a new objective."""
+
+    def _check(self, responses: Responses) -> None:
+        name = type(self).__name__
+        behaviour = responses.behaviour_logp
+        if self.needs_behaviour and behaviour is None:
+            raise MissingInputError(
+                f"{name} needs behaviour_logp: log mu of each loss token under the version that generated it. Recompute "
+                "it with that version's weights, or use a behaviour-free objective (asympo, spo, positives)"
+            )
+        if behaviour is not None and behaviour.requires_grad:
+            raise MissingInputError(
+                f"{name}: behaviour_logp carries a gradient: those are the current log-probabilities"
+            )
+        if self.needs_reference and responses.reference_logp is None:
+            raise MissingInputError(
+                f"{name} needs reference_logp: log-probabilities under the frozen reference (kl_coef)"
+            )
+        if self.needs_entropy and responses.entropy is None:
+            raise MissingInputError(f"{name} needs the entropy of each loss token (entropy_coef)")
+
+    def _scales(self, logp: Tensor, responses: Responses) -> dict[str, Tensor]:
+        """What a collapse shows in first: the scales of positives and negatives, unclipped."""
+        scale = responses.scale(logp)
+        positive = responses.advantage > 0
+        negative = responses.advantage < 0
+        per_token = self.weighting.mean in ("group", "batch")
+        weight = responses.weight * responses.lengths() if per_token else responses.weight
+        return {
+            "nll_positive_sum": scale[positive].sum(),
+            "nll_positive_count": positive.float().sum(),
+            "nll_negative_sum": scale[negative].sum(),
+            "nll_negative_count": negative.float().sum(),
+            "naive_gap_sum": (weight * responses.advantage * scale).sum(),
+        }
+
+
+class _WithGradient(torch.autograd.Function):
+    """A value whose gradient is already known."""
+
+    @staticmethod
+    def forward(ctx: Any, logp: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient)
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return outer[0] * gradient, None, None
+
+
+def _rho(gradient: Tensor) -> dict[str, Tensor]:
+    return {"rho_sum": gradient.clamp(min=0).sum(), "rho_count": (-gradient).clamp(min=0).sum()}

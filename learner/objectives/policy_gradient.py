@@ -1,81 +1,83 @@
-"""The current-policy-only family: L = (1/G) sum_g A_g * C_g * S_g, then the mean over prompts.
+"""Behaviour-free objectives whose weights are constants: A_g times a number, on log p under the *current* policy.
 
-S_g is the mean token negative log-probability of response g under the *current* policy (nats/token), A_g its mean-centred
-advantage; the members differ in C_g. None of them needs the probabilities of the policy that generated the response.
-Source: ASymPO, arXiv 2606.03070. Normalised by 1/G within a group and 1/prompts over groups, both inside
-``Responses.weight``; groups without contrast (A = 0 everywhere) count in that denominator and contribute nothing.
+None of them needs the probabilities of the policy that generated the responses, none has state.
+S_g is the mean token negative log-probability of response g (nats/token), A_g its advantage.
 """
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
-from learner.objectives.base import Responses
+from learner.batch.weighting import Weighting
+from learner.objectives.base import Loss, Objective, Responses
 
-Loss = tuple[Tensor, dict[str, Tensor]]
 
+class Spo(Objective):
+    """Scaled Policy Optimization (arXiv 2606.03070 [P]; another method than *Simple* Policy Optimization):
 
-def reinforce(logp: Tensor, responses: Responses) -> Loss:
-    """C_g = 1: REINFORCE on centred rewards, which the paper calls naive.
+        L = (1/G) sum_g A_g C_g S_g,    C_g = 1 where A_g >= 0, alpha where A_g < 0
 
-    Args:
-        logp: [L] float32, log-probability of each sampled token.
+    then the mean over prompts. Normalised by 1/m within a response, 1/G within a group. Needs nothing. rho = alpha (0.2 in
+    all the paper's runs).
     """
-    scale = _scale(logp, responses)
-    return (responses.weight * responses.advantage * scale).sum(), _metrics(scale, responses)
+
+    def __init__(self, alpha: float) -> None:
+        self._alpha = alpha
+
+    def loss(self, logp: Tensor, responses: Responses) -> Loss:
+        advantage = torch.where(responses.advantage >= 0, responses.advantage, self._alpha * responses.advantage)
+        return (responses.weight * advantage * responses.scale(logp)).sum(), {}
 
 
-def spo(logp: Tensor, responses: Responses, alpha: float) -> Loss:
-    """C_g = 1 where A_g >= 0, ``alpha`` where A_g < 0 (Scaled Policy Optimization; the paper uses alpha = 0.2)."""
-    scale = _scale(logp, responses)
-    factor = torch.where(responses.advantage >= 0, 1.0, alpha)
-    return (responses.weight * responses.advantage * factor * scale).sum(), _metrics(scale, responses)
+class Reinforce(Spo):
+    """L = (1/G) sum_g A_g S_g: REINFORCE on centred rewards, which the ASymPO paper calls naive [P]. rho = 1 with
+    mean-centred advantages, whose signs balance. Normalised as Spo; needs nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(alpha=1.0)
 
 
-def asympo(
-    logp: Tensor, responses: Responses, floor: float = 1e-3, p_low: float | None = None, p_high: float | None = None
-) -> Loss:
-    """C_g = 1 / sg(max(S_g, floor)): both signs of the advantage get the same forward mass; the loss itself is 0 per group.
+class Positives(Spo):
+    """L = (1/G) sum_{A_g > 0} A_g S_g: responses better than their group's mean only; SPO at alpha = 0 [P]. rho = 0."""
 
-    The gradient of a response is (A_g / S_g) * grad S_g. The floor (nats/token) bounds 1 / S_g for near-certain responses,
-    where S_g is rounding noise.
+    def __init__(self) -> None:
+        super().__init__(alpha=0.0)
 
-    With ``p_low`` / ``p_high`` (the paper's Appendix C): log p is clipped to at most log p_high where A_g >= 0 and to at
-    least log p_low where A_g < 0, before averaging. Clipped tokens stay in S_g and give no gradient.
+
+class Opmd(Objective):
+    """Online policy mirror descent in its simple form:
+
+        L = -(1/sum m) sum_g sum_i A_g log p_{g,i} / (1 + tau)
+
+    Source: objectives.md's table; Trinity-RFT's ``opmd`` (arXiv 2505.17826), whose code takes the mean over the batch's
+    tokens [P from that code]. tau = 0 is REINFORCE with a token mean; under Adam tau does little more than scale what
+    clipping sees. Needs nothing.
     """
-    clipped = _clip(logp, responses, p_low, p_high)
-    scale = _scale(clipped, responses)
-    balanced = scale / scale.detach().clamp(min=floor)
-    metrics = _metrics(_scale(logp.detach(), responses), responses)
-    metrics["clipped_sum"] = (clipped.detach() != logp.detach()).float().sum()
-    return (responses.weight * responses.advantage * balanced).sum(), metrics
+
+    weighting = Weighting(mean="batch")
+
+    def __init__(self, tau: float) -> None:
+        self._factor = 1.0 / (1.0 + tau)
+
+    def loss(self, logp: Tensor, responses: Responses) -> Loss:
+        return -self._factor * self.reduce(responses.advantage[responses.row] * logp, responses), {}
 
 
-def _clip(logp: Tensor, responses: Responses, p_low: float | None, p_high: float | None) -> Tensor:
-    positive = responses.advantage[responses.row] >= 0
-    if p_high is not None:
-        logp = torch.where(positive, logp.clamp(max=math.log(p_high)), logp)
-    if p_low is not None:
-        logp = torch.where(positive, logp, logp.clamp(min=math.log(p_low)))
-    return logp
+class Asymre(Objective):
+    """Asymmetric REINFORCE (arXiv 2506.20520; objectives.md's table [S]): a baseline V below the mean reward.
 
+        L = -(1/G) sum_g (r_g - V) log p(y_g),    V = mean(r) - shift,    log p(y) = sum_i log p_i
 
-def _scale(logp: Tensor, responses: Responses) -> Tensor:
-    """S_g: [R] float32. A response without loss tokens has scale 0."""
-    return responses.total(-logp) / responses.lengths().clamp(min=1)
+    With the mean-centred advantage, r - V = A + shift. Normalised by 1/G, not by length, as log p(y) is the response's.
+    Needs nothing. Responses at the mean of a mixed group are trained on (A = 0, r - V = shift); groups without contrast are
+    left out here [D]: by the letter they would be pushed up by shift, whether all right or all wrong.
+    """
 
+    weighting = Weighting(mean="sum", keep="informative")
 
-def _metrics(scale: Tensor, responses: Responses) -> dict[str, Tensor]:
-    """What a collapse shows in first: the scales of positives and negatives, unclipped."""
-    scale = scale.detach()
-    positive = responses.advantage > 0
-    negative = responses.advantage < 0
-    return {
-        "nll_positive_sum": scale[positive].sum(),
-        "nll_positive_count": positive.float().sum(),
-        "nll_negative_sum": scale[negative].sum(),
-        "nll_negative_count": negative.float().sum(),
-    }
+    def __init__(self, shift: float) -> None:
+        self._shift = shift
+
+    def loss(self, logp: Tensor, responses: Responses) -> Loss:
+        return -self.reduce((responses.advantage + self._shift)[responses.row] * logp, responses), {}

@@ -28,8 +28,9 @@ from learner.megatron.parallel import Ranks, start
 from learner.megatron.snapshot import SaveError
 from learner.megatron.state import ShardedState
 from learner.megatron.step import StepStats, Trainer
-from learner.objectives.base import Responses
-from learner.objectives.policy_gradient import reinforce
+from learner.objectives.base import Loss, Objective, Responses
+from learner.objectives.policy_gradient import Reinforce
+from learner.resume import digests
 
 TIMEOUT_S = 60
 
@@ -65,7 +66,7 @@ class Case:
         return pack(sequences or self.sequences, layout, self.ranks.data_rank)
 
     def step(self) -> StepStats:
-        return self.trainer.train_step(self.batch(), reinforce, self.spec["lr"])
+        return self.trainer.train_step(self.batch(), Reinforce(), self.spec["lr"])
 
     def keep(self, name: str, tensors: list[tuple[str, Tensor]]) -> None:
         if tensors:
@@ -76,10 +77,10 @@ def equivalence(case: Case) -> dict[str, Any]:
     """Loss and gradient of the first step, then three steps of Adam."""
     case.keep("initial", export(case.policy, case.ranks))
     unclipped = case.config.optimizer.model_copy(update={"clip_grad": 1e9})
-    still = Trainer(case.policy, unclipped, case.ranks).train_step(case.batch(), reinforce, 0.0)
+    still = Trainer(case.policy, unclipped, case.ranks).train_step(case.batch(), Reinforce(), 0.0)
     if case.ranks.data_size == 1:  # otherwise each rank holds a part of the reduced gradient
         case.keep("gradient", export(case.policy, case.ranks, "main_grad"))
-    before = case.trainer.evaluate(case.batch(), reinforce)
+    before = case.trainer.evaluate(case.batch(), Reinforce())
     stats = [case.step() for _ in range(3)]
     case.keep("trained", export(case.policy, case.ranks))
     return {"losses": [s.loss for s in stats], "norm": still.grad_norm, "evaluated": before, "metrics": still.metrics}
@@ -91,9 +92,9 @@ def guard(case: Case) -> dict[str, Any]:
     mute = [Sequence(**{**vars(s), "generated": torch.zeros_like(s.generated)}) for s in case.sequences]
     losses = [case.step().loss]
     skipped = [
-        case.trainer.train_step(case.batch(poisoned), reinforce, case.spec["lr"]).skipped,
-        case.trainer.train_step(case.batch(), _infinite_slope, case.spec["lr"]).skipped,
-        case.trainer.train_step(case.batch(mute), reinforce, case.spec["lr"]).skipped,
+        case.trainer.train_step(case.batch(poisoned), Reinforce(), case.spec["lr"]).skipped,
+        case.trainer.train_step(case.batch(), _InfiniteSlope(), case.spec["lr"]).skipped,
+        case.trainer.train_step(case.batch(mute), Reinforce(), case.spec["lr"]).skipped,
     ]
     losses += [case.step().loss for _ in range(2)]
     case.keep("trained", export(case.policy, case.ranks))
@@ -101,7 +102,8 @@ def guard(case: Case) -> dict[str, Any]:
 
 
 def save(case: Case) -> dict[str, Any]:
-    """Three steps, a save, and three more steps while it is being written."""
+    """Three steps, a save, and three more steps while it is being written. The draw after it is left for ``resume``."""
+    torch.manual_seed(40 + case.ranks.rank)
     state = ShardedState(case.policy, case.trainer, case.ranks)
     directory = Path(case.spec["checkpoint"])
     if case.ranks.rank == 0:
@@ -110,15 +112,22 @@ def save(case: Case) -> dict[str, Any]:
     case.ranks.barrier()
     idle = state.poll(blocking=False)
     state.begin_save(directory)
+    torch.save(torch.rand(3), case.out / f"{directory.name}.draw.{case.ranks.rank}")
     losses += [case.step().loss for _ in range(3)]
     durable = state.poll(blocking=True)
-    return {"losses": losses, "durable": durable, "idle": idle}
+    kept = state.digests()
+    here = digests(directory, kept) if case.ranks.rank == 0 else {}
+    return {"losses": losses, "durable": durable, "idle": idle, "digests": sorted(kept), "true": here == kept}
 
 
 def resume(case: Case) -> dict[str, Any]:
     """Loads another layout's checkpoint and goes on for three steps."""
-    ShardedState(case.policy, case.trainer, case.ranks).load(Path(case.spec["checkpoint"]))
-    return {"losses": [case.step().loss for _ in range(3)]}
+    checkpoint = Path(case.spec["checkpoint"])
+    ShardedState(case.policy, case.trainer, case.ranks).load(checkpoint)
+    drawn = case.out / f"{checkpoint.name}.draw.{case.ranks.rank}"
+    again = torch.tensor(int(drawn.is_file() and torch.equal(torch.load(drawn), torch.rand(3))))
+    dist.all_reduce(again)
+    return {"losses": [case.step().loss for _ in range(3)], "drawn_again": int(again)}
 
 
 def unwritable(case: Case) -> dict[str, Any]:
@@ -139,9 +148,9 @@ def unwritable(case: Case) -> dict[str, Any]:
 def sparse(case: Case) -> dict[str, Any]:
     """Fewer sequences than micro-batches: some are empty. Also one micro-batch a rank, for comparison."""
     few = case.sequences[:3]
-    stats = [case.trainer.train_step(case.batch(few), reinforce, 0.0)]
+    stats = [case.trainer.train_step(case.batch(few), Reinforce(), 0.0)]
     case.spec["micro_batches"] = 1
-    stats.append(case.trainer.train_step(case.batch(few), reinforce, 0.0))
+    stats.append(case.trainer.train_step(case.batch(few), Reinforce(), 0.0))
     return {
         "losses": [s.loss for s in stats],
         "norms": [s.grad_norm for s in stats],
@@ -153,7 +162,7 @@ def ragged(case: Case) -> dict[str, Any]:
     """A micro-batch that sequence parallelism cannot cut is refused by name, before any rank waits for another."""
     batch = pack(case.sequences[:1], Layout(case.ranks.data_size, 1))  # 11 tokens
     try:
-        case.trainer.train_step(batch, reinforce, 0.0)
+        case.trainer.train_step(batch, Reinforce(), 0.0)
     except ValueError as error:
         return {"error": str(error)}
     return {"error": ""}
@@ -170,9 +179,11 @@ def talk(case: Case) -> dict[str, Any]:
     return {"good": int(good)}
 
 
-def _infinite_slope(logp: Tensor, responses: Responses) -> tuple[Tensor, dict[str, Tensor]]:
+class _InfiniteSlope(Objective):
     """Finite (0), with a gradient that is not: the slope of a square root at 0."""
-    return (logp - logp.detach()).abs().sqrt().sum(), {}
+
+    def loss(self, logp: Tensor, responses: Responses) -> Loss:
+        return (logp - logp.detach()).abs().sqrt().sum(), {}
 
 
 def _sequence(row: dict[str, Any]) -> Sequence:

@@ -1,15 +1,19 @@
 """Advantages, groups to sequences, packing."""
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learner.batch.advantages import mean_centred
+from learner.batch.advantages import leave_one_out, mean_centred, standardised
 from learner.batch.groups import describe, to_sequences, token_ids
 from learner.batch.packing import Layout, pack
 from learner.batch.types import Batch, Sequence
+from learner.batch.weighting import Weighting
 from leeway.v1 import rollout_pb2 as pb
 
 
@@ -33,12 +37,22 @@ def group(
 
 def test_advantages_by_hand():
     assert mean_centred([1, 0, 0, 0]).tolist() == [0.75, -0.25, -0.25, -0.25]
-    assert mean_centred([0.1] * 7).tolist() == [0.0] * 7  # the mean of seven 0.1 is not 0.1 in binary
+    assert standardised([1, 0, 0, 0]).tolist() == pytest.approx([3**0.5, *[-(3**-0.5)] * 3], rel=1e-5)
+    assert leave_one_out([1, 0, 0, 0]).tolist() == pytest.approx([1, -1 / 3, -1 / 3, -1 / 3])
 
 
+@pytest.mark.parametrize("estimator", [mean_centred, standardised, leave_one_out])
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=64))
-def test_advantages_sum_to_zero(rewards: list[float]):
-    assert abs(float(mean_centred(rewards).double().sum())) < 1e-2
+def test_advantages_are_finite_and_sum_to_zero(estimator: Callable[[list[float]], torch.Tensor], rewards: list[float]):
+    values = estimator(rewards).double()
+    assert bool(values.isfinite().all())
+    assert abs(float(values.sum())) < 1e-2
+
+
+@pytest.mark.parametrize("estimator", [mean_centred, standardised, leave_one_out])
+def test_equal_rewards_have_no_advantage(estimator: Callable[[list[float]], torch.Tensor]):
+    assert estimator([0.1] * 7).tolist() == [0.0] * 7  # the mean of seven 0.1 is not 0.1 in binary
+    assert estimator([3.0]).tolist() == [0.0]
 
 
 def test_tokens_are_little_endian_int32():
@@ -50,6 +64,23 @@ def test_groups_become_weighted_sequences_with_all_prompts_in_the_denominator():
     assert [(s.advantage, s.weight) for s in sequences] == [(0.5, 0.25), (-0.5, 0.25)]
     assert sequences[0].tokens.tolist() == [14, 3, 11, 5, 6, 12]
     assert sequences[0].generated.tolist() == [False, False, False, True, True, True]
+
+
+def test_weights_by_hand():
+    """Two prompts, groups of 2 with rewards (1, 0) and (1, 1), responses of 3, 2, 3 and 3 loss tokens."""
+    groups = [group([1, 0]), group([1, 1])]
+    del groups[0].responses[1].spans[:]
+    groups[0].responses[1].spans.append(pb.Span(version=4, start=0, end=2))
+    for mean, weight in {"response": 1 / 4, "sum": 1 / 4, "group": 1 / (5 * 2), "batch": 1 / 11}.items():
+        sequences = to_sequences(groups, Weighting(mean=mean))  # type: ignore[arg-type]
+        assert [s.weight for s in sequences] == pytest.approx([weight] * 2), mean
+
+
+def test_what_is_kept():
+    groups = [group([0, 1, 2]), group([1, 1])]
+    assert [s.advantage for s in to_sequences(groups, Weighting())] == [-1, 1]
+    assert [s.advantage for s in to_sequences(groups, Weighting(keep="informative"))] == [-1, 0, 1]
+    assert [s.advantage for s in to_sequences(groups, Weighting(keep="all"))] == [-1, 0, 1, 0, 0]
 
 
 def test_tokens_outside_spans_carry_no_loss():
@@ -86,6 +117,23 @@ def test_micro_batch_by_hand():
     assert micro.loss_row.tolist() == [0, 0, 1, 1]
     assert micro.advantage.tolist() == pytest.approx([0.4, 0.3])
     assert micro.temperature.tolist() == pytest.approx([0.7] * 4)
+
+
+def test_behaviour_log_probabilities_follow_their_tokens():
+    first, second = sequence(3), sequence(4, prompt=2)
+    first = replace(first, behaviour_logp=torch.tensor([0.0, -0.1, -0.2]))
+    second = replace(second, behaviour_logp=torch.tensor([0.0, 0.0, -1.2, -1.3]))
+    batch = pack([first, second], Layout(min_micro_batches=3))  # one of them stays empty
+    values = [micro.behaviour_logp for micro in batch.micro_batches]
+    assert [[] if v is None else v.tolist() for v in values] == [
+        pytest.approx([-1.2, -1.3]),
+        pytest.approx([-0.1, -0.2]),
+        [],
+    ]
+    assert all(v is not None for v in values)
+    assert batch.micro_batches[0].reference_logp is None
+    with pytest.raises(ValueError, match="behaviour_logp is missing in 1 of 2 sequences"):
+        pack([first, replace(second, behaviour_logp=None)], Layout())
 
 
 def loss_tokens(batch: Batch) -> list[tuple[int, float, int]]:

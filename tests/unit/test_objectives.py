@@ -1,158 +1,287 @@
 """Objectives against numbers worked by hand, an independent float64 reference and finite differences."""
 
 import math
-from typing import get_args
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from learner import objectives
-from learner.config import ObjectiveConfig
-from learner.objectives import Responses
-from learner.objectives.policy_gradient import asympo, reinforce, spo
-from learner.objectives.supervised import sft
-from runtime.settings import SettingsError
+from learner.batch.packing import Layout
+from learner.objectives import MissingInputError, Objective, Responses
+from learner.objectives.asympo import Asympo
+from learner.objectives.divergence import Drpo, M2po
+from learner.objectives.policy_gradient import Positives, Reinforce, Spo
+from learner.objectives.ratio import Grpo
+from learner.objectives.sequence import Gspo, Topr
+from learner.objectives.supervised import Sft
+from tests.unit import objective_reference as reference
+from tests.unit.objective_cases import (
+    evaluate,
+    hard_groups,
+    log_probabilities,
+    micro_batches,
+    objective,
+    random_groups,
+)
+
+ALL = sorted(reference.TERMS)
+MIXED = [[1.0, 0.0, 0.0, 1.0], [0.0, 0.0], [0.0, 0.5, 1.0], [1.0, 0.0]]
 
 
-def one_group() -> tuple[torch.Tensor, Responses]:
+def one_group(behaviour: list[float] | None = None) -> tuple[torch.Tensor, Responses]:
     """Two responses of a group of 2: log p (-1, -3) with A = +0.5 and (-2,) with A = -0.5; weight 1 / (2 * 1 prompt)."""
-    logp = torch.tensor([-1.0, -3.0, -2.0], requires_grad=True)
-    responses = Responses(
-        row=torch.tensor([0, 0, 1]), advantage=torch.tensor([0.5, -0.5]), weight=torch.tensor([0.5, 0.5])
+    logp = torch.tensor([-1.0, -3.0, -2.0], dtype=torch.float64, requires_grad=True)
+    return logp, Responses(
+        row=torch.tensor([0, 0, 1]),
+        advantage=torch.tensor([0.5, -0.5]),
+        weight=torch.tensor([0.5, 0.5]),
+        behaviour_logp=None if behaviour is None else torch.tensor(behaviour, dtype=torch.float64),
     )
-    return logp, responses
+
+
+def outcome(chosen: Objective, logp: torch.Tensor, responses: Responses) -> tuple[float, list[float], dict[str, float]]:
+    loss, metrics = chosen(logp, responses)
+    loss.backward()
+    assert logp.grad is not None
+    return loss.item(), logp.grad.tolist(), {name: value.item() for name, value in metrics.items()}
+
+
+def rho(metrics: dict[str, float]) -> float:
+    return metrics["rho_sum"] / metrics["rho_count"]
 
 
 def test_reinforce_by_hand():
-    logp, responses = one_group()
-    loss, metrics = reinforce(logp, responses)
-    loss.backward()
+    loss, gradient, metrics = outcome(Reinforce(), *one_group())
     # S = (2, 2): 0.5 * 0.5 * 2 - 0.5 * 0.5 * 2 = 0; dL/dlogp = -w A / m
-    assert loss.item() == pytest.approx(0.0)
-    assert logp.grad is not None
-    assert logp.grad.tolist() == pytest.approx([-0.125, -0.125, 0.25])
-    assert metrics["nll_positive_sum"].item() == 2.0
-    assert metrics["nll_negative_sum"].item() == 2.0
+    assert loss == pytest.approx(0.0)
+    assert gradient == pytest.approx([-0.125, -0.125, 0.25])
+    assert (metrics["nll_positive_sum"], metrics["nll_negative_sum"]) == (2.0, 2.0)
+    assert rho(metrics) == pytest.approx(1.0)
 
 
 def test_spo_by_hand():
-    logp, responses = one_group()
-    loss, _ = spo(logp, responses, alpha=0.2)
-    loss.backward()
+    loss, gradient, metrics = outcome(Spo(alpha=0.2), *one_group())
     # 0.5 * 0.5 * 2 - 0.2 * 0.5 * 0.5 * 2 = 0.5 - 0.1
-    assert loss.item() == pytest.approx(0.4)
-    assert logp.grad is not None
-    assert logp.grad.tolist() == pytest.approx([-0.125, -0.125, 0.05])
+    assert loss == pytest.approx(0.4)
+    assert gradient == pytest.approx([-0.125, -0.125, 0.05])
+    assert rho(metrics) == pytest.approx(0.2)
+
+
+def test_positives_by_hand():
+    loss, gradient, metrics = outcome(Positives(), *one_group())
+    assert loss == pytest.approx(0.5)
+    assert gradient == pytest.approx([-0.125, -0.125, 0.0])
+    assert rho(metrics) == 0.0
 
 
 def test_asympo_by_hand():
-    logp, responses = one_group()
-    loss, _ = asympo(logp, responses)
-    loss.backward()
+    loss, gradient, _ = outcome(Asympo(), *one_group())
     # The forward masses cancel; the gradient is that of reinforce divided by S = 2.
-    assert loss.item() == pytest.approx(0.0)
-    assert logp.grad is not None
-    assert logp.grad.tolist() == pytest.approx([-0.0625, -0.0625, 0.125])
+    assert loss == pytest.approx(0.0)
+    assert gradient == pytest.approx([-0.0625, -0.0625, 0.125])
 
 
-def test_sft_by_hand():
-    logp, responses = one_group()
-    loss, metrics = sft(logp, Responses(responses.row, responses.advantage, torch.tensor([1 / 3, 1 / 3])))
-    assert loss.item() == pytest.approx(2.0)  # mean NLL of (1, 3, 2)
-    assert metrics["probability_sum"].item() == pytest.approx(math.exp(-4) + math.exp(-2))
-    assert metrics["nll_count"].item() == 3
+def test_rho_of_asympo_is_the_ratio_of_the_scales():
+    """S_P = 0.5, S_N = 2: negatives weigh a quarter."""
+    logp = torch.tensor([-0.5, -2.0], requires_grad=True)
+    responses = Responses(torch.tensor([0, 1]), torch.tensor([0.5, -0.5]), torch.tensor([0.5, 0.5]))
+    assert rho(outcome(Asympo(), logp, responses)[2]) == pytest.approx(0.25)
 
 
 def test_asympo_clip_keeps_clipped_tokens_in_the_scale_without_gradient():
     logp = torch.tensor([math.log(0.999), -1.0, math.log(1e-4), -0.5], requires_grad=True)
     responses = Responses(torch.tensor([0, 0, 1, 1]), torch.tensor([1.0, -1.0]), torch.tensor([0.5, 0.5]))
-    _, metrics = asympo(logp, responses, p_low=0.02, p_high=0.98)
-    loss, _ = asympo(logp, responses, p_low=0.02, p_high=0.98)
-    loss.backward()
+    _, gradient, metrics = outcome(Asympo(p_low=0.02, p_high=0.98), logp, responses)
     positive = (-math.log(0.98) + 1.0) / 2
     negative = (-math.log(0.02) + 0.5) / 2
-    assert metrics["clipped_sum"].item() == 2
-    assert logp.grad is not None
-    assert logp.grad.tolist() == pytest.approx([0.0, -0.5 / (2 * positive), 0.0, 0.5 / (2 * negative)])
+    assert (metrics["clipped_sum"], metrics["clipped_count"]) == (2, 4)
+    assert gradient == pytest.approx([0.0, -0.5 / (2 * positive), 0.0, 0.5 / (2 * negative)])
 
 
-def reference_gradient(name: str, logp: torch.Tensor, responses: Responses) -> torch.Tensor:
-    """d loss / d logp in float64, written with loops from the formulas and sharing nothing with the code under test."""
-    gradient = torch.zeros(len(logp), dtype=torch.float64)
-    for r in range(len(responses.advantage)):
-        tokens = [i for i in range(len(logp)) if responses.row[i] == r]
-        if not tokens:
-            continue
-        advantage, weight = float(responses.advantage[r]), float(responses.weight[r])
-        scale = -sum(float(logp[i]) for i in tokens) / len(tokens)
-        factor = {"reinforce": 1.0, "spo": 1.0 if advantage >= 0 else 0.2, "asympo": 1 / max(scale, 1e-3)}[name]
-        for i in tokens:
-            gradient[i] = -weight * advantage * factor / len(tokens)
-    return gradient
+def test_grpo_by_hand():
+    # r = e^0.3 = 1.3499 (clipped to 1.2 for A > 0), e^-0.1 = 0.9048, and e^0.3 with A < 0: the pessimistic side, unclipped
+    loss, gradient, metrics = outcome(Grpo(), *one_group([-1.3, -2.9, -2.3]))
+    assert loss == pytest.approx(-(0.5 * 0.5 * (1.2 + 0.90483742) / 2 - 0.5 * 0.5 * 1.34985881))
+    assert gradient == pytest.approx([0.0, -0.125 * 0.90483742, 0.25 * 1.34985881])
+    assert metrics["clipped_sum"] == 1
+    assert metrics["drift_sum"] == pytest.approx(0.3 - 0.1 + 0.3)
 
 
-def hard_batch() -> tuple[torch.Tensor, Responses]:
-    """Both signs, zero advantages, one-token responses, S near 0, 40-nat tokens."""
-    generator = torch.Generator().manual_seed(3)
-    lengths = [1, 7, 30, 1, 5, 2]
-    logp = -torch.rand(sum(lengths), generator=generator) * 3
-    logp[0] = -1e-7
-    logp[1:8] = -1e-6
-    logp[10] = -40.0
-    row = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
-    advantage = torch.tensor([0.75, -0.25, 0.5, -0.5, 0.0, -0.5])
-    return logp, Responses(row, advantage, torch.full((len(lengths),), 1 / 24))
+def test_gspo_by_hand():
+    # s = e^((0.1 - 0.1) / 2) = 1 and e^0.3
+    loss, gradient, _ = outcome(Gspo(), *one_group([-1.1, -2.9, -2.3]))
+    assert loss == pytest.approx(-(0.25 * 1 - 0.25 * 1.34985881), abs=1e-6)
+    assert gradient == pytest.approx([-0.125, -0.125, 0.25 * 1.34985881])
 
 
-@pytest.mark.parametrize("name", ["asympo", "spo", "reinforce"])
-def test_gradient_equals_float64_reference(name: str):
-    logp, responses = hard_batch()
-    logp.requires_grad_()
-    loss, _ = objectives.get(ObjectiveConfig.parse({"name": name}, "test"))(logp, responses)
+def test_topr_by_hand():
+    # pi(y) / mu(y) of the negative is e^(-2 + 1.6) = 0.67032; log p(y) = -4 and -2, summed over tokens
+    loss, gradient, metrics = outcome(Topr(), *one_group([-9.0, -9.0, -1.6]))
+    assert loss == pytest.approx(0.25 * 4 - 0.25 * 0.67032 * 2, abs=1e-6)
+    assert gradient == pytest.approx([-0.25, -0.25, 0.25 * 0.67032], abs=1e-6)
+    assert metrics["clipped_sum"] == 1
+
+
+def test_drpo_by_hand():
+    # pi = 0.5, mu = 0.25, delta = 0.5, A = +-1. Up: 2 - 1 * 0.25 * 1 = 1.75, w = 1 - 0.25 / 0.5; down: -2 - 0.25, w = 1.5
+    logp = torch.tensor([math.log(0.5)] * 2, requires_grad=True)
+    responses = Responses(
+        torch.tensor([0, 1]), torch.tensor([1.0, -1.0]), torch.ones(2), torch.tensor([math.log(0.25)] * 2)
+    )
+    loss, gradient, _ = outcome(Drpo(delta=0.5), logp, responses)
+    assert loss == pytest.approx(-1.75 + 2.25)
+    assert gradient == pytest.approx([-2 * 0.5, 2 * 1.5])
+
+
+def test_m2po_masks_the_farthest_tokens_of_each_response_until_the_mean_fits():
+    """(log r)^2 = 0.09, 0.01 | 0.01: the mean 0.05 of the first response is above 0.04 until its first token is gone."""
+    loss, gradient, metrics = outcome(M2po(threshold=0.04), *one_group([-1.3, -2.9, -2.1]))
+    assert gradient == pytest.approx([0.0, -0.125 * 0.90483742, 0.25 * 1.10517092])
+    assert metrics["clipped_sum"] == 1
+    assert loss == pytest.approx(-0.125 * 0.90483742 + 0.25 * 1.10517092)
+
+
+def test_sft_by_hand():
+    logp, responses = one_group()
+    responses = Responses(responses.row, responses.advantage, torch.tensor([1 / 3, 1 / 3]))
+    loss, _, metrics = outcome(Sft(), logp, responses)
+    assert loss == pytest.approx(2.0)  # mean NLL of (1, 3, 2)
+    assert metrics["probability_sum"] == pytest.approx(math.exp(-4) + math.exp(-2))
+    assert metrics["nll_count"] == 3
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("case", ["ordinary", "hard"])
+def test_loss_and_gradient_equal_the_independent_reference(name: str, case: str):
+    groups = random_groups(2, MIXED) if case == "ordinary" else hard_groups()
+    loss, gradient, metrics = evaluate(groups, objective(name))
+    expected = torch.tensor(reference.gradient(name, groups), dtype=torch.float64)
+    assert expected.abs().max() > 0
+    torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-9)  # weights and advantages are float32
+    values = [[complex(v) for v in response.logp] for group in groups for response in group]
+    assert loss == pytest.approx(reference.loss(name, groups, values).real, rel=1e-6, abs=1e-7)
+    down, up = float(expected.clamp(min=0).sum()), float(-expected.clamp(max=0).sum())
+    assert (metrics["rho_sum"], metrics["rho_count"]) == pytest.approx((down, up), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["reinforce", "spo", "positives", "opmd", "asymre", "grpo", "dr_grpo", "gspo", "drpo"])
+def test_gradient_is_the_slope_of_the_loss_by_central_differences(name: str):
+    """Those without a stop-gradient: the slope of the code's own loss."""
+    groups, h = random_groups(3, [[1.0, 0.0, 0.0], [0.0, 0.5, 1.0]], longest=3), 1e-6
+    chosen = objective(name)
+    _, gradient, _ = evaluate(groups, chosen)
+    (micro,) = micro_batches(groups, chosen, Layout())
+    table = log_probabilities(groups)
+    for token in range(1, len(table)):
+        nudge = torch.zeros_like(table)
+        nudge[token] = h
+        ends = [chosen((table + move)[micro.loss_target], Responses.of(micro))[0].item() for move in (nudge, -nudge)]
+        assert gradient[token - 1].item() == pytest.approx((ends[0] - ends[1]) / (2 * h), rel=1e-5, abs=1e-8)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_gradient_is_the_slope_with_the_stop_gradients_held_by_central_differences(name: str):
+    """All of them: the slope of the reference's loss, whose stop-gradient parts stay where they were."""
+    groups = random_groups(4, MIXED, longest=5)
+    _, gradient, _ = evaluate(groups, objective(name))
+    slopes = torch.tensor(reference.central_difference(name, groups), dtype=torch.float64)
+    torch.testing.assert_close(gradient, slopes, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_float32_stays_finite_where_it_is_hard(name: str):
+    loss, gradient, metrics = evaluate(hard_groups(), objective(name), dtype=torch.float32)
+    assert math.isfinite(loss)
+    assert torch.isfinite(gradient).all()
+    assert all(map(math.isfinite, metrics.values()))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_gradients_of_bf16_logits_are_finite(name: str):
+    """Logits up to +-60 rounded to bf16: many tokens have a log-probability of exactly 0, others of -100 nats."""
+    generator = torch.Generator().manual_seed(7)
+    logits = (torch.randn(64, 32, generator=generator) * 20).bfloat16().float().requires_grad_()
+    target = torch.where(torch.rand(64, generator=generator) < 0.7, logits.argmax(1), torch.arange(64) % 32)
+    logp = logits.log_softmax(1).gather(1, target[:, None])[:, 0]
+    behaviour = (logits.detach() * 1.1).bfloat16().float().log_softmax(1).gather(1, target[:, None])[:, 0]
+    assert bool((logp == 0).any())
+    assert bool((logp < -40).any())
+    row = torch.arange(8).repeat_interleave(8)
+    responses = Responses(row, torch.tensor([0.5, -0.5] * 4), torch.full((8,), 1 / 8), behaviour)
+    loss, metrics = objective(name)(logp, responses)
     loss.backward()
-    assert logp.grad is not None
-    assert torch.isfinite(logp.grad).all()
-    expected = reference_gradient(name, logp.detach().double(), responses)
-    torch.testing.assert_close(logp.grad.double(), expected, rtol=2e-6, atol=1e-9)
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()
+    assert all(bool(value.isfinite()) for value in metrics.values())
 
 
-def test_asympo_gradient_is_that_of_a_log_scale_loss_by_finite_differences():
-    """The gradient of (1/G) sum A S/sg(S) equals that of (1/G) sum A log S, which has no stop-gradient to differentiate."""
-    logp, responses = hard_batch()
-    logp = logp.double().clamp(max=-0.01)
-
-    def log_scale(values: torch.Tensor) -> float:
-        scale = torch.zeros(len(responses.advantage), dtype=torch.float64).index_add(0, responses.row, -values)
-        scale /= torch.bincount(responses.row)
-        return float((responses.weight * responses.advantage * scale.log()).sum())
-
-    variable = logp.clone().requires_grad_()
-    asympo(variable, responses)[0].backward()
-    assert variable.grad is not None
-    for i in range(len(logp)):
-        nudge = torch.zeros_like(logp)
-        nudge[i] = 1e-6
-        difference = (log_scale(logp + nudge) - log_scale(logp - nudge)) / 2e-6
-        assert float(variable.grad[i]) == pytest.approx(difference, rel=1e-5, abs=1e-10)
+@settings(deadline=None, max_examples=15)
+@given(
+    st.lists(st.lists(st.integers(0, 3), min_size=2, max_size=6), min_size=1, max_size=3),
+    st.integers(0, 10_000),
+)
+def test_forward_loss_of_asympo_is_zero_in_every_group(rewards: list[list[int]], seed: int):
+    """The theorem, for scales above the floor and no clip: both signs have the mass B."""
+    for group in random_groups(seed, [[float(r) for r in rewards] for rewards in rewards]):
+        assert evaluate([group], objective("asympo"))[0] == pytest.approx(0.0, abs=1e-7)
 
 
-def test_asympo_forward_loss_is_zero_per_group_and_gap_is_the_papers():
-    """L_naive - L_asympo = (B/G)(mean positive scale - mean negative scale), for scales above the floor."""
-    generator = torch.Generator().manual_seed(5)
-    logp = -torch.rand(40, generator=generator) * 2 - 0.1
-    advantage = torch.tensor([0.6, -0.4, -0.4, 0.6, -0.4]) - torch.tensor(0.0)
-    responses = Responses(torch.arange(5).repeat_interleave(8), advantage, torch.full((5,), 1 / 5))
-    naive = reinforce(logp, responses)[0]
-    balanced = asympo(logp, responses)[0]
-    scale = (-logp).view(5, 8).mean(1)
-    positive = (scale * advantage)[advantage > 0].sum() / 1.2
-    negative = (scale * advantage)[advantage < 0].sum() / -1.2
-    assert balanced.item() == pytest.approx(0.0, abs=1e-7)
-    assert (naive - balanced).item() == pytest.approx(1.2 / 5 * float(positive - negative), abs=1e-6)
+def test_gap_between_reinforce_and_asympo_is_the_papers():
+    """L_naive - L_asympo = (B/G)(mean positive scale - mean negative scale), the means weighted by |A|."""
+    (group,) = random_groups(5, [[1.0, 0.0, 0.0, 1.0, 0.0]])
+    gap = evaluate([group], objective("reinforce"))[0] - evaluate([group], objective("asympo"))[0]
+    scales = [-sum(response.logp) / len(response.logp) for response in group]
+    positive, negative = (scales[0] + scales[3]) / 2, (scales[1] + scales[2] + scales[4]) / 3
+    assert gap == pytest.approx(1.2 / 5 * (positive - negative), rel=1e-6)
+    assert evaluate([group], objective("asympo"))[2]["naive_gap_sum"] == pytest.approx(gap, rel=1e-6)
 
 
-def test_every_configurable_objective_is_registered_and_an_unknown_one_is_named():
-    known = get_args(ObjectiveConfig.model_fields["name"].annotation)
-    assert sorted(known) == objectives.names()
-    with pytest.raises(SettingsError, match=r"f\.toml: name = 'grp0': Input should be 'asympo', 'spo'"):
-        ObjectiveConfig.parse({"name": "grp0"}, "f.toml")
+@pytest.mark.parametrize("name", ALL)
+def test_groups_without_contrast_shrink_the_step_and_do_nothing_else(name: str):
+    """All prompts stay in the denominator, and all tokens where it counts tokens."""
+    groups = random_groups(6, [[1.0, 0.0], [1.0, 1.0]])
+    _, gradient, _ = evaluate(groups, objective(name))
+    own = sum(len(response.logp) for response in groups[0])
+    _, alone, _ = evaluate(groups[:1], objective(name))
+    share = own / len(gradient) if name in ("opmd", "dppo", "dppo_kl", "drpo") else 0.5
+    torch.testing.assert_close(gradient[:own], alone * share, rtol=1e-6, atol=1e-12)
+    assert gradient[own:].abs().max() == 0
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    name=st.sampled_from(ALL),
+    rewards=st.lists(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=2, max_size=6), min_size=1, max_size=5),
+    seed=st.integers(0, 10_000),
+    cut=st.builds(Layout, st.integers(1, 3), st.integers(1, 4), st.integers(3, 60), st.sampled_from([1, 4])),
+)
+def test_gradient_and_metrics_do_not_depend_on_the_cut(name: str, rewards: list[list[float]], seed: int, cut: Layout):
+    """Data-parallel ranks, micro-batches (also empty ones), padding."""
+    groups = random_groups(seed, rewards)
+    whole = evaluate(groups, objective(name), Layout(max_tokens=10**6))
+    parts = evaluate(groups, objective(name), cut)
+    assert parts[0] == pytest.approx(whole[0], rel=1e-9, abs=1e-12)
+    torch.testing.assert_close(parts[1], whole[1], rtol=1e-9, atol=1e-14)
+    assert parts[2] == pytest.approx(whole[2], rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", ["grpo", "dr_grpo", "tis", "cispo", "gspo", "topr", "dppo", "drpo", "m2po"])
+def test_behaviour_probabilities_are_never_made_up(name: str):
+    logp, responses = one_group()
+    assert objective(name).needs_behaviour
+    with pytest.raises(MissingInputError, match="needs behaviour_logp: log mu of each loss token"):
+        objective(name)(logp, responses)
+    current = Responses(responses.row, responses.advantage, responses.weight, logp)
+    with pytest.raises(MissingInputError, match="behaviour_logp carries a gradient"):
+        objective(name)(logp, current)
+
+
+def test_an_evaluation_without_gradients_gives_the_same_numbers():
+    logp, responses = one_group()
+    trained = Asympo()(logp, responses)
+    with torch.no_grad():
+        evaluated = Asympo()(logp, responses)
+    assert not evaluated[0].requires_grad
+    assert evaluated[0].item() == trained[0].item()
+    assert evaluated[1] == trained[1]

@@ -1,0 +1,61 @@
+"""Terms that can be added to any objective: KL to a frozen reference, and entropy."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from learner.objectives.base import Loss, Objective, Responses
+
+_LIMIT = 20.0  # |log-ratio| beyond it is cut: exp(88) is infinite in fp32
+
+
+class Regularised(Objective):
+    """L = L_objective + kl * KL(pi || ref) - entropy * H(pi)
+
+    Both are per token and reduced over tokens as the objective reduces its own (its ``weighting``), over *all* responses:
+    they do not vanish with the advantage, so groups without contrast are forwarded too.
+
+    KL is the k3 estimator of Schulman on sampled tokens: exp(d) - d - 1 with d = log ref - log pi, cut at +-20: >= 0,
+    unbiased when tokens are sampled from pi. They are sampled from an older policy here: an approximation, as in GRPO (whose
+    estimator it is, arXiv 2402.03300 [S]). It needs ``reference_logp``. Its gradient is kl * (1 - exp(d)) on log pi.
+
+    The entropy bonus needs ``entropy``, differentiable. rho stays the objective's own.
+    Metrics: kl_sum / kl_count (nats; tokens).
+    """
+
+    def __init__(self, objective: Objective, kl: float = 0.0, entropy: float = 0.0) -> None:
+        self._objective = objective
+        self._kl, self._entropy = kl, entropy
+        self.weighting = replace(objective.weighting, keep="all")
+        self.needs_behaviour = objective.needs_behaviour
+        self.needs_reference = kl > 0
+        self.needs_entropy = entropy > 0
+
+    def loss(self, logp: Tensor, responses: Responses) -> Loss:
+        """The objective's own, without the terms."""
+        return self._objective.loss(logp, responses)
+
+    def __call__(self, logp: Tensor, responses: Responses) -> Loss:
+        self._check(responses)
+        loss, metrics = self._objective(logp, responses)
+        if self._kl and responses.reference_logp is not None:
+            distance = (responses.reference_logp - logp).clamp(-_LIMIT, _LIMIT)
+            divergence = distance.exp() - distance - 1
+            loss = loss + self._kl * self._objective.reduce(divergence, responses)
+            metrics["kl_sum"] = divergence.detach().sum()
+            metrics["kl_count"] = divergence.new_tensor(float(len(divergence)))
+        if self._entropy and responses.entropy is not None:
+            loss = loss - self._entropy * self._objective.reduce(responses.entropy, responses)
+        return loss, metrics
+
+    def observe(self, sums: dict[str, float]) -> None:
+        self._objective.observe(sums)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._objective.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._objective.load_state_dict(state)

@@ -1,0 +1,188 @@
+"""Every objective once more: loops over Python numbers, from the formulas of the papers, sharing nothing with the code under
+test. Log-probabilities may be complex, so that a derivative is the imaginary part of a step along i: exact to rounding, where
+a difference of two real losses would drown the small terms in the large ones.
+
+``base`` holds the log-probabilities that stop-gradient parts are taken at: they stay put while ``x`` moves.
+"""
+
+from __future__ import annotations
+
+import cmath
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+Numbers = list[complex]
+
+
+@dataclass
+class Response:
+    reward: float
+    logp: list[float]
+    mu: list[float]  # log-probability under the behaviour policy
+
+
+Group = list[Response]
+STD = ("grpo", "cispo", "gspo", "m2po")
+STEP = 1e-30
+
+
+def gradient(name: str, groups: list[Group]) -> list[float]:
+    """d loss / d logp of every token, in order, by complex steps."""
+    base = [list(response.logp) for group in groups for response in group]
+    slopes = []
+    for r, values in enumerate(base):
+        for i in range(len(values)):
+            moved = [list(map(complex, v)) for v in base]
+            moved[r][i] += 1j * STEP
+            slopes.append(loss(name, groups, moved).imag / STEP)
+    return slopes
+
+
+def central_difference(name: str, groups: list[Group], h: float = 1e-5) -> list[float]:
+    """The same by central differences."""
+    base = [list(map(complex, response.logp)) for group in groups for response in group]
+    slopes = []
+    for r, values in enumerate(base):
+        for i in range(len(values)):
+            ends = []
+            for sign in (1, -1):
+                moved = [list(v) for v in base]
+                moved[r][i] += sign * h
+                ends.append(loss(name, groups, moved).real)
+            slopes.append((ends[0] - ends[1]) / (2 * h))
+    return slopes
+
+
+def loss(name: str, groups: list[Group], x: list[Numbers]) -> complex:
+    """The step's loss at log-probabilities ``x`` (a list for each response of all groups), with our default constants."""
+    position, total = 0, 0j
+    step_tokens = sum(len(response.logp) for group in groups for response in group)
+    for group in groups:
+        rewards = [response.reward for response in group]
+        mean = math.fsum(rewards) / len(rewards)
+        spread = math.sqrt(math.fsum((r - mean) ** 2 for r in rewards) / len(rewards))
+        group_tokens = sum(len(response.logp) for response in group)
+        for response in group:
+            a = (response.reward - mean) / ((spread + 1e-6) if name in STD else 1.0)
+            if max(rewards) != min(rewards):
+                share = {
+                    "opmd": 1 / step_tokens, "dppo": 1 / step_tokens, "dppo_kl": 1 / step_tokens, "drpo": 1 / step_tokens,
+                    "cispo": 1 / (group_tokens * len(groups)),
+                }.get(name, 1 / (len(group) * len(groups)))  # fmt: skip
+                total += share * TERMS[name](a, x[position], response.logp, response.mu)
+            position += 1
+    return total
+
+
+def _mean(values: Numbers) -> complex:
+    return sum(values) / len(values)
+
+
+def _ratio(x: complex, mu: float) -> complex:
+    d = complex(x) - mu
+    return cmath.exp(20 if d.real > 20 else -20 if d.real < -20 else d)
+
+
+def _clip(value: complex, low: float, high: float) -> complex:
+    return complex(low if value.real < low else high if value.real > high else value)
+
+
+def _pessimistic(ratio: complex, a: float, low: float, high: float) -> complex:
+    free, bounded = ratio * a, _clip(ratio, 1 - low, 1 + high) * a
+    return free if free.real <= bounded.real else bounded
+
+
+def _scaled(alpha: float) -> Callable[..., complex]:
+    return lambda a, x, base, mu: a * (1 if a >= 0 else alpha) * -_mean(x)
+
+
+def _asympo(factor: float, low: float = -math.inf, high: float = math.inf) -> Callable[..., complex]:
+    def term(a: float, x: Numbers, base: list[float], mu: list[float]) -> complex:
+        def bound(v: complex) -> complex:
+            v = complex(v)
+            if a >= 0:
+                return v if v.real <= high else complex(high)
+            return v if v.real >= low else complex(low)
+
+        scale = -_mean([bound(v) for v in x])
+        held = max(-_mean([bound(v) for v in base]).real, 1e-3)
+        return a * (1 if a >= 0 else factor) * scale / held
+
+    return term
+
+
+def _grpo(a: float, x: Numbers, base: list[float], mu: list[float]) -> complex:
+    return -_mean([_pessimistic(_ratio(v, m), a, 0.2, 0.2) for v, m in zip(x, mu, strict=True)])
+
+
+def _gspo(a: float, x: Numbers, base: list[float], mu: list[float]) -> complex:
+    logs = [_clip(complex(v) - m, -20, 20) for v, m in zip(x, mu, strict=True)]
+    return -_pessimistic(cmath.exp(_mean(logs)), a, 3e-4, 4e-4)
+
+
+def _tis(a: float, x: Numbers, base: list[float], mu: list[float]) -> complex:
+    return -_mean([min(_ratio(b, m).real, 2.0) * a * v for v, b, m in zip(x, base, mu, strict=True)])
+
+
+def _cispo(a: float, x: Numbers, base: list[float], mu: list[float]) -> complex:
+    return -sum(min(_ratio(b, m).real, 5.0) * a * v for v, b, m in zip(x, base, mu, strict=True))
+
+
+def _topr(a: float, x: Numbers, base: list[float], mu: list[float]) -> complex:
+    logs = [_clip(complex(b) - m, -20, 20).real for b, m in zip(base, mu, strict=True)]
+    return -(1.0 if a >= 0 else min(1.0, math.exp(min(0.0, sum(logs))))) * a * sum(x)
+
+
+def _dppo(a: float, x: Numbers, base: list[float], mu: list[float]) -> complex:
+    total = 0j
+    for v, b, m in zip(x, base, mu, strict=True):
+        moved = math.exp(b) - math.exp(m)
+        if moved <= 0.15 if a > 0 else moved >= -0.15:
+            total -= a * min(_ratio(b, m).real, 20.0) * v
+    return total
+
+
+def _dppo_kl(a: float, x: Numbers, base: list[float], mu: list[float]) -> complex:
+    total = 0j
+    for v, b, m in zip(x, base, mu, strict=True):
+        p, q = math.exp(m), math.exp(b)
+        kl = p * (m - b) + max(1 - p, 1e-12) * (math.log(max(1 - p, 1e-12)) - math.log(max(1 - q, 1e-12)))
+        if kl <= 0.05 or (q <= p if a > 0 else q >= p):
+            total -= a * min(_ratio(b, m).real, 20.0) * v
+    return total
+
+
+def _drpo(a: float, x: Numbers, base: list[float], mu: list[float]) -> complex:
+    ratios = [_ratio(v, m) for v, m in zip(x, mu, strict=True)]
+    return -sum(r * a - abs(a) / 25 * math.exp(m) * (r - 1) ** 2 for r, m in zip(ratios, mu, strict=True))
+
+
+def _m2po(a: float, x: Numbers, base: list[float], mu: list[float]) -> complex:
+    squares = [_clip(complex(b) - m, -20, 20).real ** 2 for b, m in zip(base, mu, strict=True)]
+    kept = sorted(range(len(x)), key=lambda i: squares[i])
+    while kept and sum(squares[i] for i in kept) / len(kept) > 0.04:
+        kept.pop()
+    return -sum(_ratio(x[i], mu[i]) * a for i in kept) / len(x)
+
+
+TERMS: dict[str, Callable[..., complex]] = {
+    "reinforce": _scaled(1.0),
+    "spo": _scaled(0.2),
+    "positives": _scaled(0.0),
+    "opmd": lambda a, x, base, mu: -a * sum(x) / 2,
+    "asymre": lambda a, x, base, mu: -(a + 0.1) * sum(x),
+    "asympo": _asympo(1.0),
+    "asympo_guard": _asympo(0.1),
+    "asympo_clip": _asympo(1.0, math.log(0.02), math.log(0.98)),
+    "grpo": _grpo,
+    "dr_grpo": lambda a, x, base, mu: _grpo(a, x, base, mu) * len(x) / 1024,
+    "tis": _tis,
+    "cispo": _cispo,
+    "gspo": _gspo,
+    "topr": _topr,
+    "dppo": _dppo,
+    "dppo_kl": _dppo_kl,
+    "drpo": _drpo,
+    "m2po": _m2po,
+}
