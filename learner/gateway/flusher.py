@@ -116,7 +116,7 @@ class Flusher:
             if flushed.backlog is None:
                 self._closed_until = time.monotonic() + _BREAK_S
             else:
-                self._backlog = flushed.backlog
+                self._backlog = {f: b.queued for f, b in flushed.backlog.items()}
             for arrival, outcome in zip(pending, flushed.outcomes, strict=True):
                 _settle(arrival.ack, outcome)
             self._count([arrival for arrival in pending if arrival.ack.outcome == _RETRY])

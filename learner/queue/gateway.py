@@ -17,6 +17,7 @@ from learner.queue.errors import MemoryFullError, QueueError
 from learner.queue.keys import Keys
 from learner.queue.ledger import decode, ledger_keys
 from learner.queue.schema import SCHEMA, check_gateway_schema
+from learner.queue.pipeline import Command, execute
 from learner.queue.scripts import Script, script
 from leeway.v1 import rollout_pb2
 
@@ -47,13 +48,22 @@ class Appended(Enum):
     MEMORY_FULL = "memory_full"
 
 
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What of one fleet is in the queue."""
+
+    queued: int  # groups that wait
+    groups: int  # those, and the ones that the learner holds
+    bytes: int  # payload bytes of ``groups``
+
+
 @dataclass(frozen=True)
 class Flushed:
     """The result of one flush."""
 
     outcomes: list[Appended]  # in the order of the groups
     counted: set[str]  # the fleets whose counts were taken
-    backlog: dict[str, int] | None  # queued groups by fleet; None when Redis did not say
+    backlog: dict[str, Backlog] | None  # by fleet; None when Redis did not say
 
 
 @dataclass(frozen=True)
@@ -75,12 +85,17 @@ class GatewayQueue:
     Args:
         config: where the queue is.
         quarantine_groups: rejected groups kept for the operator.
+
+    Attributes:
+        restarts: how often Redis was seen to have restarted (it had forgotten our scripts).
     """
 
     def __init__(self, config: QueueConfig, quarantine_groups: int) -> None:
         self._keys = Keys(config.run)
         self._redis = connect_async(config)
         self._quarantine_groups = quarantine_groups
+        self._timeout_s = config.timeout_s
+        self.restarts = 0
         self._checked = False
 
     async def check(self) -> None:
@@ -111,11 +126,15 @@ class GatewayQueue:
         """
         if not self._checked:
             return Flushed([Appended.UNAVAILABLE] * len(groups), set(), None)
-        commands: list[tuple[Any, ...]] = []
-        for group in groups:
-            payload_key = self._keys.payload(group.fleet, group.group_id)
-            commands.append(("SET", payload_key, group.payload, "NX", "EX", _PAYLOAD_TTL_S))
-            commands.append(self._append_command(group, payload_key))
+        by_fleet: dict[str, list[int]] = {}
+        for index, group in enumerate(groups):
+            by_fleet.setdefault(group.fleet, []).append(index)
+        commands: list[Command] = [
+            ("SET", self._keys.payload(group.fleet, group.group_id), group.payload, "NX", "EX", _PAYLOAD_TTL_S)
+            for group in groups
+        ]
+        for fleet, indices in by_fleet.items():
+            commands.append(self._append_command(fleet, [groups[index] for index in indices]))
         for fleet, fields in counts.items():
             keys = [self._keys.fleets, self._keys.stream(fleet), self._keys.ledger(fleet)]
             pairs = [text for pair in fields.items() for text in pair]
@@ -126,16 +145,17 @@ class GatewayQueue:
         if quarantined and self._quarantine_groups:
             commands.append(("LPUSH", self._keys.quarantine, *quarantined))
             commands.append(("LTRIM", self._keys.quarantine, 0, self._quarantine_groups - 1))
-        replies = await self._pipeline(commands)
-        appended = zip(replies[0 : 2 * len(groups) : 2], replies[1 : 2 * len(groups) : 2], strict=True)
-        counted = replies[2 * len(groups) : 2 * len(groups) + len(counts)]
-        backlog = replies[2 * len(groups) + len(counts)]
+        replies = iter(await self._pipeline(commands))
+        stored = [next(replies) for _ in groups]
+        outcomes = [Appended.UNAVAILABLE] * len(groups)
+        for indices in by_fleet.values():
+            reply = next(replies)
+            for number, index in enumerate(indices):
+                outcomes[index] = _outcome(stored[index], reply, number)
         return Flushed(
-            outcomes=[_outcome(stored, reply) for stored, reply in appended],
-            counted={f for f, reply in zip(counts, counted, strict=True) if not isinstance(reply, QueueError)},
-            backlog=None
-            if isinstance(backlog, QueueError)
-            else {fleet.decode(): queued for fleet, queued in zip(backlog[::4], backlog[1::4], strict=True)},
+            outcomes=outcomes,
+            counted={fleet for fleet in counts if not isinstance(next(replies), QueueError)},
+            backlog=_backlog(next(replies)),
         )
 
     async def lease(self, wish: LeaseWish, bound: int) -> int:
@@ -205,23 +225,15 @@ class GatewayQueue:
         """Closes all connections."""
         await self._redis.aclose()
 
-    def _append_command(self, group: Append, payload_key: str) -> tuple[Any, ...]:
+    def _append_command(self, fleet: str, groups: Sequence[Append]) -> Command:
         keys = self._keys
-        lease = _member(group.fleet, group.lease_id) if group.lease_id else ""
-        sizes = [group.tokens, group.generated, group.responses, len(group.payload)]
-        return _evalsha(
-            script("append"),
-            [
-                keys.fleets,
-                keys.stream(group.fleet),
-                keys.id(group.fleet, group.group_id),
-                payload_key,
-                keys.ledger(group.fleet),
-                keys.leases,
-                keys.lease_remaining,
-            ],
-            [group.fleet, group.group_id, *sizes, lease, repr(group.reward)],
-        )
+        names = [keys.fleets, keys.stream(fleet), keys.ledger(fleet), keys.leases, keys.lease_remaining]
+        arguments: list[str | int] = [fleet]
+        for group in groups:
+            names += (keys.id(fleet, group.group_id), keys.payload(fleet, group.group_id))
+            arguments += (group.group_id, group.tokens, group.generated, group.responses, len(group.payload))
+            arguments += (repr(group.reward), _member(fleet, group.lease_id) if group.lease_id else "")
+        return _evalsha(script("append"), names, arguments)
 
     async def _call(self, name: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
         reply = (await self._pipeline([_evalsha(script(name), keys, arguments)]))[0]
@@ -229,29 +241,25 @@ class GatewayQueue:
             raise reply
         return reply
 
-    async def _pipeline(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+    async def _pipeline(self, commands: Sequence[Command]) -> list[Any]:
         """The reply to each command, or the QueueError that it met."""
         try:
-            replies = await self._execute(commands)
+            replies = await execute(self._redis, commands, self._timeout_s)
             unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
             if unknown:
                 # Redis has restarted and forgotten its scripts; none of these ran. Their order is kept.
+                self.restarts += 1
                 for name in ("append", "count", "backlog", "lease", "ledger"):
                     await self._redis.script_load(script(name).text)
-                for i, reply in zip(unknown, await self._execute([commands[i] for i in unknown]), strict=True):
+                again = [commands[i] for i in unknown]
+                for i, reply in zip(unknown, await execute(self._redis, again, self._timeout_s), strict=True):
                     replies[i] = reply
         except redis.RedisError as error:
             return [translate(error)] * len(commands)
         return [translate(reply) if isinstance(reply, redis.RedisError) else reply for reply in replies]
 
-    async def _execute(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            for command in commands:
-                pipeline.execute_command(*command)
-            return await pipeline.execute(raise_on_error=False)
 
-
-def _evalsha(code: Script, keys: Sequence[str], arguments: Sequence[Any]) -> tuple[Any, ...]:
+def _evalsha(code: Script, keys: Sequence[str], arguments: Sequence[str | int]) -> Command:
     return ("EVALSHA", code.sha, len(keys), *keys, *arguments)
 
 
@@ -259,9 +267,16 @@ def _member(fleet: str, lease_id: str) -> str:
     return f"{fleet}/{lease_id}"
 
 
-def _outcome(stored: Any, reply: Any) -> Appended:
-    if isinstance(stored, MemoryFullError) or isinstance(reply, MemoryFullError):
+def _outcome(stored: Any, appended: Any, number: int) -> Appended:
+    """What became of a group, by the replies to its SET and to its fleet's append, in which it is the ``number``th."""
+    if isinstance(stored, MemoryFullError) or isinstance(appended, MemoryFullError):
         return Appended.MEMORY_FULL
-    if reply in (b"accepted", b"duplicate"):
-        return Appended(reply.decode())
-    return Appended.UNAVAILABLE
+    letter = "" if isinstance(appended, QueueError) else chr(appended[number])
+    return {"a": Appended.ACCEPTED, "d": Appended.DUPLICATE}.get(letter, Appended.UNAVAILABLE)
+
+
+def _backlog(reply: Any) -> dict[str, Backlog] | None:
+    if isinstance(reply, QueueError):
+        return None
+    rows = zip(reply[::4], reply[1::4], reply[2::4], reply[3::4], strict=True)
+    return {fleet.decode(): Backlog(queued, queued + taken, size) for fleet, queued, taken, size in rows}
