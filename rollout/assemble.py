@@ -7,7 +7,7 @@ import contextlib
 import signal
 from pathlib import Path
 
-from rollout.client import SubmitClient
+from rollout.client import Credentials, SubmitClient
 from rollout.config import WorkerConfig
 from rollout.fleet import Fleet
 from rollout.journal import Journal
@@ -46,9 +46,8 @@ async def run_until_signal(config: WorkerConfig) -> None:
 
 
 async def _run(config: WorkerConfig) -> None:
-    if config.token_file is None:
-        raise SettingsError("token_file is missing: the gateway must know which fleet this is")
-    token = _read_token(config.token_file)
+    token = None if config.token_file is None else _read_token(config.token_file)
+    credentials = Credentials(token, config.tls)
     task = load_task(config.task.name, config.seed, config.task.options)
     tokenizer = Tokenizer(config.model, config.task.prompt_format)
     verifier = Verifier(config.model)
@@ -57,7 +56,7 @@ async def _run(config: WorkerConfig) -> None:
         journal = stack.enter_context(contextlib.closing(Journal(config)))
         judges = Judges(task, config.task, config.seed)
         stack.push_async_callback(judges.close)
-        client = SubmitClient(config.gateway, token, config.name, max_message_bytes=config.max_message_bytes)
+        client = SubmitClient(config.gateway, credentials, config.name, max_message_bytes=config.max_message_bytes)
         await stack.enter_async_context(client)
         fleet = await stack.enter_async_context(Fleet.open(config, tokenizer.vocab_size, journal))
         await Worker(config, Parts(client, fleet, task, judges, tokenizer, prompts, verifier, journal)).run()

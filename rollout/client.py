@@ -26,20 +26,21 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Self
 
 import grpc
 import grpc.aio
 import structlog
 
-from leeway.v1 import rollout_pb2, rollout_pb2_grpc
+from leeway.v1 import rollout_pb2
 from rollout.backoff import Backoff
+from rollout.endpoints import Credentials, Endpoints
 from rollout.ids import new_group_id
 from rollout.stream import AuthError, SubmitStream
 from rollout.tokens import encode_ids
 
-__all__ = ["AuthError", "SubmitClient", "encode_ids", "new_group_id"]
+__all__ = ["AuthError", "Credentials", "SubmitClient", "encode_ids", "new_group_id"]
 
 _AUTH = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 _WATCH_S = 300.0  # a watch is opened anew after so long: the one way to notice a peer that vanished without a word
@@ -49,32 +50,35 @@ class SubmitClient:
     """A fleet's connection to a gateway. Survives gateway restarts and network cuts; make it inside a running event loop.
 
     Args:
-        address: host:port.
-        token: the fleet's bearer token.
+        address: host:port; several with commas between are gateways of one run, of which one is used at a time.
+        credentials: the fleet's bearer token; or Credentials, for TLS, with a client certificate or a token or both.
         worker: names this process within its fleet, for operators; at most 64 bytes.
         in_flight: most groups submitted and not yet acknowledged; ``submit`` waits above it.
         max_message_bytes: largest message either way; larger groups are rejected here.
         timeout_s: limit of one lease or ledger call, and of silence on a stream that owes acks.
+
+    Raises:
+        SettingsError: the address is malformed, there are no credentials, or a TLS file cannot be read.
     """
 
     def __init__(
         self,
         address: str,
-        token: str,
+        credentials: str | Credentials,
         worker: str = "",
         *,
         in_flight: int = 64,
         max_message_bytes: int = 16 << 20,
         timeout_s: float = 10.0,
     ) -> None:
-        self._channel = grpc.aio.insecure_channel(address, options=_options(max_message_bytes))
-        self._stub = rollout_pb2_grpc.RolloutServiceStub(self._channel)
-        self._metadata = (("authorization", f"Bearer {token}"),)
+        shown = Credentials(token=credentials) if isinstance(credentials, str) else credentials
+        self._endpoints = Endpoints(address, shown, max_message_bytes)
+        self._metadata = shown.metadata
         self._worker = worker
         self._room = asyncio.Semaphore(in_flight)
         self._max_message_bytes = max_message_bytes
         self._timeout_s = timeout_s
-        self._stream = SubmitStream(self._stub, self._metadata, ack_timeout_s=3 * timeout_s)
+        self._stream = SubmitStream(self._endpoints, self._metadata, ack_timeout_s=3 * timeout_s)
 
     async def __aenter__(self) -> Self:
         return self
@@ -89,7 +93,7 @@ class SubmitClient:
         submitting the same group (same id) again is safe.
 
         Raises:
-            AuthError: the token is refused.
+            AuthError: the credentials are refused.
         """
         if group.ByteSize() + 256 > self._max_message_bytes:
             value = f"{group.ByteSize()} bytes, allowed {self._max_message_bytes}"
@@ -118,27 +122,28 @@ class SubmitClient:
             returned: ids of leases whose unused promises are given back.
 
         Raises:
-            AuthError: the token is refused.
+            AuthError: the credentials are refused.
         """
         request = rollout_pb2.LeaseRequest(
             groups=groups, worker=self._worker, running_version=running_version, returned_lease_ids=returned
         )
-        return await self._unary(self._stub.Lease, request)
+        return await self._unary("Lease", request)
 
-    async def get_ledger(self) -> rollout_pb2.Ledger:
-        """The fleet's own account. Raises AuthError."""
-        return (await self._unary(self._stub.GetLedger, rollout_pb2.GetLedgerRequest())).ledger
+    async def get_ledger(self, fleet: str = "") -> rollout_pb2.Ledger:
+        """The fleet's own account; with the role operate any fleet's. Raises AuthError."""
+        return (await self._unary("GetLedger", rollout_pb2.GetLedgerRequest(fleet=fleet))).ledger
 
     async def watch_policy(self, known_version: int | None = None) -> AsyncGenerator[rollout_pb2.Policy, None]:
         """The newest policy at once, then each newer one, for ever: over reconnects, never back, never twice.
 
         Raises:
-            AuthError: the token is refused.
+            AuthError: the credentials are refused.
         """
         backoff = Backoff(0.1, 5.0)
         while True:
             request = rollout_pb2.WatchPolicyRequest(known_version=known_version)
-            call = self._stub.WatchPolicy(request, metadata=self._metadata, timeout=_WATCH_S)
+            stub = self._endpoints.stub
+            call = stub.WatchPolicy(request, metadata=self._metadata, timeout=_WATCH_S)
             try:
                 async for response in call:
                     backoff.reset()
@@ -151,6 +156,7 @@ class SubmitClient:
                 if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                     backoff.reset()
                 else:
+                    self._endpoints.move_on(stub)
                     _log(error, "policy watch broke")
             finally:
                 call.cancel()
@@ -159,39 +165,38 @@ class SubmitClient:
     async def close(self) -> None:
         """Drops what is not acknowledged and closes the connection."""
         await self._stream.close()
-        await self._channel.close()
+        await self._endpoints.close()
 
-    async def _unary(self, method: Callable[..., Any], request: Any) -> Any:
+    async def _unary(self, method: str, request: Any) -> Any:
         """Calls until there is an answer. Only safe for what may be asked twice: a lost lease expires by itself."""
         backoff = Backoff(0.1, 5.0)
         while True:
+            stub = self._endpoints.stub
             try:
-                return await method(request, metadata=self._metadata, timeout=self._timeout_s)
+                return await getattr(stub, method)(request, metadata=self._metadata, timeout=self._timeout_s)
             except grpc.aio.AioRpcError as error:
                 _require_auth(error)
                 if error.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED):
                     raise
-                _log(error, "call failed")
-            await backoff.wait()
+                delay_s = _retry_after_s(error)
+                if delay_s is None:
+                    self._endpoints.move_on(stub)
+                    _log(error, "call failed")
+            await asyncio.sleep(max(backoff.delay(), (delay_s or 0.0) * random.uniform(1.0, 1.5)))
 
 
 def _require_auth(error: grpc.aio.AioRpcError) -> None:
     if error.code() in _AUTH:
-        raise AuthError(f"the gateway refuses the token: {error.details()}") from error
+        raise AuthError(f"the gateway refuses the credentials: {error.details()}") from error
 
 
 def _log(error: grpc.aio.AioRpcError, what: str) -> None:
     structlog.get_logger().warning(what, code=error.code().name, details=error.details())
 
 
-def _options(max_message_bytes: int) -> list[tuple[str, int]]:
-    return [
-        ("grpc.max_send_message_length", max_message_bytes),
-        ("grpc.max_receive_message_length", max_message_bytes),
-        # A connection cut without a word is noticed after a minute, and tried again at most every 5 s.
-        ("grpc.keepalive_time_ms", 40_000),
-        ("grpc.keepalive_timeout_ms", 20_000),
-        ("grpc.initial_reconnect_backoff_ms", 200),
-        ("grpc.min_reconnect_backoff_ms", 1_000),
-        ("grpc.max_reconnect_backoff_ms", 5_000),
-    ]
+def _retry_after_s(error: grpc.aio.AioRpcError) -> float | None:
+    """Seconds to wait after a limit of the gateway; None when the call failed for another reason."""
+    for key, value in error.trailing_metadata() or ():
+        if key == "retry-after-ms" and str(value).isdecimal():
+            return int(value) / 1000
+    return None

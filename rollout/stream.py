@@ -11,25 +11,28 @@ import grpc
 import grpc.aio
 import structlog
 
-from leeway.v1 import rollout_pb2, rollout_pb2_grpc
+from leeway.v1 import rollout_pb2
 from rollout.backoff import Backoff
+from rollout.endpoints import Endpoints
+
+_TOO_LARGE = "larger than max"  # in gRPC's own words; RESOURCE_EXHAUSTED is also said of limits that pass
 
 
 class AuthError(Exception):
-    """The gateway does not know the token, or does not let it do this. Trying again does not help."""
+    """The gateway does not accept the credentials, or does not let them do this. Trying again does not help."""
 
 
 class SubmitStream:
     """Sends groups and gives each its ack, over as many gRPC streams as it takes.
 
     Args:
-        stub: of the gateway.
+        endpoints: the gateways.
         metadata: the credentials.
         ack_timeout_s: with groups waiting and no ack for so long, the stream is taken for dead and opened anew.
     """
 
-    def __init__(self, stub: rollout_pb2_grpc.RolloutServiceStub, metadata: Any, ack_timeout_s: float) -> None:
-        self._stub = stub
+    def __init__(self, endpoints: Endpoints, metadata: Any, ack_timeout_s: float) -> None:
+        self._endpoints = endpoints
         self._metadata = metadata
         self._ack_timeout_s = ack_timeout_s
         self._sequence = 0
@@ -88,7 +91,8 @@ class SubmitStream:
     async def _one_stream(self) -> grpc.aio.AioRpcError | None:
         """Writes everything pending in order and handles acks, until the stream ends. Returns how it failed, if it did."""
         self._sent_up_to = 0
-        call = self._stub.Submit(metadata=self._metadata)
+        stub = self._endpoints.stub
+        call = stub.Submit(metadata=self._metadata)
         writer = asyncio.create_task(self._write(call))
         watchdog = asyncio.create_task(self._watch(call))
         try:
@@ -96,12 +100,14 @@ class SubmitStream:
                 self._backoff.reset()
                 self._settle(response.acks)
         except grpc.aio.AioRpcError as error:
+            self._endpoints.move_on(stub)
             return error
         except asyncio.CancelledError:
             # Ours, or the watchdog's cancellation of the call: the latter is just one more broken stream.
             current = asyncio.current_task()
             if current is not None and current.cancelling():
                 raise
+            self._endpoints.move_on(stub)
             structlog.get_logger().warning("submit stream gave no acks, opening it anew", waited_s=self._ack_timeout_s)
         finally:
             for task in (writer, watchdog):
@@ -148,9 +154,9 @@ class SubmitStream:
         """What a failed stream means for the groups on it."""
         code, details = error.code(), error.details()
         if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
-            self._failure = AuthError(f"the gateway refuses the token: {details}")
+            self._failure = AuthError(f"the gateway refuses the credentials: {details}")
             self._fail_all(self._failure)
-        elif code is grpc.StatusCode.RESOURCE_EXHAUSTED and self._pending:
+        elif code is grpc.StatusCode.RESOURCE_EXHAUSTED and self._pending and _TOO_LARGE in str(details):
             # One message over the gateway's limit breaks the stream for all, and would for ever: it can only be the largest.
             sequence = max(self._pending, key=lambda key: self._pending[key][0].ByteSize())
             request, _ = self._pending[sequence]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import signal
 import socket
 import time
@@ -16,6 +17,7 @@ from grpc_reflection.v1alpha import reflection
 from learner.config import GatewayConfig
 from learner.gateway.admission import Admission
 from learner.gateway.auth import Identities
+from learner.gateway.credentials import ServerCredentials
 from learner.gateway.flusher import Flusher
 from learner.gateway.intake import Intake
 from learner.gateway.policies import Policies
@@ -36,7 +38,7 @@ async def serve(config: GatewayConfig) -> None:
     Redis need not be there at the start, nor all the time: meanwhile groups get RETRY and health says NOT_SERVING.
 
     Raises:
-        SettingsError: the identities file, the queue's URL or its data, or the address cannot be used.
+        SettingsError: the identities file, the queue's URL or its data, the certificate, or the address cannot be used.
     """
     log = structlog.get_logger(process="gateway")
     stop = asyncio.Event()
@@ -86,7 +88,7 @@ class Gateway:
         health_pb2_grpc.add_HealthServicer_to_server(gateway._health, server)
         reflection.enable_server_reflection([_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
         await gateway._set_health(False)
-        gateway.address = _bind(server, config.listen)
+        gateway.address = _bind(server, config)
         await server.start()
         gateway._tasks = [
             asyncio.create_task(gateway._flusher.run()),
@@ -165,21 +167,37 @@ def _options(config: GatewayConfig) -> list[tuple[str, int]]:
     ]
 
 
-def _bind(server: grpc.aio.Server, listen: str) -> str:
+def _bind(server: grpc.aio.Server, config: GatewayConfig) -> str:
     """Binds and returns host:port. Raises SettingsError."""
+    listen = config.listen
     host, separator, port = listen.rpartition(":")
     if not separator or not host or not port.isdecimal() or int(port) > 65_535:
         raise SettingsError(f"listen = {listen!r}: expected host:port")
+    if config.tls is None and not config.insecure and not _is_this_machine(host.strip("[]")):
+        raise SettingsError(
+            f"listen = {listen}: other machines can reach it, and without [tls] they would send tokens in plain text; "
+            "set tls.certificate and tls.key, or insecure = true where the network itself is trusted"
+        )
     try:
         # gRPC says only "failed to bind", after several lines of its own: ask the system first.
         family, kind, protocol, _, address = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
-        bound = server.add_insecure_port(listen)
+        if config.tls is None:
+            bound = server.add_insecure_port(listen)
+        else:
+            bound = server.add_secure_port(listen, ServerCredentials(config.tls).grpc())
     except (OSError, RuntimeError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise SettingsError(
             f"listen = {listen}: cannot be bound: {reason}; stop the other process or set another address"
         ) from error
     return f"{host}:{bound}"
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

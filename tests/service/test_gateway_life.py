@@ -19,7 +19,7 @@ import redis
 from learner.queue import EmbeddedRedis, check, read_ledgers
 from leeway.v1 import rollout_pb2 as pb
 from tests.service.conftest import publish
-from tests.service.fleet import RUN, Fleet, GatewayProcess, eventually, health, until, valid_group
+from tests.service.fleet import RUN, TOKENS, Fleet, GatewayProcess, eventually, health, until, valid_group
 
 
 class Stream:
@@ -287,6 +287,14 @@ def test_a_port_in_use(tmp_path: Path, redis_server: EmbeddedRedis):
         ({"listen": "nowhere"}, "listen = 'nowhere': expected host:port"),
         ({"identities_file": "/nonexistent/tokens.json"}, "identities_file = /nonexistent/tokens.json: No such file"),
         ({"flush_group": 3}, "unknown key 'flush_group' (value 3); did you mean 'flush_groups'?"),
+        (
+            {"tls": {"certificate": "/nonexistent.crt", "key": "/nonexistent.key"}},
+            "tls: /nonexistent.crt: No such file or directory",
+        ),
+        (
+            {"tls": {"certificate": __file__, "key": __file__}},
+            f"tls.certificate = {__file__}, tls.key = {__file__}: cannot be used together",
+        ),
         ({"max_unacked": 0}, "max_unacked = 0: Input should be greater than 0"),
         ({"queue": {"url": "http://x", "run": RUN}}, "queue.url = 'http://x': expected redis://"),
     ],
@@ -315,3 +323,15 @@ def test_without_a_file():
         ended = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=60, check=False)
         assert ended.returncode == 2
         assert message in ended.stderr
+
+
+def test_plain_text_that_others_could_read(tmp_path: Path, redis_server: EmbeddedRedis):
+    said = start_and_fail(tmp_path, redis_server.url, listen="0.0.0.0:0")
+    assert said.startswith("gateway: listen = 0.0.0.0:0: other machines can reach it, and without [tls]")
+    assert "insecure = true" in said
+
+
+async def test_plain_text_on_a_trusted_network(start_gateway):
+    gateway = await start_gateway(listen="0.0.0.0:0", insecure=True)
+    async with Fleet(gateway.address.replace("0.0.0.0", "127.0.0.1"), TOKENS["alpha"]) as fleet:
+        assert await fleet.outcomes([valid_group()]) == ["ACCEPTED"]

@@ -139,7 +139,7 @@ async def test_a_group_over_the_gateways_limit_is_rejected_and_the_others_arrive
 async def test_a_wrong_token_is_fatal_everywhere(gateway: ScriptedGateway):
     async with SubmitClient(gateway.address, "wrong") as client:
         for _ in range(2):
-            with pytest.raises(AuthError, match="refuses the token: unknown token"):
+            with pytest.raises(AuthError, match="refuses the credentials: unknown token"):
                 await client.submit(group())
         with pytest.raises(AuthError):
             await client.lease(1)
