@@ -46,6 +46,7 @@ class Intake:
         queue: the queue on rank 0, None elsewhere.
         broadcast: collective; sends rank 0's bytes to every rank and returns them.
         stopping: asked on rank 0 before every wait; True ends the run cleanly.
+        alive: called on every rank at least every few seconds while it waits: waiting for groups is no hang.
     """
 
     def __init__(
@@ -54,11 +55,13 @@ class Intake:
         queue: LearnerQueue | None,
         broadcast: Callable[[bytes | None], bytes],
         stopping: Callable[[], bool],
+        alive: Callable[[], None] = lambda: None,
     ) -> None:
         self._config = config
         self._queue = queue
         self._broadcast = broadcast
         self._stopping = stopping
+        self._alive = alive
         self._held: list[tuple[GroupRef, pb.Group]] = []
 
     def take(self, step: int) -> Taken | None:
@@ -69,9 +72,11 @@ class Intake:
         """
         deadline = time.monotonic() + self._config.take_timeout_s
         while True:
+            self._alive()
             message = self._next(step, deadline) if self._queue else None
             received = self._broadcast(message)
             command = Command(received[0])
+            self._alive()
             if command is Command.TRAIN:
                 return self._unpack(received, step)
             if command is Command.STOP:

@@ -28,6 +28,7 @@ from learner.queue import GroupRef, LearnerQueue
 from learner.record import StepRecord, step_row
 from learner.schedule import learning_rate
 from learner.warmup import warm_up
+from learner.watchdog import Watchdog
 from leeway.v1 import rollout_pb2 as pb
 
 
@@ -78,6 +79,7 @@ class Run:
     checkpointer: Checkpointer
     queue: LearnerQueue | None  # rank 0
     metrics: MetricsWriter | None  # rank 0
+    watchdog: Watchdog
     step: int
 
     @classmethod
@@ -115,8 +117,10 @@ class Run:
         if resume is None:
             checkpointer.save(step)
         publisher.publish(step, export(policy, ranks))
-        intake = Intake(config, queue, ranks.broadcast_bytes, stop.requested)
-        return cls(config, policy, trainer, objective, layout, intake, publisher, checkpointer, queue, metrics, step)
+        watchdog = Watchdog(config.watchdog_s or 2 * config.collective_timeout_s)
+        intake = Intake(config, queue, ranks.broadcast_bytes, stop.requested, watchdog.alive)
+        parts = (policy, trainer, objective, layout, intake, publisher, checkpointer, queue, metrics, watchdog)
+        return cls(config, *parts, step)
 
     def report(self, record: StepRecord) -> None:
         """Writes the step's row and tells the gateways how far we are (rank 0)."""
@@ -133,12 +137,12 @@ class Run:
             self.metrics.event("skipped", step=record.step, reason=reason)
 
     def close(self, step: int) -> None:
-        """A last checkpoint and commit, and the publication under way."""
-        self.publisher.wait()
-        self.checkpointer.finish()
+        """A last checkpoint and commit, first of all: what stops us may not wait long. Then the publication under way."""
         if step % self.config.checkpoint.every or step == 0:
             self.checkpointer.save(step)
-            self.checkpointer.finish()
+        self.checkpointer.finish()
+        self.publisher.wait()
+        self.watchdog.stop()
         if self.queue is not None and self.metrics is not None:
             self.queue.report(step, self.publisher.version, self.checkpointer.uncommitted)
             self.queue.close()

@@ -50,12 +50,14 @@ class Snapshot:
     Args:
         directory: exists and is empty when ``start`` is called.
         state: a megatron sharded state dict; its tensors are copied, so training may go on.
+        private: what belongs to this rank alone; kept in a file of its own.
         check: whether to verify that the ranks' shards cover every tensor once. Costs a gather; once per layout is enough.
     """
 
-    def __init__(self, directory: Path, state: dict[str, Any], ranks: Ranks, check: bool) -> None:
+    def __init__(self, directory: Path, state: dict[str, Any], private: bytes, ranks: Ranks, check: bool) -> None:
         self.directory = directory
         self._ranks = ranks
+        self._private = private
         sharded: Any
         sharded, self._common = save_preprocess(state, check)
         keyed, _, _ = _replace_state_dict_keys_with_sharded_keys(sharded, keep_only_main_replica=True)
@@ -99,6 +101,9 @@ class Snapshot:
     def _write(self) -> None:
         try:
             self._mine = self._writer.write()
+            name = private_file(self._ranks.rank)
+            (self.directory / name).write_bytes(self._private)
+            self._mine |= digests(self.directory, [name])
             if self._ranks.rank == 0:
                 torch.save(self._common, self.directory / COMMON_STATE_FNAME)
         except (OSError, RuntimeError) as error:  # RuntimeError is what torch.save makes of a full disk
@@ -118,6 +123,11 @@ class Snapshot:
         except OSError as error:
             return f"rank 0: {error}"
         return ""
+
+
+def private_file(rank: int) -> str:
+    """Where a rank keeps what belongs to it alone."""
+    return f"rank_{rank:05d}.pt"
 
 
 class _Writer(FileSystemWriterAsync):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import structlog
 import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing, parallel_state
@@ -12,10 +13,10 @@ from megatron.core.dist_checkpointing.core import CheckpointingException
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistLoadShardedStrategy
 from torch.distributed.checkpoint.api import CheckpointException
 
-from learner.megatron import adam
+from learner.megatron import adam, rng
 from learner.megatron.model import Policy
 from learner.megatron.parallel import Ranks
-from learner.megatron.snapshot import Snapshot
+from learner.megatron.snapshot import Snapshot, private_file
 from learner.megatron.step import Trainer
 from learner.resume import FileDigest
 
@@ -25,7 +26,7 @@ class LoadError(Exception):
 
 
 class ShardedState:
-    """Saves and loads a policy and its optimizer; every method is collective.
+    """Saves and loads a policy, its optimizer and random states; every method is collective.
 
     When ``poll`` returns True every file in the directory, and its list of names, is on disk (fsync). Before that it has no
     ``metadata.json`` and cannot be loaded.
@@ -48,7 +49,8 @@ class ShardedState:
         if self._saving is not None:
             raise RuntimeError(f"begin_save({directory}): {self._saving.directory} is still being written")
         adam.prime(self._trainer.optimizer)
-        self._saving = Snapshot(directory, self._sharded(loading=False), self._ranks, check=not self._checked)
+        private = rng.capture(self._ranks)
+        self._saving = Snapshot(directory, self._sharded(loading=False), private, self._ranks, check=not self._checked)
         self._checked = True
         self._saving.start()
 
@@ -78,6 +80,8 @@ class ShardedState:
     def load(self, directory: Path) -> None:
         """Restores weights, Adam's moments and its step count, whatever layout they were saved from.
 
+        The random states come back too, when the layout is the same.
+
         Raises:
             LoadError: not a complete checkpoint of this model.
         """
@@ -91,6 +95,17 @@ class ShardedState:
             raise LoadError(f"{directory}: not a complete checkpoint of this model ({error})") from error
         self._policy.model.load_state_dict(loaded["model"])
         self._trainer.optimizer.load_state_dict(loaded["optimizer"])
+        self._restore_random_state(directory / private_file(self._ranks.rank))
+
+    def _restore_random_state(self, path: Path) -> None:
+        try:
+            same = path.is_file() and rng.restore(path.read_bytes(), self._ranks)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise LoadError(f"{path}: no random states ({error})") from error
+        if not same and self._ranks.rank == 0:
+            structlog.get_logger().info(
+                "another layout: random states begin anew from the seed", checkpoint=str(path.parent)
+            )
 
     def _sharded(self, loading: bool) -> dict[str, Any]:
         metadata = {

@@ -161,6 +161,9 @@ def test_save_and_resume_under_other_layouts(outcomes, references):
     assert saved["losses"] == pytest.approx(losses, abs=1e-6)
     assert saved["durable"] is True
     assert saved["idle"] is False
+    assert saved["true"] is True
+    assert [name for name in saved["digests"] if name.startswith("rank_")] == [f"rank_{r:05d}.pt" for r in range(4)]
+    assert sum(name.endswith(".distcp") for name in saved["digests"]) == 4
     assert abs(losses[3] - losses[4]) > 1e-4  # else the comparison says nothing
     for name in ("resume_tp1", "resume_tp2_dp2"):
         assert outcomes[name].values["losses"] == pytest.approx(losses[3:], abs=1e-6), name
@@ -170,6 +173,11 @@ def test_bfloat16_resumes_from_its_fp32_weights(outcomes):
     """Under the same layout, where bf16 rounds alike: a lost fp32 weight or moment would show."""
     saved, resumed = outcomes["save_bf16"].values["losses"], outcomes["resume_bf16"].values["losses"]
     assert resumed == pytest.approx(saved[3:], abs=1e-5)
+
+
+def test_random_states_come_back_under_the_same_layout_only(outcomes):
+    assert outcomes["resume_bf16"].values["drawn_again"] == 4
+    assert outcomes["resume_tp2_dp2"].values["drawn_again"] == 0
 
 
 def test_failed_save_is_seen_by_every_rank(outcomes, references):

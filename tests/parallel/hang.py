@@ -1,0 +1,28 @@
+"""What a rank runs in test_watchdog: steps that need its peer, each reported by a growing file.
+
+Arguments: rank, the store's file, the progress file, the watchdog's limit in seconds.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from learner.watchdog import Watchdog
+
+
+def main(rank: int, store: str, progress: Path, limit_s: float) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    watchdog = Watchdog(limit_s)
+    while True:
+        watchdog.alive()
+        dist.all_reduce(torch.ones(1))
+        with progress.open("a") as file:
+            file.write(".")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), float(sys.argv[4]))
