@@ -14,6 +14,7 @@ from learner.queue import QueueError
 from learner.resume import CheckpointError
 from learner.train import train
 from learner.warmup import DemonstrationError
+from runtime.settings import SettingsError
 
 
 def launch(config: LearnerConfig, log: BoundLogger) -> int:
@@ -22,7 +23,7 @@ def launch(config: LearnerConfig, log: BoundLogger) -> int:
         ranks = start(config.parallel, config.seed, config.collective_timeout_s)
         train(config, ranks)
         ranks.stop()
-    except (LayoutError, ModelError, DemonstrationError) as error:
+    except (LayoutError, ModelError, DemonstrationError, SettingsError) as error:
         log.error("configuration", error=str(error))
         return 2
     except (CheckpointError, SupersededError, LoadError, IntakeError, QueueError) as error:

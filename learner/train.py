@@ -5,8 +5,9 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
+from typing import Any
 
 import structlog
 
@@ -22,6 +23,7 @@ from learner.megatron.parallel import Ranks
 from learner.megatron.state import ShardedState
 from learner.megatron.step import Trainer
 from learner.metrics import MetricsWriter
+from learner.objectives.rho import RhoWatch
 from learner.opening import Opening
 from learner.publish import Publisher
 from learner.queue import GroupRef, LearnerQueue
@@ -30,6 +32,7 @@ from learner.schedule import learning_rate
 from learner.warmup import warm_up
 from learner.watchdog import Watchdog
 from leeway.v1 import rollout_pb2 as pb
+from runtime.settings import SettingsError
 
 
 def train(config: LearnerConfig, ranks: Ranks) -> None:
@@ -51,11 +54,13 @@ def train(config: LearnerConfig, ranks: Ranks) -> None:
         if taken is None:
             break
         waited = time.monotonic()
-        sequences = to_sequences(taken.groups)
+        sequences = to_sequences(taken.groups, run.objective.weighting)
         batch = pack(sequences, run.layout, ranks.data_rank) if sequences else None
         packed = time.monotonic()
         rate = learning_rate(config.optimizer, step, config.steps)
         stats = run.trainer.train_step(batch, run.objective, rate) if batch else None
+        if stats and not stats.skipped:
+            run.objective.observe(stats.metrics)
         trained = time.monotonic()
         step += 1
         if step % config.publish.every == 0 or step == config.steps:
@@ -81,6 +86,7 @@ class Run:
     metrics: MetricsWriter | None  # rank 0
     watchdog: Watchdog
     step: int
+    rho: RhoWatch = field(default_factory=RhoWatch)
 
     @classmethod
     def open(cls, config: LearnerConfig, ranks: Ranks) -> Run | None:
@@ -91,7 +97,7 @@ class Run:
         lead = ranks.rank == 0
         stop = StopSignal()
         metrics = MetricsWriter(config.metrics_dir) if lead else None
-        objective = objectives.get(config.objective)
+        objective = _objective(config)
         least = config.min_micro_batches or ranks.pipeline_size
         layout = Layout(ranks.data_size, least, config.micro_batch_tokens, ranks.tensor_size)
         policy = load_policy(config.model, ranks, config)
@@ -107,13 +113,16 @@ class Run:
         state = ShardedState(policy, trainer, ranks)
         if resume is not None:
             state.load(resume.directory)
+            objective.load_state_dict(resume.state.extra.get("objective", {}))
         step = resume.step if resume else 0
         first_version = opening.begin()
         desk = Desk(queue, metrics) if queue is not None and metrics is not None else None
         publisher = Publisher(config.publish, opening.versions, config.model, first_version, desk)
-        checkpointer = Checkpointer(
-            config.checkpoint, opening.checkpoints, state, desk, ranks.barrier, lambda: {"version": publisher.version}
-        )
+
+        def extra() -> dict[str, Any]:
+            return {"version": publisher.version, "objective": objective.state_dict()}
+
+        checkpointer = Checkpointer(config.checkpoint, opening.checkpoints, state, desk, ranks.barrier, extra)
         if resume is None:
             checkpointer.save(step)
         publisher.publish(step, export(policy, ranks))
@@ -131,6 +140,8 @@ class Run:
         row |= {"version": self.publisher.version, "epoch": self.queue.epoch}
         row |= {"queue_depth": self.queue.waiting(), "expired": self.queue.expired()}
         self.metrics.step(row)
+        if record.stats is not None:
+            self.rho.observe(record.stats.metrics, record.step)
         self.metrics.trained(record.step, self.queue.epoch, record.taken.refs)
         if record.stats is None or record.stats.skipped:
             reason = record.stats.skipped if record.stats else "no group had a contrast"
@@ -192,6 +203,21 @@ class StopSignal:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._requested = True
+
+
+def _objective(config: LearnerConfig) -> objectives.Objective:
+    """Raises SettingsError when the objective needs log-probabilities that nobody computes here."""
+    objective = objectives.get(config.objective)
+    if objective.needs_behaviour:
+        raise SettingsError(
+            f"objective.name = {config.objective.name!r} needs the log-probabilities of the versions that generated the "
+            "responses, which this learner does not recompute: use a behaviour-free objective (asympo, spo, positives)"
+        )
+    if objective.needs_reference:
+        raise SettingsError(
+            f"objective.kl_coef = {config.objective.kl_coef}: this learner holds no frozen reference: set it to 0"
+        )
+    return objective
 
 
 def _warmup_optimizer(config: LearnerConfig) -> OptimizerConfig:

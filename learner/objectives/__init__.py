@@ -1,6 +1,6 @@
 """Objectives: log-probabilities of sampled tokens in, a loss and metrics out. Pure torch."""
 
-from learner.objectives.base import MissingInputError, Objective, Responses
+from learner.objectives.base import Loss, MissingInputError, Objective, Responses
 from learner.objectives.registry import get, names
 
-__all__ = ["MissingInputError", "Objective", "Responses", "get", "names"]
+__all__ = ["Loss", "MissingInputError", "Objective", "Responses", "get", "names"]

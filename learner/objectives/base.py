@@ -95,7 +95,7 @@ class Objective(ABC):
         Raises:
             MissingInputError: behaviour or reference log-probabilities, or entropies, are needed and not there.
         """
-        self._check(responses)
+        self._check(logp, responses)
         leaf = logp.detach().requires_grad_()
         with torch.enable_grad():  # also in an evaluation: rho is read off the gradient
             loss, metrics = self.loss(leaf, responses)
@@ -122,7 +122,7 @@ class Objective(ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027
         """Restores ``state_dict``'s answer; an empty one is the state of a new objective."""
 
-    def _check(self, responses: Responses) -> None:
+    def _check(self, logp: Tensor, responses: Responses) -> None:
         name = type(self).__name__
         behaviour = responses.behaviour_logp
         if self.needs_behaviour and behaviour is None:
@@ -140,6 +140,14 @@ class Objective(ABC):
             )
         if self.needs_entropy and responses.entropy is None:
             raise MissingInputError(f"{name} needs the entropy of each loss token (entropy_coef)")
+        if (
+            self.needs_entropy
+            and logp.requires_grad
+            and not (responses.entropy is None or responses.entropy.requires_grad)
+        ):
+            raise MissingInputError(
+                f"{name}: the entropy carries no gradient: the bonus (entropy_coef) would do nothing"
+            )
 
     def _scales(self, logp: Tensor, responses: Responses) -> dict[str, Tensor]:
         """What a collapse shows in first: the scales of positives and negatives, unclipped."""

@@ -14,6 +14,7 @@ from learner.objectives.ratio import Cispo, DrGrpo, Grpo, Tis
 from learner.objectives.regularised import Regularised
 from learner.objectives.sequence import Gspo, Topr
 from learner.objectives.supervised import Sft
+from runtime.settings import SettingsError
 
 
 def _asympo(config: ObjectiveConfig) -> Objective:
@@ -61,16 +62,16 @@ def get(config: ObjectiveConfig) -> Objective:
     """The objective a configuration names, its constants bound, in the state of one that has seen no step.
 
     Raises:
-        ValueError: another distribution's entry point has the name of one of ours.
-        TypeError: another distribution's entry point gave something that is not an Objective.
+        SettingsError: another distribution's entry point has the name of one of ours, or gave something that is not an
+            Objective.
     """
     others = plugins()
     if config.name in _BUILDERS and config.name in others:
-        raise ValueError(f"{GROUP}: {others[config.name].value} takes the name of our {config.name!r}: rename it")
+        raise SettingsError(f"{GROUP}: {others[config.name].value} takes the name of our {config.name!r}: rename it")
     build = _BUILDERS[config.name] if config.name in _BUILDERS else others[config.name].load()
     objective = build(config)
     if not isinstance(objective, Objective):
-        raise TypeError(
+        raise SettingsError(
             f"{GROUP}: {config.name!r} gave a {type(objective).__name__}, not a learner.objectives.Objective"
         )
     if config.advantage is not None:

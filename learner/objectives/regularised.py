@@ -39,7 +39,7 @@ class Regularised(Objective):
         return self._objective.loss(logp, responses)
 
     def __call__(self, logp: Tensor, responses: Responses) -> Loss:
-        self._check(responses)
+        self._check(logp, responses)
         loss, metrics = self._objective(logp, responses)
         if self._kl and responses.reference_logp is not None:
             distance = (responses.reference_logp - logp).clamp(-_LIMIT, _LIMIT)
