@@ -8,22 +8,14 @@ from learner.config import AdmissionConfig
 
 
 class Admission:
-    """Flow control of a run.
+    """Bounds memory by the backlog.
 
-    Staleness is bounded by leases: what waits and what is promised together never exceed what the learner trains within
-    the bound, so that slow, long rollouts are not the ones that expire. Memory is bounded by the backlog: a fleet is
-    turned away only when the whole backlog is full *and* the fleet has more than an equal share of it, so that a flood
-    does not shut the others out. The backlog then stays below twice its limit.
+    A fleet is turned away only when the whole backlog is full *and* the fleet has more than an equal share of it, so that
+    a flood does not shut the others out. The backlog then stays below twice its limit.
     """
 
     def __init__(self, config: AdmissionConfig) -> None:
         self._max_queued = config.max_queued_groups
-        self._bound = (config.max_staleness + 1) * config.groups_per_step
-
-    @property
-    def bound(self) -> int:
-        """The most groups that may wait or be promised: max_staleness steps ahead, and the step under way."""
-        return self._bound
 
     def has_room(self, fleet: str, backlog: Mapping[str, int]) -> bool:
         """Whether a group of ``fleet`` is taken now.

@@ -48,6 +48,7 @@ class Policies:
                     healthy, pause = True, 0.1
                 await self._read(_WAIT_S)
                 await self._queue.probe()
+                await self._queue.leases.occupancy()  # their clock goes by looks
             except QueueError as error:
                 if healthy is not False:
                     await self._on_health(False)

@@ -13,8 +13,8 @@ import grpc.aio
 import structlog
 
 from learner.config import GatewayConfig
-from learner.gateway.admission import Admission
 from learner.gateway.auth import Caller, Credentials, Identities, Role, UnauthenticatedError
+from learner.gateway.capacity import Capacity
 from learner.gateway.intake import Intake
 from learner.gateway.limits import ConnectionLimits, ExhaustedError
 from learner.gateway.policies import Policies
@@ -45,7 +45,7 @@ class RolloutService(rollout_pb2_grpc.RolloutServiceServicer):
         self._queue = queue
         self._max_unacked = config.max_unacked
         self._lease_s = config.admission.lease_s
-        self._bound = Admission(config.admission).bound
+        self._capacity = Capacity(config.admission)
         self._limits = ConnectionLimits(config.connections)
         self.streams = OpenStreams(identities, self._limits, config.connections.idle_s)
         self._draining = False
@@ -89,7 +89,8 @@ class RolloutService(rollout_pb2_grpc.RolloutServiceServicer):
             returned=request.returned_lease_ids,
         )
         try:
-            granted = await self._queue.lease(wish, self._bound)
+            share = self._capacity.share(wish.fleet, await self._queue.leases.occupancy())
+            granted = await self._queue.leases.grant(wish, self._capacity.bound, share)
         except MemoryFullError:
             granted = 0
         except QueueError as error:

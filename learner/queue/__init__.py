@@ -2,9 +2,10 @@
 
 from learner.queue.embedded import EmbeddedRedis
 from learner.queue.errors import FencedError, MemoryFullError, QueueError, UnavailableError
-from learner.queue.gateway import Append, Appended, Flushed, GatewayQueue, LeaseWish
+from learner.queue.gateway import Append, Appended, Flushed, GatewayQueue
 from learner.queue.groups import GroupRef, TakenGroup
 from learner.queue.learner import LearnerQueue
+from learner.queue.leases import LeaseWish, Occupancy
 from learner.queue.ledger import check, read_ledgers
 from learner.queue.registry import UnknownVersionError
 
@@ -19,6 +20,7 @@ __all__ = [
     "LearnerQueue",
     "LeaseWish",
     "MemoryFullError",
+    "Occupancy",
     "QueueError",
     "TakenGroup",
     "UnavailableError",

@@ -97,11 +97,12 @@ class Finisher:
 
     def _finish_call(self, fleet: str, arguments: list[Any], refs: Sequence[GroupRef]) -> Call:
         keys = self._keys
-        names = [keys.epoch, keys.stream(fleet), keys.ledger(fleet), keys.vanished(fleet)]
+        names = [keys.epoch, keys.stream(fleet), keys.ledger(fleet), keys.vanished(fleet), keys.progress, keys.stepped]
+        pairs = []
         for ref in refs:
             names += [keys.id(fleet, ref.group_id), keys.payload(fleet, ref.group_id)]
-            arguments += [ref.entry_id, ref.group_id]
-        return names, arguments
+            pairs += [ref.entry_id, ref.group_id]
+        return names, [*arguments, fleet, *pairs]
 
     def _restore_call(self, fleet: str, arguments: list[Any], refs: Sequence[GroupRef]) -> Call:
         keys = self._keys

@@ -15,14 +15,16 @@ from learner.config import QueueConfig
 from learner.queue.connect import connect_async, translate, translated
 from learner.queue.errors import MemoryFullError, QueueError
 from learner.queue.keys import Keys
+from learner.queue.leases import Leases, member
 from learner.queue.ledger import decode, ledger_keys
-from learner.queue.schema import SCHEMA, check_gateway_schema
 from learner.queue.pipeline import Command, execute
+from learner.queue.schema import SCHEMA, check_gateway_schema
 from learner.queue.scripts import Script, script
 from leeway.v1 import rollout_pb2
 
 _PAYLOAD_TTL_S = 3600  # a payload whose append never came must not stay for ever
 _PROBE_TTL_S = 60
+_SCRIPTS = ("append", "count", "backlog", "lease", "ledger", "occupancy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,21 +68,11 @@ class Flushed:
     backlog: dict[str, Backlog] | None  # by fleet; None when Redis did not say
 
 
-@dataclass(frozen=True)
-class LeaseWish:
-    """A worker's wish for capacity."""
-
-    fleet: str
-    lease_id: str
-    groups: int
-    lifetime_s: float
-    worker: str
-    running_version: int | None
-    returned: Sequence[str] = ()
-
-
 class GatewayQueue:
     """One gateway's connection to a run's queue. All methods raise QueueError or a subclass; ``flush`` does not.
+
+    Attributes:
+        leases: the run's promises.
 
     Args:
         config: where the queue is.
@@ -97,6 +89,7 @@ class GatewayQueue:
         self._timeout_s = config.timeout_s
         self.restarts = 0
         self._checked = False
+        self.leases = Leases(self._keys, self._call)
 
     async def check(self) -> None:
         """Before it has succeeded once, nothing is appended.
@@ -158,31 +151,6 @@ class GatewayQueue:
             backlog=_backlog(next(replies)),
         )
 
-    async def lease(self, wish: LeaseWish, bound: int) -> int:
-        """Promises capacity to a fleet: how many groups, 0 to what it asked for.
-
-        Args:
-            wish: who asks for how much.
-            bound: the most groups that may wait or be promised, over all fleets and gateways.
-        """
-        keys = self._keys
-        version = "" if wish.running_version is None else wish.running_version
-        # A fleet can use and give back its own leases only: its name is part of theirs.
-        lease, *returned = [_member(wish.fleet, lease_id) for lease_id in (wish.lease_id, *wish.returned)]
-        arguments = [wish.fleet, lease, wish.groups, int(wish.lifetime_s * 1000), bound, wish.worker, version]
-        return await self._call(
-            "lease",
-            [
-                keys.fleets,
-                keys.stream(wish.fleet),
-                keys.leases,
-                keys.lease_remaining,
-                keys.progress,
-                keys.running(wish.fleet),
-            ],
-            [*arguments, keys.stream_prefix, *returned],
-        )
-
     async def policies(self, after: str, wait_s: float = 0.0) -> list[tuple[str, rollout_pb2.Policy]]:
         """Versions published after the position ``after`` ("0": all), each with its position.
 
@@ -232,7 +200,7 @@ class GatewayQueue:
         for group in groups:
             names += (keys.id(fleet, group.group_id), keys.payload(fleet, group.group_id))
             arguments += (group.group_id, group.tokens, group.generated, group.responses, len(group.payload))
-            arguments += (repr(group.reward), _member(fleet, group.lease_id) if group.lease_id else "")
+            arguments += (repr(group.reward), member(fleet, group.lease_id) if group.lease_id else "")
         return _evalsha(script("append"), names, arguments)
 
     async def _call(self, name: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
@@ -249,7 +217,7 @@ class GatewayQueue:
             if unknown:
                 # Redis has restarted and forgotten its scripts; none of these ran. Their order is kept.
                 self.restarts += 1
-                for name in ("append", "count", "backlog", "lease", "ledger"):
+                for name in _SCRIPTS:
                     await self._redis.script_load(script(name).text)
                 again = [commands[i] for i in unknown]
                 for i, reply in zip(unknown, await execute(self._redis, again, self._timeout_s), strict=True):
@@ -261,10 +229,6 @@ class GatewayQueue:
 
 def _evalsha(code: Script, keys: Sequence[str], arguments: Sequence[str | int]) -> Command:
     return ("EVALSHA", code.sha, len(keys), *keys, *arguments)
-
-
-def _member(fleet: str, lease_id: str) -> str:
-    return f"{fleet}/{lease_id}"
 
 
 def _outcome(stored: Any, appended: Any, number: int) -> Appended:

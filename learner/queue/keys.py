@@ -24,6 +24,9 @@ class Keys:
         self.quarantine = prefix + "quarantine"
         self.leases = prefix + "leases"
         self.lease_remaining = prefix + "lease_remaining"
+        self.clock = prefix + "clock"
+        self.hungry = prefix + "hungry"
+        self.stepped = prefix + "stepped"
         self.probe = prefix + "probe"  # written by gateways to see whether Redis takes writes
         self.stream_prefix = prefix + "stream:"
         self.payload_prefix = prefix + "group:"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -167,7 +168,10 @@ class LearnerQueue:
 
     def report(self, step: int, version: int, uncommitted: int) -> None:
         """Says how far we are; admission counts on ``uncommitted``, the groups stepped on and not yet committed."""
-        self._change("report", [self._keys.progress], [step, version, uncommitted])
+        # Groups are stepped on in the order they were handed out.
+        fleets = Counter(ref.fleet for ref in self._reader.held()[:uncommitted])
+        flat = [text for pair in fleets.items() for text in pair]
+        self._change("report", [self._keys.progress, self._keys.stepped], [step, version, uncommitted, *flat])
 
     def publish(self, policy: rollout_pb2.Policy) -> None:
         """Announces a version to every fleet. Raises QueueError when it is not above all published ones."""
@@ -252,7 +256,7 @@ class LearnerQueue:
         self._reader.put_back([])
 
     def _begin_call(self, timeline: Timeline) -> Call:
-        keys = [self._keys.epoch, self._keys.timelines, self._keys.progress]
+        keys = [self._keys.epoch, self._keys.timelines, self._keys.progress, self._keys.stepped]
         return keys, [self.epoch, timeline.resumed_step, timeline.to_json()]
 
     def _change(self, name: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:

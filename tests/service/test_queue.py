@@ -259,36 +259,42 @@ def wish(lease_id: str, groups: int, fleet: str = "alpha", lifetime_s: float = 6
     return LeaseWish(fleet, lease_id, groups, lifetime_s, **{"worker": "w", "running_version": None, **more})
 
 
+async def lease(queue: GatewayQueue, wanted: LeaseWish, bound: int) -> int:
+    """As a gateway does, when nobody is held to a share."""
+    await queue.leases.occupancy()
+    return await queue.leases.grant(wanted, bound, bound)
+
+
 async def test_leases_never_promise_more_than_the_bound(config, gateway_queue, open_learner):
     learner = begun(open_learner)
-    assert await gateway_queue.lease(wish("a", 6), bound=10) == 6
-    assert await gateway_queue.lease(wish("b", 6, "beta"), bound=10) == 4
-    assert await gateway_queue.lease(wish("c", 1), bound=10) == 0
+    assert await lease(gateway_queue, wish("a", 6), bound=10) == 6
+    assert await lease(gateway_queue, wish("b", 6, "beta"), bound=10) == 4
+    assert await lease(gateway_queue, wish("c", 1), bound=10) == 0
     # A promise that becomes a group waits instead: no capacity is freed or counted twice.
     groups = [valid_group() for _ in range(3)]
     flushed = await gateway_queue.flush([append(group, lease_id="a") for group in groups], {}, [])
     assert flushed.outcomes == [ACCEPTED] * 3
-    assert await gateway_queue.lease(wish("d", 9), bound=10) == 0
+    assert await lease(gateway_queue, wish("d", 9), bound=10) == 0
     # Another fleet's lease cannot be used or given back.
-    assert await gateway_queue.lease(wish("e", 9, "beta", returned=["a"]), bound=10) == 0
-    assert await gateway_queue.lease(wish("f", 9, "alpha", returned=["a"]), bound=10) == 3
+    assert await lease(gateway_queue, wish("e", 9, "beta", returned=["a"]), bound=10) == 0
+    assert await lease(gateway_queue, wish("f", 9, "alpha", returned=["a"]), bound=10) == 3
     # Groups that were stepped on no longer count, committed or not.
     taken = learner.take(3, 0, 2)
-    assert await gateway_queue.lease(wish("g", 9), bound=10) == 0
+    assert await lease(gateway_queue, wish("g", 9), bound=10) == 0
     learner.report(1, 0, uncommitted=3)
-    assert await gateway_queue.lease(wish("h", 9), bound=10) == 3
+    assert await lease(gateway_queue, wish("h", 9), bound=10) == 3
     learner.commit(1, [one.ref for one in taken])
     learner.report(1, 0, uncommitted=0)
-    assert await gateway_queue.lease(wish("i", 9), bound=10) == 0
+    assert await lease(gateway_queue, wish("i", 9), bound=10) == 0
 
 
 async def test_running_versions(config, gateway_queue, open_learner):
     learner = open_learner()
-    await gateway_queue.lease(wish("a", 1, worker="w0", running_version=3), bound=10)
-    await gateway_queue.lease(wish("b", 1, "beta", worker="w0", running_version=5), bound=10)
-    await gateway_queue.lease(wish("c", 1, worker="w1", running_version=None), bound=10)
+    await lease(gateway_queue, wish("a", 1, worker="w0", running_version=3), bound=10)
+    await lease(gateway_queue, wish("b", 1, "beta", worker="w0", running_version=5), bound=10)
+    await lease(gateway_queue, wish("c", 1, worker="w1", running_version=None), bound=10)
     assert learner.running_versions() == {3, 5}
-    await gateway_queue.lease(wish("d", 1, worker="w0", running_version=4), bound=10)
+    await lease(gateway_queue, wish("d", 1, worker="w0", running_version=4), bound=10)
     assert learner.running_versions() == {4, 5}
     assert learner.running_versions(max_age_s=-1) == set()
 

@@ -1,12 +1,7 @@
-"""The capacity class, by its numbers."""
+"""Who has room in the backlog, by numbers."""
 
 from learner.config import AdmissionConfig
 from learner.gateway.admission import Admission
-
-
-def test_bound_is_the_steps_ahead_and_the_one_under_way():
-    assert Admission(AdmissionConfig(groups_per_step=16, max_staleness=4)).bound == 80
-    assert Admission(AdmissionConfig(groups_per_step=16, max_staleness=0)).bound == 16
 
 
 def test_room_while_the_backlog_is_below_its_limit():

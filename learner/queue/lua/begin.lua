@@ -1,6 +1,6 @@
 -- Records that this epoch's timeline leaves the one before it at a step. Once per epoch, however often it is called.
 -- An epoch below ours is one that Redis fell back to when it forgot our start: ours counts.
--- KEYS: 1 epoch, 2 timelines, 3 progress;  ARGV: 1 epoch, 2 resumed step, 3 the timeline as JSON
+-- KEYS: 1 epoch, 2 timelines, 3 progress, 4 stepped;  ARGV: 1 epoch, 2 resumed step, 3 the timeline as JSON
 local current = redis.call('GET', KEYS[1])
 redis.call('PERSIST', KEYS[1])
 if not current or tonumber(current) < tonumber(ARGV[1]) then
@@ -10,6 +10,7 @@ elseif current ~= ARGV[1] then
 end
 if redis.call('HGET', KEYS[3], 'epoch') ~= ARGV[1] then
   redis.call('RPUSH', KEYS[2], ARGV[3])
+  redis.call('DEL', KEYS[4])
   redis.call('HSET', KEYS[3], 'epoch', ARGV[1], 'step', ARGV[2], 'uncommitted', 0)
 end
 return redis.status_reply('OK')

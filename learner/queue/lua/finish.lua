@@ -1,7 +1,7 @@
 -- Takes groups of one fleet out of the queue for good: counts them, forgets payloads, remembers ids for a while.
 -- An entry that is not in the stream any more was finished before: nothing changes for it.
--- KEYS: 1 epoch, 2 stream, 3 ledger, 4 vanished, then id and payload of each group
--- ARGV: 1 epoch, 2 outcome ("trained", "expired" or "lost"), 3 step, 4 seconds to remember ids,
+-- KEYS: 1 epoch, 2 stream, 3 ledger, 4 vanished, 5 progress, 6 stepped, then id and payload of each group
+-- ARGV: 1 epoch, 2 outcome ("trained", "expired" or "lost"), 3 step, 4 seconds to remember ids, 5 fleet,
 --       then entry id and group id of each group
 -- Returns how many were finished now.
 local current = redis.call('GET', KEYS[1])
@@ -31,11 +31,11 @@ local function reward_bucket(reward)
 end
 
 local finished = 0
-for i = 5, #ARGV, 2 do
+for i = 6, #ARGV, 2 do
   local entry = redis.call('XRANGE', KEYS[2], ARGV[i], ARGV[i])[1]
   redis.call('XACK', KEYS[2], 'learner', ARGV[i])
   if redis.call('XDEL', KEYS[2], ARGV[i]) == 1 then
-    local id, payload = KEYS[i], KEYS[i + 1]
+    local id, payload = KEYS[i + 1], KEYS[i + 2]
     local fields = {}
     for j = 1, #entry[2], 2 do
       fields[entry[2][j]] = entry[2][j + 1]
@@ -52,5 +52,16 @@ for i = 5, #ARGV, 2 do
     end
     finished = finished + 1
   end
+end
+-- Trained groups were stepped on before: what admission may promise does not change by their leaving.
+local function less(key, field)
+  local count = tonumber(redis.call('HGET', key, field) or 0)
+  if count > 0 then
+    redis.call('HINCRBY', key, field, -math.min(count, finished))
+  end
+end
+if ARGV[2] == 'trained' then
+  less(KEYS[5], 'uncommitted')
+  less(KEYS[6], ARGV[5])
 end
 return finished

@@ -1,9 +1,14 @@
 -- Says how far the learner is.
--- KEYS: 1 epoch, 2 progress;  ARGV: 1 epoch, 2 step, 3 version, 4 groups stepped on but not committed
+-- KEYS: 1 epoch, 2 progress, 3 stepped
+-- ARGV: 1 epoch, 2 step, 3 version, 4 groups stepped on but not committed, then of which fleet how many: name, count, ...
 local current = redis.call('GET', KEYS[1])
 if current ~= ARGV[1] then
   return redis.error_reply('FENCED epoch ' .. ARGV[1] .. ' is over, the current one is ' .. tostring(current))
 end
 redis.call('PERSIST', KEYS[2])
 redis.call('HSET', KEYS[2], 'epoch', ARGV[1], 'step', ARGV[2], 'version', ARGV[3], 'uncommitted', ARGV[4])
+redis.call('DEL', KEYS[3])
+for i = 5, #ARGV, 2 do
+  redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1])
+end
 return redis.status_reply('OK')
