@@ -232,7 +232,7 @@ class Stack:
             "listen": f"127.0.0.1:{port}",
             "identities_file": self.directory / "identities.json",
             "queue": self._queue(),
-            "admission": {**admission, "lease_s": plan.lease_s, "max_queued_groups": 500},
+            "admission": {**admission, "lease_s": plan.lease_s, "max_queued_groups": 20_000},
             "limits": {"vocab_size": _VOCABULARY, "reward_range": [0, 1]},
             "drain_s": 3.0,
         }
