@@ -296,7 +296,7 @@ def test_a_port_in_use(tmp_path: Path, redis_server: EmbeddedRedis):
             f"tls.certificate = {__file__}, tls.key = {__file__}: cannot be used together",
         ),
         ({"max_unacked": 0}, "max_unacked = 0: Input should be greater than 0"),
-        ({"queue": {"url": "http://x", "run": RUN}}, "queue.url = 'http://x': expected redis://"),
+        ({"queue": {"url": "http://x", "run": RUN}}, "queue.url = 'http://x': expected one of redis://"),
     ],
 )
 def test_a_configuration_that_cannot_be_used(tmp_path: Path, redis_server: EmbeddedRedis, changes, message: str):
