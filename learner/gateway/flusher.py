@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import structlog
 
 from learner.gateway.admission import Admission
+from learner.gateway.vanished import Acked
 from learner.queue import Append, Appended, GatewayQueue
 from leeway.v1 import rollout_pb2
 
@@ -51,9 +52,11 @@ class Flusher:
         queue: the run's queue.
         admission: says who has room.
         batch: the most groups in one round trip.
+        acked: told what is acknowledged.
     """
 
-    def __init__(self, queue: GatewayQueue, admission: Admission, batch: int) -> None:
+    def __init__(self, queue: GatewayQueue, admission: Admission, batch: int, acked: Acked) -> None:
+        self._acked = acked
         self._queue = queue
         self._admission = admission
         self._batch = batch
@@ -120,6 +123,7 @@ class Flusher:
             for arrival, outcome in zip(pending, flushed.outcomes, strict=True):
                 _settle(arrival.ack, outcome)
             self._count([arrival for arrival in pending if arrival.ack.outcome == _RETRY])
+            self._acked.add((one.fleet, one.ack.group_id) for one in pending if one.ack.outcome != _RETRY)
         for arrival in arrivals:
             arrival.deliver(arrival.ack)
 

@@ -22,6 +22,7 @@ from learner.gateway.flusher import Flusher
 from learner.gateway.intake import Intake
 from learner.gateway.policies import Policies
 from learner.gateway.service import RolloutService
+from learner.gateway.vanished import Acked
 from learner.queue import GatewayQueue, QueueError, UnavailableError
 from leeway.v1 import rollout_pb2, rollout_pb2_grpc
 from runtime.settings import SettingsError
@@ -67,8 +68,9 @@ class Gateway:
         self._health = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue]
         identities = Identities(config.identities_file)
         self._queue = _queue(config)
-        self._flusher = Flusher(self._queue, Admission(config.admission), config.flush_groups)
-        self._policies = Policies(self._queue, self._set_health)
+        self._acked = Acked(self._queue)
+        self._flusher = Flusher(self._queue, Admission(config.admission), config.flush_groups, self._acked)
+        self._policies = Policies(self._queue, self._redis_changed)
         intake = Intake(config.limits, self._policies, self._flusher, quarantine=config.quarantine_groups > 0)
         self._service = RolloutService(config, identities, intake, self._policies, self._queue)
         self._tasks: list[asyncio.Task[None]] = []
@@ -132,6 +134,11 @@ class Gateway:
                 await self._flusher.finish()
         await self._queue.close()
         return clean
+
+    async def _redis_changed(self, serving: bool) -> None:
+        if serving:
+            await self._acked.verify()
+        await self._set_health(serving)
 
     async def _set_health(self, serving: bool) -> None:
         kinds = health_pb2.HealthCheckResponse

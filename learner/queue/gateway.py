@@ -24,7 +24,7 @@ from leeway.v1 import rollout_pb2
 
 _PAYLOAD_TTL_S = 3600  # a payload whose append never came must not stay for ever
 _PROBE_TTL_S = 60
-_SCRIPTS = ("append", "count", "backlog", "lease", "ledger", "occupancy")
+_SCRIPTS = ("append", "count", "backlog", "lease", "ledger", "occupancy", "vanished")
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +167,12 @@ class GatewayQueue:
             (position.decode(), json_format.Parse(fields[b"json"], rollout_pb2.Policy(), ignore_unknown_fields=True))
             for position, fields in entries
         ]
+
+    async def note_vanished(self, fleet: str, group_ids: Sequence[str]) -> int:
+        """Of groups that were acknowledged, puts those that Redis does not know on the fleet's account; how many are new."""
+        keys = self._keys
+        names = [keys.fleets, keys.stream(fleet), keys.vanished(fleet), *(keys.id(fleet, one) for one in group_ids)]
+        return await self._call("vanished", names, [fleet, *group_ids])
 
     async def ledger(self, fleet: str) -> rollout_pb2.Ledger:
         """The fleet's account, at one instant."""

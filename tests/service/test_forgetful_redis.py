@@ -3,6 +3,7 @@ append-only file is put back to an earlier state, so that what is forgotten is k
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from learner.config import QueueConfig
 from learner.queue import Appended, EmbeddedRedis, GatewayQueue, LearnerQueue
 from leeway.v1 import rollout_pb2 as pb
-from tests.service.fleet import RUN, valid_group
+from tests.service.fleet import RUN, GatewayProcess, eventually, until, valid_group
 from tests.service.test_queue import begun, feed, ids, ledger
 
 
@@ -106,3 +107,35 @@ async def test_an_epoch_above_what_the_disk_remembers(config: QueueConfig, open_
     queue = LearnerQueue.open(config, above=3)
     assert queue.epoch == 9
     queue.close()
+
+
+async def test_what_was_acknowledged_and_forgotten_is_on_the_account(
+    redis_that_forgets: Forgetful, config: QueueConfig, tmp_path: Path, open_learner: Open
+):
+    learner = await asyncio.to_thread(begun, open_learner)
+    gateway = await GatewayProcess(tmp_path / "gateway", redis_that_forgets.server.url).ready()
+    kept, gone, trained, again = ([valid_group() for _ in range(count)] for count in (3, 5, 2, 1))
+    try:
+        async with gateway.connect() as fleet:
+            assert await fleet.outcomes(kept) == ["ACCEPTED"] * 3
+            redis_that_forgets.mark()
+            assert await fleet.outcomes(trained + gone + again) == ["ACCEPTED"] * 8
+            taken = await asyncio.to_thread(learner.take, 5, 0, 2)
+            await asyncio.to_thread(learner.commit, 1, [one.ref for one in taken])
+            await asyncio.to_thread(redis_that_forgets.forget)
+            await eventually(fleet.ledger, lambda account: account.vanished >= 6)
+            assert "have vanished from redis" in gateway.log()
+            # Two were trained before: the learner knows. One is sent again: its fleet had not seen the ack.
+            await asyncio.to_thread(learner.report, 1, 0, 0)
+            await eventually(lambda: fleet.outcomes(again), lambda outcomes: outcomes != ["RETRY"])
+            taken = await asyncio.to_thread(learner.take, 9, 1, 2)
+            await asyncio.to_thread(learner.commit, 2, [one.ref for one in taken])
+            account = await fleet.ledger()
+            assert (account.vanished, account.trained, account.accepted) == (5, 6, 6)
+            # One more outage finds nothing new.
+            redis_that_forgets.mark()
+            await asyncio.to_thread(redis_that_forgets.forget)
+            await until(lambda: gateway.log().count("redis answers") == 3)
+            assert (await fleet.ledger()).vanished == 5
+    finally:
+        gateway.child.kill()
