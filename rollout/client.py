@@ -78,7 +78,7 @@ class SubmitClient:
         self._room = asyncio.Semaphore(in_flight)
         self._max_message_bytes = max_message_bytes
         self._timeout_s = timeout_s
-        self._stream = SubmitStream(self._endpoints, self._metadata, ack_timeout_s=3 * timeout_s)
+        self._stream = SubmitStream(self._endpoints, self._metadata, max_message_bytes, ack_timeout_s=3 * timeout_s)
 
     async def __aenter__(self) -> Self:
         return self
@@ -95,8 +95,9 @@ class SubmitClient:
         Raises:
             AuthError: the credentials are refused.
         """
-        if group.ByteSize() + 256 > self._max_message_bytes:
-            value = f"{group.ByteSize()} bytes, allowed {self._max_message_bytes}"
+        payload = group.SerializeToString()
+        if len(payload) + 256 > self._max_message_bytes:
+            value = f"{len(payload)} bytes, allowed {self._max_message_bytes}"
             return rollout_pb2.Ack(
                 group_id=group.group_id,
                 outcome=rollout_pb2.OUTCOME_REJECTED,
@@ -106,7 +107,7 @@ class SubmitClient:
             )
         async with self._room:
             while True:
-                ack = await self._stream.send(group, lease_id)
+                ack = await self._stream.send(group.group_id, payload, lease_id)
                 if ack.outcome != rollout_pb2.OUTCOME_RETRY:
                     return ack
                 await asyncio.sleep(ack.retry_after_ms / 1000 * random.uniform(1.0, 1.5))

@@ -11,9 +11,11 @@ import grpc
 import grpc.aio
 import structlog
 
-from leeway.v1 import rollout_pb2_grpc
+from leeway.v1 import rollout_pb2, rollout_pb2_grpc
 from rollout.config import ClientTlsConfig
 from runtime.settings import SettingsError
+
+_SUBMIT = "/leeway.v1.RolloutService/Submit"
 
 
 @dataclass(frozen=True)
@@ -64,14 +66,17 @@ class Endpoints:
 
     @property
     def stub(self) -> rollout_pb2_grpc.RolloutServiceStub:
-        """Of the gateway in use."""
+        """Of the gateway in use. Its Submit takes encoded requests."""
         address = self._addresses[self._current]
         if address not in self._open:
             if self._credentials is None:
                 channel = grpc.aio.insecure_channel(address, options=self._options)
             else:
                 channel = grpc.aio.secure_channel(address, self._credentials, options=self._options)
-            self._open[address] = (channel, rollout_pb2_grpc.RolloutServiceStub(channel))
+            stub = rollout_pb2_grpc.RolloutServiceStub(channel)
+            # Of requests that are bytes already: a group is serialized once, however often it is sent.
+            stub.Submit = channel.stream_stream(_SUBMIT, None, rollout_pb2.SubmitResponse.FromString)
+            self._open[address] = (channel, stub)
         return self._open[address][1]
 
     def move_on(self, failed: rollout_pb2_grpc.RolloutServiceStub) -> None:

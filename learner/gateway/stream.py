@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 from learner.gateway.intake import Intake
 from leeway.v1 import rollout_pb2
@@ -55,11 +55,12 @@ class SubmitStream:
             close.cancel()
 
     async def _read(self, requests: AsyncIterator[rollout_pb2.SubmitRequest]) -> None:
-        async for request in requests:
-            self.received += 1
-            await self._slots.acquire()
-            await self._intake.take(self._fleet, request, self._deliver)
-            self._unacked += 1
+        async for message in requests:
+            for request in _flat(message):
+                self.received += 1
+                await self._slots.acquire()
+                await self._intake.take(self._fleet, request, self._deliver)
+                self._unacked += 1
 
     def _deliver(self, ack: rollout_pb2.Ack) -> None:
         self._acks.append(ack)
@@ -71,3 +72,10 @@ class SubmitStream:
         self._unacked -= len(acks)
         for _ in acks:
             self._slots.release()
+
+
+def _flat(request: rollout_pb2.SubmitRequest) -> Iterator[rollout_pb2.SubmitRequest]:
+    """The request and those inside it, in order; the parser limits the depth."""
+    yield request
+    for inner in request.more:
+        yield from _flat(inner)

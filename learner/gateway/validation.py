@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,12 +47,15 @@ def validate(group: rollout_pb2.Group, limits: LimitsConfig, known_versions: Con
         limits: the run's.
         known_versions: versions this run has published.
     """
+    responses = list(group.responses)
+    # Each access to a bytes field copies it: once is enough.
+    tokens = [group.prompt_tokens, *[response.tokens for response in responses]]
     return (
         _names(group)
         or _shape(group, limits)
-        or _lengths(group, limits)
-        or _vocabulary(group, limits.vocab_size)
-        or _responses(group, limits, known_versions)
+        or _lengths(tokens, limits)
+        or _vocabulary(tokens, limits.vocab_size)
+        or _responses(responses, tokens[1:], limits, known_versions)
     )
 
 
@@ -84,12 +87,13 @@ def _shape(group: rollout_pb2.Group, limits: LimitsConfig) -> Violation | None:
     return None
 
 
-def _lengths(group: rollout_pb2.Group, limits: LimitsConfig) -> Violation | None:
-    violation = _length("prompt_tokens", group.prompt_tokens, limits.max_prompt_tokens)
-    for index, response in enumerate(group.responses):
+def _lengths(tokens: Sequence[bytes], limits: LimitsConfig) -> Violation | None:
+    violation = _length("prompt_tokens", tokens[0], limits.max_prompt_tokens)
+    for index, answer in enumerate(tokens[1:]):
         if violation:
             break
-        violation = _length(f"responses[{index}].tokens", response.tokens, limits.max_response_tokens)
+        if len(answer) % 4 or not 0 < len(answer) <= 4 * limits.max_response_tokens:
+            violation = _length(f"responses[{index}].tokens", answer, limits.max_response_tokens)
     return violation
 
 
@@ -103,33 +107,37 @@ def _length(field: str, tokens: bytes, most: int) -> Violation | None:
     return None
 
 
-def _vocabulary(group: rollout_pb2.Group, size: int) -> Violation | None:
+def _vocabulary(tokens: Sequence[bytes], size: int) -> Violation | None:
     """One pass over all tokens of the group; where the culprit is matters only when there is one."""
-    everything = b"".join([group.prompt_tokens, *[response.tokens for response in group.responses]])
     # As unsigned numbers, negative ids are the largest of all.
-    if int(np.frombuffer(everything, "<u4").max()) < size:
+    if int(np.frombuffer(b"".join(tokens), "<u4").max()) < size:
         return None
-    buffers = [("prompt_tokens", group.prompt_tokens)]
-    buffers += [(f"responses[{index}].tokens", response.tokens) for index, response in enumerate(group.responses)]
-    for field, tokens in buffers:
-        outside = np.flatnonzero(np.frombuffer(tokens, "<u4") >= size)
+    for index, buffer in enumerate(tokens):
+        outside = np.flatnonzero(np.frombuffer(buffer, "<u4") >= size)
         if outside.size:
+            field = "prompt_tokens" if index == 0 else f"responses[{index - 1}].tokens"
             position = int(outside[0])
-            token = int(np.frombuffer(tokens, "<i4")[position])
+            token = int(np.frombuffer(buffer, "<i4")[position])
             return Violation.of("token_out_of_vocabulary", f"{field}[{position}]", token, f"0 to {size - 1}")
     raise AssertionError("a token was outside the vocabulary, and then none was")
 
 
-def _responses(group: rollout_pb2.Group, limits: LimitsConfig, known_versions: Container[int]) -> Violation | None:
+def _responses(
+    responses: Sequence[rollout_pb2.Response],
+    tokens: Sequence[bytes],
+    limits: LimitsConfig,
+    known_versions: Container[int],
+) -> Violation | None:
     lowest, highest = limits.reward_range
-    for index, response in enumerate(group.responses):
+    for index, (response, answer) in enumerate(zip(responses, tokens, strict=True)):
         path = f"responses[{index}]"
-        if not math.isfinite(response.reward):
-            return Violation.of("reward_not_finite", f"{path}.reward", response.reward, "finite")
-        if not lowest <= response.reward <= highest:
+        reward = response.reward
+        if not math.isfinite(reward):
+            return Violation.of("reward_not_finite", f"{path}.reward", reward, "finite")
+        if not lowest <= reward <= highest:
             allowed = f"{lowest:g} to {highest:g}"
-            return Violation.of("reward_out_of_range", f"{path}.reward", response.reward, allowed)
-        violation = _reward_parts(path, response) or _spans(path, response, known_versions)
+            return Violation.of("reward_out_of_range", f"{path}.reward", reward, allowed)
+        violation = _reward_parts(path, response) or _spans(path, response.spans, len(answer) // 4, known_versions)
         if violation:
             return violation
     return None
@@ -148,22 +156,22 @@ def _reward_parts(path: str, response: rollout_pb2.Response) -> Violation | None
     return None
 
 
-def _spans(path: str, response: rollout_pb2.Response, known_versions: Container[int]) -> Violation | None:
-    if not response.spans:
-        return Violation.of("spans_missing", f"{path}.spans", "0 spans", "at least 1")
-    length = len(response.tokens) // 4
+def _spans(
+    path: str, spans: Sequence[rollout_pb2.Span], length: int, known_versions: Container[int]
+) -> Violation | None:
     previous = 0
-    for number, span in enumerate(response.spans):
+    for number, span in enumerate(spans):
+        version, start, end = span.version, span.start, span.end
         field = f"{path}.spans[{number}]"
-        if span.end <= span.start:
-            return Violation.of("span_empty", field, f"[{span.start}, {span.end})", "start < end")
-        if span.end > length:
-            return Violation.of("span_outside", f"{field}.end", span.end, f"at most {length}, the response's length")
-        if span.start < previous:
-            return Violation.of(
-                "spans_overlap", f"{field}.start", span.start, f"at least {previous}: ordered, disjoint"
-            )
-        if span.version not in known_versions:
-            return Violation.of(UNKNOWN_VERSION, f"{field}.version", span.version, "a version this run has published")
-        previous = span.end
+        if end <= start:
+            return Violation.of("span_empty", field, f"[{start}, {end})", "start < end")
+        if end > length:
+            return Violation.of("span_outside", f"{field}.end", end, f"at most {length}, the response's length")
+        if start < previous:
+            return Violation.of("spans_overlap", f"{field}.start", start, f"at least {previous}: ordered, disjoint")
+        if version not in known_versions:
+            return Violation.of(UNKNOWN_VERSION, f"{field}.version", version, "a version this run has published")
+        previous = end
+    if previous == 0:
+        return Violation.of("spans_missing", f"{path}.spans", "0 spans", "at least 1")
     return None

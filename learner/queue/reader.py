@@ -85,22 +85,22 @@ class Reader:
         return [next(turns[fleet]) for fleet in self._fairness.choose(costs, groups)]
 
     def _fetch(self, entries: Sequence[Entry], epoch: int) -> list[tuple[Entry, bytes | None]]:
-        """Makes the entries ours and reads their payloads: a fenced script per fleet, all in one round trip."""
+        """Makes the entries ours and reads their payloads: a fenced script per fleet and one MGET, in one round trip."""
         by_fleet: dict[str, list[Entry]] = {}
         for entry in entries:
             by_fleet.setdefault(entry.ref.fleet, []).append(entry)
         old = {fleet: min(len(chosen), len(self._recovered.get(fleet, ()))) for fleet, chosen in by_fleet.items()}
-        calls = []
-        for fleet, chosen in by_fleet.items():
-            payloads = [self._keys.payload(fleet, entry.ref.group_id) for entry in chosen]
-            calls.append(([self._keys.epoch, self._keys.stream(fleet), *payloads], [epoch, len(chosen) - old[fleet]]))
+        calls = [
+            ([self._keys.epoch, self._keys.stream(fleet)], [epoch, len(chosen) - old[fleet]])
+            for fleet, chosen in by_fleet.items()
+        ]
+        names = [self._keys.payload(entry.ref.fleet, entry.ref.group_id) for entry in entries]
         self._uncertain = True
-        replies = self._session.once("take", calls)
-        found: dict[GroupRef, bytes | None] = {}
-        for (fleet, chosen), (fresh, payloads) in zip(by_fleet.items(), replies, strict=True):
-            if [entry_id.decode() for entry_id, _ in fresh] != [e.ref.entry_id for e in chosen[old[fleet] :]]:
+        *replies, payloads = self._session.once("take", calls, read=names)
+        for (fleet, chosen), fresh in zip(by_fleet.items(), replies, strict=True):
+            if [entry_id.decode() for entry_id in fresh] != [e.ref.entry_id for e in chosen[old[fleet] :]]:
                 return []
-            found.update(zip([entry.ref for entry in chosen], payloads, strict=True))
+        found: dict[GroupRef, bytes | None] = dict(zip([entry.ref for entry in entries], payloads, strict=True))
         for fleet in by_fleet:
             for _ in range(old[fleet]):
                 self._recovered[fleet].popleft()

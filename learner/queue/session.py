@@ -45,11 +45,14 @@ class Session:
         """One script that may safely be repeated: its reply, however often Redis had to be asked."""
         return self.patiently(lambda: self.once(name, [(keys, arguments)])[0])
 
-    def once(self, name: str, calls: Sequence[Call]) -> list[Any]:
-        """The script for each of ``calls`` in one round trip, never repeated once it may have run."""
+    def once(self, name: str, calls: Sequence[Call], read: Sequence[str] = ()) -> list[Any]:
+        """The script for each of ``calls`` in one round trip, never repeated once it may have run.
+
+        With ``read``, the values of those keys are read in the same round trip: the last element, a list.
+        """
         code = script(name)
         with translated():
-            replies = self._pipeline(code.sha, calls)
+            replies = self._pipeline(code.sha, calls, read)
             unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
             if unknown:
                 # Redis has forgotten its scripts; none of these ran.
@@ -100,8 +103,10 @@ class Session:
                     self._restarted = True
                     raise
 
-    def _pipeline(self, sha: str, calls: Sequence[Call]) -> list[Any]:
+    def _pipeline(self, sha: str, calls: Sequence[Call], read: Sequence[str] = ()) -> list[Any]:
         with self.client.pipeline(transaction=False) as pipeline:
             for keys, arguments in calls:
                 pipeline.evalsha(sha, len(keys), *keys, *arguments)
+            if read:
+                pipeline.mget(read)
             return pipeline.execute(raise_on_error=False)

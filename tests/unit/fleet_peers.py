@@ -67,7 +67,8 @@ class ScriptedGateway(rollout_pb2_grpc.RolloutServiceServicer):
         await self._authenticate(context)
         self.streams += 1
         count = 0
-        async for request in request_iterator:
+        requests = (each async for message in request_iterator for each in (message, *message.more))
+        async for request in requests:
             self.received.append(request)
             self.unacked += 1
             count += 1

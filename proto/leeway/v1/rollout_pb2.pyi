@@ -41,14 +41,16 @@ MEASURE_LENGTH: Measure
 MEASURE_REWARD: Measure
 
 class SubmitRequest(_message.Message):
-    __slots__ = ("sequence", "group", "lease_id")
+    __slots__ = ("sequence", "group", "lease_id", "more")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     GROUP_FIELD_NUMBER: _ClassVar[int]
     LEASE_ID_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     group: Group
     lease_id: str
-    def __init__(self, sequence: _Optional[int] = ..., group: _Optional[_Union[Group, _Mapping]] = ..., lease_id: _Optional[str] = ...) -> None: ...
+    more: _containers.RepeatedCompositeFieldContainer[SubmitRequest]
+    def __init__(self, sequence: _Optional[int] = ..., group: _Optional[_Union[Group, _Mapping]] = ..., lease_id: _Optional[str] = ..., more: _Optional[_Iterable[_Union[SubmitRequest, _Mapping]]] = ...) -> None: ...
 
 class SubmitResponse(_message.Message):
     __slots__ = ("acks",)
