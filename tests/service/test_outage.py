@@ -152,3 +152,15 @@ async def test_scripts_are_loaded_again_after_a_flush_of_the_cache(config, gatew
         assert flushed.outcomes == [Appended.ACCEPTED] * 2
         raw.script_flush()
         assert len(learner.take(5, 0, 2)) == 3
+
+
+async def test_a_commit_repeated_while_other_groups_are_uncommitted(gateway_queue, open_learner):
+    """As after a lost reply: nothing is left to finish, and what admission counts on stays as it is."""
+    learner = begun(open_learner)
+    await feed(gateway_queue, [valid_group() for _ in range(4)])
+    taken = learner.take(4, 0, 2)
+    learner.report(2, 0, 4)
+    first = [one.ref for one in taken[:2]]
+    assert learner.commit(1, first) == 2
+    assert learner.commit(1, first) == 0
+    assert learner.commit(2, [one.ref for one in taken]) == 2

@@ -56,7 +56,8 @@ end
 -- Trained groups were stepped on before: what admission may promise does not change by their leaving.
 local function less(key, field)
   local count = tonumber(redis.call('HGET', key, field) or 0)
-  if count > 0 then
+  -- Not with 0: Lua writes its negative as "-0", which Redis does not take for an integer.
+  if count > 0 and finished > 0 then
     redis.call('HINCRBY', key, field, -math.min(count, finished))
   end
 end
