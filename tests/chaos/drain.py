@@ -31,6 +31,7 @@ def drain(stack: Stack) -> None:
         steps = stack.watch.steps
         stack.add_groups(size - rest % size, _LIMIT_S)
         stack.until(lambda: stack.watch.steps > steps, "last step", _LIMIT_S)
+    stack.until(_Quiet(stack), "rest of the learner", _LIMIT_S)
     status = stack.members["learner"].end(60)
     if status != 0:
         raise AssertionError(f"the learner's clean end had exit status {status}\n{stack.tails()}")
@@ -49,7 +50,7 @@ def waiting(stack: Stack) -> set[Id]:
 
 
 class _Quiet:
-    """Holds once the learner has not made a step for a while."""
+    """Holds once a learner has begun and nobody has made a step for a while."""
 
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
@@ -57,7 +58,8 @@ class _Quiet:
 
     def __call__(self) -> bool:
         steps, since = self._seen
-        if steps != self._stack.watch.steps:
+        alive = self._stack.watch.begun > self._stack.members["learner"].started_at
+        if steps != self._stack.watch.steps or not alive:
             self._seen = (self._stack.watch.steps, time.monotonic())
             return False
         return time.monotonic() - since > _QUIET_S

@@ -25,6 +25,7 @@ class Member:
         wanted: whether it is started again.
         may_finish: whether exit status 0 is the end of it.
         starts: how often it was started.
+        started_at: Unix seconds.
         deaths: exit statuses, in order; negative for a signal.
     """
 
@@ -33,6 +34,7 @@ class Member:
         self.wanted = True
         self.may_finish = False
         self.starts = 0
+        self.started_at = 0.0
         self.deaths: list[int] = []
         self._launch = launch
         self._lives: list[Child] = []
@@ -68,6 +70,7 @@ class Member:
         self._lives.append(self._launch())
         self.starts += 1
         self._started = time.monotonic()
+        self.started_at = time.time()
         self._dead = False
 
     def tick(self) -> None:

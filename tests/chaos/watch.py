@@ -21,6 +21,7 @@ class Watch:
     def __init__(self, directory: Path) -> None:
         self.steps = 0
         self.epoch = 0
+        self.begun = 0.0  # Unix seconds: when the newest learner settled its accounts
         self.epochs: dict[int, int] = {}
         self.events: Counter[str] = Counter()  # of the learner, by kind
         self.answers: Counter[str] = Counter()
@@ -41,6 +42,7 @@ class Watch:
                 self.epoch = max(self.epoch, row["epoch"])
             elif row["kind"] == "start":
                 self.epochs[row["epoch"]] = row["resumed_step"]
+                self.begun = row["time"]
         for path in self._logs():
             name = path.name.partition(".")[0]
             for row in self._producers.setdefault(name, Tail(path)).rows():
