@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from learner.batch.packing import Layout
 from learner.objectives import MissingInputError, Objective, Responses
 from learner.objectives.asympo import Asympo
-from learner.objectives.divergence import Drpo, M2po
+from learner.objectives.divergence import Dppo, Drpo, M2po
 from learner.objectives.policy_gradient import Positives, Reinforce, Spo
 from learner.objectives.ratio import Grpo
 from learner.objectives.sequence import Gspo, Topr
@@ -132,6 +132,21 @@ def test_drpo_by_hand():
     loss, gradient, _ = outcome(Drpo(delta=0.5), logp, responses)
     assert loss == pytest.approx(-1.75 + 2.25)
     assert gradient == pytest.approx([-2 * 0.5, 2 * 1.5])
+
+
+def test_dppo_masks_by_hand():
+    """Tokens mu -> pi with A > 0: 0.5 -> 0.8, 0.8 -> 0.5, 0.5 -> 0.6; KL(mu || pi) = 0.2231, 0.1927, 0.0204."""
+    pi, mu = torch.tensor([0.8, 0.5, 0.6], dtype=torch.float64), torch.tensor([0.5, 0.8, 0.5], dtype=torch.float64)
+    for advantage, chosen, expected in (
+        (1.0, Dppo("tv", 0.15), [0.0, -0.625, -1.2]),  # 0.3 beyond; moving back; 0.1 within
+        (1.0, Dppo("kl", 0.20), [0.0, -0.625, -1.2]),
+        (1.0, Dppo("kl", 0.21), [0.0, -0.625, -1.2]),
+        (-1.0, Dppo("tv", 0.15), [1.6, 0.0, 1.2]),
+        (-1.0, Dppo("kl", 0.20), [1.6, 0.625, 1.2]),  # 0.1927: within, where KL(pi || mu) = 0.2231 is not
+    ):
+        logp = pi.log().requires_grad_()
+        responses = Responses(torch.tensor([0, 0, 0]), torch.tensor([advantage]), torch.ones(1), mu.log())
+        assert outcome(chosen, logp, responses)[1] == pytest.approx(expected)
 
 
 def test_m2po_masks_the_farthest_tokens_of_each_response_until_the_mean_fits():
@@ -275,6 +290,13 @@ def test_behaviour_probabilities_are_never_made_up(name: str):
     current = Responses(responses.row, responses.advantage, responses.weight, logp)
     with pytest.raises(MissingInputError, match="behaviour_logp carries a gradient"):
         objective(name)(logp, current)
+
+
+def test_a_scaled_loss_has_a_scaled_gradient():
+    logp, responses = one_group()
+    (Reinforce()(logp, responses)[0] * 2).backward()
+    assert logp.grad is not None
+    assert logp.grad.tolist() == pytest.approx([-0.25, -0.25, 0.5])
 
 
 def test_an_evaluation_without_gradients_gives_the_same_numbers():
