@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import json
 import struct
 import time
 from collections.abc import Callable
@@ -31,7 +32,7 @@ class Command(enum.IntEnum):
 
 @dataclass(frozen=True)
 class Taken:
-    """The groups of one step. ``refs`` and ``staleness`` (version -> optimizer steps) are empty except on rank 0."""
+    """The groups of one step; ``staleness``: version -> optimizer steps. ``refs`` is empty except on rank 0."""
 
     groups: list[pb.Group]
     refs: list[GroupRef]
@@ -78,7 +79,7 @@ class Intake:
             command = Command(received[0])
             self._alive()
             if command is Command.TRAIN:
-                return self._unpack(received, step)
+                return self._unpack(received)
             if command is Command.STOP:
                 return None
             if command is Command.FAIL:
@@ -93,7 +94,8 @@ class Intake:
             if self._stopping():
                 return bytes([Command.STOP])
             if self._fill(step):
-                payloads = [group.SerializeToString() for _, group in self._held]
+                payloads = [json.dumps(self._ages(step)).encode()]
+                payloads += [group.SerializeToString() for _, group in self._held]
                 frames = [struct.pack("<I", len(payload)) + payload for payload in payloads]
                 return bytes([Command.TRAIN]) + b"".join(frames)
             now = time.monotonic()
@@ -114,16 +116,18 @@ class Intake:
             self._held += [(item.ref, item.group) for item in taken]
         return len(self._held) >= wanted
 
-    def _unpack(self, message: bytes, step: int) -> Taken:
-        if self._queue is not None:
-            refs = [ref for ref, _ in self._held]
-            groups = [group for _, group in self._held]
-            self._held = []
-            versions = {span.version for group in groups for response in group.responses for span in response.spans}
-            return Taken(groups, refs, {version: self._queue.staleness(version, step) for version in versions})
-        groups, offset = [], 1
+    def _ages(self, step: int) -> dict[int, int]:
+        assert self._queue is not None
+        spans = (span for _, group in self._held for response in group.responses for span in response.spans)
+        return {version: self._queue.staleness(version, step) for version in {span.version for span in spans}}
+
+    def _unpack(self, message: bytes) -> Taken:
+        frames, offset = [], 1
         while offset < len(message):
             (size,) = struct.unpack_from("<I", message, offset)
-            groups.append(pb.Group.FromString(message[offset + 4 : offset + 4 + size]))
+            frames.append(message[offset + 4 : offset + 4 + size])
             offset += 4 + size
-        return Taken(groups, [], {})
+        staleness = {int(version): age for version, age in json.loads(frames[0]).items()}
+        held, self._held = self._held, []
+        groups = [group for _, group in held] or [pb.Group.FromString(frame) for frame in frames[1:]]
+        return Taken(groups, [ref for ref, _ in held], staleness)

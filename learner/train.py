@@ -5,30 +5,30 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from types import FrameType
 from typing import Any
 
 import structlog
 
 from learner import objectives
-from learner.batch.groups import to_sequences
+from learner.alarms import Alarm
+from learner.batch.groups import describe, to_sequences
 from learner.batch.packing import Layout, pack
 from learner.checkpoint import Checkpointer
 from learner.config import LearnerConfig, OptimizerConfig
-from learner.intake import Intake
+from learner.intake import Intake, Taken
 from learner.megatron.convert import export
 from learner.megatron.model import Policy, load_policy
 from learner.megatron.parallel import Ranks
 from learner.megatron.state import ShardedState
-from learner.megatron.step import Trainer
+from learner.megatron.step import StepStats, Trainer
 from learner.metrics import MetricsWriter
-from learner.objectives.rho import RhoWatch
 from learner.opening import Opening
 from learner.publish import Publisher
 from learner.queue import GroupRef, LearnerQueue
-from learner.record import StepRecord, step_row
-from learner.schedule import learning_rate
+from learner.record import StepRecord, step_row, timing
+from learner.steering import Steering
 from learner.warmup import warm_up
 from learner.watchdog import Watchdog
 from leeway.v1 import rollout_pb2 as pb
@@ -57,16 +57,19 @@ def train(config: LearnerConfig, ranks: Ranks) -> None:
         sequences = to_sequences(taken.groups, run.objective.weighting)
         batch = pack(sequences, run.layout, ranks.data_rank) if sequences else None
         packed = time.monotonic()
-        rate = learning_rate(config.optimizer, step, config.steps)
-        stats = run.trainer.train_step(batch, run.objective, rate) if batch else None
+        groups = describe(taken.groups, taken.staleness)
+        pace = run.steering.pace(step, groups)
+        stats = run.trainer.train_step(batch, run.objective, pace.rate) if batch else None
         if stats and not stats.skipped:
             run.objective.observe(stats.metrics)
         trained = time.monotonic()
         step += 1
+        row = step_row(StepRecord(step, taken, groups, batch, stats, pace, config.optimizer.betas[0]))
+        alarms = run.steering.observe(row)
         if step % config.publish.every == 0 or step == config.steps:
             run.publisher.publish(step, export(run.policy, ranks))
         run.checkpointer.after_step(step, taken.refs)
-        run.report(StepRecord(step, taken, batch, stats, rate, (started, waited, packed, trained, time.monotonic())))
+        run.report(row | timing(started, waited, packed, trained, time.monotonic()), taken, stats, alarms)
     run.close(step)
 
 
@@ -78,6 +81,7 @@ class Run:
     policy: Policy
     trainer: Trainer
     objective: objectives.Objective
+    steering: Steering
     layout: Layout
     intake: Intake
     publisher: Publisher
@@ -86,7 +90,6 @@ class Run:
     metrics: MetricsWriter | None  # rank 0
     watchdog: Watchdog
     step: int
-    rho: RhoWatch = field(default_factory=RhoWatch)
 
     @classmethod
     def open(cls, config: LearnerConfig, ranks: Ranks) -> Run | None:
@@ -96,8 +99,8 @@ class Run:
         """
         lead = ranks.rank == 0
         stop = StopSignal()
-        metrics = MetricsWriter(config.metrics_dir) if lead else None
-        objective = _objective(config)
+        metrics = MetricsWriter(config.metrics_dir, config.loggers, config.queue.run) if lead else None
+        objective, steering = _objective(config), Steering(config)
         least = config.min_micro_batches or ranks.pipeline_size
         layout = Layout(ranks.data_size, least, config.micro_batch_tokens, ranks.tensor_size)
         policy = load_policy(config.model, ranks, config)
@@ -109,18 +112,23 @@ class Run:
                 if queue is not None:
                     queue.close()
                 return None
-        trainer = Trainer(policy, config.optimizer, ranks)
+        trainer = Trainer(policy, config.optimizer, ranks, config.diagnostics)
         state = ShardedState(policy, trainer, ranks)
         if resume is not None:
             state.load(resume.directory)
             objective.load_state_dict(resume.state.extra.get("objective", {}))
+            steering.load_state_dict(resume.state.extra.get("steering", {}))
         step = resume.step if resume else 0
         first_version = opening.begin()
         desk = Desk(queue, metrics) if queue is not None and metrics is not None else None
         publisher = Publisher(config.publish, opening.versions, config.model, first_version, desk)
 
         def extra() -> dict[str, Any]:
-            return {"version": publisher.version, "objective": objective.state_dict()}
+            return {
+                "version": publisher.version,
+                "objective": objective.state_dict(),
+                "steering": steering.state_dict(),
+            }
 
         checkpointer = Checkpointer(config.checkpoint, opening.checkpoints, state, desk, ranks.barrier, extra)
         if resume is None:
@@ -128,24 +136,24 @@ class Run:
         publisher.publish(step, export(policy, ranks))
         watchdog = Watchdog(config.watchdog_s or 2 * config.collective_timeout_s)
         intake = Intake(config, queue, ranks.broadcast_bytes, stop.requested, watchdog.alive)
-        parts = (policy, trainer, objective, layout, intake, publisher, checkpointer, queue, metrics, watchdog)
-        return cls(config, *parts, step)
+        services = (intake, publisher, checkpointer, queue, metrics, watchdog)
+        return cls(config, policy, trainer, objective, steering, layout, *services, step)
 
-    def report(self, record: StepRecord) -> None:
-        """Writes the step's row and tells the gateways how far we are (rank 0)."""
+    def report(self, row: dict[str, Any], taken: Taken, stats: StepStats | None, alarms: list[Alarm]) -> None:
+        """Writes the step's row and what is remarkable about it, and tells the gateways how far we are (rank 0)."""
         if self.queue is None or self.metrics is None:
             return
-        self.queue.report(record.step, self.publisher.version, self.checkpointer.uncommitted)
-        row = step_row(record)
+        step = row["step"]
+        self.queue.report(step, self.publisher.version, self.checkpointer.uncommitted)
         row |= {"version": self.publisher.version, "epoch": self.queue.epoch}
         row |= {"queue_depth": self.queue.waiting(), "expired": self.queue.expired()}
         self.metrics.step(row)
-        if record.stats is not None:
-            self.rho.observe(record.stats.metrics, record.step)
-        self.metrics.trained(record.step, self.queue.epoch, record.taken.refs)
-        if record.stats is None or record.stats.skipped:
-            reason = record.stats.skipped if record.stats else "no group had a contrast"
-            self.metrics.event("skipped", step=record.step, reason=reason)
+        self.metrics.trained(step, self.queue.epoch, taken.refs)
+        if stats is None or stats.skipped:
+            self.metrics.event("skipped", step=step, reason=stats.skipped if stats else "no group had a contrast")
+        for alarm in alarms:
+            structlog.get_logger().warning("alarm", step=step, **asdict(alarm))
+            self.metrics.event("alarm", step=step, **asdict(alarm))
 
     def close(self, step: int) -> None:
         """A last checkpoint and commit, first of all: what stops us may not wait long. Then the publication under way."""

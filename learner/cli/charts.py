@@ -223,7 +223,7 @@ def _tokens_between(rows: Sequence[Row], first: Row, last: Row) -> float:
 
 def _scales(learner: LearnerMetrics) -> tuple[list[int], list[float], list[float]]:
     """Steps with responses of both signs, and the mean NLL of 10 of them, positive and negative."""
-    rows = [row for row in learner.steps.values() if row["nll_positive"] > 0 and row["nll_negative"] > 0]
+    rows = [row for row in learner.steps.values() if row["nll_positive"] and row["nll_negative"]]
     positive, negative = ([row[key] for row in rows] for key in ("nll_positive", "nll_negative"))
     return [row["step"] for row in rows], rolling(positive, 10), rolling(negative, 10)
 

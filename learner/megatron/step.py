@@ -23,7 +23,9 @@ from learner.megatron.attention import PackedRow
 from learner.megatron.logprobs import vocab_parallel_logprobs
 from learner.megatron.model import Policy
 from learner.megatron.parallel import Ranks
+from learner.megatron.update import Update, UpdateMeter, parts
 from learner.objectives.base import Objective, Responses
+from learner.steering_config import DiagnosticsConfig
 
 _OWN = ("loss", "tokens_count", "entropy_sum", "entropy_count")  # what every step sums, before the objective's metrics
 
@@ -37,23 +39,29 @@ class StepStats:
         grad_norm: norm of the whole gradient before clipping.
         metrics: sums over micro-batches and data-parallel ranks, the objective's and entropy_sum (nats) / entropy_count.
         skipped: why the weights were left alone, or None.
+        update: how the weights moved; None where they did not or it is not measured.
     """
 
     loss: float
     grad_norm: float
     metrics: dict[str, float]
     skipped: str | None
+    update: Update | None = None
 
 
 class Trainer:
     """Trains a policy with AdamW. Every method is collective: all ranks call it with batches of the same shape."""
 
-    def __init__(self, policy: Policy, config: OptimizerConfig, ranks: Ranks) -> None:
+    def __init__(
+        self, policy: Policy, config: OptimizerConfig, ranks: Ranks, diagnostics: DiagnosticsConfig | None = None
+    ) -> None:
         adam.repair()
         self._policy = policy
         self._ranks = ranks
         self._clip = config.clip_grad
         self.optimizer = _optimizer(policy, config)
+        measured = diagnostics is not None and diagnostics.update
+        self._meter = UpdateMeter(self.optimizer, diagnostics, ranks.device) if measured else None
         settings = policy.transformer_config
         settings.finalize_model_grads_func = _finalize
         settings.no_sync_func = policy.module.no_sync
@@ -69,14 +77,13 @@ class Trainer:
         self.optimizer.zero_grad()
         outputs = self._run(batch, objective, train=True)
         self.optimizer.prepare_grads()
-        gradients = [g for part in _parts(self.optimizer) for g in part.get_main_grads_for_grad_norm()]
+        gradients = [g for part in parts(self.optimizer) for g in part.get_main_grads_for_grad_norm()]
         sums = self._sum(outputs, objective, gradients)
         norm = math.sqrt(sums.pop("square_sum"))
         loss = sums.pop("loss")
         skipped = _reason_to_skip(loss, norm, sums.pop("tokens_count"))
-        if skipped is None:
-            self._update(lr, norm)
-        return StepStats(loss=loss, grad_norm=norm, metrics=sums, skipped=skipped)
+        update = self._update(lr, norm) if skipped is None else None
+        return StepStats(loss=loss, grad_norm=norm, metrics=sums, skipped=skipped, update=update)
 
     def evaluate(self, batch: Batch, objective: Objective) -> dict[str, float]:
         """The objective's metrics and the loss, summed over micro-batches and data-parallel ranks, without training."""
@@ -136,17 +143,16 @@ class Trainer:
         dist.all_reduce(total)
         return dict(zip([*names, "square_sum"], total.tolist(), strict=True))
 
-    def _update(self, lr: float, norm: float) -> None:
-        for part in _parts(self.optimizer):
+    def _update(self, lr: float, norm: float) -> Update | None:
+        if self._meter is not None:
+            self._meter.before()
+        for part in parts(self.optimizer):
             if norm > self._clip:
                 torch.nn.utils.clip_grads_with_norm_(part.get_parameters(), self._clip, torch.tensor(norm))
             for group in part.param_groups:
                 group["lr"] = lr
         self.optimizer.step_with_ready_grads()
-
-
-def _parts(optimizer: MegatronOptimizer) -> list[Any]:
-    return getattr(optimizer, "chained_optimizers", [optimizer])
+        return self._meter.after() if self._meter is not None else None
 
 
 def _reason_to_skip(loss: float, norm: float, tokens: float) -> str | None:

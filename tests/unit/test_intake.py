@@ -59,6 +59,7 @@ def test_a_batch_is_gathered_over_calls_and_every_rank_gets_the_same(tmp_path):
     other = Intake(config(tmp_path), None, lambda _: wire[0], lambda: False).take(step=6)
     assert other is not None
     assert other.groups == got.groups
+    assert other.staleness == got.staleness
     assert other.refs == []
 
 

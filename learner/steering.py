@@ -1,0 +1,92 @@
+"""The learning rate of every step: the schedule, the staleness law on top of it, and what alarms make of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from learner.alarms import Alarm, Alarms, Row
+from learner.batch.groups import GroupStatistics
+from learner.config import LearnerConfig
+from learner.lr_control import Bounds, LrControl
+from learner.schedule import learning_rate
+
+
+@dataclass(frozen=True)
+class Pace:
+    """A step's learning rate and why it is so.
+
+    Attributes:
+        rate: what the optimizer uses.
+        scheduled: what the schedule says, after the factor that earlier holds have left.
+        bounds: of the staleness law; None where it is off.
+        held: True while an alarm freezes the weights.
+    """
+
+    rate: float
+    scheduled: float
+    bounds: Bounds | None
+    held: bool
+
+    @property
+    def active(self) -> Literal["none", "batch", "critical", "hold"]:
+        """What keeps the rate (or would, were the law not only observed) below the scheduled one."""
+        if self.held:
+            return "hold"
+        return self.bounds.active if self.bounds else "none"
+
+
+class Steering:
+    """Decides each step's learning rate and watches what comes of it.
+
+    It is fed numbers that are the same on every rank, and so comes to the same decisions on all of them with no collective.
+    """
+
+    def __init__(self, config: LearnerConfig) -> None:
+        self._config = config
+        self._law = LrControl(config.lr_control, config.steps)
+        self._alarms = Alarms(config.alarms)
+        self._held = 0  # steps for which the weights stay frozen
+        self._factor = 1.0
+
+    def pace(self, step: int, groups: GroupStatistics) -> Pace:
+        """The rate of step ``step`` (0-based), which trains ``groups``; call once a step, in order."""
+        control = self._config.lr_control
+        staleness = groups.staleness_max if control.staleness == "max" else groups.staleness_mean
+        scheduled = self._factor * learning_rate(self._config.optimizer, step, self._config.steps)
+        bounds = self._law.bounds(scheduled, staleness) if control.mode != "off" else None
+        held, self._held = self._held > 0, max(0, self._held - 1)
+        return Pace(0.0 if held else bounds.rate if bounds else scheduled, scheduled, bounds, held)
+
+    def observe(self, row: Row) -> list[Alarm]:
+        """Takes note of a step's row and returns the alarms it raises.
+
+        A hold freezes the weights for ``hold_steps`` steps. What was seen before is then forgotten: it says nothing about
+        training at the lower rate that follows.
+        """
+        if row["update_norm"] is not None:
+            self._law.observe(row["update_norm"], row["lr"])
+        if row["lr_active"] == "hold":
+            return []
+        raised = self._alarms.observe(row)
+        if any(alarm.action == "hold" for alarm in raised):
+            self._held = self._config.alarms.hold_steps
+            self._factor *= self._config.alarms.hold_factor
+            self._alarms.forget()
+        return raised
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must keep: JSON values."""
+        return {
+            "law": self._law.state_dict(),
+            "alarms": self._alarms.state_dict(),
+            "held": self._held,
+            "factor": self._factor,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores ``state_dict``'s answer; an empty one is the state of a new run."""
+        if state:
+            self._law.load_state_dict(state["law"])
+            self._alarms.load_state_dict(state["alarms"])
+            self._held, self._factor = state["held"], state["factor"]
