@@ -11,12 +11,12 @@ from pathlib import Path
 
 import structlog
 
+from learner.catalog import versions_on_disk
 from learner.checkpoint import set_aside
 from learner.claim import Claim, newest_epoch
 from learner.config import LearnerConfig
 from learner.megatron.parallel import Ranks
 from learner.metrics import MetricsWriter
-from learner.publish import versions_on_disk
 from learner.queue import LearnerQueue
 from learner.resume import Resume, State, latest, sealed_epoch
 

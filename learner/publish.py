@@ -3,37 +3,37 @@
 Every rank that owns a shard writes it itself, from a host snapshot, while training goes on. Order, so that a reader never
 sees half a version: shards, index, config and tokenizer, manifest; fsync; rename; pointer file; registration in the queue.
 A learner that has been replaced can neither rename nor remove anything: see learner.claim.
+
+With ``full_every`` n only every n-th version is whole; those between hold what changed since the version before them
+(learner.delta), and say what applying them yields. The first version of a learner, and the one after a failed publication,
+are whole.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import re
 import shutil
 import threading
 import time
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import torch
 import torch.distributed as dist
 from google.protobuf import json_format
-from safetensors.torch import save_file
 
+from learner.catalog import MANIFEST, POINTER, pinned, version_name, versions_on_disk, with_bases
 from learner.claim import Claim, sync_directory
 from learner.config import PublishConfig
+from learner.delta import read_layout
+from learner.shards import DIGEST, NONE, Seal, Shard, ShardWriter, delta_file, model_file, seal
 from leeway.v1 import manifest_pb2, rollout_pb2
 
-POINTER = "latest"
-MANIFEST = "manifest.json"
 _INDEX = "model.safetensors.index.json"
 _PASSED_ON = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
               "special_tokens_map.json", "vocab.json", "merges.txt", "chat_template.jinja")  # fmt: skip
-
-Shard = Sequence[tuple[str, torch.Tensor]]
+_FULL = -1  # the base of a version that has none, in a collective
 
 
 class Registry(Protocol):
@@ -52,15 +52,12 @@ class Registry(Protocol):
         ...
 
 
-def version_name(version: int) -> str:
-    """``weight_v000012``: the layout slime and miles read."""
-    return f"weight_v{version:06d}"
+@dataclass(frozen=True)
+class _Files:
+    """The ranks' files of a version: those written, and those of the full version that they are or yield."""
 
-
-def versions_on_disk(root: Path) -> list[int]:
-    """Versions under their final names, orphans too, in order."""
-    found = (re.fullmatch(r"weight_v(\d{6,})", path.name) for path in root.glob("weight_v*"))
-    return sorted(int(match.group(1)) for match in found if match)
+    written: list[manifest_pb2.ManifestFile]
+    results: list[manifest_pb2.ManifestFile]
 
 
 class Publisher:
@@ -87,6 +84,10 @@ class Publisher:
         self._group = group
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
+        self._writer = ShardWriter(dist.get_rank(), config.dtype, deltas=config.full_every > 1)
+        self._previous: int | None = None  # rank 0: published without a failure since
+        self._deltas = 0  # rank 0: since the last full version
+        self._companions: list[manifest_pb2.ManifestFile] = []  # of the last full version: index, config, tokenizer
         dist.barrier(group=self._group)
 
     @property
@@ -124,81 +125,81 @@ class Publisher:
     def _run(self, version: int, step: int, shard: Shard) -> None:
         started = time.monotonic()
         name = version_name(version)
+        base = self._base()
         failure: OSError | None = None
-        written = None
+        seals = (NONE, NONE)
         try:
-            written = self._write_shard(self._claim.path(name), shard)
+            seals = self._writer.write(self._claim.path(name), version, shard, base)
         except OSError as error:
             failure = error
-        shards = self._collect(written, failed=failure is not None)
+        files = self._collect(*seals, failed=failure is not None, delta=base is not None)
         if self._registry is None:
             return
+        self._previous = None
         try:
-            if shards is None:
+            if files is None:
                 raise failure or OSError("another rank could not write its shard")
-            policy = self._finish(name, version, step, shards)
+            policy = self._finish(version, step, base, files)
         except OSError as error:
             self._claim.discard(name)
             self._registry.not_published(version, error)
             return
+        self._previous = version
+        self._deltas = self._deltas + 1 if base is not None else 0
         try:
             self._registry.published(policy, time.monotonic() - started)
             self._retain(version)
         except Exception as error:  # noqa: BLE001 - the end of this thread; wait() raises it in the loop
             self._failure = error
 
-    def _write_shard(self, directory: Path, shard: Shard) -> tuple[str, int, bytes] | None:
-        if not shard:
+    def _base(self) -> int | None:
+        """What this version is a delta of, rank 0's word for it. Collective, unless every version is full."""
+        if self._config.full_every == 1:
             return None
-        directory.mkdir(exist_ok=True)  # without parents: a replaced learner's room must not come back
-        name = f"model-{dist.get_rank():05d}.safetensors"
-        dtype = getattr(torch, self._config.dtype)
-        tensors = {key: tensor.to(dtype).contiguous() for key, tensor in shard}
-        save_file(tensors, directory / name, metadata={"format": "pt"})
-        size, digest = _seal(directory / name)
-        return name, size, digest
+        whole = self._previous is None or self._deltas + 1 >= self._config.full_every
+        base = torch.tensor([_FULL if whole else self._previous])
+        dist.broadcast(base, src=0, group=self._group)
+        return None if base.item() == _FULL else int(base.item())
 
-    def _collect(self, written: tuple[str, int, bytes] | None, failed: bool) -> list[manifest_pb2.ManifestFile] | None:
-        """Every rank's file, size and digest, known to every rank; None when a rank failed."""
-        mine = torch.zeros(34, dtype=torch.int64)  # [failed, size, 32 bytes of digest]
-        mine[0] = int(failed)
-        if written is not None:
-            mine[1] = written[1]
-            mine[2:] = torch.tensor(list(written[2]))
+    def _collect(self, written: Seal, result: Seal, failed: bool, delta: bool) -> _Files | None:
+        """Every rank's files, known to every rank; None when a rank failed."""
+        mine = torch.tensor([int(failed), *written.row(), *result.row()])
         everyone = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
         dist.all_gather(everyone, mine, group=self._group)
         if any(row[0] for row in everyone):
             return None
-        return [
-            manifest_pb2.ManifestFile(
-                name=f"model-{rank:05d}.safetensors", size=int(row[1]), sha256=bytes(row[2:].tolist()).hex()
-            )
-            for rank, row in enumerate(everyone)
-            if row[1]
-        ]
+        files = _Files([], [])
+        for rank, row in enumerate(everyone):
+            seals = Seal.of_row(row[1 : 2 + DIGEST].tolist()), Seal.of_row(row[2 + DIGEST :].tolist())
+            names = delta_file(rank) if delta else model_file(rank), model_file(rank)
+            for target, name, found in zip((files.written, files.results), names, seals, strict=True):
+                if found is not None:
+                    target.append(_entry(name, found))
+        return files
 
-    def _finish(
-        self, name: str, version: int, step: int, shards: list[manifest_pb2.ManifestFile]
-    ) -> rollout_pb2.Policy:
+    def _finish(self, version: int, step: int, base: int | None, files: _Files) -> rollout_pb2.Policy:
+        name = version_name(version)
         temporary = self._claim.path(name)
-        files = [*shards, _write_index(temporary, [item.name for item in shards])]
-        for file in _PASSED_ON:
-            if (self._model / file).is_file():
-                shutil.copyfile(self._model / file, temporary / file)
-                size, digest = _seal(temporary / file)
-                files.append(manifest_pb2.ManifestFile(name=file, size=size, sha256=digest.hex()))
+        if base is None:
+            self._companions = [_write_index(temporary, [item.name for item in files.written])]
+            for file in _PASSED_ON:
+                if (self._model / file).is_file():
+                    shutil.copyfile(self._model / file, temporary / file)
+                    self._companions.append(_entry(file, seal(temporary / file)))
         manifest = manifest_pb2.Manifest(
             schema=1,
             version=version,
             step=step,
             epoch=self._claim.epoch,
             dtype=self._config.dtype,
-            config_sha256=next(item.sha256 for item in files if item.name == "config.json"),
-            files=files,
+            base_version=base,
+            config_sha256=next(item.sha256 for item in self._companions if item.name == "config.json"),
+            files=[*files.written, *(self._companions if base is None else [])],
+            results=[*files.results, *self._companions] if base is not None else [],
         )
         manifest.published_at.GetCurrentTime()
         (temporary / MANIFEST).write_text(json_format.MessageToJson(manifest, preserving_proto_field_name=True))
-        _, digest = _seal(temporary / MANIFEST)
+        manifest_seal = seal(temporary / MANIFEST)
         sync_directory(temporary)
         final = self._claim.put(name, name)
         self._claim.put_text(POINTER, str(version))
@@ -207,44 +208,44 @@ class Publisher:
             step=step,
             epoch=self._claim.epoch,
             uri=final.resolve().as_uri(),
-            manifest_sha256=digest.hex(),
+            manifest_sha256=manifest_seal.sha256.hex(),
         )
         policy.published_at.CopyFrom(manifest.published_at)
         return policy
 
     def _retain(self, newest: int) -> None:
-        """Removes what is older than the newest few, unless a fleet runs it or it is kept for good."""
+        """Removes what is older than the newest few, unless a fleet runs it, someone or something keeps it for good, or a
+        version that stays is a delta of it."""
         assert self._registry is not None
-        in_use = self._registry.in_use()
+        root, config = self._claim.root, self._config
+        in_use = self._registry.in_use() | pinned(root)
+        there = versions_on_disk(root)
+        kept = {
+            version
+            for version in there
+            if version > newest - config.keep
+            or version in in_use
+            or (config.keep_every and version % config.keep_every == 0)
+        }
+        if config.full_every > 1:
+            kept = with_bases(root, kept)
         try:
-            for version in versions_on_disk(self._claim.root):
-                for_good = self._config.keep_every and version % self._config.keep_every == 0
-                if version <= newest - self._config.keep and version not in in_use and not for_good:
+            for version in there:
+                if version not in kept:
                     self._claim.remove(version_name(version))
         except FileNotFoundError:
             return  # superseded: what is kept is the newer learner's business
 
 
-def _seal(path: Path) -> tuple[int, bytes]:
-    """Makes a file durable; returns its size in bytes and SHA-256."""
-    with path.open("rb+") as file:
-        digest = hashlib.file_digest(file, "sha256").digest()
-        os.fsync(file.fileno())
-        return file.tell(), digest
+def _entry(name: str, found: Seal) -> manifest_pb2.ManifestFile:
+    return manifest_pb2.ManifestFile(name=name, size=found.size, sha256=found.sha256.hex())
 
 
 def _write_index(directory: Path, names: list[str]) -> manifest_pb2.ManifestFile:
     weights: dict[str, str] = {}
     for name in names:
-        weights |= dict.fromkeys(_tensor_names(directory / name), name)
+        header = json.loads(read_layout(directory / name)[8:])
+        weights |= {key: name for key in header if key != "__metadata__"}
     path = directory / _INDEX
     path.write_text(json.dumps({"metadata": {}, "weight_map": dict(sorted(weights.items()))}, indent=1))
-    size, digest = _seal(path)
-    return manifest_pb2.ManifestFile(name=_INDEX, size=size, sha256=digest.hex())
-
-
-def _tensor_names(path: Path) -> list[str]:
-    """Names in a safetensors file, from its header: 8 bytes of length, then JSON."""
-    with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    return [name for name in header if name != "__metadata__"]
+    return _entry(_INDEX, seal(path))

@@ -50,7 +50,7 @@ async def _run(config: WorkerConfig) -> None:
     credentials = Credentials(token, config.tls)
     task = load_task(config.task.name, config.seed, config.task.options)
     tokenizer = Tokenizer(config.model, config.task.prompt_format)
-    verifier = Verifier(config.model)
+    verifier = Verifier(config.model, config.cache_dir or config.state_dir / f"{config.name}.versions")
     prompts = PromptSource(config.state_dir / f"{config.name}.cursor.json", config.shard)
     async with contextlib.AsyncExitStack() as stack:
         journal = stack.enter_context(contextlib.closing(Journal(config)))

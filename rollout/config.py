@@ -70,6 +70,11 @@ class WorkerConfig(Settings):
     model: Path = Field(description="Hugging Face directory of the initial policy: architecture and tokenizer")
     state_dir: Path = Field(description="prompt cursor and sample responses")
     metrics_dir: Path | None = Field(default=None, description="metrics lines; unset: `metrics` beside state_dir")
+    cache_dir: Path | None = Field(
+        default=None,
+        description="full versions made of deltas, this worker's own, where its engines can read; unset: NAME.versions in "
+        "state_dir",
+    )
     log_dir: Path
     seed: int = 0
     shard: tuple[int, int] = Field(default=(0, 1), description="this worker takes prompts i, i + n, ... of (i, n)")

@@ -15,9 +15,10 @@ import torch.distributed as dist
 from google.protobuf import json_format
 from safetensors.torch import load_file
 
+from learner.catalog import versions_on_disk
 from learner.claim import Claim
 from learner.config import PublishConfig
-from learner.publish import Publisher, versions_on_disk
+from learner.publish import Publisher
 from leeway.v1 import manifest_pb2, rollout_pb2
 
 

@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Manifest(_message.Message):
-    __slots__ = ("schema", "version", "step", "epoch", "base_version", "dtype", "config_sha256", "published_at", "files")
+    __slots__ = ("schema", "version", "step", "epoch", "base_version", "dtype", "config_sha256", "published_at", "files", "results")
     SCHEMA_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
@@ -17,6 +17,7 @@ class Manifest(_message.Message):
     CONFIG_SHA256_FIELD_NUMBER: _ClassVar[int]
     PUBLISHED_AT_FIELD_NUMBER: _ClassVar[int]
     FILES_FIELD_NUMBER: _ClassVar[int]
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
     schema: int
     version: int
     step: int
@@ -26,7 +27,8 @@ class Manifest(_message.Message):
     config_sha256: str
     published_at: _timestamp_pb2.Timestamp
     files: _containers.RepeatedCompositeFieldContainer[ManifestFile]
-    def __init__(self, schema: _Optional[int] = ..., version: _Optional[int] = ..., step: _Optional[int] = ..., epoch: _Optional[int] = ..., base_version: _Optional[int] = ..., dtype: _Optional[str] = ..., config_sha256: _Optional[str] = ..., published_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., files: _Optional[_Iterable[_Union[ManifestFile, _Mapping]]] = ...) -> None: ...
+    results: _containers.RepeatedCompositeFieldContainer[ManifestFile]
+    def __init__(self, schema: _Optional[int] = ..., version: _Optional[int] = ..., step: _Optional[int] = ..., epoch: _Optional[int] = ..., base_version: _Optional[int] = ..., dtype: _Optional[str] = ..., config_sha256: _Optional[str] = ..., published_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., files: _Optional[_Iterable[_Union[ManifestFile, _Mapping]]] = ..., results: _Optional[_Iterable[_Union[ManifestFile, _Mapping]]] = ...) -> None: ...
 
 class ManifestFile(_message.Message):
     __slots__ = ("name", "size", "sha256")
