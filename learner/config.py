@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from learner.objective_config import ObjectiveConfig
+from learner.steering_config import AlarmConfig, DiagnosticsConfig, LrControlConfig
 from runtime.settings import Settings
 
 
@@ -187,6 +188,11 @@ class PublishConfig(Settings):
     keep: int = Field(default=4, gt=1, description="newest versions kept")
     keep_every: int = Field(default=0, ge=0, description="also keep every n-th version; 0: none")
     dtype: Literal["float32", "bfloat16"] = "float32"
+    full_every: int = Field(
+        default=1,
+        gt=0,
+        description="every n-th version is whole, the others hold what changed since the one before; 1: all are whole",
+    )
 
 
 class LearnerConfig(Settings):
@@ -230,7 +236,13 @@ class LearnerConfig(Settings):
     warmup: WarmupConfig | None = None
     checkpoint: CheckpointConfig
     publish: PublishConfig
+    lr_control: LrControlConfig = LrControlConfig()
+    alarms: AlarmConfig = AlarmConfig()
+    diagnostics: DiagnosticsConfig = DiagnosticsConfig()
     metrics_dir: Path
+    loggers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
+        default=("tensorboard",), description="where step rows go besides learner.jsonl; each must be installed"
+    )
 
     @model_validator(mode="after")
     def _held_within_bound(self) -> LearnerConfig:
