@@ -96,7 +96,7 @@ class Cispo(Objective):
 
         L = -(1 / sum_g m_g) sum_g sum_i sg(clip(r_i, 1 - low, 1 + high)) A_g log p_i,    A = (reward - mean) / std
 
-    Normalised by the group's tokens. Needs mu. The paper leaves the lower side open (low = 1) and gives no value for high;
+    Normalised by the group's tokens. Needs mu. The lower side is open (low = 1) and the paper gives no value for high [S];
     4 bounds the ratio at 5 [D].
     """
 

@@ -264,7 +264,7 @@ def test_groups_without_contrast_shrink_the_step_and_do_nothing_else(name: str):
     assert gradient[own:].abs().max() == 0
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=20)
 @given(
     name=st.sampled_from(ALL),
     rewards=st.lists(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=2, max_size=6), min_size=1, max_size=5),

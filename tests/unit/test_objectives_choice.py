@@ -1,10 +1,9 @@
-"""Objectives by configuration: names, constants, other distributions', state, added terms, the warning."""
+"""Objectives by configuration: names, constants, other distributions', state, added terms."""
 
 from importlib.metadata import EntryPoint, EntryPoints
 
 import pytest
 import torch
-from structlog.testing import capture_logs
 
 from learner import objective_config, objectives
 from learner.objective_config import READS, ObjectiveConfig
@@ -12,7 +11,6 @@ from learner.objectives import Loss, MissingInputError, Objective, Responses
 from learner.objectives.asympo import RhoGuard
 from learner.objectives.policy_gradient import Reinforce
 from learner.objectives.regularised import Regularised
-from learner.objectives.rho import RhoWatch
 from runtime.settings import SettingsError
 from tests.unit.objective_cases import evaluate, objective, random_groups
 
@@ -223,15 +221,3 @@ def test_added_terms_ask_for_what_they_need_and_keep_groups_without_contrast():
         Regularised(Reinforce(), entropy=0.1)(logp, terms())
     with pytest.raises(MissingInputError, match="entropy carries no gradient"):
         Regularised(Reinforce(), entropy=0.1)(logp, terms(entropy=torch.ones(3)))
-
-
-def test_rho_above_the_limit_is_warned_of_once_per_crossing():
-    watch = RhoWatch()
-    with capture_logs() as logs:
-        crossed = [watch.observe({"rho_sum": down, "rho_count": up}, 7) for down, up in
-                   ((0.29, 1), (0.31, 1), (0.5, 1), (0, 0), (0.9, 1), (0.1, 1), (1, 0))]  # fmt: skip
-    assert crossed == [False, True, False, False, False, False, True]
-    assert [(line["log_level"], line["rho"], line["step"]) for line in logs] == [
-        ("warning", 0.31, 7),
-        ("warning", None, 7),
-    ]
