@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +23,7 @@ from learner.queue import GroupRef
 from learner.resume import FileDigest, Resume, State
 
 _DAMAGED = "damaged_"
+_REMEMBERED_S = 10.0  # with AOF everysec, Redis forgets its last second, or two when the disk is slow
 
 
 class Sharded(Protocol):
@@ -83,6 +86,7 @@ class Checkpointer:
         self._barrier = barrier
         self._extra = extra
         self._uncommitted: list[GroupRef] = []
+        self._recent: deque[tuple[float, list[GroupRef]]] = deque()  # when committed, what
         self._saving: tuple[State, int, float] | None = None  # what, how many of the uncommitted it contains, start
 
     @property
@@ -105,7 +109,7 @@ class Checkpointer:
         """
         self._poll(blocking=True)
         extra = self._extra() if self._accounts is not None else {}
-        state = State(step, self._claim.epoch, list(self._uncommitted), extra)
+        state = State(step, self._claim.epoch, list(self._uncommitted), self._remembered(), extra)
         self._saving = (state, len(self._uncommitted), time.monotonic())
         name = resume.name(step, self._claim.epoch)
         if self._accounts is not None:
@@ -144,6 +148,7 @@ class Checkpointer:
         else:
             self._uncommitted = self._uncommitted[count:]
             self._accounts.committed(state.step, state.trained, time.monotonic() - started)
+            self._recent.append((time.monotonic(), state.trained))
             self._retain()
 
     def _seal(self, state: State) -> None:
@@ -158,9 +163,14 @@ class Checkpointer:
         for file in rest:
             with (directory / file).open("rb+") as content:
                 os.fsync(content.fileno())
-        resume.write_state(directory, State(state.step, state.epoch, state.trained, state.extra, files))
+        resume.write_state(directory, replace(state, files=files))
         sync_directory(directory)
         self._claim.put(name, name)
+
+    def _remembered(self) -> list[GroupRef]:
+        while self._recent and self._recent[0][0] < time.monotonic() - _REMEMBERED_S:
+            self._recent.popleft()
+        return [ref for _, refs in self._recent for ref in refs]
 
     def _retain(self) -> None:
         with contextlib.suppress(OSError):  # superseded: what is kept is the newer learner's business

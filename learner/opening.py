@@ -65,7 +65,9 @@ class Opening:
         if self.queue is None or self.metrics is None:
             return self.ranks.agree([0])[0]
         step = self.resume.step if self.resume else 0
-        recommitted = self.queue.begin(step, self.resume.state.trained if self.resume else [])
+        recommitted = self.queue.begin(
+            step, self.resume.state.trained + self.resume.state.recent if self.resume else []
+        )
         origin = {"resumed_step": step, "resumed_epoch": self.resume.state.epoch if self.resume else None}
         self.metrics.event("start", epoch=self.queue.epoch, **origin, recommitted=recommitted)
         if self.resume is not None and self.resume.damaged:
@@ -108,7 +110,10 @@ def _to_bytes(found: Resume | None) -> bytes:
     """What the other ranks need of it."""
     if found is None:
         return b""
-    needed = {"directory": str(found.directory), "state": asdict(found.state) | {"trained": [], "files": {}}}
+    needed = {
+        "directory": str(found.directory),
+        "state": asdict(found.state) | {"trained": [], "recent": [], "files": {}},
+    }
     return json.dumps(needed).encode()
 
 

@@ -48,7 +48,8 @@ class State:
     Attributes:
         step: optimizer steps in it.
         epoch: of the learner that wrote it.
-        trained: groups in these weights that may not have been committed when it was written.
+        trained: groups in these weights that had not been committed when it was saved.
+        recent: groups in these weights that had been, in the last seconds: a Redis that was killed may have forgotten it.
         extra: what else must survive, the same on every rank; JSON values only.
         files: every other file.
     """
@@ -56,6 +57,7 @@ class State:
     step: int
     epoch: int
     trained: list[GroupRef]
+    recent: list[GroupRef] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
     files: dict[str, FileDigest] = field(default_factory=dict)
 
@@ -145,6 +147,7 @@ def read_state(directory: Path) -> State:
             step=state["step"],
             epoch=state["epoch"],
             trained=[GroupRef(**ref) for ref in state["trained"]],
+            recent=[GroupRef(**ref) for ref in state["recent"]],
             extra=state["extra"],
             files={file: FileDigest(**digest) for file, digest in state["files"].items()},
         )

@@ -114,6 +114,16 @@ def test_retention_and_the_newest_wins(tmp_path: Path, disk: SlowDisk):
     assert resume.step == 11
 
 
+def test_what_was_just_committed_is_remembered_in_case_redis_does_not(tmp_path: Path, disk: SlowDisk):
+    checkpointer = make(tmp_path, disk, Commits(), every=1)
+    checkpointer.after_step(1, refs("a"))
+    checkpointer.after_step(2, refs("b"))
+    checkpointer.finish()
+    resume = latest(tmp_path)
+    assert resume is not None
+    assert (resume.state.trained, resume.state.recent) == (refs("b"), refs("a"))
+
+
 def saved(tmp_path: Path, disk: SlowDisk) -> None:
     """Checkpoints of steps 1 (a), 2 (b) and 3 (c, d)."""
     checkpointer = make(tmp_path, disk, Commits(), every=1, keep=3)
