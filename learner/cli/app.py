@@ -87,6 +87,21 @@ def report(run: _Run) -> None:
         typer.echo(str(write_report(RunDirectory.existing(run))))
 
 
+@app.command("fit-radii")
+def fit_radii(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUNS...", help="Run directories, healthy and collapsed ones.")],
+    mean: Annotated[
+        bool, typer.Option("--mean", help='For lr_control.staleness = "mean": S is the mean over tokens.')
+    ] = False,
+) -> None:
+    """Estimates the radii of the staleness-aware learning rate from finished runs."""
+    from learner.cli import radii
+
+    with _one_line_errors():
+        trials = [radii.read_trial(run, "mean" if mean else "max") for run in runs]
+    typer.echo("\n".join(radii.describe(trials, *radii.fit(trials))))
+
+
 @contextlib.contextmanager
 def _one_line_errors() -> Iterator[None]:
     """A mistake of the caller ends the command with one clear line and status 2."""
