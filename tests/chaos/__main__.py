@@ -50,8 +50,8 @@ def verdict(result: Result, aof: str) -> int:
     if aof == "everysec":
         allowed = vanished(result)
         print(
-            f"appendfsync everysec: while a sync of the file is under way, Redis answers before it has written, and a "
-            f"SIGKILL then loses what waits: {lost} groups here; the ledger says {allowed}."
+            "appendfsync everysec: with each kill of Redis its machine loses power, and its file what was not yet forced to "
+            f"disk. Of what had been acknowledged, {lost} groups are gone; the ledger says {allowed}."
         )
     balanced = "balanced" if not result.imbalance else "unbalanced"
     print(f"kills={kills} lost={lost} doubled={doubled} ledger={balanced}")

@@ -24,6 +24,7 @@ from rollout.server import Server
 from runtime.children import Child
 from tests.chaos.link import Address, Link, Links
 from tests.chaos.member import Member
+from tests.chaos.power import PowerCut
 from tests.chaos.producer import ProducerConfig
 from tests.chaos.watch import Watch
 
@@ -59,6 +60,7 @@ class Stack:
         members: by name: redis, gateway-0, ..., producer-0, ..., learner, worker.
         links: by name: fleet-<gateway> between producers and a gateway, redis before Redis for all.
         watch: what the logs say.
+        power: of the machine that Redis runs on.
     """
 
     def __init__(self, directory: Path, plan: Plan) -> None:
@@ -71,6 +73,7 @@ class Stack:
         self._engine: Server | None = None
         self._redis: EmbeddedRedis | None = None
         self._aside: list[Child] = []
+        self.power = PowerCut(directory / "redis/appendonly.aof")
         self._environment = {**os.environ, "LEEWAY_CHILD": "1", "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
         (directory / "config").mkdir(parents=True)
         write_model(directory / "model", 0)
@@ -109,6 +112,8 @@ class Stack:
         for member in self.members.values():
             member.tick()
         self.watch.poll()
+        if self.plan.aof == "everysec":
+            self.power.sample()
 
     def until(self, condition: Callable[[], Any], what: str, timeout_s: float) -> float:
         """Waits, and keeps the processes alive meanwhile; the seconds it took. Raises AssertionError at the deadline."""
