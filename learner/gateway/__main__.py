@@ -8,7 +8,6 @@ import sys
 import uvloop
 
 from learner.config import GatewayConfig
-from learner.gateway.server import serve
 from runtime import logs
 from runtime.children import die_with_parent
 from runtime.settings import SettingsError
@@ -21,6 +20,11 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
         sys.stderr.write("usage: python -m learner.gateway FILE.json\n")
         return 2
+    # gRPC reads this when imported. Below errors it repeats what strangers send, byte for byte, into our log.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
+    from learner.gateway.server import serve
+
     logs.configure("gateway")
     try:
         uvloop.run(serve(GatewayConfig.load(arguments[0])))

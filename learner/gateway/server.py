@@ -20,6 +20,7 @@ from learner.gateway.auth import Identities
 from learner.gateway.credentials import ServerCredentials
 from learner.gateway.flusher import Flusher
 from learner.gateway.intake import Intake
+from learner.gateway.noise import GrpcMessages
 from learner.gateway.policies import Policies
 from learner.gateway.service import RolloutService
 from learner.gateway.vanished import Acked
@@ -45,6 +46,7 @@ async def serve(config: GatewayConfig) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    GrpcMessages.install()
     gateway = await Gateway.start(config)
     log.info("gateway listening", address=gateway.address, run=config.queue.run)
     try:

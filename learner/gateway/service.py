@@ -75,7 +75,7 @@ class RolloutService(rollout_pb2_grpc.RolloutServiceServicer):
     ) -> rollout_pb2.LeaseResponse:
         """See the contract."""
         fleet = (await self._caller_of_call(context, "submit")).fleet
-        if (problem := _lease_problem(request)) is not None:
+        if (problem := lease_problem(request)) is not None:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
         running = request.running_version if request.HasField("running_version") else None
         wish = LeaseWish(
@@ -186,7 +186,7 @@ async def _exhausted(context: grpc.aio.ServicerContext, error: ExhaustedError) -
     await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error), delay)
 
 
-def _lease_problem(request: rollout_pb2.LeaseRequest) -> str | None:
+def lease_problem(request: rollout_pb2.LeaseRequest) -> str | None:
     """What is wrong with a LeaseRequest; None when it is well-formed."""
     if request.groups < 1:
         return f"groups = {request.groups}: expected at least 1"

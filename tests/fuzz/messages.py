@@ -1,0 +1,240 @@
+"""`python -m tests.fuzz.messages --count N --seed S`: hostile messages against what a gateway does with a message.
+
+Each goes through the gateway's own deserializer, Intake (validation, measuring, quarantine) and the lease check. Looked for:
+an exception other than DecodeError, an accepted group that breaks the contract by the reference validator, wrong sizes
+in the account, and memory that grows. Exit status 1 when one is found; the message is printed, in hexadecimal, with its seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+from google.protobuf.message import DecodeError
+
+from learner.config import LimitsConfig
+from learner.gateway.flusher import Arrival
+from learner.gateway.intake import Intake
+from learner.gateway.service import lease_problem
+from leeway.v1 import rollout_pb2 as pb
+from tests.fuzz.mutations import VERSIONS, Corpus
+from tests.fuzz.reference import problems
+
+LIMITS = LimitsConfig(
+    vocab_size=100, group_size=(2, 8), max_prompt_tokens=8, max_response_tokens=16, reward_range=(-10, 10)
+)
+_BATCH = 20_000
+_WARM = 40_000  # messages of a process before its memory is looked at
+_GIANT_EVERY = 5_000
+_MOST_GROWTH_MIB = 16.0
+
+
+class FoundError(AssertionError):
+    """Something that must not happen. The message has what is needed to see it again."""
+
+
+class _Policies:
+    """Those of a run whose versions are VERSIONS; there are no newer ones to be read."""
+
+    known = frozenset(VERSIONS)
+
+    async def refresh(self) -> None:
+        pass
+
+
+class _Flusher:
+    """Keeps the last arrival."""
+
+    last: Arrival
+
+    def put(self, arrival: Arrival) -> None:
+        self.last = arrival
+
+
+class Target:
+    """A gateway's way of a message, without network and Redis.
+
+    Attributes:
+        outcomes: how many messages ended how.
+    """
+
+    def __init__(self) -> None:
+        self.outcomes: Counter[str] = Counter()
+        self._flusher = _Flusher()
+        stand_ins: Any = (_Policies(), self._flusher)
+        self._intake = Intake(LIMITS, *stand_ins, quarantine=True)
+
+    def submit(self, message: bytes) -> str:
+        """One SubmitRequest: "accepted", "rejected" or "undecodable". Raises FoundError."""
+        try:
+            outcome = self._submit(message)
+        except FoundError:
+            raise
+        except Exception as error:
+            raise FoundError(f"{type(error).__name__}: {error}: message {message.hex()}") from error
+        self.outcomes[outcome] += 1
+        return outcome
+
+    def call(self, message: bytes) -> None:
+        """The same bytes as each of the other requests. Raises FoundError."""
+        try:
+            for kind in (pb.LeaseRequest, pb.WatchPolicyRequest, pb.GetLedgerRequest, pb.ListLedgersRequest):
+                request = kind.FromString(message)
+                if isinstance(request, pb.LeaseRequest):
+                    lease_problem(request)
+        except DecodeError:
+            return
+        except Exception as error:
+            raise FoundError(f"{type(error).__name__}: {error}: call {message.hex()}") from error
+
+    def _submit(self, message: bytes) -> str:
+        try:
+            request = pb.SubmitRequest.FromString(message)
+        except DecodeError:
+            return "undecodable"
+        _run(self._intake.take("fuzz", request, lambda _: None))
+        arrival = self._flusher.last
+        if arrival.group is None:
+            if arrival.ack.outcome != pb.OUTCOME_REJECTED or not (arrival.ack.reason and arrival.ack.value):
+                raise FoundError(f"neither taken nor rejected with a reason: message {message.hex()}")
+            json.loads(arrival.quarantined)
+            arrival.ack.SerializeToString()
+            return "rejected"
+        payload = bytes(arrival.group.payload)
+        if found := problems(payload, LIMITS, _Policies.known):
+            raise FoundError(f"accepted in spite of {', '.join(found)}: message {message.hex()}")
+        _require_measured(arrival, pb.Group.FromString(payload), message)
+        return "accepted"
+
+
+def _require_measured(arrival: Arrival, group: pb.Group, message: bytes) -> None:
+    generated = sum(len(response.tokens) // 4 for response in group.responses)
+    trained_on = generated + len(group.responses) * (len(group.prompt_tokens) // 4)
+    append = arrival.group
+    assert append is not None
+    measured = (append.group_id, append.tokens, append.generated, append.responses)
+    if measured != (group.group_id, trained_on, generated, len(group.responses)):
+        raise FoundError(f"measured {measured}: message {message.hex()}")
+
+
+def _run(coroutine: Coroutine[Any, Any, None]) -> None:
+    """Runs what never has to wait here."""
+    try:
+        coroutine.send(None)
+    except StopIteration:
+        return
+    coroutine.close()
+    raise FoundError("the intake waited for something")
+
+
+def resident_mib() -> float:
+    """This process's resident memory."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one process has seen."""
+
+    outcomes: Counter[str]
+    start_mib: float  # after warming up
+    end_mib: float
+
+
+def run(count: int, seed: int, progress: Any = None) -> Result:
+    """So many messages in this process. Raises FoundError."""
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory(), processors=[lambda *_: ""])
+    target, corpus = Target(), Corpus(seed)
+    start = resident_mib()
+    for number in range(count):
+        if number == min(_WARM, count // 2):
+            start = resident_mib()
+        message = corpus.giant() if number % _GIANT_EVERY == _GIANT_EVERY - 1 else corpus.next()
+        try:
+            target.submit(message)
+            if number % 16 == 0:
+                target.call(message)
+        except FoundError as error:
+            raise FoundError(f"seed {seed}, message {number}: {error}") from error
+        if progress is not None and number % _BATCH == _BATCH - 1:
+            progress.put(_BATCH)
+    return Result(target.outcomes, start, resident_mib())
+
+
+def _process(count: int, seed: int, progress: Any, results: Any) -> None:
+    try:
+        results.put(run(count, seed, progress))
+    except FoundError as error:
+        results.put(str(error))
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the processes; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz.messages", description=str(__doc__).splitlines()[0])
+    parser.add_argument("--count", type=int, default=1_000_000, help="messages in all (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
+    options = parser.parse_args(arguments)
+    context = multiprocessing.get_context("spawn")
+    progress, results = context.Queue(), context.Queue()
+    shares = [options.count // options.processes] * options.processes
+    shares[0] += options.count - sum(shares)
+    workers = [
+        context.Process(target=_process, args=(share, options.seed * 1000 + number, progress, results), daemon=True)
+        for number, share in enumerate(shares)
+    ]
+    for worker in workers:
+        worker.start()
+    collected = _collect(workers, progress, results, options.count)
+    return _conclude(collected, options.count)
+
+
+def _collect(workers: list[Any], progress: Any, results: Any, count: int) -> list[Result | str]:
+    """Shows progress about every ten seconds until each process has ended."""
+    collected: list[Result | str] = []
+    began, shown, done = time.monotonic(), 0.0, 0
+    while len(collected) < len(workers):
+        while not progress.empty():
+            done += progress.get()
+        while not results.empty():
+            collected.append(results.get())
+        elapsed = time.monotonic() - began
+        if elapsed - shown > 10:
+            shown = elapsed
+            print(f"{done:>12,} of {count:,} messages, {done / elapsed:,.0f} per second", flush=True)
+        if not any(worker.is_alive() for worker in workers) and results.empty() and len(collected) < len(workers):
+            collected += ["a process has died"] * (len(workers) - len(collected))
+        time.sleep(0.1)
+    print(f"{count / (time.monotonic() - began):,.0f} messages per second", flush=True)
+    return collected
+
+
+def _conclude(collected: list[Result | str], count: int) -> int:
+    failures = [result for result in collected if isinstance(result, str)]
+    for failure in failures:
+        print(f"found: {failure}")
+    results = [result for result in collected if isinstance(result, Result)]
+    outcomes = sum((result.outcomes for result in results), Counter())
+    for result in results:
+        print(f"memory of a process: {result.start_mib:.1f} MiB at the start, {result.end_mib:.1f} MiB at the end")
+    growth = max((result.end_mib - result.start_mib for result in results), default=0.0)
+    print(
+        f"messages={count if not failures else outcomes.total()} accepted={outcomes['accepted']} "
+        f"rejected={outcomes['rejected']} undecodable={outcomes['undecodable']} rss_growth_mib={growth:.1f}"
+    )
+    return 1 if failures or growth > _MOST_GROWTH_MIB else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,174 @@
+"""Messages as a hostile or broken fleet would send them: valid ones, broken ones, and bytes that are neither."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+from leeway.v1 import rollout_pb2 as pb
+from tests.service.fleet import tokens, uuid7
+
+VERSIONS = (0, 1, 7)
+_EVIL_FLOATS = (float("nan"), float("inf"), float("-inf"), -0.0, 1e308, -1e308, 5e-324, 10.0, 10.000001, -11.0)
+_EVIL_INTS = (0, 1, 2, 3, 4, 5, 127, 128, 255, 256, 2**16, 2**31 - 1, 2**31, 2**32 - 1)
+_HUGE_VARINTS = (b"\xff" * 9 + b"\x01", b"\xff" * 10, b"\xff" * 5 + b"\x7f", b"\x80" * 9 + b"\x00", b"\xff\xff\xff\x7f")
+
+
+def valid(rng: random.Random) -> pb.SubmitRequest:
+    """A small request that breaks no rule."""
+    length = rng.choice((1, 2, 5, 16))
+    responses = []
+    for _ in range(rng.randint(2, 4)):
+        ids = [rng.randrange(100) for _ in range(length)]
+        cut = rng.randint(1, length)
+        spans = [pb.Span(version=rng.choice(VERSIONS), start=0, end=cut)]
+        if cut < length:
+            spans.append(pb.Span(version=rng.choice(VERSIONS), start=cut, end=length))
+        responses.append(pb.Response(tokens=tokens(ids), reward=rng.uniform(-10, 10), spans=spans))
+    group = pb.Group(
+        group_id=uuid7(), prompt_id=f"p{rng.randrange(999)}", prompt_tokens=tokens([1, 2, 3]), task="sort",
+        temperature=1.0, responses=responses,
+    )  # fmt: skip
+    if rng.random() < 0.3:
+        group.metadata["key"] = "value"
+        group.responses[0].reward_parts["exact"] = 1.0
+    return pb.SubmitRequest(sequence=rng.getrandbits(20), group=group, lease_id="0" * 32)
+
+
+def broken(rng: random.Random) -> pb.SubmitRequest:
+    """A request that is well-formed on the wire and breaks a rule, or stands right at its edge."""
+    request = valid(rng)
+    rng.choice(_RULES)(rng, request.group)
+    return request
+
+
+def _tokens(rng: random.Random, group: pb.Group) -> None:
+    ids = [rng.choice((-1, 0, 99, 100, 101, 2**31 - 1, -(2**31))) for _ in range(rng.randint(0, 3))]
+    data = tokens(ids) + rng.randbytes(rng.choice((0, 0, 1, 2, 3)))
+    if rng.random() < 0.5:
+        group.prompt_tokens = data
+    else:
+        rng.choice(group.responses).tokens = data
+
+
+def _spans(rng: random.Random, group: pb.Group) -> None:
+    response = rng.choice(group.responses)
+    del response.spans[rng.randint(0, len(response.spans)) :]
+    for _ in range(rng.choice((0, 1, 1, 2, 3))):
+        start, end, version = (rng.choice(_EVIL_INTS) for _ in range(3))
+        response.spans.append(pb.Span(version=rng.choice((version, *VERSIONS)), start=start, end=end))
+
+
+def _numbers(rng: random.Random, group: pb.Group) -> None:
+    if rng.random() < 0.4:
+        group.temperature = min(max(rng.choice(_EVIL_FLOATS), -3e38), 3e38)
+    elif rng.random() < 0.5:
+        rng.choice(group.responses).reward = rng.choice(_EVIL_FLOATS)
+    else:
+        rng.choice(group.responses).reward_parts[rng.choice(("", "a", "\x00"))] = rng.choice(_EVIL_FLOATS)
+
+
+def _texts(rng: random.Random, group: pb.Group) -> None:
+    text = rng.choice(("", "x" * 64, "x" * 65, "é" * 128, "é" * 129, "\x00", "\U0001f600", "../../x", "{}:*\r\n"))
+    field = rng.choice(("group_id", "prompt_id", "task"))
+    if field == "group_id" and rng.random() < 0.7:
+        text = rng.choice((group.group_id.upper(), group.group_id[:-1], group.group_id + "\n", "7" * 36, "é" * 36))
+    setattr(group, field, text)
+
+
+def _metadata(rng: random.Random, group: pb.Group) -> None:
+    for number in range(rng.choice((1, 31, 32, 33))):
+        group.metadata[f"{number}"] = "v" * rng.choice((0, 1, 127))
+
+
+def _counts(rng: random.Random, group: pb.Group) -> None:
+    response = group.responses[0]
+    most = rng.choice((0, 1, 8, 9, 300))
+    del group.responses[:]
+    group.responses.extend([response] * most)
+
+
+def _parts(rng: random.Random, group: pb.Group) -> None:
+    for number in range(rng.choice((32, 33))):
+        group.responses[-1].reward_parts[f"{number}"] = 1.0
+
+
+_RULES: Sequence[Callable[[random.Random, pb.Group], None]] = (
+    _tokens, _tokens, _spans, _spans, _numbers, _numbers, _texts, _metadata, _counts, _parts,
+)  # fmt: skip
+
+
+def mangled(rng: random.Random, message: bytes, other: bytes) -> bytes:
+    """The message with its bytes damaged in one of many ways; ``other`` lends parts."""
+    data = bytearray(message)
+    at = rng.randrange(len(data) + 1)
+    kind = rng.randrange(12)
+    if kind == 0:
+        for _ in range(rng.randint(1, 4)):
+            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    elif kind == 1:
+        data[rng.randrange(len(data))] = rng.choice((0, 0x7F, 0x80, 0xFF, 0x0B, 0x0C))
+    elif kind == 2:
+        del data[at:]
+    elif kind == 3:
+        del data[at : at + rng.randint(1, 16)]
+    elif kind == 4:  # a piece twice
+        data[at:at] = data[at : at + rng.randint(1, 32)]
+    elif kind == 5:  # two messages in one: fields twice, merged
+        data += other
+    elif kind == 6:  # the first part of one, the last of another
+        data[at:] = other[rng.randrange(len(other) + 1) :]
+    elif kind == 7:  # a length or number that lies
+        data[at : at + 1] = rng.choice(_HUGE_VARINTS)
+    elif kind == 8:  # an unknown field, or a known one of another wire type
+        data[at:at] = bytes((rng.randrange(1, 16) << 3 | rng.randrange(8), rng.randrange(128))) + rng.randbytes(3)
+    elif kind == 9:
+        data[at:at] = rng.choice((b"\xff\xfe", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80"))
+    elif kind == 10:
+        data[at:at] = b"\x7b" * rng.choice((1, 99, 101, 3000))  # groups (field 15) opened and never closed
+    else:
+        return rng.randbytes(rng.randrange(64))
+    return bytes(data)
+
+
+class Corpus:
+    """A stream of messages, the same for the same seed.
+
+    Args:
+        seed: of everything that is drawn, except group ids.
+        size: how many well-formed messages are kept to be mangled; all are drawn anew again and again.
+    """
+
+    def __init__(self, seed: int, size: int = 512) -> None:
+        self._rng = random.Random(seed)
+        self._messages = [self._drawn() for _ in range(size)]
+
+    def next(self) -> bytes:
+        """One message: as drawn (1 in 4), or mangled once or twice."""
+        rng, messages = self._rng, self._messages
+        number = rng.randrange(len(messages))
+        kind = rng.randrange(32)
+        if kind == 0:
+            messages[number] = self._drawn()
+        if kind < 8:
+            return messages[number]
+        message = mangled(rng, messages[number], messages[number - 1])
+        return mangled(rng, message, messages[number - 1]) if kind < 12 and message else message
+
+    def giant(self) -> bytes:
+        """A message with very many small parts."""
+        rng = self._rng
+        part = rng.choice(("responses", "spans", "metadata", "unknown"))
+        request = valid(rng)
+        if part == "responses":
+            request.group.responses.extend([pb.Response()] * 20_000)
+        elif part == "spans":
+            request.group.responses[0].spans.extend([pb.Span(version=1, start=0, end=1)] * 20_000)
+        elif part == "metadata":
+            for number in range(10_000):
+                request.group.metadata[str(number)] = "x"
+        return request.SerializeToString() + (b"\x78\x01" * 50_000 if part == "unknown" else b"")
+
+    def _drawn(self) -> bytes:
+        make = valid if self._rng.random() < 0.5 else broken
+        return make(self._rng).SerializeToString()

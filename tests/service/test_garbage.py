@@ -1,0 +1,161 @@
+"""Raw garbage at a gateway's port and methods: it lives, and other fleets notice nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import struct
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from leeway.v1 import rollout_pb2 as pb
+from tests.fuzz.mutations import Corpus
+from tests.service.fleet import TOKENS, Fleet, GatewayProcess, until, valid_group
+
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+_SETTINGS = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+_SERVICE = "/leeway.v1.RolloutService/"
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes, length: int | None = None) -> bytes:
+    """An HTTP/2 frame; ``length`` may lie."""
+    size = len(payload) if length is None else length
+    return struct.pack(">I", size)[1:] + bytes((kind, flags)) + struct.pack(">I", stream) + payload
+
+
+def garbage() -> list[bytes]:
+    """What a port scanner, a browser and a broken HTTP/2 client say."""
+    rng = random.Random(7)
+    frames = [
+        frame(rng.randrange(16), rng.randrange(256), rng.getrandbits(31), rng.randbytes(rng.randrange(64)))
+        for _ in range(20)
+    ]
+    started = _PREFACE + _SETTINGS
+    return [
+        b"",
+        b"\x00" * 1000,
+        rng.randbytes(5000),
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + rng.randbytes(500),  # a TLS hello
+        _PREFACE[:10],
+        _PREFACE + rng.randbytes(100),
+        *(started + each for each in frames),
+        started + frame(1, 4, 1, rng.randbytes(40)),  # HEADERS that HPACK cannot read
+        started + frame(0, 0, 1, b"x", length=0xFFFFFF),  # DATA of 16 MB that never comes
+        started + frame(8, 0, 0, b"\x00\x00\x00\x00"),  # WINDOW_UPDATE of zero
+        started + frame(9, 0, 1, b"x" * 100) * 50,  # CONTINUATION of nothing
+        started + frame(3, 0, 1, b"\x00\x00\x00\x08") * 500,  # a storm of RST_STREAM
+        started + frame(6, 0, 0, b"12345678") * 500,  # and of pings
+    ]
+
+
+async def throw(address: str, data: bytes) -> None:
+    """Sends, reads what comes, hangs up."""
+    host, _, port = address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    with contextlib.suppress(OSError):
+        writer.write(data)
+        await writer.drain()
+        writer.write_eof()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(reader.read(1 << 16), 0.2)
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+
+
+@contextlib.asynccontextmanager
+async def busy_neighbour(gateway: GatewayProcess) -> AsyncIterator[list[int]]:
+    """A fleet that submits on one stream all the while; none of its calls may fail."""
+    accepted = [0]
+    stop = asyncio.Event()
+
+    async def submit() -> None:
+        async with gateway.connect(TOKENS["beta"]) as fleet:
+            call = fleet.open(timeout=120)
+            while not stop.is_set():
+                await call.write(pb.SubmitRequest(sequence=accepted[0], group=valid_group()))
+                assert (await call.read()).acks[0].outcome == pb.OUTCOME_ACCEPTED
+                accepted[0] += 1
+            await call.done_writing()
+
+    running = asyncio.create_task(submit())
+    yield accepted
+    stop.set()
+    await asyncio.wait_for(running, 30)
+
+
+async def test_bytes_that_are_no_grpc(start_gateway):
+    gateway = await start_gateway()
+    async with busy_neighbour(gateway) as accepted:
+        for data in garbage():
+            before = accepted[0]
+            await throw(gateway.address, data)
+            await until(lambda before=before: accepted[0] > before)
+    assert gateway.child.exit_code() is None, gateway.log()
+    assert "GOAWAY" not in gateway.log()  # what strangers say is not repeated
+
+
+def raw(fleet: Fleet, method: str, streaming: bool) -> Any:
+    """A method that takes bytes as they are."""
+    make = fleet.channel.stream_stream if streaming else fleet.channel.unary_unary
+    if method == "WatchPolicy":
+        make = fleet.channel.unary_stream
+    return make(_SERVICE + method)
+
+
+async def outcome(call: Any) -> grpc.StatusCode:
+    """How a call of any kind ends."""
+    try:
+        async with asyncio.timeout(20):
+            if hasattr(call, "read"):
+                await call.read()
+            else:
+                await call
+    except grpc.aio.AioRpcError as error:
+        return error.code()
+    return grpc.StatusCode.OK
+
+
+@pytest.mark.parametrize("token", [TOKENS["alpha"], None], ids=["a fleet", "a stranger"])
+async def test_messages_that_are_no_messages(start_gateway, token):
+    gateway = await start_gateway(connections={"calls_per_s": 10_000.0})
+    corpus = Corpus(11, size=64)
+    expected = {grpc.StatusCode.UNAUTHENTICATED} if token is None else {
+        grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.PERMISSION_DENIED,
+    }  # fmt: skip
+    if token is None:
+        expected |= {
+            grpc.StatusCode.INTERNAL,
+            grpc.StatusCode.UNKNOWN,
+        }  # what cannot be read is refused before anybody asks who sent it
+    async with busy_neighbour(gateway) as accepted, gateway.connect(token) as fleet:
+        for _ in range(60):
+            message = corpus.next()
+            calls = [raw(fleet, method, False)(message, metadata=fleet.metadata, timeout=10) for method in _UNARY]
+            watch = raw(fleet, "WatchPolicy", True)(message, metadata=fleet.metadata, timeout=10)
+            stream = raw(fleet, "Submit", True)(metadata=fleet.metadata, timeout=10)
+            with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                await stream.write(message)
+                await stream.done_writing()
+            before = accepted[0]
+            for call in (*calls, stream):
+                assert await outcome(call) in expected
+            watch.cancel()
+            await until(lambda before=before: accepted[0] > before)
+        unknown = fleet.channel.unary_unary(_SERVICE + "Nothing")(b"", metadata=fleet.metadata, timeout=10)
+        assert await outcome(unknown) == grpc.StatusCode.UNIMPLEMENTED
+    assert gateway.child.exit_code() is None, gateway.log()
+    # Every line is ours, and few are about this.
+    said = [json.loads(line)["event"] for line in gateway.log().splitlines()]
+    assert said.count("grpc says") < 20
+
+
+_UNARY = ("Lease", "GetLedger", "ListLedgers")

@@ -1,0 +1,107 @@
+"""Hostile messages against the gateway's parser and validator: a short run, and hypothesis. `make fuzz` runs long."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from learner.config import LimitsConfig
+from leeway.v1 import rollout_pb2 as pb
+from tests.fuzz.messages import LIMITS, FoundError, Target, run
+from tests.fuzz.mutations import VERSIONS, Corpus, broken, mangled, valid
+from tests.fuzz.reference import problems
+from tests.service.fleet import tokens, valid_group
+
+
+def test_a_short_run_finds_nothing():
+    result = run(20_000, seed=3)
+    assert result.outcomes.total() == 20_000
+    assert min(result.outcomes[outcome] for outcome in ("accepted", "rejected", "undecodable")) > 1000
+    assert result.end_mib - result.start_mib < 16
+
+
+@given(st.binary(max_size=300))
+@settings(max_examples=300, deadline=None)
+def test_any_bytes(message: bytes):
+    target = Target()
+    assert target.submit(message) in ("rejected", "undecodable")
+    target.call(message)
+
+
+@given(st.integers(0, 2**32), st.lists(st.integers(0, 2**32), max_size=4))
+@settings(max_examples=300, deadline=None)
+def test_valid_and_broken_groups_mangled(seed: int, damages: list[int]):
+    rng = random.Random(seed)
+    message, other = (make(rng).SerializeToString() for make in (valid, broken))
+    for damage in damages:
+        message = mangled(random.Random(damage), message, other) or other
+    Target().submit(message)
+
+
+def test_what_is_valid_is_accepted():
+    rng = random.Random(5)
+    target = Target()
+    assert {target.submit(valid(rng).SerializeToString()) for _ in range(200)} == {"accepted"}
+
+
+def test_giant_messages():
+    target, corpus = Target(), Corpus(1, size=2)
+    outcomes = [target.submit(corpus.giant()) for _ in range(20)]
+    assert set(outcomes) <= {"accepted", "rejected"}  # unknown fields do no harm
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("group_id", "0" * 36),
+        ("prompt_id", ""),
+        ("task", "x" * 65),
+        ("temperature", float("nan")),
+        ("temperature", 0.0),
+        ("prompt_tokens", b""),
+        ("prompt_tokens", b"\x01\x00\x00"),
+        ("prompt_tokens", tokens([100])),
+        ("prompt_tokens", tokens([-1])),
+        ("prompt_tokens", tokens([1] * 9)),
+    ],
+)
+def test_the_reference_sees_what_is_wrong_with_a_group(field: str, value: object):
+    group = valid_group()
+    assert problems(group.SerializeToString(), LIMITS, VERSIONS) == []
+    setattr(group, field, value)
+    assert problems(group.SerializeToString(), LIMITS, VERSIONS) == [field]
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"reward": float("nan")}, "reward"),
+        ({"reward": 10.1}, "reward"),
+        ({"tokens": tokens([1] * 17)}, "tokens"),
+        ({"spans": []}, "no spans"),
+        ({"spans": [pb.Span(version=3, start=0, end=1)]}, "version"),
+        ({"spans": [pb.Span(version=1, start=0, end=5)]}, "span"),
+        ({"spans": [pb.Span(version=1, start=1, end=1)]}, "span"),
+        ({"spans": [pb.Span(version=1, start=0, end=2), pb.Span(version=1, start=1, end=3)]}, "spans overlap"),
+        ({"reward_parts": {"x": float("inf")}}, "reward part"),
+        ({"reward_parts": {str(number): 0.0 for number in range(33)}}, "reward_parts"),
+    ],
+)
+def test_the_reference_sees_what_is_wrong_with_a_response(changes: dict, found: str):
+    group = valid_group()
+    fields = {"tokens": tokens([1] * 4), "spans": [pb.Span(version=0, start=0, end=4)], **changes}
+    group.responses[1].CopyFrom(pb.Response(**fields))
+    assert problems(group.SerializeToString(), LIMITS, VERSIONS) == [found]
+
+
+def test_a_gateway_that_accepts_too_much_is_found(monkeypatch: pytest.MonkeyPatch):
+    loose = LimitsConfig(**{**LIMITS.model_dump(), "vocab_size": 200})
+    monkeypatch.setattr("tests.fuzz.messages.LIMITS", loose)
+    target = Target()
+    monkeypatch.setattr("tests.fuzz.messages.LIMITS", LIMITS)
+    request = pb.SubmitRequest(group=valid_group(prompt_tokens=tokens([150])))
+    with pytest.raises(FoundError, match="accepted in spite of prompt_tokens"):
+        target.submit(request.SerializeToString())
