@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from learner.cli.layout import RunDirectory, RunError
+from learner.cli.policy import policy
 from runtime.settings import SettingsError
 
 app = typer.Typer(
@@ -20,6 +21,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(policy, name="policy")
 
 _Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory, such as runs/demo.")]
 

@@ -1,0 +1,159 @@
+"""`leeway policy` on the versions and checkpoints of a run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import torch.distributed as dist
+from typer.testing import CliRunner, Result
+
+from learner.checkpoint import Checkpointer
+from learner.claim import Claim
+from learner.cli.app import app
+from learner.cli.layout import RunDirectory
+from learner.config import CheckpointConfig
+from learner.queue import GroupRef
+from learner.resume import FileDigest, latest
+from tests.unit.publishing import Scene
+from tests.unit.runs import make_run
+
+
+@pytest.fixture(scope="module", autouse=True)
+def process_group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    store = tmp_path_factory.mktemp("store") / "store"
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+class Disk:
+    """Writes checkpoints at once."""
+
+    def begin_save(self, directory: Path) -> None:
+        (directory / "shard").write_text("weights")
+
+    def poll(self, blocking: bool) -> bool:
+        return True
+
+    def digests(self) -> dict[str, FileDigest]:
+        return {}
+
+    def load(self, directory: Path) -> None: ...
+
+
+class Commits:
+    def committed(self, step: int, refs: Sequence[GroupRef], seconds: float) -> None: ...
+
+    def not_saved(self, step: int, error: Exception) -> None:
+        raise error
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    """Versions 0 to 4 (0 and 3 full) of steps 1 to 5, and checkpoints of steps 2, 4 and 6 with two groups each."""
+    directory = make_run(tmp_path / "run").directory
+    (tmp_path / "scene").mkdir()
+    scene = Scene(tmp_path / "scene", keep=9, full_every=3)
+    scene.publish(5)
+    os.rmdir(directory.weights)
+    scene.root.rename(directory.weights)
+    claim = Claim(directory.checkpoints, 1)
+    claim.take()
+    config = CheckpointConfig(dir=directory.checkpoints, every=2, keep=9)
+    checkpointer = Checkpointer(config, claim, Disk(), Commits(), lambda: None)
+    for step in range(1, 7):
+        checkpointer.after_step(step, [GroupRef("a", str(step), "1-1")])
+    checkpointer.finish()
+    return directory
+
+
+def leeway(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["policy", *map(str, arguments)], env={"COLUMNS": "200"})
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def test_list_says_what_each_version_is(run: RunDirectory):
+    assert leeway("pin", run.root, 1).output == "weight_v000001 is pinned\n"
+    result = leeway("list", run.root)
+    assert result.exit_code == 0, result.output
+    rows = [line.split() for line in result.output.splitlines()[1:]]
+    assert [row[:3] for row in rows] == [[str(v), str(v + 1), "1"] for v in range(5)]
+    kinds = [" ".join(row[4:7]) if row[4] == "delta" else row[4] for row in rows]
+    assert kinds == ["full", "delta of 0", "delta of 1", "full", "delta of 3"]
+    assert "pinned" in rows[1]
+    assert "newest" in rows[4]
+    assert int(rows[1][3].replace(",", "")) < int(rows[0][3].replace(",", "")) / 5
+    assert leeway("pin", run.root, 1, "--off").output == "weight_v000001 is no longer pinned\n"
+    assert "pinned" not in leeway("list", run.root).output
+
+
+def test_verify_finds_damage_in_a_file_and_in_a_base(run: RunDirectory):
+    sound = leeway("verify", run.root)
+    assert sound.exit_code == 0
+    assert sound.output.splitlines() == [f"weight_v00000{v}  ok" for v in range(5)]
+    flip(run.weights / "weight_v000000" / "model-00000.safetensors")
+    result = leeway("verify", run.root)
+    assert result.exit_code == 1
+    lines = result.output.splitlines()
+    assert "model-00000.safetensors: " in lines[0]
+    assert "applying the delta does not give the SHA-256" in lines[1]
+    assert lines[3:] == ["weight_v000003  ok", "weight_v000004  ok"]
+    assert leeway("verify", run.root, 4).exit_code == 0
+
+
+def test_diff_counts_what_changed(run: RunDirectory):
+    result = leeway("diff", run.root, 0, 4)
+    assert result.exit_code == 0, result.output
+    embed, norm = (line.split() for line in result.output.splitlines()[1:3])
+    assert norm == ["norm", "32", "0.00%", "0"]
+    assert (embed[0], embed[1]) == ("embed", "2,048")
+    assert 2.0 < float(embed[2].rstrip("%")) < 4.0  # four times 20 elements, some of them twice
+    assert float(embed[3]) >= 1.0
+    assert "no manifest of a version" in leeway("diff", run.root, 0, 9).stderr
+    assert leeway("diff", run.root, 0, 9).exit_code == 2
+
+
+def test_show_prints_the_manifest_and_the_chain(run: RunDirectory):
+    output = leeway("show", run.root, 2).output
+    assert '"base_version": 1' in output
+    assert output.splitlines()[-1] == "built from 0 + 1 + 2; 2 tensors"
+
+
+def test_rollback_sets_later_checkpoints_aside_and_says_what_is_lost(run: RunDirectory):
+    result = leeway("rollback", run.root, 2)  # of step 3
+    assert result.exit_code == 0, result.output
+    assert "go on from step_00000002_e0001, step 2" in result.output
+    assert "4 groups trained between step 2 and 6 are not in these weights" in result.output
+    resume = latest(run.checkpoints)
+    assert resume is not None
+    assert resume.step == 2
+    assert sorted(path.name for path in run.checkpoints.glob("rolled_back_*")) == [
+        "rolled_back_step_00000004_e0001",
+        "rolled_back_step_00000006_e0001",
+    ]
+
+
+def test_rollback_refuses_a_run_that_goes_on_and_a_version_older_than_every_checkpoint(run: RunDirectory):
+    with run.hold():
+        result = leeway("rollback", run.root, 2)
+    assert result.exit_code == 2
+    assert "the run is going on" in result.stderr
+    result = leeway("rollback", run.root, 0)
+    assert result.exit_code == 2
+    assert "no whole checkpoint at or before step 1" in result.stderr
+    resume = latest(run.checkpoints)
+    assert resume is not None
+    assert resume.step == 6
+
+
+def test_rollback_passes_over_a_damaged_checkpoint(run: RunDirectory):
+    flip(run.checkpoints / "step_00000004_e0001" / "shard")
+    assert "step_00000002_e0001, step 2" in leeway("rollback", run.root, 4).output
