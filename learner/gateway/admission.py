@@ -1,30 +1,52 @@
-"""What a gateway promises and takes. Pure: numbers in, decisions out."""
+"""Who has room in the backlog. Pure: numbers in, decisions out."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from learner.config import AdmissionConfig
+from learner.gateway.arrival import BACKLOG, FULL
+from learner.gateway.quota import Quotas
+from learner.queue import Backlog
+
+_EMPTY = Backlog(0, 0, 0)
 
 
 class Admission:
-    """Bounds memory by the backlog.
+    """Bounds memory by the backlog, in groups and in bytes.
 
-    A fleet is turned away only when the whole backlog is full *and* the fleet has more than an equal share of it, so that
-    a flood does not shut the others out. The backlog then stays below twice its limit.
+    A fleet's own caps hold for it alone. When the run's are reached, a fleet is turned away only if it has more than an
+    equal share of the backlog too, so that a flood does not shut the others out. The backlog then stays below twice its
+    limit. Another gateway's last flush is not known here: each may exceed a cap by so much.
     """
 
-    def __init__(self, config: AdmissionConfig) -> None:
-        self._max_queued = config.max_queued_groups
+    def __init__(self, config: AdmissionConfig, quotas: Quotas) -> None:
+        self._quotas = quotas
+        self._max_groups = config.max_queued_groups
+        self._max_bytes = config.max_queued_bytes
 
-    def has_room(self, fleet: str, backlog: Mapping[str, int]) -> bool:
-        """Whether a group of ``fleet`` is taken now.
+    def refusal(self, fleet: str, backlog: Mapping[str, Backlog]) -> str | None:
+        """Why a group of ``fleet`` is not taken now, the reason of a RETRY; None when there is room.
 
         Args:
             fleet: whose group it is.
-            backlog: queued groups of every fleet.
+            backlog: what of every fleet is in the queue.
         """
-        if sum(backlog.values()) < self._max_queued:
-            return True
-        busy = {name for name, queued in backlog.items() if queued} | {fleet}
-        return backlog.get(fleet, 0) < self._max_queued // len(busy)
+        quota, own = self._quotas.of(fleet), backlog.get(fleet, _EMPTY)
+        if quota.max_queued_groups is not None and own.queued >= quota.max_queued_groups:
+            return BACKLOG
+        if quota.max_queued_bytes is not None and own.bytes >= quota.max_queued_bytes:
+            return BACKLOG
+        if _over_share(fleet, backlog, self._max_groups, lambda one: one.queued):
+            return FULL
+        if _over_share(fleet, backlog, self._max_bytes, lambda one: one.bytes):
+            return FULL
+        return None
+
+
+def _over_share(fleet: str, backlog: Mapping[str, Backlog], most: int, size: Callable[[Backlog], int]) -> bool:
+    """Whether the whole backlog has reached ``most`` and the fleet has an equal share of it or more."""
+    if sum(map(size, backlog.values())) < most:
+        return False
+    busy = {name for name, one in backlog.items() if size(one)} | {fleet}
+    return size(backlog.get(fleet, _EMPTY)) >= most // len(busy)

@@ -10,7 +10,9 @@ from collections.abc import Callable
 import structlog
 
 from learner.config import LimitsConfig
-from learner.gateway.flusher import UNAVAILABLE, Arrival, Flusher, retry
+from learner.gateway.arrival import UNAVAILABLE, Arrival, retry
+from learner.gateway.flusher import Flusher
+from learner.gateway.gate import Gate
 from learner.gateway.policies import Policies
 from learner.gateway.validation import UNKNOWN_VERSION, Violation, validate
 from learner.queue import Append, QueueError
@@ -26,13 +28,17 @@ class Intake:
     Args:
         limits: what a group may look like.
         policies: says which versions exist.
+        gate: turns groups away before they are looked at.
         flusher: where every group goes, whatever its fate.
         quarantine: whether rejected groups are kept for the operator.
     """
 
-    def __init__(self, limits: LimitsConfig, policies: Policies, flusher: Flusher, quarantine: bool) -> None:
+    def __init__(
+        self, limits: LimitsConfig, policies: Policies, gate: Gate, flusher: Flusher, quarantine: bool
+    ) -> None:
         self._limits = limits
         self._policies = policies
+        self._gate = gate
         self._flusher = flusher
         self._quarantine = quarantine
         self._reported: set[tuple[str, str]] = set()
@@ -45,6 +51,9 @@ class Intake:
         group = request.group
         ack = rollout_pb2.Ack(sequence=request.sequence, group_id=group.group_id[:_ECHOED])
         arrival = Arrival(fleet, ack, deliver)
+        if self._gate.refuse(arrival, group.ByteSize):
+            self._flusher.put(arrival)
+            return
         try:
             violation = await self._judge(group)
         except QueueError:

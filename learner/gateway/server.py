@@ -15,10 +15,10 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from learner.config import GatewayConfig
-from learner.gateway.admission import Admission
 from learner.gateway.auth import Identities
 from learner.gateway.credentials import ServerCredentials
 from learner.gateway.flusher import Flusher
+from learner.gateway.gate import Gate
 from learner.gateway.intake import Intake
 from learner.gateway.noise import GrpcMessages
 from learner.gateway.policies import Policies
@@ -71,9 +71,10 @@ class Gateway:
         identities = Identities(config.identities_file)
         self._queue = _queue(config)
         self._acked = Acked(self._queue)
-        self._flusher = Flusher(self._queue, Admission(config.admission), config.flush_groups, self._acked)
+        gate = Gate(config.admission, self._queue.rates)
+        self._flusher = Flusher(self._queue, gate, config.flush_groups, self._acked)
         self._policies = Policies(self._queue, self._redis_changed)
-        intake = Intake(config.limits, self._policies, self._flusher, quarantine=config.quarantine_groups > 0)
+        intake = Intake(config.limits, self._policies, gate, self._flusher, config.quarantine_groups > 0)
         self._service = RolloutService(config, identities, intake, self._policies, self._queue)
         self._tasks: list[asyncio.Task[None]] = []
 

@@ -2,16 +2,18 @@
 
 from learner.queue.embedded import EmbeddedRedis
 from learner.queue.errors import FencedError, MemoryFullError, QueueError, UnavailableError
-from learner.queue.gateway import Append, Appended, Flushed, GatewayQueue
+from learner.queue.gateway import Append, Appended, Backlog, Flushed, GatewayQueue
 from learner.queue.groups import GroupRef, TakenGroup
 from learner.queue.learner import LearnerQueue
 from learner.queue.leases import LeaseWish, Occupancy
 from learner.queue.ledger import check, read_ledgers
+from learner.queue.rates import Permit, Rates
 from learner.queue.registry import UnknownVersionError
 
 __all__ = [
     "Append",
     "Appended",
+    "Backlog",
     "EmbeddedRedis",
     "FencedError",
     "Flushed",
@@ -21,7 +23,9 @@ __all__ = [
     "LeaseWish",
     "MemoryFullError",
     "Occupancy",
+    "Permit",
     "QueueError",
+    "Rates",
     "TakenGroup",
     "UnavailableError",
     "UnknownVersionError",

@@ -18,13 +18,14 @@ from learner.queue.keys import Keys
 from learner.queue.leases import Leases, member
 from learner.queue.ledger import decode, ledger_keys
 from learner.queue.pipeline import Command, execute
+from learner.queue.rates import Rates
 from learner.queue.schema import SCHEMA, check_gateway_schema
 from learner.queue.scripts import Script, script
 from leeway.v1 import rollout_pb2
 
 _PAYLOAD_TTL_S = 3600  # a payload whose append never came must not stay for ever
 _PROBE_TTL_S = 60
-_SCRIPTS = ("append", "count", "backlog", "lease", "ledger", "occupancy", "vanished")
+_SCRIPTS = ("append", "count", "backlog", "lease", "ledger", "occupancy", "vanished", "permit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +72,13 @@ class Flushed:
 class GatewayQueue:
     """One gateway's connection to a run's queue. All methods raise QueueError or a subclass; ``flush`` does not.
 
-    Attributes:
-        leases: the run's promises.
-
     Args:
         config: where the queue is.
         quarantine_groups: rejected groups kept for the operator.
 
     Attributes:
+        leases: the run's promises.
+        rates: the fleets' token buckets.
         restarts: how often Redis was seen to have restarted (it had forgotten our scripts).
     """
 
@@ -90,6 +90,7 @@ class GatewayQueue:
         self.restarts = 0
         self._checked = False
         self.leases = Leases(self._keys, self._call)
+        self.rates = Rates(self._keys, self._call)
 
     async def check(self) -> None:
         """Before it has succeeded once, nothing is appended.

@@ -32,6 +32,7 @@ class Keys:
         self.payload_prefix = prefix + "group:"
         self._id = prefix + "id:"
         self.ledger_prefix = prefix + "ledger:"
+        self._rates = prefix + "rates:"
         self._running = prefix + "running:"
         self._vanished = prefix + "vanished:"
 
@@ -54,6 +55,10 @@ class Keys:
     def running(self, fleet: str) -> str:
         """What the fleet's workers run: worker -> "version:unix_ms"."""
         return self._running + fleet
+
+    def rates(self, fleet: str) -> str:
+        """The fleet's token buckets."""
+        return self._rates + fleet
 
     def vanished(self, fleet: str) -> str:
         """Ids of groups that were acknowledged and that Redis had forgotten when it came back."""
