@@ -33,6 +33,7 @@ def vocabulary_size(directory: Path, cut: ParallelConfig) -> int:
     _divides("tensor", cut.tensor, "num_attention_heads", heads)
     _divides("tensor", cut.tensor, "num_key_value_heads", pairs)
     _divides("pipeline", cut.pipeline, "num_hidden_layers", layers)
+    _divides("virtual_pipeline", cut.virtual_pipeline, "num_hidden_layers / pipeline", layers // cut.pipeline)
     return vocabulary
 
 

@@ -80,12 +80,15 @@ class Architecture:
 
     def check_layout(self, parallel: ParallelConfig) -> None:
         """Raises ModelError when the model cannot be cut this way."""
+        per_stage = self.layers // parallel.pipeline
         cuts = (
             ("num_attention_heads", self.heads, "tensor", parallel.tensor),
             ("num_key_value_heads", self.groups, "tensor", parallel.tensor),
             ("intermediate_size", self.ffn, "tensor", parallel.tensor),
             ("vocab_size", self.vocab, "tensor", parallel.tensor),
             ("num_hidden_layers", self.layers, "pipeline", parallel.pipeline),
+            # divisible by pipeline, as that is checked before
+            ("num_hidden_layers / parallel.pipeline", per_stage, "virtual_pipeline", parallel.virtual_pipeline),
         )
         for field, value, name, parts in cuts:
             if value % parts:

@@ -73,9 +73,7 @@ def export(policy: Policy, ranks: Ranks, field: Literal["data", "main_grad"] = "
     if ranks.data_rank:
         return []
     architecture = policy.architecture
-    pieces = [
-        piece for piece in _pieces(policy.model, architecture) if not _exported_elsewhere(piece, architecture, ranks)
-    ]
+    pieces = [piece for model in policy.models for piece in _pieces(model, architecture) if not _repeated(piece, model)]
     values = [getattr(piece.parameter, field).detach() for piece in pieces]
     wholes = _whole(pieces, values, ranks)
     return [
@@ -85,8 +83,9 @@ def export(policy: Policy, ranks: Ranks, field: Literal["data", "main_grad"] = "
     ]
 
 
-def _exported_elsewhere(piece: Piece, architecture: Architecture, ranks: Ranks) -> bool:
-    return architecture.tied and not ranks.is_first_stage and piece.names == ("model.embed_tokens.weight",)
+def _repeated(piece: Piece, model: PackedModel) -> bool:
+    """A tied output layer away from the embedding: the first stage exports it."""
+    return not model.pre_process and piece.names == ("model.embed_tokens.weight",)
 
 
 def _pieces(model: PackedModel, architecture: Architecture) -> Iterator[Piece]:
@@ -101,8 +100,8 @@ def _pieces(model: PackedModel, architecture: Architecture) -> Iterator[Piece]:
             hf_name, dim = outside[name]
             yield Piece(parameter, (hf_name,), dim, "plain")
         else:
-            _, _, local, rest = name.split(".", 3)  # decoder.layers.<index on this stage>.<rest>
-            layer = cast(int, model.decoder.layers[int(local)].layer_number) - 1  # over all stages, from 0
+            _, _, local, rest = name.split(".", 3)  # decoder.layers.<index in this piece>.<rest>
+            layer = cast(int, model.decoder.layers[int(local)].layer_number) - 1  # over the whole model, from 0
             names, dim, kind = _LAYER[rest]
             yield Piece(parameter, tuple(f"model.layers.{layer}.{hf_name}" for hf_name in names), dim, kind)
 

@@ -1,4 +1,8 @@
-"""Log-probabilities of chosen tokens from logits whose vocabulary is split over the tensor-parallel ranks."""
+"""Log-probabilities of chosen tokens and entropies, from hidden states and the output layer's weight.
+
+The logits exist only a chunk of rows at a time, forward and backward: at a vocabulary of 152k they would be the largest
+tensors of a step by far. The vocabulary may be split over the tensor-parallel ranks.
+"""
 
 from __future__ import annotations
 
@@ -8,63 +12,100 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-_CHUNK = 1 << 24  # logits handled at a time: bounds the fp32 temporaries to a few times 64 MiB
+# Logits handled at a time, each a few fp32 temporaries: 64 MiB of them on a CPU; on a GPU enough rows for its matrix units.
+_CHUNK = {"cpu": 1 << 24, "cuda": 1 << 27}
 
 
 def vocab_parallel_logprobs(
-    logits: Tensor, targets: Tensor, temperature: Tensor, group: dist.ProcessGroup | None = None
+    hidden: Tensor, weight: Tensor, targets: Tensor, temperature: Tensor, group: dist.ProcessGroup | None = None
 ) -> tuple[Tensor, Tensor]:
-    """log softmax(logits / temperature) at ``targets``, computed in fp32 with one collective.
+    """log softmax(hidden weight^T / temperature) at ``targets``, in fp32 from the logits on, with one collective.
 
     Each rank reduces its slice of the vocabulary to four numbers a row (maximum, sum of exponentials, target logit, sum of
-    exponential times logit); those are gathered and combined on every rank. Probabilities are not kept: the backward pass
-    recomputes them from the logits, a chunk of rows at a time, so only the logits themselves are held in memory.
+    exponential times logit); those are gathered and combined on every rank. The backward pass multiplies out the logits
+    again, chunk by chunk; only when all of them fit in one chunk are they kept.
 
     Args:
-        logits: [L, V / tp], any float dtype; rank r holds ids [r * V / tp, (r + 1) * V / tp).
+        hidden: [L, H], any float dtype; the same on every rank of ``group``.
+        weight: [V / tp, H], the dtype of ``hidden``; rank r holds ids [r * V / tp, (r + 1) * V / tp).
         targets: [L] int64, ids in [0, V).
         temperature: [L] float32, > 0.
         group: the tensor-parallel group; None or of size 1 when the vocabulary is whole.
 
     Returns:
-        log-probabilities [L] float32, differentiable in ``logits``; entropies [L] float32 in nats, detached.
+        log-probabilities [L] float32 and entropies [L] float32 in nats, both differentiable in ``hidden`` and ``weight``. The
+        gradient of ``hidden`` is of this rank's slice: the caller sums it over ``group``. The entropy's costs nothing where
+        no loss uses it.
     """
-    return _LogProbs.apply(logits, targets, temperature, group)  # type: ignore[return-value]
+    return _LogProbs.apply(hidden, weight, targets, temperature, group)  # type: ignore[return-value]
 
 
 class _LogProbs(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, targets: Tensor, temperature: Tensor, group: dist.ProcessGroup | None
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        temperature: Tensor,
+        group: dist.ProcessGroup | None,
     ) -> tuple[Tensor, Tensor]:
-        local, mine = _local_targets(logits, targets, group)
-        parts = torch.empty(4, len(targets), dtype=torch.float32, device=logits.device)
-        for rows in _chunks(logits):
-            parts[:, rows] = _reduce(logits[rows].float() / temperature[rows, None], local[rows], mine[rows])
+        local, mine = _local_targets(len(weight), targets, group)
+        parts = torch.empty(4, len(targets), dtype=torch.float32, device=hidden.device)
+        chunks = _chunks(hidden, weight)
+        logits = None
+        for rows in chunks:
+            logits = hidden[rows] @ weight.T
+            parts[:, rows] = _reduce(logits.float() / temperature[rows, None], local[rows], mine[rows])
         top, total, chosen, moment = _combine(_gather(parts, group))
         log_total = total.log()
-        ctx.save_for_backward(logits, local, mine, temperature, top, log_total)
         entropy = log_total - moment / total
-        ctx.mark_non_differentiable(entropy)
+        ctx.set_materialize_grads(False)
+        kept = logits if len(chunks) == 1 else None
+        ctx.save_for_backward(hidden, weight, kept, local, mine, temperature, top, log_total, entropy)
         return chosen - top - log_total, entropy
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        """d logp / d logits = (onehot(target) - softmax) / temperature."""
-        logits, local, mine, temperature, top, log_total = ctx.saved_tensors
-        factor = (gradients[0] / temperature)[:, None]
-        out = torch.empty_like(logits)
-        for rows in _chunks(logits):
-            slope = (logits[rows].float() / temperature[rows, None]).sub_(top[rows, None])
-            slope.sub_(log_total[rows, None]).exp_().neg_()  # in two steps: top + log_total would lose digits
-            slope.scatter_add_(1, local[rows, None], mine[rows, None].float())
-            out[rows] = slope.mul_(factor[rows]).to(out.dtype)
-        return out, None, None, None
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor, Tensor, None, None, None]:
+        """With z = logits / temperature, p = softmax(z): d logp / dz = onehot - p; d entropy / dz = -p (log p + entropy)."""
+        hidden, weight, kept, local, mine, temperature, top, log_total, entropy = ctx.saved_tensors
+        of_logp, of_entropy = gradients
+        of_hidden = torch.empty_like(hidden)
+        of_weight = torch.zeros_like(weight, dtype=torch.float32)  # a sum over chunks
+        for rows in _chunks(hidden, weight):
+            logits = hidden[rows] @ weight.T if kept is None else kept
+            # Subtracted in two steps: top + log_total would lose digits.
+            logp = (logits.float() / temperature[rows, None]).sub_(top[rows, None]).sub_(log_total[rows, None])
+            slope = _slope(logp, of_logp, of_entropy, entropy, rows)
+            if of_logp is not None:
+                slope.scatter_add_(1, local[rows, None], (mine * of_logp)[rows, None])
+            slope = slope.div_(temperature[rows, None]).to(hidden.dtype)
+            torch.mm(slope, weight, out=of_hidden[rows])
+            _add_product(of_weight, slope.T, hidden[rows])
+        return of_hidden, of_weight.to(weight.dtype), None, None, None
 
 
-def _local_targets(logits: Tensor, targets: Tensor, group: dist.ProcessGroup | None) -> tuple[Tensor, Tensor]:
+def _slope(logp: Tensor, of_logp: Tensor | None, of_entropy: Tensor | None, entropy: Tensor, rows: slice) -> Tensor:
+    """-p * (g + h * (log p + entropy)) from log p [rows, V / tp], g and h the two outputs' gradients; [rows, V / tp]."""
+    if of_entropy is None:
+        assert of_logp is not None
+        return logp.exp_().mul_(-of_logp[rows, None])
+    factor = (logp + entropy[rows, None]).mul_(of_entropy[rows, None])
+    if of_logp is not None:
+        factor.add_(of_logp[rows, None])
+    return logp.exp_().neg_().mul_(factor)
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """total += left @ right, the sum in fp32 whatever the factors are."""
+    if left.dtype == total.dtype:
+        total.addmm_(left, right)
+    else:
+        total.add_(left @ right)
+
+
+def _local_targets(width: int, targets: Tensor, group: dist.ProcessGroup | None) -> tuple[Tensor, Tensor]:
     """Targets as columns of this rank's slice (0 where they lie elsewhere), and whether they lie here: [L], [L] bool."""
-    width = logits.shape[1]
     local = targets - (dist.get_rank(group) * width if _size(group) > 1 else 0)
     mine = (local >= 0) & (local < width)
     return local.where(mine, 0), mine
@@ -103,7 +144,6 @@ def _size(group: dist.ProcessGroup | None) -> int:
     return 1 if group is None else dist.get_world_size(group)
 
 
-def _chunks(logits: Tensor) -> list[slice]:
-    rows, width = logits.shape
-    step = max(1, _CHUNK // max(1, width))
-    return [slice(start, start + step) for start in range(0, rows, step)]
+def _chunks(hidden: Tensor, weight: Tensor) -> list[slice]:
+    step = max(1, _CHUNK[hidden.device.type] // max(1, len(weight)))
+    return [slice(start, start + step) for start in range(0, len(hidden), step)]

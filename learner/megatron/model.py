@@ -31,11 +31,12 @@ class Policy:
     """This rank's part of the model.
 
     Attributes:
-        module: the model's part inside megatron's data-parallel wrapper.
+        chunks: this rank's pieces of the model, in the order of the layers, each inside megatron's data-parallel wrapper; one
+            but for the virtual pipeline.
         inverse_frequencies: [head_dim / 2] float32 in host memory, the rotary angles per position.
     """
 
-    module: DistributedDataParallel
+    chunks: list[DistributedDataParallel]
     transformer_config: TransformerConfig
     architecture: Architecture
     inverse_frequencies: Tensor
@@ -45,8 +46,8 @@ class Policy:
         return self.architecture.vocab
 
     @property
-    def model(self) -> PackedModel:
-        return cast(PackedModel, self.module.module)
+    def models(self) -> list[PackedModel]:
+        return [cast(PackedModel, chunk.module) for chunk in self.chunks]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -54,21 +55,28 @@ class Policy:
 
 
 class PackedModel(GPTModel):
-    """GPTModel over one packed row, with logits only where a token carries loss.
+    """GPTModel over one packed row, without its output layer's arithmetic.
 
-    Its rotary positions are applied in the attention (learner.megatron.attention), not by GPTModel.
+    Its rotary positions are applied in the attention, its log-probabilities computed from ``head`` a chunk at a time
+    (learner.megatron.attention, learner.megatron.logprobs), not by GPTModel.
     """
+
+    @property
+    def head(self) -> Tensor:
+        """The output layer's weight on the last stage: [V / tp, hidden]."""
+        tied = self.share_embeddings_and_output_weights
+        return cast(Tensor, self.shared_embedding_or_output_weight() if tied else self.output_layer.weight)
 
     def forward(self, tokens: Tensor, positions: Tensor, row: PackedRow, loss_index: Tensor) -> Tensor:
         """Args:
             tokens: [1, T] int64; read on the first stage.
             positions: [1, T] int64.
             row: how the T tokens are packed.
-            loss_index: [L] int64: positions whose logits are wanted; read on the last stage.
+            loss_index: [L] int64: positions whose next token carries loss; read on the last stage.
 
         Returns:
-            The last stage's logits [L, V / tp], or the hidden states [T, 1, hidden] for the next stage ([T / tp, 1, hidden]
-            under sequence parallelism).
+            The last stage's hidden states at ``loss_index`` [L, hidden], which ``head`` makes logits of; or the hidden
+            states [T, 1, hidden] for the next stage ([T / tp, 1, hidden] under sequence parallelism).
         """
         hidden = self.embedding(input_ids=tokens, position_ids=positions) if self.pre_process else None
         hidden = self.decoder(hidden_states=hidden, attention_mask=None, packed_seq_params=row)
@@ -77,13 +85,8 @@ class PackedModel(GPTModel):
         if self.config.sequence_parallel:
             # Gathers the tokens; backward sums each rank's part of the gradient into the slices.
             hidden = tensor_parallel.gather_from_sequence_parallel_region(hidden)
-            chosen = hidden[:, 0].index_select(0, loss_index)
-        else:
-            chosen = hidden[:, 0].index_select(0, loss_index)
-            chosen = tensor_parallel.copy_to_tensor_model_parallel_region(chosen)
-        tied = self.share_embeddings_and_output_weights
-        weight = self.shared_embedding_or_output_weight() if tied else self.output_layer.weight
-        return F.linear(chosen, cast(Tensor, weight))
+            return hidden[:, 0].index_select(0, loss_index)
+        return tensor_parallel.copy_to_tensor_model_parallel_region(hidden[:, 0].index_select(0, loss_index))
 
 
 def load_policy(model_dir: Path, ranks: Ranks, config: LearnerConfig) -> Policy:
@@ -95,26 +98,33 @@ def load_policy(model_dir: Path, ranks: Ranks, config: LearnerConfig) -> Policy:
     architecture = Architecture.read(model_dir)
     architecture.check_layout(config.parallel)
     weights = Weights(model_dir)
-    settings = _settings(architecture, ranks, getattr(torch, config.dtype))
-    model = PackedModel(
+    settings = TransformerConfig(**_settings(architecture, ranks, config), **_recompute(config.recompute))
+    chunks = []
+    for chunk in range(ranks.chunks):
+        model = _chunk(architecture, settings, ranks, chunk)
+        load_weights(model, architecture, weights, ranks)
+        sharding = DistributedDataParallelConfig(use_distributed_optimizer=True, grad_reduce_in_fp32=True)
+        chunks.append(DistributedDataParallel(settings, sharding, model, disable_bucketing=chunk > 0))
+    return Policy(chunks, settings, architecture, architecture.inverse_frequencies())
+
+
+def _chunk(architecture: Architecture, settings: TransformerConfig, ranks: Ranks, chunk: int) -> PackedModel:
+    place = chunk if ranks.chunks > 1 else None
+    return PackedModel(
         settings,
-        _layers(architecture, settings),
+        _layers(architecture, settings, place),
         vocab_size=architecture.vocab,
         max_sequence_length=architecture.max_positions,
-        pre_process=ranks.is_first_stage,
-        post_process=ranks.is_last_stage,
+        pre_process=ranks.is_first_stage and chunk == 0,
+        post_process=ranks.is_last_stage and chunk == ranks.chunks - 1,
         parallel_output=True,
         share_embeddings_and_output_weights=architecture.tied,
         position_embedding_type="none",
+        vp_stage=place,
     ).to(ranks.device)
-    load_weights(model, architecture, weights, ranks)
-    wrapped = DistributedDataParallel(
-        settings, DistributedDataParallelConfig(use_distributed_optimizer=True, grad_reduce_in_fp32=True), model
-    )
-    return Policy(wrapped, settings, architecture, architecture.inverse_frequencies())
 
 
-def _layers(architecture: Architecture, settings: TransformerConfig) -> Any:
+def _layers(architecture: Architecture, settings: TransformerConfig, chunk: int | None) -> Any:
     layer: Any = get_gpt_layer_local_spec(qk_layernorm=architecture.qk_norm, normalization="RMSNorm")
     layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = RMSNorm
     attention = layer.submodules.self_attention.submodules
@@ -122,11 +132,20 @@ def _layers(architecture: Architecture, settings: TransformerConfig) -> Any:
     if architecture.qk_norm:
         attention.q_layernorm = attention.k_layernorm = RMSNorm
     norm: Any = RMSNorm
-    return TransformerBlockSubmodules(layer_specs=[layer] * get_num_layers_to_build(settings), layer_norm=norm)
+    return TransformerBlockSubmodules(layer_specs=[layer] * get_num_layers_to_build(settings, chunk), layer_norm=norm)
 
 
-def _settings(architecture: Architecture, ranks: Ranks, dtype: torch.dtype) -> TransformerConfig:
-    options: dict[str, Any] = {
+def _recompute(kind: str) -> dict[str, Any]:
+    """What is not kept for the backward pass: a layer's attention, or all of a layer but its input."""
+    if kind == "full":
+        return {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+    return {"recompute_granularity": "selective", "recompute_modules": ["core_attn"]} if kind == "selective" else {}
+
+
+def _settings(architecture: Architecture, ranks: Ranks, config: LearnerConfig) -> dict[str, Any]:
+    dtype = getattr(torch, config.dtype)
+    interleaved = ranks.chunks > 1
+    return {
         "num_layers": architecture.layers,
         "hidden_size": architecture.hidden,
         "ffn_hidden_size": architecture.ffn,
@@ -147,11 +166,17 @@ def _settings(architecture: Architecture, ranks: Ranks, dtype: torch.dtype) -> T
         "bf16": dtype == torch.bfloat16,
         "tensor_model_parallel_size": ranks.tensor_size,
         "pipeline_model_parallel_size": ranks.pipeline_size,
+        "virtual_pipeline_model_parallel_size": ranks.chunks if interleaved else None,
+        # Interleaved stages exchange two tensors with the same peer at once; batched, two stages would mistake one for the
+        # other.
+        "overlap_p2p_comm": interleaved,
+        "batch_p2p_comm": not interleaved,
         "sequence_parallel": ranks.sequence,
         "use_cpu_initialization": ranks.device.type == "cpu",
         # The loss is a plain sum: no division by micro-batches in the schedule nor by ranks in the gradient reduction.
         "calculate_per_token_loss": True,
-        "deallocate_pipeline_outputs": True,
+        # Interleaved stages free what they have sent while it may still be on its way: gloo would send what lies there next.
+        "deallocate_pipeline_outputs": not interleaved,
         # Fused kernels come with TransformerEngine or apex.
         "gradient_accumulation_fusion": False,
         "masked_softmax_fusion": False,
@@ -159,4 +184,3 @@ def _settings(architecture: Architecture, ranks: Ranks, dtype: torch.dtype) -> T
         "bias_dropout_fusion": False,
         "apply_rope_fusion": False,
     }
-    return TransformerConfig(**options)

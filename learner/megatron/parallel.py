@@ -28,6 +28,8 @@ class Ranks:
     """This process's place. Ranks are numbered tensor first, then data, then pipeline: the last rank is on the last stage.
 
     Attributes:
+        chunks: pieces of the model on each stage (virtual pipeline); piece c of stage s is number c * pipeline_size + s of
+            all, in the order of the layers.
         tensor_group: the ranks that share this rank's layers and data.
         control: gloo group of all ranks for what is not training: batches, decisions.
     """
@@ -38,6 +40,7 @@ class Ranks:
     tensor_size: int
     pipeline_rank: int
     pipeline_size: int
+    chunks: int
     data_rank: int
     data_size: int
     sequence: bool
@@ -115,6 +118,7 @@ def start(config: ParallelConfig, seed: int, timeout_s: float, store: Store | No
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=config.tensor,
         pipeline_model_parallel_size=config.pipeline,
+        virtual_pipeline_model_parallel_size=config.virtual_pipeline if config.virtual_pipeline > 1 else None,
         distributed_timeout_minutes=math.ceil(timeout_s / 60),
         create_gloo_process_groups=False,
     )
@@ -128,6 +132,7 @@ def start(config: ParallelConfig, seed: int, timeout_s: float, store: Store | No
         tensor_size=config.tensor,
         pipeline_rank=parallel_state.get_pipeline_model_parallel_rank(),
         pipeline_size=config.pipeline,
+        chunks=config.virtual_pipeline,
         data_rank=parallel_state.get_data_parallel_rank(),
         data_size=world // model,
         sequence=config.sequence,

@@ -93,7 +93,8 @@ class ShardedState:
             )
         except (CheckpointingException, CheckpointException, OSError) as error:
             raise LoadError(f"{directory}: not a complete checkpoint of this model ({error})") from error
-        self._policy.model.load_state_dict(loaded["model"])
+        for name, model in zip(_names(self._policy), self._policy.models, strict=True):
+            model.load_state_dict(loaded[name])
         self._trainer.optimizer.load_state_dict(loaded["optimizer"])
         self._restore_random_state(directory / private_file(self._ranks.rank))
 
@@ -113,6 +114,14 @@ class ShardedState:
             "distrib_optim_sharding_type": "fully_reshardable",
             "dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True),
         }
-        model = self._policy.model.sharded_state_dict(metadata=metadata)
-        optimizer = self._trainer.optimizer.sharded_state_dict(model, is_loading=loading, metadata=metadata)
-        return {"model": model, "optimizer": optimizer}
+        models = {
+            name: model.sharded_state_dict(metadata=metadata)
+            for name, model in zip(_names(self._policy), self._policy.models, strict=True)
+        }
+        optimizer = self._trainer.optimizer.sharded_state_dict(models, is_loading=loading, metadata=metadata)
+        return {**models, "optimizer": optimizer}
+
+
+def _names(policy: Policy) -> list[str]:
+    """Where each piece of the model stands in this rank's state; on disk, tensors are known by their place in the whole."""
+    return [f"model{chunk}" for chunk in range(len(policy.chunks))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from learner.config import OptimizerConfig
 from learner.megatron import adam
 from learner.megatron.attention import PackedRow
 from learner.megatron.logprobs import vocab_parallel_logprobs
-from learner.megatron.model import Policy
+from learner.megatron.model import PackedModel, Policy
 from learner.megatron.parallel import Ranks
 from learner.megatron.update import Update, UpdateMeter, parts
 from learner.objectives.base import Objective, Responses
@@ -64,7 +65,8 @@ class Trainer:
         self._meter = UpdateMeter(self.optimizer, diagnostics, ranks.device) if measured else None
         settings = policy.transformer_config
         settings.finalize_model_grads_func = _finalize
-        settings.no_sync_func = policy.module.no_sync
+        no_sync: list[Any] = [chunk.no_sync for chunk in policy.chunks]
+        settings.no_sync_func = no_sync if len(no_sync) > 1 else no_sync[0]  # type: ignore[assignment]  # as the schedules want
         self._forward_backward = get_forward_backward_func()
 
     def train_step(self, batch: Batch, objective: Objective, lr: float) -> StepStats:
@@ -73,7 +75,8 @@ class Trainer:
         The weights are left alone, on every rank, when the loss or the gradient is not finite anywhere, or when no token
         carries loss; the stats say so.
         """
-        self._policy.module.zero_grad_buffer()
+        for chunk in self._policy.chunks:
+            chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
         outputs = self._run(batch, objective, train=True)
         self.optimizer.prepare_grads()
@@ -99,11 +102,14 @@ class Trainer:
                 f"tokens_per_micro_batch = {width} is not divisible by parallel.tensor = {self._ranks.tensor_size}, as "
                 "sequence parallelism needs: pack to a multiple of it"
             )
+        chunks, count = self._policy.chunks, len(batch.micro_batches)
+        if len(chunks) > 1:
+            self._policy.transformer_config.microbatch_group_size_per_vp_stage = _turn(count, self._ranks.pipeline_size)
         return self._forward_backward(
             forward_step_func=partial(self._forward, objective),
-            data_iterator=self._feed(batch),
-            model=[self._policy.module],
-            num_microbatches=len(batch.micro_batches),
+            data_iterator=list(itertools.tee(self._feed(batch), len(chunks))),
+            model=list(chunks),
+            num_microbatches=count,
             seq_length=width,
             micro_batch_size=1,
             forward_only=not train,
@@ -118,16 +124,17 @@ class Trainer:
     def _forward(self, objective: Objective, feed: Iterator[tuple[MicroBatch, PackedRow]], module: Any) -> Any:
         micro_batch, row = next(feed)
         output = module(micro_batch.tokens, micro_batch.positions, row, micro_batch.loss_index)
-        return output, partial(self._loss, objective, micro_batch)
+        return output, partial(self._loss, objective, micro_batch, module.module)
 
-    def _loss(self, objective: Objective, micro_batch: MicroBatch, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _loss(
+        self, objective: Objective, micro_batch: MicroBatch, model: PackedModel, hidden: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         logp, entropy = vocab_parallel_logprobs(
-            logits, micro_batch.loss_target, micro_batch.temperature, self._ranks.tensor_group
+            hidden, model.head, micro_batch.loss_target, micro_batch.temperature, self._ranks.tensor_group
         )
-        responses = Responses(micro_batch.loss_row, micro_batch.advantage, micro_batch.weight)
-        loss, metrics = objective(logp, responses)
+        loss, metrics = objective(logp, Responses.of(micro_batch, entropy))
         count = loss.new_tensor(float(len(logp)))
-        values = [loss.detach(), count, entropy.sum(), count, *metrics.values()]
+        values = [loss.detach(), count, entropy.detach().sum(), count, *metrics.values()]
         if not loss.requires_grad:
             loss = loss + 0.0 * logp.sum()  # the stage before waits for a gradient, be it zero
         return loss, torch.tensor(1, dtype=torch.int), torch.stack([value.double() for value in values])
@@ -155,6 +162,23 @@ class Trainer:
         return self._meter.after() if self._meter is not None else None
 
 
+def _turn(micro_batches: int, stages: int) -> int:
+    """Micro-batches that go through one piece of the model before the next piece has its turn: as few as the stages allow.
+
+    The schedule wants a remainder of none or of at least one per stage.
+
+    Raises:
+        ValueError: fewer micro-batches than stages.
+    """
+    for turn in range(stages, micro_batches + 1):
+        if micro_batches % turn == 0 or micro_batches % turn >= stages:
+            return turn
+    raise ValueError(
+        f"{micro_batches} micro-batches for parallel.pipeline = {stages} stages: the interleaved schedule "
+        "(parallel.virtual_pipeline) needs one for every stage: pack with min_micro_batches"
+    )
+
+
 def _reason_to_skip(loss: float, norm: float, tokens: float) -> str | None:
     if not math.isfinite(loss):
         return f"non-finite loss ({loss})"
@@ -165,9 +189,7 @@ def _reason_to_skip(loss: float, norm: float, tokens: float) -> str | None:
 
 def _metric_names(objective: Objective) -> list[str]:
     """What the objective's metrics are called: only the last stage sees them, but every rank must know their order."""
-    one = torch.zeros(1)
-    with torch.no_grad():
-        _, metrics = objective(-torch.ones(1), Responses(torch.zeros(1, dtype=torch.int64), one, one))
+    _, metrics = objective(*Responses.probe())
     return list(metrics)
 
 
@@ -189,4 +211,4 @@ def _optimizer(policy: Policy, config: OptimizerConfig) -> MegatronOptimizer:
         bf16=policy.dtype == torch.bfloat16,
         params_dtype=policy.dtype,
     )
-    return get_megatron_optimizer(settings, [policy.module], use_gloo_process_groups=False)
+    return get_megatron_optimizer(settings, list(policy.chunks), use_gloo_process_groups=False)

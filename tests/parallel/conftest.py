@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +15,9 @@ import transformers
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tests.parallel.ranks import run_cases
+
 LR, CLIP, STEPS = 1e-3, 0.05, 6
-WORKER = Path(__file__).parent / "worker.py"
 SMALL = {
     "vocab_size": 96, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 4, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": 512, "rms_norm_eps": 1e-6,
@@ -85,26 +83,7 @@ def launch(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, list[dict
     def run(world: int, cases: list[dict[str, Any]]) -> dict[str, Outcome]:
         out = tmp_path_factory.mktemp(f"world{world}")
         specs = [{"lr": LR, "clip": CLIP, **case} for case in cases]
-        (out / "cases.json").write_text(json.dumps(specs))
-        command = [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node",
-            str(world),
-            str(WORKER),
-        ]
-        root = WORKER.parents[2]
-        environment = os.environ | {"PYTHONPATH": f"{root}:{root / 'proto'}", "OMP_NUM_THREADS": "1"}
-        with (out / "log").open("w") as log:
-            process = subprocess.Popen([*command, str(out / "cases.json")], env=environment, stdout=log, stderr=log)
-            try:
-                status = process.wait(timeout=240)
-            finally:
-                process.terminate()  # torchrun ends its ranks, which have sessions of their own
-                process.wait(timeout=60)
-        assert status == 0, (out / "log").read_text()[-6000:]
+        run_cases(world, specs, out)
         return {c["name"]: Outcome(json.loads((out / f"{c['name']}.json").read_text()), out, c["name"]) for c in cases}
 
     return run

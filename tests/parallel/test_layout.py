@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from learner.config import ParallelConfig
+from learner.config import LearnerConfig, ParallelConfig
 from learner.megatron.parallel import LayoutError, start
+from learner.megatron.step import _turn
+from runtime.settings import SettingsError
 
 
 def test_world_size_that_does_not_divide(monkeypatch):
@@ -19,3 +21,28 @@ def test_not_started_by_torchrun(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     with pytest.raises(LayoutError, match=r"torch\.distributed\.run"):
         start(ParallelConfig(), seed=0, timeout_s=1)
+
+
+def test_virtual_pipeline_without_a_pipeline():
+    with pytest.raises(ValueError, match="virtual_pipeline = 2 needs pipeline > 1"):
+        ParallelConfig(virtual_pipeline=2)
+
+
+def test_too_few_micro_batches_to_interleave():
+    given = {"model": "m", "queue": {"url": "redis://unused", "run": "test"}, "steps": 1, "metrics_dir": "unused"}
+    given |= {"checkpoint": {"dir": "unused"}, "publish": {"dir": "unused"}}
+    given |= {"parallel": {"pipeline": 4, "virtual_pipeline": 2}, "min_micro_batches": 3}
+    with pytest.raises(SettingsError, match=r"min_micro_batches = 3 is below parallel\.pipeline = 4"):
+        LearnerConfig.parse(given, source="test")
+
+
+@pytest.mark.parametrize(
+    ("micro_batches", "stages", "turn"), [(4, 2, 2), (5, 2, 3), (7, 4, 7), (8, 4, 4), (9, 4, 5), (2, 2, 2)]
+)
+def test_turns_leave_none_or_enough(micro_batches, stages, turn):
+    assert _turn(micro_batches, stages) == turn
+
+
+def test_fewer_micro_batches_than_stages():
+    with pytest.raises(ValueError, match=r"3 micro-batches for parallel\.pipeline = 4 stages"):
+        _turn(3, 4)

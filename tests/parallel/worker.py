@@ -1,6 +1,6 @@
 """What the ranks run: the cases of a JSON file one after another, each under a layout of its own.
 
-Started by torchrun (see conftest.py). Results come back as <out>/<case>.json from rank 0 and <out>/<case>.<rank>.safetensors
+Started by torchrun (see ranks.py). Results come back as <out>/<case>.json from rank 0 and <out>/<case>.<rank>.safetensors
 from every rank that exports tensors.
 """
 
@@ -9,68 +9,27 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import save_file
 from torch import Tensor
-from torch._C._distributed_c10d import FileStore
 
 import learner.megatron  # noqa: F401  makes megatron usable before the imports below
 from learner.batch.packing import Layout, pack
-from learner.batch.types import Batch, Sequence
-from learner.config import LearnerConfig
+from learner.batch.types import Sequence
 from learner.megatron.convert import export
-from learner.megatron.model import Policy, load_policy
-from learner.megatron.parallel import Ranks, start
 from learner.megatron.snapshot import SaveError
 from learner.megatron.state import ShardedState
-from learner.megatron.step import StepStats, Trainer
+from learner.megatron.step import Trainer
 from learner.objectives.base import Loss, Objective, Responses
 from learner.objectives.policy_gradient import Reinforce
 from learner.resume import digests
-
-TIMEOUT_S = 60
-
-
-class Case:
-    """One layout of one model, built, with the batch of the reference run."""
-
-    def __init__(self, spec: dict[str, Any], out: Path) -> None:
-        self.spec = spec
-        self.out = out
-        self.config = LearnerConfig.parse(
-            {
-                "model": spec["model"],
-                "queue": {"url": "redis://unused", "run": "test"},
-                "steps": 1,
-                "parallel": spec["parallel"],
-                "dtype": spec.get("dtype", "float32"),
-                "optimizer": {"clip_grad": spec["clip"], "betas": [0.9, 0.95]},
-                "checkpoint": {"dir": "unused"},
-                "publish": {"dir": "unused"},
-                "metrics_dir": "unused",
-            },
-            source=spec["name"],
-        )
-        store = FileStore(str(out / f"{spec['name']}.store"), int(os.environ["WORLD_SIZE"]))
-        self.ranks: Ranks = start(self.config.parallel, 1, TIMEOUT_S, store)
-        self.policy: Policy = load_policy(self.config.model, self.ranks, self.config)
-        self.sequences = [_sequence(row) for row in json.loads(Path(spec["sequences"]).read_text())]
-        self.trainer = Trainer(self.policy, self.config.optimizer, self.ranks)
-
-    def batch(self, sequences: list[Sequence] | None = None) -> Batch:
-        layout = Layout(self.ranks.data_size, self.spec.get("micro_batches", 2), 16_384, self.ranks.tensor_size)
-        return pack(sequences or self.sequences, layout, self.ranks.data_rank)
-
-    def step(self) -> StepStats:
-        return self.trainer.train_step(self.batch(), Reinforce(), self.spec["lr"])
-
-    def keep(self, name: str, tensors: list[tuple[str, Tensor]]) -> None:
-        if tensors:
-            save_file(dict(tensors), self.out / f"{self.spec['name']}.{name}.{self.ranks.rank}.safetensors")
+from learner.steering_config import DiagnosticsConfig
+from tests.parallel.case import Case
+from tests.parallel.cell import cell
 
 
 def equivalence(case: Case) -> dict[str, Any]:
@@ -84,6 +43,19 @@ def equivalence(case: Case) -> dict[str, Any]:
     stats = [case.step() for _ in range(3)]
     case.keep("trained", export(case.policy, case.ranks))
     return {"losses": [s.loss for s in stats], "norm": still.grad_norm, "evaluated": before, "metrics": still.metrics}
+
+
+def movement(case: Case) -> dict[str, Any]:
+    """Three steps, what the meter says of each, and the weights before and after them."""
+    trainer = Trainer(case.policy, case.config.optimizer, case.ranks, DiagnosticsConfig(update_stride=1))
+    case.keep("at0", export(case.policy, case.ranks))
+    updates = []
+    for number in range(1, 4):
+        update = trainer.train_step(case.batch(), Reinforce(), case.spec["lr"]).update
+        assert update is not None
+        updates.append([update.norm, update.cosine])
+        case.keep(f"at{number}", export(case.policy, case.ranks))
+    return {"updates": updates}
 
 
 def guard(case: Case) -> dict[str, Any]:
@@ -186,20 +158,23 @@ class _InfiniteSlope(Objective):
         return (logp - logp.detach()).abs().sqrt().sum(), {}
 
 
-def _sequence(row: dict[str, Any]) -> Sequence:
-    return Sequence(
-        torch.tensor(row["tokens"]), torch.tensor(row["generated"]), row["advantage"], row["weight"], row["temperature"]
-    )
-
-
 def main(path: Path) -> None:
+    rank, world = os.environ["RANK"], os.environ["WORLD_SIZE"]
+    (path.parent / f"{rank}.pid").write_text(str(os.getpid()))
     for spec in json.loads(path.read_text()):
+        os.environ["WORLD_SIZE"] = str(spec.get("world", world))
+        if int(rank) >= int(os.environ["WORLD_SIZE"]):
+            continue  # and wait for the others where the next case of all ranks begins
         case = Case(spec, path.parent)
-        result = globals()[spec["run"]](case)
+        result = RUNS[spec["run"]](case)
         if case.ranks.rank == 0:
             (path.parent / f"{spec['name']}.json").write_text(json.dumps(result))
         case.ranks.stop()
 
+
+RUNS: dict[str, Callable[[Case], dict[str, Any]]] = {
+    run.__name__: run for run in (cell, equivalence, movement, guard, save, resume, unwritable, sparse, ragged, talk)
+}
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))

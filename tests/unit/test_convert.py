@@ -89,6 +89,11 @@ def test_missing_directory_and_file_are_told_apart(tmp_path):
     [
         ({}, {"tensor": 4}, r"num_key_value_heads = 2 is not divisible by parallel\.tensor = 4: .* one of \[1, 2\]"),
         ({}, {"pipeline": 3}, r"num_hidden_layers = 4 is not divisible by parallel\.pipeline = 3: .* one of \[1, 2\]"),
+        (
+            {},
+            {"pipeline": 2, "virtual_pipeline": 3},
+            r"/ parallel\.pipeline = 2 is not divisible by parallel\.virtual_pipeline = 3: .* one of \[1, 2\]",
+        ),
         ({"vocab_size": 97}, {"tensor": 2}, r"vocab_size = 97 is not divisible by parallel\.tensor = 2"),
     ],
 )

@@ -1,0 +1,71 @@
+"""One layout of one model, as the ranks build it for a case."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torch._C._distributed_c10d import FileStore
+
+import learner.megatron  # noqa: F401  makes megatron usable before the imports below
+from learner.batch.packing import Layout, pack
+from learner.batch.types import Batch, Sequence
+from learner.config import LearnerConfig
+from learner.megatron.model import Policy, load_policy
+from learner.megatron.parallel import Ranks, start
+from learner.megatron.step import StepStats, Trainer
+from learner.objectives.policy_gradient import Reinforce
+
+TIMEOUT_S = 120
+
+
+class Case:
+    """One layout of one model, built, with the batch of the reference run."""
+
+    def __init__(self, spec: dict[str, Any], out: Path) -> None:
+        self.spec = spec
+        self.out = out
+        self.config = LearnerConfig.parse(
+            {
+                "model": spec["model"],
+                "queue": {"url": "redis://unused", "run": "test"},
+                "steps": 1,
+                "parallel": spec["parallel"],
+                "dtype": spec.get("dtype", "float32"),
+                "optimizer": {"clip_grad": spec["clip"], "betas": [0.9, 0.95], "eps": spec.get("eps", 1e-8)},
+                "objective": spec.get("objective", {"name": "reinforce"}),
+                "recompute": spec.get("recompute", "none"),
+                "checkpoint": {"dir": "unused"},
+                "publish": {"dir": "unused"},
+                "metrics_dir": "unused",
+            },
+            source=spec["name"],
+        )
+        store = FileStore(str(out / f"{spec['name']}.store"), int(os.environ["WORLD_SIZE"]))
+        self.ranks: Ranks = start(self.config.parallel, 1, TIMEOUT_S, store)
+        self.policy: Policy = load_policy(self.config.model, self.ranks, self.config)
+        rows = json.loads(Path(spec["sequences"]).read_text()) if "sequences" in spec else []
+        self.sequences = [_sequence(row) for row in rows]
+        self.trainer = Trainer(self.policy, self.config.optimizer, self.ranks)
+
+    def batch(self, sequences: list[Sequence] | None = None) -> Batch:
+        layout = Layout(self.ranks.data_size, self.spec.get("micro_batches", 2), 16_384, self.ranks.tensor_size)
+        return pack(sequences or self.sequences, layout, self.ranks.data_rank)
+
+    def step(self) -> StepStats:
+        return self.trainer.train_step(self.batch(), Reinforce(), self.spec["lr"])
+
+    def keep(self, name: str, tensors: list[tuple[str, Tensor]]) -> None:
+        if tensors:
+            save_file(dict(tensors), self.out / f"{self.spec['name']}.{name}.{self.ranks.rank}.safetensors")
+
+
+def _sequence(row: dict[str, Any]) -> Sequence:
+    return Sequence(
+        torch.tensor(row["tokens"]), torch.tensor(row["generated"]), row["advantage"], row["weight"], row["temperature"]
+    )

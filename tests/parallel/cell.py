@@ -1,0 +1,86 @@
+"""What the ranks run for a cell of the equivalence matrix."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from torch import Tensor
+
+from learner.batch.groups import to_sequences
+from learner.batch.types import Batch
+from learner.megatron.convert import export, load_weights
+from learner.megatron.step import Trainer
+from learner.megatron.weights import Weights
+from learner.objectives import Objective, get
+from leeway.v1 import rollout_pb2 as pb
+from tests.parallel.case import Case
+
+PLANT = 1.01
+
+
+def cell(case: Case) -> dict[str, Any]:
+    """The steps of the reference; then one step from the start with an error of 1% in the slice of one matrix that the last
+    tensor-parallel rank of the last stage holds."""
+    real = _train(case, get(case.config.objective), case.spec["steps"], "real")
+    for model in case.policy.models:
+        load_weights(model, case.policy.architecture, Weights(case.config.model), case.ranks)
+    if case.ranks.is_last_stage and case.ranks.tensor_rank == case.ranks.tensor_size - 1:
+        with torch.no_grad():
+            last: Any = case.policy.models[-1].decoder.layers[-1]
+            last.mlp.linear_fc2.weight.mul_(PLANT)
+    case.trainer = Trainer(case.policy, case.config.optimizer, case.ranks)
+    return {"real": real, "planted": _train(case, get(case.config.objective), 1, "planted")}
+
+
+def _train(case: Case, objective: Objective, steps: int, kind: str) -> dict[str, list[Any]]:
+    before = dict(export(case.policy, case.ranks))
+    losses, scales = [], []
+    for step in range(steps):
+        stats = case.trainer.train_step(_batch(case, objective), objective, case.spec["lr"])
+        assert stats.skipped is None, stats.skipped
+        objective.observe(stats.metrics)
+        losses.append(stats.loss)
+        scales.append(
+            [stats.metrics[f"{s}_sum"] / stats.metrics[f"{s}_count"] for s in ("nll_positive", "nll_negative")]
+        )
+        if step == 0:
+            _gather_gradient(case)
+            case.keep(f"{kind}.gradient", export(case.policy, case.ranks, "main_grad"))
+    case.keep(f"{kind}.update", [(name, after - before[name]) for name, after in export(case.policy, case.ranks)])
+    return {"losses": losses, "scales": scales}
+
+
+def _batch(case: Case, objective: Objective) -> Batch:
+    return case.batch(to_sequences([_group(row) for row in case.spec["prompts"]], objective.weighting))
+
+
+def _group(row: dict[str, Any]) -> pb.Group:
+    return pb.Group(
+        prompt_tokens=_bytes(row["tokens"]),
+        temperature=row["temperature"],
+        responses=[_response(a) for a in row["answers"]],
+    )
+
+
+def _response(answer: dict[str, Any]) -> pb.Response:
+    spans = [pb.Span(version=1, start=i, end=i + 1) for i, own in enumerate(answer["generated"]) if own]
+    return pb.Response(tokens=_bytes(answer["tokens"]), reward=answer["reward"], spans=spans)
+
+
+def _bytes(tokens: list[int]) -> bytes:
+    return torch.tensor(tokens, dtype=torch.int32).numpy().astype("<i4").tobytes()
+
+
+def _gather_gradient(case: Case) -> None:
+    """Puts together the slices of the reduced gradient that the distributed optimizer leaves on the data-parallel ranks."""
+    group: Any = parallel_state.get_data_parallel_group()
+    for chunk in case.policy.chunks:
+        buffers: Any = chunk.buffers
+        for bucket in (bucket for buffer in buffers for bucket in buffer.buckets):
+            slices: list[Tensor] = list(bucket.grad_data.chunk(case.ranks.data_size))
+            gathered = [torch.empty_like(part) for part in slices]
+            dist.all_gather(gathered, slices[case.ranks.data_rank].clone(), group=group)
+            bucket.grad_data.copy_(torch.cat(gathered))

@@ -1,0 +1,100 @@
+"""The cells of the equivalence matrix: which layout trains which model with which objective."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from learner.config import ObjectiveConfig, ParallelConfig
+from learner.objectives import get, names
+
+PADDED = 12  # micro-batches: more than there are sequences, so that each lies in a row of its own, most of it padding
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of three steps.
+
+    Attributes:
+        ranks: how many; data parallelism is what parallel leaves of them.
+        micro_batches: per data-parallel rank, at least.
+    """
+
+    model: str
+    ranks: int
+    parallel: dict[str, Any] = field(default_factory=dict)
+    objective: dict[str, Any] = field(default_factory=lambda: {"name": "reinforce"})
+    micro_batches: int = 2
+    recompute: str = "none"
+
+    @property
+    def data(self) -> int:
+        cut = ParallelConfig(**self.parallel)
+        return self.ranks // (cut.tensor * cut.pipeline)
+
+    @property
+    def layout(self) -> str:
+        cut = ParallelConfig(**self.parallel)
+        parts = [("TP", cut.tensor), ("PP", cut.pipeline), ("VPP", cut.virtual_pipeline), ("DP", self.data)]
+        words = [f"{name}{size}" for name, size in parts if size > 1] + ["SP"] * cut.sequence
+        return " ".join(words) or "TP1"
+
+    @property
+    def rows(self) -> str:
+        return "padded" if self.micro_batches == PADDED else "packed"
+
+    @property
+    def title(self) -> str:
+        extra = {key: value for key, value in self.objective.items() if key != "name"}
+        return self.objective["name"] + "".join(f" {key}={value}" for key, value in extra.items())
+
+
+def behaviour_free() -> list[str]:
+    """Every objective of the registry that trains from rewards and needs nothing but current log-probabilities."""
+    built = {name: get(ObjectiveConfig(name=name)) for name in names() if name != "sft"}
+    return [name for name, objective in built.items() if not objective.needs_behaviour]
+
+
+TP2, PP2, PP4 = {"tensor": 2}, {"pipeline": 2}, {"pipeline": 4}
+SP2 = {"tensor": 2, "sequence": True}
+VPP = {"pipeline": 2, "virtual_pipeline": 2}
+
+
+def layouts() -> list[Cell]:
+    """Every way of cutting, alone and together, over the models."""
+    asympo = {"name": "asympo"}
+    return [
+        Cell("qwen2 tied", 1, objective=asympo),
+        Cell("llama untied", 1, micro_batches=PADDED),
+        Cell("qwen3 untied", 1, micro_batches=1, recompute="full"),
+        Cell("qwen3 untied", 2, TP2),
+        Cell("qwen2 untied", 2, SP2, asympo),
+        Cell("llama tied", 2, SP2, micro_batches=PADDED),
+        Cell("llama untied", 2, TP2, recompute="selective"),
+        Cell("qwen2 tied", 2, PP2, asympo),
+        Cell("qwen3 untied", 2, PP2, micro_batches=PADDED),
+        Cell("qwen2 tied", 2, VPP),
+        Cell("qwen3 tied", 2, VPP, asympo, micro_batches=3),
+        Cell("llama untied", 2, VPP, micro_batches=PADDED, recompute="full"),
+        Cell("qwen2 tied", 2, {}, asympo),
+        Cell("qwen3 untied", 4, {}, micro_batches=1),
+        Cell("llama tied", 4, TP2),
+        Cell("qwen2 untied", 4, SP2, asympo, recompute="full"),
+        Cell("qwen3 tied", 4, PP2, recompute="selective"),
+        Cell("llama untied", 4, VPP, asympo),
+        Cell("qwen2 tied", 4, PP4, micro_batches=4),
+        Cell("qwen3 untied", 4, TP2 | PP2, micro_batches=PADDED),
+        Cell("qwen2 tied", 4, SP2 | VPP, recompute="full"),
+    ]
+
+
+def objectives() -> list[Cell]:
+    """Every behaviour-free objective, and its options, under a layout that cuts the vocabulary, the layers and the tokens."""
+    options = [
+        {"name": "asympo", "rho_max": "off"},
+        {"name": "asympo", "p_low": 0.005, "p_high": 0.02},
+        {"name": "reinforce", "entropy_coef": 0.05},
+    ]
+    chosen = [{"name": name} for name in behaviour_free()] + options
+    cells = [Cell("llama untied", 4, SP2 | VPP, objective) for objective in chosen]
+    return cells + [Cell("qwen2 tied", 2, {}, {"name": name}, micro_batches=1) for name in ("opmd", "asymre")]

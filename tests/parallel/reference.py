@@ -1,0 +1,237 @@
+"""What a step should compute: plain Hugging Face transformers in float64, one process, one response a row, with every
+objective written out from its paper. Shares no code with the learner.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+
+STEPS = 3
+OPTIMIZER = {
+    "lr": 3e-3,
+    "betas": (0.9, 0.95),
+    "eps": 1e-4,
+    "weight_decay": 0.0,
+}  # eps: large, so that no step is a sign
+CLIP = 0.5
+SMALL = {
+    "vocab_size": 96, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 4, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 512, "rms_norm_eps": 1e-6,
+}  # fmt: skip
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 10_000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}  # fmt: skip
+MODELS: dict[str, Callable[[], Any]] = {
+    "qwen2 tied": lambda: transformers.Qwen2Config(**SMALL, tie_word_embeddings=True),
+    "qwen2 untied": lambda: transformers.Qwen2Config(**SMALL, tie_word_embeddings=False),
+    "qwen3 tied": lambda: transformers.Qwen3Config(**SMALL, tie_word_embeddings=True, head_dim=32),
+    "qwen3 untied": lambda: transformers.Qwen3Config(**SMALL, tie_word_embeddings=False, head_dim=32),
+    "llama tied": lambda: transformers.LlamaConfig(**SMALL, tie_word_embeddings=True),
+    "llama untied": lambda: transformers.LlamaConfig(**SMALL, tie_word_embeddings=False, rope_parameters=LLAMA3),
+}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A response: its tokens, which of them the policy generated, its reward."""
+
+    tokens: list[int]
+    generated: list[bool]
+    reward: float
+
+
+@dataclass(frozen=True)
+class Prompt:
+    tokens: list[int]
+    temperature: float
+    answers: list[Answer]
+
+
+def prompts() -> list[dict[str, Any]]:
+    """Uneven lengths, one response of one token and one long one, tokens of the environment amid responses, rewards at the
+    mean, a group without contrast, several temperatures."""
+    draw = random.Random(5)
+    lengths = [(9, (4, 1, 12, 7)), (3, (90, 20, 6, 11)), (14, (5, 5, 5, 5)), (6, (17, 2, 30, 8))]
+    rewards = [(1.0, 0.0, 0.0, 0.0), (1.0, 0.0, 0.5, 0.5), (0.5, 0.5, 0.5, 0.5), (0.2, 0.9, 0.7, -0.4)]
+    rows = []
+    for (prompt, answers), given in zip(lengths, rewards, strict=True):
+        made = []
+        for length, reward in zip(answers, given, strict=True):
+            generated = [draw.random() < 0.85 for _ in range(length - 1)] + [True]
+            made.append(Answer(_tokens(draw, length), generated, reward))
+        rows.append(asdict(Prompt(_tokens(draw, prompt), draw.choice([0.7, 1.0, 1.3]), made)))
+    return rows
+
+
+def _tokens(draw: random.Random, count: int) -> list[int]:
+    return [draw.randrange(SMALL["vocab_size"]) for _ in range(count)]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A response under the model: advantage, and per generated token its negative log-probability and the entropy."""
+
+    advantage: float
+    nll: Tensor
+    entropy: Tensor
+
+
+Groups = list[list[Scored]]
+
+
+@dataclass
+class Means:
+    """The exponential means of S over positives and negatives that asympo's bound on rho goes by, as of the step before."""
+
+    positive: float | None = None
+    negative: float | None = None
+
+    def factor(self, rho_max: float | None) -> float:
+        if rho_max is None:
+            return 1.0
+        if self.positive is None or self.negative is None:
+            return min(1.0, rho_max)
+        return min(1.0, rho_max * self.negative / self.positive)
+
+    def update(self, groups: Groups, decay: float) -> None:
+        old, new = (self.positive, self.negative), scales(groups)
+        self.positive, self.negative = (
+            b if a is None else decay * a + (1 - decay) * b for a, b in zip(old, new, strict=True)
+        )
+
+
+def scales(groups: Groups) -> tuple[float, float]:
+    """The mean S of positives and of negatives."""
+    scored = [(s.advantage, s.nll.mean().item()) for group in groups for s in group]
+    up = [scale for advantage, scale in scored if advantage > 0]
+    down = [scale for advantage, scale in scored if advantage < 0]
+    return sum(up) / len(up), sum(down) / len(down)
+
+
+def asympo(groups: Groups, objective: Any, means: Means) -> Tensor:
+    factor = means.factor(objective.rho_max)
+    terms = []
+    for group in groups:
+        for s in group:
+            nll = s.nll
+            if s.advantage >= 0 and objective.p_high is not None:
+                nll = torch.maximum(nll, -torch.tensor(objective.p_high).double().log())
+            if s.advantage < 0 and objective.p_low is not None:
+                nll = torch.minimum(nll, -torch.tensor(objective.p_low).double().log())
+            weight = s.advantage if s.advantage >= 0 else factor * s.advantage
+            terms.append(weight * nll.mean() / max(nll.mean().item(), objective.scale_floor) / len(group))
+    return torch.stack(terms).sum() / len(groups)
+
+
+def scaled(groups: Groups, alpha: float) -> Tensor:
+    """Positives by their advantage, negatives by alpha times theirs; each response by the mean over its tokens."""
+    terms = [
+        (s.advantage if s.advantage >= 0 else alpha * s.advantage) * s.nll.mean() / len(group)
+        for group in groups
+        for s in group
+    ]
+    return torch.stack(terms).sum() / len(groups)
+
+
+def opmd(groups: Groups, tau: float) -> Tensor:
+    tokens = sum(len(s.nll) for group in groups for s in group)
+    return torch.stack([s.advantage * s.nll.sum() for group in groups for s in group]).sum() / tokens / (1 + tau)
+
+
+def asymre(groups: Groups, shift: float) -> Tensor:
+    mixed = [group for group in groups if any(s.advantage for s in group)]
+    terms = [(s.advantage + shift) * s.nll.sum() / len(group) for group in mixed for s in group]
+    return torch.stack(terms).sum() / len(groups)
+
+
+FORMULAS: dict[str, Callable[[Groups, Any, Means], Tensor]] = {
+    "asympo": asympo,
+    "spo": lambda groups, objective, _: scaled(groups, objective.spo_alpha),
+    "reinforce": lambda groups, *_: scaled(groups, 1.0),
+    "positives": lambda groups, *_: scaled(groups, 0.0),
+    "opmd": lambda groups, objective, _: opmd(groups, objective.opmd_tau),
+    "asymre": lambda groups, objective, _: asymre(groups, objective.asymre_shift),
+}
+
+
+@dataclass
+class Expected:
+    """Losses of the steps and, with them, the mean S of the responses with A > 0 and with A < 0; the first step's gradient
+    after clipping; the change of every weight after 1 and after all steps."""
+
+    losses: list[float] = field(default_factory=list)
+    scales: list[tuple[float, float]] = field(default_factory=list)
+    gradient: dict[str, Tensor] = field(default_factory=dict)
+    updates: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+
+
+def save_model(directory: Path, name: str) -> None:
+    """A model as large in its weights as trained ones are, norms and biases off their defaults."""
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(MODELS[name]()).float()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.08)
+    model.save_pretrained(directory)
+
+
+def expect(directory: Path, rows: list[dict[str, Any]], objective: Any) -> Expected:
+    """``objective``: anything with the constants as attributes, and ``name``."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float64)
+    optimizer = torch.optim.AdamW(model.parameters(), **OPTIMIZER)
+    start = _weights(model)
+    expected, means = Expected(), Means()
+    for step in range(1, STEPS + 1):
+        optimizer.zero_grad()
+        groups = _score(model, rows)
+        loss = FORMULAS[objective.name](groups, objective, means)
+        if objective.entropy_coef:
+            bonus = [s.entropy.mean() / len(group) for group in groups for s in group]
+            loss = loss - objective.entropy_coef * torch.stack(bonus).sum() / len(groups)
+        loss.backward()
+        expected.scales.append(scales(groups))
+        means.update(groups, objective.rho_decay)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        expected.losses.append(loss.item())
+        if step == 1:
+            expected.gradient = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+        optimizer.step()
+        if step in (1, STEPS):
+            expected.updates[step] = {name: value - start[name] for name, value in _weights(model).items()}
+    return expected
+
+
+def _score(model: Any, rows: list[dict[str, Any]]) -> Groups:
+    """Rows are padded at their end, which a causal model does not see."""
+    pairs = [(row, answer) for row in rows for answer in row["answers"]]
+    tokens = [torch.tensor(row["tokens"] + answer["tokens"]) for row, answer in pairs]
+    logits = iter(model(torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True)).logits)
+    return [_score_group(row, logits) for row in rows]
+
+
+def _score_group(row: dict[str, Any], rows_logits: Iterator[Tensor]) -> list[Scored]:
+    rewards = [answer["reward"] for answer in row["answers"]]
+    mean = sum(rewards) / len(rewards)
+    scored = []
+    for answer in row["answers"]:
+        start = len(row["tokens"]) - 1
+        logits = next(rows_logits)[start : start + len(answer["tokens"])]
+        logp = torch.log_softmax(logits / row["temperature"], -1)
+        own = torch.tensor(answer["generated"])
+        nll = -logp.gather(1, torch.tensor(answer["tokens"])[:, None])[:, 0]
+        entropy = -(logp.exp() * logp).sum(-1)
+        scored.append(Scored(answer["reward"] - mean, nll[own], entropy[own]))
+    return scored
+
+
+def _weights(model: Any) -> dict[str, Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
