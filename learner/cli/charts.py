@@ -147,6 +147,27 @@ def health(learner: LearnerMetrics) -> Callable[[Axes], None]:
     return plot
 
 
+def updates(learner: LearnerMetrics) -> Callable[[Axes], None]:
+    """G_upd, the norm of an update per unit learning rate, and whether consecutive updates point the same way."""
+
+    def plot(axes: Axes) -> None:
+        steps, growth = _series(learner, "growth")
+        axes.plot(steps, growth, color=BLUE, linewidth=1.2, label="update norm per unit learning rate")
+        axes.set(xlabel="step")
+        right = axes.twinx()
+        steps, cosines = _series(learner, "ballistic")
+        right.plot(steps, rolling(cosines, 10), color=ORANGE, linewidth=1.2)
+        axes.plot([], [], color=ORANGE, linewidth=1.2, label="cosine without momentum (right)")
+        right.axhline(0.5, color=GREY, linewidth=1, linestyle="--")
+        right.set_ylim(-1, 1)
+        right.spines["right"].set_visible(True)
+        right.grid(visible=False)
+        _from_zero(axes)
+        _legend(axes)
+
+    return plot
+
+
 def throughput(metrics: RunMetrics, start: float) -> Callable[[Axes], None]:
     def plot(axes: Axes) -> None:
         for name, worker in metrics.workers.items():

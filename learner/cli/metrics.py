@@ -52,6 +52,7 @@ class LearnerMetrics:
     checkpoints: list[Row] = field(default_factory=list)
     starts: list[Row] = field(default_factory=list)
     skipped: list[Row] = field(default_factory=list)
+    alarms: list[Row] = field(default_factory=list)
 
     def add(self, row: Row) -> None:
         match row.get("kind"):
@@ -69,6 +70,8 @@ class LearnerMetrics:
                 self.checkpoints.append(row)
             case "skipped":
                 self.skipped.append(row)
+            case "alarm":
+                self.alarms.append(row)
 
     def phase(self, since: float) -> str:
         """How far a learner that started at ``since`` (Unix seconds) has come."""

@@ -62,6 +62,7 @@ def _lead(run_file: RunFile, summary: Summary) -> str:
         f"TP {cut.tensor} × PP {cut.pipeline}, {run_file.learner.world_size} processes",
         f"{run_file.learner.groups_per_step} prompts × {run_file.rollout.sampling.responses} responses a step",
         *([summary["status"]] if summary else ["going on"]),
+        *(f"alarm at step {row['step']}: {row['reason']}" for row in summary.get("alarms", [])),
         time.strftime("%Y-%m-%d %H:%M"),
     ]
     return html.escape(" · ".join(parts))
@@ -101,6 +102,10 @@ def _learning(metrics: RunMetrics) -> list[Chart]:
         ("Staleness", "How many steps old the tokens were when trained on.", charts.staleness(learner)),
         ("Health", "A collapse shows in the share of informative groups first.", charts.health(learner)),
     ]
+    if any(row.get("growth") is not None for row in learner.steps.values()):
+        figures.append(
+            ("Updates", "How far a step moves the weights, and whether straight on.", charts.updates(learner))
+        )
     if learner.warmup:
         figures.append(("Warm start", "Supervised, before the first version.", charts.warm_start(learner)))
     return figures

@@ -13,6 +13,7 @@ from learner.cli import charts
 from learner.cli.layout import RunDirectory
 from learner.cli.metrics import LearnerMetrics, RunMetrics
 from learner.cli.report import write_report
+from learner.cli.runfile import RunFile
 from learner.cli.summary import summarize, write_summary
 from learner.cli.supervisor import Outcome
 from leeway.v1 import rollout_pb2
@@ -123,3 +124,15 @@ def test_staleness_is_counted_in_tokens():
 
 def test_rolling_mean():
     assert charts.rolling([1.0, 2.0, 3.0, 5.0], 2) == [1.0, 1.5, 2.5, 4.0]
+
+
+def test_alarms_and_updates_are_shown_where_there_are_any(run: RunDirectory):
+    rows = [step(number, growth=300.0, ballistic=0.1) for number in (31, 32)]
+    alarm = {"kind": "alarm", "time": 1033.0, "step": 32, "rule": "rho", "action": "warn", "reason": "rho is 0.90"}
+    write_rows(run.metrics / "learner.jsonl", [*rows, alarm])
+    summary = summarize(RunFile.read(run.root), RunMetrics(run.metrics).poll(), Outcome(started=990.0))
+    assert summary["alarms"] == [{"step": 32, "rule": "rho", "action": "warn", "reason": "rho is 0.90"}]
+    write_summary(run, summary)
+    page = Page(write_report(run).read_text())
+    assert "Updates" in page.text
+    assert "alarm at step 32: rho is 0.90" in "\n".join(page.text)
