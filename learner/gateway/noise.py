@@ -8,7 +8,7 @@ import traceback
 from types import SimpleNamespace
 
 import structlog
-from grpc._cython import cygrpc
+from grpc._cython import cygrpc  # pyright: ignore[reportAttributeAccessIssue]
 
 _EVERY_S = 60.0
 _KIND = 60  # characters that tell one kind of message from another
@@ -31,7 +31,7 @@ class GrpcMessages(logging.Handler):
         logger.propagate = False
         # When a client goes away in the middle of a refusal, the asyncio server prints a traceback, past every logger.
         shown = {**vars(traceback), "print_exc": lambda *_, **__: logger.error("traceback", exc_info=True)}
-        cygrpc.traceback = SimpleNamespace(**shown)  # pyright: ignore[reportAttributeAccessIssue]
+        cygrpc.traceback = SimpleNamespace(**shown)
 
     def emit(self, record: logging.LogRecord) -> None:
         lines = record.getMessage().strip().splitlines() or [""]

@@ -56,7 +56,7 @@ class SubmitStream:
 
     async def _read(self, requests: AsyncIterator[rollout_pb2.SubmitRequest]) -> None:
         async for message in requests:
-            for request in _flat(message):
+            for request in flat(message):
                 self.received += 1
                 await self._slots.acquire()
                 await self._intake.take(self._fleet, request, self._deliver)
@@ -74,8 +74,8 @@ class SubmitStream:
             self._slots.release()
 
 
-def _flat(request: rollout_pb2.SubmitRequest) -> Iterator[rollout_pb2.SubmitRequest]:
+def flat(request: rollout_pb2.SubmitRequest) -> Iterator[rollout_pb2.SubmitRequest]:
     """The request and those inside it, in order; the parser limits the depth."""
     yield request
     for inner in request.more:
-        yield from _flat(inner)
+        yield from flat(inner)

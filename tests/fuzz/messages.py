@@ -1,8 +1,9 @@
 """`python -m tests.fuzz.messages --count N --seed S`: hostile messages against what a gateway does with a message.
 
-Each goes through the gateway's own deserializer, Intake (validation, measuring, quarantine) and the lease check. Looked for:
-an exception other than DecodeError, an accepted group that breaks the contract by the reference validator, wrong sizes
-in the account, and memory that grows. Exit status 1 when one is found; the message is printed, in hexadecimal, with its seed.
+Each goes through the gateway's own deserializer, Intake (validation, measuring, quarantine) and the lease check. A message
+may hold several groups; they are what is accepted or rejected. Looked for: an exception other than DecodeError, an accepted
+group that breaks the contract by the reference validator, wrong sizes in the account, and memory that grows. Exit status 1
+when one is found; the message is printed, in hexadecimal, with its seed.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from learner.config import LimitsConfig
 from learner.gateway.flusher import Arrival
 from learner.gateway.intake import Intake
 from learner.gateway.service import lease_problem
+from learner.gateway.stream import flat
+from learner.queue import Append
 from leeway.v1 import rollout_pb2 as pb
 from tests.fuzz.mutations import VERSIONS, Corpus
 from tests.fuzz.reference import problems
@@ -65,7 +68,7 @@ class Target:
     """A gateway's way of a message, without network and Redis.
 
     Attributes:
-        outcomes: how many messages ended how.
+        outcomes: how many groups, or undecodable messages, ended how.
     """
 
     def __init__(self) -> None:
@@ -74,16 +77,16 @@ class Target:
         stand_ins: Any = (_Policies(), self._flusher)
         self._intake = Intake(LIMITS, *stand_ins, quarantine=True)
 
-    def submit(self, message: bytes) -> str:
-        """One SubmitRequest: "accepted", "rejected" or "undecodable". Raises FoundError."""
+    def submit(self, message: bytes) -> list[str]:
+        """One message: "undecodable", or "accepted" or "rejected" for each of its groups. Raises FoundError."""
         try:
-            outcome = self._submit(message)
-        except FoundError:
-            raise
+            outcomes = self._submit(message)
+        except FoundError as error:
+            raise FoundError(f"{error}: message {message.hex()}") from error
         except Exception as error:
             raise FoundError(f"{type(error).__name__}: {error}: message {message.hex()}") from error
-        self.outcomes[outcome] += 1
-        return outcome
+        self.outcomes.update(outcomes)
+        return outcomes
 
     def call(self, message: bytes) -> None:
         """The same bytes as each of the other requests. Raises FoundError."""
@@ -97,34 +100,35 @@ class Target:
         except Exception as error:
             raise FoundError(f"{type(error).__name__}: {error}: call {message.hex()}") from error
 
-    def _submit(self, message: bytes) -> str:
+    def _submit(self, message: bytes) -> list[str]:
         try:
             request = pb.SubmitRequest.FromString(message)
         except DecodeError:
-            return "undecodable"
+            return ["undecodable"]
+        return [self._take(one) for one in flat(request)]
+
+    def _take(self, request: pb.SubmitRequest) -> str:
         _run(self._intake.take("fuzz", request, lambda _: None))
         arrival = self._flusher.last
         if arrival.group is None:
             if arrival.ack.outcome != pb.OUTCOME_REJECTED or not (arrival.ack.reason and arrival.ack.value):
-                raise FoundError(f"neither taken nor rejected with a reason: message {message.hex()}")
+                raise FoundError("neither taken nor rejected with a reason")
             json.loads(arrival.quarantined)
             arrival.ack.SerializeToString()
             return "rejected"
         payload = bytes(arrival.group.payload)
         if found := problems(payload, LIMITS, _Policies.known):
-            raise FoundError(f"accepted in spite of {', '.join(found)}: message {message.hex()}")
-        _require_measured(arrival, pb.Group.FromString(payload), message)
+            raise FoundError(f"accepted in spite of {', '.join(found)}")
+        _require_measured(arrival.group, pb.Group.FromString(payload))
         return "accepted"
 
 
-def _require_measured(arrival: Arrival, group: pb.Group, message: bytes) -> None:
+def _require_measured(append: Append, group: pb.Group) -> None:
     generated = sum(len(response.tokens) // 4 for response in group.responses)
     trained_on = generated + len(group.responses) * (len(group.prompt_tokens) // 4)
-    append = arrival.group
-    assert append is not None
     measured = (append.group_id, append.tokens, append.generated, append.responses)
     if measured != (group.group_id, trained_on, generated, len(group.responses)):
-        raise FoundError(f"measured {measured}: message {message.hex()}")
+        raise FoundError(f"measured {measured}")
 
 
 def _run(coroutine: Coroutine[Any, Any, None]) -> None:
@@ -147,6 +151,7 @@ def resident_mib() -> float:
 class Result:
     """What one process has seen."""
 
+    messages: int
     outcomes: Counter[str]
     start_mib: float  # after warming up
     end_mib: float
@@ -169,7 +174,7 @@ def run(count: int, seed: int, progress: Any = None) -> Result:
             raise FoundError(f"seed {seed}, message {number}: {error}") from error
         if progress is not None and number % _BATCH == _BATCH - 1:
             progress.put(_BATCH)
-    return Result(target.outcomes, start, resident_mib())
+    return Result(count, target.outcomes, start, resident_mib())
 
 
 def _process(count: int, seed: int, progress: Any, results: Any) -> None:
@@ -197,7 +202,7 @@ def main(arguments: list[str]) -> int:
     for worker in workers:
         worker.start()
     collected = _collect(workers, progress, results, options.count)
-    return _conclude(collected, options.count)
+    return _conclude(collected)
 
 
 def _collect(workers: list[Any], progress: Any, results: Any, count: int) -> list[Result | str]:
@@ -220,7 +225,7 @@ def _collect(workers: list[Any], progress: Any, results: Any, count: int) -> lis
     return collected
 
 
-def _conclude(collected: list[Result | str], count: int) -> int:
+def _conclude(collected: list[Result | str]) -> int:
     failures = [result for result in collected if isinstance(result, str)]
     for failure in failures:
         print(f"found: {failure}")
@@ -230,7 +235,7 @@ def _conclude(collected: list[Result | str], count: int) -> int:
         print(f"memory of a process: {result.start_mib:.1f} MiB at the start, {result.end_mib:.1f} MiB at the end")
     growth = max((result.end_mib - result.start_mib for result in results), default=0.0)
     print(
-        f"messages={count if not failures else outcomes.total()} accepted={outcomes['accepted']} "
+        f"messages={sum(result.messages for result in results)} accepted={outcomes['accepted']} "
         f"rejected={outcomes['rejected']} undecodable={outcomes['undecodable']} rss_growth_mib={growth:.1f}"
     )
     return 1 if failures or growth > _MOST_GROWTH_MIB else 0

@@ -170,5 +170,22 @@ class Corpus:
         return request.SerializeToString() + (b"\x78\x01" * 50_000 if part == "unknown" else b"")
 
     def _drawn(self) -> bytes:
-        make = valid if self._rng.random() < 0.5 else broken
-        return make(self._rng).SerializeToString()
+        rng = self._rng
+        request = (valid if rng.random() < 0.5 else broken)(rng)
+        if rng.random() < 0.1:  # several groups in one message, side by side and one in the other
+            for make in (valid, broken, valid)[: rng.randint(1, 3)]:
+                inner = request.more.add() if rng.random() < 0.7 else request.more.add().more.add()
+                inner.CopyFrom(make(rng))
+        data = request.SerializeToString()
+        if rng.random() < 0.01:
+            for _ in range(rng.choice((20, 99, 101, 150))):  # field 4 in field 4 in field 4: about as deep as is read
+                data = b"\x22" + _varint(len(data)) + data
+        return data
+
+
+def _varint(number: int) -> bytes:
+    parts = []
+    while number > 0x7F:
+        parts.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes((*parts, number))
