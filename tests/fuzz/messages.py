@@ -23,8 +23,9 @@ from typing import Any
 import structlog
 from google.protobuf.message import DecodeError
 
-from learner.config import LimitsConfig
-from learner.gateway.flusher import Arrival
+from learner.config import AdmissionConfig, LimitsConfig
+from learner.gateway.arrival import Arrival
+from learner.gateway.gate import Gate
 from learner.gateway.intake import Intake
 from learner.gateway.service import lease_problem
 from learner.gateway.stream import flat
@@ -74,7 +75,8 @@ class Target:
     def __init__(self) -> None:
         self.outcomes: Counter[str] = Counter()
         self._flusher = _Flusher()
-        stand_ins: Any = (_Policies(), self._flusher)
+        no_rates: Any = None
+        stand_ins: Any = (_Policies(), Gate(AdmissionConfig(), no_rates), self._flusher)
         self._intake = Intake(LIMITS, *stand_ins, quarantine=True)
 
     def submit(self, message: bytes) -> list[str]:
