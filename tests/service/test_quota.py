@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -103,7 +104,7 @@ async def test_the_rate_holds_over_all_gateways_together(gateway_queue: GatewayQ
 
 
 async def test_a_flood_gets_turns_and_the_others_their_acks(start_gateway, tmp_path: Path, redis_server: EmbeddedRedis):
-    quotas = {"admission": {"quotas": {"alpha": {"groups_per_s": 5}}}}
+    quotas: dict[str, Any] = {"admission": {"quotas": {"alpha": {"groups_per_s": 5}}}}
     gateways = [await start_gateway(**quotas), GatewayProcess(tmp_path / "second", redis_server.url, **quotas)]
     await gateways[1].ready()
     try:
