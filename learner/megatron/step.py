@@ -61,8 +61,9 @@ class Trainer:
         self._ranks = ranks
         self._clip = config.clip_grad
         self.optimizer = _optimizer(policy, config)
-        measured = diagnostics is not None and diagnostics.update
-        self._meter = UpdateMeter(self.optimizer, diagnostics, ranks.device) if measured else None
+        self._meter: UpdateMeter | None = None
+        if diagnostics is not None and diagnostics.update:
+            self._meter = UpdateMeter(self.optimizer, diagnostics, ranks.device)
         settings = policy.transformer_config
         settings.finalize_model_grads_func = _finalize
         no_sync: list[Any] = [chunk.no_sync for chunk in policy.chunks]

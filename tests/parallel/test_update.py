@@ -1,0 +1,42 @@
+"""The update meter under every kind of cut: what it says is what the exported weights did."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor
+
+LAYOUTS = {  # name -> (model, parallel), on four ranks
+    "update_tp2_pp2_tied": ("qwen2", {"tensor": 2, "pipeline": 2}),
+    "update_tp2_dp2": ("llama", {"tensor": 2}),
+    "update_pp2_dp2": ("qwen3", {"pipeline": 2}),
+}
+
+
+def flat(tensors: dict[str, Tensor]) -> Tensor:
+    return torch.cat([tensors[name].double().flatten() for name in sorted(tensors)])
+
+
+def test_norm_and_cosine_are_those_of_the_exported_weights(references, launch):
+    cases = [
+        {
+            "name": name,
+            "model": str(references[model].directory),
+            "sequences": str(references[model].sequences),
+            "parallel": parallel,
+            "run": "movement",
+        }
+        for name, (model, parallel) in LAYOUTS.items()
+    ]
+    for name, outcome in launch(4, cases).items():
+        places = [flat(outcome.tensors(f"at{number}")) for number in range(4)]
+        moves = [after - before for before, after in pairwise(places)]
+        expected = [(float(move.norm()), None) for move in moves[:1]]
+        expected += [
+            (float(move.norm()), float(torch.cosine_similarity(move, last, dim=0))) for last, move in pairwise(moves)
+        ]
+        for got, (norm, cosine) in zip(outcome.values["updates"], expected, strict=True):
+            assert got[0] == pytest.approx(norm, rel=1e-6), name
+            assert got[1] == (cosine if cosine is None else pytest.approx(cosine, abs=1e-6)), name
