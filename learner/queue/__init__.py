@@ -8,12 +8,14 @@ from learner.queue.learner import LearnerQueue
 from learner.queue.leases import LeaseWish, Occupancy
 from learner.queue.ledger import check, read_ledgers
 from learner.queue.rates import Permit, Rates
+from learner.queue.reconcile import Discrepancy, Recount, recount
 from learner.queue.registry import UnknownVersionError
 
 __all__ = [
     "Append",
     "Appended",
     "Backlog",
+    "Discrepancy",
     "EmbeddedRedis",
     "FencedError",
     "Flushed",
@@ -26,9 +28,11 @@ __all__ = [
     "Permit",
     "QueueError",
     "Rates",
+    "Recount",
     "TakenGroup",
     "UnavailableError",
     "UnknownVersionError",
     "check",
     "read_ledgers",
+    "recount",
 ]

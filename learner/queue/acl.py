@@ -27,6 +27,8 @@ COMMANDS = (
     # streams
     *("xack", "xadd", "xautoclaim", "xdel", "xgroup", "xinfo", "xlen", "xpending", "xrange", "xread", "xreadgroup"),
     *("xrevrange", "xtrim"),
+    # recounts
+    *("scan", "ttl", "zrange"),
 )
 
 

@@ -30,7 +30,7 @@ class Keys:
         self.probe = prefix + "probe"  # written by gateways to see whether Redis takes writes
         self.stream_prefix = prefix + "stream:"
         self.payload_prefix = prefix + "group:"
-        self._id = prefix + "id:"
+        self.id_prefix = prefix + "id:"
         self.ledger_prefix = prefix + "ledger:"
         self._rates = prefix + "rates:"
         self._running = prefix + "running:"
@@ -46,7 +46,7 @@ class Keys:
 
     def id(self, fleet: str, group_id: str) -> str:
         """The memory of a group's id: "queued", "trained:<step>", "expired:<step>" or "lost:<step>"."""
-        return f"{self._id}{fleet}:{group_id}"
+        return f"{self.id_prefix}{fleet}:{group_id}"
 
     def ledger(self, fleet: str) -> str:
         """The fleet's counters."""

@@ -1,0 +1,35 @@
+-- One page of a fleet's stream as it really is, and the counters at the same instant. Changes nothing.
+-- KEYS: 1 stream, 2 ledger;  ARGV: 1 id prefix, 2 payload prefix, 3 entry id to begin after, or "-", 4 entries per page
+-- Returns {counters, length, pending, entries, pending ids in the page's range}; counters are accepted, finished, bytes,
+-- bytes_done; an entry is {entry id, group id, bytes said, payload's length or -1, what the id's memory says or ""}.
+local fields = redis.call('HMGET', KEYS[2], 'accepted', 'trained', 'expired', 'lost', 'bytes', 'bytes_done')
+for i = 1, 6 do
+  fields[i] = tonumber(fields[i] or 0)
+end
+local counters = {fields[1], fields[2] + fields[3] + fields[4], fields[5], fields[6]}
+if redis.call('EXISTS', KEYS[1]) == 0 then
+  return {counters, 0, 0, {}, {}}
+end
+local from = ARGV[3] == '-' and '-' or '(' .. ARGV[3]
+local page = redis.call('XRANGE', KEYS[1], from, '+', 'COUNT', ARGV[4])
+local entries = {}
+for _, entry in ipairs(page) do
+  local said, id = '', ''
+  for i = 1, #entry[2], 2 do
+    if entry[2][i] == 'id' then
+      id = entry[2][i + 1]
+    elseif entry[2][i] == 'bytes' then
+      said = entry[2][i + 1]
+    end
+  end
+  local payload = ARGV[2] .. id
+  local length = redis.call('EXISTS', payload) == 1 and redis.call('STRLEN', payload) or -1
+  entries[#entries + 1] = {entry[1], id, said, length, redis.call('GET', ARGV[1] .. id) or ''}
+end
+local to = #page == tonumber(ARGV[4]) and page[#page][1] or '+'
+local pending = {}
+for _, one in ipairs(redis.call('XPENDING', KEYS[1], 'learner', from, to, 2 * ARGV[4])) do
+  pending[#pending + 1] = one[1]
+end
+local total = redis.call('XPENDING', KEYS[1], 'learner')[1]
+return {counters, redis.call('XLEN', KEYS[1]), total, entries, pending}
