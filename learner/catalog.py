@@ -25,10 +25,16 @@ def version_name(version: int) -> str:
     return f"weight_v{version:06d}"
 
 
+def version_of(name: str) -> int | None:
+    """The version that a directory of this name holds; None when it is no such name."""
+    found = _NAME.fullmatch(name)
+    return int(found.group(1)) if found else None
+
+
 def versions_on_disk(root: Path) -> list[int]:
     """Versions under their final names, orphans too, in order."""
-    found = (_NAME.fullmatch(path.name) for path in root.glob("weight_v*"))
-    return sorted(int(match.group(1)) for match in found if match)
+    found = (version_of(path.name) for path in root.glob("weight_v*"))
+    return sorted(version for version in found if version is not None)
 
 
 def read_manifest(root: Path, version: int) -> manifest_pb2.Manifest:

@@ -7,7 +7,7 @@ files from one run file (learner/cli/runfile.py).
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -184,6 +184,11 @@ class PublishConfig(Settings):
     """Versions for the fleets."""
 
     dir: Path
+    url: str | None = Field(
+        default=None,
+        description="s3://..., gs://..., file:///...: versions are copied there, from dir, and announced there (fsspec)",
+    )
+    url_options: dict[str, Any] = Field(default={}, description="of the fsspec client: endpoint, credentials, timeouts")
     every: int = Field(default=1, gt=0, description="steps")
     keep: int = Field(default=4, gt=1, description="newest versions kept")
     keep_every: int = Field(default=0, ge=0, description="also keep every n-th version; 0: none")

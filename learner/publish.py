@@ -19,14 +19,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import structlog
 import torch
 import torch.distributed as dist
 from google.protobuf import json_format
 
 from learner.catalog import MANIFEST, POINTER, pinned, version_name, versions_on_disk, with_bases
-from learner.claim import Claim, sync_directory
+from learner.claim import Claim, SupersededError, sync_directory
 from learner.config import PublishConfig
 from learner.delta import read_layout
+from learner.mirror import Mirror
 from learner.shards import DIGEST, NONE, Seal, Shard, ShardWriter, delta_file, model_file, seal
 from leeway.v1 import manifest_pb2, rollout_pb2
 
@@ -83,6 +85,7 @@ class Publisher:
         assert isinstance(group, dist.ProcessGroup)  # every rank is a member
         self._group = group
         self._thread: threading.Thread | None = None
+        self._mirror = Mirror(config.url, config.url_options, claim) if registry is not None and config.url else None
         self._failure: Exception | None = None
         self._writer = ShardWriter(dist.get_rank(), config.dtype, deltas=config.full_every > 1)
         self._previous: int | None = None  # rank 0: published without a failure since
@@ -113,6 +116,7 @@ class Publisher:
         """Waits for the publication under way, if any.
 
         Raises:
+            SupersededError: a newer learner has taken over (rank 0).
             Exception: what the registry raised: the version is on disk and no fleet knows it (rank 0).
         """
         if self._thread is not None:
@@ -143,6 +147,9 @@ class Publisher:
         except OSError as error:
             self._claim.discard(name)
             self._registry.not_published(version, error)
+            return
+        except SupersededError as error:
+            self._failure = error
             return
         self._previous = version
         self._deltas = self._deltas + 1 if base is not None else 0
@@ -207,7 +214,7 @@ class Publisher:
             version=version,
             step=step,
             epoch=self._claim.epoch,
-            uri=final.resolve().as_uri(),
+            uri=self._mirror.put(version) if self._mirror else final.resolve().as_uri(),
             manifest_sha256=manifest_seal.sha256.hex(),
         )
         policy.published_at.CopyFrom(manifest.published_at)
@@ -233,8 +240,12 @@ class Publisher:
             for version in there:
                 if version not in kept:
                     self._claim.remove(version_name(version))
+            if self._mirror is not None:
+                self._mirror.retain(kept, newest)
         except FileNotFoundError:
             return  # superseded: what is kept is the newer learner's business
+        except OSError as error:
+            structlog.get_logger().warning("old versions not removed; tried again after the next", error=str(error))
 
 
 def _entry(name: str, found: Seal) -> manifest_pb2.ManifestFile:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from google.protobuf import json_format
 
@@ -27,14 +26,6 @@ class VersionError(Exception):
         self.value = value
 
 
-def local_path(uri: str) -> Path:
-    """The directory behind a file:// URI. Raises VersionError for any other scheme."""
-    parts = urlsplit(uri)
-    if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
-        raise VersionError("policy.uri", f"{uri!r}: this worker reads file:///... only")
-    return Path(unquote(parts.path))
-
-
 def read_manifest(directory: Path, sha256: str | None = None) -> manifest_pb2.Manifest:
     """A version's manifest; ``sha256``: what its announcement says of it. Raises VersionError."""
     content = read(directory / MANIFEST)
@@ -49,14 +40,19 @@ def read_manifest(directory: Path, sha256: str | None = None) -> manifest_pb2.Ma
 def verify_file(directory: Path, file: manifest_pb2.ManifestFile) -> None:
     """Reads every byte. Raises VersionError."""
     field = f"files[{file.name}]"
-    if not file.name or Path(file.name).name != file.name:
-        raise VersionError(field, "a name with path separators")
-    path = directory / file.name
+    path = directory / plain(file.name)
     if not path.is_file():
         raise VersionError(field, f"missing in {directory}")
     expect(f"{field}.size", path.stat().st_size, file.size)
     with path.open("rb") as content:
         expect(f"{field}.sha256", hashlib.file_digest(content, "sha256").hexdigest(), file.sha256)
+
+
+def plain(name: str) -> str:
+    """A file's name, when it is no more than that. Raises VersionError."""
+    if not name or Path(name).name != name:
+        raise VersionError(f"files[{name}]", "a name with path separators")
+    return name
 
 
 def read(path: Path) -> bytes:

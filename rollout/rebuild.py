@@ -14,30 +14,32 @@ import structlog
 
 from leeway.v1 import manifest_pb2
 from rollout.delta import DeltaError, patch
-from rollout.manifest import MANIFEST, VersionError, read_manifest, verify_file
+from rollout.manifest import MANIFEST, VersionError, plain, read_manifest, verify_file
+from rollout.source import Source, version_name
 
 _KEPT = 2  # an engine may still read the one before the newest
 _LONGEST = 10_000  # deltas in a row
 
 
 class Rebuilder:
-    """Keeps the newest rebuilt versions under ``cache``; one process per directory."""
+    """Keeps the newest rebuilt versions under ``cache``; one process per directory. Bases come from ``source``."""
 
-    def __init__(self, cache: Path) -> None:
+    def __init__(self, cache: Path, source: Source) -> None:
         self._cache = cache
+        self._source = source
 
     def rebuild(self, directory: Path, manifest: manifest_pb2.Manifest) -> Path:
         """The directory of the full version, its files verified against ``manifest.results``.
 
         Args:
-            directory: the delta's; the others of the chain lie beside it.
+            directory: the delta's.
             manifest: the delta's.
 
         Raises:
             VersionError: a link of the chain is missing or damaged, or the result is not what the manifest says.
         """
         self._cache.mkdir(parents=True, exist_ok=True)
-        target = self._cache / _name(manifest.version)
+        target = self._cache / version_name(manifest.version)
         if _is(target, directory, manifest):
             return target
         base, links = self._chain(directory, manifest, use_cache=True)
@@ -64,11 +66,11 @@ class Rebuilder:
             number = links[-1][1].base_version
             if number >= links[-1][1].version:
                 raise VersionError("manifest.base_version", f"{number}: not below version {links[-1][1].version}")
-            here = self._cache / _name(number)
+            here = self._cache / version_name(number)
             if use_cache and (here / MANIFEST).is_file():
                 return here, links[::-1]
-            there = directory.parent / _name(number)
             try:
+                there = self._source.directory(number)
                 found = read_manifest(there)
             except VersionError as error:
                 raise VersionError(
@@ -85,7 +87,7 @@ class Rebuilder:
         temporary = self._cache / ".building"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
-        names = [_plain(file.name) for file in manifest.results]
+        names = [plain(file.name) for file in manifest.results]
         shards = [temporary / name for name in names if name.endswith(".safetensors")]
         try:
             for name in names:
@@ -117,13 +119,3 @@ def _is(target: Path, directory: Path, manifest: manifest_pb2.Manifest) -> bool:
     except (OSError, VersionError):
         return False
     return True
-
-
-def _name(version: int) -> str:
-    return f"weight_v{version:06d}"
-
-
-def _plain(name: str) -> str:
-    if not name or Path(name).name != name:
-        raise VersionError(f"results[{name}]", "a name with path separators")
-    return name

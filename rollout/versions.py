@@ -11,12 +11,13 @@ from pathlib import Path
 
 from leeway.v1 import rollout_pb2
 from rollout.delta import DeltaError, entries
-from rollout.manifest import VersionError, expect, local_path, read, read_manifest, verify_file
+from rollout.manifest import VersionError, expect, read, read_manifest, verify_file
 from rollout.rebuild import Rebuilder
+from rollout.source import source_of
 
 _SCHEMA = 1
 
-__all__ = ["Verifier", "Version", "VersionError", "local_path"]
+__all__ = ["Verifier", "Version", "VersionError"]
 
 
 @dataclass(frozen=True)
@@ -32,14 +33,14 @@ class Verifier:
 
     Args:
         model: Hugging Face directory of the initial policy.
-        cache: where the full versions that deltas yield are kept; None: deltas are refused.
+        cache: where the full versions that deltas yield are kept, and what comes from elsewhere; None: both are refused.
 
     Raises:
         VersionError: that directory itself has no readable config.json or safetensors.
     """
 
     def __init__(self, model: Path, cache: Path | None = None) -> None:
-        self._rebuilder = Rebuilder(cache) if cache is not None else None
+        self._cache = cache
         self._config_sha256 = hashlib.sha256(read(model / "config.json")).hexdigest()
         self._shapes = _tensor_shapes(sorted(model.glob("*.safetensors")))
         if not self._shapes:
@@ -51,18 +52,20 @@ class Verifier:
         Raises:
             VersionError: schema, version, base, sizes, checksums, config or tensors are not what they should be.
         """
-        directory = local_path(policy.uri)
+        downloads = self._cache / "downloads" if self._cache is not None else None
+        source = source_of(policy.uri, downloads)
+        directory = source.directory(policy.version)
         manifest = read_manifest(directory, policy.manifest_sha256)
         expect("manifest.schema", manifest.schema, _SCHEMA)
         expect("manifest.version", manifest.version, policy.version)
         expect("manifest.config_sha256", manifest.config_sha256, self._config_sha256)
         files = manifest.files
         if manifest.HasField("base_version"):
-            if self._rebuilder is None:
+            if self._cache is None:
                 raise VersionError(
                     "manifest.base_version", f"{manifest.base_version}: a delta, and there is no cache_dir"
                 )
-            directory, files = self._rebuilder.rebuild(directory, manifest), manifest.results
+            directory, files = Rebuilder(self._cache, source).rebuild(directory, manifest), manifest.results
         else:
             for file in files:
                 verify_file(directory, file)

@@ -47,10 +47,10 @@ class Scene:
         }
         save_file(self.weights, self.model / "model.safetensors")
         self.registry = Registry()
-        claim = Claim(self.root, 1)
-        claim.take()
+        self.claim = Claim(self.root, 1)
+        self.claim.take()
         config = PublishConfig(dir=self.root, dtype="bfloat16", **settings)
-        self.publisher = Publisher(config, claim, self.model, 0, self.registry)
+        self.publisher = Publisher(config, self.claim, self.model, 0, self.registry)
         self.history: list[dict[str, Tensor]] = []
 
     def publish(self, count: int) -> None:
