@@ -60,7 +60,7 @@ class Intake:
             retry(ack, UNAVAILABLE)
         else:
             if violation is None:
-                arrival.group = _append(fleet, group, request.lease_id[:_ECHOED])
+                arrival.group = to_append(fleet, group, request.lease_id[:_ECHOED])
             else:
                 ack.outcome = rollout_pb2.OUTCOME_REJECTED
                 ack.reason, ack.field, ack.value = violation.reason, violation.field, violation.value
@@ -85,7 +85,8 @@ class Intake:
         return violation
 
 
-def _append(fleet: str, group: rollout_pb2.Group, lease_id: str) -> Append:
+def to_append(fleet: str, group: rollout_pb2.Group, lease_id: str) -> Append:
+    """A valid group, measured."""
     generated = sum(len(response.tokens) for response in group.responses) // 4
     return Append(
         fleet=fleet,
