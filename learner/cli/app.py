@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from learner.cli.fleet import fleet
 from learner.cli.layout import RunDirectory, RunError
 from learner.cli.policy import policy
 from runtime.settings import SettingsError
@@ -22,6 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(policy, name="policy")
+app.add_typer(fleet, name="fleet")
 
 _Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory, such as runs/demo.")]
 
@@ -58,14 +60,14 @@ def ledger(
         bool, typer.Option("--check", help="Exit with 1 and the difference unless the law holds.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    fleet: Annotated[str | None, typer.Option("--fleet", metavar="NAME", help="One fleet's account only.")] = None,
+    only: Annotated[str | None, typer.Option("--fleet", metavar="NAME", help="One fleet's account only.")] = None,
 ) -> None:
     """Shows each fleet's account: every group ever received, and what became of it."""
     from learner.cli.ledger import ledger_tables, ledgers_of, violations
     from learner.cli.summary import ledger_row
 
     with _one_line_errors():
-        ledgers = ledgers_of(RunDirectory.existing(run), fleet)
+        ledgers = ledgers_of(RunDirectory.existing(run), only)
     if as_json:
         typer.echo(json.dumps([ledger_row(ledger) for ledger in ledgers], indent=2))
     else:

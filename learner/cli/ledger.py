@@ -9,7 +9,7 @@ from rich.table import Table
 
 from learner.cli.layout import RunDirectory, RunError
 from learner.cli.runfile import EMBEDDED, RunFile
-from learner.queue import EmbeddedRedis, check, read_ledgers
+from learner.queue import EmbeddedRedis, check, ledgers_in
 from leeway.v1 import rollout_pb2
 
 LAW = (
@@ -28,9 +28,9 @@ def ledgers_of(run: RunDirectory, fleet: str | None = None) -> list[rollout_pb2.
     identity = run.identity(run_file.run.name)
     if run_file.queue.url == EMBEDDED:
         with EmbeddedRedis.serving(run.redis) as url:
-            ledgers = read_ledgers(url, identity)
+            ledgers = ledgers_in(run_file.queue_config(url, identity))
     else:
-        ledgers = read_ledgers(run_file.queue.url, identity)
+        ledgers = ledgers_in(run_file.queue_config(run_file.queue.url, identity))
     if fleet is None:
         return ledgers
     chosen = [ledger for ledger in ledgers if ledger.fleet == fleet]

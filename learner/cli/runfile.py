@@ -155,6 +155,11 @@ class RunFile(Settings):
                 f"learner.hold_staleness = {learner.hold_staleness} is above learner.max_staleness = "
                 f"{learner.max_staleness}: all would expire"
             )
+        if (self.gateway.tls is None) != (self.rollout.tls is None):
+            one, other = ("gateway", "rollout") if self.rollout.tls is None else ("rollout", "gateway")
+            raise ValueError(f"{one}.tls is set and {other}.tls is not: this machine's workers speak to this gateway")
+        if self.gateway.tls is not None and self.gateway.tls.client_ca is not None and not self._worker_certificate():
+            raise ValueError("gateway.tls.client_ca is set: set rollout.tls.certificate and rollout.tls.key too")
         if self.rollout.sampling.responses < 2:
             raise ValueError(
                 f"rollout.sampling.responses = {self.rollout.sampling.responses}: an advantage compares the responses "
@@ -166,6 +171,9 @@ class RunFile(Settings):
                 f"gateway.limits.max_response_tokens = {self.gateway.limits.max_response_tokens}"
             )
         return self
+
+    def _worker_certificate(self) -> bool:
+        return self.rollout.tls is not None and self.rollout.tls.certificate is not None
 
     @classmethod
     def read(cls, path: Path, overrides: Iterable[str] = ()) -> RunFile:
@@ -194,7 +202,13 @@ class RunFile(Settings):
         """The same with absolute paths: what run.json holds."""
         run = self.run.model_copy(update={"dir": self.directory.root})
         model = self.model.model_copy(update={"path": DEMO_MODEL if self.makes_model else str(self.model_directory())})
-        return self.model_copy(update={"run": run, "model": model})
+        sections = {name: _absolute_files(getattr(self, name)) for name in ("queue", "gateway", "rollout")}
+        return self.model_copy(update={"run": run, "model": model, **sections})
+
+    def queue_config(self, redis_url: str, identity: str) -> QueueConfig:
+        """Where the run's queue is, with its password file and TLS files. Raises SettingsError."""
+        values = {"url": redis_url, "run": identity, **self.queue.model_dump(exclude={"url", "aof"})}
+        return QueueConfig.parse(values, source="queue")
 
     def resolve(self, redis_url: str, identity: str, vocabulary: int) -> Plan:
         """Derives each process's settings.
@@ -207,7 +221,7 @@ class RunFile(Settings):
         Raises:
             SettingsError: a rule of a process's own settings is broken.
         """
-        queue = QueueConfig(url=redis_url, run=identity, **self.queue.model_dump(exclude={"url", "aof"}))
+        queue = self.queue_config(redis_url, identity)
         return Plan(
             self._gateway(queue, vocabulary),
             self._learner(queue),
@@ -274,3 +288,14 @@ class RunFile(Settings):
     def fleet(self) -> str:
         """The fleet that this machine's workers are."""
         return _FLEET
+
+
+def _absolute_files(section: Any) -> Any:
+    """A section whose credentials are found from any directory."""
+    changes: dict[str, Any] = {}
+    if section.tls is not None:
+        files = {name: value.absolute() for name, value in section.tls if isinstance(value, Path)}
+        changes["tls"] = section.tls.model_copy(update=files)
+    if getattr(section, "password_file", None) is not None:
+        changes["password_file"] = section.password_file.absolute()
+    return section.model_copy(update=changes)

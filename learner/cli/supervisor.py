@@ -21,7 +21,7 @@ from learner.cli.model import vocabulary_size
 from learner.cli.process import Process, ProcessFailed, last_words
 from learner.cli.runfile import EMBEDDED, Plan, RunFile
 from learner.cli.tokens import issue_token
-from learner.queue import EmbeddedRedis, QueueError, read_ledgers
+from learner.queue import EmbeddedRedis, QueueError, ledgers_in
 from leeway.v1 import rollout_pb2
 from runtime.children import Child
 from runtime.settings import SettingsError
@@ -221,7 +221,8 @@ class Supervisor:
         if "gateway" not in self._processes:
             return None
         try:
-            return read_ledgers(self._redis_url, self._run.identity(self._file.run.name), timeout_s=1.0)
+            queue = self._file.queue_config(self._redis_url, self._run.identity(self._file.run.name))
+            return ledgers_in(queue.model_copy(update={"timeout_s": 1.0}))
         except QueueError:
             return None  # Redis is what died: `leeway ledger` reads the account from its file
 

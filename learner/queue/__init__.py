@@ -6,7 +6,7 @@ from learner.queue.gateway import Append, Appended, Backlog, Flushed, GatewayQue
 from learner.queue.groups import GroupRef, TakenGroup
 from learner.queue.learner import LearnerQueue
 from learner.queue.leases import LeaseWish, Occupancy
-from learner.queue.ledger import check, read_ledgers
+from learner.queue.ledger import check, ledgers_in, read_ledgers
 from learner.queue.rates import Permit, Rates
 from learner.queue.reconcile import Discrepancy, Recount, recount
 from learner.queue.registry import UnknownVersionError
@@ -33,6 +33,7 @@ __all__ = [
     "UnavailableError",
     "UnknownVersionError",
     "check",
+    "ledgers_in",
     "read_ledgers",
     "recount",
 ]

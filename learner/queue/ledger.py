@@ -51,10 +51,15 @@ def check(ledger: rollout_pb2.Ledger) -> list[str]:
 
 
 def read_ledgers(url: str, run: str, timeout_s: float = 10.0) -> list[rollout_pb2.Ledger]:
+    """The same of a run on a server that needs no more than a URL."""
+    return ledgers_in(QueueConfig(url=url, run=run, timeout_s=timeout_s))
+
+
+def ledgers_in(config: QueueConfig) -> list[rollout_pb2.Ledger]:
     """The account of every fleet of a run, by name; each at one instant. Raises QueueError."""
-    keys = Keys(run)
+    keys = Keys(config.run)
     ledger = script("ledger")
-    with contextlib.closing(connect(QueueConfig(url=url, run=run, timeout_s=timeout_s))) as client, translated():
+    with contextlib.closing(connect(config)) as client, translated():
         fleets: Any = client.smembers(keys.fleets)
         names = sorted(fleet.decode() for fleet in fleets)
         replies: list[Any] = [client.eval(ledger.text, 3, *ledger_keys(keys, name)) for name in names]

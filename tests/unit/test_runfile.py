@@ -150,3 +150,49 @@ def test_the_demo_file_is_commented_for_people():
     text = DEMO.read_text()
     assert text.startswith("# ")
     assert set(tomllib.loads(text)) == set(RunFile.model_fields)
+
+
+def test_trust_limits_and_quotas_reach_the_processes(tmp_path: Path):
+    tls = ["gateway.tls.certificate=g.crt", "gateway.tls.key=g.key", "rollout.tls.ca=ca.pem"]
+    quotas = [
+        "gateway.connections.max_streams=7",
+        "gateway.admission.quota.groups_per_s=2.5",
+        "gateway.admission.quotas.rented.bytes_per_s=1e6",
+        "learner.weights.rented=3",
+    ]
+    redis = ["queue.password_file=pw", "queue.tls.ca=redis.pem", "queue.url=rediss://u@h:1/0"]
+    made = plan(*tls, *quotas, *redis)
+    gateway, worker = made.gateway, made.workers[0]
+    assert gateway.tls is not None
+    assert worker.tls is not None
+    assert (gateway.tls.certificate, worker.tls.ca) == (Path("g.crt"), Path("ca.pem"))
+    assert gateway.connections.max_streams == 7
+    assert gateway.admission.quota.groups_per_s == 2.5
+    assert gateway.admission.quotas["rented"].bytes_per_s == 1e6
+    assert gateway.admission.weights == made.learner.weights == {"rented": 3.0}
+    assert gateway.queue.password_file == made.learner.queue.password_file == Path("pw")
+    assert gateway.queue.tls.ca == Path("redis.pem")
+
+
+def test_credentials_are_found_from_any_directory(tmp_path: Path):
+    settings = ["gateway.tls.certificate=g.crt", "gateway.tls.key=g.key", "rollout.tls.ca=ca.pem"]
+    run_file = RunFile.read(DEMO, [*settings, "queue.password_file=pw", f"run.dir={tmp_path}"]).absolute()
+    run_file.write(tmp_path / "run.json")
+    made = RunFile.read(tmp_path).resolve("redis://host:1/0", "demo-1", 16)
+    assert made.gateway.tls is not None
+    assert made.workers[0].tls is not None
+    paths = [
+        made.gateway.tls.certificate,
+        made.gateway.tls.key,
+        made.workers[0].tls.ca,
+        made.gateway.queue.password_file,
+    ]
+    assert paths == [Path.cwd() / name for name in ("g.crt", "g.key", "ca.pem", "pw")]
+
+
+def test_one_half_of_tls_is_refused():
+    server = ("gateway.tls.certificate=g.crt", "gateway.tls.key=g.key")
+    assert "gateway.tls is set and rollout.tls is not" in refusal(*server)
+    assert "rollout.tls is set and gateway.tls is not" in refusal("rollout.tls.ca=ca.pem")
+    both = (*server, "gateway.tls.client_ca=ca.pem", "rollout.tls.ca=ca.pem")
+    assert "set rollout.tls.certificate and rollout.tls.key too" in refusal(*both)
