@@ -53,6 +53,8 @@ def outcomes(references, launch, tmp_path_factory) -> dict[str, Any]:
     add(4, "unwritable", "qwen3", both, run="unwritable", checkpoint=str(checkpoint))
     add(4, "resume_tp2_dp2", "qwen3", {"tensor": 2}, run="resume", checkpoint=str(checkpoint / "step_3"))
     add(1, "resume_tp1", "qwen3", {}, run="resume", checkpoint=str(checkpoint / "step_3"))
+    interleaved = {"pipeline": 2, "virtual_pipeline": 2}
+    add(2, "resume_vpp", "qwen3", interleaved, run="resume", checkpoint=str(checkpoint / "step_3"))
     done: dict[str, Any] = {}
     for world in (4, 2, 1):
         done |= launch(world, by_world[world])
@@ -165,7 +167,7 @@ def test_save_and_resume_under_other_layouts(outcomes, references):
     assert [name for name in saved["digests"] if name.startswith("rank_")] == [f"rank_{r:05d}.pt" for r in range(4)]
     assert sum(name.endswith(".distcp") for name in saved["digests"]) == 4
     assert abs(losses[3] - losses[4]) > 1e-4  # else the comparison says nothing
-    for name in ("resume_tp1", "resume_tp2_dp2"):
+    for name in ("resume_tp1", "resume_tp2_dp2", "resume_vpp"):
         assert outcomes[name].values["losses"] == pytest.approx(losses[3:], abs=1e-6), name
 
 

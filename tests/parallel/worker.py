@@ -30,6 +30,7 @@ from learner.resume import digests
 from learner.steering_config import DiagnosticsConfig
 from tests.parallel.case import Case
 from tests.parallel.cell import cell
+from tests.parallel.march import march
 
 
 def equivalence(case: Case) -> dict[str, Any]:
@@ -173,7 +174,7 @@ def main(path: Path) -> None:
 
 
 RUNS: dict[str, Callable[[Case], dict[str, Any]]] = {
-    run.__name__: run for run in (cell, equivalence, movement, guard, save, resume, unwritable, sparse, ragged, talk)
+    run.__name__: run for run in (cell, equivalence, march, movement, guard, save, resume, unwritable, sparse, ragged, talk)
 }
 
 if __name__ == "__main__":

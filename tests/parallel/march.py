@@ -1,0 +1,53 @@
+"""What the ranks of the kill-and-resume chain run: steps, each followed by a checkpoint, from the newest one on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from learner.checkpoint import Checkpointer
+from learner.claim import Claim
+from learner.config import CheckpointConfig
+from learner.megatron.state import ShardedState
+from learner.objectives.policy_gradient import Reinforce
+from learner.queue import GroupRef
+from learner.resume import latest
+from tests.parallel.case import Case
+
+
+class _Silent:
+    """There is no queue here."""
+
+    def committed(self, step: int, refs: Sequence[GroupRef], seconds: float) -> None:
+        pass
+
+    def not_saved(self, step: int, error: Exception) -> None:
+        raise error
+
+
+def march(case: Case) -> dict[str, Any]:
+    """``steps`` steps, each on other sequences; every loss is in <out>/<case>.losses before the next step begins."""
+    spec, ranks = case.spec, case.ranks
+    root, lead = Path(spec["checkpoints"]), ranks.rank == 0
+    claim = Claim(root, spec["epoch"])
+    if lead:
+        claim.take()
+    ranks.barrier()
+    state = ShardedState(case.policy, case.trainer, ranks)
+    found = latest(root)
+    if found is not None:
+        state.load(found.directory)
+    start = found.step if found else 0
+    config = CheckpointConfig(dir=root, every=spec.get("every", 1), keep=3)
+    saver = Checkpointer(config, claim, state, _Silent() if lead else None, ranks.barrier)
+    with (case.out / f"{spec['name']}.losses").open("a") as losses:
+        for step in range(start, start + spec["steps"]):
+            some = [sequence for i, sequence in enumerate(case.sequences) if (i + step) % 3]
+            stats = case.trainer.train_step(case.batch(some), Reinforce(), spec["lr"])
+            saver.after_step(step + 1, [])
+            if lead:
+                losses.write(f"{step} {stats.loss!r}\n")
+                losses.flush()
+    saver.finish()
+    return {"start": start}
