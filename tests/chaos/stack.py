@@ -47,7 +47,7 @@ class Plan:
     producers_per_s: float = 12.0
     worker: Literal["none", "own engine", "engine beside"] = "none"
     groups_per_step: int = 8
-    max_staleness: int = 12
+    max_staleness: int = 32
     lease_s: float = 4.0
     checkpoint_every: int = 4
     learner: dict[str, Any] = field(default_factory=dict)  # overrides, by top-level key

@@ -34,4 +34,4 @@ async def test_a_flood_at_twenty_times_its_quota_changes_nobodys_share(tmp_path:
     sent = sum(beside.outcomes.values())
     assert set(beside.outcomes) == {"ACCEPTED", "RETRY"}
     assert beside.outcomes["RETRY"] > 0.8 * sent
-    assert set(beside.reasons) - {""} == {"quota_groups"}
+    assert set(beside.reasons) - {""} == {"quota_rate"}
