@@ -1,0 +1,71 @@
+"""What a rank runs in test_publication: versions of a model cut in two, the third of which rank 1 cannot write.
+
+Arguments: rank, directory (with `store`, `model` and, afterwards, `announced.json` of rank 0).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from google.protobuf import json_format
+
+from learner.claim import Claim
+from learner.config import PublishConfig
+from learner.publish import Publisher
+from leeway.v1 import rollout_pb2
+
+VERSIONS, BROKEN = 6, 2
+
+
+class Registry:
+    """Keeps what is announced."""
+
+    def __init__(self) -> None:
+        self.policies: list[rollout_pb2.Policy] = []
+        self.failures: list[int] = []
+
+    def published(self, policy: rollout_pb2.Policy, seconds: float) -> None:
+        self.policies.append(policy)
+
+    def not_published(self, version: int, error: Exception) -> None:
+        self.failures.append(version)
+
+    def in_use(self) -> set[int]:
+        return set()
+
+
+def weights(rank: int, version: int) -> torch.Tensor:
+    """The rank's tensor: of every version, one element differs from the version before."""
+    tensor = torch.arange(400).bfloat16() + rank
+    tensor[: version + 1] = -1.0
+    return tensor
+
+
+def main(rank: int, directory: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{directory}/store", rank=rank, world_size=2)
+    claim = Claim(directory / "weights", 1)
+    registry = Registry() if rank == 0 else None
+    if registry is not None:
+        claim.take()
+    config = PublishConfig(dir=claim.root, dtype="bfloat16", full_every=9, keep=9)
+    publisher = Publisher(config, claim, directory / "model", 0, registry)
+    for version in range(VERSIONS):
+        blocker = claim.path(f"weight_v{version:06d}") / f"delta-{rank:05d}.safetensors"
+        if version == BROKEN and rank == 1:
+            blocker.mkdir(parents=True)  # a directory where the file should be
+        publisher.publish(version, [(f"part{rank}", weights(rank, version))])
+        publisher.wait()
+        dist.barrier()
+    if registry is not None:
+        policies = [json_format.MessageToDict(policy, preserving_proto_field_name=True) for policy in registry.policies]
+        (directory / "announced.json").write_text(json.dumps({"policies": policies, "failures": registry.failures}))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]))
