@@ -61,23 +61,25 @@ class DiagnosticsConfig(Settings):
 
 
 class AlarmConfig(Settings):
-    """Signs of a coming collapse, and what to do about each; all over windows of steps, none before the first is full.
+    """Signs of a coming collapse, and what to do about each; all over windows of steps, none before half of one.
 
     warn: a log line and a row. hold: the weights are frozen (learning rate 0) for ``hold_steps`` steps, so that the fleets'
     data becomes on-policy again, and training goes on at ``hold_factor`` of the rate, for good.
     """
 
-    window: int = Field(default=30, gt=1, description="steps")
+    window: int = Field(default=10, gt=1, description="steps that the means look back")
     nll_positive: AlarmAction = Field(default="warn", description="the NLL of positives rises")
-    nll_rise: float = Field(default=1.3, gt=1, description="above its lowest window mean, times")
+    nll_rise: float = Field(default=2.0, gt=1, description="times its lowest mean")
     rho: AlarmAction = Field(default="warn", description="negatives weigh as much as positives")
-    rho_limit: float = Field(default=0.3, gt=0, description="mean of a window")
+    rho_limit: float = Field(default=0.3, gt=0, description="mean")
     ballistic: AlarmAction = Field(default="warn", description="consecutive updates point the same way")
-    ballistic_limit: float = Field(default=0.5, gt=0, lt=1, description="cosine, momentum taken out, mean of a window")
+    ballistic_limit: float = Field(
+        default=0.7, gt=0, lt=1, description="mean cosine, momentum taken out; a healthy run on `sort` has 0.2 to 0.45"
+    )
     reward: AlarmAction = Field(default="warn", description="the reward collapses")
-    reward_fall: float = Field(default=0.5, gt=0, lt=1, description="share of its best window mean")
+    reward_fall: float = Field(default=0.5, gt=0, lt=1, description="share of its best mean")
     entropy: AlarmAction = Field(default="warn", description="the entropy collapses while the reward falls")
-    entropy_fall: float = Field(default=0.05, gt=0, lt=1, description="share of its first window mean")
+    entropy_fall: float = Field(default=0.05, gt=0, lt=1, description="share of its first mean")
     non_finite: AlarmAction = Field(default="warn", description="losses or gradients are not finite")
     non_finite_steps: int = Field(default=3, gt=0, description="in one window")
     hold_steps: int = Field(default=20, gt=0)

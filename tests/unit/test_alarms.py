@@ -57,12 +57,12 @@ def test_rising_nll_of_positives_is_raised_before_the_reward_has_halved():
     raised = watch(
         history(
             400,
-            nll_positive=lambda step, value: value * math.exp(max(0, step - 150) / 60),
+            nll_positive=lambda step, value: value * math.exp(max(0, step - 150) / 40),
             reward=lambda step, value: value * math.exp(-max(0, step - 190) / 40),
         )
     )
     assert [alarm.rule for _, alarm in raised] == ["nll_positive", "reward"]
-    assert 150 < raised[0][0] < raised[1][0] < 260
+    assert 150 < raised[0][0] <= 190 < raised[1][0] < 240
     assert raised[0][1].reason.startswith("the NLL of positives has risen to ")
 
 
@@ -78,7 +78,7 @@ def test_rising_nll_of_positives_is_raised_before_the_reward_has_halved():
 def test_each_sign_is_raised_once_within_a_window(rule: str, field: str, change: Any):
     raised = watch(history(300, **{field: change}))
     assert [alarm.rule for _, alarm in raised] == [rule]
-    assert 100 < raised[0][0] <= 130
+    assert 100 < raised[0][0] <= 120
     assert raised[0][1].action == "warn"
 
 
@@ -131,12 +131,33 @@ def test_forgetting_starts_anew():
 
 
 def test_track_by_hand():
-    track = Track(2)
+    track = Track(4)  # a value weighs 3/4 of the next one
     track.add(1.0)
-    assert track.mean is None
-    for value in (3.0, 5.0, 0.0):
-        track.add(value)
-    assert (track.mean, track.first, track.lowest, track.highest) == (2.5, 2.0, 2.0, 4.0)
+    assert (track.mean, track.lowest) == (None, 1.0)
+    track.add(3.0)
+    assert track.mean == track.first == track.highest == pytest.approx((0.75 + 3) / 1.75)
+    track.add(0.0)
+    assert track.mean == pytest.approx(0.75 * 3.75 / (0.75 * 1.75 + 1))
+    assert (track.lowest, track.highest) == (1.0, track.first)
+
+
+# The first steps of `sort` with reinforce, a learning rate of 6e-4 and a staleness that grows to 9, as measured.
+COLLAPSE = {
+    "reward": [
+        0.3, 0.31, 0.32, 0.35, 0.29, 0.33, 0.41, 0.33, 0.23, 0.41, 0.08, 0.01, 0.05, 0.0, 0.01, 0.0, 0.05, 0.0, 0.05, 0.05,
+    ],
+    "nll_positive": [
+        0.148, 0.606, 1.0, 1.035, 1.244, 1.248, 0.804, 0.673, 1.202, 1.029, 0.388, 0.933, 1.118, None, 0.723, None, 0.348,
+        None, 0.722, 0.403,
+    ],
+}  # fmt: skip
+
+
+def test_a_measured_collapse_is_seen_before_the_reward_falls():
+    """The reward falls at step 11."""
+    columns = zip(*COLLAPSE.values(), strict=True)
+    rows = [{"step": step, "reward": reward, "nll_positive": nll} for step, (reward, nll) in enumerate(columns, 1)]
+    assert [(step, alarm.rule) for step, alarm in watch(rows)] == [(5, "nll_positive"), (16, "reward")]
 
 
 def test_rollback_is_refused_by_name():
