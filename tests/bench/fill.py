@@ -1,0 +1,34 @@
+"""Groups put into a run's queue as a gateway does it, without the network."""
+
+from __future__ import annotations
+
+import time
+
+from learner.config import QueueConfig
+from learner.queue import Append, Appended, GatewayQueue
+from leeway.v1 import rollout_pb2 as pb
+from rollout.ids import new_group_id
+from tests.bench.sample import RESPONSES, sample_group
+
+_FLUSH = 128
+
+
+async def fill(queue: QueueConfig, groups: int, tokens: int) -> float:
+    """Appends groups of ``tokens`` ids each; how many per second."""
+    gateway = GatewayQueue(queue, quarantine_groups=0)
+    await gateway.check()
+    template = sample_group(tokens)
+    started = time.monotonic()
+    for done in range(0, groups, _FLUSH):
+        batch = [_group(template, tokens) for _ in range(min(_FLUSH, groups - done))]
+        flushed = await gateway.flush(batch, {}, [])
+        if set(flushed.outcomes) != {Appended.ACCEPTED}:
+            raise RuntimeError(f"groups were not accepted: {set(flushed.outcomes)}")
+    elapsed = time.monotonic() - started
+    await gateway.close()
+    return groups / elapsed
+
+
+def _group(template: pb.Group, tokens: int) -> Append:
+    template.group_id = new_group_id()
+    return Append("bench", template.group_id, template.SerializeToString(), tokens, tokens, RESPONSES, 0.5)
