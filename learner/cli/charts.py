@@ -158,7 +158,7 @@ def updates(learner: LearnerMetrics) -> Callable[[Axes], None]:
         steps, cosines = _series(learner, "ballistic")
         right.plot(steps, rolling(cosines, 10), color=ORANGE, linewidth=1.2)
         axes.plot([], [], color=ORANGE, linewidth=1.2, label="cosine without momentum (right)")
-        right.axhline(0.5, color=GREY, linewidth=1, linestyle="--")
+        right.axhline(0.7, color=GREY, linewidth=1, linestyle="--")
         right.set_ylim(-1, 1)
         right.spines["right"].set_visible(True)
         right.grid(visible=False)
