@@ -14,6 +14,7 @@ from rich.console import Console
 from learner.cli.fleet import fleet
 from learner.cli.layout import RunDirectory, RunError
 from learner.cli.policy import policy
+from learner.cli.quarantine import quarantine
 from runtime.settings import SettingsError
 
 app = typer.Typer(
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 app.add_typer(policy, name="policy")
 app.add_typer(fleet, name="fleet")
+app.add_typer(quarantine, name="quarantine")
 
 _Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory, such as runs/demo.")]
 
@@ -61,25 +63,37 @@ def ledger(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     only: Annotated[str | None, typer.Option("--fleet", metavar="NAME", help="One fleet's account only.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh until Ctrl-C.")] = False,
+    again: Annotated[
+        bool, typer.Option("--recount", help="Count again from Redis and the checkpoints; exit with 1 at a difference.")
+    ] = False,
 ) -> None:
     """Shows each fleet's account: every group ever received, and what became of it."""
-    from learner.cli.ledger import ledger_tables, ledgers_of, violations
+    from learner.cli import ledger as accounts
     from learner.cli.summary import ledger_row
 
+    found = None
     with _one_line_errors():
-        ledgers = ledgers_of(RunDirectory.existing(run), only)
+        directory = RunDirectory.existing(run)
+        if watch:
+            accounts.watch(Console(), directory, only)
+            return
+        ledgers = accounts.ledgers_of(directory, only)
+        if again:
+            found = accounts.recount_of(directory)
+    rows = [ledger_row(ledger) for ledger in ledgers]
     if as_json:
-        typer.echo(json.dumps([ledger_row(ledger) for ledger in ledgers], indent=2))
+        typer.echo(json.dumps({"ledgers": rows, "recount": accounts.recount_row(found)} if found else rows, indent=2))
     else:
-        Console().print(ledger_tables(ledgers))
-    if not check:
-        return
-    broken = violations(ledgers)
+        Console().print(accounts.ledger_tables(ledgers))
+        typer.echo("\n".join(accounts.recount_lines(found)) if found else "", nl=bool(found))
+    broken = accounts.violations(ledgers) if check else []
     for violation in broken:
         typer.echo(f"the law is broken: {violation}", err=True)
-    if not broken and not as_json:
+    if check and not broken and not as_json:
         typer.echo(f"the law holds for {len(ledgers)} fleet{'s' if len(ledgers) != 1 else ''}")
-    raise typer.Exit(1 if broken else 0)
+    if broken or (found and found.discrepancies):
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -1,0 +1,85 @@
+"""Rejected groups that a run keeps for its operator: the newest few, as its gateways wrote them."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from learner.config import QueueConfig
+from learner.queue.connect import connect, translated
+from learner.queue.errors import QueueError
+from learner.queue.keys import Keys
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """A rejected group.
+
+    Attributes:
+        key: names it in commands; 8 hexadecimal digits.
+        time: when it was rejected, Unix seconds by the gateway's clock.
+        field: path of what was wrong with it, and ``value`` what stood there.
+        payload: the serialized Group; None when it was too large to be kept.
+        text: as Redis has it.
+    """
+
+    key: str
+    fleet: str
+    time: float
+    group_id: str
+    reason: str
+    field: str
+    value: str
+    payload: bytes | None
+    text: bytes
+
+    @classmethod
+    def parse(cls, text: bytes) -> Quarantined:
+        """An entry as a gateway wrote it. Raises QueueError."""
+        key = hashlib.sha256(text).hexdigest()[:8]
+        try:
+            values = json.loads(text)
+            payload = values.pop("payload")
+            return cls(key=key, payload=base64.b64decode(payload) if payload else None, text=text, **values)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise QueueError(f"quarantine entry {key} is not one of ours ({error}): purge it") from error
+
+
+class Quarantine:
+    """A run's quarantine. Every method raises QueueError when Redis cannot be used.
+
+    Args:
+        config: where the queue is.
+    """
+
+    def __init__(self, config: QueueConfig) -> None:
+        self._client = connect(config)
+        self._key = Keys(config.run).quarantine
+
+    def __enter__(self) -> Quarantine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def entries(self) -> list[Quarantined]:
+        """Newest first."""
+        with translated():
+            texts: Any = self._client.lrange(self._key, 0, -1)
+        return [Quarantined.parse(text) for text in texts]
+
+    def remove(self, entries: Sequence[Quarantined]) -> int:
+        """Takes entries out; how many were still there."""
+        with translated():
+            return sum(int(self._client.lrem(self._key, 1, entry.text)) for entry in entries)  # pyright: ignore
+
+    def purge(self) -> int:
+        """Takes everything out, entries that nobody can read too; how many there were."""
+        with translated(), self._client.pipeline(transaction=True) as pipeline:
+            pipeline.llen(self._key)
+            pipeline.delete(self._key)
+            return pipeline.execute()[0]
