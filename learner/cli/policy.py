@@ -38,7 +38,11 @@ def list_(run: _Run) -> None:
         for name in ("kind", "published", "state", "run by"):
             table.add_column(name)
         for version in versions_on_disk(directory.weights):
-            manifest = read_manifest(directory.weights, version)
+            try:
+                manifest = read_manifest(directory.weights, version)
+            except CatalogError as error:
+                table.add_row(f"{version:,}", "", "", "", "unreadable", "", str(error))
+                continue
             kind = f"delta of {manifest.base_version}" if manifest.HasField("base_version") else "full"
             states = ["newest"] if str(version) == newest else []
             states += ["pinned"] if version in pinned(directory.weights) else []

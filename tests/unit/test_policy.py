@@ -93,6 +93,10 @@ def test_list_says_what_each_version_is(run: RunDirectory):
     assert int(rows[1][3].replace(",", "")) < int(rows[0][3].replace(",", "")) / 5
     assert leeway("pin", run.root, 1, "--off").output == "weight_v000001 is no longer pinned\n"
     assert "pinned" not in leeway("list", run.root).output
+    (run.weights / "weight_v000002" / "manifest.json").unlink()
+    result = leeway("list", run.root)
+    assert result.exit_code == 0
+    assert "unreadable" in result.output.splitlines()[3]
 
 
 def test_verify_finds_damage_in_a_file_and_in_a_base(run: RunDirectory):
