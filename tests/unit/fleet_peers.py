@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, Self
 
 import grpc
 import grpc.aio
@@ -42,7 +42,7 @@ class ScriptedGateway(rollout_pb2_grpc.RolloutServiceServicer):
         self._news = asyncio.Event()
         self.port = 0
 
-    async def start(self, **options: int) -> ScriptedGateway:
+    async def start(self, **options: int) -> Self:
         """Listens on a free port, or again on the one it had."""
         pairs = [("grpc.so_reuseport", 0), *((f"grpc.{name}", value) for name, value in options.items())]
         self._server = grpc.aio.server(options=pairs)
