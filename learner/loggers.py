@@ -51,7 +51,10 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A run of project "leeway" whose id is the run's name: a learner that resumes goes on in it."""
+    """A run of project "leeway" whose id is the run's name: a learner that resumes goes on in it.
+
+    The service takes every step once: what is trained again after a resume from an older checkpoint stays as it was.
+    """
 
     def __init__(self, directory: Path, run: str) -> None:
         wandb = _package("wandb")
