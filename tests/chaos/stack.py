@@ -73,6 +73,7 @@ class Stack:
         self._engine: Server | None = None
         self._redis: EmbeddedRedis | None = None
         self._aside: list[Child] = []
+        self._closed = False
         self.power = PowerCut(directory / "redis/appendonly.aof")
         self._environment = {**os.environ, "LEEWAY_CHILD": "1", "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
         (directory / "config").mkdir(parents=True)
@@ -197,7 +198,10 @@ class Stack:
         return "\n".join(texts)
 
     def close(self) -> None:
-        """Leaves no process behind."""
+        """Leaves no process behind. A second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
         for member in self.members.values():
             member.sweep()
         for child in self._aside:

@@ -116,7 +116,7 @@ def test_a_full_disk_keeps_the_current_version_and_training_goes_on(start, tmp_p
         assert stack.members["learner"].starts == 1
         drain(stack)
         assert_nothing_lost_or_doubled(stack)
-        stack.close()
+        stack.close()  # before its disk goes
 
 
 def test_a_fleet_cut_off_generates_nothing_beyond_its_lease(start):
