@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from learner.queue.fairness import DeficitRoundRobin
@@ -87,3 +87,77 @@ def test_nobody_starves(history: list[dict[str, list[int]]], groups: int):
         fair.choose(queues, groups)
     backlog = {"a": [1] * 400, "b": [100]}
     assert "b" in fair.choose(backlog, 200)
+
+
+class Fleets:
+    """Fleets that join, leave and come back with groups of any size, and what they were served."""
+
+    def __init__(self, weights: dict[str, float]) -> None:
+        self.weights = weights
+        self.fair = DeficitRoundRobin(weights)
+        self.queues: dict[str, list[int]] = {fleet: [] for fleet in "abc"}
+        self.served: Counter[str] = Counter()
+        self.largest = 1
+
+    def arrive(self, fleet: str, sizes: list[int]) -> None:
+        self.queues[fleet] += sizes
+        self.largest = max([self.largest, *sizes])
+
+    def take(self, groups: int) -> list[str]:
+        waiting = sum(map(len, self.queues.values()))
+        chosen = self.fair.choose({fleet: queue[:groups] for fleet, queue in self.queues.items()}, groups)
+        assert len(chosen) == min(groups, waiting)  # work-conserving
+        for fleet in chosen:
+            self.served[fleet] += self.queues[fleet].pop(0)
+        return chosen
+
+
+SIZES = st.lists(st.sampled_from([1, 3, 10, 100]), max_size=6)
+HISTORY = st.lists(st.tuples(st.sampled_from("abc"), SIZES, st.integers(0, 5)), max_size=30)
+FLEET_WEIGHTS = st.fixed_dictionaries({fleet: st.sampled_from([0.25, 1.0, 3.0]) for fleet in "abc"})
+
+
+@settings(deadline=None, max_examples=40)
+@given(HISTORY, FLEET_WEIGHTS, st.lists(st.sampled_from([1, 10, 100]), min_size=40, max_size=80))
+def test_whatever_happened_before_a_window_is_shared_by_weight(
+    history: list[tuple[str, list[int], int]], weights: dict[str, float], sizes: list[int]
+):
+    """Over any window in which a and b have groups waiting, neither gets more than its share and one group's worth."""
+    fleets = Fleets(weights)
+    for fleet, arrived, groups in history:  # joining, leaving and coming back
+        fleets.arrive(fleet, arrived)
+        fleets.take(groups)
+    for fleet in "ab":
+        fleets.arrive(fleet, sizes)
+    fleets.served.clear()
+    while len(fleets.queues["a"]) > 3 and len(fleets.queues["b"]) > 3:
+        fleets.take(3)
+        apart = abs(fleets.served["a"] / weights["a"] - fleets.served["b"] / weights["b"])
+        assert apart <= fleets.largest / weights["a"] + fleets.largest / weights["b"] + 1e-6
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 200), st.sampled_from([1, 100]), st.sampled_from([1, 100]), st.sampled_from([0.25, 1.0, 3.0]))
+def test_a_fleet_that_comes_back_gets_no_burst(silence: int, size_a: int, size_b: int, weight: float):
+    """However long b was silent, from then on it is at most one group ahead of its share, at every instant."""
+    fleets = Fleets({"b": weight})
+    fleets.arrive("b", [size_b])
+    fleets.take(1)
+    fleets.arrive("a", [size_a] * (silence + 600))
+    for _ in range(silence):
+        fleets.take(1)
+    fleets.served.clear()
+    fleets.arrive("b", [size_b] * 600)
+    while all(fleets.queues[fleet] for fleet in "ab") and fleets.served.total() < 40_000:
+        fleets.take(1)
+        assert fleets.served["b"] / weight <= fleets.served["a"] + size_a + size_b / weight + 1e-6
+
+
+def test_three_to_one_whatever_the_sizes():
+    """Weights 3:1, the heavier fleet's groups 100 times smaller: tokens come out 3:1 within one large group."""
+    fleets = Fleets({"a": 3.0})
+    fleets.arrive("a", [10] * 3000)
+    fleets.arrive("b", [1000] * 10)
+    while fleets.queues["b"]:
+        fleets.take(16)
+    assert abs(fleets.served["a"] - 3 * fleets.served["b"]) <= 3 * 1000 + 16 * 10
