@@ -35,7 +35,8 @@ class QueueConfig(Settings):
 
     url: str = Field(
         description="redis://, rediss:// or unix:// URL of the server, with an ACL user if it has one "
-        "(rediss://user:password@host:port/0); or sentinels: redis+sentinel://user:password@host:26379,host:26379/name/0"
+        "(rediss://user:password@host:port/0); or sentinels: redis+sentinel://user:password@host:26379,host:26379/name/0, "
+        "with ?sentinel_password= (and sentinel_user=) where they have one of their own"
     )
     password_file: Path | None = Field(default=None, description="file that holds the password, instead of in the url")
     tls: RedisTlsConfig = RedisTlsConfig()
