@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from learner.cli.layout import RunDirectory
-from learner.cli.runfile import EMBEDDED, RunFile
-from learner.queue import EmbeddedRedis, QueueError
+from learner.cli.queue import queue_of
+from learner.queue import QueueError
 from learner.queue.publications import Publications, read_publications
 
 
@@ -14,12 +14,8 @@ def publications_of(run: RunDirectory) -> Publications | None:
     Raises:
         SettingsError: run.json is damaged.
     """
-    run_file = RunFile.read(run.root)
-    identity = run.identity(run_file.run.name)
     try:
-        if run_file.queue.url == EMBEDDED:
-            with EmbeddedRedis.serving(run.redis) as url:
-                return read_publications(url, identity)
-        return read_publications(run_file.queue.url, identity)
+        with queue_of(run) as config:
+            return read_publications(config)
     except QueueError:
         return None

@@ -19,10 +19,10 @@ class Publications:
     running: dict[int, list[str]] = field(default_factory=dict)
 
 
-def read_publications(url: str, run: str, timeout_s: float = 10.0) -> Publications:
+def read_publications(config: QueueConfig) -> Publications:
     """Raises QueueError."""
-    keys, found = Keys(run), Publications()
-    with contextlib.closing(connect(QueueConfig(url=url, run=run, timeout_s=timeout_s))) as client, translated():
+    keys, found = Keys(config.run), Publications()
+    with contextlib.closing(connect(config)) as client, translated():
         published: Any = client.xrange(keys.versions)
         found.registered.update(int(fields[b"version"]) for _, fields in published)
         fleets: Any = client.smembers(keys.fleets)
