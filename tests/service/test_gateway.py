@@ -244,3 +244,21 @@ async def test_health_and_reflection_need_no_token(start_gateway):
         listed = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
         names = [service.name async for reply in listed for service in reply.list_services_response.service]
     assert "leeway.v1.RolloutService" in names
+
+
+async def test_groups_of_one_message_are_acknowledged_one_by_one(start_gateway):
+    gateway = await start_gateway()
+    bad = valid_group(temperature=0.0)
+    groups = [valid_group(), bad, valid_group(), valid_group()]
+    requests = [pb.SubmitRequest(sequence=sequence, group=group) for sequence, group in enumerate(groups)]
+    requests[2].more.append(requests[3])
+    requests[0].more.extend(requests[1:3])
+    async with gateway.connect() as fleet:
+        call = fleet.open()
+        await call.write(requests[0])
+        await call.done_writing()
+        acks = sorted([ack async for response in call for ack in response.acks], key=lambda ack: ack.sequence)
+        assert [ack.group_id for ack in acks] == [group.group_id for group in groups]
+        outcomes = [pb.Outcome.Name(ack.outcome) for ack in acks]
+        assert outcomes == ["OUTCOME_ACCEPTED", "OUTCOME_REJECTED", "OUTCOME_ACCEPTED", "OUTCOME_ACCEPTED"]
+        assert check(await fleet.ledger()) == []

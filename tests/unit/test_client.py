@@ -136,6 +136,21 @@ async def test_a_group_over_the_gateways_limit_is_rejected_and_the_others_arrive
     assert acks[1].reason == "message_too_large"
 
 
+async def test_groups_that_wait_travel_together(gateway: ScriptedGateway, client: SubmitClient):
+    acks = await asyncio.gather(*(client.submit(group(1000)) for _ in range(20)))
+    assert {ack.outcome for ack in acks} == {pb.OUTCOME_ACCEPTED}
+    assert max(len(request.more) for request in gateway.received) > 0
+
+
+async def test_groups_too_large_together_go_one_by_one():
+    gateway = await ScriptedGateway().start(max_receive_message_length=4096)
+    async with SubmitClient(gateway.address, TOKEN) as client:
+        acks = await asyncio.gather(*(client.submit(group(1000)) for _ in range(20)))
+    await gateway.stop()
+    assert {ack.outcome for ack in acks} == {pb.OUTCOME_ACCEPTED}
+    assert all(not request.more for request in gateway.received)
+
+
 async def test_a_wrong_token_is_fatal_everywhere(gateway: ScriptedGateway):
     async with SubmitClient(gateway.address, "wrong") as client:
         for _ in range(2):
