@@ -174,7 +174,8 @@ def main(path: Path) -> None:
 
 
 RUNS: dict[str, Callable[[Case], dict[str, Any]]] = {
-    run.__name__: run for run in (cell, equivalence, march, movement, guard, save, resume, unwritable, sparse, ragged, talk)
+    run.__name__: run
+    for run in (cell, equivalence, march, movement, guard, save, resume, unwritable, sparse, ragged, talk)
 }
 
 if __name__ == "__main__":
