@@ -120,7 +120,7 @@ class QueueMachine(RuleBasedStateMachine):
                 self.groups.append((fleet, group))
                 self.use(fleet, lease)
 
-    @rule(fleet=st.sampled_from(FLEETS), groups=st.integers(1, 8), data=st.data())
+    @rule(fleet=st.sampled_from(FLEETS), groups=st.sampled_from([1, 3, BOUND + 2]), data=st.data())
     def lease(self, fleet: str, groups: int, data: st.DataObject) -> None:
         """Promises never exceed the bound, and use all of it; another fleet's lease cannot be given back."""
         returned = data.draw(st.sampled_from(["", *self.promised]))
@@ -132,7 +132,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.leased += 1
         lease_id = f"lease-{self.leased}"
         asked = wish(lease_id, groups, fleet, lifetime_s=100.0, returned=[returned] if returned else [])
-        granted = self.run(self.leases.grant(asked, BOUND, BOUND))
+        granted = self.run(self.leases.grant(asked, BOUND, 10 * BOUND))
         assert granted == min(groups, room)
         if granted:
             self.promised[lease_id] = (fleet, granted)
