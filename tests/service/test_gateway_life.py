@@ -306,7 +306,7 @@ def test_a_configuration_that_cannot_be_used(tmp_path: Path, redis_server: Embed
 def test_a_run_of_another_schema(tmp_path: Path, redis_server: EmbeddedRedis):
     with redis.Redis.from_url(redis_server.url) as raw:
         raw.set(f"leeway:{{{RUN}}}:schema", "7")
-    assert "schema = '7': written by a newer release" in start_and_fail(tmp_path, redis_server.url)
+    assert "schema = '7': the run was written by a newer release" in start_and_fail(tmp_path, redis_server.url)
 
 
 def test_a_wrong_redis_password(tmp_path: Path, redis_server: EmbeddedRedis):
