@@ -27,7 +27,7 @@ KILLS ?= 100
 AOF ?= always
 COUNT ?= 10000000
 
-.PHONY: help demo test check protos chaos fuzz bench bench-intake clean install
+.PHONY: help demo test test-parallel check protos chaos fuzz bench bench-intake clean install
 
 help:
 	@echo "make demo     a language model learns to sort digits, through the whole production path (about 3 minutes)"
@@ -38,6 +38,7 @@ help:
 	@echo "make fuzz     COUNT=10000000 hostile messages against the gateway's parser and validator"
 	@echo "make bench-intake  groups/s, CPU per group and ack latency against bare gRPC and bare Redis (about 4 minutes)"
 	@echo "make bench    the rollout worker against bare SGLang, refits by mode (about 4 minutes)"
+	@echo "make test-parallel  every layout against a float64 reference, as a table of errors"
 	@echo "make protos   regenerate the stubs of proto/leeway/v1"
 	@echo "make clean    remove the virtualenv, caches and runs"
 
@@ -82,6 +83,9 @@ chaos: $(STAMP)
 
 fuzz: $(STAMP)
 	@$(BIN)/python -m tests.fuzz.messages --count $(COUNT) --seed $(if $(SEED),$(SEED),0)
+
+test-parallel: $(STAMP)
+	@$(BIN)/python -m tests.parallel.matrix
 
 bench-intake: $(STAMP)
 	@$(BIN)/python -m tests.bench.intake
