@@ -30,7 +30,9 @@ def drain(stack: Stack) -> None:
     if rest % size:
         steps = stack.watch.steps
         stack.add_groups(size - rest % size, _LIMIT_S)
-        stack.until(lambda: stack.watch.steps > steps, "last step", _LIMIT_S)
+        # It does not come when groups are missing: then the account has to say so.
+        given_up = _Quiet(stack, 30.0)
+        stack.until(lambda: stack.watch.steps > steps or given_up(), "last step", _LIMIT_S)
     stack.until(_Quiet(stack), "rest of the learner", _LIMIT_S)
     status = stack.members["learner"].end(60)
     if status != 0:
@@ -52,8 +54,9 @@ def waiting(stack: Stack) -> set[Id]:
 class _Quiet:
     """Holds once a learner has begun and nobody has made a step for a while."""
 
-    def __init__(self, stack: Stack) -> None:
+    def __init__(self, stack: Stack, seconds: float = _QUIET_S) -> None:
         self._stack = stack
+        self._seconds = seconds
         self._seen = (-1, 0.0)
 
     def __call__(self) -> bool:
@@ -62,4 +65,4 @@ class _Quiet:
         if steps != self._stack.watch.steps or not alive:
             self._seen = (self._stack.watch.steps, time.monotonic())
             return False
-        return time.monotonic() - since > _QUIET_S
+        return time.monotonic() - since > self._seconds
