@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rollout.config import WorkerConfig
+from runtime.allocator import keep_freed_memory
 from runtime.children import die_with_parent
 from runtime.settings import SettingsError
 
@@ -40,6 +41,7 @@ def _worker(arguments: list[str]) -> None:
     )
     parser.add_argument("file", type=Path, help="the worker's configuration, .json or .toml")
     config = WorkerConfig.load(parser.parse_args(arguments).file)
+    keep_freed_memory()
     # gRPC reads these when imported. Our forks only exec, so its fork handlers have nothing to save and would only warn.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")

@@ -9,6 +9,7 @@ import uvloop
 
 from learner.config import GatewayConfig
 from runtime import logs
+from runtime.allocator import keep_freed_memory
 from runtime.children import die_with_parent
 from runtime.settings import SettingsError
 
@@ -20,6 +21,7 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
         sys.stderr.write("usage: python -m learner.gateway FILE.json\n")
         return 2
+    keep_freed_memory()
     # gRPC reads this when imported. Below errors it repeats what strangers send, byte for byte, into our log.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 

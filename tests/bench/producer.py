@@ -13,6 +13,7 @@ import uvloop
 from leeway.v1 import rollout_pb2 as pb
 from rollout.client import SubmitClient
 from rollout.ids import new_group_id
+from runtime.allocator import keep_freed_memory
 from tests.bench.sample import samples
 from tests.bench.window import Driver, percentile
 
@@ -83,4 +84,5 @@ async def _main(settings: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()  # as a rollout worker does
     uvloop.run(_main(json.loads(sys.argv[1])))
