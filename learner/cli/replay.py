@@ -13,7 +13,7 @@ from learner.cli.commands import config_file
 from learner.cli.layout import RunDirectory, RunError
 from learner.config import GatewayConfig, LimitsConfig, QueueConfig
 from learner.gateway.intake import to_append
-from learner.gateway.validation import validate
+from learner.gateway.validation import Violation, examine
 from learner.queue import Appended, GatewayQueue
 from learner.queue.quarantine import Quarantine, Quarantined
 from leeway.v1 import rollout_pb2
@@ -93,10 +93,10 @@ async def _replay_one(queue: GatewayQueue, limits: LimitsConfig, versions: set[i
         group = rollout_pb2.Group.FromString(entry.payload)
     except DecodeError as error:
         return f"stays: it cannot be parsed: {error}"
-    violation = validate(group, limits, versions)
-    if violation is not None:
-        return f"stays: {violation.reason}: {violation.field} = {violation.value}"
-    (outcome,) = (await queue.flush([to_append(entry.fleet, group, "")], {}, [])).outcomes
+    found = examine(group, limits, versions)
+    if isinstance(found, Violation):
+        return f"stays: {found.reason}: {found.field} = {found.value}"
+    (outcome,) = (await queue.flush([to_append(entry.fleet, group, found, "")], {}, [])).outcomes
     return outcome.value if outcome in (Appended.ACCEPTED, Appended.DUPLICATE) else f"stays: queue {outcome.value}"
 
 

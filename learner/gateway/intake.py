@@ -14,7 +14,7 @@ from learner.gateway.arrival import UNAVAILABLE, Arrival, retry
 from learner.gateway.flusher import Flusher
 from learner.gateway.gate import Gate
 from learner.gateway.policies import Policies
-from learner.gateway.validation import UNKNOWN_VERSION, Violation, validate
+from learner.gateway.validation import UNKNOWN_VERSION, Measures, Violation, examine
 from learner.queue import Append, QueueError
 from leeway.v1 import rollout_pb2
 
@@ -55,18 +55,18 @@ class Intake:
             self._flusher.put(arrival)
             return
         try:
-            violation = await self._judge(group)
+            found = await self._judge(group)
         except QueueError:
             retry(ack, UNAVAILABLE)
         else:
-            if violation is None:
-                arrival.group = to_append(fleet, group, request.lease_id[:_ECHOED])
+            if isinstance(found, Measures):
+                arrival.group = to_append(fleet, group, found, request.lease_id[:_ECHOED])
             else:
                 ack.outcome = rollout_pb2.OUTCOME_REJECTED
-                ack.reason, ack.field, ack.value = violation.reason, violation.field, violation.value
-                self._report(fleet, violation)
+                ack.reason, ack.field, ack.value = found.reason, found.field, found.value
+                self._report(fleet, found)
                 if self._quarantine:
-                    arrival.quarantined = _quarantined(fleet, group, violation)
+                    arrival.quarantined = _quarantined(fleet, group, found)
         self._flusher.put(arrival)
 
     def _report(self, fleet: str, violation: Violation) -> None:
@@ -76,26 +76,25 @@ class Intake:
             details = {"reason": violation.reason, "field": violation.field, "value": violation.value}
             self._log.warning("first rejection of its kind", fleet=fleet, **details)
 
-    async def _judge(self, group: rollout_pb2.Group) -> Violation | None:
-        violation = validate(group, self._limits, self._policies.known)
-        if violation is not None and violation.reason == UNKNOWN_VERSION:
+    async def _judge(self, group: rollout_pb2.Group) -> Violation | Measures:
+        found = examine(group, self._limits, self._policies.known)
+        if isinstance(found, Violation) and found.reason == UNKNOWN_VERSION:
             # It may be younger than what we have read: the worker reads weights from storage, not through us.
             await self._policies.refresh()
-            violation = validate(group, self._limits, self._policies.known)
-        return violation
+            found = examine(group, self._limits, self._policies.known)
+        return found
 
 
-def to_append(fleet: str, group: rollout_pb2.Group, lease_id: str) -> Append:
-    """A valid group, measured."""
-    generated = sum(len(response.tokens) for response in group.responses) // 4
+def to_append(fleet: str, group: rollout_pb2.Group, measures: Measures, lease_id: str) -> Append:
+    """A valid group."""
     return Append(
         fleet=fleet,
         group_id=group.group_id,
         payload=group.SerializeToString(),
-        tokens=generated + len(group.responses) * len(group.prompt_tokens) // 4,
-        generated=generated,
-        responses=len(group.responses),
-        reward=sum(response.reward for response in group.responses) / len(group.responses),
+        tokens=measures.tokens,
+        generated=measures.generated,
+        responses=measures.responses,
+        reward=measures.reward,
         lease_id=lease_id,
     )
 

@@ -77,5 +77,5 @@ class SubmitStream:
 def flat(request: rollout_pb2.SubmitRequest) -> Iterator[rollout_pb2.SubmitRequest]:
     """The request and those inside it, in order; the parser limits the depth."""
     yield request
-    for inner in request.more:
+    for inner in request.more[:]:
         yield from flat(inner)

@@ -1,4 +1,4 @@
-"""What a group must look like. Pure: a group in, the first violation out, or None."""
+"""What a group must look like. Pure: a group in, the first violation or the group's measures out."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -39,24 +40,47 @@ class Violation:
         return cls(reason, field, f"{shown} (allowed: {allowed})")
 
 
+class Measures(NamedTuple):
+    """How large a valid group is, and its mean reward."""
+
+    tokens: int  # prompt and response tokens over all responses
+    generated: int  # response tokens over all responses
+    responses: int
+    reward: float
+
+
 def validate(group: rollout_pb2.Group, limits: LimitsConfig, known_versions: Container[int]) -> Violation | None:
-    """The first rule of the contract that ``group`` breaks.
+    """The first rule of the contract that ``group`` breaks; see ``examine``."""
+    found = examine(group, limits, known_versions)
+    return found if isinstance(found, Violation) else None
+
+
+def examine(group: rollout_pb2.Group, limits: LimitsConfig, known_versions: Container[int]) -> Violation | Measures:
+    """The first rule of the contract that ``group`` breaks, or what measuring a group that breaks none says.
 
     Args:
         group: as received; everything in it is a stranger's.
         limits: the run's.
         known_versions: versions this run has published.
     """
-    responses = list(group.responses)
+    # A slice is a list, made in one go; iterating over a repeated field costs four times as much.
+    responses = group.responses[:]
     # Each access to a bytes field copies it: once is enough.
     tokens = [group.prompt_tokens, *[response.tokens for response in responses]]
-    return (
+    violation = (
         _names(group)
         or _shape(group, limits)
         or _lengths(tokens, limits)
         or _vocabulary(tokens, limits.vocab_size)
         or _responses(responses, tokens[1:], limits, known_versions)
     )
+    if violation is not None:
+        return violation
+    prompt = len(tokens[0]) // 4
+    generated = sum(map(len, tokens)) // 4 - prompt
+    count = len(responses)
+    reward = sum([response.reward for response in responses]) / count
+    return Measures(generated + count * prompt, generated, count, reward)
 
 
 def _names(group: rollout_pb2.Group) -> Violation | None:
@@ -128,6 +152,8 @@ def _responses(
     limits: LimitsConfig,
     known_versions: Container[int],
 ) -> Violation | None:
+    if _plain(responses, tokens, limits, known_versions):
+        return None
     lowest, highest = limits.reward_range
     for index, (response, answer) in enumerate(zip(responses, tokens, strict=True)):
         path = f"responses[{index}]"
@@ -141,6 +167,29 @@ def _responses(
         if violation:
             return violation
     return None
+
+
+def _plain(
+    responses: Sequence[rollout_pb2.Response],
+    tokens: Sequence[bytes],
+    limits: LimitsConfig,
+    known_versions: Container[int],
+) -> bool:
+    """Whether the responses break no rule, in a third of the time that it takes to say which one is broken."""
+    lowest, highest = limits.reward_range
+    for response, answer in zip(responses, tokens, strict=True):
+        reward = response.reward
+        if not (math.isfinite(reward) and lowest <= reward <= highest) or _reward_parts("", response):
+            return False
+        previous, length = 0, len(answer) // 4
+        for span in response.spans[:]:
+            start, end = span.start, span.end
+            if not previous <= start < end <= length or span.version not in known_versions:
+                return False
+            previous = end
+        if previous == 0:
+            return False
+    return True
 
 
 def _reward_parts(path: str, response: rollout_pb2.Response) -> Violation | None:

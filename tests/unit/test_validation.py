@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from learner.config import LimitsConfig
-from learner.gateway.validation import Violation, validate
+from learner.gateway.validation import Measures, Violation, examine, validate
 from leeway.v1 import rollout_pb2 as pb
 
 LIMITS = LimitsConfig(
@@ -194,3 +194,9 @@ def test_never_raises_on_any_parsed_message(data: bytes):
     except DecodeError:  # the transport refuses it before we see it
         return
     assert validate(parsed, LIMITS, KNOWN) is not None
+
+
+def test_a_valid_group_is_measured():
+    longer = response(tokens=ids(1, 2, 3, 4, 5), reward=1.0)
+    valid = group(prompt_tokens=ids(7, 8), responses=[response(reward=0.0), longer])
+    assert examine(valid, LIMITS, KNOWN) == Measures(tokens=9 + 2 * 2, generated=9, responses=2, reward=0.5)
