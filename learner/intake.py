@@ -118,7 +118,7 @@ class Intake:
 
     def _ages(self, step: int) -> dict[int, int]:
         assert self._queue is not None
-        spans = (span for _, group in self._held for response in group.responses for span in response.spans)
+        spans = (span for _, group in self._held for response in group.responses[:] for span in response.spans[:])
         return {version: self._queue.staleness(version, step) for version in {span.version for span in spans}}
 
     def _unpack(self, message: bytes) -> Taken:

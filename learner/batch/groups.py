@@ -13,10 +13,12 @@ from learner.batch.types import Sequence
 from learner.batch.weighting import DEFAULT, Weighting
 from leeway.v1 import rollout_pb2 as pb
 
+_WIRE, _IDS = np.dtype("<i4"), np.dtype(np.int64)  # parsed once, not for every response
+
 
 def token_ids(buffer: bytes) -> torch.Tensor:
     """Little-endian int32 bytes of the wire as [n] int64."""
-    return torch.from_numpy(np.frombuffer(buffer, dtype="<i4").astype(np.int64))
+    return torch.from_numpy(np.frombuffer(buffer, _WIRE).astype(_IDS))
 
 
 def to_sequences(groups: Sequences[pb.Group], weighting: Weighting = DEFAULT) -> list[Sequence]:

@@ -22,13 +22,14 @@ from learner.config import QueueConfig
 from learner.queue.address import Address, without_password
 from learner.queue.errors import FencedError, MemoryFullError, QueueError, UnavailableError
 
+_READ_BYTES = 256 << 10  # payloads come by the megabyte
 _PASSING = ("MISCONF", "LOADING", "MASTERDOWN", "NOREPLICAS", "READONLY", "TRYAGAIN", "CLUSTERDOWN")
 
 
 def connect(config: QueueConfig) -> redis.Redis:
     """A synchronous client; connects on first use. Raises QueueError for a URL that cannot be one."""
     address = Address.of(config)
-    limits = {**_limits(config), "retry": Retry(NoBackoff(), 0)}
+    limits = {**_limits(config), "retry": Retry(NoBackoff(), 0), "socket_read_size": _READ_BYTES}
     if not address.sentinels:
         with _url_errors(config):
             return redis.Redis.from_url(address.url, **limits, **address.options)

@@ -235,7 +235,7 @@ class LearnerQueue:
 
     def _group_staleness(self, group: rollout_pb2.Group, step: int) -> int | None:
         """The most stale span's; None when a version was published too long ago to be remembered."""
-        versions = {span.version for response in group.responses for span in response.spans}
+        versions = {span.version for response in group.responses[:] for span in response.spans[:]}
         try:
             return max((self._registry.staleness(version, step) for version in versions), default=0)
         except UnknownVersionError:
