@@ -130,6 +130,9 @@ def _configuration(directory: Path, port: int, password: str, aof: Fsync) -> str
         "no-appendfsync-on-rewrite": "no",
         "aof-load-truncated": "yes",
         "aof-use-rdb-preamble": "yes",
+        # A rewrite is a second process at full speed beside us: seldom, and not to compress token ids.
+        "auto-aof-rewrite-min-size": "256mb",
+        "rdbcompression": "no",
         "save": '""',
         "maxmemory-policy": "noeviction",
         "tcp-keepalive": 60,
