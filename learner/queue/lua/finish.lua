@@ -30,28 +30,51 @@ local function reward_bucket(reward)
   return string.format('%.0f', reward < 0 and -2 * size or size)
 end
 
-local finished = 0
+-- Ledger field -> amount; added up, because each command of a script is one in the append-only file too.
+local counts, order = {}, {}
+local function count(field, amount)
+  if not counts[field] then
+    counts[field], order[#order + 1] = 0, field
+  end
+  counts[field] = counts[field] + amount
+end
+
+-- Everything is read before anything is written: an entry that append.lua did not make stops us while nothing has changed.
+local all, entries, ids, payloads, groups, seen = {}, {}, {}, {}, {}, {}
 for i = 6, #ARGV, 2 do
   local entry = redis.call('XRANGE', KEYS[2], ARGV[i], ARGV[i])[1]
-  redis.call('XACK', KEYS[2], 'learner', ARGV[i])
-  if redis.call('XDEL', KEYS[2], ARGV[i]) == 1 then
-    local id, payload = KEYS[i + 1], KEYS[i + 2]
-    local fields = {}
+  all[#all + 1] = ARGV[i]
+  if entry and not seen[ARGV[i]] then
+    seen[ARGV[i]] = true
+    local n, fields = #entries + 1, {}
+    entries[n], ids[n], payloads[n], groups[n] = ARGV[i], KEYS[i + 1], KEYS[i + 2], ARGV[i + 1]
     for j = 1, #entry[2], 2 do
       fields[entry[2][j]] = entry[2][j + 1]
     end
     -- An entry of schema 1 does not say how long its payload is.
-    redis.call('HINCRBY', KEYS[3], 'bytes_done', fields.bytes or redis.call('STRLEN', payload))
-    redis.call('DEL', payload)
-    redis.call('SET', id, ARGV[2] .. ':' .. ARGV[3], 'EX', ARGV[4])
-    redis.call('SREM', KEYS[4], ARGV[i + 1])
-    redis.call('HINCRBY', KEYS[3], ARGV[2], 1)
-    redis.call('HINCRBY', KEYS[3], 'length:' .. ARGV[2] .. ':' .. length_bucket(fields.generated / fields.responses), 1)
+    count('bytes_done', tonumber(fields.bytes or redis.call('STRLEN', payloads[n])))
+    count(ARGV[2], 1)
+    count('length:' .. ARGV[2] .. ':' .. length_bucket(fields.generated / fields.responses), 1)
     if fields.reward then
-      redis.call('HINCRBY', KEYS[3], 'reward:' .. ARGV[2] .. ':' .. reward_bucket(tonumber(fields.reward)), 1)
+      count('reward:' .. ARGV[2] .. ':' .. reward_bucket(tonumber(fields.reward)), 1)
     end
-    finished = finished + 1
   end
+end
+
+local finished = #entries
+if #all > 0 then
+  redis.call('XACK', KEYS[2], 'learner', unpack(all))
+end
+if finished > 0 then
+  redis.call('XDEL', KEYS[2], unpack(entries))
+  redis.call('DEL', unpack(payloads))
+  redis.call('SREM', KEYS[4], unpack(groups))
+end
+for _, id in ipairs(ids) do
+  redis.call('SET', id, ARGV[2] .. ':' .. ARGV[3], 'EX', ARGV[4])
+end
+for _, field in ipairs(order) do
+  redis.call('HINCRBY', KEYS[3], field, string.format('%.0f', counts[field]))
 end
 -- Trained groups were stepped on before: what admission may promise does not change by their leaving.
 local function less(key, field)
