@@ -15,7 +15,7 @@ def keep_freed_memory() -> bool:
     """Freed buffers stay with the process, up to a bound, and are used again.
 
     By default glibc gives them back to the kernel at once, and each message pays for new, zeroed pages: a page fault for
-    every 4 KB, which is a quarter of a gateway's CPU time. For the start of a process that moves messages.
+    every 4 KB, about a sixth of a gateway's CPU time. For the start of a process that moves messages.
 
     Returns:
         Whether the allocator could be told; only glibc can.
