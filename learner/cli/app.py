@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -12,10 +10,10 @@ import typer
 from rich.console import Console
 
 from learner.cli.fleet import fleet
-from learner.cli.layout import RunDirectory, RunError
+from learner.cli.layout import RunDirectory
+from learner.cli.mistakes import one_line_errors
 from learner.cli.policy import policy
 from learner.cli.quarantine import quarantine
-from runtime.settings import SettingsError
 
 app = typer.Typer(
     help="Asynchronous post-training of language models: many rollout fleets, one learner.",
@@ -41,7 +39,7 @@ def up(
     """Starts everything a run on this machine needs, shows it, and stops it cleanly."""
     from learner.cli.run import run_to_end
 
-    with _one_line_errors():
+    with one_line_errors():
         status = run_to_end(config, set_ or [], resume, Console())
     raise typer.Exit(status)
 
@@ -51,7 +49,7 @@ def status(run: _Run) -> None:
     """Shows a run as it stands: its numbers and its processes."""
     from learner.cli.status import print_status
 
-    with _one_line_errors():
+    with one_line_errors():
         print_status(Console(), RunDirectory.existing(run))
 
 
@@ -73,7 +71,7 @@ def ledger(
     from learner.cli.summary import ledger_row
 
     found = None
-    with _one_line_errors():
+    with one_line_errors():
         directory = RunDirectory.existing(run)
         if watch:
             accounts.watch(Console(), directory, only)
@@ -101,7 +99,7 @@ def report(run: _Run) -> None:
     """Writes RUN/report.html: a self-contained page about the run."""
     from learner.cli.report import write_report
 
-    with _one_line_errors():
+    with one_line_errors():
         typer.echo(str(write_report(RunDirectory.existing(run))))
 
 
@@ -115,21 +113,9 @@ def fit_radii(
     """Estimates the radii of the staleness-aware learning rate from finished runs."""
     from learner.cli import radii
 
-    with _one_line_errors():
+    with one_line_errors():
         trials = [radii.read_trial(run, "mean" if mean else "max") for run in runs]
     typer.echo("\n".join(radii.describe(trials, *radii.fit(trials))))
-
-
-@contextlib.contextmanager
-def _one_line_errors() -> Iterator[None]:
-    """A mistake of the caller ends the command with one clear line and status 2."""
-    from learner.queue import QueueError
-
-    try:
-        yield
-    except (SettingsError, RunError, QueueError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error
 
 
 def main() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from learner.cli.layout import RunDirectory, RunError
-from runtime.settings import SettingsError
+from learner.cli.mistakes import one_line_errors
 
 fleet = typer.Typer(help="The fleets a run's gateways know.", no_args_is_help=True)
 
@@ -37,7 +35,7 @@ def add(
     """Adds a fleet, or a further token, name or role to one. The token is printed once and kept nowhere."""
     from learner.cli.tokens import add_fleet
 
-    with _one_line_errors():
+    with one_line_errors():
         roles = role or []
         for given in roles:
             if given not in ("submit", "operate"):
@@ -56,7 +54,7 @@ def revoke(
     """Forgets a fleet. Gateways end its streams within a second; what was accepted from it stays."""
     from learner.cli.tokens import revoke_fleet
 
-    with _one_line_errors():
+    with one_line_errors():
         revoke_fleet(RunDirectory.existing(run), name, older)
 
 
@@ -65,7 +63,7 @@ def list_(run: _Run) -> None:
     """Every fleet: its roles, how many tokens it has, and the names in its certificates."""
     from learner.cli.tokens import fleets_of
 
-    with _one_line_errors():
+    with one_line_errors():
         known = fleets_of(RunDirectory.existing(run))
     table = Table(box=None, header_style="dim", padding=(0, 1, 0, 0))
     for column in ("fleet", "roles", "tokens", "certificates"):
@@ -74,12 +72,3 @@ def list_(run: _Run) -> None:
         roles = ", ".join(identity.get("roles", ["submit"]))
         table.add_row(name, roles, str(len(identity.get("tokens", []))), ", ".join(identity.get("sans", [])))
     Console().print(table)
-
-
-@contextlib.contextmanager
-def _one_line_errors() -> Iterator[None]:
-    try:
-        yield
-    except (SettingsError, RunError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error

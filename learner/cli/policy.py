@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -12,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from learner.catalog import PINNED, POINTER, CatalogError, pinned, read_manifest, version_name, versions_on_disk
-from learner.cli.layout import RunDirectory, RunError
+from learner.cli.layout import RunDirectory
+from learner.cli.mistakes import one_line_errors
 from learner.resume import CheckpointError
-from runtime.settings import SettingsError
 
 policy = typer.Typer(help="The versions a run has published.", no_args_is_help=True)
 
@@ -27,7 +25,7 @@ def list_(run: _Run) -> None:
     """Every version on disk: where it comes from, its size, who runs it, and why it is kept."""
     from learner.cli.publications import publications_of
 
-    with _one_line_errors():
+    with one_line_errors(CatalogError, CheckpointError):
         directory = RunDirectory.existing(run)
         known = publications_of(directory)
         pointer = directory.weights / POINTER
@@ -61,7 +59,7 @@ def show(run: _Run, version: _Version) -> None:
 
     from learner.contents import Contents
 
-    with _one_line_errors():
+    with one_line_errors(CatalogError, CheckpointError):
         contents = Contents(RunDirectory.existing(run).weights, version)
     typer.echo(json_format.MessageToJson(contents.manifest, preserving_proto_field_name=True))
     typer.echo(f"built from {' + '.join(map(str, contents.chain))}; {len(contents.names())} tensors")
@@ -75,7 +73,7 @@ def verify(
     from learner.contents import Contents, wrong_files
 
     broken = 0
-    with _one_line_errors():
+    with one_line_errors(CatalogError, CheckpointError):
         root = RunDirectory.existing(run).weights
         for number in versions_on_disk(root) if version is None else [version]:
             try:
@@ -97,7 +95,7 @@ def diff(run: _Run, old: _Version, new: _Version) -> None:
 
     from learner.contents import Contents
 
-    with _one_line_errors():
+    with one_line_errors(CatalogError, CheckpointError):
         root = RunDirectory.existing(run).weights
         before, after = Contents(root, old), Contents(root, new)
         if before.names() != after.names() or before.manifest.dtype != after.manifest.dtype:
@@ -122,7 +120,7 @@ def pin(
     run: _Run, version: _Version, off: Annotated[bool, typer.Option("--off", help="Let retention have it.")] = False
 ) -> None:
     """Keeps a version, and those it is a delta of, from retention."""
-    with _one_line_errors():
+    with one_line_errors(CatalogError, CheckpointError):
         root = RunDirectory.existing(run).weights
         mark = root / PINNED / f"{version:06d}"
         if off:
@@ -139,7 +137,7 @@ def rollback(run: _Run, version: _Version) -> None:
     """Makes the next `leeway up RUN --resume` go on from the newest checkpoint no later than VERSION, as a new timeline."""
     from learner.cli.rollback import roll_back
 
-    with _one_line_errors():
+    with one_line_errors(CatalogError, CheckpointError):
         done = roll_back(RunDirectory.existing(run), version)
     typer.echo(f"the run will go on from {done.checkpoint.name}, step {done.step}")
     if done.aside:
@@ -149,15 +147,3 @@ def rollback(run: _Run, version: _Version) -> None:
             f"{lost} groups trained between step {done.step} and {done.newest_step} are not in these weights; those the "
             "queue still holds are trained again, the others stay counted as trained"
         )
-
-
-@contextlib.contextmanager
-def _one_line_errors() -> Iterator[None]:
-    """A mistake of the caller ends the command with one clear line and status 2."""
-    from learner.queue import QueueError
-
-    try:
-        yield
-    except (SettingsError, RunError, QueueError, CatalogError, CheckpointError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from learner.cli.layout import RunDirectory, RunError
-from runtime.settings import SettingsError
+from learner.cli.layout import RunDirectory
+from learner.cli.mistakes import one_line_errors
 
 quarantine = typer.Typer(help="Groups that the gateways rejected, newest first.", no_args_is_help=True)
 
@@ -31,7 +29,7 @@ def list_(run: _Run, fleet: _Fleet = None, as_json: _Json = False) -> None:
     from learner.cli.replay import chosen, row, table
     from learner.queue.quarantine import Quarantine
 
-    with _one_line_errors(), queue_of(RunDirectory.existing(run)) as config, Quarantine(config) as kept:
+    with one_line_errors(), queue_of(RunDirectory.existing(run)) as config, Quarantine(config) as kept:
         entries = chosen(kept.entries(), [], fleet)
     if as_json:
         typer.echo(json.dumps([row(entry) for entry in entries], indent=2))
@@ -48,7 +46,7 @@ def show(run: _Run, keys: _Keys = None) -> None:
     from learner.cli.replay import chosen, row
     from learner.queue.quarantine import Quarantine
 
-    with _one_line_errors(), queue_of(RunDirectory.existing(run)) as config, Quarantine(config) as kept:
+    with one_line_errors(), queue_of(RunDirectory.existing(run)) as config, Quarantine(config) as kept:
         entries = chosen(kept.entries(), keys or [], None)
     typer.echo(json.dumps([row(entry) for entry in entries], indent=2))
 
@@ -60,7 +58,7 @@ def replay(run: _Run, keys: _Keys = None, fleet: _Fleet = None) -> None:
     from learner.cli.replay import chosen, limits_of, replay
     from learner.queue.quarantine import Quarantine
 
-    with _one_line_errors():
+    with one_line_errors():
         directory = RunDirectory.existing(run)
         limits = limits_of(directory)
         with queue_of(directory) as config:
@@ -81,18 +79,7 @@ def purge(run: _Run, keys: _Keys = None, fleet: _Fleet = None) -> None:
     from learner.cli.replay import chosen
     from learner.queue.quarantine import Quarantine
 
-    with _one_line_errors(), queue_of(RunDirectory.existing(run)) as config, Quarantine(config) as kept:
+    with one_line_errors(), queue_of(RunDirectory.existing(run)) as config, Quarantine(config) as kept:
         everything = not keys and fleet is None
         count = kept.purge() if everything else kept.remove(chosen(kept.entries(), keys or [], fleet))
     typer.echo(f"{count} thrown away")
-
-
-@contextlib.contextmanager
-def _one_line_errors() -> Iterator[None]:
-    from learner.queue import QueueError
-
-    try:
-        yield
-    except (SettingsError, RunError, QueueError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error
