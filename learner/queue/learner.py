@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -26,6 +26,7 @@ from leeway.v1 import rollout_pb2
 Audit = Callable[[str, int, Sequence[GroupRef]], None]
 
 VERSIONS_KEPT = 10_000
+_ANNOUNCED_AGAIN = 64  # versions; more than are published in the seconds that a Redis may forget
 _OUTAGE_S = 60.0  # how long a Redis that does not answer is waited for
 
 
@@ -34,7 +35,7 @@ class LearnerQueue:
 
     Every call that changes something carries the learner's epoch; once a newer learner has opened the queue, those calls
     raise FencedError and change nothing. A Redis that restarts is waited for, up to a minute; then UnavailableError. What
-    it may have forgotten (AOF everysec) is done again: our start, the newest version, groups finished in the last seconds.
+    it may have forgotten (AOF everysec) is done again: our start, the newest versions, groups finished in the last seconds.
 
     Attributes:
         epoch: the number of this learner start, from 1.
@@ -58,7 +59,7 @@ class LearnerQueue:
         self._log = structlog.get_logger(process="learner")
         self._audit = audit
         self._timeline: Timeline | None = None
-        self._newest: list[Any] = []  # the arguments of the last publication
+        self._published: deque[list[Any]] = deque(maxlen=_ANNOUNCED_AGAIN)  # the arguments of the last publications
         session.on_return(self._repeat)
 
     @classmethod
@@ -178,8 +179,8 @@ class LearnerQueue:
         text = json_format.MessageToJson(policy, preserving_proto_field_name=True, indent=None)
         # Known here before any fleet can answer with it: publication and take run in different threads.
         self._registry.add(policy.version, policy.step, policy.epoch)
-        self._newest = [policy.version, text, VERSIONS_KEPT]
-        self._change("publish", [self._keys.versions], self._newest)
+        self._published.append([policy.version, text, VERSIONS_KEPT])
+        self._change("publish", [self._keys.versions], self._published[-1])
 
     def running_versions(self, max_age_s: float = 600.0) -> set[int]:
         """Versions that any fleet's workers said they run, within the last ``max_age_s`` seconds."""
@@ -250,10 +251,16 @@ class LearnerQueue:
         """After an outage; every part of it does nothing when Redis has forgotten nothing."""
         if self._timeline is not None:
             self._session.once("begin", [self._begin_call(self._timeline)])
-        if self._newest:
-            self._session.once("publish", [([self._keys.epoch, self._keys.versions], [self.epoch, *self._newest])])
+        self._announce_again()
         self._finisher.repeat(self._reader.held())
         self._reader.put_back([])
+
+    def _announce_again(self) -> None:
+        newest: Any = self._session.client.xrevrange(self._keys.versions, count=1)
+        known = int(newest[0][1][b"version"]) if newest else -1
+        for arguments in list(self._published):
+            if arguments[0] > known:
+                self._session.once("publish", [([self._keys.epoch, self._keys.versions], [self.epoch, *arguments])])
 
     def _begin_call(self, timeline: Timeline) -> Call:
         keys = [self._keys.epoch, self._keys.timelines, self._keys.progress, self._keys.stepped]
