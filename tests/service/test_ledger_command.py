@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -100,7 +101,10 @@ def test_watching_ends_with_ctrl_c(served: tuple[RunDirectory, QueueConfig, list
     run, *_ = served
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "learner.cli.app", "ledger", str(run.root), "--watch"]
-    process = subprocess.Popen(command, stdout=theirs, stderr=theirs, env={**os.environ, "COLUMNS": "120"})
+    # Tests that run in the background of a shell inherit an ignored SIGINT; a person at a terminal does not.
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    environment = {**os.environ, "COLUMNS": "120"}
+    process = subprocess.Popen(command, stdout=theirs, stderr=theirs, env=environment, preexec_fn=heard)
     try:
         os.close(theirs)
         seen, deadline = b"", time.monotonic() + 60
