@@ -79,7 +79,6 @@ class GatewayQueue:
     Attributes:
         leases: the run's promises.
         rates: the fleets' token buckets.
-        restarts: how often Redis was seen to have restarted (it had forgotten our scripts).
     """
 
     def __init__(self, config: QueueConfig, quarantine_groups: int) -> None:
@@ -87,7 +86,6 @@ class GatewayQueue:
         self._redis = connect_async(config)
         self._quarantine_groups = quarantine_groups
         self._timeout_s = config.timeout_s
-        self.restarts = 0
         self._checked = False
         self.leases = Leases(self._keys, self._call)
         self.rates = Rates(self._keys, self._call)
@@ -223,7 +221,6 @@ class GatewayQueue:
             unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
             if unknown:
                 # Redis has restarted and forgotten its scripts; none of these ran. Their order is kept.
-                self.restarts += 1
                 for name in _SCRIPTS:
                     await self._redis.script_load(script(name).text)
                 again = [commands[i] for i in unknown]
