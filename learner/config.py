@@ -14,6 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from learner.objective_config import ObjectiveConfig
 from learner.steering_config import AlarmConfig, DiagnosticsConfig, LrControlConfig
 from runtime.settings import Settings
+from runtime.telemetry import StatusConfig, TraceConfig
 
 
 class RedisTlsConfig(Settings):
@@ -124,6 +125,8 @@ class GatewayConfig(Settings):
     flush_groups: int = Field(default=32, gt=0, description="most groups in one Redis pipeline")
     drain_s: float = Field(default=5.0, gt=0, description="time to flush and ack after SIGTERM")
     quarantine_groups: int = Field(default=100, ge=0, description="rejected groups kept for the operator")
+    status: StatusConfig = StatusConfig()
+    traces: TraceConfig = TraceConfig()
 
 
 class ParallelConfig(Settings):
@@ -249,6 +252,8 @@ class LearnerConfig(Settings):
     loggers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
         default=("tensorboard",), description="where step rows go besides learner.jsonl; each must be installed"
     )
+    status: StatusConfig = StatusConfig()
+    traces: TraceConfig = TraceConfig()
 
     @model_validator(mode="after")
     def _held_within_bound(self) -> LearnerConfig:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from runtime.settings import Settings
+from runtime.telemetry import StatusConfig, TraceConfig
 
 
 class EngineConfig(Settings):
@@ -85,6 +86,8 @@ class WorkerConfig(Settings):
     task: TaskConfig = TaskConfig()
     max_message_bytes: int = Field(default=16 << 20, gt=0)
     sample_every_s: float = Field(default=2.0, gt=0, description="seconds between logged sample responses")
+    status: StatusConfig = StatusConfig()
+    traces: TraceConfig = TraceConfig()
 
     @model_validator(mode="after")
     def _shard_in_range(self) -> WorkerConfig:

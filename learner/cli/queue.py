@@ -6,7 +6,8 @@ import contextlib
 from collections.abc import Iterator
 
 from learner.cli.layout import RunDirectory
-from learner.cli.runfile import EMBEDDED, RunFile
+from learner.cli.runfile import RunFile
+from learner.cli.sections import EMBEDDED
 from learner.config import QueueConfig
 from learner.queue import EmbeddedRedis
 

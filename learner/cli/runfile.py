@@ -11,116 +11,26 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field, create_model, model_validator
+from pydantic import model_validator
 
 from learner.cli.layout import RunDirectory
-from learner.config import (
-    AdmissionConfig,
-    CheckpointConfig,
-    GatewayConfig,
-    LearnerConfig,
-    LimitsConfig,
-    PublishConfig,
-    QueueConfig,
-    WarmupConfig,
+from learner.cli.sections import (
+    GatewaySection,
+    LearnerSection,
+    ModelSection,
+    QueueSection,
+    RolloutSection,
+    RunSection,
 )
+from learner.config import GatewayConfig, LearnerConfig, QueueConfig
 from rollout.config import WorkerConfig
 from runtime.settings import Settings
+from runtime.telemetry import GATEWAY_OFFSET, LEARNER_OFFSET, WORKER_OFFSET, StatusConfig, TraceConfig
 
 DEMO_MODEL = "demo"
-EMBEDDED = "embedded"
 _FLEET = "local"
-
-
-def _without(base: type[Settings], *derived: str) -> Any:
-    """``base`` as a section of the run file: without the fields that are derived, and without its rules over several."""
-    fields: dict[str, Any] = {
-        name: (field.annotation, field) for name, field in base.model_fields.items() if name not in derived
-    }
-    return create_model(f"{base.__name__}Section", __base__=Settings, __doc__=base.__doc__, **fields)
-
-
-class RunSection(Settings):
-    """The run itself."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
-    dir: Path | None = Field(default=None, description="default: runs/<name>")
-    seed: int = 0
-    resume: bool = Field(default=False, description="go on where the directory's run stopped")
-    overwrite: bool = Field(default=False, description="set an existing directory aside as <dir>.<n> and start anew")
-
-
-class ModelSection(Settings):
-    """The initial policy."""
-
-    path: str = Field(description='a Hugging Face directory, or "demo": make the tiny one')
-
-
-class QueueSection(_without(QueueConfig, "url", "run")):
-    """Redis: our own, in the run's directory, or a server."""
-
-    url: str = Field(
-        default=EMBEDDED, pattern=r"^(embedded|(redis|rediss|unix|redis\+sentinel|rediss\+sentinel)://.*)$"
-    )
-    aof: Literal["always", "everysec"] = Field(default="always", description="embedded: when appends reach the disk")
-
-
-class AdmissionSection(_without(AdmissionConfig, "groups_per_step", "max_staleness", "weights")):
-    """What the gateway promises and takes."""
-
-
-class LimitsSection(_without(LimitsConfig, "vocab_size", "group_size")):
-    """What a group may look like."""
-
-
-class GatewaySection(_without(GatewayConfig, "identities_file", "queue", "admission", "limits")):
-    """The gateway."""
-
-    admission: AdmissionSection = AdmissionSection()
-    limits: LimitsSection = LimitsSection()
-
-
-class WarmupSection(_without(WarmupConfig, "demonstrations")):
-    """Supervised warm start on demonstrations that the task solves itself."""
-
-    count: int = Field(default=8192, gt=0, description="demonstrations to make")
-
-
-class CheckpointSection(_without(CheckpointConfig, "dir")):
-    """Resumable checkpoints."""
-
-
-class PublishSection(_without(PublishConfig, "dir")):
-    """Versions for the fleets."""
-
-
-class LearnerSection(
-    _without(LearnerConfig, "model", "queue", "seed", "warmup", "checkpoint", "publish", "metrics_dir")
-):
-    """The learner."""
-
-    processes: int | None = Field(default=None, gt=0, description="default: parallel.tensor * parallel.pipeline")
-    warmup: WarmupSection | None = None
-    checkpoint: CheckpointSection = CheckpointSection()
-    publish: PublishSection = PublishSection()
-
-    @property
-    def world_size(self) -> int:
-        return self.processes or self.parallel.tensor * self.parallel.pipeline
-
-
-_WORKER_DERIVED = (
-    *("name", "gateway", "token_file", "model", "state_dir", "log_dir"),
-    *("metrics_dir", "seed", "shard", "max_message_bytes"),
-)
-
-
-class RolloutSection(_without(WorkerConfig, *_WORKER_DERIVED)):
-    """Rollout workers on this machine, all of one fleet."""
-
-    workers: int = Field(default=1, gt=0)
 
 
 @dataclass(frozen=True)
@@ -141,6 +51,7 @@ class RunFile(Settings):
     gateway: GatewaySection = GatewaySection()
     learner: LearnerSection
     rollout: RolloutSection = RolloutSection()
+    traces: TraceConfig = TraceConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> RunFile:
@@ -243,6 +154,8 @@ class RunFile(Settings):
             "queue": queue,
             "admission": admission,
             "limits": limits,
+            "status": self._status(GATEWAY_OFFSET),
+            "traces": self.traces,
         }
         return GatewayConfig.parse(values, source="gateway")
 
@@ -261,6 +174,8 @@ class RunFile(Settings):
             "checkpoint": {**section.checkpoint.model_dump(), "dir": run.checkpoints},
             "publish": {**section.publish.model_dump(), "dir": run.weights},
             "metrics_dir": run.metrics,
+            "status": self._status(LEARNER_OFFSET),
+            "traces": self.traces,
         }
         return LearnerConfig.parse(values, source="learner")
 
@@ -281,8 +196,13 @@ class RunFile(Settings):
             "shard": (index, section.workers),
             "engine": engine,
             "max_message_bytes": self.gateway.limits.max_message_bytes,
+            "status": self._status(WORKER_OFFSET + index),
+            "traces": self.traces,
         }
         return WorkerConfig.parse(values, source="rollout")
+
+    def _status(self, offset: int) -> StatusConfig:
+        return StatusConfig(listen=f"127.0.0.1:{self.run.status_port + offset}" if self.run.status_port else None)
 
     @property
     def fleet(self) -> str:

@@ -19,7 +19,8 @@ from learner.cli.display import Display, ProcessView, RunView
 from learner.cli.metrics import RunMetrics
 from learner.cli.model import vocabulary_size
 from learner.cli.process import Process, ProcessFailed, last_words
-from learner.cli.runfile import EMBEDDED, Plan, RunFile
+from learner.cli.runfile import Plan, RunFile
+from learner.cli.sections import EMBEDDED
 from learner.cli.tokens import issue_token
 from learner.queue import EmbeddedRedis, QueueError, ledgers_in
 from leeway.v1 import rollout_pb2

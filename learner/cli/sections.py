@@ -1,0 +1,121 @@
+"""The sections of a run file: each process's own settings without what `leeway up` fills in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, create_model
+
+from learner.config import (
+    AdmissionConfig,
+    CheckpointConfig,
+    GatewayConfig,
+    LearnerConfig,
+    LimitsConfig,
+    PublishConfig,
+    QueueConfig,
+    WarmupConfig,
+)
+from rollout.config import WorkerConfig
+from runtime.settings import Settings
+
+EMBEDDED = "embedded"
+
+
+def _without(base: type[Settings], *derived: str) -> Any:
+    """``base`` as a section of the run file: without the fields that are derived, and without its rules over several."""
+    fields: dict[str, Any] = {
+        name: (field.annotation, field) for name, field in base.model_fields.items() if name not in derived
+    }
+    return create_model(f"{base.__name__}Section", __base__=Settings, __doc__=base.__doc__, **fields)
+
+
+class RunSection(Settings):
+    """The run itself."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    dir: Path | None = Field(default=None, description="default: runs/<name>")
+    seed: int = 0
+    resume: bool = Field(default=False, description="go on where the directory's run stopped")
+    overwrite: bool = Field(default=False, description="set an existing directory aside as <dir>.<n> and start anew")
+    status_port: int = Field(
+        default=9100,
+        ge=0,
+        lt=65_000,
+        description="HTTP endpoints (/metrics, /healthz, /readyz): the gateway's on this port + 1, learner rank r's on "
+        "+ 10 + r, worker i's on + 50 + i; 0: none",
+    )
+
+
+class ModelSection(Settings):
+    """The initial policy."""
+
+    path: str = Field(description='a Hugging Face directory, or "demo": make the tiny one')
+
+
+class QueueSection(_without(QueueConfig, "url", "run")):
+    """Redis: our own, in the run's directory, or a server."""
+
+    url: str = Field(
+        default=EMBEDDED, pattern=r"^(embedded|(redis|rediss|unix|redis\+sentinel|rediss\+sentinel)://.*)$"
+    )
+    aof: Literal["always", "everysec"] = Field(default="always", description="embedded: when appends reach the disk")
+
+
+class AdmissionSection(_without(AdmissionConfig, "groups_per_step", "max_staleness", "weights")):
+    """What the gateway promises and takes."""
+
+
+class LimitsSection(_without(LimitsConfig, "vocab_size", "group_size")):
+    """What a group may look like."""
+
+
+class GatewaySection(_without(GatewayConfig, "identities_file", "queue", "admission", "limits", "status", "traces")):
+    """The gateway."""
+
+    admission: AdmissionSection = AdmissionSection()
+    limits: LimitsSection = LimitsSection()
+
+
+class WarmupSection(_without(WarmupConfig, "demonstrations")):
+    """Supervised warm start on demonstrations that the task solves itself."""
+
+    count: int = Field(default=8192, gt=0, description="demonstrations to make")
+
+
+class CheckpointSection(_without(CheckpointConfig, "dir")):
+    """Resumable checkpoints."""
+
+
+class PublishSection(_without(PublishConfig, "dir")):
+    """Versions for the fleets."""
+
+
+class LearnerSection(
+    _without(
+        LearnerConfig, "model", "queue", "seed", "warmup", "checkpoint", "publish", "metrics_dir", "status", "traces"
+    )
+):
+    """The learner."""
+
+    processes: int | None = Field(default=None, gt=0, description="default: parallel.tensor * parallel.pipeline")
+    warmup: WarmupSection | None = None
+    checkpoint: CheckpointSection = CheckpointSection()
+    publish: PublishSection = PublishSection()
+
+    @property
+    def world_size(self) -> int:
+        return self.processes or self.parallel.tensor * self.parallel.pipeline
+
+
+_WORKER_DERIVED = (
+    *("name", "gateway", "token_file", "model", "state_dir", "log_dir"),
+    *("metrics_dir", "seed", "shard", "max_message_bytes", "status", "traces"),
+)
+
+
+class RolloutSection(_without(WorkerConfig, *_WORKER_DERIVED)):
+    """Rollout workers on this machine, all of one fleet."""
+
+    workers: int = Field(default=1, gt=0)
