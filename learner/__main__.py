@@ -1,27 +1,31 @@
-"""One learner rank: `torchrun --nproc-per-node N -m learner FILE`.
+"""One learner rank: `torchrun --nproc-per-node N -m learner FILE [--set ...]`.
 
 The heavy imports wait until main(): saving a checkpoint may re-import this module in helper processes.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
-from pathlib import Path
 
 
-def main(path: str) -> int:
+def main(arguments: list[str]) -> int:
     """Exit status: 0 done or stopped cleanly, 2 unusable configuration, 1 anything else."""
     from learner.config import LearnerConfig
+    from runtime.arguments import add_settings, load
     from runtime.children import die_with_parent
     from runtime.logs import configure
     from runtime.settings import SettingsError
 
     if os.environ.get("LEEWAY_CHILD"):
         die_with_parent()
+    parser = argparse.ArgumentParser(prog="torchrun -m learner", description="Runs one learner rank.")
+    add_settings(parser)
+    options = parser.parse_args(arguments)
     log = configure(f"learner-{os.environ.get('RANK', '0')}")
     try:
-        config = LearnerConfig.load(Path(path))
+        config = load(LearnerConfig, options)
     except SettingsError as error:
         log.error(str(error))
         return 2
@@ -31,6 +35,4 @@ def main(path: str) -> int:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m torch.distributed.run --nproc-per-node N -m learner FILE.json")
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(sys.argv[1:]))

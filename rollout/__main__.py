@@ -1,4 +1,4 @@
-"""`python -m rollout FILE`: a rollout worker. Also `model` and `demonstrations`, see their --help.
+"""`python -m rollout FILE [--set ...]`: a rollout worker. Also `model` and `demonstrations`, see their --help.
 
 Exit codes: 0 stopped by a signal, 1 failed (worth a restart), 2 the configuration cannot be used, 3 the token is refused.
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rollout.config import WorkerConfig
 from runtime.allocator import keep_freed_memory
+from runtime.arguments import add_settings, load
 from runtime.children import die_with_parent
 from runtime.settings import SettingsError
 
@@ -39,8 +40,8 @@ def _worker(arguments: list[str]) -> None:
         description="Runs a rollout worker until SIGTERM.",
         epilog="Other commands: python -m rollout model --help; python -m rollout demonstrations --help",
     )
-    parser.add_argument("file", type=Path, help="the worker's configuration, .json or .toml")
-    config = WorkerConfig.load(parser.parse_args(arguments).file)
+    add_settings(parser)
+    config = load(WorkerConfig, parser.parse_args(arguments))
     keep_freed_memory()
     # gRPC reads these when imported. Our forks only exec, so its fork handlers have nothing to save and would only warn.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
@@ -76,12 +77,12 @@ def _demonstrations(arguments: list[str]) -> None:
         prog="python -m rollout demonstrations",
         description="Writes prompts with the task's own solutions, as token ids.",
     )
-    parser.add_argument("file", type=Path, help="the worker's configuration, .json or .toml")
+    add_settings(parser)
     parser.add_argument("--count", type=int, required=True)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--out", type=Path, required=True, help="JSON lines file to write")
     options = parser.parse_args(arguments)
-    write_demonstrations(WorkerConfig.load(options.file), options.count, options.seed, options.out)
+    write_demonstrations(load(WorkerConfig, options), options.count, options.seed, options.out)
 
 
 def _explain(error: Exception) -> int:

@@ -1,7 +1,8 @@
-"""`python -m learner.gateway FILE.json`: one gateway. Exit status 2: the configuration cannot be used."""
+"""`python -m learner.gateway FILE [--set ...]`: one gateway. Exit status 2: the configuration cannot be used."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 
@@ -10,6 +11,7 @@ import uvloop
 from learner.config import GatewayConfig
 from runtime import logs
 from runtime.allocator import keep_freed_memory
+from runtime.arguments import add_settings, load
 from runtime.children import die_with_parent
 from runtime.settings import SettingsError
 
@@ -18,9 +20,9 @@ def main(arguments: list[str]) -> int:
     """Runs the gateway; returns the exit status."""
     if os.environ.get("LEEWAY_CHILD") == "1":
         die_with_parent()
-    if len(arguments) != 1:
-        sys.stderr.write("usage: python -m learner.gateway FILE.json\n")
-        return 2
+    parser = argparse.ArgumentParser(prog="python -m learner.gateway", description="Runs a gateway until SIGTERM.")
+    add_settings(parser)
+    options = parser.parse_args(arguments)
     keep_freed_memory()
     # gRPC reads this when imported. Below errors it repeats what strangers send, byte for byte, into our log.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
@@ -29,7 +31,7 @@ def main(arguments: list[str]) -> int:
 
     logs.configure("gateway")
     try:
-        uvloop.run(serve(GatewayConfig.load(arguments[0])))
+        uvloop.run(serve(load(GatewayConfig, options)))
     except SettingsError as error:
         sys.stderr.write(f"gateway: {error}\n")
         return 2

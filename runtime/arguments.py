@@ -1,0 +1,33 @@
+"""The command line that every process shares: its settings file, and keys that are changed on top of it.
+
+A container's file comes from a ConfigMap that all pods of a kind share; what differs between pods (a name, a shard) comes
+as ``--set name=$(POD_NAME)``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TypeVar
+
+from runtime.settings import Settings
+
+SettingsT = TypeVar("SettingsT", bound=Settings)
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Adds FILE and a repeatable ``--set section.key=value``."""
+    parser.add_argument("file", type=Path, metavar="FILE", help="the process's settings, .toml or .json")
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="changes one setting of FILE, as TOML reads the value, or as plain text; repeatable",
+    )
+
+
+def load(kind: type[SettingsT], options: argparse.Namespace) -> SettingsT:
+    """The settings that ``add_settings``'s arguments name. Raises SettingsError."""
+    return kind.load(options.file, options.overrides)
