@@ -153,9 +153,7 @@ def _numbers(view: RunView, run_file: RunFile) -> Table:
     table.add_row("NLL positive", number(mean(recent, "nll_positive"), 3), "nats/token")
     table.add_row("NLL negative", number(mean(recent, "nll_negative"), 3), "nats/token")
     table.add_row("entropy", number(mean(recent, "entropy"), 3), "nats/token")
-    table.add_row(
-        "gradient norm", number(mean(recent, "grad_norm"), 3), f"{len(metrics.learner.skipped)} steps skipped"
-    )
+    table.add_row("gradient norm", number(mean(recent, "grad_norm"), 3), f"{metrics.learner.skipped} steps skipped")
     return table
 
 

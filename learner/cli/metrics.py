@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
-_OTHERS = {"trained"}  # the learner's list of group ids, for audits
+_OTHERS = {"trained", "expired"}  # the learner's lists of group ids, for audits
 
 
 class LineReader:
@@ -44,14 +44,18 @@ class LineReader:
 
 @dataclass
 class LearnerMetrics:
-    """What the learner reported, as of the surviving timeline: a resume from step c takes back the steps after c."""
+    """What the learner reported, as of the surviving timeline: a resume from step c takes back the steps after c.
 
+    ``recent``: the newest rows of a kind that are kept; None: all.
+    """
+
+    recent: int | None = None
     steps: dict[int, Row] = field(default_factory=dict)  # by step, ascending
     warmup: list[Row] = field(default_factory=list)
     versions: list[Row] = field(default_factory=list)
     checkpoints: list[Row] = field(default_factory=list)
     starts: list[Row] = field(default_factory=list)
-    skipped: list[Row] = field(default_factory=list)
+    skipped: int = 0
     alarms: list[Row] = field(default_factory=list)
 
     def add(self, row: Row) -> None:
@@ -69,9 +73,18 @@ class LearnerMetrics:
             case "checkpoint":
                 self.checkpoints.append(row)
             case "skipped":
-                self.skipped.append(row)
+                self.skipped += 1
             case "alarm":
                 self.alarms.append(row)
+        self._forget()
+
+    def _forget(self) -> None:
+        if self.recent is None:
+            return
+        while len(self.steps) > self.recent:
+            del self.steps[next(iter(self.steps))]
+        for rows in (self.warmup, self.versions, self.checkpoints, self.starts, self.alarms):
+            del rows[: -self.recent]
 
     def phase(self, since: float) -> str:
         """How far a learner that started at ``since`` (Unix seconds) has come."""
@@ -90,8 +103,9 @@ class LearnerMetrics:
 
 @dataclass
 class WorkerMetrics:
-    """What one rollout worker reported. Its counters start again at 0 when it restarts."""
+    """What one rollout worker reported. Its counters start again at 0 when it restarts. ``recent``: as of LearnerMetrics."""
 
+    recent: int | None = None
     progress: list[Row] = field(default_factory=list)
     refits: list[Row] = field(default_factory=list)
     refused: list[Row] = field(default_factory=list)
@@ -107,6 +121,9 @@ class WorkerMetrics:
                 self.refused.append(row)
             case "engine":
                 self.engines[row["engine"]] = row["state"]
+        if self.recent is not None:
+            for rows in (self.progress, self.refits, self.refused):
+                del rows[: -self.recent]
 
     def total(self, key: str) -> float:
         """A cumulative counter over all of the worker's lives."""
@@ -126,12 +143,14 @@ class RunMetrics:
 
     Args:
         directory: the run's ``metrics``.
+        recent: keep so many rows of each kind only, for one who looks on for weeks; totals are of those rows then.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, recent: int | None = None) -> None:
         self._directory = directory
+        self._recent = recent
         self._readers: dict[str, LineReader] = {}
-        self.learner = LearnerMetrics()
+        self.learner = LearnerMetrics(recent)
         self.workers: dict[str, WorkerMetrics] = {}
 
     def poll(self) -> RunMetrics:
@@ -140,10 +159,13 @@ class RunMetrics:
             if path.stem in _OTHERS:
                 continue
             rows = self._readers.setdefault(path.stem, LineReader(path)).read()
-            target = self.learner if path.stem == "learner" else self.workers.setdefault(path.stem, WorkerMetrics())
+            target = self.learner if path.stem == "learner" else self._worker(path.stem)
             for row in rows:
                 target.add(row)
         return self
+
+    def _worker(self, name: str) -> WorkerMetrics:
+        return self.workers.setdefault(name, WorkerMetrics(self._recent))
 
     def tokens_generated(self) -> int:
         return int(sum(worker.total("tokens_generated") for worker in self.workers.values()))

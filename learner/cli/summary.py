@@ -50,7 +50,7 @@ def summarize(run_file: RunFile, metrics: RunMetrics, outcome: Outcome, previous
         "groups_trained": sum(row["groups"] for row in rows),
         "groups_expired": rows[-1].get("expired", 0) if rows else 0,
         "versions_published": len({row["version"] for row in learner.versions}),
-        "steps_skipped": len(learner.skipped),
+        "steps_skipped": learner.skipped,
         "alarms": [{key: row[key] for key in ("step", "rule", "action", "reason")} for row in learner.alarms],
         "learner_starts": len(learner.starts),
         "restarts": outcome.restarts,

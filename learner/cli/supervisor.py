@@ -32,6 +32,7 @@ _LEARNER_GRACE_S = 5.0  # for a last checkpoint; all graces together stay below 
 _GATEWAY_GRACE_S = 1.0
 _REDIS_GRACE_S = 1.0
 _PR_SET_CHILD_SUBREAPER = 36
+_SHOWN = 1000  # rows of each kind kept for the display: a run may go on for weeks
 
 
 class StopRequested(Exception):
@@ -65,7 +66,7 @@ class Supervisor:
         self._run = run_file.directory
         self._display = display
         self._commands = commands or Commands(run_file)
-        self._metrics = RunMetrics(self._run.metrics)
+        self._metrics = RunMetrics(self._run.metrics, recent=_SHOWN)
         self._redis: EmbeddedRedis | None = None
         self._redis_url = run_file.queue.url
         self._processes: dict[str, Process] = {}
@@ -95,7 +96,8 @@ class Supervisor:
 
     @property
     def metrics(self) -> RunMetrics:
-        return self._metrics.poll()
+        """All of them, read anew."""
+        return RunMetrics(self._run.metrics).poll()
 
     def _start(self) -> None:
         issue_token(self._run, self._file.fleet)

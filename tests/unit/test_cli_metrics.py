@@ -82,3 +82,15 @@ def test_samples_of_all_workers_in_order(tmp_path: Path):
     write_rows(tmp_path / "worker-1.samples.jsonl", [sample(2.0, 1, "b")])
     write_rows(tmp_path / "worker-0.samples.jsonl", [sample(1.0, 0, "a"), sample(3.0, 2, "c")])
     assert [row["response"] for row in read_samples(tmp_path)] == ["a", "b", "c"]
+
+
+def test_one_who_looks_on_for_weeks_keeps_only_the_newest_rows(tmp_path: Path):
+    run = make_run(tmp_path / "run", steps=40).directory
+    write_rows(run.metrics / "learner.jsonl", [{"kind": "skipped", "time": 0.0, "step": 3}] * 30)
+    write_rows(run.metrics / "worker-0.jsonl", [progress(2000.0 + n, n) for n in range(50)])
+    metrics = RunMetrics(run.metrics, recent=10).poll()
+    assert list(metrics.learner.steps) == list(range(31, 41))
+    assert [row["version"] for row in metrics.learner.versions] == list(range(31, 41))
+    assert metrics.learner.skipped == 30  # a count, of all
+    assert [row["time"] for row in metrics.workers["worker-0"].progress] == [2040.0 + n for n in range(10)]
+    assert len(RunMetrics(run.metrics).poll().learner.steps) == 40
