@@ -15,7 +15,7 @@ def main(arguments: list[str]) -> int:
     from learner.config import LearnerConfig
     from runtime.arguments import add_settings, load
     from runtime.children import die_with_parent
-    from runtime.logs import configure
+    from runtime.logs import configure, fatal
     from runtime.settings import SettingsError
 
     if os.environ.get("LEEWAY_CHILD"):
@@ -23,12 +23,14 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="torchrun -m learner", description="Runs one learner rank.")
     add_settings(parser)
     options = parser.parse_args(arguments)
-    log = configure(f"learner-{os.environ.get('RANK', '0')}")
+    process = f"learner-{os.environ.get('RANK', '0')}"
     try:
+        configure(process)
         config = load(LearnerConfig, options)
     except SettingsError as error:
-        log.error(str(error))
+        fatal(str(error))
         return 2
+    log = configure(process, run=config.queue.run)
     from learner.launch import launch
 
     return launch(config, log)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rollout.config import WorkerConfig
+from runtime import logs
 from runtime.allocator import keep_freed_memory
 from runtime.arguments import add_settings, load
 from runtime.children import die_with_parent
@@ -28,6 +29,7 @@ def main(arguments: list[str]) -> int:
     commands: dict[str, Callable[[list[str]], None]] = {"model": _model, "demonstrations": _demonstrations}
     command = commands.get(arguments[0], _worker) if arguments else _worker
     try:
+        logs.configure("rollout")
         command(arguments[1:] if command is not _worker else arguments)
     except Exception as error:  # noqa: BLE001 - the process boundary: every failure becomes a line and an exit code
         return _explain(error)
@@ -50,9 +52,8 @@ def _worker(arguments: list[str]) -> None:
     import uvloop
 
     from rollout.assemble import run_until_signal
-    from runtime import logs
 
-    logs.configure(config.name)
+    logs.configure(config.name, run=config.run, fleet=config.fleet)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run_until_signal(config))
 
@@ -104,7 +105,7 @@ def _explain(error: Exception) -> int:
     for leaf in _leaves(error):
         for kind, code in codes.items():
             if isinstance(leaf, kind):
-                sys.stderr.write(f"error: {leaf}\n")
+                logs.fatal(str(leaf))
                 return code
     sys.excepthook(type(error), error, error.__traceback__)
     return _FAILED

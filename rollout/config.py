@@ -65,6 +65,8 @@ class WorkerConfig(Settings):
     """One rollout worker process: `python -m rollout FILE`."""
 
     name: str = Field(default="worker-0", pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    run: str = Field(default="", description="the run's name, for logs and traces")
+    fleet: str = Field(default="", description="our fleet's name, for logs and traces; credentials say who we are")
     gateway: str = Field(description="host:port; several gateways of the run with commas between")
     token_file: Path | None = Field(default=None, description="file that holds the fleet's bearer token")
     tls: ClientTlsConfig | None = Field(default=None, description="unset: plain text, for this machine only")

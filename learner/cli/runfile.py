@@ -136,7 +136,7 @@ class RunFile(Settings):
         return Plan(
             self._gateway(queue, vocabulary),
             self._learner(queue),
-            [self._worker(index) for index in range(self.rollout.workers)],
+            [self._worker(index, identity) for index in range(self.rollout.workers)],
         )
 
     def _gateway(self, queue: QueueConfig, vocabulary: int) -> GatewayConfig:
@@ -179,13 +179,15 @@ class RunFile(Settings):
         }
         return LearnerConfig.parse(values, source="learner")
 
-    def _worker(self, index: int) -> WorkerConfig:
+    def _worker(self, index: int, identity: str) -> WorkerConfig:
         section, run = self.rollout, self.directory
         engine = section.engine.model_dump()
         engine["base_port"] += index * section.engine.count
         values = {
             **section.model_dump(exclude={"workers", "engine"}),
             "name": f"worker-{index}",
+            "run": identity,
+            "fleet": _FLEET,
             "gateway": self.gateway.listen,
             "token_file": run.secret(_FLEET),
             "model": self.model_directory(),

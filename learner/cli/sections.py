@@ -110,7 +110,7 @@ class LearnerSection(
 
 
 _WORKER_DERIVED = (
-    *("name", "gateway", "token_file", "model", "state_dir", "log_dir"),
+    *("name", "run", "fleet", "gateway", "token_file", "model", "state_dir", "log_dir"),
     *("metrics_dir", "seed", "shard", "max_message_bytes", "status", "traces"),
 )
 

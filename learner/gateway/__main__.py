@@ -29,11 +29,13 @@ def main(arguments: list[str]) -> int:
 
     from learner.gateway.server import serve
 
-    logs.configure("gateway")
     try:
-        uvloop.run(serve(load(GatewayConfig, options)))
+        logs.configure("gateway")
+        config = load(GatewayConfig, options)
+        logs.configure("gateway", run=config.queue.run)
+        uvloop.run(serve(config))
     except SettingsError as error:
-        sys.stderr.write(f"gateway: {error}\n")
+        logs.fatal(str(error))
         return 2
     return 0
 

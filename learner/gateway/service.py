@@ -158,6 +158,7 @@ class RolloutService(rollout_pb2_grpc.RolloutServiceServicer):
             await _require_role(context, caller, role)
         if self._draining:
             await context.abort(grpc.StatusCode.UNAVAILABLE, _DRAINING)
+        structlog.contextvars.bind_contextvars(fleet=caller.fleet)  # of this call's lines: each call is a task
         return caller
 
     async def _caller_of_call(self, context: grpc.aio.ServicerContext, role: Role | None) -> Caller:

@@ -144,7 +144,7 @@ async def test_a_wrong_token_ends_the_worker_with_a_code_of_its_own(setup: Setup
     code, text = await asyncio.to_thread(setup.run, str(path))
     await gateway.stop()
     assert code == 3
-    assert "error: the gateway refuses the credentials: unknown token" in text
+    assert "the gateway refuses the credentials: unknown token" in text
     assert "Traceback" not in text
 
 
