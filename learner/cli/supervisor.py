@@ -32,7 +32,7 @@ _LEARNER_GRACE_S = 5.0  # for a last checkpoint; all graces together stay below 
 _GATEWAY_GRACE_S = 1.0
 _REDIS_GRACE_S = 1.0
 _PR_SET_CHILD_SUBREAPER = 36
-_SHOWN = 1000  # rows of each kind kept for the display: a run may go on for weeks
+_SHOWN = 500  # rows of each kind kept for the display: a run may go on for weeks
 
 
 class StopRequested(Exception):

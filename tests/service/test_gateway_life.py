@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import itertools
 import os
 import signal
@@ -267,9 +268,9 @@ def start_and_fail(tmp_path: Path, redis_url: str, **changes: Any) -> str:
         assert gateway.child.process.wait(timeout=30) == 2, gateway.log()
     finally:
         gateway.child.kill()
-    said = [line for line in gateway.log().splitlines() if not line.startswith("{")]
+    said = [row for row in map(json.loads, gateway.log().splitlines()) if row["level"] == "critical"]
     assert len(said) == 1, gateway.log()
-    return said[0]
+    return said[0]["event"]
 
 
 def test_a_port_in_use(tmp_path: Path, redis_server: EmbeddedRedis):
