@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import itertools
+import json
 import os
 import signal
 import socket
@@ -279,7 +279,7 @@ def test_a_port_in_use(tmp_path: Path, redis_server: EmbeddedRedis):
         other.listen()
         address = f"127.0.0.1:{other.getsockname()[1]}"
         said = start_and_fail(tmp_path, redis_server.url, listen=address)
-    assert said.startswith(f"gateway: listen = {address}: cannot be bound: Address already in use; stop the other")
+    assert said.startswith(f"listen = {address}: cannot be bound: Address already in use; stop the other")
 
 
 @pytest.mark.parametrize(
