@@ -255,6 +255,11 @@ class LearnerConfig(Settings):
     status: StatusConfig = StatusConfig()
     traces: TraceConfig = TraceConfig()
 
+    @property
+    def silence_s(self) -> float:
+        """Nothing moves on a rank for so long: it is stuck."""
+        return self.watchdog_s or 2 * self.collective_timeout_s
+
     @model_validator(mode="after")
     def _held_within_bound(self) -> LearnerConfig:
         if self.hold_staleness > self.max_staleness:

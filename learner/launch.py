@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from structlog.stdlib import BoundLogger
 
 from learner.claim import SupersededError
@@ -10,18 +12,25 @@ from learner.intake import IntakeError
 from learner.megatron.model import ModelError
 from learner.megatron.parallel import LayoutError, start
 from learner.megatron.state import LoadError
+from learner.meters import Meters
 from learner.queue import QueueError
 from learner.resume import CheckpointError
 from learner.train import train
+from learner.vitals import Vitals
 from learner.warmup import DemonstrationError
 from runtime.settings import SettingsError
+from runtime.status import Status
 
 
 def launch(config: LearnerConfig, log: BoundLogger) -> int:
     """Runs this rank. Exit status: 0 done or stopped cleanly, 2 something to mend in the configuration, 1 anything else."""
+    vitals = Vitals(config.silence_s)
+    meters = Meters(vitals)
     try:
+        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        Status.start(config.status.listen, meters.registry, vitals.alive, vitals.ready, local_rank)
         ranks = start(config.parallel, config.seed, config.collective_timeout_s)
-        train(config, ranks)
+        train(config, ranks, meters)
         ranks.stop()
     except (LayoutError, ModelError, DemonstrationError, SettingsError) as error:
         log.error("configuration", error=str(error))

@@ -23,6 +23,7 @@ from learner.megatron.model import Policy, load_policy
 from learner.megatron.parallel import Ranks
 from learner.megatron.state import ShardedState
 from learner.megatron.step import StepStats, Trainer
+from learner.meters import Meters
 from learner.metrics import MetricsWriter
 from learner.opening import Opening
 from learner.publish import Publisher
@@ -35,7 +36,7 @@ from leeway.v1 import rollout_pb2 as pb
 from runtime.settings import SettingsError
 
 
-def train(config: LearnerConfig, ranks: Ranks) -> None:
+def train(config: LearnerConfig, ranks: Ranks, meters: Meters) -> None:
     """Runs the learner from its newest checkpoint (or the initial model) to ``config.steps``. Collective.
 
     A stop signal ends it after the step under way, with a checkpoint.
@@ -44,7 +45,7 @@ def train(config: LearnerConfig, ranks: Ranks) -> None:
         IntakeError: no batch came within take_timeout_s.
         FencedError: a newer learner has taken over this run (rank 0).
     """
-    run = Run.open(config, ranks)
+    run = Run.open(config, ranks, meters)
     if run is None:
         return
     step = run.step
@@ -89,10 +90,11 @@ class Run:
     queue: LearnerQueue | None  # rank 0
     metrics: MetricsWriter | None  # rank 0
     watchdog: Watchdog
+    meters: Meters
     step: int
 
     @classmethod
-    def open(cls, config: LearnerConfig, ranks: Ranks) -> Run | None:
+    def open(cls, config: LearnerConfig, ranks: Ranks, meters: Meters) -> Run | None:
         """Builds the model, warm-starts or resumes it, commits what the checkpoint contains, opens the intake.
 
         None when a stop signal came during the warm start.
@@ -134,9 +136,10 @@ class Run:
         if resume is None:
             checkpointer.save(step)
         publisher.publish(step, export(policy, ranks))
-        watchdog = Watchdog(config.watchdog_s or 2 * config.collective_timeout_s)
+        watchdog = Watchdog(config.silence_s, meters.vitals.progress)
         intake = Intake(config, queue, ranks.broadcast_bytes, stop.requested, watchdog.alive)
-        services = (intake, publisher, checkpointer, queue, metrics, watchdog)
+        services = (intake, publisher, checkpointer, queue, metrics, watchdog, meters)
+        meters.vitals.opened()
         return cls(config, policy, trainer, objective, steering, layout, *services, step)
 
     def report(self, row: dict[str, Any], taken: Taken, stats: StepStats | None, alarms: list[Alarm]) -> None:
@@ -157,6 +160,7 @@ class Run:
 
     def close(self, step: int) -> None:
         """A last checkpoint and commit, first of all: what stops us may not wait long. Then the publication under way."""
+        self.meters.vitals.closing()
         if step % self.config.checkpoint.every or step == 0:
             self.checkpointer.save(step)
         self.checkpointer.finish()

@@ -11,6 +11,7 @@ from rollout.client import Credentials, SubmitClient
 from rollout.config import WorkerConfig
 from rollout.fleet import Fleet
 from rollout.journal import Journal
+from rollout.meters import Meters
 from rollout.prompts import PromptSource
 from rollout.rewards import Judges
 from rollout.tasks import load_task
@@ -18,6 +19,7 @@ from rollout.tokens import Tokenizer
 from rollout.versions import Verifier
 from rollout.worker import Parts, Worker
 from runtime.settings import SettingsError
+from runtime.status import Status
 
 
 async def run_until_signal(config: WorkerConfig) -> None:
@@ -53,12 +55,14 @@ async def _run(config: WorkerConfig) -> None:
     verifier = Verifier(config.model, config.cache_dir or config.state_dir / f"{config.name}.versions")
     prompts = PromptSource(config.state_dir / f"{config.name}.cursor.json", config.shard)
     async with contextlib.AsyncExitStack() as stack:
-        journal = stack.enter_context(contextlib.closing(Journal(config)))
+        meters = Meters()
+        journal = stack.enter_context(contextlib.closing(Journal(config, meters)))
         judges = Judges(task, config.task, config.seed)
         stack.push_async_callback(judges.close)
         client = SubmitClient(config.gateway, credentials, config.name, max_message_bytes=config.max_message_bytes)
         await stack.enter_async_context(client)
         fleet = await stack.enter_async_context(Fleet.open(config, tokenizer.vocab_size, journal))
+        Status.start(config.status.listen, meters.registry, meters.loop.problem, fleet.behind)
         await Worker(config, Parts(client, fleet, task, judges, tokenizer, prompts, verifier, journal)).run()
 
 

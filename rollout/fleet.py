@@ -76,6 +76,15 @@ class Fleet:
         """The oldest version that an engine serves; None when none serves."""
         return min((member.version for member in self._members if member.version is not None), default=None)
 
+    def behind(self) -> str | None:
+        """Why no engine serves the current version; None when one does. May be called on any thread."""
+        current = self._target.version
+        if current is None:
+            return "no version has been published yet"
+        if any(member.version == current.number for member in self._members):
+            return None
+        return f"no engine serves version {current.number} yet"
+
     async def ready(self) -> None:
         """Waits until an engine serves."""
         await self._pick()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from leeway.v1 import rollout_pb2
 from rollout.config import WorkerConfig
 from rollout.member import State
+from rollout.meters import Meters
 from rollout.metrics import BusyClock, Lines
 from rollout.versions import VersionError
 
@@ -40,7 +41,8 @@ class Journal:
     state/<worker>.acked.jsonl: one line per accepted group: the producer's side of the account.
     """
 
-    def __init__(self, config: WorkerConfig) -> None:
+    def __init__(self, config: WorkerConfig, meters: Meters) -> None:
+        self._meters = meters
         metrics = config.metrics_dir or config.state_dir.parent / "metrics"
         self._metrics = Lines(metrics / f"{config.name}.jsonl")
         self._samples = Lines(config.state_dir / f"{config.name}.samples.jsonl")
@@ -87,6 +89,7 @@ class Journal:
 
     def progress(self, version: int | None, engines_serving: int, clock: BusyClock) -> None:
         """One line: counters since the start; tokens/s and mean reward since the line before (or the last known)."""
+        self._meters.loop.beat()
         now, tokens = time.monotonic(), self._counts.tokens_generated
         since, before = self._last
         busy, idle = clock.read()

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import structlog
 
+from learner.gateway.vitals import Vitals
 from learner.queue import GatewayQueue, QueueError
 from leeway.v1 import rollout_pb2
 
@@ -19,12 +20,14 @@ class Policies:
 
     Args:
         queue: where versions are announced.
-        on_health: called with whether groups can be appended, at each change and at the start.
+        vitals: told every time whether groups can be appended.
+        on_health: called with the same, at each change and at the start.
     """
 
-    def __init__(self, queue: GatewayQueue, on_health: Callable[[bool], Awaitable[None]]) -> None:
+    def __init__(self, queue: GatewayQueue, vitals: Vitals, on_health: Callable[[bool], Awaitable[None]]) -> None:
         self.known: set[int] = set()
         self._queue = queue
+        self._vitals = vitals
         self._on_health = on_health
         self._newest: rollout_pb2.Policy | None = None
         self._position = "0"
@@ -46,10 +49,13 @@ class Policies:
                     await self._on_health(True)
                     self._log.info("redis answers and takes writes")
                     healthy, pause = True, 0.1
+                    self._vitals.wrote()
                 await self._read(_WAIT_S)
                 await self._queue.probe()
+                self._vitals.wrote()
                 await self._queue.leases.occupancy()  # their clock goes by looks
             except QueueError as error:
+                self._vitals.lost(str(error))
                 if healthy is not False:
                     await self._on_health(False)
                     self._log.error("redis cannot take groups; they get RETRY until it can", error=str(error))

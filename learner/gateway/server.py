@@ -13,6 +13,7 @@ import grpc.aio
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from prometheus_client import CollectorRegistry
 
 from learner.config import GatewayConfig
 from learner.gateway.auth import Identities
@@ -24,9 +25,11 @@ from learner.gateway.noise import GrpcMessages
 from learner.gateway.policies import Policies
 from learner.gateway.service import RolloutService
 from learner.gateway.vanished import Acked
+from learner.gateway.vitals import Vitals
 from learner.queue import GatewayQueue, QueueError, UnavailableError
 from leeway.v1 import rollout_pb2, rollout_pb2_grpc
 from runtime.settings import SettingsError
+from runtime.status import Status
 
 _SERVICE = rollout_pb2.DESCRIPTOR.services_by_name["RolloutService"].full_name
 _CUT_S = 0.5  # for calls that do not end by themselves in a drain
@@ -40,7 +43,7 @@ async def serve(config: GatewayConfig) -> None:
     Redis need not be there at the start, nor all the time: meanwhile groups get RETRY and health says NOT_SERVING.
 
     Raises:
-        SettingsError: the identities file, the queue's URL or its data, the certificate, or the address cannot be used.
+        SettingsError: the identities file, the queue's URL or its data, the certificate, or an address cannot be used.
     """
     log = structlog.get_logger(process="gateway")
     stop = asyncio.Event()
@@ -48,7 +51,7 @@ async def serve(config: GatewayConfig) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     GrpcMessages.install()
     gateway = await Gateway.start(config)
-    log.info("gateway listening", address=gateway.address, run=config.queue.run)
+    log.info("gateway listening", address=gateway.address, status=gateway.status.address, run=config.queue.run)
     try:
         await gateway.run(stop)
     finally:
@@ -61,11 +64,15 @@ class Gateway:
 
     Attributes:
         address: host:port, the port that was bound where the configuration says 0.
+        status: its HTTP endpoint.
     """
+
+    status: Status
 
     def __init__(self, config: GatewayConfig, server: grpc.aio.Server) -> None:
         self.address = ""
         self._drain_s = config.drain_s
+        self._vitals = Vitals()
         self._server = server
         self._health = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue]
         identities = Identities(config.identities_file)
@@ -73,7 +80,7 @@ class Gateway:
         self._acked = Acked(self._queue)
         gate = Gate(config.admission, self._queue.rates)
         self._flusher = Flusher(self._queue, gate, config.flush_groups, self._acked)
-        self._policies = Policies(self._queue, self._redis_changed)
+        self._policies = Policies(self._queue, self._vitals, self._redis_changed)
         intake = Intake(config.limits, self._policies, gate, self._flusher, config.quarantine_groups > 0)
         self._service = RolloutService(config, identities, intake, self._policies, self._queue)
         self._tasks: list[asyncio.Task[None]] = []
@@ -83,6 +90,8 @@ class Gateway:
         """Binds the address and begins to answer. Raises SettingsError."""
         server = grpc.aio.server(options=_options(config))
         gateway = cls(config, server)
+        registry, vitals = CollectorRegistry(), gateway._vitals
+        gateway.status = Status.start(config.status.listen, registry, vitals.alive, vitals.ready)
         try:
             await gateway._queue.check()
         except UnavailableError as error:
@@ -99,6 +108,7 @@ class Gateway:
             asyncio.create_task(gateway._flusher.run()),
             asyncio.create_task(gateway._policies.run()),
             asyncio.create_task(gateway._service.streams.run()),
+            asyncio.create_task(vitals.loop.beat_with_loop()),
         ]
         return gateway
 
@@ -119,6 +129,7 @@ class Gateway:
             Whether that was done within the configured time; else the rest was cut, and its clients send it again.
         """
         deadline = time.monotonic() + self._drain_s
+        self._vitals.drain()
         await self._health.enter_graceful_shutdown()
         self._service.drain()
         self._policies.close()
