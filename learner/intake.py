@@ -48,6 +48,7 @@ class Intake:
         broadcast: collective; sends rank 0's bytes to every rank and returns them.
         stopping: asked on rank 0 before every wait; True ends the run cleanly.
         alive: called on every rank at least every few seconds while it waits: waiting for groups is no hang.
+        pause: sleeps a moment before the queue is asked again.
     """
 
     def __init__(
@@ -57,12 +58,14 @@ class Intake:
         broadcast: Callable[[bytes | None], bytes],
         stopping: Callable[[], bool],
         alive: Callable[[], None] = lambda: None,
+        pause: Callable[[], None] = lambda: time.sleep(_POLL_S),
     ) -> None:
         self._config = config
         self._queue = queue
         self._broadcast = broadcast
         self._stopping = stopping
         self._alive = alive
+        self._pause = pause
         self._held: list[tuple[GroupRef, pb.Group]] = []
 
     def take(self, step: int) -> Taken | None:
@@ -103,7 +106,7 @@ class Intake:
                 return bytes([Command.FAIL])
             if now > heartbeat:
                 return bytes([Command.WAIT])
-            time.sleep(_POLL_S)
+            self._pause()
 
     def _fill(self, step: int) -> bool:
         assert self._queue is not None

@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import cast
 
 import torch
@@ -31,7 +33,8 @@ class Ranks:
         chunks: pieces of the model on each stage (virtual pipeline); piece c of stage s is number c * pipeline_size + s of
             all, in the order of the layers.
         tensor_group: the ranks that share this rank's layers and data.
-        control: gloo group of all ranks for what is not training: batches, decisions.
+        control: gloo group of all ranks for what is not training: decisions, what rank 0 has read.
+        timeout: of one collective.
     """
 
     rank: int
@@ -47,6 +50,7 @@ class Ranks:
     device: torch.device
     tensor_group: dist.ProcessGroup
     control: dist.ProcessGroup
+    timeout: timedelta
 
     @property
     def is_first_stage(self) -> bool:
@@ -58,14 +62,12 @@ class Ranks:
 
     def broadcast_bytes(self, data: bytes | None) -> bytes:
         """Rank 0's ``data``, on every rank (what others pass is ignored). Collective."""
-        payload = torch.frombuffer(bytearray(data or b""), dtype=torch.uint8) if self.rank == 0 and data else None
-        length = torch.tensor([len(payload) if payload is not None else 0])
-        dist.broadcast(length, src=0, group=self.control)
-        if payload is None:
-            payload = torch.empty(int(length), dtype=torch.uint8)
-        if len(payload):
-            dist.broadcast(payload, src=0, group=self.control)
-        return payload.numpy().tobytes()
+        return _broadcast(self.control, self.rank, data)
+
+    def channel(self) -> Callable[[bytes | None], bytes]:
+        """``broadcast_bytes`` in a group that nobody else uses: for one thread of every rank. Collective."""
+        group = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=self.timeout))
+        return partial(_broadcast, group, self.rank)
 
     def agree(self, values: list[int]) -> list[int]:
         """Rank 0's ``values``, on every rank; all pass a list of the same length. Collective."""
@@ -82,6 +84,17 @@ class Ranks:
         self.barrier()
         parallel_state.destroy_model_parallel()
         dist.destroy_process_group()
+
+
+def _broadcast(group: dist.ProcessGroup, rank: int, data: bytes | None) -> bytes:
+    payload = torch.frombuffer(bytearray(data or b""), dtype=torch.uint8) if rank == 0 and data else None
+    length = torch.tensor([len(payload) if payload is not None else 0])
+    dist.broadcast(length, src=0, group=group)
+    if payload is None:
+        payload = torch.empty(int(length), dtype=torch.uint8)
+    if len(payload):
+        dist.broadcast(payload, src=0, group=group)
+    return payload.numpy().tobytes()
 
 
 def start(config: ParallelConfig, seed: int, timeout_s: float, store: Store | None = None) -> Ranks:
@@ -139,4 +152,5 @@ def start(config: ParallelConfig, seed: int, timeout_s: float, store: Store | No
         device=device,
         tensor_group=cast(dist.ProcessGroup, parallel_state.get_tensor_model_parallel_group()),
         control=cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=timeout)),
+        timeout=timeout,
     )

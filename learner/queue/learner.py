@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -37,6 +38,8 @@ class LearnerQueue:
     raise FencedError and change nothing. A Redis that restarts is waited for, up to a minute; then UnavailableError. What
     it may have forgotten (AOF everysec) is done again: our start, the newest versions, groups finished in the last seconds.
 
+    Threads: one may take while another commits and reports, and a third publishes.
+
     Attributes:
         epoch: the number of this learner start, from 1.
     """
@@ -59,6 +62,7 @@ class LearnerQueue:
         self._log = structlog.get_logger(process="learner")
         self._audit = audit
         self._timeline: Timeline | None = None
+        self._groups = threading.RLock()  # what is held, and what has become of it
         self._published: deque[list[Any]] = deque(maxlen=_ANNOUNCED_AGAIN)  # the arguments of the last publications
         session.on_return(self._repeat)
 
@@ -129,27 +133,15 @@ class LearnerQueue:
         """
         if self._timeline is None:
             raise QueueError("take() before begin(): a dead learner's groups would be left behind")
-        taken: list[TakenGroup] = []
-        fetched: list[tuple[Entry, bytes | None]] = []
-        try:
-            while len(taken) < groups:
-                wanted = groups - len(taken)
-                reply = self._session.patiently(lambda wanted=wanted: self._reader.next(wanted, self.epoch))
-                if reply is None:
-                    break
-                fetched += reply
-                taken += self._sort_out(reply, step, max_staleness)
-        except QueueError:
-            # The caller gets none of them; whoever takes next must.
-            self._reader.put_back(entry.ref for entry, _ in fetched)
-            raise
-        return taken
+        with self._groups:
+            return self._take(groups, step, max_staleness)
 
     def waiting(self) -> int:
         """Groups that a take could return or expire: queued of all fleets, and a dead learner's not handed out yet."""
         prefixes = [self._keys.stream_prefix, self._keys.ledger_prefix]
         reply = self._session.call("backlog", [self._keys.fleets], prefixes)
-        return sum(reply[1::4]) + self._reader.recovered()
+        with self._groups:
+            return sum(reply[1::4]) + self._reader.recovered()
 
     def staleness(self, version: int, step: int) -> int:
         """Optimizer steps between a version's weights and ours at ``step``. Raises UnknownVersionError."""
@@ -169,8 +161,10 @@ class LearnerQueue:
 
     def report(self, step: int, version: int, uncommitted: int) -> None:
         """Says how far we are; admission counts on ``uncommitted``, the groups stepped on and not yet committed."""
+        with self._groups:
+            held = self._reader.held()
         # Groups are stepped on in the order they were handed out.
-        fleets = Counter(ref.fleet for ref in self._reader.held()[:uncommitted])
+        fleets = Counter(ref.fleet for ref in held[:uncommitted])
         flat = [text for pair in fleets.items() for text in pair]
         self._change("report", [self._keys.progress, self._keys.stepped], [step, version, uncommitted, *flat])
 
@@ -199,6 +193,23 @@ class LearnerQueue:
     def close(self) -> None:
         """Lets go of the connection. What we hold stays pending for the next learner."""
         self._session.client.close()
+
+    def _take(self, groups: int, step: int, max_staleness: int) -> list[TakenGroup]:
+        taken: list[TakenGroup] = []
+        fetched: list[tuple[Entry, bytes | None]] = []
+        try:
+            while len(taken) < groups:
+                wanted = groups - len(taken)
+                reply = self._session.patiently(lambda wanted=wanted: self._reader.next(wanted, self.epoch))
+                if reply is None:
+                    break
+                fetched += reply
+                taken += self._sort_out(reply, step, max_staleness)
+        except QueueError:
+            # The caller gets none of them; whoever takes next must.
+            self._reader.put_back(entry.ref for entry, _ in fetched)
+            raise
+        return taken
 
     def _sort_out(
         self, fetched: Sequence[tuple[Entry, bytes | None]], step: int, max_staleness: int
@@ -243,9 +254,10 @@ class LearnerQueue:
             return None
 
     def _finish(self, outcome: str, step: int, refs: Sequence[GroupRef]) -> int:
-        finished = self._finisher.finish(outcome, step, refs)
-        self._reader.release(refs)
-        return finished
+        with self._groups:
+            finished = self._finisher.finish(outcome, step, refs)
+            self._reader.release(refs)
+            return finished
 
     def _repeat(self) -> None:
         """After an outage; every part of it does nothing when Redis has forgotten nothing."""

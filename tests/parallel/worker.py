@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -142,12 +143,19 @@ def ragged(case: Case) -> dict[str, Any]:
 
 
 def talk(case: Case) -> dict[str, Any]:
-    """Rank 0's messages reach everybody."""
+    """Rank 0's messages reach everybody, and a thread's through a channel of its own while the ranks are busy with others."""
     lead = case.ranks.rank == 0
     received = case.ranks.broadcast_bytes(b"\x00groups\xff" if lead else None)
     empty = case.ranks.broadcast_bytes(b"" if lead else None)
     agreed = case.ranks.agree([7, -1] if lead else [0, 0])
-    good = torch.tensor(int(received == b"\x00groups\xff" and empty == b"" and agreed == [7, -1]))
+    channel, heard = case.ranks.channel(), []
+    texts = [bytes([number]) * (1 + 1000 * number) for number in range(40)]
+    thread = threading.Thread(target=lambda: heard.extend(channel(text if lead else None) for text in texts))
+    thread.start()
+    said = [case.ranks.broadcast_bytes(text if lead else None) for text in texts]
+    thread.join()
+    together = received == b"\x00groups\xff" and empty == b"" and agreed == [7, -1]
+    good = torch.tensor(int(together and heard == said == texts))
     dist.all_reduce(good)
     return {"good": int(good)}
 
