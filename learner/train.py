@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from types import FrameType
 from typing import Any
 
 import structlog
 
 from learner import objectives
 from learner.alarms import Alarm
-from learner.batch.groups import describe, to_sequences
 from learner.batch.packing import Layout, pack
 from learner.checkpoint import Checkpointer
 from learner.config import LearnerConfig, OptimizerConfig
-from learner.intake import Intake, Taken
+from learner.intake import Taken
 from learner.megatron.convert import export
 from learner.megatron.model import Policy, load_policy
 from learner.megatron.parallel import Ranks
@@ -26,10 +23,12 @@ from learner.megatron.step import StepStats, Trainer
 from learner.meters import Meters
 from learner.metrics import MetricsWriter
 from learner.opening import Opening
+from learner.prefetch import Prefetch
 from learner.publish import Publisher
 from learner.queue import GroupRef, LearnerQueue
 from learner.record import StepRecord, step_row, timing
 from learner.steering import Steering
+from learner.stop_signal import StopSignal
 from learner.warmup import warm_up
 from learner.watchdog import Watchdog
 from leeway.v1 import rollout_pb2 as pb
@@ -51,14 +50,13 @@ def train(config: LearnerConfig, ranks: Ranks, meters: Meters) -> None:
     step = run.step
     while step < config.steps:
         started = time.monotonic()
-        taken = run.intake.take(step)
-        if taken is None:
+        prepared = run.intake.take(step)
+        if prepared is None:
             break
         waited = time.monotonic()
-        sequences = to_sequences(taken.groups, run.objective.weighting)
+        taken, groups, sequences = prepared.taken, prepared.groups, prepared.sequences
         batch = pack(sequences, run.layout, ranks.data_rank) if sequences else None
         packed = time.monotonic()
-        groups = describe(taken.groups, taken.staleness)
         pace = run.steering.pace(step, groups)
         stats = run.trainer.train_step(batch, run.objective, pace.rate) if batch else None
         if stats and not stats.skipped:
@@ -84,13 +82,14 @@ class Run:
     objective: objectives.Objective
     steering: Steering
     layout: Layout
-    intake: Intake
+    intake: Prefetch
     publisher: Publisher
     checkpointer: Checkpointer
     queue: LearnerQueue | None  # rank 0
     metrics: MetricsWriter | None  # rank 0
     watchdog: Watchdog
     meters: Meters
+    stop: StopSignal
     step: int
 
     @classmethod
@@ -100,7 +99,7 @@ class Run:
         None when a stop signal came during the warm start.
         """
         lead = ranks.rank == 0
-        stop = StopSignal()
+        stop = StopSignal(config.stop_grace_s)
         metrics = MetricsWriter(config.metrics_dir, config.loggers, config.queue.run) if lead else None
         objective, steering = _objective(config), Steering(config)
         least = config.min_micro_batches or ranks.pipeline_size
@@ -137,8 +136,8 @@ class Run:
             checkpointer.save(step)
         publisher.publish(step, export(policy, ranks))
         watchdog = Watchdog(config.silence_s, meters.vitals.progress)
-        intake = Intake(config, queue, ranks.broadcast_bytes, stop.requested, watchdog.alive)
-        services = (intake, publisher, checkpointer, queue, metrics, watchdog, meters)
+        intake = Prefetch(config, queue, ranks, stop.requested, watchdog.alive, objective.weighting)
+        services = (intake, publisher, checkpointer, queue, metrics, watchdog, meters, stop)
         meters.vitals.opened()
         return cls(config, policy, trainer, objective, steering, layout, *services, step)
 
@@ -161,10 +160,11 @@ class Run:
     def close(self, step: int) -> None:
         """A last checkpoint and commit, first of all: what stops us may not wait long. Then the publication under way."""
         self.meters.vitals.closing()
+        self.intake.close()
         if step % self.config.checkpoint.every or step == 0:
             self.checkpointer.save(step)
         self.checkpointer.finish()
-        self.publisher.wait()
+        self.publisher.wait(self.stop.left_s())
         self.watchdog.stop()
         if self.queue is not None and self.metrics is not None:
             self.queue.report(step, self.publisher.version, self.checkpointer.uncommitted)
@@ -200,21 +200,6 @@ class Desk:
     def not_saved(self, step: int, error: Exception) -> None:
         structlog.get_logger().error("checkpoint not written; tried again later", step=step, error=str(error))
         self.metrics.event("checkpoint_failed", step=step, error=str(error))
-
-
-class StopSignal:
-    """Remembers that SIGTERM or SIGINT came, so that the loop can end between two steps."""
-
-    def __init__(self) -> None:
-        self._requested = False
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
-
-    def requested(self) -> bool:
-        return self._requested
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._requested = True
 
 
 def _objective(config: LearnerConfig) -> objectives.Objective:
