@@ -234,6 +234,11 @@ class LearnerConfig(Settings):
         description="a rank in which nothing moves for so long writes its stacks and ends; above the longest step; "
         "default: 2 * collective_timeout_s",
     )
+    stop_grace_s: float = Field(
+        default=60.0,
+        gt=0,
+        description="between SIGTERM and SIGKILL: for the step under way, a last checkpoint and the publication under way",
+    )
     parallel: ParallelConfig = ParallelConfig()
     recompute: Literal["none", "selective", "full"] = Field(
         default="none",
