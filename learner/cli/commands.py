@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import sys
@@ -44,10 +45,12 @@ class Commands:
         return self._python(name, "rollout", str(config_file(self._run, name)))
 
     def learner(self) -> Child:
-        """Through torchrun, which gives up at once when a rank dies: restarting is the supervisor's business."""
+        """Through torchrun, which gives up at once when a rank dies: restarting is the supervisor's business. Of a stop
+        signal's grace period it must leave the ranks all, not its own half minute."""
         torchrun = [
             *("--nnodes=1", f"--nproc-per-node={self._run_file.learner.world_size}", "--max-restarts=0"),
             *("--master-addr=127.0.0.1", f"--master-port={_free_port()}"),
+            f"--shutdown-timeout={math.ceil(self._run_file.learner.stop_grace_s)}",
         ]
         command = [sys.executable, "-m", "torch.distributed.run", *torchrun, "-m", "learner"]
         environment = {"OMP_NUM_THREADS": "1", **self._environment}

@@ -28,7 +28,8 @@ from runtime.children import Child
 from runtime.settings import SettingsError
 
 _TICK_S = 0.2
-_LEARNER_GRACE_S = 5.0  # for a last checkpoint; all graces together stay below 10 s
+_END_TICK_S = 0.05
+_WORKER_GRACE_S = 5.0
 _GATEWAY_GRACE_S = 1.0
 _REDIS_GRACE_S = 1.0
 _PR_SET_CHILD_SUBREAPER = 36
@@ -195,29 +196,31 @@ class Supervisor:
         for child in self._jobs.values():
             child.kill()
         self._jobs.clear()
-        self._end([name for name in self._processes if name not in ("gateway", "redis")], _LEARNER_GRACE_S)
-        self._end(["gateway"], _GATEWAY_GRACE_S)
+        workers = [name for name in self._processes if name not in ("learner", "gateway", "redis")]
+        self._end(dict.fromkeys(workers, _WORKER_GRACE_S) | {"learner": self._file.learner.stop_grace_s})
+        self._end({"gateway": _GATEWAY_GRACE_S})
         self._outcome.ledgers = self._read_ledgers()
-        self._end(["redis"], _REDIS_GRACE_S)
+        self._end({"redis": _REDIS_GRACE_S})
         sweep()
         self._tick()
         self._outcome.ended = time.time()
 
-    def _end(self, names: list[str], grace_s: float) -> None:
-        """SIGTERM, a common grace period (none after a second Ctrl-C), SIGKILL to what remains of their sessions."""
-        processes = [self._processes[name] for name in names if name in self._processes]
-        children = [process.child for process in processes if process.child is not None]
-        for child in children:
+    def _end(self, graces: dict[str, float]) -> None:
+        """SIGTERM to all; to each its grace period in seconds, none after a second Ctrl-C; SIGKILL to what remains of its
+        session."""
+        processes = [(self._processes[name], grace_s) for name, grace_s in graces.items() if name in self._processes]
+        waiting = [(process.child, grace_s) for process, grace_s in processes if process.child is not None]
+        began = time.monotonic()
+        for child, _ in waiting:
             child.terminate()
-        deadline = time.monotonic() + grace_s
-        while time.monotonic() < deadline and not self._signals:
-            if all(child.exit_code() is not None for child in children):
-                break
+        while waiting:
+            for child, grace_s in list(waiting):
+                if self._signals or child.exit_code() is not None or time.monotonic() - began > grace_s:
+                    child.kill()
+                    waiting.remove((child, grace_s))
             self._tick()
-            time.sleep(0.05)
-        for child in children:
-            child.kill()
-        for process in processes:
+            time.sleep(_END_TICK_S if waiting else 0.0)
+        for process, _ in processes:
             process.state = "done" if process.state == "done" else "stopped"
 
     def _read_ledgers(self) -> list[rollout_pb2.Ledger] | None:

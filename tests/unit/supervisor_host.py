@@ -1,6 +1,7 @@
-"""Runs a Supervisor whose processes are small Python programs: `python -m tests.unit.supervisor_host DIRECTORY JSON`.
+"""Runs a Supervisor whose processes are small Python programs.
 
-JSON maps "model", "demonstrations", "gateway", "worker" and "learner" to programs. The outcome is printed as JSON.
+`python -m tests.unit.supervisor_host DIRECTORY JSON [section.key=value ...]`: JSON maps "model", "demonstrations",
+"gateway", "worker" and "learner" to programs. The outcome is printed as JSON.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ class NoDisplay:
         pass
 
 
-def main(directory: str, programs: str) -> None:
-    run_file = RunFile.read(DEMO, [f"run.dir={directory}", "queue.url=redis://127.0.0.1:9/0"])
+def main(directory: str, programs: str, *settings: str) -> None:
+    run_file = RunFile.read(DEMO, [f"run.dir={directory}", "queue.url=redis://127.0.0.1:9/0", *settings])
     run_file.directory.create()
     outcome = Supervisor(run_file, NoDisplay(), Programs(run_file, json.loads(programs))).run()
     values = {name: getattr(outcome, name) for name in ("signal", "failure", "restarts")}

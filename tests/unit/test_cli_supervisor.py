@@ -29,6 +29,15 @@ STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {FORE
 SCATTERING = (
     f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {STUBBORN!r}], start_new_session=True); {FOREVER}"
 )
+# Says that it waits for a signal, and takes a second to save.
+SLOW = """
+import pathlib, signal, sys, time
+def stop(*_):
+    time.sleep(1.0); pathlib.Path(sys.argv[1], "saved").touch(); sys.exit()
+signal.signal(signal.SIGTERM, stop)
+pathlib.Path(sys.argv[1], "ready").touch()
+time.sleep(600)
+"""
 WELL = {
     "model": MODEL,
     "demonstrations": "import pathlib, sys; pathlib.Path(sys.argv[2]).touch()",
@@ -38,8 +47,9 @@ WELL = {
 }
 
 
-def host(directory: Path, **programs: str) -> subprocess.Popen[str]:
-    arguments = [sys.executable, "-m", "tests.unit.supervisor_host", str(directory), json.dumps({**WELL, **programs})]
+def host(directory: Path, *settings: str, **programs: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tests.unit.supervisor_host"]
+    arguments = [*command, str(directory), json.dumps({**WELL, **programs}), *settings]
     return subprocess.Popen(arguments, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
 
 
@@ -108,7 +118,7 @@ def test_a_job_that_fails_ends_the_run(tmp_path: Path):
 
 
 def test_ctrl_c_ends_stubborn_and_scattered_processes_within_ten_seconds(tmp_path: Path):
-    process = host(tmp_path / "r", learner=STUBBORN, worker=SCATTERING, gateway=STUBBORN)
+    process = host(tmp_path / "r", "learner.stop_grace_s=3", learner=STUBBORN, worker=SCATTERING, gateway=STUBBORN)
     wait_for_pid(tmp_path / "r", process, "learner")
     family = psutil.Process(process.pid)
     deadline = time.monotonic() + 30
@@ -121,6 +131,19 @@ def test_ctrl_c_ends_stubborn_and_scattered_processes_within_ten_seconds(tmp_pat
     assert time.monotonic() - began < 10
     assert outcome["signal"] == signal.SIGINT
     assert [member for member in members if member.is_running() and member.status() != psutil.STATUS_ZOMBIE] == []
+
+
+@pytest.mark.parametrize(("grace_s", "saved"), [(0.2, False), (30.0, True)])
+def test_the_learner_has_as_long_for_its_last_checkpoint_as_it_is_given(tmp_path: Path, grace_s: float, saved: bool):
+    directory = tmp_path / "r"
+    process = host(directory, f"learner.stop_grace_s={grace_s}", learner=SLOW)
+    deadline = time.monotonic() + 30
+    while not (directory / "ready").is_file():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    assert outcome_of(process)["signal"] == signal.SIGTERM
+    assert (directory / "saved").is_file() == saved
 
 
 def test_a_second_ctrl_c_does_not_wait(tmp_path: Path):
