@@ -1,0 +1,169 @@
+"""Spans through OpenTelemetry's SDK; see runtime.traces, which imports this only where traces are on."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import Any
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, TraceFlags
+
+from runtime.traces import Place
+
+_RANDOM_BITS = 62  # the last ones of a UUID of version 7
+_QUEUED = 4096  # spans that wait to be sent; more are dropped
+_SEND_S = 5.0  # limit of one request to the collector, with its repetitions
+_EVERY_MS = 1000.0
+_CLOSE_S = 2.0
+_COMPLAIN_S = 60.0
+
+
+class Span:
+    """A span that has begun."""
+
+    def __init__(self, span: trace.Span) -> None:
+        self._span = span
+        context = span.get_span_context()
+        self.place = Place(f"{context.trace_id:032x}", f"{context.span_id:016x}")
+
+    def end(self, at: int | None = None, **attributes: Any) -> None:
+        """``at``: Unix nanoseconds; now when None."""
+        self._span.set_attributes(_named(attributes))
+        self._span.end(at)
+
+
+class Tracer:
+    """Makes spans and sends them in the background.
+
+    Args:
+        endpoint: the collector, without /v1/traces.
+        sample: share of groups that are followed.
+        process, run: who speaks.
+    """
+
+    def __init__(self, endpoint: str, sample: float, process: str, run: str) -> None:
+        self._bound = sample * 2.0**_RANDOM_BITS
+        self._ids = _Ids()
+        service = process.rstrip("0123456789-") or process
+        about = {"service.name": f"leeway-{service}", "service.instance.id": process, "leeway.run": run}
+        self._provider = TracerProvider(
+            resource=Resource.create({name: value for name, value in about.items() if value}),
+            id_generator=self._ids,
+            shutdown_on_exit=False,
+        )
+        exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces", timeout=_SEND_S)
+        self._provider.add_span_processor(
+            BatchSpanProcessor(exporter, max_queue_size=_QUEUED, schedule_delay_millis=_EVERY_MS)
+        )
+        self._tracer = self._provider.get_tracer("leeway")
+        _complain_seldom()
+
+    def follows(self, group_id: str) -> bool:
+        """Whether this group is one of those that are followed. A malformed id is not."""
+        try:
+            return int(group_id.replace("-", "")[16:], 16) & (1 << _RANDOM_BITS) - 1 < self._bound
+        except ValueError:
+            return False
+
+    def found(self, group_id: str, traceparent: str) -> Place | None:
+        """Where a group that came with ``traceparent`` ("": with none) is in its trace; None: it is not followed here."""
+        return Place.parse(traceparent) if traceparent and self.follows(group_id) else None
+
+    def root(self, name: str, group_id: str, start: int, **attributes: Any) -> Span:
+        """The first span of a group's trace. ``start``: Unix nanoseconds."""
+        with self._ids.fix(trace=int(group_id.replace("-", ""), 16)):
+            return self._begin(name, None, start, (), attributes)
+
+    def child(
+        self, name: str, parent: Place, start: int | None = None, links: tuple[Place, ...] = (), **attributes: Any
+    ) -> Span:
+        """A span within ``parent``. ``start``: Unix nanoseconds; now when None."""
+        return self._begin(name, parent, start, links, attributes)
+
+    def version(self, place: Place, start: int, **attributes: Any) -> Span:
+        """The span "version" itself, whose place is given."""
+        with self._ids.fix(trace=int(place.trace, 16), span=int(place.span, 16)):
+            return self._begin("version", None, start, (), attributes)
+
+    def close(self) -> None:
+        """Sends what waits, within a few seconds; a collector that does not answer is not waited for."""
+        thread = threading.Thread(target=self._provider.shutdown, daemon=True)
+        thread.start()
+        thread.join(_CLOSE_S)
+
+    def _begin(
+        self, name: str, parent: Place | None, start: int | None, links: tuple[Place, ...], attributes: dict[str, Any]
+    ) -> Span:
+        above = trace.INVALID_SPAN_CONTEXT if parent is None else _context(parent)
+        span = self._tracer.start_span(
+            name,
+            # Never the ambient context: what else this process traces is none of our business.
+            context=trace.set_span_in_context(NonRecordingSpan(above), Context()),
+            start_time=time.time_ns() if start is None else start,
+            links=[Link(_context(link)) for link in links],
+            attributes=_named(attributes),
+        )
+        return Span(span)
+
+
+class _Ids(RandomIdGenerator):
+    """Random ids, except where a trace's or a span's follow from what it is about."""
+
+    def __init__(self) -> None:
+        self._fixed = threading.local()
+
+    def fix(self, trace: int, span: int | None = None) -> _Ids:
+        """The ids of the spans that this thread begins inside the `with` block; ``span`` None: a random one."""
+        self._fixed.trace, self._fixed.span = trace, span
+        return self
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None:
+        self._fixed.trace = self._fixed.span = None
+
+    def generate_trace_id(self) -> int:
+        return getattr(self._fixed, "trace", None) or super().generate_trace_id()
+
+    def generate_span_id(self) -> int:
+        return getattr(self._fixed, "span", None) or super().generate_span_id()
+
+
+class _Seldom(logging.Filter):
+    """A collector that is down is worth a line a minute, not one a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._next: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        now = time.monotonic()
+        if now < self._next.get(record.name, 0.0):
+            return False
+        self._next[record.name] = now + _COMPLAIN_S
+        return True
+
+
+def _complain_seldom() -> None:
+    seldom = _Seldom()
+    for name in list(logging.Logger.manager.loggerDict):
+        if name.startswith(("opentelemetry.sdk", "opentelemetry.exporter")):
+            logging.getLogger(name).addFilter(seldom)
+
+
+def _context(place: Place) -> SpanContext:
+    return SpanContext(
+        int(place.trace, 16), int(place.span, 16), is_remote=True, trace_flags=TraceFlags(TraceFlags.SAMPLED)
+    )
+
+
+def _named(attributes: dict[str, Any]) -> dict[str, Any]:
+    return {f"leeway.{name}": value for name, value in attributes.items()}

@@ -1,0 +1,83 @@
+"""Traces that follow one group from its prompt to the version that contains it (OpenTelemetry, OTLP over HTTP).
+
+Which groups: decided by the group's id alone (its random bits against `traces.sample`), so that every process of a run
+decides alike, and one with a smaller share follows a subset of the others' groups. The trace's id is the group's id without
+its dashes: whoever has one has the other.
+
+What a trace holds: spans "group", "generate", "reward" and "submit" of the worker; "validate" and "append" of the gateway;
+"queue", "train", "commit" and "publish" of the learner. A step trains many groups and a version contains many: each followed
+group has its own span of them, with the same times, because a trace is read as one tree; groups that are not followed have
+none. Versions have traces of their own, "version" with a "refit" for every engine that loads it; a group's "publish" span is
+linked to its version's.
+
+How it travels: as W3C `traceparent` in the group's metadata, up to the learner. A version's ids follow from the digest of its
+manifest, which learner and workers both know: nothing more need be sent.
+
+Off, nothing of OpenTelemetry is imported, and the callers hold None. On, spans wait in a bounded queue, a thread of its own
+sends them, and what a collector does not take is dropped: neither rollouts nor training ever wait for it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from runtime.settings import SettingsError
+from runtime.telemetry import TraceConfig
+
+if TYPE_CHECKING:
+    from runtime.tracer import Tracer
+
+TRACEPARENT = "traceparent"  # the key in a group's metadata
+_W3C = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
+_SAMPLED = 1
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in which trace: what a child span, or a link, refers to. ``trace``: 32 hex digits, ``span``: 16."""
+
+    trace: str
+    span: str
+
+    @property
+    def traceparent(self) -> str:
+        return f"00-{self.trace}-{self.span}-{_SAMPLED:02x}"
+
+    @classmethod
+    def parse(cls, traceparent: str) -> Place | None:
+        """None: malformed, or not sampled. A stranger's text may come here."""
+        found = _W3C.fullmatch(traceparent)
+        if found is None or not int(found[3], 16) & _SAMPLED or not int(found[1], 16) or not int(found[2], 16):
+            return None
+        return cls(found[1], found[2])
+
+    @classmethod
+    def of_version(cls, manifest_sha256: str) -> Place | None:
+        """The span "version" of a published version; None when its digest is no digest."""
+        if not re.fullmatch(r"[0-9a-f]{64}", manifest_sha256):
+            return None
+        return cls(manifest_sha256[:32], manifest_sha256[32:48])
+
+
+def start(config: TraceConfig, process: str, run: str) -> Tracer | None:
+    """A tracer when ``traces.endpoint`` is set; None, and nothing imported, when it is not.
+
+    Args:
+        process: "gateway", "learner", "worker-0", ...
+        run: the run's name.
+
+    Raises:
+        SettingsError: the packages for it are not installed.
+    """
+    if config.endpoint is None:
+        return None
+    try:
+        from runtime.tracer import Tracer
+    except ImportError as error:
+        raise SettingsError(
+            f"traces.endpoint = {config.endpoint!r}: OpenTelemetry is not installed here ({error}): "
+            'pip install "leeway[traces]", or remove the endpoint'
+        ) from error
+    return Tracer(config.endpoint, config.sample, process, run)
