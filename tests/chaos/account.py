@@ -9,7 +9,7 @@ steps up to that checkpoint; and so on back to the first.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,12 +50,12 @@ class Account:
         return sorted(id_ for id_, count in self.trained.items() if count > 1)
 
     @classmethod
-    def read(cls, directory: Path) -> Account:
-        """From a stack's directory."""
+    def read(cls, directory: Path, workers: Mapping[str, str] | None = None) -> Account:
+        """From a stack's directory. ``workers``: rollout worker -> its fleet; local for those that are not named."""
         acked: set[Id] = set()
         rejected: Counter[str] = Counter()
         resent = 0
-        for fleet, row in _answers(directory):
+        for fleet, row in _answers(directory, workers or {}):
             if row.get("outcome") == "REJECTED":
                 rejected[row["reason"]] += 1
                 continue
@@ -92,13 +92,14 @@ def lineage(starts: Iterable[dict[str, Any]]) -> dict[int, float]:
     return survives
 
 
-def _answers(directory: Path) -> Iterable[tuple[str, dict[str, Any]]]:
+def _answers(directory: Path, workers: Mapping[str, str]) -> Iterable[tuple[str, dict[str, Any]]]:
     """Fleet and row of every ack that a producer or worker has logged."""
     for path in sorted(directory.glob("producers/*.jsonl")):
         fleet = path.stem.replace("producer", "fleet")
         yield from ((fleet, row) for row in Tail(path).rows() if row["kind"] == "ack")
     for path in sorted(directory.glob("state/*.acked.jsonl")):
-        yield from (("local", row) for row in Tail(path).rows())
+        fleet = workers.get(path.name.partition(".")[0], "local")
+        yield from ((fleet, row) for row in Tail(path).rows())
 
 
 def _ids(rows: Iterable[dict[str, Any]]) -> list[Id]:

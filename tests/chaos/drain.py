@@ -41,13 +41,18 @@ def drain(stack: Stack) -> None:
 
 def waiting(stack: Stack) -> set[Id]:
     """The groups in the streams themselves, taken or not."""
-    prefix = Keys(RUN).stream_prefix
-    found: set[Id] = set()
     with contextlib.closing(redis.Redis.from_url(stack.redis_url)) as client:
-        for key in client.scan_iter(prefix + "*"):
-            entries: Any = client.xrange(key)
-            fleet = key.decode().removeprefix(prefix)
-            found |= {(fleet, fields[b"id"].decode()) for _, fields in entries}
+        return groups_in(client, RUN)
+
+
+def groups_in(client: redis.Redis, run: str) -> set[Id]:
+    """The groups in a run's streams, taken or not."""
+    prefix = Keys(run).stream_prefix
+    found: set[Id] = set()
+    for key in client.scan_iter(prefix + "*"):
+        entries: Any = client.xrange(key)
+        fleet = key.decode().removeprefix(prefix)
+        found |= {(fleet, fields[b"id"].decode()) for _, fields in entries}
     return found
 
 

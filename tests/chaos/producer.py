@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from leeway.v1 import rollout_pb2 as pb
-from rollout.client import SubmitClient, encode_ids, new_group_id
+from rollout.client import Credentials, SubmitClient, encode_ids, new_group_id
+from rollout.config import ClientTlsConfig
 from runtime import logs
 from runtime.children import die_with_parent
 from runtime.settings import Settings
@@ -29,6 +30,7 @@ class ProducerConfig(Settings):
     name: str
     address: str
     token: str
+    tls: ClientTlsConfig | None = None
     log: Path
     leased: bool  # generates what its leases allow; else paced by per_s alone
     per_s: float  # groups a second, at most
@@ -154,7 +156,8 @@ class Producer:
 
 async def main(config: ProducerConfig) -> None:
     """Runs until it is stopped."""
-    async with SubmitClient(config.address, config.token, config.name, in_flight=128, timeout_s=3.0) as client:
+    shown = Credentials(config.token, config.tls)
+    async with SubmitClient(config.address, shown, config.name, in_flight=128, timeout_s=3.0) as client:
         await Producer(config, client).run()
 
 

@@ -1,0 +1,218 @@
+"""What every show of several hosts starts with: a run file, a Redis host and a gateway host, each on its own address.
+
+Redis speaks TLS only, to clients with a certificate, and knows one user, who may do what learner/queue/acl.py lists. The
+gateway speaks TLS only, to clients with a certificate. Weights, checkpoints and metrics are files that every host sees, as
+on a volume mounted everywhere.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from learner.cli.model import vocabulary_size
+from learner.cli.runfile import Plan, RunFile
+from learner.cli.tokens import add_fleet
+from learner.queue.acl import rule
+from rollout.config import ClientTlsConfig, WorkerConfig
+from rollout.model import write_model
+from runtime.children import Child
+from tests.chaos.tail import Tail
+from tests.deploy.network import Host, Network
+from tests.service.certificates import Authority
+
+REPOSITORY = Path(__file__).parents[2]
+_TICK_S = 0.05
+_REDIS_PORT, _GATEWAY_PORT, _STATUS_PORT = 6379, 50_051, 9100
+
+
+def refusal() -> str | None:
+    """Why no site can be made here, besides what network.refusal says; None when it can."""
+    for program in ("redis-server", "tcpdump"):
+        if shutil.which(program) is None:
+            return f"there is no {program}"
+    return None
+
+
+class Site:
+    """A run on several hosts, under ``directory``. Use it with ``with``; all methods from the main thread.
+
+    Args:
+        directory: made here; the run's own is ``run`` in it.
+        overrides: ``section.key=value`` on top of configs/demo.toml, as for `leeway up`.
+
+    Attributes:
+        plan: each process's settings; of the workers, one that ``worker_config`` makes a fleet's own.
+        run: the run's directory: `leeway ledger` and the like work on it, from a host that reaches Redis.
+    """
+
+    def __init__(self, directory: Path, overrides: Sequence[str]) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.directory = directory
+        self.network = Network()
+        self.hosts: dict[str, Host] = {}
+        self.children: dict[str, Child] = {}
+        self.environment = {**os.environ, "LEEWAY_CHILD": "1", "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
+        self.environment["PYTHONPATH"] = f"{REPOSITORY}:{REPOSITORY / 'proto'}"
+        self.authority = Authority(directory / "tls")
+        self._overrides = overrides
+        self._password = secrets.token_urlsafe(16)
+        self.plan: Plan
+        self.run = RunFile.read(REPOSITORY / "configs/demo.toml", [f"run.dir={directory / 'run'}"]).directory
+        self._learner_rows = Tail(self.run.metrics / "learner.jsonl")
+        self.rows: list[dict[str, Any]] = []
+
+    def __enter__(self) -> Self:
+        self.network.__enter__()
+        try:
+            self._open()
+        except BaseException:
+            self.network.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.network.close()
+
+    def _open(self) -> None:
+        for name in ("redis", "gateway"):
+            self.hosts[name] = self.network.host(name)
+        run_file = RunFile.load(REPOSITORY / "configs/demo.toml", [*self._settings(), *self._overrides]).absolute()
+        run = run_file.directory
+        run.create()
+        run_file.write(run.settings)
+        write_model(run.model, run_file.run.seed)
+        identity = run.identity(run_file.run.name)
+        vocabulary = vocabulary_size(run.model, run_file.learner.parallel)
+        self.plan = run_file.resolve(run_file.queue.url, identity, vocabulary)
+        self._start_redis()
+        add_fleet(run, "nobody", token=True)  # the file must be there; fleets are added while the gateway runs
+        self.plan.gateway.write(run.config / "gateway.json")
+        self.start("gateway", "gateway", [sys.executable, "-m", "learner.gateway", str(run.config / "gateway.json")])
+        self.until(lambda: '"gateway listening"' in self.log("gateway"), "gateway", 60)
+
+    def _settings(self) -> list[str]:
+        """Where the hosts are and what proves who they are, for the run file."""
+        redis, gateway = self.hosts["redis"].address, self.hosts["gateway"].address
+        server = self.authority.issue("gateway", gateway)
+        client = self.authority.issue("queue", "queue.leeway.test")
+        fleet = self.authority.issue("fleet", "fleet.leeway.test")
+        ca, password = self.authority.certificate, self.directory / "tls/redis.password"
+        password.write_text(self._password + "\n")
+        values = {
+            "run.dir": self.directory / "run",
+            "run.status_port": _STATUS_PORT,
+            "queue.url": f"rediss://leeway@{redis}:{_REDIS_PORT}/0",
+            "queue.password_file": password,
+            "queue.tls.ca": ca,
+            "queue.tls.certificate": client.certificate,
+            "queue.tls.key": client.key,
+            "gateway.listen": f"{gateway}:{_GATEWAY_PORT}",
+            "gateway.tls.certificate": server.certificate,
+            "gateway.tls.key": server.key,
+            "gateway.tls.client_ca": ca,
+            "rollout.tls.ca": ca,
+            "rollout.tls.certificate": fleet.certificate,
+            "rollout.tls.key": fleet.key,
+        }
+        return [f"{key}={value}" for key, value in values.items()]
+
+    def _start_redis(self) -> None:
+        host, pair = self.hosts["redis"], self.authority.issue("redis", self.hosts["redis"].address)
+        directory = self.run.redis
+        lines = [
+            f"bind {host.address}",
+            "port 0",
+            f"tls-port {_REDIS_PORT}",
+            f"tls-cert-file {pair.certificate}",
+            f"tls-key-file {pair.key}",
+            f"tls-ca-cert-file {self.authority.certificate}",
+            "tls-auth-clients yes",
+            "user default off",
+            f"user {' '.join(rule('leeway', self._password))}",
+            f"dir {directory}",
+            'save ""',
+            "appendonly yes",
+            "appendfsync always",
+        ]
+        (directory / "redis.conf").write_text("\n".join(lines) + "\n")
+        self.start("redis", "redis", ["redis-server", str(directory / "redis.conf")])
+        self.until(lambda: "Ready to accept connections" in self.log("redis"), "Redis", 30)
+
+    def add_fleet(self, fleet: str, token: bool) -> ClientTlsConfig:
+        """Makes a fleet known by a name in a certificate made for it, and by a token if asked; the token is in its file."""
+        san = f"spiffe://leeway.test/fleet/{fleet}"
+        drawn = add_fleet(self.run, fleet, sans=[san], token=token)
+        if drawn is not None:
+            self.run.secret(fleet).write_text(drawn + "\n")
+        pair = self.authority.issue(fleet, san)
+        return ClientTlsConfig(ca=self.authority.certificate, certificate=pair.certificate, key=pair.key)
+
+    def worker_config(self, fleet: str, tls: ClientTlsConfig, **changes: Any) -> WorkerConfig:
+        """The settings of a fleet's worker, as the run file has them, with the fleet's own credentials."""
+        secret = self.run.secret(fleet)
+        own = {"name": fleet, "tls": tls, "token_file": secret if secret.exists() else None, **changes}
+        return WorkerConfig.parse({**self.plan.workers[0].model_dump(), **own}, fleet)
+
+    def start(self, name: str, host: str, words: Sequence[str], environment: dict[str, str] | None = None) -> Child:
+        """Starts a process on a host; its output goes to logs/NAME.log."""
+        log = self.run.logs / f"{name}.log"
+        self.children[name] = self.hosts[host].start(name, words, log, {**self.environment, **(environment or {})})
+        return self.children[name]
+
+    def log(self, name: str) -> str:
+        """What a process has said."""
+        return self.children[name].log.read_text(errors="replace")
+
+    def until(self, condition: Callable[[], Any], what: str, timeout_s: float) -> float:
+        """Waits; the seconds it took. Raises AssertionError at the deadline, or when a process has ended."""
+        started = time.monotonic()
+        while not condition():
+            ended = [child for child in self.children.values() if child.exit_code() is not None]
+            if ended or time.monotonic() - started > timeout_s:
+                why = f"{ended[0].name} ended with {ended[0].exit_code()}" if ended else f"not in {timeout_s:.0f} s"
+                raise AssertionError(f"no {what}: {why}\n{self.tails()}")
+            time.sleep(_TICK_S)
+        return time.monotonic() - started
+
+    def learner_rows(self, kind: str) -> list[dict[str, Any]]:
+        """All rows of a kind that the learner has written so far."""
+        self.rows += self._learner_rows.rows()
+        return [row for row in self.rows if row["kind"] == kind]
+
+    def step(self) -> int:
+        """The newest learner's last step."""
+        rows = self.learner_rows("step")
+        return rows[-1]["step"] if rows else 0
+
+    def end(self, name: str, timeout_s: float) -> int:
+        """SIGTERM; the exit status. Raises AssertionError when it has to be killed."""
+        child = self.children.pop(name)
+        child.terminate()
+        if not child.wait(time.monotonic() + timeout_s):
+            raise AssertionError(f"{name} did not end within {timeout_s:.0f} s\n{child.tail()}")
+        return child.process.returncode
+
+    def ask(self, host: str, words: Sequence[str], timeout_s: float = 60.0) -> Any:
+        """Runs a command on a host and reads the JSON it prints. Raises AssertionError when it fails."""
+        command = self.hosts[host].command(*words)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout_s, env=self.environment, check=False
+        )
+        if done.returncode:
+            raise AssertionError(f"{' '.join(words)}: exit status {done.returncode}\n{done.stdout}{done.stderr}")
+        return json.loads(done.stdout)
+
+    def tails(self) -> str:
+        """The ends of all logs."""
+        return "\n".join(
+            f"--- {child.name} ({child.exit_code()})\n{child.tail(15)}" for child in self.children.values()
+        )
