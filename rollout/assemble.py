@@ -16,8 +16,10 @@ from rollout.prompts import PromptSource
 from rollout.rewards import Judges
 from rollout.tasks import load_task
 from rollout.tokens import Tokenizer
+from rollout.trail import Trail
 from rollout.versions import Verifier
 from rollout.worker import Parts, Worker
+from runtime import traces
 from runtime.settings import SettingsError
 from runtime.status import Status
 
@@ -59,11 +61,13 @@ async def _run(config: WorkerConfig) -> None:
         journal = stack.enter_context(contextlib.closing(Journal(config, meters)))
         judges = Judges(task, config.task, config.seed)
         stack.push_async_callback(judges.close)
+        trail = stack.enter_context(contextlib.closing(Trail(traces.start(config.traces, config.name, config.run))))
         client = SubmitClient(config.gateway, credentials, config.name, max_message_bytes=config.max_message_bytes)
+        client.follow(trail)
         await stack.enter_async_context(client)
-        fleet = await stack.enter_async_context(Fleet.open(config, tokenizer.vocab_size, journal))
+        fleet = await stack.enter_async_context(Fleet.open(config, tokenizer.vocab_size, trail.observing(journal)))
         Status.start(config.status.listen, meters.registry, meters.loop.problem, fleet.behind)
-        await Worker(config, Parts(client, fleet, task, judges, tokenizer, prompts, verifier, journal)).run()
+        await Worker(config, Parts(client, fleet, task, judges, tokenizer, prompts, verifier, journal, trail)).run()
 
 
 def _read_token(path: Path) -> str:

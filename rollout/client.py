@@ -39,6 +39,7 @@ from rollout.endpoints import Credentials, Endpoints
 from rollout.ids import new_group_id
 from rollout.stream import AuthError, SubmitStream
 from rollout.tokens import encode_ids
+from rollout.trail import Trail
 
 __all__ = ["AuthError", "Credentials", "SubmitClient", "encode_ids", "new_group_id"]
 
@@ -78,6 +79,7 @@ class SubmitClient:
         self._room = asyncio.Semaphore(in_flight)
         self._max_message_bytes = max_message_bytes
         self._timeout_s = timeout_s
+        self._trail = Trail()
         self._stream = SubmitStream(self._endpoints, self._metadata, max_message_bytes, ack_timeout_s=3 * timeout_s)
 
     async def __aenter__(self) -> Self:
@@ -85,6 +87,10 @@ class SubmitClient:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+    def follow(self, trail: Trail) -> None:
+        """From here on, some of the groups that are submitted are followed; see runtime.traces."""
+        self._trail = trail
 
     async def submit(self, group: rollout_pb2.Group, lease_id: str = "") -> rollout_pb2.Ack:
         """Delivers a group, however long that takes, and returns its final ack: ACCEPTED, DUPLICATE or REJECTED.
@@ -95,6 +101,13 @@ class SubmitClient:
         Raises:
             AuthError: the credentials are refused.
         """
+        span = self._trail.submitting(group)
+        ack = await self._deliver(group, lease_id)
+        if span is not None:
+            span.end(outcome=rollout_pb2.Outcome.Name(ack.outcome), reason=ack.reason)
+        return ack
+
+    async def _deliver(self, group: rollout_pb2.Group, lease_id: str) -> rollout_pb2.Ack:
         payload = group.SerializeToString()
         if len(payload) + 256 > self._max_message_bytes:
             value = f"{len(payload)} bytes, allowed {self._max_message_bytes}"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -19,6 +20,7 @@ from rollout.prompts import PromptSource
 from rollout.rewards import Judges
 from rollout.tasks import Task
 from rollout.tokens import Tokenizer
+from rollout.trail import Trail
 from rollout.versions import Verifier, VersionError
 
 _PROGRESS_S = 1.0
@@ -41,6 +43,7 @@ class Parts:
     prompts: PromptSource
     verifier: Verifier
     journal: Journal
+    trail: Trail = field(default_factory=Trail)
 
 
 class Worker:
@@ -103,10 +106,13 @@ class Worker:
         task, tokenizer, count = self._parts.task, self._parts.tokenizer, self._config.sampling.responses
         prompts = [task.prompt(index) for index in indices]
         ids = [tokenizer.prompt_ids(prompt.text) for prompt in prompts]
+        begun = time.time_ns()
         responses = await self._parts.fleet.generate([row for row in ids for _ in range(count)], self._sampling)
+        answered = time.time_ns()
         answers = [responses[start : start + count] for start in range(0, len(responses), count)]
         texts = [[tokenizer.text(response.tokens, self._stop_ids) for response in answer] for answer in answers]
         judged = await asyncio.gather(*map(self._parts.judges.score, indices, prompts, texts))
+        judged_at = time.time_ns()
         groups = [
             make_group(task.name, prompt, row, list(zip(answer, scores, strict=True)), self._sampling.temperature)
             for prompt, row, answer, scores in zip(prompts, ids, answers, judged, strict=True)
@@ -116,12 +122,14 @@ class Worker:
             for prompt, text, scores in zip(prompts, texts, judged, strict=True)
         ]
         self._parts.journal.generated(groups, first)
+        self._parts.trail.generated(groups, begun, answered, judged_at)
         return groups
 
     async def _submit(self, index: int, group: rollout_pb2.Group, lease_id: str) -> None:
         ack = await self._parts.client.submit(group, lease_id)
         self._finish(index)
         self._parts.journal.acknowledged(ack)
+        self._parts.trail.acknowledged(ack)
         if ack.outcome == rollout_pb2.OUTCOME_REJECTED:
             structlog.get_logger().error(
                 "group rejected", group=ack.group_id, reason=ack.reason, field=ack.field, value=ack.value
@@ -164,6 +172,7 @@ class Worker:
                 )
                 self._parts.journal.refused(policy.version, error)
                 continue
+            self._parts.trail.announced(policy)
             await self._parts.fleet.load(version)
 
     async def _report(self) -> None:
