@@ -27,9 +27,10 @@ from google.protobuf import json_format
 from learner.catalog import MANIFEST, POINTER, pinned, version_name, versions_on_disk, with_bases
 from learner.claim import Claim, SupersededError, sync_directory
 from learner.config import PublishConfig
-from learner.delta import read_layout
 from learner.mirror import Mirror
-from learner.shards import DIGEST, NONE, Seal, Shard, ShardWriter, delta_file, model_file, seal
+from learner.seal import ROW, Seal, of_row, seal, to_row
+from learner.shards import Shard, ShardWriter, delta_file, model_file
+from learner.tensor_file import names
 from leeway.v1 import manifest_pb2, rollout_pb2
 
 _INDEX = "model.safetensors.index.json"
@@ -109,18 +110,25 @@ class Publisher:
         self.wait()
         version = self.next_version
         self.next_version += 1
-        self._thread = threading.Thread(target=self._run, args=(version, step, shard), name=f"publish-{version}")
+        arguments = (version, step, shard)
+        self._thread = threading.Thread(target=self._run, args=arguments, name=f"publish-{version}", daemon=True)
         self._thread.start()
 
-    def wait(self) -> None:
+    def wait(self, timeout_s: float | None = None) -> None:
         """Waits for the publication under way, if any.
+
+        Args:
+            timeout_s: after so long it is given up, for the end of the process to cut short: the version before it stays
+                current, and what was written of it goes when the next learner takes over.
 
         Raises:
             SupersededError: a newer learner has taken over (rank 0).
             Exception: what the registry raised: the version is on disk and no fleet knows it (rank 0).
         """
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(timeout_s)
+            if self._thread.is_alive():
+                structlog.get_logger().warning("publication given up: no time left", version=self.version)
             self._thread = None
         failure, self._failure = self._failure, None
         if failure is not None:
@@ -131,7 +139,7 @@ class Publisher:
         name = version_name(version)
         base = self._base()
         failure: OSError | None = None
-        seals = (NONE, NONE)
+        seals: tuple[Seal | None, Seal | None] = (None, None)
         try:
             seals = self._writer.write(self._claim.path(name), version, shard, base)
         except OSError as error:
@@ -168,18 +176,18 @@ class Publisher:
         dist.broadcast(base, src=0, group=self._group)
         return None if base.item() == _FULL else int(base.item())
 
-    def _collect(self, written: Seal, result: Seal, failed: bool, delta: bool) -> _Files | None:
+    def _collect(self, written: Seal | None, result: Seal | None, failed: bool, delta: bool) -> _Files | None:
         """Every rank's files, known to every rank; None when a rank failed."""
-        mine = torch.tensor([int(failed), *written.row(), *result.row()])
+        mine = torch.tensor([int(failed), *to_row(written), *to_row(result)])
         everyone = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
         dist.all_gather(everyone, mine, group=self._group)
         if any(row[0] for row in everyone):
             return None
         files = _Files([], [])
         for rank, row in enumerate(everyone):
-            seals = Seal.of_row(row[1 : 2 + DIGEST].tolist()), Seal.of_row(row[2 + DIGEST :].tolist())
-            names = delta_file(rank) if delta else model_file(rank), model_file(rank)
-            for target, name, found in zip((files.written, files.results), names, seals, strict=True):
+            seals = of_row(row[1 : 1 + ROW].tolist()), of_row(row[1 + ROW :].tolist())
+            called = delta_file(rank) if delta else model_file(rank), model_file(rank)
+            for target, name, found in zip((files.written, files.results), called, seals, strict=True):
                 if found is not None:
                     target.append(_entry(name, found))
         return files
@@ -252,11 +260,8 @@ def _entry(name: str, found: Seal) -> manifest_pb2.ManifestFile:
     return manifest_pb2.ManifestFile(name=name, size=found.size, sha256=found.sha256.hex())
 
 
-def _write_index(directory: Path, names: list[str]) -> manifest_pb2.ManifestFile:
-    weights: dict[str, str] = {}
-    for name in names:
-        header = json.loads(read_layout(directory / name)[8:])
-        weights |= {key: name for key in header if key != "__metadata__"}
+def _write_index(directory: Path, files: list[str]) -> manifest_pb2.ManifestFile:
+    weights = {name: file for file in files for name in names(directory / file)}
     path = directory / _INDEX
     path.write_text(json.dumps({"metadata": {}, "weight_map": dict(sorted(weights.items()))}, indent=1))
     return _entry(_INDEX, seal(path))

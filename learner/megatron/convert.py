@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 import torch
 import torch.distributed as dist
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from learner.megatron.weights import Weights
 
 Kind = Literal["plain", "qkv", "glu"]
+_BUCKET = 1 << 26  # bytes of whole tensors that one transfer brings together: a small model's go in one
 
 _LAYER: dict[str, tuple[tuple[str, ...], int | None, Kind]] = {
     "input_layernorm.weight": (("input_layernorm.weight",), None, "plain"),
@@ -46,41 +47,62 @@ class Piece:
     kind: Kind
 
 
+class Source(Protocol):
+    """Where Hugging Face tensors come from."""
+
+    def read(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """The tensor ``name``, in host memory, any dtype."""
+        ...
+
+
 def load_weights(model: PackedModel, architecture: Architecture, weights: Weights, ranks: Ranks) -> None:
     """Fills this rank's parameters. Raises ModelError: a tensor is missing or has another shape."""
-    for piece in _pieces(model, architecture):
-        shapes = _shapes(piece, architecture, ranks.tensor_size)
-        parts = [weights.read(name, shape) for name, shape in zip(piece.names, shapes, strict=True)]
-        whole = _join(piece.kind, parts, architecture, ranks.tensor_size)
-        mine = whole if piece.dim is None else whole.chunk(ranks.tensor_size, piece.dim)[ranks.tensor_rank]
+    for parameter, mine in local_weights([model], architecture, weights, ranks):
         with torch.no_grad():
-            piece.parameter.copy_(mine)
+            parameter.copy_(mine)
+
+
+def local_weights(
+    models: Sequence[PackedModel], architecture: Architecture, source: Source, ranks: Ranks
+) -> Iterator[tuple[torch.nn.Parameter, Tensor]]:
+    """Each parameter of this rank, in order, and what ``source`` has for it; possibly a view of a larger tensor."""
+    for piece in (piece for model in models for piece in _pieces(model, architecture)):
+        shapes = _shapes(piece, architecture, ranks.tensor_size)
+        parts = [source.read(name, shape) for name, shape in zip(piece.names, shapes, strict=True)]
+        whole = _join(piece.kind, parts, architecture, ranks.tensor_size)
+        yield (
+            piece.parameter,
+            whole if piece.dim is None else whole.chunk(ranks.tensor_size, piece.dim)[ranks.tensor_rank],
+        )
 
 
 def export(policy: Policy, ranks: Ranks, field: Literal["data", "main_grad"] = "data") -> list[tuple[str, Tensor]]:
-    """This stage's tensors under their Hugging Face names, as a snapshot of their own. Collective.
+    """This rank's share of its stage's tensors, whole and under their Hugging Face names, as a snapshot in host memory.
+    Collective.
 
-    The ranks of a stage bring their slices together in one transfer per dtype, on the stage's first rank; a tied output
-    layer is exported once, by the first stage.
+    The ranks of a stage, tensor- and data-parallel ones alike, share its tensors out by size. One tensor's slices come
+    together on the rank that exports it and nowhere else: a rank holds its share and, in passing, three times the larger
+    of 64 MiB and its largest tensor. A tied output layer is exported once, by the first stage.
 
     Args:
         field: what to export of each parameter: its value, or the gradient of the last step (before the reduction over
             data-parallel ranks has scattered it: only meaningful without data parallelism).
 
     Returns:
-        (name, full tensor) pairs on tensor rank 0 of data rank 0 of each stage; an empty list elsewhere.
+        (name, full tensor) pairs; together, those of all ranks are the model.
     """
-    if ranks.data_rank:
-        return []
     architecture = policy.architecture
     pieces = [piece for model in policy.models for piece in _pieces(model, architecture) if not _repeated(piece, model)]
-    values = [getattr(piece.parameter, field).detach() for piece in pieces]
-    wholes = _whole(pieces, values, ranks)
-    return [
-        (name, tensor)
-        for piece, whole in zip(pieces, wholes, strict=False)  # empty except on tensor rank 0
-        for name, tensor in zip(piece.names, _split(piece.kind, whole, architecture, ranks.tensor_size), strict=True)
-    ]
+    shares = _shares(pieces, ranks)
+    found: list[tuple[str, Tensor]] = []
+    for owner, share in enumerate(shares[ranks.data_rank]):
+        for bucket in _buckets(share, ranks):
+            values = [getattr(piece.parameter, field).detach() for piece in bucket]
+            wholes = _whole(bucket, values, owner, ranks)
+            for piece, value, whole in zip(bucket, values, wholes, strict=False):  # empty except on the owner
+                parts = _split(piece.kind, whole, architecture, ranks.tensor_size)
+                found += zip(piece.names, [_snapshot(part, value) for part in parts], strict=True)
+    return found
 
 
 def _repeated(piece: Piece, model: PackedModel) -> bool:
@@ -144,25 +166,59 @@ def _split(kind: Kind, whole: Tensor, architecture: Architecture, tensor_size: i
     return [part.reshape(-1, *rest) for part in parts]
 
 
-def _whole(pieces: Sequence[Piece], values: Sequence[Tensor], ranks: Ranks) -> list[Tensor]:
-    """The pieces put together from all tensor-parallel ranks, on tensor rank 0; an empty list on the others."""
-    if ranks.tensor_size == 1:
-        return [value.clone() for value in values]
-    wholes: list[Tensor] = list(values)
-    for dtype in {value.dtype for value in values}:
-        cut = [i for i, piece in enumerate(pieces) if piece.dim is not None and values[i].dtype == dtype]
-        flats = _gather(torch.cat([values[i].flatten() for i in cut]), ranks)
-        slices = [flat.split([values[i].numel() for i in cut]) for flat in flats]
-        for i, parts in zip(cut, zip(*slices, strict=True), strict=False):
-            dim = pieces[i].dim
-            assert dim is not None
-            wholes[i] = torch.cat([part.view_as(values[i]) for part in parts], dim)
-    if ranks.tensor_rank:
+def _shares(pieces: Sequence[Piece], ranks: Ranks) -> list[list[list[Piece]]]:
+    """What each data rank's tensor ranks export: largest first, to the one that has least. Every rank finds the same."""
+    shares: list[list[list[Piece]]] = [[[] for _ in range(ranks.tensor_size)] for _ in range(ranks.data_size)]
+    loads = [0] * (ranks.data_size * ranks.tensor_size)
+    for piece in sorted(pieces, key=lambda piece: -_bytes(piece, ranks)):
+        least = loads.index(min(loads))
+        loads[least] += _bytes(piece, ranks)
+        shares[least // ranks.tensor_size][least % ranks.tensor_size].append(piece)
+    return shares
+
+
+def _bytes(piece: Piece, ranks: Ranks) -> int:
+    """Of the whole tensor."""
+    return piece.parameter.nbytes * (1 if piece.dim is None else ranks.tensor_size)
+
+
+def _buckets(share: Sequence[Piece], ranks: Ranks) -> Iterator[list[Piece]]:
+    """Pieces that are brought together in one transfer: of one dtype, and many small ones or one large one."""
+    bucket: list[Piece] = []
+    for piece in share:
+        size = sum(_bytes(other, ranks) for other in [*bucket, piece])
+        if bucket and (size > _BUCKET or piece.parameter.dtype != bucket[0].parameter.dtype):
+            yield bucket
+            bucket = []
+        bucket.append(piece)
+    if bucket:
+        yield bucket
+
+
+def _whole(pieces: Sequence[Piece], values: Sequence[Tensor], owner: int, ranks: Ranks) -> list[Tensor]:
+    """The pieces put together from all tensor-parallel ranks, on tensor rank ``owner``; an empty list on the others."""
+    cut = [i for i, piece in enumerate(pieces) if piece.dim is not None] if ranks.tensor_size > 1 else []
+    flats: list[Tensor] = []
+    if cut:
+        flats = _gather(torch.cat([values[i].flatten() for i in cut]), owner, ranks)
+    if ranks.tensor_rank != owner:
         return []
-    return [whole.clone() if whole is value else whole for whole, value in zip(wholes, values, strict=True)]
+    wholes = list(values)
+    slices = [flat.split([values[i].numel() for i in cut]) for flat in flats]
+    for i, parts in zip(cut, zip(*slices, strict=True), strict=True):
+        dim = pieces[i].dim
+        assert dim is not None
+        wholes[i] = torch.cat([part.view_as(values[i]) for part in parts], dim)
+    return wholes
 
 
-def _gather(flat: Tensor, ranks: Ranks) -> list[Tensor]:
-    everyone = [torch.empty_like(flat) for _ in range(ranks.tensor_size)] if ranks.tensor_rank == 0 else None
-    dist.gather(flat, everyone, group_dst=0, group=ranks.tensor_group)
+def _gather(flat: Tensor, owner: int, ranks: Ranks) -> list[Tensor]:
+    everyone = [torch.empty_like(flat) for _ in range(ranks.tensor_size)] if ranks.tensor_rank == owner else None
+    dist.gather(flat, everyone, group_dst=owner, group=ranks.tensor_group)
     return everyone or []
+
+
+def _snapshot(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """In host memory, and no view of the parameter: training goes on while it is written."""
+    shared = tensor.untyped_storage().data_ptr() == parameter.untyped_storage().data_ptr()
+    return tensor.to("cpu", copy=shared).contiguous()

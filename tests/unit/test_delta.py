@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from learner.catalog import base_of, versions_on_disk
-from learner.delta import changes, read_layout, result_digest
+from learner.delta import changes
+from learner.seal import Seal
+from learner.tensor_file import bits, digest, write
 from rollout.delta import DeltaError, patch
 from rollout.versions import VersionError
 from tests.unit.publishing import Scene
@@ -55,9 +57,12 @@ def test_every_bit_pattern_survives(tmp_path: Path):
     expected = (tmp_path / "expected").read_bytes()
     patch([tmp_path / "base"], [tmp_path / "delta"])
     assert (tmp_path / "base").read_bytes() == expected
-    size, digest = result_digest(read_layout(tmp_path / "expected"), new)
-    assert size == len(expected)
-    assert digest == hashlib.sha256(expected).digest()
+    assert digest(new) == Seal(len(expected), hashlib.sha256(expected).digest())
+    assert write(tmp_path / "ours", new) == digest(new)
+    assert (tmp_path / "ours").read_bytes() == expected
+    assert write(tmp_path / "ours", found) == digest(found)
+    ours = load_file(tmp_path / "ours")
+    assert all(torch.equal(bits(ours[name]), bits(tensor)) for name, tensor in found.items())
 
 
 def test_a_chain_is_followed_step_by_step_or_all_at_once(tmp_path: Path):

@@ -5,6 +5,7 @@ Also what a learner that was replaced and thawed can still do: nothing.
 
 import hashlib
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -176,3 +177,20 @@ def test_a_zombies_retention_spares_the_living(tmp_path: Path, model: Path):
     zombie.wait()
     assert versions_on_disk(root) == [0, 1, 2]
     assert zombie.version == 2
+
+
+def test_a_publication_that_takes_too_long_is_given_up(tmp_path: Path, model: Path):
+    """Its registry does not answer: the end of the process waits so long and no longer."""
+    release = threading.Event()
+
+    class Stuck(Registry):
+        def published(self, policy: rollout_pb2.Policy, seconds: float) -> None:
+            assert release.wait(30)
+
+    publisher = make(tmp_path / "w", model, Stuck())
+    publisher.publish(1, shard(1))
+    publisher.wait(0.05)
+    (writer,) = [thread for thread in threading.enumerate() if thread.name == "publish-0"]
+    assert writer.daemon  # or the interpreter would wait for it
+    release.set()
+    writer.join(30)
