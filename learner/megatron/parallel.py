@@ -6,10 +6,11 @@ import gc
 import math
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -19,6 +20,9 @@ from torch._C._distributed_c10d import Store
 
 from learner.config import ParallelConfig
 from learner.megatron.cpu import install
+
+T = TypeVar("T")
+_WORD_S = 1.0  # between two words from rank 0; well within the limit of a collective
 
 
 class LayoutError(Exception):
@@ -74,6 +78,28 @@ class Ranks:
         agreed = torch.tensor(values, dtype=torch.int64)
         dist.broadcast(agreed, src=0, group=self.control)
         return agreed.tolist()
+
+    def attended(self, work: Callable[[], T]) -> T | None:
+        """Rank 0 does ``work``, in a thread; the others wait for it, however long it takes: they hear from it all the while,
+        so that none runs into the limit of a collective. Collective.
+
+        Returns:
+            What ``work`` returns, on rank 0; None elsewhere.
+
+        Raises:
+            Exception: what ``work`` raises, on rank 0.
+        """
+        if self.rank:
+            while not self.agree([0])[0]:
+                pass
+            return None
+        with ThreadPoolExecutor(1) as pool:
+            result = pool.submit(work)
+            done = False
+            while not done:
+                done = bool(wait([result], timeout=_WORD_S).done)
+                self.agree([int(done)])
+            return result.result()
 
     def barrier(self) -> None:
         """Returns when every rank has called it."""

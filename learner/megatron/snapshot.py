@@ -79,9 +79,9 @@ class Snapshot:
     def writing(self) -> bool:
         return self._thread.is_alive()
 
-    def wait(self) -> None:
-        """Returns when this rank's part is written or has failed."""
-        self._thread.join()
+    def wait(self, timeout_s: float) -> None:
+        """Returns when this rank's part is written or has failed, or the time is over."""
+        self._thread.join(timeout_s)
 
     def seal(self) -> None:
         """Makes the directory a checkpoint and all of it durable. Collective; every rank has finished writing.

@@ -20,6 +20,8 @@ from learner.megatron.snapshot import Snapshot, private_file
 from learner.megatron.step import Trainer
 from learner.resume import FileDigest
 
+_WORD_S = 1.0  # between two rounds of asking
+
 
 class LoadError(Exception):
     """A checkpoint that cannot be loaded; the message names the directory."""
@@ -62,16 +64,20 @@ class ShardedState:
         """
         if self._saving is None:
             return False
-        if blocking:
-            self._saving.wait()
-        writing = torch.tensor([int(self._saving.writing)])
-        dist.all_reduce(writing, group=self._ranks.control)
-        if writing.item():
-            return False
+        while self._anybody_writes(self._saving, _WORD_S if blocking else 0.0):
+            if not blocking:
+                return False
         save, self._saving = self._saving, None
         save.seal()
         self._digests = save.digests
         return True
+
+    def _anybody_writes(self, saving: Snapshot, patience_s: float) -> bool:
+        """Asked again and again: a rank that has written must not run into the limit of a collective for one that has not."""
+        saving.wait(patience_s)
+        writing = torch.tensor([int(saving.writing)])
+        dist.all_reduce(writing, group=self._ranks.control)
+        return bool(writing.item())
 
     def digests(self) -> dict[str, FileDigest]:
         """The ranks' own files of the last durable save, as each rank wrote them. Complete on rank 0."""

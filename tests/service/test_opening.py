@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +24,9 @@ class OneRank:
     """What a world of one rank agrees on."""
 
     rank = 0
+
+    def attended(self, work: Callable[[], Any]) -> Any:
+        return work()
 
     def agree(self, values: list[int]) -> list[int]:
         return values
