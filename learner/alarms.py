@@ -70,6 +70,11 @@ class Alarms:
                     del self._standing[rule]
         return raised
 
+    @property
+    def standing(self) -> bool:
+        """Whether a sign is there, or was within the last window."""
+        return bool(self._standing)
+
     def forget(self) -> None:
         """Starts anew: what was seen says nothing about what comes."""
         for track in self._tracks.values():

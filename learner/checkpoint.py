@@ -2,7 +2,8 @@
 
 A group leaves the queue only after a checkpoint that contains it is durable. A checkpoint is written in the room of this
 learner's epoch (learner.claim) and renamed when whole, so what carries the final name was complete when it got it; what is in
-it, and how damage is noticed, is learner.resume's business.
+it, and how damage is noticed, is learner.resume's business. Retention keeps the newest few and the newest healthy one, for
+learner.rollback.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ class Checkpointer:
         extra: Callable[[], dict[str, Any]] = dict,
     ) -> None:
         self._config = config
-        self._claim = claim
+        self.claim = claim
         self._sharded = sharded
         self._accounts = accounts
         self._barrier = barrier
@@ -88,6 +89,8 @@ class Checkpointer:
         self._uncommitted: list[GroupRef] = []
         self._recent: deque[tuple[float, list[GroupRef]]] = deque()  # when committed, what
         self._saving: tuple[State, int, float] | None = None  # what, how many of the uncommitted it contains, start
+        newest = resume.sealed(claim.root)[-1:] if accounts is not None else []
+        self._unproven = [directory.name for directory in newest if not resume.is_healthy(directory)]  # rank 0
 
     @property
     def uncommitted(self) -> int:
@@ -109,16 +112,40 @@ class Checkpointer:
         """
         self._poll(blocking=True)
         extra = self._extra() if self._accounts is not None else {}
-        state = State(step, self._claim.epoch, list(self._uncommitted), self._remembered(), extra)
+        state = State(step, self.claim.epoch, list(self._uncommitted), self._remembered(), extra)
         self._saving = (state, len(self._uncommitted), time.monotonic())
-        name = resume.name(step, self._claim.epoch)
+        name = resume.name(step, self.claim.epoch)
         if self._accounts is not None:
-            self._claim.require()
-            self._claim.discard(name)
+            self.claim.require()
+            self.claim.discard(name)
             with contextlib.suppress(OSError):  # then no rank can write, and each says so when polled
-                self._claim.path(name).mkdir()
+                self.claim.path(name).mkdir()
         self._barrier()
-        self._sharded.begin_save(self._claim.path(name))
+        self._sharded.begin_save(self.claim.path(name))
+
+    def vouch(self, steps: range) -> None:
+        """Marks the checkpoints of these steps, and that of no step at all, as healthy: a rollback may go there (rank 0).
+
+        Checkpoints of earlier steps have had their chance.
+        """
+        waiting, self._unproven = self._unproven, []
+        for name in waiting:
+            _, step = resume.place(name)
+            if step in steps or step == 0:
+                with contextlib.suppress(OSError):  # a full disk, or superseded: it stays as it is
+                    self.claim.path(resume.HEALTHY).touch()
+                    self.claim.put(resume.HEALTHY, f"{name}/{resume.HEALTHY}")
+            elif step >= steps.start:
+                self._unproven.append(name)
+
+    def abandon(self) -> None:
+        """Drops the save under way: its groups stay in the queue. Collective."""
+        if self._saving is not None:
+            state, self._saving = self._saving[0], None
+            with contextlib.suppress(OSError):
+                self._sharded.poll(blocking=True)
+            if self._accounts is not None:
+                self.claim.discard(resume.name(state.step, state.epoch))
 
     def finish(self) -> None:
         """Waits until the save under way is durable and committed. Collective."""
@@ -142,21 +169,22 @@ class Checkpointer:
                 raise failure
             self._seal(state)
         except OSError as error:
-            self._claim.discard(resume.name(state.step, state.epoch))
-            self._claim.require()
+            self.claim.discard(resume.name(state.step, state.epoch))
+            self.claim.require()
             self._accounts.not_saved(state.step, error)
         else:
             self._uncommitted = self._uncommitted[count:]
             self._accounts.committed(state.step, state.trained, time.monotonic() - started)
             self._recent.append((time.monotonic(), state.trained))
+            self._unproven.append(resume.name(state.step, state.epoch))
             self._retain()
 
     def _seal(self, state: State) -> None:
         name = resume.name(state.step, state.epoch)
-        if (self._claim.root / name).exists():  # saved again without a step in between: the same weights
-            self._claim.discard(name)
+        if (self.claim.root / name).exists():  # saved again without a step in between: the same weights
+            self.claim.discard(name)
             return
-        directory = self._claim.path(name)
+        directory = self.claim.path(name)
         taken = self._sharded.digests()
         rest = sorted({path.name for path in directory.iterdir()} - taken.keys())
         files = taken | resume.digests(directory, rest)
@@ -165,7 +193,7 @@ class Checkpointer:
                 os.fsync(content.fileno())
         resume.write_state(directory, replace(state, files=files))
         sync_directory(directory)
-        self._claim.put(name, name)
+        self.claim.put(name, name)
 
     def _remembered(self) -> list[GroupRef]:
         while self._recent and self._recent[0][0] < time.monotonic() - _REMEMBERED_S:
@@ -174,8 +202,11 @@ class Checkpointer:
 
     def _retain(self) -> None:
         with contextlib.suppress(OSError):  # superseded: what is kept is the newer learner's business
-            for directory in resume.sealed(self._claim.root)[: -self._config.keep]:
-                self._claim.remove(directory.name)
+            there = resume.sealed(self.claim.root)
+            healthy = [directory for directory in there if resume.is_healthy(directory)]
+            for directory in there[: -self._config.keep]:
+                if directory not in healthy[-1:]:
+                    self.claim.remove(directory.name)
 
 
 def set_aside(claim: Claim, found: Resume, keep: int) -> None:

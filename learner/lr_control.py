@@ -47,11 +47,16 @@ class LrControl:
         """G_upd; None before the first update."""
         return self._growth.value
 
-    def bounds(self, scheduled: float, staleness: float) -> Bounds:
-        """The bounds of a step whose batch lags by ``staleness``; call once a step, in order.
+    def expect(self, growth: float, staleness: float) -> None:
+        """What G_upd and S may be, before any is measured.
 
-        The first step of a run, before any update was seen, is not bounded: its data is on-policy.
+        A run's first batches are fresh, but what it learns of them is the drift of those to come; and Adam's first steps are its
+        longest.
         """
+        self._growth.value, self._staleness.value = growth, staleness
+
+    def bounds(self, scheduled: float, staleness: float) -> Bounds:
+        """The bounds of a step whose batch lags by ``staleness``; call once a step, in order."""
         self._staleness.add(staleness)
         batch = self._bound(self._config.r_batch, self._staleness.value or 0.0)
         critical = self._bound(self._config.r_crit, self._horizon)

@@ -20,6 +20,7 @@ from typing import Any
 from learner.queue import GroupRef
 
 STATE = "state.json"
+HEALTHY = "healthy"  # an empty file beside it, made later
 SCHEMA = 2
 _NAME = re.compile(r"step_(\d+)(?:_e(\d+))?$")
 _READERS = 8  # threads: hashing releases the interpreter lock
@@ -95,14 +96,29 @@ def name(step: int, epoch: int) -> str:
     return f"step_{step:08d}_e{epoch:04d}"
 
 
+def place(name: str) -> tuple[int, int]:
+    """Epoch and step of a checkpoint's name: their order. (Names of before they had an epoch: 0.)"""
+    found = _NAME.match(name)
+    assert found is not None
+    return int(found.group(2) or 0), int(found.group(1))
+
+
+def is_healthy(directory: Path) -> bool:
+    """Whether a checkpoint is marked: training went on from it for a while and no alarm was raised (learner.checkpoint)."""
+    return (directory / HEALTHY).exists()
+
+
 def sealed(root: Path) -> list[Path]:
     """Checkpoints under their final names, oldest first."""
-    return sorted((path for path in root.glob("step_*") if _NAME.match(path.name) and path.is_dir()), key=_order)
+    return sorted(
+        (path for path in root.glob("step_*") if _NAME.match(path.name) and path.is_dir()),
+        key=lambda path: place(path.name),
+    )
 
 
 def sealed_epoch(root: Path) -> int:
     """The newest epoch of a checkpoint under ``root``; 0 for none."""
-    return max((_order(directory)[0] for directory in sealed(root)), default=0)
+    return max((place(directory.name)[0] for directory in sealed(root)), default=0)
 
 
 def latest(root: Path) -> Resume | None:
@@ -116,7 +132,7 @@ def latest(root: Path) -> Resume | None:
         try:
             state = read_state(directory)
         except DamagedError as error:
-            damaged.append(Damaged(directory.name, str(error), _order(directory)[1], None))
+            damaged.append(Damaged(directory.name, str(error), place(directory.name)[1], None))
             continue
         try:
             verify(directory, state)
@@ -196,10 +212,3 @@ def _check(directory: Path, file: str, expected: FileDigest) -> str:
 
 def _digest(state: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
-
-
-def _order(directory: Path) -> tuple[int, int]:
-    """Epoch, step. Of a name as ``name`` makes them, or of before they had an epoch."""
-    found = _NAME.match(directory.name)
-    assert found is not None
-    return int(found.group(2) or 0), int(found.group(1))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from learner.alarms import Alarm, Alarms, Row
@@ -48,6 +49,12 @@ class Steering:
         self._alarms = Alarms(config.alarms)
         self._held = 0  # steps for which the weights stay frozen
         self._factor = 1.0
+        self._rollbacks = 0
+        self._quiet = 0  # steps in a row without a sign, up to the last one
+
+    def expect(self, weights: int) -> None:
+        """Call before the first step of a run. Adam's first update is at most the learning rate in each of the ``weights``."""
+        self._law.expect(math.sqrt(weights), self._config.max_staleness)
 
     def pace(self, step: int, groups: GroupStatistics) -> Pace:
         """The rate of step ``step`` (0-based), which trains ``groups``; call once a step, in order."""
@@ -62,18 +69,38 @@ class Steering:
         """Takes note of a step's row and returns the alarms it raises.
 
         A hold freezes the weights for ``hold_steps`` steps. What was seen before is then forgotten: it says nothing about
-        training at the lower rate that follows.
+        training at the lower rate that follows. A rollback is the caller's business, while there are any left; then it is a
+        hold.
         """
         if row["update_norm"] is not None:
             self._law.observe(row["update_norm"], row["lr"])
         if row["lr_active"] == "hold":
             return []
-        raised = self._alarms.observe(row)
+        raised = [self._affordable(alarm) for alarm in self._alarms.observe(row)]
+        self._quiet = 0 if self._alarms.standing else self._quiet + 1
         if any(alarm.action == "hold" for alarm in raised):
-            self._held = self._config.alarms.hold_steps
-            self._factor *= self._config.alarms.hold_factor
-            self._alarms.forget()
+            self.hold()
         return raised
+
+    def hold(self) -> None:
+        """Freezes the weights from the next step on."""
+        self._held = self._config.alarms.hold_steps
+        self._factor *= self._config.alarms.hold_factor
+        self._alarms.forget()
+
+    def proven(self, step: int) -> range:
+        """The steps whose weights have proved healthy by ``step``: no sign at them, nor in the window of steps after."""
+        return range(step - self._quiet + 1, step - self._config.alarms.window + 1)
+
+    def next_rollback(self) -> tuple[int, float]:
+        """The number of the next rollback, and the factor of the scheduled rate after it."""
+        return self._rollbacks + 1, self._factor * self._config.alarms.hold_factor
+
+    def rolled_back(self, number: int, factor: float) -> None:
+        """Goes on from a healthy checkpoint's state after rollback ``number``."""
+        self._rollbacks, self._factor = number, factor
+        self._held, self._quiet = 0, 0
+        self._alarms.forget()
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must keep: JSON values."""
@@ -82,6 +109,8 @@ class Steering:
             "alarms": self._alarms.state_dict(),
             "held": self._held,
             "factor": self._factor,
+            "rollbacks": self._rollbacks,
+            "quiet": self._quiet,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -90,3 +119,15 @@ class Steering:
             self._law.load_state_dict(state["law"])
             self._alarms.load_state_dict(state["alarms"])
             self._held, self._factor = state["held"], state["factor"]
+            self._rollbacks, self._quiet = (
+                state.get("rollbacks", 0),
+                state.get("quiet", 0),
+            )  # absent in older checkpoints
+
+    def _affordable(self, alarm: Alarm) -> Alarm:
+        limit = self._config.alarms.rollbacks
+        if alarm.action != "rollback" or self._rollbacks < limit:
+            return alarm
+        return replace(
+            alarm, action="hold", reason=f"{alarm.reason}; a hold, after {limit} rollbacks (alarms.rollbacks)"
+        )

@@ -64,7 +64,9 @@ class AlarmConfig(Settings):
     """Signs of a coming collapse, and what to do about each; all over windows of steps, none before half of one.
 
     warn: a log line and a row. hold: the weights are frozen (learning rate 0) for ``hold_steps`` steps, so that the fleets'
-    data becomes on-policy again, and training goes on at ``hold_factor`` of the rate, for good.
+    data becomes on-policy again, and training goes on at ``hold_factor`` of the rate, for good. rollback: the learner starts
+    again from the newest checkpoint that no alarm was raised at, nor within a window after it, as a new timeline and at
+    ``hold_factor`` of the rate.
     """
 
     window: int = Field(default=10, gt=1, description="steps that the means look back")
@@ -83,13 +85,5 @@ class AlarmConfig(Settings):
     non_finite: AlarmAction = Field(default="warn", description="losses or gradients are not finite")
     non_finite_steps: int = Field(default=3, gt=0, description="in one window")
     hold_steps: int = Field(default=20, gt=0)
-    hold_factor: float = Field(default=0.5, gt=0, le=1)
-
-    @model_validator(mode="after")
-    def _can_be_done(self) -> AlarmConfig:
-        wanted = [name for name, value in self if value == "rollback"]
-        if wanted:
-            raise ValueError(
-                f'{wanted[0]} = "rollback" is not available: take "hold", or stop the run and move newer checkpoints away'
-            )
-        return self
+    hold_factor: float = Field(default=0.5, gt=0, le=1, description="of the rate after a hold or a rollback")
+    rollbacks: int = Field(default=3, ge=0, description="of the run's life; then such alarms hold")

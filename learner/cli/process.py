@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from learner.rollback import ROLLED_BACK
 from runtime.children import Child
 
 _HOPELESS = {2, 3}  # exit statuses of ours: a configuration or an authorization that no restart mends
@@ -90,6 +91,10 @@ class Process:
         if statuses & _HOPELESS:
             raise ProcessFailed(f"{self.name}: {last_words(words).removeprefix(f'{self.name}: ')}")
         now = time.monotonic()
+        if ROLLED_BACK in statuses:  # it counts its rollbacks itself
+            self._due = now
+            self.state = "restarting"
+            return
         self._deaths.append(now)
         while self._deaths[0] < now - self._policy.window_s:
             self._deaths.popleft()

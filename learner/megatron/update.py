@@ -80,6 +80,14 @@ class UpdateMeter:
         return torch.cat([empty, *sampled]), sum(map(len, shards))
 
 
+def count(optimizer: MegatronOptimizer, device: torch.device) -> int:
+    """The weights of the whole model. Collective."""
+    own = sum(weight.numel() for part in parts(optimizer) for weight in _own(part))
+    total = torch.tensor(own, dtype=torch.int64, device=device)
+    dist.all_reduce(total)
+    return int(total)
+
+
 def parts(optimizer: MegatronOptimizer) -> list[Any]:
     """The optimizers in a chained one, or the one there is."""
     return getattr(optimizer, "chained_optimizers", [optimizer])

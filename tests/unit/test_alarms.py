@@ -11,7 +11,6 @@ import pytest
 
 from learner.alarms import Alarm, Alarms, Track
 from learner.steering_config import AlarmConfig
-from runtime.settings import SettingsError
 
 
 def row(step: int, noise: random.Random, **values: Any) -> dict[str, Any]:
@@ -160,6 +159,12 @@ def test_a_measured_collapse_is_seen_before_the_reward_falls():
     assert [(step, alarm.rule) for step, alarm in watch(rows)] == [(5, "nll_positive"), (16, "reward")]
 
 
-def test_rollback_is_refused_by_name():
-    with pytest.raises(SettingsError, match='reward = "rollback" is not available'):
-        AlarmConfig.parse({"reward": "rollback"}, "test")
+def test_a_sign_stands_until_it_was_gone_for_a_window():
+    alarms = Alarms(AlarmConfig())
+    standing = []
+    for item in history(200, rho=lambda step, value: 0.9 if 50 < step <= 100 else 0.05):
+        alarms.observe(item)
+        standing.append(alarms.standing)
+    assert not any(standing[:50])
+    assert all(standing[60:100])
+    assert not any(standing[125:])

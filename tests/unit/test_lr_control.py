@@ -43,6 +43,16 @@ def test_on_policy_there_is_no_batch_bound_and_before_an_update_none_at_all():
     assert law.bounds(7.0, staleness=0).rate == 7.0
 
 
+def test_a_first_step_is_bounded_by_what_may_come():
+    law = control(r_batch=6.0, smoothing=0.5)
+    law.expect(growth=10.0, staleness=4)
+    assert law.bounds(9.0, staleness=0).rate == pytest.approx(
+        6.0 / (2 * 10)
+    )  # S falls to the 0 that was measured, slowly
+    law.observe(0.02, 0.01)
+    assert law.growth == pytest.approx(6.0)
+
+
 def test_a_frozen_step_and_a_broken_one_teach_nothing():
     law = control(r_batch=6.0)
     law.observe(0.0, 0.0)

@@ -49,6 +49,12 @@ def test_the_law_caps_with_the_staleness_that_is_configured(which: str, expected
     assert pace.active == ("batch" if which == "max" else "none")
 
 
+def test_the_first_step_is_capped_for_the_staleness_that_is_allowed():
+    steering = Steering(config(lr_control={"mode": "cap", "r_batch": 9.0, "smoothing": 0.5}, max_staleness=6))
+    steering.expect(weights=16)
+    assert steering.pace(0, groups()).rate == pytest.approx(9 / (3 * 4))
+
+
 def test_a_hold_freezes_the_weights_and_training_goes_on_at_half_the_rate():
     steering = Steering(config(alarms={"window": 2, "reward": "hold", "hold_steps": 3}))
     rates, raised = [], []
@@ -60,12 +66,56 @@ def test_a_hold_freezes_the_weights_and_training_goes_on_at_half_the_rate():
     assert rates == [1.0] * 6 + [0.0] * 3 + [0.5] * 3
 
 
+def drive(steering: Steering, rewards: list[float]) -> list[tuple[int, str]]:
+    """Steps 1, 2, ... with these rewards; (step, action) of the alarms raised."""
+    raised = []
+    for step, reward in enumerate(rewards, 1):
+        pace = steering.pace(step - 1, groups())
+        raised += [(step, alarm.action) for alarm in steering.observe(row(pace, reward=reward))]
+    return raised
+
+
+def test_weights_have_proved_healthy_a_window_later_and_never_once_a_sign_was_there():
+    steering = Steering(config(alarms={"window": 4, "reward": "warn"}))
+    proven = []
+    for step, reward in enumerate([0.8] * 10 + [0.1] * 5, 1):
+        steering.observe(row(steering.pace(step - 1, groups()), reward=reward))
+        proven.append(list(steering.proven(step)))
+    assert proven[3] == []
+    assert proven[4] == [1]
+    assert proven[9] == [1, 2, 3, 4, 5, 6]
+    alarm = next(step for step, steps in enumerate(proven, 1) if step > 5 and not steps)
+    assert 10 < alarm <= 13
+    assert proven[alarm - 2][-1] <= 10 - 1  # the newest checkpoint that may be gone back to is of before the fall
+
+
+def test_a_rollback_lowers_the_rate_and_after_so_many_it_is_a_hold():
+    settings = config(alarms={"window": 2, "reward": "rollback", "rollbacks": 1, "hold_steps": 3})
+    collapse = [0.8] * 4 + [0.1] * 4
+    steering = Steering(settings)
+    assert drive(steering, collapse) == [(6, "rollback")]
+    assert steering.next_rollback() == (1, 0.5)
+    again = Steering(settings)  # the next start, with the state of the healthy checkpoint
+    again.load_state_dict(json.loads(json.dumps(Steering(settings).state_dict())))
+    again.rolled_back(*steering.next_rollback())
+    assert again.pace(0, groups()).rate == 0.5
+    assert drive(again, collapse) == [(6, "hold")]
+    assert again.pace(8, groups()).rate == 0.0
+
+
+def test_without_a_checkpoint_to_go_back_to_the_weights_are_held():
+    steering = Steering(config(alarms={"window": 2, "reward": "rollback", "hold_steps": 3}))
+    assert drive(steering, [0.8] * 4 + [0.1] * 2) == [(6, "rollback")]
+    steering.hold()
+    assert [steering.pace(step, groups()).rate for step in range(6, 10)] == [0.0, 0.0, 0.0, 0.5]
+
+
 def test_state_survives_a_checkpoint_in_json():
     settings = config(
         lr_control={"mode": "cap", "r_batch": 8.0}, alarms={"window": 2, "reward": "hold", "hold_steps": 3}
     )
 
-    def drive(steering: Steering, steps: range) -> list[Pace]:
+    def walk(steering: Steering, steps: range) -> list[Pace]:
         paces = []
         for step in steps:
             paces.append(steering.pace(step, groups(largest=step % 5)))
@@ -74,11 +124,11 @@ def test_state_survives_a_checkpoint_in_json():
             )
         return paces
 
-    whole = drive(Steering(settings), range(15))
+    whole = walk(Steering(settings), range(15))
     first, second = Steering(settings), Steering(settings)
-    drive(first, range(7))  # in the middle of the hold
+    walk(first, range(7))  # in the middle of the hold
     second.load_state_dict(json.loads(json.dumps(first.state_dict())))
-    assert drive(second, range(7, 15)) == whole[7:]
+    assert walk(second, range(7, 15)) == whole[7:]
     assert len({pace.rate for pace in whole}) > 3
 
 
