@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from learner.queue import Append
 from leeway.v1 import rollout_pb2
@@ -13,6 +14,7 @@ MEMORY_FULL = "queue_memory_full"  # Redis has reached its maxmemory
 FULL = "queue_full"  # the run's backlog
 BACKLOG = "quota_backlog"  # the fleet's own backlog
 RATE = "quota_rate"  # the fleet's groups or bytes per second
+REASONS = (UNAVAILABLE, MEMORY_FULL, FULL, BACKLOG, RATE)
 _AFTER_S = {UNAVAILABLE: 1.0, MEMORY_FULL: 2.0, FULL: 2.0, BACKLOG: 2.0}  # the learner frees room step by step
 
 
@@ -25,6 +27,7 @@ class Arrival:
     deliver: Callable[[rollout_pb2.Ack], None]  # called once, with the outcome
     group: Append | None = None  # what to append; None when the outcome is decided already
     quarantined: str = ""  # JSON for the operator, of a rejected group
+    since: float = field(default_factory=time.monotonic)  # when it was read
 
 
 def retry(ack: rollout_pb2.Ack, reason: str, after_s: float | None = None) -> None:

@@ -98,6 +98,10 @@ class Identities:
             raise UnauthenticatedError(f"no token{held}: send metadata 'authorization: Bearer <token>'")
         return Caller(fleet, frozenset(self._fleets[fleet].roles), credentials)
 
+    def submitters(self) -> set[str]:
+        """Fleets that may send groups."""
+        return {fleet for fleet, identity in self._fleets.items() if "submit" in identity.roles}
+
     def reload(self) -> bool:
         """Reads the file again when it has changed; whether there is a new content."""
         stamp = self._stamp()

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from learner.gateway.arrival import MEMORY_FULL, UNAVAILABLE, Arrival, retry
 from learner.gateway.gate import Gate
+from learner.gateway.meters import Meters
 from learner.gateway.vanished import Acked
 from learner.queue import Append, Appended, GatewayQueue
 from leeway.v1 import rollout_pb2
@@ -28,13 +29,15 @@ class Flusher:
         gate: says who may pass.
         batch: the most groups in one round trip.
         acked: told what is acknowledged.
+        meters: told of every batch.
     """
 
-    def __init__(self, queue: GatewayQueue, gate: Gate, batch: int, acked: Acked) -> None:
+    def __init__(self, queue: GatewayQueue, gate: Gate, batch: int, acked: Acked, meters: Meters) -> None:
         self._queue = queue
         self._gate = gate
         self._batch = batch
         self._acked = acked
+        self._meters = meters
         self._lines: dict[str, deque[Arrival]] = {}  # of fleets with arrivals; whose turn it is comes first
         self._wake = asyncio.Event()
         # Counts that Redis has not taken yet, by fleet. They survive an outage of Redis, not of this process; each is
@@ -85,13 +88,16 @@ class Flusher:
             await self._append(admitted, groups, [one for one in arrivals if one.ack.outcome != _UNDECIDED])
         for arrival in arrivals:
             arrival.deliver(arrival.ack)
+        self._meters.flushed(arrivals)
 
     async def _append(self, admitted: Sequence[Arrival], groups: Sequence[Append], decided: Sequence[Arrival]) -> None:
         """Appends what was admitted and counts what was not."""
         self._count(decided)
         counts = {fleet: dict(fields) for fleet, fields in self._uncounted.items()}
         quarantined = [arrival.quarantined for arrival in decided if arrival.quarantined]
+        asked = time.monotonic()
         flushed = await self._queue.flush(groups, counts, quarantined)
+        self._meters.asked_redis(time.monotonic() - asked)
         for fleet in flushed.counted:
             del self._uncounted[fleet]
         if flushed.backlog is None:

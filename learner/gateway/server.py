@@ -13,7 +13,6 @@ import grpc.aio
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from prometheus_client import CollectorRegistry
 
 from learner.config import GatewayConfig
 from learner.gateway.auth import Identities
@@ -21,11 +20,13 @@ from learner.gateway.credentials import ServerCredentials
 from learner.gateway.flusher import Flusher
 from learner.gateway.gate import Gate
 from learner.gateway.intake import Intake
+from learner.gateway.meters import Meters
 from learner.gateway.noise import GrpcMessages
 from learner.gateway.policies import Policies
 from learner.gateway.service import RolloutService
 from learner.gateway.vanished import Acked
 from learner.gateway.vitals import Vitals
+from learner.gateway.watch import Watch
 from learner.queue import GatewayQueue, QueueError, UnavailableError
 from leeway.v1 import rollout_pb2, rollout_pb2_grpc
 from runtime.settings import SettingsError
@@ -73,16 +74,18 @@ class Gateway:
         self.address = ""
         self._drain_s = config.drain_s
         self._vitals = Vitals()
+        self._meters = Meters(self._vitals)
         self._server = server
         self._health = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue]
         identities = Identities(config.identities_file)
         self._queue = _queue(config)
         self._acked = Acked(self._queue)
         gate = Gate(config.admission, self._queue.rates)
-        self._flusher = Flusher(self._queue, gate, config.flush_groups, self._acked)
+        self._flusher = Flusher(self._queue, gate, config.flush_groups, self._acked, self._meters)
         self._policies = Policies(self._queue, self._vitals, self._redis_changed)
         intake = Intake(config.limits, self._policies, gate, self._flusher, config.quarantine_groups > 0)
-        self._service = RolloutService(config, identities, intake, self._policies, self._queue)
+        self._service = RolloutService(config, identities, intake, self._policies, self._queue, self._meters)
+        self._watch = Watch(config, identities, self._queue, self._meters)
         self._tasks: list[asyncio.Task[None]] = []
 
     @classmethod
@@ -90,7 +93,7 @@ class Gateway:
         """Binds the address and begins to answer. Raises SettingsError."""
         server = grpc.aio.server(options=_options(config))
         gateway = cls(config, server)
-        registry, vitals = CollectorRegistry(), gateway._vitals
+        registry, vitals = gateway._meters.instruments.registry, gateway._vitals
         gateway.status = Status.start(config.status.listen, registry, vitals.alive, vitals.ready)
         try:
             await gateway._queue.check()
@@ -108,6 +111,7 @@ class Gateway:
             asyncio.create_task(gateway._flusher.run()),
             asyncio.create_task(gateway._policies.run()),
             asyncio.create_task(gateway._service.streams.run()),
+            asyncio.create_task(gateway._watch.run()),
             asyncio.create_task(vitals.loop.beat_with_loop()),
         ]
         return gateway

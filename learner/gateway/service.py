@@ -17,6 +17,7 @@ from learner.gateway.auth import Caller, Credentials, Identities, Role, Unauthen
 from learner.gateway.capacity import Capacity
 from learner.gateway.intake import Intake
 from learner.gateway.limits import ConnectionLimits, ExhaustedError
+from learner.gateway.meters import Meters
 from learner.gateway.policies import Policies
 from learner.gateway.stream import SubmitStream
 from learner.gateway.streams import OpenStreams
@@ -37,17 +38,24 @@ class RolloutService(rollout_pb2_grpc.RolloutServiceServicer):
     """
 
     def __init__(
-        self, config: GatewayConfig, identities: Identities, intake: Intake, policies: Policies, queue: GatewayQueue
+        self,
+        config: GatewayConfig,
+        identities: Identities,
+        intake: Intake,
+        policies: Policies,
+        queue: GatewayQueue,
+        meters: Meters,
     ) -> None:
         self._identities = identities
         self._intake = intake
         self._policies = policies
         self._queue = queue
         self._max_unacked = config.max_unacked
+        self._meters = meters
         self._lease_s = config.admission.lease_s
         self._capacity = Capacity(config.admission)
         self._limits = ConnectionLimits(config.connections)
-        self.streams = OpenStreams(identities, self._limits, config.connections.idle_s)
+        self.streams = OpenStreams(identities, self._limits, config.connections.idle_s, meters)
         self._draining = False
         self._log = structlog.get_logger(process="gateway")
 
@@ -95,6 +103,7 @@ class RolloutService(rollout_pb2_grpc.RolloutServiceServicer):
             granted = 0
         except QueueError as error:
             await self._unavailable(context, error)
+        self._meters.leased(fleet, granted)
         if granted == 0:
             return rollout_pb2.LeaseResponse(retry_after_ms=_LEASE_RETRY_MS)
         return rollout_pb2.LeaseResponse(
@@ -153,6 +162,7 @@ class RolloutService(rollout_pb2_grpc.RolloutServiceServicer):
             shown = Credentials.of(context.invocation_metadata(), context.auth_context())
             caller = self._identities.caller(shown)
         except UnauthenticatedError as error:
+            self._meters.unauthenticated()
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
         if role is not None:
             await _require_role(context, caller, role)

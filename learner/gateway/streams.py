@@ -11,6 +11,7 @@ import grpc
 
 from learner.gateway.auth import Caller, Identities, Role, UnauthenticatedError
 from learner.gateway.limits import ConnectionLimits
+from learner.gateway.meters import Meters
 
 _TICK_S = 0.5
 _CUT_AFTER_S = 10.0  # a stream that was told to end and has not: its client reads no acks
@@ -64,12 +65,14 @@ class OpenStreams:
         identities: who is revoked when their content changes.
         limits: how many may be open.
         idle_s: a stream on which nothing was received for so long is ended.
+        meters: told how many are open.
     """
 
-    def __init__(self, identities: Identities, limits: ConnectionLimits, idle_s: float) -> None:
+    def __init__(self, identities: Identities, limits: ConnectionLimits, idle_s: float, meters: Meters) -> None:
         self._identities = identities
         self._limits = limits
         self._idle_s = idle_s
+        self._meters = meters
         self._open: set[OpenStream] = set()
         self._none = asyncio.Event()
         self._none.set()
@@ -84,6 +87,7 @@ class OpenStreams:
             received: how many messages it has received so far, for streams that may fall idle.
         """
         self._limits.open(caller.fleet)
+        self._meters.stream(caller.fleet, 1)
         stream = OpenStream(caller, role, received)
         self._open.add(stream)
         self._none.clear()
@@ -91,6 +95,7 @@ class OpenStreams:
             yield stream
         finally:
             self._limits.close(caller.fleet)
+            self._meters.stream(caller.fleet, -1)
             self._open.discard(stream)
             if not self._open:
                 self._none.set()

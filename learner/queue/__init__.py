@@ -2,7 +2,7 @@
 
 from learner.queue.embedded import EmbeddedRedis
 from learner.queue.errors import FencedError, MemoryFullError, QueueError, UnavailableError
-from learner.queue.gateway import Append, Appended, Backlog, Flushed, GatewayQueue
+from learner.queue.gateway import Append, Appended, Backlog, Flushed, GatewayQueue, Memory
 from learner.queue.groups import GroupRef, TakenGroup
 from learner.queue.learner import LearnerQueue
 from learner.queue.leases import LeaseWish, Occupancy
@@ -23,6 +23,7 @@ __all__ = [
     "GroupRef",
     "LearnerQueue",
     "LeaseWish",
+    "Memory",
     "MemoryFullError",
     "Occupancy",
     "Permit",

@@ -61,6 +61,15 @@ class Backlog:
 
 
 @dataclass(frozen=True)
+class Memory:
+    """Redis's own."""
+
+    used: int  # bytes
+    most: int  # bytes; 0: no limit
+    evicts: bool  # whether it makes room by throwing keys away
+
+
+@dataclass(frozen=True)
 class Flushed:
     """The result of one flush."""
 
@@ -149,6 +158,17 @@ class GatewayQueue:
             counted={fleet for fleet in counts if not isinstance(next(replies), QueueError)},
             backlog=_backlog(next(replies)),
         )
+
+    async def backlog(self) -> dict[str, Backlog]:
+        """What is in the queue, by fleet."""
+        reply = await self._call("backlog", [self._keys.fleets], [self._keys.stream_prefix, self._keys.ledger_prefix])
+        return _backlog(reply) or {}
+
+    async def memory(self) -> Memory:
+        """How full Redis is."""
+        with translated():
+            found: Any = await self._redis.info("memory")
+        return Memory(found["used_memory"], found["maxmemory"], found["maxmemory_policy"] != "noeviction")
 
     async def policies(self, after: str, wait_s: float = 0.0) -> list[tuple[str, rollout_pb2.Policy]]:
         """Versions published after the position ``after`` ("0": all), each with its position.

@@ -10,6 +10,8 @@ from learner.config import AdmissionConfig, QuotaConfig
 from learner.gateway.arrival import Arrival
 from learner.gateway.flusher import Flusher
 from learner.gateway.gate import Gate
+from learner.gateway.meters import Meters
+from learner.gateway.vitals import Vitals
 from learner.queue import Append, Appended, Backlog, Flushed, Permit, UnavailableError
 from leeway.v1 import rollout_pb2 as pb
 
@@ -55,7 +57,7 @@ class Bench:
         self.acks: list[pb.Ack] = []
         self._news = asyncio.Event()
         self.gate = Gate(AdmissionConfig(**admission), self.queue)  # pyright: ignore[reportArgumentType]
-        self.flusher = Flusher(self.queue, self.gate, batch, self.acked)  # pyright: ignore[reportArgumentType]
+        self.flusher = Flusher(self.queue, self.gate, batch, self.acked, Meters(Vitals()))  # pyright: ignore[reportArgumentType]
 
     def arrival(self, fleet: str, name: str) -> Arrival:
         group = Append(fleet, name, b"payload", 1, 1, 2, 0.0)
