@@ -50,8 +50,8 @@ class LrControl:
     def expect(self, growth: float, staleness: float) -> None:
         """What G_upd and S may be, before any is measured.
 
-        A run's first batches are fresh, but what it learns of them is the drift of those to come; and Adam's first steps are its
-        longest.
+        A run's first batches are fresh, but what it learns of them is the drift of those to come, and Adam's first steps are
+        its longest.
         """
         self._growth.value, self._staleness.value = growth, staleness
 

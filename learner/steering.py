@@ -53,7 +53,7 @@ class Steering:
         self._quiet = 0  # steps in a row without a sign, up to the last one
 
     def expect(self, weights: int) -> None:
-        """Call before the first step of a run. Adam's first update is at most the learning rate in each of the ``weights``."""
+        """Call before a run's first step. Adam's first update is at most the learning rate in each of the ``weights``."""
         self._law.expect(math.sqrt(weights), self._config.max_staleness)
 
     def pace(self, step: int, groups: GroupStatistics) -> Pace:
