@@ -15,6 +15,7 @@ from learner.megatron.state import LoadError
 from learner.meters import Meters
 from learner.queue import QueueError
 from learner.resume import CheckpointError
+from learner.rollback import ROLLED_BACK
 from learner.train import train
 from learner.vitals import Vitals
 from learner.warmup import DemonstrationError
@@ -23,14 +24,18 @@ from runtime.status import Status
 
 
 def launch(config: LearnerConfig, log: BoundLogger) -> int:
-    """Runs this rank. Exit status: 0 done or stopped cleanly, 2 something to mend in the configuration, 1 anything else."""
+    """Runs this rank.
+
+    Exit status: 0 done or stopped cleanly, 2 something to mend in the configuration, ROLLED_BACK to be started again at once,
+    1 anything else.
+    """
     vitals = Vitals(config.silence_s)
     meters = Meters(vitals)
     try:
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         Status.start(config.status.listen, meters.registry, vitals.alive, vitals.ready, local_rank)
         ranks = start(config.parallel, config.seed, config.collective_timeout_s)
-        train(config, ranks, meters)
+        done = train(config, ranks, meters)
         ranks.stop()
     except (LayoutError, ModelError, DemonstrationError, SettingsError) as error:
         log.error("configuration", error=str(error))
@@ -38,4 +43,4 @@ def launch(config: LearnerConfig, log: BoundLogger) -> int:
     except (CheckpointError, SupersededError, LoadError, IntakeError, QueueError) as error:
         log.error("stopped", error=str(error))
         return 1
-    return 0
+    return 0 if done else ROLLED_BACK

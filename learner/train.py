@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from learner.megatron.model import Policy, load_policy
 from learner.megatron.parallel import Ranks
 from learner.megatron.state import ShardedState
 from learner.megatron.step import StepStats, Trainer
+from learner.megatron.update import count
 from learner.meters import Meters
 from learner.metrics import MetricsWriter
 from learner.opening import Opening
@@ -27,6 +28,7 @@ from learner.prefetch import Prefetch
 from learner.publish import Publisher
 from learner.queue import GroupRef, LearnerQueue
 from learner.record import StepRecord, step_row, timing
+from learner.rollback import give_order
 from learner.steering import Steering
 from learner.stop_signal import StopSignal
 from learner.warmup import warm_up
@@ -35,10 +37,13 @@ from leeway.v1 import rollout_pb2 as pb
 from runtime.settings import SettingsError
 
 
-def train(config: LearnerConfig, ranks: Ranks, meters: Meters) -> None:
+def train(config: LearnerConfig, ranks: Ranks, meters: Meters) -> bool:
     """Runs the learner from its newest checkpoint (or the initial model) to ``config.steps``. Collective.
 
     A stop signal ends it after the step under way, with a checkpoint.
+
+    Returns:
+        False when an alarm has rolled the run back: started again, it goes on from the checkpoint it is to go back to.
 
     Raises:
         IntakeError: no batch came within take_timeout_s.
@@ -46,7 +51,7 @@ def train(config: LearnerConfig, ranks: Ranks, meters: Meters) -> None:
     """
     run = Run.open(config, ranks, meters)
     if run is None:
-        return
+        return True
     step = run.step
     while step < config.steps:
         started = time.monotonic()
@@ -68,8 +73,13 @@ def train(config: LearnerConfig, ranks: Ranks, meters: Meters) -> None:
         if step % config.publish.every == 0 or step == config.steps:
             run.publisher.publish(step, export(run.policy, ranks))
         run.checkpointer.after_step(step, taken.refs)
+        run.checkpointer.vouch(run.steering.proven(step))
         run.report(row | timing(started, waited, packed, trained, time.monotonic()), taken, stats, alarms)
+        if run.rolls_back(step, alarms):
+            run.abandon()
+            return False
     run.close(step)
+    return True
 
 
 @dataclass
@@ -90,6 +100,7 @@ class Run:
     watchdog: Watchdog
     meters: Meters
     stop: StopSignal
+    agree: Callable[[list[int]], list[int]]
     step: int
 
     @classmethod
@@ -115,10 +126,13 @@ class Run:
                 return None
         trainer = Trainer(policy, config.optimizer, ranks, config.diagnostics)
         state = ShardedState(policy, trainer, ranks)
+        steering.expect(count(trainer.optimizer, ranks.device))
         if resume is not None:
             state.load(resume.directory)
             objective.load_state_dict(resume.state.extra.get("objective", {}))
             steering.load_state_dict(resume.state.extra.get("steering", {}))
+        if opening.rollback is not None:
+            steering.rolled_back(opening.rollback.number, opening.rollback.factor)
         step = resume.step if resume else 0
         first_version = opening.begin()
         desk = Desk(queue, metrics) if queue is not None and metrics is not None else None
@@ -137,7 +151,7 @@ class Run:
         publisher.publish(step, export(policy, ranks))
         watchdog = Watchdog(config.silence_s, meters.vitals.progress)
         intake = Prefetch(config, queue, ranks, stop.requested, watchdog.alive, objective.weighting)
-        services = (intake, publisher, checkpointer, queue, metrics, watchdog, meters, stop)
+        services = (intake, publisher, checkpointer, queue, metrics, watchdog, meters, stop, ranks.agree)
         meters.vitals.opened()
         return cls(config, policy, trainer, objective, steering, layout, *services, step)
 
@@ -156,6 +170,31 @@ class Run:
         for alarm in alarms:
             structlog.get_logger().warning("alarm", step=step, **asdict(alarm))
             self.metrics.event("alarm", step=step, **asdict(alarm))
+
+    def rolls_back(self, step: int, alarms: list[Alarm]) -> bool:
+        """Orders the rollback that an alarm asks for; without a healthy checkpoint it is a hold. Collective if one asks."""
+        alarm = next((alarm for alarm in alarms if alarm.action == "rollback"), None)
+        if alarm is None:
+            return False
+        ordered = self.queue is not None and give_order(
+            self.checkpointer.claim, step, alarm, *self.steering.next_rollback()
+        )
+        if not self.agree([int(bool(ordered))])[0]:
+            structlog.get_logger().error("no healthy checkpoint to roll back to: the weights are held", step=step)
+            self.steering.hold()
+            return False
+        return True
+
+    def abandon(self) -> None:
+        """Lets go of everything as it is: what was trained since the healthy checkpoint is given up."""
+        self.meters.vitals.closing()
+        self.intake.close()
+        self.checkpointer.abandon()
+        self.publisher.wait()
+        self.watchdog.stop()
+        if self.queue is not None and self.metrics is not None:
+            self.queue.close()
+            self.metrics.close()
 
     def close(self, step: int) -> None:
         """A last checkpoint and commit, first of all: what stops us may not wait long. Then the publication under way."""
