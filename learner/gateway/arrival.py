@@ -5,9 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from learner.queue import Append
 from leeway.v1 import rollout_pb2
+
+if TYPE_CHECKING:
+    from runtime.tracer import Span
 
 UNAVAILABLE = "queue_unavailable"  # Redis does not answer
 MEMORY_FULL = "queue_memory_full"  # Redis has reached its maxmemory
@@ -28,6 +32,7 @@ class Arrival:
     group: Append | None = None  # what to append; None when the outcome is decided already
     quarantined: str = ""  # JSON for the operator, of a rejected group
     since: float = field(default_factory=time.monotonic)  # when it was read
+    span: Span | None = None  # of its append, when the group is followed
 
 
 def retry(ack: rollout_pb2.Ack, reason: str, after_s: float | None = None) -> None:

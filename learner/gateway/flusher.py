@@ -88,6 +88,8 @@ class Flusher:
             await self._append(admitted, groups, [one for one in arrivals if one.ack.outcome != _UNDECIDED])
         for arrival in arrivals:
             arrival.deliver(arrival.ack)
+            if arrival.span is not None:
+                arrival.span.end(outcome=rollout_pb2.Outcome.Name(arrival.ack.outcome), reason=arrival.ack.reason)
         self._meters.flushed(arrivals)
 
     async def _append(self, admitted: Sequence[Arrival], groups: Sequence[Append], decided: Sequence[Arrival]) -> None:

@@ -6,6 +6,7 @@ import base64
 import json
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -17,6 +18,10 @@ from learner.gateway.policies import Policies
 from learner.gateway.validation import UNKNOWN_VERSION, Measures, Violation, examine
 from learner.queue import Append, QueueError
 from leeway.v1 import rollout_pb2
+from runtime.traces import TRACEPARENT
+
+if TYPE_CHECKING:
+    from runtime.tracer import Tracer
 
 _ECHOED = 64  # a group id is 36 characters; a stranger's nonsense is not sent back whole
 _QUARANTINED_BYTES = 64 << 10
@@ -31,16 +36,24 @@ class Intake:
         gate: turns groups away before they are looked at.
         flusher: where every group goes, whatever its fate.
         quarantine: whether rejected groups are kept for the operator.
+        tracer: where spans of the groups that are followed go.
     """
 
     def __init__(
-        self, limits: LimitsConfig, policies: Policies, gate: Gate, flusher: Flusher, quarantine: bool
+        self,
+        limits: LimitsConfig,
+        policies: Policies,
+        gate: Gate,
+        flusher: Flusher,
+        quarantine: bool,
+        tracer: Tracer | None = None,
     ) -> None:
         self._limits = limits
         self._policies = policies
         self._gate = gate
         self._flusher = flusher
         self._quarantine = quarantine
+        self._tracer = tracer
         self._reported: set[tuple[str, str]] = set()
         self._log = structlog.get_logger(process="gateway")
 
@@ -54,6 +67,7 @@ class Intake:
         if self._gate.refuse(arrival, group.ByteSize):
             self._flusher.put(arrival)
             return
+        begun = 0 if self._tracer is None else time.time_ns()
         try:
             found = await self._judge(group)
         except QueueError:
@@ -67,6 +81,8 @@ class Intake:
                 self._report(fleet, found)
                 if self._quarantine:
                     arrival.quarantined = _quarantined(fleet, group, found)
+        if self._tracer is not None:
+            _follow(self._tracer, arrival, group, begun)
         self._flusher.put(arrival)
 
     def _report(self, fleet: str, violation: Violation) -> None:
@@ -83,6 +99,16 @@ class Intake:
             await self._policies.refresh()
             found = examine(group, self._limits, self._policies.known)
         return found
+
+
+def _follow(tracer: Tracer, arrival: Arrival, group: rollout_pb2.Group, begun: int) -> None:
+    """The span "validate" of a group that is followed, and the beginning of "append"; ``begun``: Unix nanoseconds."""
+    place = tracer.found(group.group_id, group.metadata.get(TRACEPARENT, ""))
+    if place is None:
+        return
+    tracer.child("validate", place, begun, fleet=arrival.fleet, reason=arrival.ack.reason).end()
+    if arrival.group is not None:
+        arrival.span = tracer.child("append", place, fleet=arrival.fleet)
 
 
 def to_append(fleet: str, group: rollout_pb2.Group, measures: Measures, lease_id: str) -> Append:

@@ -29,6 +29,7 @@ from learner.gateway.vitals import Vitals
 from learner.gateway.watch import Watch
 from learner.queue import GatewayQueue, QueueError, UnavailableError
 from leeway.v1 import rollout_pb2, rollout_pb2_grpc
+from runtime import traces
 from runtime.settings import SettingsError
 from runtime.status import Status
 
@@ -83,7 +84,9 @@ class Gateway:
         gate = Gate(config.admission, self._queue.rates)
         self._flusher = Flusher(self._queue, gate, config.flush_groups, self._acked, self._meters)
         self._policies = Policies(self._queue, self._vitals, self._redis_changed)
-        intake = Intake(config.limits, self._policies, gate, self._flusher, config.quarantine_groups > 0)
+        self._tracer = traces.start(config.traces, "gateway", config.queue.run)
+        quarantine = config.quarantine_groups > 0
+        intake = Intake(config.limits, self._policies, gate, self._flusher, quarantine, self._tracer)
         self._service = RolloutService(config, identities, intake, self._policies, self._queue, self._meters)
         self._watch = Watch(config, identities, self._queue, self._meters)
         self._tasks: list[asyncio.Task[None]] = []
@@ -151,6 +154,8 @@ class Gateway:
             async with asyncio.timeout(_CUT_S):
                 await self._flusher.finish()
         await self._queue.close()
+        if self._tracer is not None:
+            await asyncio.to_thread(self._tracer.close)
         return clean
 
     async def _redis_changed(self, serving: bool) -> None:
