@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 
+from learner.alarms import Alarm
 from learner.checkpoint import Checkpointer
 from learner.config import LearnerConfig, QueueConfig
 from learner.megatron.parallel import Ranks
@@ -15,6 +16,7 @@ from learner.metrics import MetricsWriter
 from learner.opening import Opening
 from learner.queue import FencedError, GroupRef, LearnerQueue, check, read_ledgers
 from learner.resume import FileDigest
+from learner.rollback import give_order
 from leeway.v1 import rollout_pb2 as pb
 from tests.service.fleet import valid_group
 from tests.service.test_queue import client, feed
@@ -82,7 +84,8 @@ class Start:
     def __init__(self, config: QueueConfig, root: Path) -> None:
         settings = {
             "model": "unused", "queue": config.model_dump(mode="json"), "steps": 9, "metrics_dir": "unused",
-            "checkpoint": {"dir": str(root / "c"), "every": 1, "keep": 9}, "publish": {"dir": str(root / "w")},
+            "groups_per_step": 2, "checkpoint": {"dir": str(root / "c"), "every": 1, "keep": 9},
+            "publish": {"dir": str(root / "w")},
         }  # fmt: skip
         self.config = LearnerConfig.parse(settings, source="test")
         self.metrics = Metrics()
@@ -157,6 +160,34 @@ async def test_a_damaged_checkpoint_costs_what_was_committed_and_says_so(first, 
     third = Start(config, tmp_path)
     assert third.opening.resume is not None
     assert (third.opening.resume.step, third.opening.resume.state.epoch) == (2, 2)
+
+
+async def test_a_rollback_is_a_new_timeline_and_every_group_is_accounted_for(first, config, tmp_path: Path, capsys):
+    first.train(1, 2)
+    first.checkpointer.vouch(range(1, 2))
+    first.accounts.limit = 1
+    committed, pending = first.train(2, 2)
+    alarm = Alarm("reward", "rollback", "the mean reward has fallen")
+    assert give_order(first.opening.checkpoints, 2, alarm, number=1, factor=0.5) is not None
+    second = Start(config, tmp_path)
+    assert second.opening.resume is not None
+    assert (second.opening.resume.step, second.opening.resume.state.epoch) == (1, 1)
+    assert second.opening.rollback is not None
+    assert (second.opening.rollback.number, second.opening.rollback.factor) == (1, 0.5)
+    told = next(event for event in second.metrics.events if event["kind"] == "rollback")
+    assert (told["step"], told["newest_step"], told["lost"], told["complete"]) == (2, 2, 1, True)
+    assert told["set_aside"] == ["step_00000002_e0001"]
+    assert "1 groups trained since are not in these weights" in capsys.readouterr().out
+    assert second.first_version == 1  # version 0 is the given-up timeline's
+    again = second.train(2, 9)
+    assert pending in again
+    assert committed not in again  # the ledger has it as trained: it is the one that was lost
+    assert ledger(config).trained == 6
+    third = Start(config, tmp_path)
+    assert third.opening.resume is not None
+    assert (third.opening.resume.step, third.opening.resume.state.epoch) == (2, 2)
+    assert third.opening.rollback is None  # this checkpoint knows of it
+    assert [event for event in third.metrics.events if event["kind"] == "rollback"] == []
 
 
 async def test_an_epoch_that_redis_forgot_is_not_given_twice(first, config, tmp_path: Path):
