@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from learner.behaviour_config import BehaviourConfig
 from learner.objective_config import ObjectiveConfig
 from learner.steering_config import AlarmConfig, DiagnosticsConfig, LrControlConfig
 from runtime.settings import Settings
@@ -246,6 +247,7 @@ class LearnerConfig(Settings):
         "but each layer's input",
     )
     objective: ObjectiveConfig = ObjectiveConfig()
+    behaviour: BehaviourConfig = BehaviourConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     warmup: WarmupConfig | None = None
     checkpoint: CheckpointConfig

@@ -13,6 +13,7 @@ from learner.batch.types import Sequence
 from learner.batch.weighting import DEFAULT, Weighting
 from leeway.v1 import rollout_pb2 as pb
 
+_NOBODYS = -1  # in place of a version: the prompt's and the environment's tokens
 _WIRE, _IDS = np.dtype("<i4"), np.dtype(np.int64)  # parsed once, not for every response
 
 
@@ -38,8 +39,9 @@ def to_sequences(groups: Sequences[pb.Group], weighting: Weighting = DEFAULT) ->
         values = advantages(rewards, weighting.advantage).tolist()
         for response, advantage in zip(group.responses, values, strict=True):
             if keep or advantage != 0.0:
-                tokens, generated = _joined(prompt, response)
-                sequences.append(Sequence(tokens, generated, advantage, weight, group.temperature))
+                tokens, version = _joined(prompt, response)
+                generated = version != _NOBODYS
+                sequences.append(Sequence(tokens, generated, advantage, weight, group.temperature, version=version))
     return sequences
 
 
@@ -56,11 +58,12 @@ def _loss_tokens(group: pb.Group) -> int:
 
 
 def _joined(prompt: torch.Tensor, response: pb.Response) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens, and the version that generated each, [n] int64 both."""
     answer = token_ids(response.tokens)
-    generated = torch.zeros(len(prompt) + len(answer), dtype=torch.bool)
+    version = torch.full((len(prompt) + len(answer),), _NOBODYS)
     for span in response.spans:
-        generated[len(prompt) + span.start : len(prompt) + span.end] = True
-    return torch.cat([prompt, answer]), generated
+        version[len(prompt) + span.start : len(prompt) + span.end] = span.version
+    return torch.cat([prompt, answer]), version
 
 
 @dataclass(frozen=True)

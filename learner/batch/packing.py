@@ -1,4 +1,4 @@
-"""Packing: sequences into equally long micro-batches, balanced over data-parallel ranks and micro-batches."""
+"""Packing: sequences into micro-batches, balanced over data-parallel ranks and micro-batches."""
 
 from __future__ import annotations
 
@@ -20,12 +20,15 @@ class Layout:
         min_micro_batches: per rank; the pipeline's depth keeps every stage busy.
         max_tokens: token budget of a micro-batch; a longer single sequence gets one of its own size.
         multiple: micro-batch lengths are padded to a multiple of this (the tensor-parallel size under sequence parallelism).
+        one_length: every micro-batch is padded to the longest, because pipeline stages exchange tensors of one shape.
+            Otherwise each is as long as what is in it, and only the balance between ranks can waste time.
     """
 
     data_ranks: int = 1
     min_micro_batches: int = 1
     max_tokens: int = 16_384
     multiple: int = 1
+    one_length: bool = True
 
 
 def pack(sequences: Sequences[Sequence], layout: Layout, data_rank: int = 0) -> Batch:
@@ -35,32 +38,54 @@ def pack(sequences: Sequences[Sequence], layout: Layout, data_rank: int = 0) -> 
     micro-batch; a sequence is never split, so every per-response sum is complete in one micro-batch.
 
     Raises:
-        ValueError: no sequences, or only some of them carry behaviour or reference log-probabilities.
+        ValueError: no sequences, or only some of them carry versions, behaviour or reference log-probabilities.
     """
     if not sequences:
         raise ValueError("pack: no sequences")
     carried = _carried(sequences)
-    bins = _bins([len(sequence.tokens) for sequence in sequences], layout)
-    longest = max(sum(len(sequences[i].tokens) for i in members) for members in bins)
-    width = -(-longest // layout.multiple) * layout.multiple
-    mine = bins[data_rank :: layout.data_ranks]
+    lengths = [len(sequence.tokens) for sequence in sequences]
+    bins = _equal_bins(lengths, layout) if layout.one_length else _own_bins(lengths, layout)
+    loads = [[max(1, sum(lengths[i] for i in members)) for members in share] for share in bins]
+    widths = [[-(-load // layout.multiple) * layout.multiple for load in share] for share in loads]
+    longest = max(map(max, widths))
+    mine = bins[data_rank]
+    each = [longest] * len(mine) if layout.one_length else widths[data_rank]
     return Batch(
-        micro_batches=[_micro_batch([sequences[i] for i in members], width, carried) for members in mine],
-        tokens_per_micro_batch=width,
+        micro_batches=[
+            _micro_batch([sequences[i] for i in members], width, carried)
+            for members, width in zip(mine, each, strict=True)
+        ],
+        members=mine,
+        tokens_per_micro_batch=max(each),
         sequences=len(sequences),
         tokens=sum(len(sequence.tokens) for sequence in sequences),
     )
 
 
-def _bins(lengths: list[int], layout: Layout) -> list[list[int]]:
-    """Indices of the sequences of each micro-batch; as many micro-batches as the budget and the ranks ask for."""
+def _equal_bins(lengths: list[int], layout: Layout) -> list[list[list[int]]]:
+    """For each rank, the indices of the sequences of each micro-batch; as many micro-batches as the budget and the ranks
+    ask for, all about equally full."""
     budget = max(layout.max_tokens, max(lengths))
     count = max(math.ceil(sum(lengths) / budget), layout.min_micro_batches * layout.data_ranks)
     while True:
         count = -(-count // layout.data_ranks) * layout.data_ranks
         bins, loads = _fill(lengths, count)
         if max(loads) <= budget:
-            return bins
+            return [bins[rank :: layout.data_ranks] for rank in range(layout.data_ranks)]
+        count += 1
+
+
+def _own_bins(lengths: list[int], layout: Layout) -> list[list[list[int]]]:
+    """The same, but each rank's sequences are chosen first: equal work for the ranks, whatever the micro-batches hold."""
+    budget = max(layout.max_tokens, max(lengths))
+    shares, loads = _fill(lengths, layout.data_ranks)
+    count = max(math.ceil(max(loads) / budget), layout.min_micro_batches)
+    while True:
+        cut = [_fill([lengths[i] for i in share], count) for share in shares]
+        if max(max(loads) for _, loads in cut) <= budget:
+            return [
+                [[share[i] for i in members] for members in bins] for share, (bins, _) in zip(shares, cut, strict=True)
+            ]
         count += 1
 
 
@@ -74,10 +99,13 @@ def _fill(lengths: list[int], count: int) -> tuple[list[list[int]], list[int]]:
     return bins, loads
 
 
+_OPTIONAL = {"behaviour_logp": torch.float32, "reference_logp": torch.float32, "version": torch.int64}
+
+
 def _carried(sequences: Sequences[Sequence]) -> list[str]:
     """Which optional per-token fields the sequences carry: all of them or none."""
     carried = []
-    for name in ("behaviour_logp", "reference_logp"):
+    for name in _OPTIONAL:
         there = [getattr(sequence, name) is not None for sequence in sequences]
         if any(there) and not all(there):
             raise ValueError(f"pack: {name} is missing in {there.count(False)} of {len(there)} sequences: all or none")
@@ -107,7 +135,9 @@ def _micro_batch(sequences: list[Sequence], width: int, carried: list[str]) -> M
     target_index = predicted.nonzero().flatten()
     row = owner[target_index]
     optional = {
-        name: torch.cat([torch.zeros(0), *(getattr(sequence, name) for sequence in sequences)])[target_index]
+        name: torch.cat([torch.zeros(0, dtype=_OPTIONAL[name]), *(getattr(sequence, name) for sequence in sequences)])[
+            target_index
+        ]
         for name in carried
     }
     temperature = torch.tensor([sequence.temperature for sequence in sequences] or [1.0], dtype=torch.float32)

@@ -23,6 +23,7 @@ class Sequence:
     temperature: float = 1.0
     behaviour_logp: Tensor | None = None  # [n] float32: log mu of each token, read where ``generated``; None: not known
     reference_logp: Tensor | None = None  # [n] float32: under the frozen reference, likewise
+    version: Tensor | None = None  # [n] int64: policy version that generated each token, read where ``generated``
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class MicroBatch:
     weight: Tensor  # [R] float32
     behaviour_logp: Tensor | None = None  # [L] float32: log mu of ``loss_target``; None: not known
     reference_logp: Tensor | None = None  # [L] float32: under the frozen reference, likewise
+    version: Tensor | None = None  # [L] int64: policy version that generated ``loss_target``; None: not known
 
     def to(self, device: torch.device) -> MicroBatch:
         """The same micro-batch on ``device``."""
@@ -58,11 +60,12 @@ class MicroBatch:
 class Batch:
     """One optimizer step's work for one data-parallel rank.
 
-    Every rank has the same number of micro-batches and every micro-batch the same number of tokens, so that pipeline and
-    data-parallel ranks agree on shapes without talking.
+    Every rank has the same number of micro-batches; with pipeline stages each holds the same number of tokens, so that the
+    stages agree on shapes without talking (learner.batch.packing).
     """
 
     micro_batches: list[MicroBatch]
-    tokens_per_micro_batch: int
+    members: list[list[int]]  # for each micro-batch: which of the step's sequences it holds, in order
+    tokens_per_micro_batch: int  # of the longest
     sequences: int  # over all data-parallel ranks
     tokens: int  # over all data-parallel ranks, padding left out

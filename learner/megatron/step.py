@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,16 +12,14 @@ import torch.distributed as dist
 from megatron.core.distributed import finalize_model_grads
 from megatron.core.optimizer import MegatronOptimizer, get_megatron_optimizer
 from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
-from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
 from learner.batch.types import Batch, MicroBatch
 from learner.config import OptimizerConfig
 from learner.megatron import adam
-from learner.megatron.attention import PackedRow
-from learner.megatron.logprobs import vocab_parallel_logprobs
-from learner.megatron.model import PackedModel, Policy
+from learner.megatron.model import Policy
 from learner.megatron.parallel import Ranks
+from learner.megatron.pipeline import Pipeline
 from learner.megatron.update import Update, UpdateMeter, parts
 from learner.objectives.base import Objective, Responses
 from learner.steering_config import DiagnosticsConfig
@@ -68,7 +64,7 @@ class Trainer:
         settings.finalize_model_grads_func = _finalize
         no_sync: list[Any] = [chunk.no_sync for chunk in policy.chunks]
         settings.no_sync_func = no_sync if len(no_sync) > 1 else no_sync[0]  # type: ignore[assignment]  # as the schedules want
-        self._forward_backward = get_forward_backward_func()
+        self._pipeline = Pipeline(policy, ranks)
 
     def train_step(self, batch: Batch, objective: Objective, lr: float) -> StepStats:
         """One update with the gradient of the batch's global sum of losses.
@@ -91,54 +87,12 @@ class Trainer:
 
     def evaluate(self, batch: Batch, objective: Objective) -> dict[str, float]:
         """The objective's metrics and the loss, summed over micro-batches and data-parallel ranks, without training."""
-        with torch.no_grad():
-            sums = self._sum(self._run(batch, objective, train=False), objective, [])
+        sums = self._sum(self._run(batch, objective, train=False), objective, [])
         return {name: value for name, value in sums.items() if name not in ("square_sum", "tokens_count")}
 
     def _run(self, batch: Batch, objective: Objective, train: bool) -> list[Tensor]:
         """The summed numbers of each micro-batch, on the last stage; an empty list elsewhere."""
-        width = batch.tokens_per_micro_batch
-        if self._ranks.sequence and width % self._ranks.tensor_size:
-            raise ValueError(
-                f"tokens_per_micro_batch = {width} is not divisible by parallel.tensor = {self._ranks.tensor_size}, as "
-                "sequence parallelism needs: pack to a multiple of it"
-            )
-        chunks, count = self._policy.chunks, len(batch.micro_batches)
-        if len(chunks) > 1:
-            self._policy.transformer_config.microbatch_group_size_per_vp_stage = _turn(count, self._ranks.pipeline_size)
-        return self._forward_backward(
-            forward_step_func=partial(self._forward, objective),
-            data_iterator=list(itertools.tee(self._feed(batch), len(chunks))),
-            model=list(chunks),
-            num_microbatches=count,
-            seq_length=width,
-            micro_batch_size=1,
-            forward_only=not train,
-        )
-
-    def _feed(self, batch: Batch) -> Iterator[tuple[MicroBatch, PackedRow]]:
-        device = self._ranks.device
-        for micro_batch in batch.micro_batches:
-            row = PackedRow.of(micro_batch, self._policy.inverse_frequencies, self._policy.dtype, device)
-            yield micro_batch.to(device), row
-
-    def _forward(self, objective: Objective, feed: Iterator[tuple[MicroBatch, PackedRow]], module: Any) -> Any:
-        micro_batch, row = next(feed)
-        output = module(micro_batch.tokens, micro_batch.positions, row, micro_batch.loss_index)
-        return output, partial(self._loss, objective, micro_batch, module.module)
-
-    def _loss(
-        self, objective: Objective, micro_batch: MicroBatch, model: PackedModel, hidden: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        logp, entropy = vocab_parallel_logprobs(
-            hidden, model.head, micro_batch.loss_target, micro_batch.temperature, self._ranks.tensor_group
-        )
-        loss, metrics = objective(logp, Responses.of(micro_batch, entropy))
-        count = loss.new_tensor(float(len(logp)))
-        values = [loss.detach(), count, entropy.detach().sum(), count, *metrics.values()]
-        if not loss.requires_grad:
-            loss = loss + 0.0 * logp.sum()  # the stage before waits for a gradient, be it zero
-        return loss, torch.tensor(1, dtype=torch.int), torch.stack([value.double() for value in values])
+        return self._pipeline.run(batch, partial(_loss, objective), train)
 
     def _sum(self, outputs: list[Tensor], objective: Objective, gradients: list[Tensor]) -> dict[str, float]:
         """Every rank's numbers in one all-reduce: what the last stage counted and the squared gradient of each shard."""
@@ -163,21 +117,13 @@ class Trainer:
         return self._meter.after() if self._meter is not None else None
 
 
-def _turn(micro_batches: int, stages: int) -> int:
-    """Micro-batches that go through one piece of the model before the next piece has its turn: as few as the stages allow.
-
-    The schedule wants a remainder of none or of at least one per stage.
-
-    Raises:
-        ValueError: fewer micro-batches than stages.
-    """
-    for turn in range(stages, micro_batches + 1):
-        if micro_batches % turn == 0 or micro_batches % turn >= stages:
-            return turn
-    raise ValueError(
-        f"{micro_batches} micro-batches for parallel.pipeline = {stages} stages: the interleaved schedule "
-        "(parallel.virtual_pipeline) needs one for every stage: pack with min_micro_batches"
-    )
+def _loss(objective: Objective, micro_batch: MicroBatch, logp: Tensor, entropy: Tensor) -> tuple[Tensor, Tensor]:
+    loss, metrics = objective(logp, Responses.of(micro_batch, entropy))
+    count = loss.new_tensor(float(len(logp)))
+    values = [loss.detach(), count, entropy.detach().sum(), count, *metrics.values()]
+    if not loss.requires_grad:
+        loss = loss + 0.0 * logp.sum()  # the stage before waits for a gradient, be it zero
+    return loss, torch.stack([value.double() for value in values])
 
 
 def _reason_to_skip(loss: float, norm: float, tokens: float) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -42,6 +42,7 @@ class LearnerQueue:
 
     Attributes:
         epoch: the number of this learner start, from 1.
+        unusable: groups expired because of a version of theirs (see ``require``), since the start.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class LearnerQueue:
         audit: Audit | None,
     ) -> None:
         self.epoch = epoch
+        self.unusable = 0
         self._session = session
         self._keys = Keys(config.run)
         self._finisher = Finisher(session, self._keys, epoch, config.id_memory_s)
@@ -62,6 +64,7 @@ class LearnerQueue:
         self._log = structlog.get_logger(process="learner")
         self._audit = audit
         self._timeline: Timeline | None = None
+        self._usable: Callable[[int], bool] = lambda version: True
         self._groups = threading.RLock()  # what is held, and what has become of it
         self._published: deque[list[Any]] = deque(maxlen=_ANNOUNCED_AGAIN)  # the arguments of the last publications
         session.on_return(self._repeat)
@@ -147,6 +150,14 @@ class LearnerQueue:
         """Optimizer steps between a version's weights and ours at ``step``. Raises UnknownVersionError."""
         return self._registry.staleness(version, step)
 
+    def fresh(self, versions: Iterable[int], staleness: int) -> set[int]:
+        """Those of ``versions`` that are known and at most so stale at the newest version's step."""
+        return self._registry.fresh(versions, staleness)
+
+    def require(self, usable: Callable[[int], bool]) -> None:
+        """From now on groups with tokens of a version that is not usable expire, as those that are too stale do."""
+        self._usable = usable
+
     def commit(self, step: int, refs: Sequence[GroupRef]) -> int:
         """Ends the life of trained groups. Only once a checkpoint that contains ``step`` is durable.
 
@@ -222,7 +233,7 @@ class LearnerQueue:
                 self._finish(outcome, step, [entry.ref])
             elif (group := self._parse(entry, payload)) is None:
                 over["lost"].append(entry.ref)
-            elif (staleness := self._group_staleness(group, step)) is None or staleness > max_staleness:
+            elif (staleness := self._group_staleness(group, step, max_staleness)) is None:
                 over["expired"].append(entry.ref)
                 self._fairness.refund(entry.ref.fleet, entry.tokens)
             else:
@@ -245,13 +256,19 @@ class LearnerQueue:
         self._log.error("an accepted group is lost", reason=reason, fleet=ref.fleet, group=ref.group_id)
         return None
 
-    def _group_staleness(self, group: rollout_pb2.Group, step: int) -> int | None:
-        """The most stale span's; None when a version was published too long ago to be remembered."""
+    def _group_staleness(self, group: rollout_pb2.Group, step: int, bound: int) -> int | None:
+        """The most stale span's; None when it is above the bound, or a version is too old to be remembered or not usable."""
         versions = {span.version for response in group.responses[:] for span in response.spans[:]}
         try:
-            return max((self._registry.staleness(version, step) for version in versions), default=0)
+            staleness = max((self._registry.staleness(version, step) for version in versions), default=0)
         except UnknownVersionError:
             return None
+        if staleness > bound:
+            return None
+        if not all(map(self._usable, versions)):
+            self.unusable += 1
+            return None
+        return staleness
 
     def _finish(self, outcome: str, step: int, refs: Sequence[GroupRef]) -> int:
         with self._groups:

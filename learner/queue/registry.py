@@ -65,6 +65,15 @@ class Registry:
         """The highest version ever published, orphans included; None when there is none."""
         return max(self._versions, default=None)
 
+    def fresh(self, versions: Iterable[int], staleness: int) -> set[int]:
+        """Those of ``versions`` that are known and at most so stale at the newest version's step."""
+        newest = self.newest()
+        if newest is None:
+            return set()
+        step, _ = self._versions[newest]
+        known = [version for version in versions if version in self._versions]
+        return {version for version in known if self.staleness(version, step) <= staleness}
+
     def staleness(self, version: int, step: int) -> int:
         """Optimizer steps between the weights of ``version`` and the surviving timeline at ``step``.
 

@@ -10,9 +10,12 @@ import json
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -27,11 +30,12 @@ from learner.megatron.state import ShardedState
 from learner.megatron.step import Trainer
 from learner.objectives.base import Loss, Objective, Responses
 from learner.objectives.policy_gradient import Reinforce
-from learner.resume import digests
+from learner.resume import State, digests, latest, name, write_state
 from learner.steering_config import DiagnosticsConfig
 from tests.parallel.case import Case
 from tests.parallel.cell import cell
 from tests.parallel.march import march
+from tests.parallel.recompute import recompute
 
 
 def equivalence(case: Case) -> dict[str, Any]:
@@ -160,6 +164,28 @@ def talk(case: Case) -> dict[str, Any]:
     return {"good": int(good)}
 
 
+def slow_reader(case: Case) -> dict[str, Any]:
+    """Rank 0 reads a checkpoint for longer than a collective may take; the others are still there afterwards."""
+    root, ranks = Path(case.spec["checkpoint"]), case.ranks
+    limit = timedelta(seconds=case.spec["limit_s"])
+    hasty = replace(ranks, control=cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=limit)))
+
+    def read() -> str:
+        directory = root / name(3, 1)
+        directory.mkdir(parents=True)
+        (directory / "shard").write_bytes(b"weights")
+        write_state(directory, State(3, 1, [], files=digests(directory, ["shard"])))
+        time.sleep(2 * limit.total_seconds())  # a slow disk
+        found = latest(root)
+        return found.directory.name if found else ""
+
+    began = time.monotonic()
+    found = hasty.attended(read)
+    waited = torch.tensor(int(time.monotonic() - began > limit.total_seconds()))
+    dist.all_reduce(waited)
+    return {"found": found, "waited": int(waited), "agreed": hasty.agree([5])}
+
+
 class _InfiniteSlope(Objective):
     """Finite (0), with a gradient that is not: the slope of a square root at 0."""
 
@@ -183,7 +209,21 @@ def main(path: Path) -> None:
 
 RUNS: dict[str, Callable[[Case], dict[str, Any]]] = {
     run.__name__: run
-    for run in (cell, equivalence, march, movement, guard, save, resume, unwritable, sparse, ragged, talk)
+    for run in (
+        cell,
+        equivalence,
+        march,
+        movement,
+        guard,
+        recompute,
+        save,
+        resume,
+        unwritable,
+        sparse,
+        ragged,
+        talk,
+        slow_reader,
+    )
 }
 
 if __name__ == "__main__":

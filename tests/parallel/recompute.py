@@ -1,0 +1,114 @@
+"""What a rank runs in test_behaviour: versions published, and log-probabilities of tokens under them recomputed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from google.protobuf import json_format
+
+from learner.batch.packing import Layout, pack
+from learner.batch.types import Batch, Sequence
+from learner.behaviour import Behaviour
+from learner.claim import Claim
+from learner.config import LearnerConfig
+from learner.megatron.convert import export
+from learner.megatron.scoring import Scorer
+from learner.objectives import get
+from learner.publish import Publisher
+from tests.parallel.case import Case
+from tests.parallel.publishing import Registry
+
+STALENESS = {0: 2, 1: 1, 2: 0}  # version -> optimizer steps, at step 2
+
+
+def recompute(case: Case) -> dict[str, Any]:
+    """Publishes three versions, one a step, where the case says so, or finds them on disk; then fills a batch.
+
+    Every rank of the last stage that holds results leaves them in <name>.<rank>.logp: for each sequence, the places of its
+    loss tokens, log mu and the reference's log-probabilities.
+    """
+    config = _config(case)
+    layout = Layout(case.ranks.data_size, case.spec.get("micro_batches", 2), 16_384, case.ranks.tensor_size)
+    behaviour = Behaviour(
+        config, get(config.objective), Scorer(case.policy, case.ranks, config.publish.dtype), case.ranks, layout
+    )
+    if case.spec["publishes"]:
+        _publish(case, config, behaviour)
+    else:
+        behaviour.freeze(0, step=2)
+    before = [parameter.detach().clone() for model in case.policy.models for parameter in model.parameters()]
+    batch = pack(_with_versions(case.sequences), layout, case.ranks.data_rank)
+    filled, numbers = behaviour.fill(batch, 2, STALENESS)
+    after = [parameter for model in case.policy.models for parameter in model.parameters()]
+    kept = all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert filled is not None
+    if case.ranks.is_last_stage and case.ranks.tensor_rank == 0:
+        rows = _rows(filled)
+        (case.out / f"{case.spec['name']}.{case.ranks.rank}.logp").write_text(json.dumps(rows))
+    return {"kept": kept, "numbers": numbers}
+
+
+def _config(case: Case) -> LearnerConfig:
+    values = case.config.model_dump(mode="json", exclude_defaults=True)
+    values["publish"] = {"dir": case.spec["versions"], "dtype": case.spec["published"], "keep": 2, "full_every": 2}
+    values["behaviour"] = {"drift_every": 1, "drift_responses": len(case.sequences), **case.spec.get("behaviour", {})}
+    return LearnerConfig.parse(values, source=case.spec["name"])
+
+
+def _publish(case: Case, config: LearnerConfig, behaviour: Behaviour) -> None:
+    claim, registry = Claim(config.publish.dir, 1), None
+    if case.ranks.rank == 0:
+        claim.take()
+        registry = _Keeps(behaviour)
+    publisher = Publisher(config.publish, claim, config.model, 0, registry)
+    behaviour.freeze(0, step=0)
+    for step in range(3):
+        publisher.publish(step, export(case.policy, case.ranks))
+        behaviour.hold(publisher.version)
+        if step < 2:
+            case.step()
+    publisher.wait()
+    case.keep("now", export(case.policy, case.ranks))
+    if registry is not None:
+        assert not registry.failures
+        policies = [json_format.MessageToDict(policy) for policy in registry.policies]
+        (Path(case.spec["versions"]) / "policies.json").write_text(json.dumps(policies))
+
+
+class _Keeps(Registry):
+    """All that may be needed, as the loop's registry does."""
+
+    def __init__(self, behaviour: Behaviour) -> None:
+        super().__init__()
+        self._behaviour = behaviour
+
+    def in_use(self) -> set[int]:
+        return self._behaviour.needed(lambda versions, bound: set(versions))
+
+
+def _with_versions(sequences: list[Sequence]) -> list[Sequence]:
+    """Whole sequences of either version, and some whose first tokens are of one version and the others of the next."""
+    marked = []
+    for number, sequence in enumerate(sequences):
+        version = torch.full((len(sequence.tokens),), number % 3)
+        if number % 4 == 3:
+            version[len(version) - len(version) // 3 :] += 1
+        version = version.clamp(max=2)
+        marked.append(replace(sequence, version=version))
+    return marked
+
+
+def _rows(batch: Batch) -> dict[int, list[tuple[int, int, float, float]]]:
+    """For each sequence: place, version, log mu and the reference's log-probability of each of its loss tokens."""
+    rows: dict[int, list[tuple[int, int, float, float]]] = {}
+    for micro_batch, members in zip(batch.micro_batches, batch.members, strict=True):
+        values = (micro_batch.version, micro_batch.behaviour_logp, micro_batch.reference_logp)
+        places = (micro_batch.positions[0, micro_batch.loss_index] + 1).tolist()
+        found = zip(places, *(value.tolist() for value in values if value is not None), strict=True)
+        for row, item in zip(micro_batch.loss_row.tolist(), found, strict=True):
+            rows.setdefault(members[row], []).append(item)
+    return rows

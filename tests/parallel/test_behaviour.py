@@ -1,0 +1,131 @@
+"""Log mu recomputed under any layout, from memory or from disk, is what plain Hugging Face says of the published weights."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from google.protobuf import json_format
+
+from leeway.v1 import rollout_pb2
+from rollout.versions import Verifier
+from tests.parallel.conftest import Outcome, Reference
+
+LAYOUTS = {
+    "held": {"world": 4, "parallel": {"tensor": 2, "pipeline": 2, "sequence": True}, "publishes": True},
+    "read by two": {"world": 2, "parallel": {}, "publishes": False},
+    "read, interleaved": {"world": 2, "parallel": {"pipeline": 2, "virtual_pipeline": 2}, "publishes": False},
+    "read again and again": {
+        "world": 2,
+        "parallel": {"tensor": 2},
+        "publishes": False,
+        "behaviour": {"cache_bytes": 0},
+    },
+}
+Rows = dict[int, list[tuple[int, int, float, float]]]
+
+
+@pytest.mark.parametrize(("model", "published"), [("qwen3", "float32"), ("qwen2", "bfloat16")])
+def test_recomputed_log_probabilities_are_those_of_the_published_weights(
+    model: str,
+    published: str,
+    references: dict[str, Reference],
+    launch: Callable[[int, list[dict[str, Any]]], dict[str, Outcome]],
+    tmp_path: Path,
+):
+    reference, versions = references[model], tmp_path / "weights"
+    common = {
+        "run": "recompute", "model": str(reference.directory), "sequences": str(reference.sequences), "lr": 3e-2,
+        "versions": str(versions), "published": published, "objective": {"name": "grpo", "kl_coef": 0.1},
+    }  # fmt: skip
+    cases = launch(4, [{"name": name, **common, **layout} for name, layout in LAYOUTS.items()])
+    sequences = json.loads(reference.sequences.read_text())
+    expected = {version: _logp(path, sequences) for version, path in _published(versions, reference).items()}
+    # Not vacuous: the versions disagree by far more than the error allowed below.
+    assert (expected[0][5] - expected[1][5]).abs().max() > 0.1
+    now = _logp_of(reference, cases["held"].tensors("now"), sequences)
+    for name, outcome in cases.items():
+        rows = _rows(outcome)
+        assert sorted(rows) == list(range(len(sequences)))
+        assert outcome.values["kept"], "the current weights have changed"
+        for number, items in rows.items():
+            assert [place for place, *_ in items] == _predicted(sequences[number])
+            for place, version, log_mu, log_reference in items:
+                assert log_mu == pytest.approx(expected[version][number][place].item(), abs=2e-5), (name, number, place)
+                assert log_reference == pytest.approx(expected[0][number][place].item(), abs=2e-5), (name, number)
+        assert {version for _, version, *_ in rows[3]} == {0, 1}  # two spans in one response
+    held, read = cases["held"].values["numbers"], cases["read again and again"].values["numbers"]
+    assert held["versions_read"] == 0
+    assert read["versions_read"] == 3
+    _check_drift(held, _rows(cases["held"]), now)
+
+
+def _check_drift(numbers: Mapping[str, Any], rows: Rows, now: list[torch.Tensor]) -> None:
+    """The sample was everything: drift by its definition, one token at a time."""
+    ages: dict[str, list[tuple[float, float]]] = {"0": [], "1": [], "2-3": []}
+    for number, items in rows.items():
+        for place, version, log_mu, _ in items:
+            ages[("2-3", "1", "0")[version]].append((now[number][place].item(), log_mu))
+    everything = [pair for pairs in ages.values() for pair in pairs]
+    figures = [numbers[name] for name in ("true_drift", "effective_share", "beyond_bound", "drift_tokens")]
+    assert figures == pytest.approx(_drift(everything), rel=1e-4, abs=1e-5)
+    assert list(numbers["drift_staleness"]) == list(ages)
+    for age, pairs in ages.items():
+        assert numbers["drift_staleness"][age] == pytest.approx(_drift(pairs), rel=1e-4, abs=1e-5), age
+
+
+def _drift(pairs: list[tuple[float, float]]) -> list[float]:
+    weights = [math.exp(log_pi - log_mu) for log_pi, log_mu in pairs]
+    return [
+        sum(log_pi - log_mu for log_pi, log_mu in pairs) / len(pairs),
+        sum(weights) ** 2 / sum(weight**2 for weight in weights) / len(pairs),
+        sum(abs(math.exp(log_pi) - math.exp(log_mu)) > 0.15 for log_pi, log_mu in pairs) / len(pairs),
+        len(pairs),
+    ]
+
+
+def _published(root: Path, reference: Reference) -> dict[int, Path]:
+    """Every version as a fleet reads it: full ones as they are, deltas applied."""
+    verifier = Verifier(reference.directory, root.parent / "cache")
+    policies = [
+        json_format.ParseDict(row, rollout_pb2.Policy()) for row in json.loads((root / "policies.json").read_text())
+    ]
+    assert len(policies) == 3
+    return {policy.version: verifier.verify(policy).path for policy in policies}
+
+
+def _rows(outcome: Outcome) -> Rows:
+    files = list(outcome.directory.glob(f"{outcome.name}.*.logp"))
+    assert files
+    return {int(number): items for file in files for number, items in json.loads(file.read_text()).items()}
+
+
+def _predicted(sequence: dict[str, Any]) -> list[int]:
+    return [place for place, generated in enumerate(sequence["generated"]) if generated and place]
+
+
+def _logp(directory: Path, sequences: list[dict[str, Any]]) -> list[torch.Tensor]:
+    return _scores(transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32), sequences)
+
+
+def _logp_of(reference: Reference, weights: dict[str, Any], sequences: list[dict[str, Any]]) -> list[torch.Tensor]:
+    model = transformers.AutoModelForCausalLM.from_pretrained(reference.directory, dtype=torch.float32)
+    model.load_state_dict(weights, strict=False)
+    return _scores(model, sequences)
+
+
+def _scores(model: Any, sequences: list[dict[str, Any]]) -> list[torch.Tensor]:
+    """Log-probability of every token of every sequence; a sequence's first has none."""
+    scores = []
+    with torch.no_grad():
+        for row in sequences:
+            tokens = torch.tensor(row["tokens"])
+            logp = torch.log_softmax(model(tokens[None]).logits[0, :-1] / row["temperature"], -1)
+            scores.append(torch.cat([torch.zeros(1), logp.gather(1, tokens[1:, None])[:, 0]]))
+    return scores
