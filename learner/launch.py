@@ -33,7 +33,7 @@ def launch(config: LearnerConfig, log: BoundLogger) -> int:
     meters = Meters(vitals)
     try:
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-        Status.start(config.status.listen, meters.registry, vitals.alive, vitals.ready, local_rank)
+        Status.start(config.status.listen, meters.instruments.registry, vitals.alive, vitals.ready, local_rank)
         ranks = start(config.parallel, config.seed, config.collective_timeout_s)
         done = train(config, ranks, meters)
         ranks.stop()

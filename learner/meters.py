@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Gauge
-
+from learner.config import LearnerConfig
+from learner.run_meters import RunMeters
 from learner.vitals import Vitals
+from runtime.instruments import Instruments
 
 
 class Meters:
-    """One rank's metrics.
+    """One rank's metrics; rank 0 has the run's too.
 
     Attributes:
-        registry: what /metrics shows.
+        vitals: whether the rank gets on.
+        instruments: what /metrics shows.
     """
 
     def __init__(self, vitals: Vitals) -> None:
-        self.registry = CollectorRegistry()
         self.vitals = vitals
-        Gauge(
+        self.instruments = Instruments()
+        self.instruments.read(
+            "leeway_learner_ready",
+            "1 while /readyz says so: the rank has opened the run and takes batches. Every rank has this one.",
+            lambda: float(vitals.ready() is None),
+        )
+        self.instruments.read(
             "leeway_learner_progress_timestamp_seconds",
-            "When anything last moved on this rank; waiting for groups counts.",
-            registry=self.registry,
-        ).set_function(lambda: vitals.moved)
+            "When anything last moved on this rank, waiting for groups included; 0: never. Every rank has this one.",
+            lambda: vitals.moved,
+        )
+
+    def lead(self, config: LearnerConfig) -> RunMeters:
+        """Rank 0's: the run's metrics from here on."""
+        return RunMeters(self.instruments, config)

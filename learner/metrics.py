@@ -1,4 +1,4 @@
-"""The learner's record: JSON lines for machines, loggers for people. Written by rank 0 only.
+"""The learner's record: JSON lines for machines, loggers and Prometheus for people. Written by rank 0 only.
 
 ``learner.jsonl`` holds the numbers. ``trained.jsonl`` holds which groups each step trained, ``expired.jsonl`` which were
 too old when taken: an account that is kept apart from the ledger, so that the ledger can be checked against it.
@@ -15,16 +15,24 @@ from typing import Any, TextIO
 
 from learner.loggers import Loggers
 from learner.queue import GroupRef
+from learner.run_meters import RunMeters
 
 
 class MetricsWriter:
-    """Appends rows to ``learner.jsonl`` and sends the numbers of step rows to the loggers.
+    """Appends rows to ``learner.jsonl``, shows them to Prometheus and sends the numbers of step rows to the loggers.
+
+    Args:
+        directory: made when missing.
+        loggers: their names.
+        run: its name.
+        meters: what Prometheus sees; None: nothing.
 
     Raises:
         SettingsError: a logger is not installed or cannot be started.
     """
 
-    def __init__(self, directory: Path, loggers: Sequence[str], run: str) -> None:
+    def __init__(self, directory: Path, loggers: Sequence[str], run: str, meters: RunMeters | None = None) -> None:
+        self._meters = meters
         directory.mkdir(parents=True, exist_ok=True)
         self._file = _appending(directory / "learner.jsonl")
         self._trained = _appending(directory / "trained.jsonl")
@@ -39,6 +47,8 @@ class MetricsWriter:
 
     def event(self, kind: str, **values: Any) -> None:
         """One row of a kind: "start", "warmup", "version", "checkpoint", "skipped", "alarm". JSON knows no NaN: null."""
+        if self._meters is not None:
+            self._meters.event(kind, values)
         row = {name: None if _broken(value) else value for name, value in values.items()}
         self._file.write(json.dumps({"kind": kind, "time": time.time(), **row}) + "\n")
 
