@@ -12,12 +12,14 @@ import structlog
 from learner import objectives
 from learner.alarms import Alarm
 from learner.batch.packing import Layout, pack
+from learner.behaviour import Behaviour
 from learner.checkpoint import Checkpointer
 from learner.config import LearnerConfig, OptimizerConfig
 from learner.intake import Taken
 from learner.megatron.convert import export
 from learner.megatron.model import Policy, load_policy
 from learner.megatron.parallel import Ranks
+from learner.megatron.scoring import Scorer
 from learner.megatron.state import ShardedState
 from learner.megatron.step import StepStats, Trainer
 from learner.megatron.update import count
@@ -31,10 +33,11 @@ from learner.record import StepRecord, step_row, timing
 from learner.rollback import give_order
 from learner.steering import Steering
 from learner.stop_signal import StopSignal
+from learner.trail import Trail
 from learner.warmup import warm_up
 from learner.watchdog import Watchdog
 from leeway.v1 import rollout_pb2 as pb
-from runtime.settings import SettingsError
+from runtime import traces
 
 
 def train(config: LearnerConfig, ranks: Ranks, meters: Meters) -> bool:
@@ -62,19 +65,23 @@ def train(config: LearnerConfig, ranks: Ranks, meters: Meters) -> bool:
         taken, groups, sequences = prepared.taken, prepared.groups, prepared.sequences
         batch = pack(sequences, run.layout, ranks.data_rank) if sequences else None
         packed = time.monotonic()
+        batch, recomputed = run.behaviour.fill(batch, step, taken.staleness)
         pace = run.steering.pace(step, groups)
         stats = run.trainer.train_step(batch, run.objective, pace.rate) if batch else None
         if stats and not stats.skipped:
             run.objective.observe(stats.metrics)
         trained = time.monotonic()
         step += 1
+        run.trail.trained(step, taken, trained - packed)
         row = step_row(StepRecord(step, taken, groups, batch, stats, pace, config.optimizer.betas[0]))
         alarms = run.steering.observe(row)
         if step % config.publish.every == 0 or step == config.steps:
             run.publisher.publish(step, export(run.policy, ranks))
+            run.behaviour.hold(run.publisher.version)
         run.checkpointer.after_step(step, taken.refs)
         run.checkpointer.vouch(run.steering.proven(step))
-        run.report(row | timing(started, waited, packed, trained, time.monotonic()), taken, stats, alarms)
+        row |= recomputed | timing(started, waited, packed, trained, time.monotonic())
+        run.report(row, taken, stats, alarms)
         if run.rolls_back(step, alarms):
             run.abandon()
             return False
@@ -91,6 +98,7 @@ class Run:
     trainer: Trainer
     objective: objectives.Objective
     steering: Steering
+    behaviour: Behaviour
     layout: Layout
     intake: Prefetch
     publisher: Publisher
@@ -99,6 +107,7 @@ class Run:
     metrics: MetricsWriter | None  # rank 0
     watchdog: Watchdog
     meters: Meters
+    trail: Trail
     stop: StopSignal
     agree: Callable[[list[int]], list[int]]
     step: int
@@ -112,9 +121,10 @@ class Run:
         lead = ranks.rank == 0
         stop = StopSignal(config.stop_grace_s)
         metrics = _metrics(config, meters) if lead else None
-        objective, steering = _objective(config), Steering(config)
+        objective, steering = objectives.get(config.objective), Steering(config)
         least = config.min_micro_batches or ranks.pipeline_size
-        layout = Layout(ranks.data_size, least, config.micro_batch_tokens, ranks.tensor_size)
+        one_length = ranks.pipeline_size > 1
+        layout = Layout(ranks.data_size, least, config.micro_batch_tokens, ranks.tensor_size, one_length)
         policy = load_policy(config.model, ranks, config)
         opening = Opening.start(config, ranks, metrics)
         resume, queue = opening.resume, opening.queue
@@ -135,7 +145,12 @@ class Run:
             steering.rolled_back(opening.rollback.number, opening.rollback.factor)
         step = resume.step if resume else 0
         first_version = opening.begin()
-        desk = Desk(queue, metrics) if queue is not None and metrics is not None else None
+        behaviour = Behaviour(config, objective, Scorer(policy, ranks, config.publish.dtype), ranks, layout)
+        behaviour.freeze(resume.state.extra.get("reference", 0) if resume else first_version, step)
+        if queue is not None and objective.needs_behaviour:
+            queue.require(behaviour.usable)
+        trail = Trail(traces.start(config.traces, "learner", config.queue.run) if lead else None)
+        desk = Desk(queue, metrics, behaviour, trail) if queue is not None and metrics is not None else None
         publisher = Publisher(config.publish, opening.versions, config.model, first_version, desk)
 
         def extra() -> dict[str, Any]:
@@ -143,17 +158,19 @@ class Run:
                 "version": publisher.version,
                 "objective": objective.state_dict(),
                 "steering": steering.state_dict(),
+                "reference": behaviour.reference_version,
             }
 
         checkpointer = Checkpointer(config.checkpoint, opening.checkpoints, state, desk, ranks.barrier, extra)
         if resume is None:
             checkpointer.save(step)
         publisher.publish(step, export(policy, ranks))
+        behaviour.hold(publisher.version)
         watchdog = Watchdog(config.silence_s, meters.vitals.progress)
         intake = Prefetch(config, queue, ranks, stop.requested, watchdog.alive, objective.weighting)
-        services = (intake, publisher, checkpointer, queue, metrics, watchdog, meters, stop, ranks.agree)
+        services = (intake, publisher, checkpointer, queue, metrics, watchdog, meters, trail, stop, ranks.agree)
         meters.vitals.opened()
-        return cls(config, policy, trainer, objective, steering, layout, *services, step)
+        return cls(config, policy, trainer, objective, steering, behaviour, layout, *services, step)
 
     def report(self, row: dict[str, Any], taken: Taken, stats: StepStats | None, alarms: list[Alarm]) -> None:
         """Writes the step's row and what is remarkable about it, and tells the gateways how far we are (rank 0)."""
@@ -162,7 +179,7 @@ class Run:
         step = row["step"]
         self.queue.report(step, self.publisher.version, self.checkpointer.uncommitted)
         row |= {"version": self.publisher.version, "epoch": self.queue.epoch}
-        row |= {"queue_depth": self.queue.waiting(), "expired": self.queue.expired()}
+        row |= {"queue_depth": self.queue.waiting(), "expired": self.queue.expired(), "unusable": self.queue.unusable}
         self.metrics.step(row)
         self.metrics.trained(step, self.queue.epoch, taken.refs)
         if stats is None or stats.skipped:
@@ -192,6 +209,7 @@ class Run:
         self.checkpointer.abandon()
         self.publisher.wait()
         self.watchdog.stop()
+        self.trail.close()
         if self.queue is not None and self.metrics is not None:
             self.queue.close()
             self.metrics.close()
@@ -205,6 +223,7 @@ class Run:
         self.checkpointer.finish()
         self.publisher.wait(self.stop.left_s())
         self.watchdog.stop()
+        self.trail.close()
         if self.queue is not None and self.metrics is not None:
             self.queue.report(step, self.publisher.version, self.checkpointer.uncommitted)
             self.queue.close()
@@ -218,10 +237,13 @@ class Desk:
 
     queue: LearnerQueue
     metrics: MetricsWriter
+    behaviour: Behaviour
+    trail: Trail
 
     def published(self, policy: pb.Policy, seconds: float) -> None:
         self.queue.publish(policy)
         self.metrics.event("version", version=policy.version, step=policy.step, seconds=seconds)
+        self.trail.published(policy, seconds)
 
     def not_published(self, version: int, error: Exception) -> None:
         structlog.get_logger().error(
@@ -230,30 +252,16 @@ class Desk:
         self.metrics.event("publish_failed", version=version, error=str(error))
 
     def in_use(self) -> set[int]:
-        return self.queue.running_versions()
+        return self.queue.running_versions() | self.behaviour.needed(self.queue.fresh)
 
     def committed(self, step: int, refs: Sequence[GroupRef], seconds: float) -> None:
         count = self.queue.commit(step, refs)
         self.metrics.event("checkpoint", step=step, seconds=seconds, committed=count)
+        self.trail.committed(step, refs, seconds)
 
     def not_saved(self, step: int, error: Exception) -> None:
         structlog.get_logger().error("checkpoint not written; tried again later", step=step, error=str(error))
         self.metrics.event("checkpoint_failed", step=step, error=str(error))
-
-
-def _objective(config: LearnerConfig) -> objectives.Objective:
-    """Raises SettingsError when the objective needs log-probabilities that nobody computes here."""
-    objective = objectives.get(config.objective)
-    if objective.needs_behaviour:
-        raise SettingsError(
-            f"objective.name = {config.objective.name!r} needs the log-probabilities of the versions that generated the "
-            "responses, which this learner does not recompute: use a behaviour-free objective (asympo, spo, positives)"
-        )
-    if objective.needs_reference:
-        raise SettingsError(
-            f"objective.kl_coef = {config.objective.kl_coef}: this learner holds no frozen reference: set it to 0"
-        )
-    return objective
 
 
 def _metrics(config: LearnerConfig, meters: Meters) -> MetricsWriter:
