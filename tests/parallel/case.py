@@ -20,6 +20,7 @@ from learner.megatron.model import Policy, load_policy
 from learner.megatron.parallel import Ranks, start
 from learner.megatron.step import StepStats, Trainer
 from learner.objectives.policy_gradient import Reinforce
+from tests.parallel.cells import PADDED
 
 TIMEOUT_S = 120
 
@@ -54,7 +55,9 @@ class Case:
         self.trainer = Trainer(self.policy, self.config.optimizer, self.ranks)
 
     def batch(self, sequences: list[Sequence] | None = None) -> Batch:
-        layout = Layout(self.ranks.data_size, self.spec.get("micro_batches", 2), 16_384, self.ranks.tensor_size)
+        count = self.spec.get("micro_batches", 2)
+        one_length = self.ranks.pipeline_size > 1 or count == PADDED
+        layout = Layout(self.ranks.data_size, count, 16_384, self.ranks.tensor_size, one_length)
         return pack(sequences or self.sequences, layout, self.ranks.data_rank)
 
     def step(self) -> StepStats:

@@ -58,11 +58,14 @@ class Outcome:
     directory: Path
     name: str
 
+    def by_rank(self, kind: str) -> list[dict[str, Tensor]]:
+        """What each rank that exported something exported."""
+        return [load_file(path) for path in sorted(self.directory.glob(f"{self.name}.{kind}.*.safetensors"))]
+
     def tensors(self, kind: str) -> dict[str, Tensor]:
-        """What the stages exported, together; a tensor exported twice is an error."""
+        """What the ranks exported, together; a tensor exported twice is an error."""
         together: dict[str, Tensor] = {}
-        for path in sorted(self.directory.glob(f"{self.name}.{kind}.*.safetensors")):
-            part = load_file(path)
+        for part in self.by_rank(kind):
             assert not together.keys() & part.keys()
             together |= part
         return together

@@ -47,6 +47,7 @@ def outcomes(references, launch, tmp_path_factory) -> dict[str, Any]:
     add(4, "sparse", "llama", {"tensor": 2}, run="sparse")
     add(2, "ragged", "qwen2", {"tensor": 2, "sequence": True}, run="ragged")
     add(4, "talk", "qwen2", both, run="talk")
+    add(2, "slow_reader", "qwen2", {}, run="slow_reader", checkpoint=str(checkpoint / "slow"), limit_s=4)
     add(4, "save", "qwen3", both, run="save", checkpoint=str(checkpoint / "step_3"))
     add(4, "save_bf16", "qwen2", both, run="save", dtype="bfloat16", checkpoint=str(checkpoint / "bf16"))
     add(4, "resume_bf16", "qwen2", both, run="resume", dtype="bfloat16", checkpoint=str(checkpoint / "bf16"))
@@ -104,6 +105,19 @@ def test_round_trip_is_bit_exact(outcomes, references):
             assert torch.equal(initial[key], value), (name, key)
 
 
+def test_every_rank_exports_its_share(outcomes):
+    """Tensor- and data-parallel ranks alike: nobody has more than his part of his stage and one parameter."""
+    for name, (world, _, parallel) in LAYOUTS.items():
+        stages = parallel.get("pipeline", 1)
+        sizes = [[tensor.nbytes for tensor in part.values()] for part in outcomes[name].by_rank("initial")]
+        assert len(sizes) == world, name  # none is left out
+        each = world // stages
+        for stage in range(stages):
+            ours = sizes[stage * each : (stage + 1) * each]
+            largest = 2 * max(max(part) for part in ours)  # the two halves of a gated MLP are one parameter
+            assert max(map(sum, ours)) <= sum(map(sum, ours)) / each + largest, name
+
+
 def test_exported_weights_run_in_hugging_face(outcomes, references, tmp_path: Path):
     for name in ("tp2_pp2_qwen2_tied", "tp2_pp2_sequence_qwen3", "tp2_dp2_llama"):
         reference = references[LAYOUTS[name][1]]
@@ -154,6 +168,10 @@ def test_rows_that_sequence_parallelism_cannot_cut(outcomes):
 
 def test_ranks_hear_rank_zero(outcomes):
     assert outcomes["talk"].values == {"good": 4}
+
+
+def test_reading_a_checkpoint_may_take_longer_than_a_collective(outcomes):
+    assert outcomes["slow_reader"].values == {"found": "step_00000003_e0001", "waited": 2, "agreed": [5]}
 
 
 def test_save_and_resume_under_other_layouts(outcomes, references):
