@@ -106,3 +106,12 @@ def test_equals_the_walk_in_the_tree_of_steps(epochs: list[tuple[int, float]]):
             at = parent[at]
             assert at is not None
         assert registry.staleness(version, now) == walked + now - line.index(at)
+
+
+def test_versions_that_groups_may_still_carry():
+    """At epoch 3's step 9: staleness 1 and 0 on the trunk, 2 across the fork at 6 -> see the cases above."""
+    registry = three_epochs()
+    assert registry.fresh(range(20), 0) == {17}
+    assert registry.fresh(range(20), 2) == {11, 12, 13, 17}  # 13: step 9 of epoch 2, one back to 8, one on
+    assert registry.fresh([6, 10, 12, 99], 3) == {6, 12}
+    assert Registry().fresh([0, 1], 10) == set()
