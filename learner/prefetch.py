@@ -46,7 +46,7 @@ class Prefetch:
         config: of the intake.
         queue: on rank 0, None elsewhere. The thread takes from it; everything else stays the loop's.
         ranks: all of them make a Prefetch at the same time.
-        stopping: rank 0's is asked before every wait and before every step; True ends the run cleanly.
+        stopping: asked on every rank before every step, and on rank 0 before every wait; True on any ends the run cleanly.
         alive: called while the loop waits for us, and only then: a thread that waits for groups says nothing about a loop
             that hangs in a collective.
         weighting: the objective's.
@@ -86,8 +86,9 @@ class Prefetch:
             self._awaited.clear()
             self._coming = None
         self._alive()
-        # The batch may have been there for long: whether to train it is decided now.
-        if prepared is None or self._ranks.agree([int(self._stopping())])[0]:
+        # The batch may have been there for long: whether to train it is decided now. A node that is taken away is not always
+        # rank 0's.
+        if self._ranks.any(prepared is None or self._stopping()):
             return None
         if not self._config.hold_staleness and step + 1 < self._config.steps:
             self._coming = self._fetch(step + 1)

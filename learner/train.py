@@ -46,7 +46,8 @@ def train(config: LearnerConfig, ranks: Ranks, meters: Meters) -> bool:
     A stop signal ends it after the step under way, with a checkpoint.
 
     Returns:
-        False when an alarm has rolled the run back: started again, it goes on from the checkpoint it is to go back to.
+        False when it is to be started again: an alarm has rolled the run back to a checkpoint, or a stop signal came to
+        another node, which somebody replaces.
 
     Raises:
         IntakeError: no batch came within take_timeout_s.
@@ -86,7 +87,7 @@ def train(config: LearnerConfig, ranks: Ranks, meters: Meters) -> bool:
             run.abandon()
             return False
     run.close(step)
-    return True
+    return step >= config.steps or run.stop.requested()
 
 
 @dataclass

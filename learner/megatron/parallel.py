@@ -19,6 +19,7 @@ from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 from torch._C._distributed_c10d import Store
 
 from learner.config import ParallelConfig
+from learner.megatron.capability import refusal
 from learner.megatron.cpu import install
 
 T = TypeVar("T")
@@ -79,6 +80,12 @@ class Ranks:
         dist.broadcast(agreed, src=0, group=self.control)
         return agreed.tolist()
 
+    def any(self, value: bool) -> bool:
+        """Whether some rank says so. Collective."""
+        said = torch.tensor([int(value)])
+        dist.all_reduce(said, op=dist.ReduceOp.MAX, group=self.control)
+        return bool(said)
+
     def attended(self, work: Callable[[], T]) -> T | None:
         """Rank 0 does ``work``, in a thread; the others wait for it, however long it takes: they hear from it all the while,
         so that none runs into the limit of a collective. Collective.
@@ -132,8 +139,12 @@ def start(config: ParallelConfig, seed: int, timeout_s: float, store: Store | No
         store: where the ranks find each other; torchrun's own by default, which serves one start only.
 
     Raises:
-        LayoutError: not started by torchrun, or the world size does not fit tensor x pipeline.
+        LayoutError: not started by torchrun, or the world size does not fit tensor x pipeline, or a kind of parallelism that
+            this learner has not (learner.megatron.capability).
     """
+    for name, size in (("context", config.context), ("expert", config.expert)):
+        if size > 1:
+            raise LayoutError(refusal(f"parallel.{name} = {size}: {name} parallelism", f"set parallel.{name} to 1"))
     device = install()
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         raise LayoutError("RANK and WORLD_SIZE are not set: start the learner with python -m torch.distributed.run")

@@ -55,19 +55,21 @@ class Queue:
 
 
 class OneRank:
+    other = False  # what another rank says, when asked whether any does
+
     def channel(self) -> Callable[[bytes | None], bytes]:
         return lambda data: data or b""
 
-    def agree(self, values: list[int]) -> list[int]:
-        return values
+    def any(self, value: bool) -> bool:
+        return value or self.other
 
 
 class Loop:
     """A loop of one rank around a Prefetch."""
 
     def __init__(self, **values: Any) -> None:
-        self.queue, self.stop, self.beats = Queue(), False, 0
-        services = (cast(LearnerQueue, self.queue), cast(Ranks, OneRank()))
+        self.queue, self.stop, self.beats, self.ranks = Queue(), False, 0, OneRank()
+        services = (cast(LearnerQueue, self.queue), cast(Ranks, self.ranks))
         self.prefetch = Prefetch(config(**values), *services, lambda: self.stop, self._alive, DEFAULT)
 
     def _alive(self) -> None:
@@ -110,6 +112,14 @@ def test_a_held_lag_is_held_to_the_step():
     assert loop.prefetch.take(0) is not None
     assert loop.settled()
     assert loop.queue.asked == [0]
+
+
+def test_a_stop_that_another_rank_was_told_counts_too():
+    loop = Loop()
+    assert loop.prefetch.take(0) is not None
+    loop.ranks.other = True
+    assert loop.prefetch.take(1) is None
+    loop.prefetch.close()
 
 
 def test_a_stop_counts_though_a_batch_is_there():
