@@ -154,19 +154,10 @@ class Hosts:
         saved = site.learner_rows("checkpoint")
         if not saved or saved[-1]["step"] != site.step():
             raise AssertionError(f"the learner ended at step {site.step()} without a checkpoint\n{site.tails()}")
-        words = ["ledger", str(site.run.root), "--check", "--recount", "--json"]
-        answer = site.ask("gateway", [sys.executable, "-m", "learner.cli.app", *words])
-        result.ledgers = [ledger for ledger in answer["ledgers"] if ledger["fleet"] in FLEETS]
-        result.law = [str(one) for one in answer["recount"]["discrepancies"]]  # the law itself: --check has failed
-        file = str(site.run.config / "gateway.json")
-        waiting = {
-            (fleet, id_) for fleet, id_ in site.ask("gateway", [sys.executable, "-m", "tests.deploy.waiting", file])
-        }
-        result.account = account = Account.read(site.run.root, {fleet: fleet for fleet in FLEETS})
-        result.lost, result.doubled = sorted(set(account.lost) - waiting), account.doubled
-        trained = sum(ledger["trained"] for ledger in result.ledgers)
-        if trained != len(account.trained):
-            result.law.append(f"the ledger says {trained} trained, the learner's log {len(account.trained)}")
+        accounts = site.accounts({fleet: fleet for fleet in FLEETS})
+        result.account, result.law, result.lost = accounts.account, accounts.law, accounts.lost
+        result.doubled = result.account.doubled
+        result.ledgers = [ledger for ledger in accounts.ledgers if ledger["fleet"] in FLEETS]
         site.end("gateway", 30)
         self._describe()
 

@@ -84,11 +84,12 @@ class Host:
 
     Attributes:
         address: IPv4, on the switch's subnet.
+        namespace: what `ip netns` calls it.
     """
 
     def __init__(self, namespace: str, address: str, switch: str) -> None:
         self.address = address
-        self._namespace = namespace
+        self.namespace = namespace
         self._switch = switch
         self._port = ""
         self._children: list[Child] = []
@@ -96,17 +97,17 @@ class Host:
     def plug_in(self, port: str) -> None:
         """Makes the namespace and its link."""
         self._port = port
-        _ip("netns", "add", self._namespace)
+        _ip("netns", "add", self.namespace)
         peer = ("peer", "name", port, "netns", self._switch)
-        _ip("link", "add", "eth0", "netns", self._namespace, "type", "veth", *peer)
+        _ip("link", "add", "eth0", "netns", self.namespace, "type", "veth", *peer)
         _ip("-n", self._switch, "link", "set", port, "master", "br0", "up")
-        _ip("-n", self._namespace, "addr", "add", f"{self.address}/24", "dev", "eth0")
+        _ip("-n", self.namespace, "addr", "add", f"{self.address}/24", "dev", "eth0")
         for device in ("lo", "eth0"):
-            _ip("-n", self._namespace, "link", "set", device, "up")
+            _ip("-n", self.namespace, "link", "set", device, "up")
 
     def command(self, *words: str) -> list[str]:
         """The command line that runs ``words`` there; the process that comes of it is the command itself."""
-        return ["ip", "netns", "exec", self._namespace, *words]
+        return ["ip", "netns", "exec", self.namespace, *words]
 
     def start(self, name: str, words: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> Child:
         """Starts a process there. From the main thread."""
@@ -124,12 +125,12 @@ class Host:
     def kill(self) -> None:
         """SIGKILL to every process there, until none is left."""
         end = time.monotonic() + _LIMIT_S
-        while pids := _ip("netns", "pids", self._namespace).split():
+        while pids := _ip("netns", "pids", self.namespace).split():
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(pid), signal.SIGKILL)
             if time.monotonic() > end:
-                raise NetworkError(f"processes {', '.join(pids)} on {self._namespace} do not die")
+                raise NetworkError(f"processes {', '.join(pids)} on {self.namespace} do not die")
             time.sleep(0.02)
         for child in self._children:
             child.kill()  # dead already: this takes note of it
@@ -137,7 +138,7 @@ class Host:
     def remove(self) -> None:
         """Kills what runs there and takes the host off the network; its address may be given to another."""
         self.kill()
-        _ip("netns", "del", self._namespace)
+        _ip("netns", "del", self.namespace)
 
     def capture(self, path: Path) -> Capture:
         """Records every packet on its link from now on."""

@@ -14,9 +14,9 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from learner.cli.model import vocabulary_size
 from learner.cli.runfile import Plan, RunFile
@@ -25,6 +25,7 @@ from learner.queue.acl import rule
 from rollout.config import ClientTlsConfig, WorkerConfig
 from rollout.model import write_model
 from runtime.children import Child
+from tests.chaos.account import Account, Id
 from tests.chaos.tail import Tail
 from tests.deploy.network import Host, Network
 from tests.service.certificates import Authority
@@ -40,6 +41,27 @@ def refusal() -> str | None:
         if shutil.which(program) is None:
             return f"there is no {program}"
     return None
+
+
+class Accounts(NamedTuple):
+    """What logs, ledger and queue say at the end of a run.
+
+    Attributes:
+        account: from logs alone.
+        law: what a recount of the queue found wrong, or where the ledger and the logs differ.
+        waiting: the groups in the queue.
+        ledgers: each fleet's, by field.
+    """
+
+    account: Account
+    law: list[str]
+    waiting: set[Id]
+    ledgers: list[dict[str, Any]]
+
+    @property
+    def lost(self) -> list[Id]:
+        """Acknowledged, and neither trained, nor expired, nor waiting."""
+        return sorted(set(self.account.lost) - self.waiting)
 
 
 class Site:
@@ -210,6 +232,24 @@ class Site:
         if done.returncode:
             raise AssertionError(f"{' '.join(words)}: exit status {done.returncode}\n{done.stdout}{done.stderr}")
         return json.loads(done.stdout)
+
+    def accounts(self, workers: Mapping[str, str] | None = None) -> Accounts:
+        """Counts everything, on the gateway's host, once fleets and learner have ended. Raises AssertionError.
+
+        Args:
+            workers: rollout worker -> its fleet.
+        """
+        words = ["ledger", str(self.run.root), "--check", "--recount", "--json"]
+        answer = self.ask("gateway", [sys.executable, "-m", "learner.cli.app", *words])  # fails when the law is broken
+        listed = self.ask(
+            "gateway", [sys.executable, "-m", "tests.deploy.waiting", str(self.run.config / "gateway.json")]
+        )
+        account = Account.read(self.run.root, workers)
+        law = [str(one) for one in answer["recount"]["discrepancies"]]
+        trained = sum(ledger["trained"] for ledger in answer["ledgers"])
+        if trained != len(account.trained):
+            law.append(f"the ledger says {trained} trained, the learners' logs {len(account.trained)}")
+        return Accounts(account, law, {(fleet, id_) for fleet, id_ in listed}, answer["ledgers"])
 
     def tails(self) -> str:
         """The ends of all logs."""
