@@ -1,0 +1,95 @@
+"""What several processes must agree on: the run, the sizes of groups and steps, who is where, how many there are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+from urllib.parse import urlsplit
+
+from learner.config import GatewayConfig, LearnerConfig
+from rollout.config import WorkerConfig
+from tests.deploy.manifests import Object
+from tests.deploy.policies.processes import Process, of_kind, processes
+from tests.deploy.workloads import named, pods
+
+_RUN = "leeway.dev/run"
+
+
+def agreement(objects: list[Object]) -> list[str]:
+    """Gateway, learner and workers of an overlay belong to one run and see the same limits and places."""
+    found, _ = processes(objects)
+    gateways, learners = of_kind(found, GatewayConfig), of_kind(found, LearnerConfig)
+    workers = of_kind(found, WorkerConfig)
+    wrong = list(_run(found, objects))
+    for (process, learner), (_, gateway) in product(learners, gateways):
+        wrong += [f"{process.where}: {line}" for line in _learner(learner, gateway)]
+    for (process, worker), (_, gateway) in product(workers, gateways):
+        wrong += [f"{process.where}: {line}" for line in _worker(worker, gateway, objects)]
+    for (process, worker), (at, learner) in product(workers, learners):
+        wrong += [f"{process.where}: {line}" for line in _weights(process, worker, at, learner)]
+    for process, config in [*gateways, *learners]:
+        wrong += [f"{process.where}: {line}" for line in _place(config.queue.url, "leeway-redis", objects)]
+    return wrong
+
+
+def _run(found: list[Process], objects: list[Object]) -> Iterator[str]:
+    labels = {pod.labels.get(_RUN) for pod in pods(objects)}
+    if len(labels) != 1 or None in labels:
+        yield f"pods have the runs {sorted(map(str, labels))}: expected one, on each"
+    for process in found:
+        config = process.config
+        name = config.run if isinstance(config, WorkerConfig) else config.queue.run
+        if name not in labels:
+            yield f"{process.where}: its run is {name}, its pod's label says {sorted(map(str, labels))}"
+
+
+def _learner(learner: LearnerConfig, gateway: GatewayConfig) -> Iterator[str]:
+    for name in ("groups_per_step", "max_staleness", "weights"):
+        one, other = getattr(learner, name), getattr(gateway.admission, name)
+        if one != other:
+            yield f"{name} = {one}, the gateway admits by {other}"
+    if learner.queue.url != gateway.queue.url:
+        yield f"queue.url = {learner.queue.url}, the gateway's is {gateway.queue.url}"
+
+
+def _worker(worker: WorkerConfig, gateway: GatewayConfig, objects: list[Object]) -> Iterator[str]:
+    smallest, largest = gateway.limits.group_size
+    if not smallest <= worker.sampling.responses <= largest:
+        yield f"{worker.sampling.responses} responses a group, the gateway takes {smallest} to {largest}"
+    if worker.sampling.max_new_tokens > gateway.limits.max_response_tokens:
+        yield f"max_new_tokens = {worker.sampling.max_new_tokens}, above the gateway's limit"
+    if worker.max_message_bytes > gateway.limits.max_message_bytes:
+        yield f"max_message_bytes = {worker.max_message_bytes}, above the gateway's limit"
+    if (worker.tls is None) != (gateway.tls is None):
+        yield "one of worker and gateway speaks TLS, the other does not"
+    yield from _place(f"grpc{'s' if worker.tls else ''}://{worker.gateway}", "leeway-gateway", objects)
+
+
+def _place(url: str, certificate: str, objects: list[Object]) -> Iterator[str]:
+    """An address inside is a Service with that port, and its certificate has that name."""
+    parts = urlsplit(url)
+    host, port = parts.hostname or "", parts.port
+    if "." in host:
+        return
+    service = named(objects, "Service").get(host)
+    if service is None or port not in [item["port"] for item in service["spec"]["ports"]]:
+        yield f"{url}: there is no Service {host} with port {port}"
+    issued = named(objects, "Certificate").get(certificate, {}).get("spec", {}).get("dnsNames", [])
+    if parts.scheme in ("rediss", "grpcs") and host not in issued:
+        yield f"{url}: the certificate {certificate} does not name {host}"
+
+
+def _weights(process: Process, worker: WorkerConfig, at: Process, learner: LearnerConfig) -> Iterator[str]:
+    """A version that is announced by its path lies at the same path of the same volume for the worker."""
+    if worker.model != learner.model:
+        yield f"model = {worker.model}, the learner's is {learner.model}"
+    if learner.publish.url is not None:
+        return
+    if _volume(process, str(learner.publish.dir)) != _volume(at, str(learner.publish.dir)):
+        yield f"it does not see the learner's {learner.publish.dir} at that path"
+
+
+def _volume(process: Process, path: str) -> Object | None:
+    volumes = {volume["name"]: volume.get("persistentVolumeClaim") for volume in process.pod.spec["volumes"]}
+    mounts = {item["mountPath"]: volumes.get(item["name"]) for item in process.container["volumeMounts"]}
+    return next((mounts[place] for place in mounts if path.startswith(f"{place}/")), None)

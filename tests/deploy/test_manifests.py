@@ -1,0 +1,122 @@
+"""Every overlay builds, fits the schemas of three Kubernetes versions and of the operators, and keeps all policies."""
+
+from __future__ import annotations
+
+import tomllib
+
+import pytest
+
+from learner.cli.runfile import RunFile
+from learner.config import GatewayConfig, LearnerConfig
+from rollout.config import WorkerConfig
+from rollout.model import TOKENS
+from tests.deploy.manifests import ALL, KUBERNETES, MISSING, OVERLAYS, ROOT, BuildError, build, render
+from tests.deploy.policies.processes import of_kind, processes
+from tests.deploy.policies.references import documented
+from tests.deploy.policies.registry import POLICIES
+from tests.deploy.schemas import VERSIONS, violations
+from tests.deploy.workloads import named, pods
+
+pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
+
+
+def test_the_overlays_are_those_that_are_documented():
+    assert sorted(OVERLAYS) == ["dev", "fleet-remote", "multi-node", "single-node"]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("name", ALL)
+def test_objects_fit_the_schemas(name, version):
+    assert violations(render(name), version) == []
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("name", ALL)
+def test_policies_are_kept(name, policy):
+    assert POLICIES[policy](render(name)) == []
+
+
+def test_the_kinds_of_operators_are_there():
+    kinds = {item["kind"] for item in render("multi-node")}
+    assert kinds >= {"JobSet", "LeaderWorkerSet", "Certificate", "Issuer", "PodMonitor", "LocalQueue"}
+    assert kinds >= {"HorizontalPodAutoscaler", "PodDisruptionBudget", "NetworkPolicy", "PriorityClass", "StatefulSet"}
+
+
+def test_the_demo_needs_no_operator():
+    native = {"v1", "apps/v1", "batch/v1", "networking.k8s.io/v1", "scheduling.k8s.io/v1"}
+    assert {item["apiVersion"] for item in render("dev")} == native
+
+
+def test_only_the_demo_brings_secrets():
+    assert {name for name in OVERLAYS if named(render(name), "Secret")} == {"dev"}
+
+
+def test_a_fleet_elsewhere_is_a_fleet_and_nothing_else():
+    objects = render("fleet-remote")
+    assert {pod.component for pod in pods(objects)} == {"rollout"}
+    assert not named(objects, "PersistentVolumeClaim")
+    maps = " ".join(str(item["data"]) for item in named(objects, "ConfigMap").values())
+    assert "redis" not in maps
+
+
+def test_what_a_changed_setting_reaches():
+    """Generated names carry a hash, in custom kinds too: pods with old settings do not stay."""
+    objects = render("multi-node")
+    assert all(len(name.rpartition("-")[2]) == 10 for name in named(objects, "ConfigMap"))
+
+
+def test_the_demo_is_the_demo():
+    """The dev overlay's processes have the settings that `leeway up configs/demo.toml` derives, addresses and paths apart."""
+    found, wrong = processes(render("dev"))
+    assert not wrong
+    plan = RunFile.read(ROOT / "configs" / "demo.toml").resolve(
+        "redis://leeway@leeway-redis:6379/0", "demo", len(TOKENS)
+    )
+    for kind, expected in (
+        (GatewayConfig, plan.gateway),
+        (LearnerConfig, plan.learner),
+        (WorkerConfig, plan.workers[0]),
+    ):
+        [(_, config)] = of_kind(found, kind)
+        assert _essence(config) == _essence(expected)
+
+
+def _essence(config) -> dict:
+    """Settings without what depends on where the process runs."""
+    values = config.model_dump(mode="json", exclude={"queue", "status", "tls", "name", "run", "fleet"})
+    for key in ("listen", "insecure", "gateway", "identities_file", "token_file", "cache_dir", "stop_grace_s"):
+        values.pop(key, None)
+    values.get("admission", {}).pop("max_queued_bytes", None)
+    return {key: _without_paths(value) for key, value in values.items()}
+
+
+def _without_paths(value):
+    if isinstance(value, dict):
+        return {key: _without_paths(item) for key, item in value.items()}
+    return "path" if isinstance(value, str) and value.startswith("/") else value
+
+
+def test_documented_secrets_are_used():
+    """A row of the README that no overlay needs is a step for nothing."""
+    used = {word for name in ALL for item in render(name) for pod in pods([item]) for word in _words(pod.template)}
+    assert set(documented()) <= used
+
+
+def _words(value) -> set[str]:
+    if isinstance(value, dict):
+        return set().union(*map(_words, value.values()))
+    if isinstance(value, list):
+        return set().union(*map(_words, value))
+    return {str(value)}
+
+
+def test_settings_files_are_commented_toml():
+    for file in KUBERNETES.glob("overlays/*/*.toml"):
+        assert file.read_text().startswith("# "), file
+        assert tomllib.loads(file.read_text()), file
+
+
+def test_a_directory_that_does_not_build_says_so(tmp_path):
+    (tmp_path / "kustomization.yaml").write_text("resources: [absent.yaml]\n")
+    with pytest.raises(BuildError, match="absent"):
+        build(tmp_path)
