@@ -139,6 +139,8 @@ class ParallelConfig(Settings):
         default=1, gt=0, description="pieces of the model on each pipeline stage (interleaved schedule)"
     )
     sequence: bool = Field(default=False, description="Megatron sequence parallelism; needs tensor > 1")
+    context: int = Field(default=1, gt=0, description="more than 1 is refused: it needs TransformerEngine layers")
+    expert: int = Field(default=1, gt=0, description="more than 1 is refused: it needs TransformerEngine layers")
 
     @model_validator(mode="after")
     def _parts_that_need_others(self) -> ParallelConfig:

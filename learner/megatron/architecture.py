@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from learner.config import ParallelConfig
+from learner.megatron.capability import refusal
 
 _SUPPORTED = ("llama", "qwen2", "qwen3")
 
@@ -44,6 +45,9 @@ class Architecture:
         path = directory / "config.json"
         values = _read_json(path)
         model_type = _field(path, values, "model_type")
+        if "moe" in model_type or values.get("num_experts") or values.get("num_local_experts"):
+            dense = f"use a dense model: {', '.join(_SUPPORTED)}"
+            raise ModelError(f"{path}: " + refusal(f"model_type = {model_type!r}: a mixture of experts", dense))
         if model_type not in _SUPPORTED:
             raise ModelError(
                 f"{path}: model_type = {model_type!r} is not supported; supported: {', '.join(_SUPPORTED)}"

@@ -6,7 +6,7 @@ import pytest
 
 from learner.config import LearnerConfig, ParallelConfig
 from learner.megatron.parallel import LayoutError, start
-from learner.megatron.step import _turn
+from learner.megatron.pipeline import _turn
 from runtime.settings import SettingsError
 
 
@@ -21,6 +21,18 @@ def test_not_started_by_torchrun(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     with pytest.raises(LayoutError, match=r"torch\.distributed\.run"):
         start(ParallelConfig(), seed=0, timeout_s=1)
+
+
+@pytest.mark.parametrize("kind", ["context", "expert"])
+@pytest.mark.parametrize("cuda", [True, False])
+def test_what_would_need_transformer_engine_is_refused_and_says_what_is_missing(monkeypatch, kind, cuda):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: cuda)
+    with pytest.raises(LayoutError) as caught:
+        start(ParallelConfig.parse({kind: 2}, source="test"), seed=0, timeout_s=1)
+    assert f"parallel.{kind} = 2: {kind} parallelism needs layers of TransformerEngine" in str(caught.value)
+    assert ("a CUDA device" in str(caught.value)) is not cuda
+    assert "the package transformer_engine" in str(caught.value)  # no build of it for the test's machine
+    assert str(caught.value).endswith(f"set parallel.{kind} to 1")
 
 
 def test_virtual_pipeline_without_a_pipeline():

@@ -58,6 +58,10 @@ def test_llama3_rope_equals_transformers(tmp_path, layout):
     ("changes", "words"),
     [
         ({"model_type": "gpt2"}, ["model_type = 'gpt2'", "llama, qwen2, qwen3"]),
+        (
+            {"model_type": "qwen3_moe", "num_experts": 128},
+            ["'qwen3_moe': a mixture of experts", "TransformerEngine", "llama, qwen2, qwen3"],
+        ),
         ({"num_hidden_layers": None}, ["num_hidden_layers is missing"]),
         ({"vocab_size": 0}, ["vocab_size = 0", "positive integer"]),
         ({"attention_bias": True}, ["attention_bias = True"]),
