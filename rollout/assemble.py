@@ -57,7 +57,7 @@ async def _run(config: WorkerConfig) -> None:
     verifier = Verifier(config.model, config.cache_dir or config.state_dir / f"{config.name}.versions")
     prompts = PromptSource(config.state_dir / f"{config.name}.cursor.json", config.shard)
     async with contextlib.AsyncExitStack() as stack:
-        meters = Meters()
+        meters = Meters(len(config.engine.urls) or config.engine.count)
         journal = stack.enter_context(contextlib.closing(Journal(config, meters)))
         judges = Judges(task, config.task, config.seed)
         stack.push_async_callback(judges.close)
@@ -66,7 +66,8 @@ async def _run(config: WorkerConfig) -> None:
         client.follow(trail)
         await stack.enter_async_context(client)
         fleet = await stack.enter_async_context(Fleet.open(config, tokenizer.vocab_size, trail.observing(journal)))
-        Status.start(config.status.listen, meters.registry, meters.loop.problem, fleet.behind)
+        meters.follow(client, fleet)
+        Status.start(config.status.listen, meters.instruments.registry, meters.loop.problem, fleet.behind)
         await Worker(config, Parts(client, fleet, task, judges, tokenizer, prompts, verifier, journal, trail)).run()
 
 

@@ -58,6 +58,9 @@ class SubmitClient:
         max_message_bytes: largest message either way; larger groups are rejected here.
         timeout_s: limit of one lease or ledger call, and of silence on a stream that owes acks.
 
+    Attributes:
+        retried: RETRY acks obeyed so far.
+
     Raises:
         SettingsError: the address is malformed, there are no credentials, or a TLS file cannot be read.
     """
@@ -73,6 +76,7 @@ class SubmitClient:
         timeout_s: float = 10.0,
     ) -> None:
         shown = Credentials(token=credentials) if isinstance(credentials, str) else credentials
+        self.retried = 0
         self._endpoints = Endpoints(address, shown, max_message_bytes)
         self._metadata = shown.metadata
         self._worker = worker
@@ -91,6 +95,16 @@ class SubmitClient:
     def follow(self, trail: Trail) -> None:
         """From here on, some of the groups that are submitted are followed; see runtime.traces."""
         self._trail = trail
+
+    @property
+    def unacked(self) -> int:
+        """Groups sent and not acknowledged yet."""
+        return self._stream.unacked
+
+    @property
+    def reconnected(self) -> int:
+        """Submit streams opened after the first."""
+        return max(0, self._stream.opened - 1)
 
     async def submit(self, group: rollout_pb2.Group, lease_id: str = "") -> rollout_pb2.Ack:
         """Delivers a group, however long that takes, and returns its final ack: ACCEPTED, DUPLICATE or REJECTED.
@@ -123,6 +137,7 @@ class SubmitClient:
                 ack = await self._stream.send(group.group_id, payload, lease_id)
                 if ack.outcome != rollout_pb2.OUTCOME_RETRY:
                     return ack
+                self.retried += 1
                 await asyncio.sleep(ack.retry_after_ms / 1000 * random.uniform(1.0, 1.5))
 
     async def lease(

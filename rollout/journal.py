@@ -57,9 +57,11 @@ class Journal:
     def generated(self, groups: Sequence[rollout_pb2.Group], samples: Sequence[Sample]) -> None:
         """A request is complete: its groups, and some of its responses, of which a few are logged now and then."""
         responses = [response for group in groups for response in group.responses]
+        tokens, rewards = sum(len(response.tokens) // 4 for response in responses), [one.reward for one in responses]
+        self._meters.generated(len(groups), tokens, rewards)
         self._counts.groups_generated += len(groups)
-        self._counts.tokens_generated += sum(len(response.tokens) // 4 for response in responses)
-        self._rewards += [response.reward for response in responses]
+        self._counts.tokens_generated += tokens
+        self._rewards += rewards
         now = time.monotonic()
         if now >= self._next_sample:
             self._next_sample = now + self._every_s
@@ -69,30 +71,42 @@ class Journal:
 
     def acknowledged(self, ack: rollout_pb2.Ack) -> None:
         """A group's final ack."""
+        self._meters.acknowledged(ack)
         if ack.outcome == rollout_pb2.OUTCOME_REJECTED:
             self._counts.groups_rejected += 1
             return
         self._counts.groups_accepted += 1
         self._acked.append(group_id=ack.group_id)
 
+    def waited(self, seconds: float) -> None:
+        """A request slot has no lease and waits."""
+        self._meters.waited(seconds)
+
+    def skipped(self, prompts: int) -> None:
+        """Prompts were given up: no engine could answer them."""
+        self._meters.skipped(prompts)
+
     def refused(self, version: int, error: VersionError) -> None:
         """A published version was not loaded."""
+        self._meters.refused()
         self._metrics.append(kind="refused", version=version, reason=str(error))
 
     def engine_state(self, engine: int, state: State) -> None:
         """An engine went into a state."""
+        self._meters.engine_state(engine, state)
         self._metrics.append(kind="engine", engine=engine, state=state)
 
     def engine_refit(self, engine: int, version: int, seconds: float) -> None:
         """An engine has a version."""
+        self._meters.engine_refit(engine, version, seconds)
         self._metrics.append(kind="refit", engine=engine, version=version, seconds=round(seconds, 4))
 
     def progress(self, version: int | None, engines_serving: int, clock: BusyClock) -> None:
         """One line: counters since the start; tokens/s and mean reward since the line before (or the last known)."""
-        self._meters.loop.beat()
         now, tokens = time.monotonic(), self._counts.tokens_generated
         since, before = self._last
         busy, idle = clock.read()
+        self._meters.progressed(busy, idle)
         if self._rewards:
             self._reward = sum(self._rewards) / len(self._rewards)
         self._metrics.append(

@@ -46,12 +46,16 @@ class SubmitStream:
         metadata: the credentials.
         max_message_bytes: what the channel lets through.
         ack_timeout_s: with groups waiting and no ack for so long, the stream is taken for dead and opened anew.
+
+    Attributes:
+        opened: streams so far.
     """
 
     def __init__(self, endpoints: Endpoints, metadata: Any, max_message_bytes: int, ack_timeout_s: float) -> None:
         self._endpoints = endpoints
         self._metadata = metadata
         self._ack_timeout_s = ack_timeout_s
+        self.opened = 0
         self._sequence = 0
         self._pending: dict[int, _Pending] = {}  # in the order of sequences
         self._unsent: deque[int] = deque()  # those that the stream now open has not written
@@ -81,6 +85,11 @@ class SubmitStream:
             return await future
         finally:
             self._pending.pop(sequence, None)
+
+    @property
+    def unacked(self) -> int:
+        """Groups that wait for their acks."""
+        return len(self._pending)
 
     async def close(self) -> None:
         """Ends the stream; sends still waiting are cancelled."""
@@ -117,6 +126,7 @@ class SubmitStream:
         self._several = False
         self._unsent = deque(self._pending)
         self._wake.set()
+        self.opened += 1
         stub = self._endpoints.stub
         call = stub.Submit(metadata=self._metadata)
         writer = asyncio.create_task(self._write(call))

@@ -99,7 +99,9 @@ class Worker:
             )
             if lease.groups:
                 return lease
-            await asyncio.sleep(max(lease.retry_after_ms, 10) / 1000)
+            pause = max(lease.retry_after_ms, 10) / 1000
+            self._parts.journal.waited(pause)
+            await asyncio.sleep(pause)
 
     async def _generate(self, indices: Sequence[int]) -> list[rollout_pb2.Group]:
         """The groups of these prompts: one engine request, every prompt repeated once per response."""
@@ -149,6 +151,7 @@ class Worker:
         """Prompts that the engines cannot answer are done with, else they would come back for ever."""
         structlog.get_logger().error("prompts skipped", prompts=list(indices), error=str(error))
         self._parts.prompts.done(indices)
+        self._parts.journal.skipped(len(indices))
         self._returned_leases.append(lease_id)
         self._fruitless += 1
         if self._fruitless == _FRUITLESS:

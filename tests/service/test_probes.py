@@ -6,8 +6,6 @@ import asyncio
 import json
 import signal
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -18,9 +16,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from learner.queue import EmbeddedRedis
 from runtime.certificates import expiry
+from tests.scrape import Scrape, probe
 from tests.service.certificates import Authority
 from tests.service.fleet import GatewayProcess, eventually, valid_group
-from tests.service.scrape import Scrape
 
 Start = Callable[..., Awaitable[GatewayProcess]]
 
@@ -32,15 +30,7 @@ def status_address(gateway: GatewayProcess) -> str:
 
 
 async def get(address: str, path: str) -> tuple[int, str]:
-    def read() -> tuple[int, str]:
-        try:
-            with urllib.request.urlopen(f"http://{address}{path}", timeout=5) as reply:
-                return reply.status, reply.read().decode()
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, error.read().decode()
-
-    return await asyncio.to_thread(read)
+    return await asyncio.to_thread(probe, address, path)
 
 
 async def test_ready_follows_redis_and_the_drain_while_alive_stays(start_gateway: Start, redis_server: EmbeddedRedis):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -13,6 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from runtime.settings import SettingsError
 from runtime.status import Check, Heartbeat, Status
+from tests.scrape import probe
 
 Start = Callable[..., Status]
 
@@ -22,12 +21,7 @@ def fine() -> str | None:
 
 
 def get(status: Status, path: str) -> tuple[int, str]:
-    try:
-        with urllib.request.urlopen(f"http://{status.address}{path}", timeout=5) as reply:
-            return reply.status, reply.read().decode()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read().decode()
+    return probe(status.address, path)
 
 
 @pytest.fixture

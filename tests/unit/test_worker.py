@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from rollout.config import WorkerConfig
 from rollout.model import Shape, write_model
 from rollout.tokens import decode_ids
 from rollout.worker import WorkerError
+from tests.scrape import Scrape, probe
 from tests.unit.fleet_peers import TOKEN, ScriptedEngine, ScriptedGateway, until
 from tests.unit.published import publish
 
@@ -230,3 +232,35 @@ async def test_requests_that_all_come_to_nothing_end_the_worker(scene: Scene):
         await run_until_signal(scene.config())
     assert error.group_contains(WorkerError, match="10 requests in a row came to nothing; the last: .*HTTP 400")
     assert any(lease.returned_lease_ids for lease in scene.gateway.leases)
+
+
+async def test_the_status_endpoint_says_what_engines_and_groups_do(scene: Scene):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+
+    async def get(path: str) -> tuple[int, str]:
+        return await asyncio.to_thread(probe, address, path)
+
+    async with scene.worker(status={"listen": address}):
+        await until(lambda: bool(scene.gateway.known), "watch")
+        assert await get("/readyz") == (503, "no version has been published yet\n")
+        assert await get("/healthz") == (200, "ok\n")
+        scene.publish(3)
+        await until(lambda: len(scene.gateway.received) >= 4, "groups")
+        assert await get("/readyz") == (200, "ok\n")
+        await until(lambda: any(row["groups_accepted"] >= 4 for row in scene.events("progress")), "acks")
+        page = await asyncio.to_thread(Scrape, address)
+    prefix = "leeway_worker_"
+    assert page.value(f"{prefix}engines", state="serving") == 2
+    assert page.value(f"{prefix}engine_restarts_total", engine="1") == 0
+    assert page.value(f"{prefix}refit_seconds_count") == 2
+    assert page.value(f"{prefix}version") == 3
+    assert page.value(f"{prefix}ready") == 1
+    generated = page.value(f"{prefix}groups_total", stage="generated") or 0
+    assert generated >= (page.value(f"{prefix}groups_total", stage="accepted") or 0) >= 4
+    assert page.value(f"{prefix}responses_total") == 3 * generated
+    assert page.value(f"{prefix}tokens_total") == 21 * generated
+    assert page.value(f"{prefix}reward") == 1.0
+    assert page.value(f"{prefix}reconnects_total") == 0
+    assert (page.value(f"{prefix}busy_seconds_total") or 0) > 0

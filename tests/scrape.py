@@ -1,7 +1,8 @@
-"""What a /metrics page says: (name, labels) -> value."""
+"""What a status endpoint says: its pages, and its metrics by name and labels."""
 
 from __future__ import annotations
 
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 
@@ -27,3 +28,13 @@ class Scrape:
     def names(self) -> Iterator[str]:
         """Names of all samples."""
         return (sample.name for sample in self.samples)
+
+
+def probe(address: str, path: str) -> tuple[int, str]:
+    """Status code and text of a page of the endpoint at host:port."""
+    try:
+        with urllib.request.urlopen(f"http://{address}{path}", timeout=5) as reply:
+            return reply.status, reply.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
