@@ -45,6 +45,33 @@ def up(
 
 
 @app.command()
+def doctor(
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="A run file, or a gateway's, learner's or worker's.")
+    ],
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Changes a setting; may be repeated.")
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option("--weights", metavar="URI", help="A worker's: where it sees the learner's publish.dir."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Looks for what usually goes wrong, before a run; exits with 1 when something would."""
+    from learner.cli.doctor import examine
+
+    findings = []
+    for finding in examine(config, set_ or [], weights):
+        findings.append(finding)
+        if not as_json:
+            typer.echo(finding.line)
+    if as_json:
+        typer.echo(json.dumps([vars(finding) for finding in findings], indent=2))
+    raise typer.Exit(1 if any(finding.state == "fail" for finding in findings) else 0)
+
+
+@app.command()
 def status(run: _Run) -> None:
     """Shows a run as it stands: its numbers and its processes."""
     from learner.cli.status import print_status

@@ -39,12 +39,12 @@ class Authority:
         self.certificate = directory / f"{name}.pem"
         self.certificate.write_bytes(_pem(signed.sign(self._key, hashes.SHA256())))
 
-    def issue(self, name: str, *sans: str) -> Pair:
-        """A certificate for DNS names, IP addresses and URIs; for servers and for clients."""
+    def issue(self, name: str, *sans: str, days: float = 1) -> Pair:
+        """A certificate for DNS names, IP addresses and URIs; for servers and for clients. It ends in so many days."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         names = x509.SubjectAlternativeName([_general_name(san) for san in sans])
-        signed = _builder(subject, self._name, key).add_extension(names, critical=False)
+        signed = _builder(subject, self._name, key, days).add_extension(names, critical=False)
         pair = Pair(self._directory / f"{name}.crt", self._directory / f"{name}.key")
         pair.certificate.write_bytes(_pem(signed.sign(self._key, hashes.SHA256())))
         pair.key.write_bytes(
@@ -55,16 +55,19 @@ class Authority:
         return pair
 
 
-def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, days: float = 1
+) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)
+    end = now + datetime.timedelta(days=days)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(minutes=5))
-        .not_valid_after(now + datetime.timedelta(days=1))
+        .not_valid_before(min(now, end) - datetime.timedelta(minutes=5))
+        .not_valid_after(end)
     )
 
 
