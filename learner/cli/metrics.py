@@ -57,6 +57,7 @@ class LearnerMetrics:
     starts: list[Row] = field(default_factory=list)
     skipped: int = 0
     alarms: list[Row] = field(default_factory=list)
+    rollbacks: list[Row] = field(default_factory=list)
 
     def add(self, row: Row) -> None:
         match row.get("kind"):
@@ -76,6 +77,8 @@ class LearnerMetrics:
                 self.skipped += 1
             case "alarm":
                 self.alarms.append(row)
+            case "rollback":
+                self.rollbacks.append(row)
         self._forget()
 
     def _forget(self) -> None:
@@ -83,7 +86,7 @@ class LearnerMetrics:
             return
         while len(self.steps) > self.recent:
             del self.steps[next(iter(self.steps))]
-        for rows in (self.warmup, self.versions, self.checkpoints, self.starts, self.alarms):
+        for rows in (self.warmup, self.versions, self.checkpoints, self.starts, self.alarms, self.rollbacks):
             del rows[: -self.recent]
 
     def phase(self, since: float) -> str:

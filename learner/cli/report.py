@@ -63,6 +63,7 @@ def _lead(run_file: RunFile, summary: Summary) -> str:
         f"{run_file.learner.groups_per_step} prompts × {run_file.rollout.sampling.responses} responses a step",
         *([summary["status"]] if summary else ["going on"]),
         *(f"alarm at step {row['step']}: {row['reason']}" for row in summary.get("alarms", [])),
+        *(f"rolled back at step {row['step']} to {row['checkpoint']}" for row in summary.get("rollbacks", [])),
         time.strftime("%Y-%m-%d %H:%M"),
     ]
     return html.escape(" · ".join(parts))

@@ -52,6 +52,7 @@ def summarize(run_file: RunFile, metrics: RunMetrics, outcome: Outcome, previous
         "versions_published": len({row["version"] for row in learner.versions}),
         "steps_skipped": learner.skipped,
         "alarms": [{key: row[key] for key in ("step", "rule", "action", "reason")} for row in learner.alarms],
+        "rollbacks": [{key: row[key] for key in ("step", "rule", "checkpoint", "lost")} for row in learner.rollbacks],
         "learner_starts": len(learner.starts),
         "restarts": outcome.restarts,
         "ledger_balanced": balanced(outcome.ledgers),

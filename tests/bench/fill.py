@@ -13,11 +13,11 @@ from tests.bench.sample import RESPONSES, sample_group
 _FLUSH = 128
 
 
-async def fill(queue: QueueConfig, groups: int, tokens: int) -> float:
-    """Appends groups of ``tokens`` ids each; how many per second."""
+async def fill(queue: QueueConfig, groups: int, tokens: int, template: pb.Group | None = None) -> float:
+    """Appends groups of ``tokens`` ids each, copies of ``template`` where there is one; how many per second."""
     gateway = GatewayQueue(queue, quarantine_groups=0)
     await gateway.check()
-    template = sample_group(tokens)
+    template = template or sample_group(tokens)
     started = time.monotonic()
     for done in range(0, groups, _FLUSH):
         batch = [_group(template, tokens) for _ in range(min(_FLUSH, groups - done))]

@@ -129,10 +129,20 @@ def test_rolling_mean():
 def test_alarms_and_updates_are_shown_where_there_are_any(run: RunDirectory):
     rows = [step(number, growth=300.0, ballistic=0.1) for number in (31, 32)]
     alarm = {"kind": "alarm", "time": 1033.0, "step": 32, "rule": "rho", "action": "warn", "reason": "rho is 0.90"}
-    write_rows(run.metrics / "learner.jsonl", [*rows, alarm])
+    back = {
+        "kind": "rollback",
+        "time": 1034.0,
+        "step": 32,
+        "rule": "rho",
+        "checkpoint": "step_00000020_e0001",
+        "lost": 3,
+    }
+    write_rows(run.metrics / "learner.jsonl", [*rows, alarm, back])
     summary = summarize(RunFile.read(run.root), RunMetrics(run.metrics).poll(), Outcome(started=990.0))
     assert summary["alarms"] == [{"step": 32, "rule": "rho", "action": "warn", "reason": "rho is 0.90"}]
+    assert summary["rollbacks"] == [{"step": 32, "rule": "rho", "checkpoint": "step_00000020_e0001", "lost": 3}]
     write_summary(run, summary)
     page = Page(write_report(run).read_text())
     assert "Updates" in page.text
     assert "alarm at step 32: rho is 0.90" in "\n".join(page.text)
+    assert "rolled back at step 32 to step_00000020_e0001" in "\n".join(page.text)
