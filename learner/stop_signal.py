@@ -6,6 +6,8 @@ import signal
 import time
 from types import FrameType
 
+_LEAVING_S = 1.0  # to close the queue and leave the process groups in good order
+
 
 class StopSignal:
     """Remembers that SIGTERM or SIGINT came, so that the loop can end between two steps. Made in the main thread.
@@ -24,8 +26,10 @@ class StopSignal:
         return self._since is not None
 
     def left_s(self) -> float | None:
-        """Seconds of the grace period that are left, at least 0; None when no signal came."""
-        return None if self._since is None else max(0.0, self._since + self._grace_s - time.monotonic())
+        """Seconds of the grace period that are left for work, at least 0; None when no signal came."""
+        if self._since is None:
+            return None
+        return max(0.0, self._since + self._grace_s - _LEAVING_S - time.monotonic())
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._since = self._since or time.monotonic()

@@ -14,7 +14,7 @@ import structlog
 
 from leeway.v1 import manifest_pb2
 from rollout.delta import DeltaError, patch
-from rollout.manifest import MANIFEST, VersionError, plain, read_manifest, verify_file
+from rollout.manifest import MANIFEST, VersionError, plain, read_manifest, verify_files
 from rollout.source import Source, version_name
 
 _KEPT = 2  # an engine may still read the one before the newest
@@ -93,11 +93,9 @@ class Rebuilder:
             for name in names:
                 shutil.copyfile(base / name, temporary / name)
             for place, link in links:
-                for file in link.files:
-                    verify_file(place, file)
+                verify_files(place, link.files)
                 patch(shards, [place / file.name for file in link.files if file.name.endswith(".safetensors")])
-            for file in manifest.results:
-                verify_file(temporary, file)
+            verify_files(temporary, manifest.results)
             shutil.copyfile(directory / MANIFEST, temporary / MANIFEST)
         except (DeltaError, OSError) as error:
             raise VersionError(f"delta to version {manifest.version}", str(error)) from error
@@ -114,8 +112,7 @@ def _is(target: Path, directory: Path, manifest: manifest_pb2.Manifest) -> bool:
     try:
         if (target / MANIFEST).read_bytes() != (directory / MANIFEST).read_bytes():
             return False
-        for file in manifest.results:
-            verify_file(target, file)
+        verify_files(target, manifest.results)
     except (OSError, VersionError):
         return False
     return True

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from leeway.v1 import rollout_pb2
 from rollout.delta import DeltaError, entries
-from rollout.manifest import VersionError, expect, read, read_manifest, verify_file
+from rollout.manifest import VersionError, expect, read, read_manifest, verify_files
 from rollout.rebuild import Rebuilder
 from rollout.source import source_of
 
@@ -67,8 +67,7 @@ class Verifier:
                 )
             directory, files = Rebuilder(self._cache, source).rebuild(directory, manifest), manifest.results
         else:
-            for file in files:
-                verify_file(directory, file)
+            verify_files(directory, files)
         self._verify_tensors([directory / file.name for file in files if file.name.endswith(".safetensors")])
         return Version(manifest.version, directory)
 
