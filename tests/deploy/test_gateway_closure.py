@@ -34,8 +34,9 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("no package index is reachable: the gateway's closure cannot be installed")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(root / "venv")], check=True, timeout=30)
     interpreter = root / "venv" / "bin" / "python"
-    command = [*pip, "--python", str(interpreter), "install", "-q", "-c", "constraints.txt", ".[gateway]"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    recipe = dockerfile.read("gateway").stages[0].all("RUN")[-1].rest.replace("/opt/leeway", str(root / "venv"))
+    recipe = recipe.replace("pip --python", f"{' '.join(pip)} -q --python").replace("--no-cache-dir", "")
+    done = subprocess.run(["sh", "-ec", recipe], cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     return interpreter
 

