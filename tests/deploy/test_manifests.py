@@ -72,13 +72,12 @@ def test_the_demo_is_the_demo():
     plan = RunFile.read(ROOT / "configs" / "demo.toml").resolve(
         "redis://leeway@leeway-redis:6379/0", "demo", len(TOKENS)
     )
-    for kind, expected in (
-        (GatewayConfig, plan.gateway),
-        (LearnerConfig, plan.learner),
-        (WorkerConfig, plan.workers[0]),
-    ):
-        [(_, config)] = of_kind(found, kind)
-        assert _essence(config) == _essence(expected)
+    [(_, gateway)] = of_kind(found, GatewayConfig)
+    [(_, learner)] = of_kind(found, LearnerConfig)
+    [(_, worker)] = of_kind(found, WorkerConfig)
+    assert _essence(gateway) == _essence(plan.gateway)
+    assert _essence(learner) == _essence(plan.learner)
+    assert _essence(worker) == _essence(plan.workers[0])
 
 
 def _essence(config) -> dict:

@@ -47,11 +47,6 @@ def network(objects: list[Object]) -> list[str]:
     ]
 
 
-def reaches(policies: list[Object], source: Pod, target: Pod, port: int) -> bool:
-    """Whether a TCP connection from one pod to another passes both pods' policies."""
-    return _passes(policies, "Egress", source, target, port) and _passes(policies, "Ingress", target, source, port)
-
-
 def _passes(policies: list[Object], direction: str, pod: Pod, other: Pod | _Namespace, port: int) -> bool:
     held = [item["spec"] for item in policies if selects(item["spec"]["podSelector"], pod.labels)]
     bound = [spec.get(direction.lower(), []) for spec in held if direction in spec["policyTypes"]]
@@ -103,15 +98,17 @@ def _selections(policies: list[Object], found: list[Pod]) -> Iterator[str]:
 
 
 def _between(policies: list[Object], found: list[Pod]) -> Iterator[str]:
+    """Both ends must agree: a hole at one is not to be seen only when the other has one too."""
     for source, target in itertools.product(found, repeat=2):
         pair = (source.component, target.component)
         spans = target.owner["kind"] in ("JobSet", "LeaderWorkerSet")
         allowed = ALLOWED.get(pair, 0) if pair not in _AMONG_THEMSELVES or spans else 0
         for port in _PORTS:
             should = allowed is None or allowed == port
-            if reaches(policies, source, target, port) != should:
-                verb = "cannot reach" if should else "can reach"
-                yield f"NetworkPolicy: {source.where} {verb} {target.where} on port {port}"
+            if _passes(policies, "Egress", source, target, port) != should:
+                yield f"NetworkPolicy: {source.where} {'must' if should else 'can'} send to {target.where} on port {port}"
+            if _passes(policies, "Ingress", target, source, port) != should:
+                yield f"NetworkPolicy: {target.where} {'must' if should else 'can'} let in {source.where} on port {port}"
 
 
 def _scraped(policies: list[Object], found: list[Pod]) -> Iterator[str]:

@@ -1,0 +1,45 @@
+"""What a pod may do, what it is made from and takes, and how it is asked whether it lives."""
+
+from __future__ import annotations
+
+from tests.deploy.faults import GONE, Fault
+from tests.deploy.planted.targets import GATEWAY, GROUPS, JOB, JOBSET, LEADER, MAIN, NODE, POD, REDIS, WORKER
+
+FAULTS = [
+    # a pod may do what it need not
+    Fault("confined", "dev", GATEWAY, f"{POD}.securityContext.runAsNonRoot", False, "root"),
+    Fault("confined", "dev", GATEWAY, f"{POD}.securityContext.runAsUser", 0, "10001"),
+    Fault("confined", "dev", REDIS, f"{POD}.securityContext.seccompProfile", GONE, "seccomp"),
+    Fault("confined", "dev", WORKER, f"{POD}.hostNetwork", True, "hostNetwork"),
+    Fault("confined", "dev", WORKER, f"{POD}.volumes.+", {"name": "x", "hostPath": {"path": "/"}}, "hostPath"),
+    Fault("confined", "dev", JOB, f"{MAIN}.securityContext.readOnlyRootFilesystem", False, "written"),
+    Fault("confined", "dev", JOB, f"{POD}.initContainers.0.securityContext.capabilities", {}, "capabilities"),
+    Fault("confined", "multi-node", JOBSET, f"{NODE}.containers.0.securityContext", {}, "privileges"),
+    Fault("confined", "multi-node", GROUPS, f"{LEADER}.containers.1.securityContext.privileged", True, "privileged"),
+    Fault("confined", "dev", "Namespace/leeway", "metadata.labels", {}, "restricted"),
+    Fault("accounts", "dev", "ServiceAccount/leeway-gateway", "", GONE, "does not exist"),
+    Fault("accounts", "dev", REDIS, f"{POD}.serviceAccountName", "default", "does not exist"),
+    Fault("accounts", "dev", GATEWAY, f"{POD}.automountServiceAccountToken", True, "token"),
+    Fault("accounts", "dev", "ServiceAccount/leeway-rollout", "automountServiceAccountToken", GONE, "token"),
+    Fault("accounts", "dev", "ServiceAccount/leeway-learner", "kind", "RoleBinding", "API"),
+    Fault("accounts", "multi-node", JOBSET, f"{NODE}.enableServiceLinks", GONE, "Links"),
+    # what it is made from, what it takes
+    Fault("images", "dev", GATEWAY, f"{MAIN}.image", "leeway-gateway:latest", "no version"),
+    Fault("images", "dev", REDIS, f"{MAIN}.image", "redis", "no version"),
+    Fault("images", "dev", JOB, f"{POD}.initContainers.0.image", "busybox:stable", "no version"),
+    Fault("images", "multi-node", GROUPS, f"{LEADER}.containers.0.image", "x@sha256:12", "no version"),
+    Fault("resources", "dev", GATEWAY, f"{MAIN}.resources.limits.memory", GONE, "memory"),
+    Fault("resources", "dev", WORKER, f"{POD}.initContainers.0.resources", {}, "cpu"),
+    Fault("resources", "dev", REDIS, f"{MAIN}.resources.requests.memory", "2Gi", "above"),
+    Fault("resources", "single-node", JOB, f"{MAIN}.resources.limits.nvidia~com/gpu", "8", "GPUs"),
+    Fault("resources", "multi-node", JOBSET, f"{NODE}.volumes.+", {"name": "x", "emptyDir": {}}, "sizeLimit"),
+    # how Kubernetes knows
+    Fault("probes", "dev", GATEWAY, f"{MAIN}.readinessProbe", GONE, "no readinessProbe"),
+    Fault("probes", "dev", JOB, f"{MAIN}.livenessProbe.httpGet.path", "/readyz", "/healthz"),
+    Fault("probes", "dev", GATEWAY, f"{MAIN}.readinessProbe.httpGet.port", "health", "no port health"),
+    Fault("probes", "dev", REDIS, f"{MAIN}.livenessProbe", {"tcpSocket": {"port": 6379}}, "asks nothing"),
+    Fault("probes", "dev", GATEWAY, f"{MAIN}.livenessProbe.failureThreshold", 1, "gives up"),
+    Fault("probes", "dev", WORKER, f"{MAIN}.readinessProbe.failureThreshold", 1, "refit"),
+    Fault("probes", "multi-node", GROUPS, f"{LEADER}.containers.0.startupProbe", GONE, "no startupProbe"),
+    Fault("probes", "dev", GATEWAY, f"{MAIN}.startupProbe.timeoutSeconds", GONE, "timeout"),
+]

@@ -1,0 +1,14 @@
+"""Objects, and places in them, where faults are planted."""
+
+from __future__ import annotations
+
+GATEWAY = "Deployment/leeway-gateway"
+REDIS = "StatefulSet/leeway-redis"
+WORKER = "StatefulSet/leeway-rollout"
+JOB = "Job/leeway-learner"
+JOBSET = "JobSet/leeway-learner"
+GROUPS = "LeaderWorkerSet/leeway-rollout"
+POD = "spec.template.spec"
+MAIN = f"{POD}.containers.0"
+NODE = "spec.replicatedJobs.0.template.spec.template.spec"
+LEADER = "spec.leaderWorkerTemplate.leaderTemplate.spec"
