@@ -1,0 +1,23 @@
+"""The metrics reference is what the code declares, and names keep to the rules."""
+
+from __future__ import annotations
+
+import re
+
+from tests import reference
+
+
+def test_the_committed_reference_is_made_from_this_code():
+    assert reference.FILE.read_text() == reference.text(), "run `python -m tests.reference --write` and commit"
+
+
+def test_names_say_process_and_unit_and_labels_are_bounded():
+    allowed = {
+        "fleet", "outcome", "reason", "entry", "engine", "state", "stage", "sign", "bound", "phase", "rule", "directory",
+    }  # fmt: skip
+    for process, made in reference.instruments().items():
+        assert len(made.declared) > 15
+        for metric in made.declared:
+            assert re.fullmatch(rf"leeway_{process.lower()}_[a-z0-9]+(_[a-z0-9]+)*", metric.name)
+            assert set(metric.labels) <= allowed
+            assert metric.help.endswith(".")
