@@ -61,12 +61,12 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=60.0, help="of training; default: %(default)s")
-    parser.add_argument("--warmup", type=float, default=None, help="minutes not judged; default: a fifth, 3 at least")
+    parser.add_argument("--warmup", type=float, default=None, help="minutes not judged; default: a third, 3 at least")
     parser.add_argument("--dir", type=Path, default=Path("runs/soak"), help="the run's directory; default: %(default)s")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="as of leeway up")
     options = parser.parse_args()
     if options.warmup is None:
-        options.warmup = max(3.0, options.minutes / 5)
+        options.warmup = max(3.0, options.minutes / 3)
     if options.warmup >= options.minutes:
         parser.error(f"--minutes {options.minutes:g} leaves nothing after a warm-up of {options.warmup:g}")
     return options
