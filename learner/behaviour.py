@@ -15,6 +15,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -52,7 +53,7 @@ class Behaviour:
         self._objective = objective
         self._scorer = scorer
         self._ranks = ranks
-        self._layout = Layout(1, layout.min_micro_batches, layout.max_tokens, layout.multiple)
+        self._layout = replace(layout, data_ranks=1)  # each scores what it trains
         self._published = PublishedVersions(config.publish.dir)
         self._cache = VersionCache(
             config.behaviour.cache_bytes, lambda version: scorer.read(self._published.open(version))

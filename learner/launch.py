@@ -6,6 +6,7 @@ import os
 
 from structlog.stdlib import BoundLogger
 
+from learner.catalog import CatalogError
 from learner.claim import SupersededError
 from learner.config import LearnerConfig
 from learner.intake import IntakeError
@@ -40,7 +41,7 @@ def launch(config: LearnerConfig, log: BoundLogger) -> int:
     except (LayoutError, ModelError, DemonstrationError, SettingsError) as error:
         log.error("configuration", error=str(error))
         return 2
-    except (CheckpointError, SupersededError, LoadError, IntakeError, QueueError) as error:
+    except (CatalogError, CheckpointError, SupersededError, LoadError, IntakeError, QueueError) as error:
         log.error("stopped", error=str(error))
         return 1
     return 0 if done else ROLLED_BACK
