@@ -171,6 +171,8 @@ class Run:
         intake = Prefetch(config, queue, ranks, stop.requested, watchdog.alive, objective.weighting)
         services = (intake, publisher, checkpointer, queue, metrics, watchdog, meters, trail, stop, ranks.agree)
         meters.vitals.opened()
+        if queue is not None:
+            structlog.get_logger().info("learner opened", step=step, epoch=queue.epoch, version=publisher.version)
         return cls(config, policy, trainer, objective, steering, behaviour, layout, *services, step)
 
     def report(self, row: dict[str, Any], taken: Taken, stats: StepStats | None, alarms: list[Alarm]) -> None:
@@ -210,10 +212,10 @@ class Run:
         self.checkpointer.abandon()
         self.publisher.wait()
         self.watchdog.stop()
-        self.trail.close()
         if self.queue is not None and self.metrics is not None:
             self.queue.close()
             self.metrics.close()
+        self.trail.close()
 
     def close(self, step: int) -> None:
         """A last checkpoint and commit, first of all: what stops us may not wait long. Then the publication under way."""
@@ -224,11 +226,11 @@ class Run:
         self.checkpointer.finish()
         self.publisher.wait(self.stop.left_s())
         self.watchdog.stop()
-        self.trail.close()
         if self.queue is not None and self.metrics is not None:
             self.queue.report(step, self.publisher.version, self.checkpointer.uncommitted)
             self.queue.close()
             self.metrics.close()
+        self.trail.close()
 
 
 @dataclass(frozen=True)
@@ -244,6 +246,7 @@ class Desk:
     def published(self, policy: pb.Policy, seconds: float) -> None:
         self.queue.publish(policy)
         self.metrics.event("version", version=policy.version, step=policy.step, seconds=seconds)
+        structlog.get_logger().debug("version published", version=policy.version, step=policy.step, seconds=seconds)
         self.trail.published(policy, seconds)
 
     def not_published(self, version: int, error: Exception) -> None:
@@ -258,6 +261,7 @@ class Desk:
     def committed(self, step: int, refs: Sequence[GroupRef], seconds: float) -> None:
         count = self.queue.commit(step, refs)
         self.metrics.event("checkpoint", step=step, seconds=seconds, committed=count)
+        structlog.get_logger().info("checkpoint durable", step=step, seconds=seconds, groups_committed=count)
         self.trail.committed(step, refs, seconds)
 
     def not_saved(self, step: int, error: Exception) -> None:

@@ -252,3 +252,4 @@ class Member:
 
     def _tell(self, state: State) -> None:
         self._shared.observer.engine_state(self.index, state)
+        structlog.get_logger().info(f"engine {state}", engine=self.index, version=self.version)
