@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 _MATCHERS = re.compile(r"\{[^}]*\}")
@@ -21,3 +22,8 @@ def metrics_of(expression: str) -> set[str]:
         if not called and not number and match.group().lower() not in _KEYWORDS:
             found.add(match.group())
     return found
+
+
+def queries_of(board: dict[str, Any]) -> list[str]:
+    """Every query of a Grafana dashboard's panels."""
+    return [target["expr"] for panel in board["panels"] for target in panel["targets"]]

@@ -1,4 +1,4 @@
-"""Alert rules: each fires in a rule test and not in a healthy run, has a paragraph in the runbook, reads metrics that exist."""
+"""Alert rules: each fires in a test and not in a healthy run, has a paragraph in the runbook, reads metrics that exist."""
 
 from __future__ import annotations
 
