@@ -140,10 +140,13 @@ async def test_a_wrong_token_ends_the_worker_with_a_code_of_its_own(setup: Setup
 
     gateway = await ScriptedGateway().start()
     (setup.directory / "token").write_text("wrong")
-    path = setup.write(gateway=gateway.address, engine={"urls": ["http://127.0.0.1:1"]})
+    names = {"name": "worker-7", "run": "demo-1", "fleet": "tokyo"}
+    path = setup.write(gateway=gateway.address, engine={"urls": ["http://127.0.0.1:1"]}, **names)
     code, text = await asyncio.to_thread(setup.run, str(path))
     await gateway.stop()
     assert code == 3
+    rows = [json.loads(line) for line in text.splitlines()]  # a collector can parse every line
+    assert {(row["process"], row["run"], row["fleet"]) for row in rows} == {("worker-7", "demo-1", "tokyo")}
     assert "the gateway refuses the credentials: unknown token" in text
     assert "Traceback" not in text
 
