@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from learner.config import QueueConfig, RedisTlsConfig
 from learner.queue import GatewayQueue, LearnerQueue
@@ -51,7 +53,8 @@ class Running:
     tls: dict[str, object]
 
     def client(self, **options: object) -> redis.Redis:
-        return redis.Redis("127.0.0.1", self.port, socket_timeout=5, **{**self.tls, **options})  # pyright: ignore
+        once = {"socket_timeout": 5, "retry": Retry(NoBackoff(), 0)}
+        return redis.Redis("127.0.0.1", self.port, **{**once, **self.tls, **options})  # pyright: ignore
 
     def config(self) -> QueueConfig:
         """The settings of a gateway of the overlay, for this place."""
