@@ -1,4 +1,4 @@
-"""Probes as the kubelet makes them, from the node: startup until it succeeds, then readiness and liveness at their periods."""
+"""Probes as the kubelet makes them, from the node: startup until it succeeds, then readiness, liveness at their periods."""
 
 from __future__ import annotations
 

@@ -1,0 +1,120 @@
+"""deploy/README.md: what it names exists, and its worked numbers are what its formulas give."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from learner.cli.app import app
+from tests.deploy import dockerfile
+from tests.deploy.dockerfile import ROOT
+
+GUIDE = (ROOT / "deploy" / "README.md").read_text()
+CODE = "\n".join(line for line in GUIDE.splitlines() if line.startswith("    "))
+KINDS = {"deployment": "Deployment", "deploy": "Deployment", "statefulset": "StatefulSet", "jobset": "JobSet"}
+P8, P70 = 8.03e9, 70.6e9  # parameters
+
+
+@pytest.fixture(scope="module")
+def objects() -> list[dict]:
+    try:
+        command = ["kubectl", "kustomize", str(ROOT / "deploy/kubernetes/overlays/multi-node")]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    except FileNotFoundError:
+        pytest.skip("there is no `kubectl`")
+    return [found for found in yaml.safe_load_all(done.stdout) if found]
+
+
+def test_every_file_that_it_names_exists():
+    named = set(
+        re.findall(
+            r"(?:deploy|tests|overlays|components|base|docker|kubernetes|prometheus|grafana)/[\w./*-]+[\w*]", GUIDE
+        )
+    )
+    assert len(named) > 15
+    for name in (name for name in named if "/mine" not in name and not name.startswith("deploy/leeway-")):
+        places = (ROOT, ROOT / "deploy", ROOT / "deploy" / "kubernetes")
+        module = ROOT / f"{name.replace('.', '/')}.py"
+        assert any(list(place.glob(name)) for place in places) or module.exists(), f"{name} does not exist"
+    for name in re.findall(r"`([\w-]+\.md)`", GUIDE):
+        assert (ROOT / "deploy" / name).exists() or (ROOT / name).exists(), f"{name} does not exist"
+
+
+def test_every_command_of_ours_exists():
+    known = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    known |= {group.name for group in app.registered_groups}
+    assert set(re.findall(r"leeway (doctor|ledger|fleet|policy|up|status)\b", GUIDE)) <= known
+    for module in re.findall(r"python -m ([\w.]+)", GUIDE):
+        assert (ROOT / f"{module.replace('.', '/')}.py").exists(), f"no module {module}"
+
+
+def test_its_images_are_those_that_can_be_built():
+    built = re.search(r"for image in ([\w ]+);", GUIDE)
+    assert built is not None
+    assert set(built[1].split()) < set(dockerfile.images())
+    for image in dockerfile.images():
+        row = next(line for line in GUIDE.splitlines() if line.startswith(f"| `leeway-{image}`"))
+        assert f"`{dockerfile.read(image).final.base}`" in row
+
+
+def test_the_objects_that_its_commands_name_are_in_the_overlay(objects: list[dict]):
+    names = {(found["kind"], found["metadata"]["name"]) for found in objects}
+    asked = re.findall(r"\b(deployment|deploy|statefulset|jobset|leaderworkerset)[/ ](leeway-[\w-]+)", CODE)
+    assert len(asked) > 5
+    for kind, name in asked:
+        assert (KINDS.get(kind, "LeaderWorkerSet"), name) in names, f"{kind}/{name}"
+    jobset = next(found for found in objects if found["kind"] == "JobSet")
+    job = f"{jobset['metadata']['name']}-{jobset['spec']['replicatedJobs'][0]['name']}-0"
+    assert set(re.findall(r"jobs/([\w-]+)", CODE)) == {job}
+    secrets = set(re.findall(r"leeway-[\w-]+", CODE.partition("get secret ")[2].partition("\n")[0]))
+    assert secrets == set(re.findall(r"leeway-(?:identities|token|redis-password|object-storage)\b", str(objects)))
+
+
+def test_its_times_and_sizes_are_the_overlays(objects: list[dict]):
+    jobset = next(found for found in objects if found["kind"] == "JobSet")
+    pod = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    shutdown = next(word for word in pod["containers"][0]["args"] if word.startswith("--shutdown-timeout="))
+    settings = (ROOT / "deploy/kubernetes/overlays/multi-node/learner.toml").read_text()
+    grace = re.search(r"stop_grace_s = (\d+)", settings)
+    assert grace is not None
+    times = f"({grace[1]} < {shutdown.partition('=')[2]} < {pod['terminationGracePeriodSeconds']} s in multi-node)"
+    assert times in GUIDE
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (6 * P8 / 4, "TP4: 12.0 GB"),
+        (6 * P70 / 16, "TP8 PP2: 26.5 GB"),
+        (6 * P70 / 32, "TP8 PP4: 13.2 GB"),
+        (12 * P8 / 4, "4 GPUs: 24.1 GB"),
+        (12 * P70 / 16, "16 GPUs: 53.0 GB; 32: 26.5 GB"),
+        (6 * P8 / 4 + 12 * P8 / 4, "**36 GB**"),
+        (6 * P70 / 16 + 12 * P70 / 16, "16 GPUs: **79 GB**"),
+        (6 * P70 / 32 + 12 * P70 / 32, "32 GPUs: **40 GB** (PP4)"),
+        (6 * P70 / 16 + 12 * P70 / 32, "**53 GB** (PP2 DP2)"),
+        (2 * 16384 * 4096 * 32 / 4, "| 1.1 GB | 2.7 GB |"),
+        (2 * 16384 * 8192 * 80 / 8, "2.7 GB |"),
+        (34 * 16384 * 4096 * 32 / 4, "| 18 GB |"),
+        (14 * P8, "| 112 GB | 988 GB |"),
+        (16 * P70 / 2, "2 nodes: 565 GB"),
+        (14 * P8 * 4, "| 450 GB | 4.0 TB |"),
+        (128 * 9 * 4 * (500 + 8 * 4000) * 1.3 * 1e3, "= 195 MB"),
+        (32 * 1.3 * 1e9, "32 GB x 1.3 = 41.6 GB"),
+        (2 * P70 * 4 / 420, "70B, 4 nodes, 420 s: 1.3 GB/s"),
+        (14 * P70 / (20 * 420), "every 20 steps of 420 s: 0.12 GB/s"),
+        (14 * P70 / (860 - 420), "wants 2.3 GB/s"),
+    ],
+)
+def test_its_worked_numbers_are_what_its_formulas_give(value: float, text: str):
+    assert text in GUIDE
+    shown = [float(number) for number in re.findall(r"(\d+(?:\.\d+)?)\*{0,2} (?:GB|MB|TB)", text)]
+    assert any(abs(value / 1e9 - number) <= 0.051 * number for number in shown), (value / 1e9, shown)
+
+
+def test_the_readme_of_the_manifests_is_where_it_says():
+    assert Path(ROOT / "deploy/kubernetes/README.md").read_text().count("What you have to set") == 1
