@@ -242,6 +242,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--set", action="append", default=[], dest="settings", metavar="section.key=value")
     parser.add_argument("--keep", type=Path, help="a directory for the logs, kept")
     options = parser.parse_args(arguments)
+    network.end_on_sigterm()
     if reason := refusal() or network.refusal():
         print(f"cannot be shown here: {reason}")
         return 2

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +23,7 @@ from runtime.children import Child
 
 _SUBNET = "10.231.0"
 _LIMIT_S = 20.0
+_MADE_BY = re.compile(r"lw-(\d+)-[0-9a-f]+-")
 
 
 class NetworkError(Exception):
@@ -39,16 +42,32 @@ def refusal() -> str | None:
     return None
 
 
+def sweep() -> None:
+    """Removes networks whose makers were killed; what ran there died with them, or dies now. Never raises."""
+    with contextlib.suppress(NetworkError):
+        for namespace in _ip("netns", "list").split():
+            maker = _MADE_BY.match(namespace)
+            if maker is not None and not Path(f"/proc/{maker.group(1)}").exists():
+                with contextlib.suppress(NetworkError):  # somebody else sweeps too
+                    Host(namespace, "", "").remove()
+
+
+def end_on_sigterm() -> None:
+    """Makes SIGTERM an exception in the main thread, so that what is open is closed."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+
+
 class Network:
     """A switch and its hosts. Use it with ``with``: nothing of it is left afterwards, processes included."""
 
     def __init__(self) -> None:
-        self._name = f"lw{os.getpid()}{secrets.token_hex(2)}"
+        self._name = f"lw-{os.getpid()}-{secrets.token_hex(2)}"
         self._hosts: list[Host] = []
         self._count = 0
         self._switch = f"{self._name}-switch"
 
     def __enter__(self) -> Self:
+        sweep()
         try:
             _ip("netns", "add", self._switch)
             _ip("-n", self._switch, "link", "add", "br0", "type", "bridge")
