@@ -51,6 +51,7 @@ class Plan:
     lease_s: float = 4.0
     checkpoint_every: int = 4
     learner: dict[str, Any] = field(default_factory=dict)  # overrides, by top-level key
+    gateway: dict[str, Any] = field(default_factory=dict)  # likewise
 
 
 class Stack:
@@ -88,7 +89,7 @@ class Stack:
         self.members["redis"] = Member("redis", self._start_redis)
         self.links["redis"] = self.network.to(lambda: _address(self.redis_url))
         for index in range(self.plan.gateways):
-            name, port = f"gateway-{index}", _free_port()
+            name, port = f"gateway-{index}", free_port()
             self._gateway_config(port).write(self._config(name))
             self.members[name] = Member(name, lambda name=name: self._python(name, "learner.gateway"))
             self.links[f"fleet-{index}"] = self.network.to(lambda port=port: ("127.0.0.1", port))
@@ -183,7 +184,7 @@ class Stack:
     def use_engine(self, kind: Literal["own engine", "engine beside"]) -> None:
         """Where the worker's next life finds its SGLang server."""
         if kind == "engine beside" and self._engine is None:
-            settings = EngineConfig(base_port=_free_port(), refit="drain")
+            settings = EngineConfig(base_port=free_port(), refit="drain")
             self._engine = Server(settings, 0, self.directory / "model", self.directory / "logs/engine-beside.log")
         urls = [self._engine.url] if kind == "engine beside" and self._engine else []
         self._worker_config(urls).write(self._config("worker"))
@@ -225,7 +226,7 @@ class Stack:
     def _start_learner(self) -> Child:
         """One rank, in the environment that torchrun would give it: its own start would double the restart's time."""
         rank = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
-        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
         command = [sys.executable, "-m", "learner", str(self._config("learner"))]
         return Child("learner", command, self.directory / "logs/learner.log", {**self._environment, **rank, **where})
 
@@ -244,6 +245,7 @@ class Stack:
             "admission": {**admission, "lease_s": plan.lease_s, "max_queued_groups": 20_000},
             "limits": {"vocab_size": _VOCABULARY, "reward_range": [0, 1]},
             "drain_s": 3.0,
+            **plan.gateway,
         }
         return GatewayConfig.parse(values, "the chaos stack's gateway")
 
@@ -285,7 +287,7 @@ class Stack:
             "log_dir": self.directory / "logs",
             "groups_per_request": 4,
             "requests": 1,
-            "engine": {"urls": urls, "base_port": _free_port(), "refit": "drain"},
+            "engine": {"urls": urls, "base_port": free_port(), "refit": "drain"},
             "sampling": {"responses": 4, "max_new_tokens": 7},
         }
         return WorkerConfig.parse(values, "the chaos stack's worker")
@@ -296,6 +298,7 @@ def _address(url: str) -> Address:
     return host, int(port)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on now."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return probe.getsockname()[1]
