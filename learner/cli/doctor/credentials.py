@@ -38,7 +38,8 @@ def _fleets(identities: Identities, path: Path) -> Finding:
     submitters = identities.submitters()
     if not submitters:
         return fail("identities", f"{path}: no fleet may submit", "add one: `leeway fleet add RUN NAME`")
-    return ok("identities", f"{path}: {len(submitters)} fleets may submit ({', '.join(sorted(submitters)[:5])})")
+    more = ", ..." if len(submitters) > 5 else ""
+    return ok("identities", f"{path}: may submit: {', '.join(sorted(submitters)[:5])}{more}")
 
 
 def _token(path: Path, identities: Identities | None) -> Finding:

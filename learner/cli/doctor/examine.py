@@ -37,7 +37,7 @@ def examine(config: Path, overrides: Iterable[str] = (), weights: str | None = N
         subject = Subject.read(config, overrides, weights)
     except SettingsError as error:
         for line in str(error).splitlines():
-            yield fail("configuration", line, "mend the file")
+            yield fail("configuration", line, "mend the file, or give it with --set")
         return
     yield ok(
         "configuration", f"{config}: a {subject.kind}{' file' if subject.kind == 'run' else ' process'}'s settings"

@@ -27,7 +27,7 @@ def model(subject: Subject) -> Iterator[Finding]:
     directory = subject.model
     if directory is None:
         return
-    fix = "expected a Hugging Face directory: config.json, *.safetensors, tokenizer.json"
+    fix = "download it there, or mount the volume that has it"
     cut = subject.learner.parallel if subject.learner is not None else ParallelConfig()
     try:
         vocabulary = vocabulary_size(directory, cut)

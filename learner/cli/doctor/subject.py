@@ -15,7 +15,12 @@ from rollout.config import WorkerConfig
 from runtime.settings import SettingsError, read_mapping
 
 Kind = Literal["run", "gateway", "learner", "worker"]
-_MARKS: dict[str, Kind] = {"identities_file": "gateway", "publish": "learner", "gateway": "worker"}
+# Sections that only one kind of process has; what differs between pods may come by --set alone.
+_MARKS: dict[Kind, set[str]] = {
+    "gateway": {"identities_file", "limits", "admission"},
+    "learner": {"publish", "checkpoint", "steps"},
+    "worker": {"engine", "sampling", "task", "log_dir", "gateway"},
+}
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class Subject:
         values = read_mapping(path)
         if "run" in values and isinstance(values["run"], dict):
             return cls._of_run(RunFile.read(path, overrides), weights)
-        kind = next((kind for mark, kind in _MARKS.items() if mark in values), None)
+        kind = next((kind for kind, marks in _MARKS.items() if marks & values.keys()), None)
         match kind:
             case "gateway":
                 return cls("gateway", gateway=GatewayConfig.load(path, overrides), weights=weights)
@@ -59,8 +64,8 @@ class Subject:
             case "worker":
                 return cls("worker", workers=(WorkerConfig.load(path, overrides),), weights=weights)
         raise SettingsError(
-            f"{path}: neither a run file ([run], [model], ...) nor the file of a gateway (identities_file), a learner "
-            "([publish]) or a worker (gateway)"
+            f"{path}: neither a run file ([run], [model], ...) nor the file of a gateway ([limits]), a learner ([publish]) "
+            "or a worker ([engine])"
         )
 
     @classmethod
