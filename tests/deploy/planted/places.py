@@ -21,6 +21,8 @@ FAULTS = [
     Fault("references", "dev", JOB, f"{MAIN}.env.0.valueFrom.configMapKeyRef.key", "address", "has no address"),
     Fault("references", "multi-node", JOBSET, f"{NODE}.volumes.0.configMap.name", "leeway-learner", "ConfigMap"),
     Fault("references", "multi-node", "Certificate/leeway-gateway", "", GONE, "Secret leeway-gateway-tls"),
+    Fault("references", "multi-node", "Certificate/leeway-rollout", "", GONE, "Secret leeway-rollout-tls"),
+    Fault("references", "multi-node", "Certificate/leeway-queue-client", "", GONE, "Secret leeway-queue-tls"),
     Fault("references", "multi-node", "Issuer/leeway-fleets", "", GONE, "issuer"),
     Fault("references", "multi-node", "Certificate/leeway-queue-ca", "", GONE, "nothing makes"),
     Fault("references", "multi-node", GROUPS, f"{LEADER}.containers.1.envFrom.0.secretRef.name", "s3", "Secret s3"),

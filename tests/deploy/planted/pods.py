@@ -33,6 +33,7 @@ FAULTS = [
     Fault("resources", "dev", REDIS, f"{MAIN}.resources.requests.memory", "2Gi", "above"),
     Fault("resources", "single-node", JOB, f"{MAIN}.resources.limits.nvidia~com/gpu", "8", "GPUs"),
     Fault("resources", "multi-node", JOBSET, f"{NODE}.volumes.+", {"name": "x", "emptyDir": {}}, "sizeLimit"),
+    Fault("resources", "multi-node", GROUPS, f"{LEADER}.tolerations", GONE, "taint"),
     # how Kubernetes knows
     Fault("probes", "dev", GATEWAY, f"{MAIN}.readinessProbe", GONE, "no readinessProbe"),
     Fault("probes", "dev", JOB, f"{MAIN}.livenessProbe.httpGet.path", "/readyz", "/healthz"),

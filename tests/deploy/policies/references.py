@@ -10,6 +10,8 @@ from tests.deploy.workloads import INJECTED, Pod, named, pods, variables
 
 _ISSUED = {"tls.crt", "tls.key", "ca.crt"}
 _ROW = re.compile(r"^\| `(?P<name>[a-z0-9-]+)` \| (?P<keys>[^|]+) \|", re.MULTILINE)
+# Made by hand only where the overlay has no such issuer: a fleet elsewhere, a Redis elsewhere.
+_ISSUED_BY = {"leeway-rollout-tls": "leeway-fleets", "leeway-queue-tls": "leeway-queue"}
 Keys = dict[str, set[str] | None]  # name -> keys; None: any
 
 
@@ -31,7 +33,8 @@ def references(objects: list[Object]) -> list[str]:
 
 def secrets(objects: list[Object]) -> Keys:
     """Every Secret there will be, with its keys: documented, issued, rendered."""
-    found = documented()
+    issuers = named(objects, "Issuer")
+    found = {name: keys for name, keys in documented().items() if _ISSUED_BY.get(name) not in issuers}
     for certificate in named(objects, "Certificate").values():
         found[certificate["spec"]["secretName"]] = _ISSUED
     return found | {name: _keys(item) for name, item in named(objects, "Secret").items()}

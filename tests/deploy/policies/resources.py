@@ -26,18 +26,27 @@ def images(objects: list[Object]) -> list[str]:
 
 
 def resources(objects: list[Object]) -> list[str]:
-    """Requests and limits for everything that can run out, and requests within limits; GPUs are never shared."""
-    return [
-        f"{pod.where} {item['name']}: {problem}"
-        for pod in pods(objects)
-        for item in pod.everything()
-        for problem in _resources(item.get("resources", {}))
-    ] + [
-        f"{pod.where}: volume {volume['name']} has no sizeLimit"
-        for pod in pods(objects)
-        for volume in pod.spec.get("volumes", [])
-        if "emptyDir" in volume and "sizeLimit" not in volume["emptyDir"]
-    ]
+    """Requests within limits for all that can run out; GPUs are not shared, and their nodes' taint is tolerated."""
+    return (
+        [
+            f"{pod.where} {item['name']}: {problem}"
+            for pod in pods(objects)
+            for item in pod.everything()
+            for problem in _resources(item.get("resources", {}))
+        ]
+        + [
+            f"{pod.where}: wants GPUs and does not tolerate the taint of their nodes"
+            for pod in pods(objects)
+            if any(_GPU in item["resources"].get("limits", {}) for item in pod.containers())
+            and not any(taint["key"] == _GPU for taint in pod.spec.get("tolerations", []))
+        ]
+        + [
+            f"{pod.where}: volume {volume['name']} has no sizeLimit"
+            for pod in pods(objects)
+            for volume in pod.spec.get("volumes", [])
+            if "emptyDir" in volume and "sizeLimit" not in volume["emptyDir"]
+        ]
+    )
 
 
 def _resources(held: Object) -> Iterator[str]:
