@@ -1,0 +1,92 @@
+"""A step that recomputes old log-probabilities against one that needs none: `python -m tests.bench.recompute [ROUNDS]`.
+
+ASymPO, and GRPO with log mu recomputed first, on the same trainer, tokens and model; one version in the batch, held in host
+memory, which is the least that recomputing can cost. CPU, fp32, one process. The two take turns, so that what else the
+machine does hits them alike; the figure is the ratio of medians. By arithmetic it is 3/4: forward and backward pass
+against those and another forward pass.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import transformers
+
+import learner.megatron  # noqa: F401  makes megatron usable before the imports below
+from learner.batch.packing import Layout, pack
+from learner.behaviour import Behaviour
+from learner.config import LearnerConfig
+from learner.megatron.model import load_policy
+from learner.megatron.parallel import start
+from learner.megatron.scoring import Scorer
+from learner.megatron.step import Trainer
+from learner.objectives import get
+from tests.bench.step import LR, SHAPE, sequences
+
+
+def steps(directory: Path) -> dict[str, Callable[[], float]]:
+    """A step of each objective, which returns the gradient's norm."""
+    unused = {"checkpoint": {"dir": "unused"}, "publish": {"dir": str(directory)}, "metrics_dir": "unused", "steps": 1}
+    config = LearnerConfig.parse(
+        {"model": str(directory), "queue": {"url": "redis://unused", "run": "bench"}, **unused}, source="bench"
+    )
+    ranks = start(config.parallel, 0, 60)
+    policy = load_policy(directory, ranks, config)
+    trainer = Trainer(policy, config.optimizer, ranks)
+    layout = Layout(max_tokens=config.micro_batch_tokens)
+    marked = [replace(one, version=torch.zeros_like(one.tokens)) for one in sequences()]
+    batch = pack(marked, layout)
+
+    def step(name: str) -> Callable[[], float]:
+        objective = get(config.objective.model_copy(update={"name": name, "rho_max": None}))
+        behaviour = Behaviour(config, objective, Scorer(policy, ranks, "float32"), ranks, layout)
+        behaviour.hold(0)
+
+        def run() -> float:
+            filled, _ = behaviour.fill(batch, 0, {0: 0})
+            assert filled is not None
+            return trainer.train_step(filled, objective, LR).grad_norm
+
+        return run
+
+    return {name: step(name) for name in ("asympo", "grpo")}
+
+
+def main(rounds: int = 7) -> None:
+    transformers.utils.logging.disable_progress_bar()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as directory:
+        model = transformers.AutoModelForCausalLM.from_config(transformers.Qwen3Config(**SHAPE)).float()
+        model.save_pretrained(directory)
+        ways = steps(Path(directory))
+        assert all(step() > 0 for step in ways.values())
+        seconds: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(rounds):
+            for name, step in ways.items():
+                began = time.perf_counter()
+                step()
+                seconds[name].append(time.perf_counter() - began)
+    tokens = sum(len(one.tokens) for one in sequences())
+    size = sum(p.numel() for p in model.parameters()) / 1e6
+    print(f"{size:.1f}M parameters, {tokens} tokens a step, {rounds} rounds, {torch.get_num_threads()} threads")
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    for name, median in medians.items():
+        print(f"{name:8} {median:6.2f} s")
+    print(f"a step without recomputation takes {medians['asympo'] / medians['grpo']:.2f} of one with it")
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))

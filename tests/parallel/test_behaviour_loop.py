@@ -1,0 +1,130 @@
+"""The learner's loop with an objective that needs log mu: killed, resumed, and a version taken away. Real Redis; the test
+plays gateway and fleet."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+
+from learner.config import LearnerConfig, QueueConfig
+from learner.queue import EmbeddedRedis, check, read_ledgers
+from leeway.v1 import rollout_pb2 as pb
+from runtime.children import Child
+from tests.parallel.conftest import SMALL
+from tests.parallel.test_rollback import fill, group
+
+STEPS, GROUPS = 5, 2
+_LIMIT_S = 120
+
+
+class Loop:
+    """A learner of one rank, and what it leaves on disk."""
+
+    def __init__(self, directory: Path, queue: QueueConfig) -> None:
+        self.directory = directory
+        self.queue = queue
+        self.fed = 0
+        model = transformers.AutoModelForCausalLM.from_config(transformers.Qwen3Config(**SMALL, head_dim=32))
+        model.float().save_pretrained(directory / "model")
+        settings = {
+            "model": str(directory / "model"), "queue": queue.model_dump(mode="json"), "steps": STEPS, "loggers": [],
+            "groups_per_step": GROUPS, "max_staleness": 2, "metrics_dir": str(directory / "metrics"),
+            "optimizer": {"lr": 1e-2}, "checkpoint": {"dir": str(directory / "checkpoints"), "every": 2},
+            "publish": {"dir": str(directory / "weights"), "keep": 2}, "objective": {"name": "topr", "kl_coef": 0.01},
+            "behaviour": {"drift_every": 1},
+        }  # fmt: skip
+        LearnerConfig.parse(settings, "test").write(directory / "learner.json")
+        self.child = self.start()
+
+    def start(self) -> Child:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        command = [sys.executable, "-m", "learner", str(self.directory / "learner.json")]
+        rank = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "LEEWAY_CHILD": "1", **rank}
+        self.child = Child("learner", command, self.directory / "learner.log", environment)
+        return self.child
+
+    def feed(self, *versions: tuple[int, int]) -> None:
+        """A group for each pair: its first tokens are of one version, the others of the other."""
+        groups = []
+        for first, second in versions:
+            self.fed += 1
+            one = group(3, self.fed)
+            for response in one.responses:
+                del response.spans[:]
+                response.spans.extend([pb.Span(version=first, start=0, end=2), pb.Span(version=second, start=2, end=6)])
+            groups.append(one)
+        asyncio.run(fill(self.queue, groups))
+
+    def rows(self, kind: str = "step") -> list[dict[str, Any]]:
+        path = self.directory / "metrics/learner.jsonl"
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        rows = [json.loads(line) for line in lines if line.endswith("\n")]
+        return [row for row in rows if row["kind"] == kind]
+
+    def published(self, version: int) -> bool:
+        return any(row["version"] == version for row in self.rows("version"))
+
+    def until(self, condition: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + _LIMIT_S
+        while not condition():
+            assert self.child.exit_code() in (None, 0), self.child.tail()
+            assert time.monotonic() < deadline, f"no {what}\n{self.child.tail()}"
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def loop(tmp_path: Path) -> Iterator[Loop]:
+    server = EmbeddedRedis.start(tmp_path / "redis")
+    loop = Loop(tmp_path, QueueConfig(url=server.url, run="loop"))
+    yield loop
+    loop.child.kill()
+    server.stop()
+
+
+@pytest.mark.timeout(240)
+def test_log_mu_survives_a_kill_and_a_lost_version_is_not_trained_on(loop: Loop):
+    for version, pairs in enumerate([[(0, 0)] * 2, [(0, 1), (1, 1)], [(2, 2)] * 2]):
+        loop.until(lambda version=version: loop.published(version), f"version {version}")
+        loop.feed(*pairs)
+    loop.until(lambda: len(loop.rows()) == 3 and loop.published(3), "three steps")
+    loop.child.kill()
+    first = loop.rows()
+    assert [row["versions_read"] for row in first] == [0, 0, 0]  # all in memory
+    assert first[0]["true_drift"] == pytest.approx(
+        0, abs=1e-6
+    )  # trained with the weights that are said to have made it
+    assert first[0]["kl"] == pytest.approx(0, abs=1e-6)
+    assert abs(first[1]["drift_staleness"]["1"][0]) > 1e-4
+    assert first[1]["drift_staleness"]["0"][0] == pytest.approx(0, abs=1e-6)
+    assert first[2]["kl"] > 1e-4  # the reference stays what it was
+
+    shutil.rmtree(loop.directory / "weights/weight_v000003")  # of the lost timeline
+    loop.start()
+    loop.until(lambda: loop.published(4), "the version after the resume")
+    loop.feed((3, 3), (2, 4), (4, 4), (4, 4), (4, 4))
+    loop.until(lambda: loop.child.exit_code() == 0, "end of the run")
+    second = loop.rows()[3:]
+    assert [row["step"] for row in second] == [3, 4, 5]
+    # Step 3 again, with the same groups and weights: their version comes from disk now, and the numbers are the same.
+    assert second[0]["versions_read"] == 1
+    for name in ("true_drift", "kl", "loss", "drift"):
+        assert second[0][name] == pytest.approx(first[2][name], rel=1e-3, abs=1e-6), name
+    assert second[-1]["unusable"] == 1
+    assert all(row["finite"] for row in second)
+    (ledger,) = read_ledgers(loop.queue.url, "loop")
+    assert not check(ledger)
+    assert (ledger.trained, ledger.expired) == (STEPS * GROUPS, 1)
