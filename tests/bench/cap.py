@@ -1,4 +1,4 @@
-"""The staleness law at work: `python -m tests.bench.cap [STEPS]`. Five minutes on two cores; exit status 1 if it does not hold.
+"""The staleness law at work: `python -m tests.bench.cap [STEPS]`, five minutes on two cores. Exit status 1: it does not hold.
 
 The demo with REINFORCE at a staleness of 16 and six times the demo's learning rate, held: once with the law only observed,
 once capped. ``R_BATCH`` lies between what runs of this kind bore (0.18) and what they collapsed of (0.36), as `leeway
