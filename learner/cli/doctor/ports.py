@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 
 from learner.cli.commands import require_free
@@ -42,7 +41,7 @@ def _wanted(subject: Subject) -> Iterator[tuple[str, str]]:
             for rank in range(subject.world or 1):
                 yield f"{host}:{int(port) + rank}", f"learner status.listen + {rank}"
         if subject.kind == "learner":
-            yield f"{socket.gethostname()}:{_RENDEZVOUS}", "rendezvous (torchrun's --rdzv-endpoint)"
+            yield f"0.0.0.0:{_RENDEZVOUS}", "rendezvous (torchrun's --rdzv-endpoint)"
     for worker in subject.workers:
         if worker.status.listen:
             yield worker.status.listen, f"{worker.name} status.listen"
