@@ -19,7 +19,9 @@ from rollout.config import WorkerConfig
 from rollout.model import Shape, write_model
 from rollout.tokens import decode_ids
 from rollout.worker import WorkerError
+from runtime.traces import TRACEPARENT, Place
 from tests.scrape import Scrape, probe
+from tests.service.collector import Collector
 from tests.unit.fleet_peers import TOKEN, ScriptedEngine, ScriptedGateway, until
 from tests.unit.published import publish
 
@@ -127,6 +129,24 @@ async def test_groups_arrive_whole_and_are_journaled(scene: Scene):
     sample = scene.rows("state/worker-0.samples.jsonl")[0]
     assert sample["prompt"] == "".join(map(str, prompt[1:-1])) + "="
     assert (sample["response"], sample["reward"]) == ("".join(map(str, sorted(prompt[1:-1]))), 1.0)
+
+
+async def test_groups_are_followed_into_their_metadata_and_versions_into_the_engines(scene: Scene):
+    with Collector.open() as collector:
+        traced = {"endpoint": collector.endpoint, "sample": 1.0}
+        async with scene.worker(engine={"urls": [scene.engines[0].url]}, traces=traced):
+            policy = scene.publish(0)
+            await until(lambda: len(scene.gateway.received) >= 2, "two groups")
+        await until(lambda: bool(collector.named("refit")), "the spans")
+    group = scene.gateway.received[0].group
+    place = Place.parse(group.metadata[TRACEPARENT])
+    assert place is not None
+    assert place.trace == group.group_id.replace("-", "")
+    spans = {span.name: span for span in collector.spans if span.trace == place.trace}
+    assert {"group", "generate", "reward", "submit"} == spans.keys()
+    assert place.span == spans["submit"].span
+    (refit,) = collector.named("refit")
+    assert (refit.trace, refit.parent) == (policy.manifest_sha256[:32], policy.manifest_sha256[32:48])
 
 
 async def test_acknowledged_prompts_are_not_asked_again_after_a_restart_and_the_others_are(scene: Scene):
