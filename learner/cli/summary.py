@@ -6,14 +6,16 @@ import json
 import math
 import statistics
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from learner.cli.layout import RunDirectory
 from learner.cli.metrics import LearnerMetrics, Row, RunMetrics, mean
 from learner.cli.runfile import RunFile
-from learner.cli.supervisor import Outcome
 from learner.queue import check
 from leeway.v1 import rollout_pb2
+
+if TYPE_CHECKING:
+    from learner.cli.supervisor import Outcome  # needs psutil, which only `leeway up` installs
 
 Summary = dict[str, Any]
 
