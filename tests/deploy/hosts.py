@@ -1,11 +1,11 @@
 """`python -m tests.deploy.hosts --cut 60`: the demo on five hosts over mTLS, while one fleet's link is cut and healed.
 
-A Redis host, a gateway host, a learner host and two fleet hosts, each a rollout worker with an SGLang server of its own. The
-fleet tokyo shows a token and a certificate, oslo a certificate alone. Every packet on tokyo's link is recorded. At the end:
+A Redis host, a gateway host, a learner host and two fleet hosts, each a rollout worker with an SGLang server of its own;
+tokyo shows a token and a certificate, oslo a certificate alone. Every packet on tokyo's link is recorded. At the end:
 does the ledger balance, counted again from every entry; is each group whose acceptance a fleet saw trained once, expired or
 waiting, by the logs and the queue itself; and was anything on that link not TLS?
 
-`--engines scripted` puts tests/deploy/engine.py in the place of the SGLang servers: all the rest is the same.
+`--sglang 1` or `0` puts tests/deploy/engine.py in the place of oslo's SGLang server, or of both: all the rest is the same.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rollout.demonstrations import write_demonstrations
 from rollout.tokens import Tokenizer, encode_ids
@@ -30,6 +30,7 @@ from tests.deploy.wire import Stream, faults, leaks, read
 
 FLEETS: tuple[str, str] = ("tokyo", "oslo")  # the first one's link is cut and recorded
 _ENGINE_PORT = 30_000
+_START_S = 600.0  # of a server, on a machine that does much else
 _SHOWN = 200  # group ids and prompts that are looked for on the wire
 
 
@@ -39,14 +40,14 @@ class Show:
 
     Attributes:
         cut_s: how long the link is cut.
-        engines: SGLang, or what stands in for it.
+        sglang: how many fleets have an SGLang server, the first ones; the others, what stands in for it.
         steps: optimizer steps before the cut, and again after it.
         settings: ``section.key=value`` of the run.
         warm: with the demo's supervised start, so that rewards mean something.
     """
 
     cut_s: float
-    engines: Literal["sglang", "scripted"]
+    sglang: int
     steps: int
     settings: tuple[str, ...] = ()
     warm: bool = True
@@ -102,7 +103,7 @@ class Hosts:
         for index, fleet in enumerate(FLEETS):
             self._start_fleet(fleet, index)
         self._start_learner()
-        site.until(lambda: min(self._poll().values()) > 0, "acks for both fleets", 240)
+        site.until(lambda: min(self._poll().values()) > 0, "acks for both fleets", _START_S)
         site.until(lambda: site.step() >= show.steps, f"{show.steps} steps", 180)
         self._cut(cut)
         after = site.step() + show.steps
@@ -114,8 +115,11 @@ class Hosts:
     def _start_fleet(self, fleet: str, index: int) -> None:
         site = self._site
         tls = site.add_fleet(fleet, token=index == 0)
-        engine: dict[str, Any] = site.plan.workers[0].engine.model_dump() | {"base_port": _ENGINE_PORT}
-        if self._show.engines == "scripted":
+        engine: dict[str, Any] = site.plan.workers[0].engine.model_dump() | {
+            "base_port": _ENGINE_PORT,
+            "start_timeout_s": _START_S,
+        }
+        if index >= self._show.sglang:
             site.start(f"{fleet}-engine", fleet, [sys.executable, "-m", "tests.deploy.engine", str(_ENGINE_PORT)])
             engine["urls"] = [f"http://127.0.0.1:{_ENGINE_PORT}"]
         config = site.worker_config(fleet, tls, engine=engine, shard=(index, len(FLEETS)))
@@ -237,7 +241,7 @@ def main(arguments: Sequence[str]) -> int:
     """Prints a line per host and the verdict; exit status 1 when it is not good, 2 when there can be no hosts here."""
     parser = argparse.ArgumentParser(prog="python -m tests.deploy.hosts", description=__doc__)
     parser.add_argument("--cut", type=float, default=60.0, help="seconds")
-    parser.add_argument("--engines", choices=("sglang", "scripted"), default="sglang")
+    parser.add_argument("--sglang", type=int, choices=(0, 1, 2), default=2, help="fleets with an SGLang server")
     parser.add_argument("--steps", type=int, default=20, help="before the cut, and again after it")
     parser.add_argument("--set", action="append", default=[], dest="settings", metavar="section.key=value")
     parser.add_argument("--keep", type=Path, help="a directory for the logs, kept")
@@ -246,7 +250,7 @@ def main(arguments: Sequence[str]) -> int:
     if reason := refusal() or network.refusal():
         print(f"cannot be shown here: {reason}")
         return 2
-    show = Show(options.cut, options.engines, options.steps, tuple(options.settings))
+    show = Show(options.cut, options.sglang, options.steps, tuple(options.settings))
     with tempfile.TemporaryDirectory() as temporary:
         result = perform(options.keep or Path(temporary) / "site", show)
     print("\n".join(result.lines))

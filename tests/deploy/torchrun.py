@@ -30,20 +30,31 @@ well, and 1 whatever status a rank has failed with.
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 
 from tests.deploy.network import Host
 
 _PORT = 29_400
-_RANKS = 2
 
 
-def command(nodes: int, rendezvous: Host, host: Host, run: str) -> tuple[list[str], dict[str, str]]:
-    """The command of one node of ``nodes``, without the learner's own arguments, and its environment."""
-    conf = f"is_host={int(host is rendezvous)},join_timeout=120,read_timeout=20"
+@dataclass(frozen=True)
+class Rendezvous:
+    """A meeting of ``nodes`` nodes with ``ranks`` ranks each, held by an agent on ``holder``, under a name."""
+
+    holder: Host
+    nodes: int
+    ranks: int
+    name: str
+
+
+def command(rendezvous: Rendezvous, host: Host) -> tuple[list[str], dict[str, str]]:
+    """The command of one node, without the learner's own arguments, and its environment."""
+    conf = f"is_host={int(host is rendezvous.holder)},join_timeout=120,read_timeout=20"
     words = [
-        *(sys.executable, "-m", "torch.distributed.run", f"--nnodes={nodes}", f"--nproc-per-node={_RANKS}"),
-        *("--rdzv-backend=c10d", f"--rdzv-endpoint={rendezvous.address}:{_PORT}", f"--rdzv-id={run}"),
-        *(f"--rdzv-conf={conf}", f"--local-addr={host.address}", "--max-restarts=3", "--monitor-interval=0.2"),
+        *(sys.executable, "-m", "torch.distributed.run", f"--nnodes={rendezvous.nodes}"),
+        *(f"--nproc-per-node={rendezvous.ranks}", "--rdzv-backend=c10d", f"--rdzv-id={rendezvous.name}"),
+        *(f"--rdzv-endpoint={rendezvous.holder.address}:{_PORT}", f"--rdzv-conf={conf}"),
+        *(f"--local-addr={host.address}", "--max-restarts=3", "--monitor-interval=0.2"),
         *("--shutdown-timeout=60", "-m", "learner"),
     ]
     return words, {"GLOO_SOCKET_IFNAME": "eth0", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
