@@ -104,6 +104,7 @@ def test_it_runs_as_nobody_in_particular_and_writes_only_to_tmp(image: Dockerfil
     caches = {name: value for name, value in environment.items() if name.endswith(("CACHE_DIR", "CACHE_HOME"))}
     assert all(value.startswith("/tmp/") for value in caches.values())
     assert environment["PYTHONDONTWRITEBYTECODE"] == "1"
+    assert image.image == "gateway" or environment["USER"], "torch asks for a user's name"
 
 
 def test_labels_say_what_it_is(image: Dockerfile):
