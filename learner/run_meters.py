@@ -29,6 +29,13 @@ _OF_STEP = {
     "version": ("version", "Newest version handed to publication."),
     "epoch": ("epoch", "Number of this learner's start."),
 }
+# The same, measured on some steps only: the last value stays.
+_NOW_AND_THEN = {
+    "unusable": ("unusable_groups", "Groups expired since the start because their version cannot be recomputed."),
+    "true_drift": ("drift_nats", "Mean log of policy over recomputed behaviour at the sampled tokens."),
+    "effective_share": ("effective_sample_ratio", "Effective sample size under that ratio, as a share of the tokens."),
+    "beyond_bound": ("drift_beyond_bound_ratio", "Share of tokens whose probability has moved by more than 0.15."),
+}
 
 
 class RunMeters:
@@ -42,8 +49,11 @@ class RunMeters:
     def __init__(self, instruments: Instruments, config: LearnerConfig) -> None:
         made = instruments
         self._of_step = {field: made.gauge(f"leeway_learner_{name}", text) for field, (name, text) in _OF_STEP.items()}
-        for gauge in self._of_step.values():
-            gauge.set(math.nan)
+        self._now_and_then = {
+            field: made.gauge(f"leeway_learner_{name}", text) for field, (name, text) in _NOW_AND_THEN.items()
+        }
+        for field, gauge in {**self._of_step, **self._now_and_then}.items():
+            gauge.set(0 if field == "unusable" else math.nan)
         self._nll = made.gauge("leeway_learner_nll_nats", "Mean NLL per token of right or wrong responses.", ("sign",))
         self._step = made.gauge("leeway_learner_step", "Optimizer steps behind the weights.")
         self._stepped = made.gauge("leeway_learner_step_timestamp_seconds", "When the last step, or the start, was.")
@@ -143,6 +153,9 @@ class RunMeters:
     def _observe(self, row: Mapping[str, Any]) -> None:
         for field, gauge in self._of_step.items():
             gauge.set(_number(row.get(field)))
+        for field, gauge in self._now_and_then.items():
+            if row.get(field) is not None:
+                gauge.set(row[field])
         for sign in ("positive", "negative"):
             self._nll.labels(sign).set(_number(row.get(f"nll_{sign}")))
         self._step.set(row["step"])

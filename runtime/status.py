@@ -99,7 +99,7 @@ class Status:
             where = f" (port {port}: + {offset})" if offset else ""
             raise SettingsError(
                 f"status.listen = {listen}{where}: cannot be bound: {error.strerror}; stop the other process or set "
-                "another address"
+                "another address (leeway up: run.status_port)"
             ) from error
         threading.Thread(target=server.serve_forever, args=(_NOTICE_S,), name="status", daemon=True).start()
         return cls(server)

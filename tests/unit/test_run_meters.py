@@ -47,8 +47,8 @@ def test_every_row_of_the_record_becomes_metrics(tmp_path: Path, config: Learner
     assert math.isnan(fresh["reward"])
     assert fresh["staleness_limit_steps"] == 3
     writer.event("start", epoch=2, resumed_step=7)
-    for step in (8, 9):
-        writer.step(row(step))
+    writer.step(row(8) | {"true_drift": -0.02, "unusable": 3})
+    writer.step(row(9))
     writer.event("version", version=9, step=9, seconds=0.3)
     writer.event("checkpoint", step=9, seconds=1.5, committed=32)
     writer.event("alarm", step=9, rule="rho", action="warn", reason="0.4")
@@ -64,7 +64,7 @@ def test_every_row_of_the_record_becomes_metrics(tmp_path: Path, config: Learner
         "groups_total": 32, "phase_seconds_total/wait": 1.0, "phase_seconds_total/train": 2.0, "step_seconds_count": 2,
         "publication_seconds": 0.3, "checkpoint_seconds": 1.5, "committed_groups_total": 32, "alarms_total/rho": 1,
         "publication_failures_total": 1, "checkpoint_failures_total": 1, "skipped_steps_total": 2, "rollbacks_total": 1,
-        "given_up_groups_total": 5,
+        "given_up_groups_total": 5, "drift_nats": -0.02, "unusable_groups": 3,
     }  # fmt: skip
     assert {name: seen[name] for name in expected} == expected
     assert math.isnan(seen["rho"])
