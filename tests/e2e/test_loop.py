@@ -16,6 +16,7 @@ import pytest
 
 from tests.e2e.accounts import Accounts
 from tests.e2e.live import REPOSITORY, LiveRun
+from tests.e2e.observed import unseen
 
 Start = Callable[..., LiveRun]
 _START_S = 240  # five interpreters that import torch, on two cores
@@ -25,7 +26,7 @@ def options(directory: Path, port: int, **settings: object) -> list[str]:
     """The demo's configuration with a shorter run, at addresses of its own."""
     values = {
         "run.dir": directory, "run.name": directory.name, "gateway.listen": f"127.0.0.1:{port}",
-        "rollout.engine.base_port": port + 1, **settings,
+        "rollout.engine.base_port": port + 1, "run.status_port": port + 10, **settings,
     }  # fmt: skip
     return ["configs/demo.toml", *(part for key, value in values.items() for part in ("--set", f"{key}={value}"))]
 
@@ -83,6 +84,7 @@ def test_ctrl_c_stops_everything_and_resume_goes_on_to_a_full_report(tmp_path: P
     arguments = options(directory, 51200, **{"learner.steps": 40})
     run = start_run(directory, *arguments)
     run.wait_until(lambda: run.steps() >= 8, "step 8", _START_S)
+    run.wait_until(lambda: unseen(51210) == set(), "series for every query", 60)
     processes = family(run.process.pid)
     assert len(processes) > 8  # supervisor, redis, gateway, torchrun, four ranks, worker, SGLang's three
     interrupted = time.monotonic()

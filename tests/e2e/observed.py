@@ -1,0 +1,38 @@
+"""A live run as Prometheus sees it, held against what dashboards and alerts read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import yaml
+
+from runtime.telemetry import GATEWAY_OFFSET, LEARNER_OFFSET, WORKER_OFFSET
+from tests.deploy.queries import metrics_of, queries_of
+from tests.scrape import Scrape, probe
+
+_DEPLOY = Path(__file__).parents[2] / "deploy"
+_PROMETHEUS = {"up", "ALERTS"}  # series that it makes itself
+
+
+def unseen(base: int) -> set[str]:
+    """Series that queries of deploy/ read and a run with ``run.status_port = base`` does not show; probes that fail."""
+    addresses = [f"127.0.0.1:{base + offset}" for offset in (GATEWAY_OFFSET, LEARNER_OFFSET, WORKER_OFFSET)]
+    shown = {name for address in addresses for name in Scrape(address).names()}
+    failing = {f"{address}/healthz" for address in addresses if probe(address, "/healthz")[0] != 200}
+    return {name for query in _queries() for name in metrics_of(query)} - shown - _recorded() - _PROMETHEUS | failing
+
+
+def _queries() -> list[str]:
+    boards = [json.loads(path.read_text()) for path in (_DEPLOY / "grafana").glob("*.json")]
+    alerts = [rule["expr"] for rule in _rules() if "alert" in rule]
+    return [query for board in boards for query in queries_of(board)] + alerts
+
+
+def _recorded() -> set[str]:
+    return {rule["record"] for rule in _rules() if "record" in rule}
+
+
+def _rules() -> list[dict[str, str]]:
+    files = [yaml.safe_load(path.read_text()) for path in (_DEPLOY / "prometheus/rules").glob("*.yaml")]
+    return [rule for file in files for group in file["groups"] for rule in group["rules"]]
