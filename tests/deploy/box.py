@@ -46,8 +46,9 @@ class Box:
     ) -> None:
         self.container = container
         self._host = host
-        root = scratch / "root" / name
+        root = (scratch / "root" / name).resolve()
         root.mkdir(parents=True, exist_ok=True)
+        self._root = str(root)
         script = "\n".join(
             [
                 "set -e",
@@ -65,6 +66,14 @@ class Box:
     def exit_code(self) -> int | None:
         """None while it runs."""
         return self.child.exit_code()
+
+    @property
+    def started(self) -> bool:
+        """Its file system stands, and the command has been executed: what a container runtime reports as started."""
+        try:
+            return any(os.readlink(f"/proc/{pid}/root") == self._root for pid in self._inner())
+        except FileNotFoundError:
+            return False
 
     def signal(self, number: signal.Signals) -> None:
         """To the container's process 1, which is our command itself."""

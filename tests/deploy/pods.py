@@ -26,7 +26,7 @@ from tests.deploy.kubelet import Ending, Node, PodError
 from tests.deploy.podspec import Overlay
 
 OVERLAY = ROOT / "deploy" / "kubernetes" / "overlays" / "dev"
-LIMIT_S = 400.0
+LIMIT_S = 260.0
 _TICK_S = 0.1
 _LAST = {"redis"}  # what the others still need while they end
 

@@ -14,6 +14,7 @@ from tests.deploy.box import Box
 from tests.deploy.podspec import Probe
 
 _CLONE_NEWNET = 0x40000000
+_LOOK_S = 0.05
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -92,6 +93,8 @@ class Prober:
 
     def _make(self, tally: Tally) -> None:
         self._enter()
+        while not self._box.started and not self._stop.wait(_LOOK_S):
+            pass
         probe = tally.probe
         first = probe.kind == "startup"
         if not first:
