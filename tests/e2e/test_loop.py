@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from learner.catalog import base_of, versions_on_disk
 from tests.e2e.accounts import Accounts
 from tests.e2e.live import REPOSITORY, LiveRun
 from tests.e2e.observed import unseen
@@ -59,12 +61,15 @@ def family(pid: int) -> list[psutil.Process]:
 @pytest.mark.timeout(600)
 def test_killed_gateway_worker_and_learner_lose_nothing_and_the_run_ends_by_itself(tmp_path: Path, start_run: Start):
     directory = tmp_path / "killed"
-    settings = {"learner.steps": 60, "learner.checkpoint.every": 8}
+    settings = {"learner.steps": 60, "learner.checkpoint.every": 8, "learner.publish.full_every": 4}
     run = start_run(directory, *options(directory, 51100, **settings))
     run.wait_until(lambda: run.steps() >= 5, "step 5", _START_S)
     run.kill("gateway")
     run.wait_until(lambda: run.steps() >= 20, "step 20 after the gateway's death", 120)
+    worker = psutil.Process(run.pid("worker-0"))
     run.kill("worker-0")
+    worker.wait(20)
+    shutil.rmtree(directory / "state" / "worker-0.versions")  # as on another machine: it has missed every delta
     run.wait_until(lambda: run.steps() >= 35, "step 35 after the worker's death", 180)
     run.kill("learner")
     assert run.finish(240) == 0, run.output.read_text()[-4000:]
@@ -76,6 +81,25 @@ def test_killed_gateway_worker_and_learner_lose_nothing_and_the_run_ends_by_itse
     summary = json.loads((directory / "summary.json").read_text())
     assert summary["steps"] == 60
     assert summary["ledger_balanced"] is True
+    assert_engines_followed_the_deltas(directory, run)
+
+
+def assert_engines_followed_the_deltas(directory: Path, run: LiveRun) -> None:
+    """Two workers' engines, the second of which began at a full version; every bit as the learner published it."""
+    rows = run.rows("worker-0.jsonl")
+    assert [row for row in rows if row["kind"] == "refused"] == []
+    starts = [i for i, row in enumerate(rows) if row["kind"] == "engine" and row["state"] == "starting"]
+    assert len(starts) >= 2
+    published = [row["version"] for row in run.rows("learner.jsonl") if row["kind"] == "version"]
+    for life in (rows[: starts[-1]], rows[starts[-1] :]):
+        refits = [row["version"] for row in life if row["kind"] == "refit"]
+        assert len(refits) >= 5
+    assert refits[-1] >= published[-4]  # the run ends before the very last one is needed
+    kept = versions_on_disk(directory / "weights")
+    assert kept[-1] == published[-1]
+    assert any(base_of(directory / "weights", version) is not None for version in kept)
+    verified = leeway("policy", "verify", str(directory))
+    assert verified.returncode == 0, verified.stdout
 
 
 @pytest.mark.timeout(600)
