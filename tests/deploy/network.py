@@ -141,6 +141,11 @@ class Host:
         """Ends a cut."""
         _ip("-n", self._switch, "link", "set", self._port, "up")
 
+    def ends_within(self, seconds: float) -> bool:
+        """Whether every process that was started there ends by itself in that time."""
+        end = time.monotonic() + seconds
+        return all(child.wait(end) for child in self._children)
+
     def kill(self) -> None:
         """SIGKILL to every process there, until none is left."""
         end = time.monotonic() + _LIMIT_S
