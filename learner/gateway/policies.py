@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import structlog
 
 from learner.gateway.vitals import Vitals
-from learner.queue import GatewayQueue, QueueError
+from learner.queue import VERSIONS_KEPT, GatewayQueue, QueueError
 from leeway.v1 import rollout_pb2
 
 _WAIT_S = 1.0
@@ -90,6 +90,7 @@ class Policies:
         for position, policy in await self._queue.policies(self._position, wait_s):
             self._position = position
             self.known.add(policy.version)
+            self.known.discard(policy.version - VERSIONS_KEPT)  # as Redis: a gateway started now would not know it
             if self._newest is None or policy.version > self._newest.version:
                 self._newest = policy
                 self._changed.set()

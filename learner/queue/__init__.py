@@ -9,9 +9,10 @@ from learner.queue.leases import LeaseWish, Occupancy
 from learner.queue.ledger import check, ledgers_in, read_ledgers
 from learner.queue.rates import Permit, Rates
 from learner.queue.reconcile import Discrepancy, Recount, recount
-from learner.queue.registry import UnknownVersionError
+from learner.queue.registry import VERSIONS_KEPT, UnknownVersionError
 
 __all__ = [
+    "VERSIONS_KEPT",
     "Append",
     "Appended",
     "Backlog",

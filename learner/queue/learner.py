@@ -19,14 +19,13 @@ from learner.queue.finisher import Finisher
 from learner.queue.groups import Entry, GroupRef, TakenGroup
 from learner.queue.keys import Keys
 from learner.queue.reader import Reader
-from learner.queue.registry import Timeline, UnknownVersionError, read_registry
+from learner.queue.registry import VERSIONS_KEPT, Timeline, UnknownVersionError, read_registry
 from learner.queue.schema import check_learner_schema, migrate
 from learner.queue.session import Call, Session
 from leeway.v1 import rollout_pb2
 
 Audit = Callable[[str, int, Sequence[GroupRef]], None]
 
-VERSIONS_KEPT = 10_000
 _ANNOUNCED_AGAIN = 64  # versions; more than are published in the seconds that a Redis may forget
 _OUTAGE_S = 60.0  # how long a Redis that does not answer is waited for
 

@@ -13,6 +13,8 @@ from google.protobuf import json_format
 from learner.queue.keys import Keys
 from leeway.v1 import rollout_pb2
 
+VERSIONS_KEPT = 10_000
+
 
 @dataclass(frozen=True)
 class Timeline:
@@ -54,8 +56,10 @@ class Registry:
         self._timelines: list[Timeline] = sorted(timelines, key=lambda timeline: timeline.epoch)
 
     def add(self, version: int, step: int, epoch: int) -> None:
-        """A published version."""
+        """A published version. Of more than Redis keeps, the oldest is forgotten here too."""
         self._versions[version] = (step, epoch)
+        if len(self._versions) > VERSIONS_KEPT:
+            del self._versions[min(self._versions)]
 
     def begin(self, timeline: Timeline) -> None:
         """A learner's start."""

@@ -115,3 +115,13 @@ def test_versions_that_groups_may_still_carry():
     assert registry.fresh(range(20), 2) == {11, 12, 13, 17}  # 13: step 9 of epoch 2, one back to 8, one on
     assert registry.fresh([6, 10, 12, 99], 3) == {6, 12}
     assert Registry().fresh([0, 1], 10) == set()
+
+
+def test_a_registry_forgets_what_redis_forgets(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("learner.queue.registry.VERSIONS_KEPT", 3)
+    registry = Registry()
+    for version in range(10):
+        registry.add(version, version, 1)
+    assert registry.staleness(7, 9) == 2
+    with pytest.raises(UnknownVersionError):
+        registry.staleness(6, 9)
