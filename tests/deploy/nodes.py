@@ -3,8 +3,8 @@
 torchrun's c10d rendezvous brings the nodes together. What is killed is the node that does not hold the rendezvous (`--kill
 worker`): the other's torchrun stays, ends its ranks and meets the replacement, which has another address. Or the node that
 holds it (`--kill rendezvous`): the other's torchrun ends too, or is killed, and both are started again, as Kubernetes would.
-`--power` cuts the host's link before the kill, so that nobody is told. Then both nodes are stopped, and one alone goes on (TP2,
-PP1).
+`--power` cuts the host's link before the kill, so that nobody is told. Then both nodes are stopped, and one alone goes on
+(TP2, PP1).
 
 A fleet of tests/chaos/producer.py feeds it over mTLS and never stops. tests/deploy/torchrun.py says what each flag is for.
 """

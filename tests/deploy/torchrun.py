@@ -20,8 +20,8 @@ What happens when a node dies:
 - A node without the rendezvous: the other agents stay, wait 15 s until three keep-alives are missing (no flag changes
   that), and meet the replacement in a new round, whatever its address. Rank 0 may be on another node then.
 - The node with the rendezvous: its store is gone, and the other agents end with status 1 within seconds. All are to be
-  started again. If nobody is told, they hang in the store's socket for more than four minutes, deaf to SIGTERM: something that
-  sees the ranks gone (a liveness probe on their status port) must end them.
+  started again. If nobody is told, they hang in the store's socket for more than four minutes, deaf to SIGTERM: something
+  that sees the ranks gone (a liveness probe on their status port) must end them.
 - Each time the new ranks are a learner of a newer epoch, which goes on from the newest checkpoint.
 
 A node that is sent SIGTERM ends the learner, with a checkpoint; ranks of the other nodes end with a status that makes their
