@@ -17,15 +17,13 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
 from learner.cli.metrics import LearnerMetrics, LineReader
 from tests.deploy import box, network
-from tests.deploy.dockerfile import ROOT
 from tests.deploy.kubelet import Ending, Node, PodError
+from tests.deploy.manifests import render
 from tests.deploy.podspec import Overlay
 
-OVERLAY = ROOT / "deploy" / "kubernetes" / "overlays" / "dev"
+OVERLAY = "dev"
 LIMIT_S = 260.0
 _TICK_S = 0.1
 _LAST = {"redis"}  # what the others still need while they end
@@ -53,13 +51,6 @@ def refusal() -> str | None:
     return box.refusal() or network.refusal()
 
 
-def rendered(directory: Path = OVERLAY) -> Overlay:
-    """What `kubectl apply -k` would apply. Raises subprocess.CalledProcessError."""
-    command = ["kubectl", "kustomize", str(directory)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    return Overlay([found for found in yaml.safe_load_all(done.stdout) if found])
-
-
 def run(steps: int, scratch: Path, limit_s: float = LIMIT_S) -> Outcome:
     """Brings the overlay up, waits for ``steps`` steps with every probe green, and takes it down.
 
@@ -67,7 +58,7 @@ def run(steps: int, scratch: Path, limit_s: float = LIMIT_S) -> Outcome:
     """
     outcome = Outcome()
     began = time.monotonic()
-    with Node(rendered(), scratch) as node:
+    with Node(Overlay(render(OVERLAY)), scratch) as node:
         rows, metrics = LineReader(scratch / "claims/leeway/metrics/learner.jsonl"), LearnerMetrics()
         while outcome.steps < steps or not all(pod.ready for pod in node.pods):
             node.tick()
@@ -115,7 +106,7 @@ def main(arguments: list[str]) -> int:
         except PodError as error:
             print(error)
             return 1
-        overlay = rendered()
+        overlay = Overlay(render(OVERLAY))
         for pod in overlay.pods(dict.fromkeys(overlay.names(), "$ADDRESS")):
             for container in [*pod.init, *pod.containers]:
                 print(f"{pod.name}/{container.name}: {' '.join(container.command)[:140]!r}")
