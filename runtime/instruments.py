@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+disable_created_metrics()  # a second series for every counter, which nobody reads
 
 Kind = Literal["counter", "gauge", "histogram"]
 Readings = Mapping[tuple[str, ...], float]

@@ -20,6 +20,7 @@ from rollout.model import Shape, write_model
 from rollout.tokens import decode_ids
 from rollout.worker import WorkerError
 from runtime.traces import TRACEPARENT, Place
+from tests.reference import declared
 from tests.scrape import Scrape, probe
 from tests.service.collector import Collector
 from tests.unit.fleet_peers import TOKEN, ScriptedEngine, ScriptedGateway, until
@@ -272,6 +273,7 @@ async def test_the_status_endpoint_says_what_engines_and_groups_do(scene: Scene)
         await until(lambda: any(row["groups_accepted"] >= 4 for row in scene.events("progress")), "acks")
         page = await asyncio.to_thread(Scrape, address)
     prefix = "leeway_worker_"
+    assert {name for name in declared() if name.startswith(prefix)} <= set(page.names())
     assert page.value(f"{prefix}engines", state="serving") == 2
     assert page.value(f"{prefix}engine_restarts_total", engine="1") == 0
     assert page.value(f"{prefix}refit_seconds_count") == 2
