@@ -17,7 +17,7 @@ from pathlib import Path
 from tests.chaos.stack import RUN, Plan, Stack, free_port
 from tests.deploy.prometheus import Prometheus
 
-LIMITS = {"checkpoint_age_seconds": 15.0, "fleet_silent_seconds": 6.0, "no_progress_seconds": 8.0}
+LIMITS = {"checkpoint_age_seconds": 15.0, "fleet_silent_seconds": 6.0, "no_progress_seconds": 10.0}
 CHECKPOINT, SILENT, STUCK = "LeewayCheckpointTooOld", "LeewayFleetSilent/fleet-1", "LeewayNoProgress"
 _QUIET = {"LeewayNoGateway", "LeewayTargetDown", "LeewayLedgerImbalance", "LeewayGroupsLost", "LeewayLearnerAbsent"}
 _DEADLINE_S = 90.0
