@@ -5,131 +5,30 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import signal
-import socket
-import sys
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import psutil
 import pytest
+import torch
 
-from learner.config import QueueConfig
-from learner.queue import EmbeddedRedis, LearnerQueue, TakenGroup
+from learner.queue import EmbeddedRedis
 from leeway.v1 import rollout_pb2 as pb
 from rollout.engine import Engine, Response, Sampling
 from rollout.model import write_model
 from rollout.tokens import decode_ids
-from runtime.children import Child
-from tests.service.fleet import TOKENS, GatewayProcess
-from tests.unit.published import publish, seal
+from tests.e2e.stack import Stack
+from tests.parallel.ranks import run_cases
+from tests.service.fleet import GatewayProcess
+from tests.unit.published import seal
 
-_START_S = 240  # a server's imports on a busy machine
 _OUTSTANDING = 64  # groups that wait until a test takes them
 
 pytestmark = pytest.mark.timeout(600)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
-
-
-class Stack:
-    """Redis, a gateway and a worker with its own SGLang; the test plays the learner."""
-
-    def __init__(self, directory: Path, redis: EmbeddedRedis, gateway: GatewayProcess) -> None:
-        self.directory = directory
-        self.redis = redis
-        self.gateway = gateway
-        self.queue = LearnerQueue.open(QueueConfig(url=redis.url, run="test"))
-        self.queue.begin(0, [])
-        self.model = directory / "model"
-        self.versions = 0
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        write_model(self.model, 0)
-        (directory / "token").write_text(TOKENS["alpha"])
-        self.worker = self._start_worker()
-
-    def _start_worker(self) -> Child:
-        values = {
-            "gateway": self.gateway.address,
-            "token_file": str(self.directory / "token"),
-            "model": str(self.model),
-            "state_dir": str(self.directory / "state"),
-            "log_dir": str(self.directory / "logs"),
-            "groups_per_request": 16,
-            "engine": {"base_port": self.port, "start_timeout_s": _START_S},
-            "sampling": {"responses": 4, "max_new_tokens": 7},
-        }
-        path = self.directory / "worker.json"
-        path.write_text(json.dumps(values))
-        environment = {**os.environ, "LEEWAY_CHILD": "1"}
-        return Child("worker", [sys.executable, "-m", "rollout", str(path)], self.directory / "worker.log", environment)
-
-    def weights(self, version: int) -> Path:
-        return self.directory / "weights" / f"weight_v{version:06d}"
-
-    def publish(self, damage: Callable[[Path], None] | None = None) -> int:
-        """Publishes new random weights; returns the version."""
-        version, self.versions = self.versions, self.versions + 1
-        source = self.directory / f"source-{version}"
-        write_model(source, seed=100 + version)
-        policy = publish(source, self.directory / "weights", version)
-        if damage is not None:
-            damage(self.weights(version))
-        self.queue.publish(policy)
-        self.queue.report(version, version, 0)
-        shutil.rmtree(source)
-        return version
-
-    def take(self) -> list[TakenGroup]:
-        """All waiting groups, out of the queue, so that the worker makes others."""
-        step = max(0, self.versions - 1)
-        taken = self.queue.take(10_000, step, 10_000)
-        self.queue.commit(step, [group.ref for group in taken])
-        return taken
-
-    async def groups(self, of_version: int) -> list[pb.Group]:
-        """Groups of a version, as soon as there are some."""
-        found: list[pb.Group] = []
-
-        def some() -> bool:
-            found.extend(taken.group for taken in self.take() if versions_of(taken.group) == {of_version})
-            return bool(found)
-
-        await self.until(some, f"groups of version {of_version}")
-        return found
-
-    def events(self, kind: str) -> list[dict[str, Any]]:
-        path = self.directory / "metrics/worker-0.jsonl"
-        rows = [json.loads(line) for line in path.read_text().split("\n")[:-1]] if path.exists() else []
-        return [row for row in rows if row["kind"] == kind]
-
-    def family(self) -> list[psutil.Process]:
-        """The server's processes: the guard, the server, and what the server forked."""
-        return psutil.Process(self.worker.pid).children(recursive=True)
-
-    async def until(self, condition: Callable[[], Any], what: str, timeout_s: float = _START_S) -> None:
-        deadline = time.monotonic() + timeout_s
-        while not condition():
-            assert self.worker.exit_code() is None, f"the worker ended:\n{self.worker.tail()}"
-            assert time.monotonic() < deadline, f"no {what} in {timeout_s:.0f} s:\n{self.worker.tail()}"
-            await asyncio.sleep(0.05)
-
-    async def serving(self, version: int) -> None:
-        await self.until(
-            lambda: any(row["version"] == version for row in self.events("refit")), f"refit to version {version}"
-        )
-
-
-def versions_of(group: pb.Group) -> set[int]:
-    return {span.version for response in group.responses for span in response.spans}
 
 
 @pytest.fixture(scope="module")
@@ -239,6 +138,78 @@ async def test_spans_show_a_switch_of_versions_within_a_response(stack: Stack, e
         assert edges[-1] == len(response.tokens)
         versions = [span.version for span in response.spans]
         assert versions == sorted(set(versions))
+
+
+async def test_the_servers_log_probabilities_are_those_the_learner_recomputes(stack: Stack, tmp_path: Path):
+    """The learner knows tokens, spans and the versions it published; nothing else. Two spans in some responses."""
+    before = stack.publish()
+    await stack.serving(before)
+    sampled: list[Sampled] = []
+    for _ in range(20):
+        running = asyncio.create_task(sample(stack.url, temperature=0.8))
+        stack.publish()
+        sampled += await running
+        if sum(len(set(one.versions)) > 1 for one in sampled) > 10:
+            break
+    else:
+        pytest.fail("twenty refits met too few running responses")
+    rows = [
+        {
+            "tokens": [*one.prompt, *one.tokens],
+            "generated": [False] * len(one.prompt) + [True] * len(one.tokens),
+            "version": [-1] * len(one.prompt) + one.versions,
+            "advantage": 1.0,
+            "weight": 1.0,
+            "temperature": 0.8,
+        }
+        for one in sampled
+    ]
+    (tmp_path / "sequences.json").write_text(json.dumps(rows))
+    case = {
+        "name": "learner", "run": "recompute", "parallel": {}, "clip": 1.0, "model": str(stack.model), "publishes": False,
+        "sequences": str(tmp_path / "sequences.json"), "versions": str(stack.directory / "weights"),
+        "published": "float32", "objective": {"name": "grpo"}, "behaviour": {"drift_every": 0},
+    }  # fmt: skip
+    await asyncio.to_thread(run_cases, 1, [case], tmp_path)
+    recomputed = json.loads((tmp_path / "learner.0.logp").read_text())
+    worst = 0.0
+    for number, one in enumerate(sampled):
+        places = [place - len(one.prompt) for place, *_ in recomputed[str(number)]]
+        assert places == list(range(len(one.tokens)))
+        theirs = torch.tensor(one.logp)
+        ours = torch.tensor([log_mu for _, _, log_mu in recomputed[str(number)]])
+        worst = max(worst, float((theirs - ours).abs().max()))
+    assert worst < 1e-3
+    # Weights of several versions were at work, some within one response.
+    assert {version for one in sampled for version in one.versions} > {before}
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A response with what the server itself says of its tokens: version and log-probability."""
+
+    prompt: list[int]
+    tokens: list[int]
+    versions: list[int]
+    logp: list[float]
+
+
+async def sample(url: str, temperature: float) -> list[Sampled]:
+    """Long responses, under way for as long as the context allows."""
+    prompts = [[14, *map(int, f"{number:04d}"), 11] for number in range(0, 6400, 100)]
+    parameters = {"temperature": temperature, "max_new_tokens": 56, "ignore_eos": True}
+    body = {"input_ids": prompts, "sampling_params": parameters, "return_logprob": True}
+    limit = aiohttp.ClientTimeout(total=120)
+    async with aiohttp.ClientSession(timeout=limit) as session, session.post(f"{url}/generate", json=body) as answer:
+        items = await answer.json()
+    found = []
+    for prompt, item in zip(prompts, items, strict=True):
+        meta, tokens = item["meta_info"], item["output_ids"]
+        versions = [int(one["version"]) for one in meta["weight_versions"] for _ in range(one["start"], one["end"])]
+        logp = [value for value, *_ in meta["output_token_logprobs"]]
+        assert len(versions) == len(tokens) == len(logp)
+        found.append(Sampled(prompt, tokens, versions, logp))
+    return found
 
 
 async def test_a_damaged_version_is_refused_and_generation_goes_on(stack: Stack):

@@ -70,5 +70,10 @@ class Case:
 
 def _sequence(row: dict[str, Any]) -> Sequence:
     return Sequence(
-        torch.tensor(row["tokens"]), torch.tensor(row["generated"]), row["advantage"], row["weight"], row["temperature"]
+        torch.tensor(row["tokens"]),
+        torch.tensor(row["generated"]),
+        row["advantage"],
+        row["weight"],
+        row["temperature"],
+        version=torch.tensor(row["version"]) if "version" in row else None,
     )

@@ -14,14 +14,15 @@ from learner.batch.packing import Layout, pack
 from learner.batch.types import Batch, Sequence
 from learner.behaviour import Behaviour
 from learner.claim import Claim
-from learner.config import LearnerConfig
+from learner.config import LearnerConfig, ObjectiveConfig
 from learner.megatron.convert import export
 from learner.megatron.scoring import Scorer
-from learner.objectives import get
+from learner.objectives import get, names
 from learner.publish import Publisher
 from tests.parallel.case import Case
 from tests.parallel.publishing import Registry
 
+WITH_BEHAVIOUR = [name for name in names() if get(ObjectiveConfig(name=name)).needs_behaviour]
 STALENESS = {0: 2, 1: 1, 2: 0}  # version -> optimizer steps, at step 2
 
 
@@ -38,7 +39,7 @@ def recompute(case: Case) -> dict[str, Any]:
     )
     if case.spec["publishes"]:
         _publish(case, config, behaviour)
-    else:
+    elif config.objective.kl_coef:
         behaviour.freeze(0, step=2)
     before = [parameter.detach().clone() for model in case.policy.models for parameter in model.parameters()]
     batch = pack(_with_versions(case.sequences), layout, case.ranks.data_rank)
@@ -49,7 +50,9 @@ def recompute(case: Case) -> dict[str, Any]:
     if case.ranks.is_last_stage and case.ranks.tensor_rank == 0:
         rows = _rows(filled)
         (case.out / f"{case.spec['name']}.{case.ranks.rank}.logp").write_text(json.dumps(rows))
-    return {"kept": kept, "numbers": numbers}
+    steps = {name: case.trainer.train_step(filled, get(ObjectiveConfig(name=name)), 0.0) for name in WITH_BEHAVIOUR}
+    losses = {name: [stats.loss, stats.grad_norm] for name, stats in steps.items()}
+    return {"kept": kept, "numbers": numbers, "losses": losses}
 
 
 def _config(case: Case) -> LearnerConfig:
@@ -91,9 +94,11 @@ class _Keeps(Registry):
 
 
 def _with_versions(sequences: list[Sequence]) -> list[Sequence]:
-    """Whole sequences of either version, and some whose first tokens are of one version and the others of the next."""
+    """Those of the case; or whole sequences of each version, and some whose last tokens are of the next one."""
     marked = []
     for number, sequence in enumerate(sequences):
+        if sequence.version is not None:
+            return sequences
         version = torch.full((len(sequence.tokens),), number % 3)
         if number % 4 == 3:
             version[len(version) - len(version) // 3 :] += 1
@@ -102,9 +107,9 @@ def _with_versions(sequences: list[Sequence]) -> list[Sequence]:
     return marked
 
 
-def _rows(batch: Batch) -> dict[int, list[tuple[int, int, float, float]]]:
-    """For each sequence: place, version, log mu and the reference's log-probability of each of its loss tokens."""
-    rows: dict[int, list[tuple[int, int, float, float]]] = {}
+def _rows(batch: Batch) -> dict[int, list[tuple[float, ...]]]:
+    """For each sequence: place, version, log mu and, if there is one, the reference's log-probability of its loss tokens."""
+    rows: dict[int, list[tuple[float, ...]]] = {}
     for micro_batch, members in zip(batch.micro_batches, batch.members, strict=True):
         values = (micro_batch.version, micro_batch.behaviour_logp, micro_batch.reference_logp)
         places = (micro_batch.positions[0, micro_batch.loss_index] + 1).tolist()

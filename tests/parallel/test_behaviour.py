@@ -64,6 +64,12 @@ def test_recomputed_log_probabilities_are_those_of_the_published_weights(
     assert held["versions_read"] == 0
     assert read["versions_read"] == 3
     _check_drift(held, _rows(cases["held"]), now)
+    first, *others = (outcome.values["losses"] for name, outcome in cases.items() if name != "held")
+    assert len(first) == 9  # objectives, at the initial weights, whose loss and gradient do not depend on the layout
+    for losses in others:
+        for name, (loss, norm) in losses.items():
+            assert (loss, norm) == pytest.approx(first[name], rel=1e-4, abs=1e-6), name
+            assert norm > 1e-4, name
 
 
 def _check_drift(numbers: Mapping[str, Any], rows: Rows, now: list[torch.Tensor]) -> None:
