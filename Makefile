@@ -27,7 +27,11 @@ KILLS ?= 100
 AOF ?= always
 COUNT ?= 10000000
 
-.PHONY: help demo test test-parallel check protos chaos fuzz bench bench-intake clean install
+# make soak: how long. make hosts: how long a fleet's link stays cut.
+MINUTES ?= 60
+CUT ?= 60
+
+.PHONY: help demo test test-parallel check manifests protos chaos fuzz soak hosts nodes pods drill bench bench-intake clean install
 
 help:
 	@echo "make demo     a language model learns to sort digits, through the whole production path (about 3 minutes)"
@@ -36,6 +40,11 @@ help:
 	@echo "make check    lint, types, import rules, generated stubs"
 	@echo "make chaos    KILLS=100 SEED=0 AOF=always|everysec: kills everything, again and again, and counts every group (about 30 minutes)"
 	@echo "make fuzz     COUNT=10000000 hostile messages against the gateway's parser and validator"
+	@echo "make soak     MINUTES=60 of the demo: slopes of every process's memory and descriptors, of Redis and of the disk"
+	@echo "make hosts    CUT=60 the demo on five hosts (network namespaces) over mTLS; a fleet's link is cut; root"
+	@echo "make nodes    a learner over two hosts by torchrun's rendezvous; one of them is killed; root"
+	@echo "make pods     what Kubernetes would run of deploy/kubernetes/overlays/dev, as local processes, probes included; root"
+	@echo "make drill    alerts fire in a real Prometheus against real processes"
 	@echo "make bench-intake  groups/s, CPU per group and ack latency against bare gRPC and bare Redis (about 4 minutes)"
 	@echo "make bench    the rollout worker against bare SGLang, refits by mode (about 4 minutes)"
 	@echo "make test-parallel  every layout against a float64 reference, as a table of errors"
@@ -64,11 +73,16 @@ demo: $(STAMP)
 	  $(if $(TP),--set learner.parallel.tensor=$(TP)) $(if $(PP),--set learner.parallel.pipeline=$(PP)) \
 	  $(if $(RESUME),--resume)
 
+manifests: $(STAMP)
+	@$(BIN)/python -m tests.deploy.manifests
+
 check: $(STAMP)
 	@echo "ruff";          $(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@echo "pyright";       $(BIN)/pyright
 	@echo "import-linter"; $(BIN)/lint-imports
 	@echo "stubs";         $(BIN)/python -m tests.stubs
+	@echo "metrics";       $(BIN)/python -m tests.reference
+	@echo "manifests";     $(BIN)/python -m tests.deploy.manifests
 	@if command -v buf >/dev/null; then echo "buf lint"; cd proto && buf lint; else echo "buf: not installed, skipped"; fi
 
 test: check
@@ -77,12 +91,28 @@ test: check
 	@$(BIN)/pytest tests/parallel
 	@$(BIN)/pytest tests/e2e
 	@$(BIN)/pytest tests/chaos
+	@$(BIN)/pytest tests/deploy
 
 chaos: $(STAMP)
 	@$(BIN)/python -m tests.chaos --kills $(KILLS) --seed $(if $(SEED),$(SEED),0) --aof $(AOF)
 
 fuzz: $(STAMP)
 	@$(BIN)/python -m tests.fuzz.messages --count $(COUNT) --seed $(if $(SEED),$(SEED),0)
+
+soak: $(STAMP)
+	@$(BIN)/python -m tests.soak --minutes $(MINUTES)
+
+hosts: $(STAMP)
+	@$(BIN)/python -m tests.deploy.hosts --cut $(CUT)
+
+nodes: $(STAMP)
+	@$(BIN)/python -m tests.deploy.nodes
+
+pods: $(STAMP)
+	@$(BIN)/python -m tests.deploy.pods
+
+drill: $(STAMP)
+	@$(BIN)/python -m tests.deploy.drill
 
 test-parallel: $(STAMP)
 	@$(BIN)/python -m tests.parallel.matrix
