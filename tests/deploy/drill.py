@@ -7,6 +7,7 @@ freezes; both go on.
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import sys
 import tempfile
@@ -93,10 +94,13 @@ def main(directory: Path) -> None:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m tests.deploy.drill", description=__doc__)
+    parser.add_argument("directory", type=Path, nargs="?", help="where its files stay; default: nowhere")
+    chosen = parser.parse_args().directory
     if shutil.which("prometheus") is None:
         sys.exit("prometheus is not installed here: the drill needs its server")
-    if len(sys.argv) > 1:
-        main(Path(sys.argv[1]))
+    if chosen is not None:
+        main(chosen)
     else:
         with tempfile.TemporaryDirectory() as temporary:
             main(Path(temporary))
