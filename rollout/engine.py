@@ -96,21 +96,30 @@ class Engine:
             EngineError: it failed. What the server then holds is unknown: restart it.
         """
         started = time.monotonic()
-        # Cached prefixes belong to the old weights, but the cache cannot be dropped under requests that use it.
-        update = {"model_path": str(path), "weight_version": str(version), "flush_cache": mode != "in_place"}
         try:
-            if mode != "drain":
-                await self._post("/pause_generation", {"mode": mode})
             try:
-                await self._post("/update_weights_from_disk", update)
-            finally:
+                await self._load(version, path, mode)
+            except RefusedError:
                 if mode != "drain":
-                    await self._post("/continue_generation", {})
+                    raise
+                # A health probe passes no gate of ours: one under way kept the server from dropping its cache.
+                await self._load(version, path, "retract")
         except RefusedError as error:
             raise EngineError(f"refit to version {version} failed: {error}") from error
         if (label := await self.label()) != str(version):
             raise EngineError(f"{self.url}: weight_version is {label!r} after the refit to version {version}")
         return time.monotonic() - started
+
+    async def _load(self, version: int, path: Path, mode: RefitMode) -> None:
+        # Cached prefixes belong to the old weights, but the cache cannot be dropped under requests that use it.
+        update = {"model_path": str(path), "weight_version": str(version), "flush_cache": mode != "in_place"}
+        if mode != "drain":
+            await self._post("/pause_generation", {"mode": mode})
+        try:
+            await self._post("/update_weights_from_disk", update)
+        finally:
+            if mode != "drain":
+                await self._post("/continue_generation", {})
 
     async def label(self) -> str:
         """The label of the weights it holds; "default" before the first refit. Raises EngineError."""

@@ -184,6 +184,26 @@ async def test_the_servers_log_probabilities_are_those_the_learner_recomputes(st
     assert len({version for one in sampled for version in one.versions}) > 2
 
 
+async def test_a_draining_refit_waits_for_health_probes(stack: Stack, engine: Engine):
+    """A probe generates a token and goes through no gate of ours."""
+    version = stack.publish()
+    await stack.serving(version)
+    over = False
+
+    async def probe() -> int:
+        count = 0
+        while not over:
+            await engine.require_health(30)
+            count += 1
+        return count
+
+    probes = [asyncio.create_task(probe()) for _ in range(4)]
+    for _ in range(10):
+        await engine.refit(version, stack.weights(version), "drain")
+    over = True
+    assert sum(await asyncio.gather(*probes)) > 0
+
+
 @dataclass(frozen=True)
 class Sampled:
     """A response with what the server itself says of its tokens: version and log-probability."""
