@@ -12,7 +12,9 @@ import pytest
 from learner.config import ConnectionConfig
 from learner.gateway.auth import Credentials, Identities
 from learner.gateway.limits import ConnectionLimits, ExhaustedError
+from learner.gateway.meters import Meters
 from learner.gateway.streams import OpenStreams
+from learner.gateway.vitals import Vitals
 
 
 def test_streams_of_a_fleet_and_in_all():
@@ -72,7 +74,7 @@ def rewrite(path: Path, content: dict) -> None:
 )
 async def test_streams_of_the_revoked_end(path: Path, content: dict, code: grpc.StatusCode, text: str):
     identities = Identities(path)
-    streams = OpenStreams(identities, ConnectionLimits(ConnectionConfig()), idle_s=900)
+    streams = OpenStreams(identities, ConnectionLimits(ConnectionConfig()), idle_s=900, meters=Meters(Vitals()))
     callers = [identities.caller(Credentials(None, frozenset([name]))) for name in ("a", "b")]
     with streams.opened(callers[0], "submit") as one, streams.opened(callers[1], "submit") as other:
         streams.tick(time.monotonic())
@@ -87,7 +89,7 @@ async def test_streams_of_the_revoked_end(path: Path, content: dict, code: grpc.
 
 async def test_only_idle_streams_end_as_idle(path: Path):
     identities = Identities(path)
-    streams = OpenStreams(identities, ConnectionLimits(ConnectionConfig()), idle_s=10)
+    streams = OpenStreams(identities, ConnectionLimits(ConnectionConfig()), idle_s=10, meters=Meters(Vitals()))
     caller = identities.caller(Credentials(None, frozenset(["a"])))
     counts = {"busy": 0, "idle": 0}
     start = time.monotonic()
