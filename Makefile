@@ -12,6 +12,7 @@ RUN ?= demo
 STEPS ?=
 SEED ?=
 OBJECTIVE ?=
+LR ?=
 STALENESS ?=
 TASK ?= sort
 TP ?=
@@ -31,11 +32,11 @@ COUNT ?= 10000000
 MINUTES ?= 60
 CUT ?= 60
 
-.PHONY: help demo test test-parallel check manifests protos chaos fuzz soak hosts nodes pods drill bench bench-intake clean install
+.PHONY: help demo test test-parallel check manifests protos chaos fuzz soak hosts nodes pods drill bench bench-intake bench-learner bench-cap clean install
 
 help:
 	@echo "make demo     a language model learns to sort digits, through the whole production path (about 3 minutes)"
-	@echo "              STEPS= SEED= OBJECTIVE= STALENESS= TASK=sort|add|sumto TP= PP= RESUME=1 RUN=name"
+	@echo "              STEPS= SEED= OBJECTIVE= LR= STALENESS= TASK=sort|add|sumto TP= PP= RESUME=1 RUN=name"
 	@echo "make test     every check and test (under 25 minutes on 2 cores)"
 	@echo "make check    lint, types, import rules, generated stubs"
 	@echo "make chaos    KILLS=100 SEED=0 AOF=always|everysec: kills everything, again and again, and counts every group (about 30 minutes)"
@@ -46,6 +47,8 @@ help:
 	@echo "make pods     what Kubernetes would run of deploy/kubernetes/overlays/dev, as local processes, probes included; root"
 	@echo "make drill    alerts fire in a real Prometheus against real processes"
 	@echo "make bench-intake  groups/s, CPU per group and ack latency against bare gRPC and bare Redis (about 4 minutes)"
+	@echo "make bench-learner  a step against transformers and against recomputing objectives, what is not the model, publication"
+	@echo "make bench-cap  a learning rate that collapses at a staleness of 16, capped by the staleness law and not"
 	@echo "make bench    the rollout worker against bare SGLang, refits by mode (about 4 minutes)"
 	@echo "make test-parallel  every layout against a float64 reference, as a table of errors"
 	@echo "make protos   regenerate the stubs of proto/leeway/v1"
@@ -69,7 +72,7 @@ $(STAMP): $(REQUIREMENTS)
 demo: $(STAMP)
 	@$(BIN)/leeway up configs/$(if $(filter sort,$(TASK)),demo,$(TASK)).toml --set run.dir=runs/$(RUN) --set run.name=$(RUN) --set run.overwrite=true \
 	  $(if $(STALENESS),$(HELD)) $(if $(STEPS),--set learner.steps=$(STEPS)) $(if $(SEED),--set run.seed=$(SEED)) \
-	  $(if $(OBJECTIVE),--set learner.objective.name=$(OBJECTIVE)) \
+	  $(if $(OBJECTIVE),--set learner.objective.name=$(OBJECTIVE)) $(if $(LR),--set learner.optimizer.lr=$(LR)) \
 	  $(if $(TP),--set learner.parallel.tensor=$(TP)) $(if $(PP),--set learner.parallel.pipeline=$(PP)) \
 	  $(if $(RESUME),--resume)
 
@@ -119,6 +122,16 @@ test-parallel: $(STAMP)
 
 bench-intake: $(STAMP)
 	@$(BIN)/python -m tests.bench.intake
+
+bench-learner: $(STAMP)
+	@$(BIN)/python -m tests.bench.step
+	@$(BIN)/python -m tests.bench.recompute
+	@$(BIN)/python -m tests.bench.stall
+	@$(BIN)/python -m tests.bench.publish
+	@$(BIN)/python -m tests.bench.export
+
+bench-cap: $(STAMP)
+	@$(BIN)/python -m tests.bench.cap
 
 bench: $(STAMP)
 	@$(BIN)/python -m tests.bench.rollout_engine 6

@@ -77,13 +77,13 @@ class Probe:
             with contextlib.closing(redis.Redis.from_url(url, socket_timeout=5, retry=Retry(NoBackoff(), 0))) as client:
                 memory: Any = client.info("memory")
                 persistence: Any = client.info("persistence")
-                keys: Any = client.dbsize()
+                keyspace: Any = client.info("keyspace").get("db0", {})
         except redis.RedisError:
             return {}
         return {
             "Redis|used memory": memory["used_memory"] / _MB,
             "Redis|append-only file": persistence.get("aof_current_size", 0) / _MB,
-            "Redis|keys": float(keys),
+            "Redis|lasting keys": float(keyspace.get("keys", 0) - keyspace.get("expires", 0)),
         }
 
 

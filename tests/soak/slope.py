@@ -39,8 +39,11 @@ LIMITS: Mapping[str, Limit] = {
     "descriptors": Limit("flat", per_hour=4.0),
     "threads": Limit("flat", per_hour=4.0),
     "used memory": Limit("flat", per_hour=8.0, share=0.05),
-    "keys": Limit(
-        "flat", per_hour=2000.0, share=0.5, note="ids of two minutes; a forgotten limit would add 50,000 an hour"
+    "lasting keys": Limit(
+        "flat",
+        per_hour=2000.0,
+        note="those without an expiry: groups on their way, up and down between two commits; ids are remembered for two "
+        "minutes, as many as the rate makes. A forgotten limit would add 50,000 an hour",
     ),
     "append-only file": Limit("bounded", most=600.0, note="rewritten at 256 MB, or at twice its last size"),
     "redis": Limit("bounded", most=900.0, note="the append-only file, and its successor while it is rewritten"),

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from tests.soak.slope import Finding
 
-_UNITS = {"descriptors": "", "threads": "", "keys": ""}
+_UNITS = {"descriptors": "", "threads": "", "lasting keys": ""}
 
 
 def show(findings: Sequence[Finding], samples: Sequence[Mapping[str, float]], warmup_s: float) -> None:
