@@ -30,9 +30,7 @@ class Meters:
     def __init__(self, vitals: Vitals) -> None:
         self.instruments = made = Instruments()
         self._start = time.time()
-        self._answered: Counter[tuple[str, int, str]] = (
-            Counter()
-        )  # fleet, outcome, reason; "" when accepted or duplicate
+        self._answered: Counter[tuple[str, int, str]] = Counter()  # fleet, outcome, reason ("" where there is none)
         self._bytes: Counter[str] = Counter()
         self._heard: dict[str, float] = {}  # fleet -> Unix seconds
         self._highest_step = -1

@@ -130,6 +130,12 @@ def _broadcast(group: dist.ProcessGroup, rank: int, data: bytes | None) -> bytes
     return payload.numpy().tobytes()
 
 
+def _refuse(config: ParallelConfig) -> None:
+    for name, size in (("context", config.context), ("expert", config.expert)):
+        if size > 1:
+            raise LayoutError(refusal(f"parallel.{name} = {size}: {name} parallelism", f"set parallel.{name} to 1"))
+
+
 def start(config: ParallelConfig, seed: int, timeout_s: float, store: Store | None = None) -> Ranks:
     """Joins the other ranks (torchrun's environment variables say where) and lays the model out over them. Collective.
 
@@ -142,9 +148,7 @@ def start(config: ParallelConfig, seed: int, timeout_s: float, store: Store | No
         LayoutError: not started by torchrun, or the world size does not fit tensor x pipeline, or a kind of parallelism that
             this learner has not (learner.megatron.capability).
     """
-    for name, size in (("context", config.context), ("expert", config.expert)):
-        if size > 1:
-            raise LayoutError(refusal(f"parallel.{name} = {size}: {name} parallelism", f"set parallel.{name} to 1"))
+    _refuse(config)
     device = install()
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         raise LayoutError("RANK and WORLD_SIZE are not set: start the learner with python -m torch.distributed.run")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import socket
 import struct
 from collections import namedtuple
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,86 +13,19 @@ import pytest
 from typer.testing import CliRunner
 
 from learner.cli.app import app
-from learner.cli.doctor import Finding, credentials, examine, machine, model, peers, pitfalls, sharing, storage
+from learner.cli.doctor import examine, machine, model, peers, pitfalls, sharing, storage
 from learner.cli.doctor import ports as ports_check
 from learner.cli.doctor import versions as versions_check
-from learner.cli.doctor.certificates import certificates
 from learner.cli.doctor.subject import Subject
 from learner.queue.acl import COMMANDS
 from learner.queue.inspect import HARMLESS
-from rollout.model import Shape, write_model
-from tests.service.certificates import Authority
+from tests.unit.doctor_site import Site, bad, run_subject
 from tests.unit.runs import DEMO, REPOSITORY
-
-TOKEN = "secret"
-MODEL = Shape(layers=2, hidden=32, ffn=32)
-
-
-def bad(findings: Iterator[Finding]) -> list[str]:
-    """What is not ok, as ``state check: found``."""
-    return [f"{one.state} {one.check}: {one.found}" for one in findings if one.state != "ok"]
-
-
-class Site:
-    """Files of each process, as a container has them; every one sound until a test changes it."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.authority = Authority(root / "tls")
-        self.model = root / "model"
-        write_model(self.model, 0, MODEL)
-        self.identities({"tokyo": {"tokens": [hashlib.sha256(TOKEN.encode()).hexdigest()]}})
-        self.secret("token", TOKEN)
-
-    def identities(self, fleets: Any) -> None:
-        (self.root / "identities.json").write_text(json.dumps(fleets))
-
-    def secret(self, name: str, text: str, mode: int = 0o600) -> Path:
-        path = self.root / name
-        path.write_text(text)
-        path.chmod(mode)
-        return path
-
-    def read(self, kind: str, *overrides: str, **changes: Any) -> Subject:
-        path = self.root / f"{kind}.json"
-        path.write_text(json.dumps({**getattr(self, f"_{kind}")(), **changes}, default=str))
-        return Subject.read(path, overrides)
-
-    def _gateway(self) -> dict[str, Any]:
-        return {
-            "listen": "127.0.0.1:0",
-            "identities_file": self.root / "identities.json",
-            "queue": {"url": "redis://127.0.0.1:1/0", "run": "r"},
-            "limits": {"vocab_size": 13},
-        }
-
-    def _learner(self) -> dict[str, Any]:
-        return {
-            "model": self.model,
-            "queue": {"url": "redis://127.0.0.1:1/0", "run": "r"},
-            "steps": 10,
-            "checkpoint": {"dir": self.root / "checkpoints"},
-            "publish": {"dir": self.root / "weights"},
-            "metrics_dir": self.root / "metrics",
-        }
-
-    def _worker(self) -> dict[str, Any]:
-        return {
-            "gateway": "127.0.0.1:1",
-            "token_file": self.root / "token",
-            "model": self.model,
-            "state_dir": self.root / "state",
-            "log_dir": self.root / "logs",
-        }
 
 
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
     return Site(tmp_path)
-
-
-def run_subject(site: Site, *overrides: str) -> Subject:
-    return Subject.read(DEMO, [f"run.dir={site.root / 'run'}", "run.status_port=0", *overrides])
 
 
 def test_a_fresh_clone_is_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -132,105 +63,6 @@ def test_a_port_that_is_taken_is_named(site: Site):
         found = bad(ports_check.ports(run_subject(site, f"gateway.listen=127.0.0.1:{port}")))
     assert len(found) == 1
     assert f'fail ports: gateway.listen = "127.0.0.1:{port}"' in found[0]
-
-
-@pytest.mark.parametrize(
-    ("fleets", "message"),
-    [
-        ("[1", "not valid JSON"),
-        ({"a": {"tokens": ["short"]}}, "a.tokens.0"),
-        ({"a": {"roles": ["operate"]}}, "no fleet may submit"),
-        ({}, "no fleet may submit"),
-    ],
-)
-def test_identities_that_no_gateway_could_use(site: Site, fleets: Any, message: str):
-    if isinstance(fleets, str):
-        (site.root / "identities.json").write_text(fleets)
-    else:
-        site.identities(fleets)
-    (found,) = bad(credentials.credentials(site.read("gateway")))
-    assert found.startswith("fail identities")
-    assert message in found
-
-
-@pytest.mark.parametrize(
-    ("token", "message"), [("", "is empty"), ("two words", "more than one word"), (None, "No such")]
-)
-def test_a_token_file_that_holds_no_token(site: Site, token: str | None, message: str):
-    if token is None:
-        (site.root / "token").unlink()
-    else:
-        site.secret("token", token)
-    assert message in bad(credentials.credentials(site.read("worker")))[0]
-
-
-def test_a_token_that_the_gateway_does_not_know_and_one_that_it_does(site: Site):
-    gateway, worker = site.read("gateway"), site.read("worker")
-    both = Subject("run", gateway.gateway, None, worker.workers)
-    assert bad(credentials.credentials(both)) == []
-    site.secret("token", "another")
-    assert bad(credentials.credentials(both)) == [f"fail token: {site.root}/token: unknown token (for the gateway)"]
-
-
-def test_a_secret_that_everybody_may_read(site: Site):
-    site.secret("token", TOKEN, mode=0o644)
-    assert bad(credentials.credentials(site.read("worker"))) == [
-        f"warn permissions: {site.root}/token: mode 0644, every user may read it"
-    ]
-
-
-def tls_pair(site: Site, *sans: str, days: float = 90, authority: Authority | None = None) -> dict[str, Path]:
-    pair = (authority or site.authority).issue(f"pair-{len(list(site.root.rglob('*.crt')))}", *sans, days=days)
-    pair.key.chmod(0o600)
-    return {"certificate": pair.certificate, "key": pair.key}
-
-
-@pytest.mark.parametrize(
-    ("days", "state", "message"), [(90, "", ""), (3, "warn", "3 days left"), (-1, "fail", "expired")]
-)
-def test_the_dates_of_a_certificate(site: Site, days: float, state: str, message: str):
-    found = bad(certificates(site.read("gateway", tls=tls_pair(site, "gateway", days=days))))
-    assert [one.split()[0] for one in found] == ([state] if state else [])
-    assert all(message in one for one in found)
-
-
-def test_a_key_of_another_certificate_and_a_file_that_is_missing(site: Site):
-    one, other = tls_pair(site, "gateway"), tls_pair(site, "gateway")
-    mixed = {"certificate": one["certificate"], "key": other["key"]}
-    assert "KEY_VALUES_MISMATCH" in bad(certificates(site.read("gateway", tls=mixed)))[0]
-    gone = {"certificate": one["certificate"], "key": site.root / "gone"}
-    assert "No such file" in bad(certificates(site.read("gateway", tls=gone)))[0]
-
-
-def between(site: Site, server: dict[str, Any], client: dict[str, Any]) -> list[str]:
-    gateway = site.read("gateway", tls=server).gateway
-    worker = site.read("worker", gateway="gateway.example:50051", tls=client).workers
-    return bad(certificates(Subject("run", gateway, None, worker)))
-
-
-def test_a_gateway_and_a_worker_that_trust_each_other(site: Site):
-    server = {**tls_pair(site, "gateway.example"), "client_ca": site.authority.certificate}
-    client = {**tls_pair(site, "spiffe://fleets/tokyo"), "ca": site.authority.certificate}
-    site.identities({"tokyo": {"sans": ["spiffe://fleets/tokyo"]}})
-    assert between(site, server, client) == []
-
-
-def test_a_certificate_for_another_name_and_one_of_a_stranger(site: Site):
-    client = {"ca": site.authority.certificate}
-    assert "gateway.example" in between(site, tls_pair(site, "elsewhere"), client)[0]
-    stranger = Authority(site.root / "stranger", "stranger")
-    assert "issuer" in between(site, tls_pair(site, "gateway.example", authority=stranger), client)[0]
-    server = {**tls_pair(site, "gateway.example"), "client_ca": stranger.certificate}
-    assert len(between(site, server, {**client, **tls_pair(site, "tokyo")})) == 1
-
-
-def test_a_client_certificate_that_is_no_fleets(site: Site):
-    server = {**tls_pair(site, "gateway.example"), "client_ca": site.authority.certificate}
-    gateway = site.read("gateway", tls=server).gateway
-    client = {**tls_pair(site, "unknown.example"), "ca": site.authority.certificate}
-    worker = site.read("worker", gateway="gateway.example:50051", tls=client, token_file=None).workers
-    (found,) = bad(certificates(Subject("run", gateway, None, worker)))
-    assert "unknown.example" in found
 
 
 def test_a_model_directory_that_is_sound(site: Site):
