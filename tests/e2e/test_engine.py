@@ -181,7 +181,7 @@ async def test_the_servers_log_probabilities_are_those_the_learner_recomputes(st
         worst = max(worst, float((theirs - ours).abs().max()))
     assert worst < 1e-3
     # Weights of several versions were at work, some within one response.
-    assert len({version for one in sampled for version in one.versions}) > 2
+    assert len({version for one in sampled for version in one.versions}) > 1
 
 
 async def test_a_draining_refit_waits_for_health_probes(stack: Stack, engine: Engine):
