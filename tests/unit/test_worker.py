@@ -99,6 +99,10 @@ async def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
             await engine.stop()
 
 
+def trace_of(group: pb.Group) -> str:
+    return group.group_id.replace("-", "")
+
+
 async def test_groups_arrive_whole_and_are_journaled(scene: Scene):
     async with scene.worker(engine={"urls": [scene.engines[0].url]}):
         await until(lambda: bool(scene.gateway.known), "watch")
@@ -137,12 +141,14 @@ async def test_groups_are_followed_into_their_metadata_and_versions_into_the_eng
         traced = {"endpoint": collector.endpoint, "sample": 1.0}
         async with scene.worker(engine={"urls": [scene.engines[0].url]}, traces=traced):
             policy = scene.publish(0)
-            await until(lambda: len(scene.gateway.received) >= 2, "two groups")
-        await until(lambda: bool(collector.named("refit")), "the spans")
-    group = scene.gateway.received[0].group
+            await until(lambda: bool(scene.gateway.received), "a group")
+            group = scene.gateway.received[0].group
+            followed = lambda: {span.name for span in collector.spans if span.trace == trace_of(group)}  # noqa: E731
+            # its ack has to arrive before the worker is cancelled: until then "submit" and "group" are open
+            await until(lambda: "group" in followed() and bool(collector.named("refit")), "the spans")
     place = Place.parse(group.metadata[TRACEPARENT])
     assert place is not None
-    assert place.trace == group.group_id.replace("-", "")
+    assert place.trace == trace_of(group)
     spans = {span.name: span for span in collector.spans if span.trace == place.trace}
     assert {"group", "generate", "reward", "submit"} == spans.keys()
     assert place.span == spans["submit"].span
