@@ -6,6 +6,7 @@ files from one run file (learner/cli/runfile.py).
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -135,12 +136,24 @@ class ParallelConfig(Settings):
 
     tensor: int = Field(default=1, gt=0)
     pipeline: int = Field(default=1, gt=0)
+    context: int = Field(
+        default=1, gt=0, description="ranks that share a micro-batch's tokens, each a part of every sequence"
+    )
+    expert: int = Field(
+        default=1,
+        gt=0,
+        description="ranks that share the experts of a mixture, whole ones each; not a factor of the world "
+        "size: they are taken from the tensor, context and data ranks of a stage",
+    )
     virtual_pipeline: int = Field(
         default=1, gt=0, description="pieces of the model on each pipeline stage (interleaved schedule)"
     )
     sequence: bool = Field(default=False, description="Megatron sequence parallelism; needs tensor > 1")
-    context: int = Field(default=1, gt=0, description="more than 1 is refused: it needs TransformerEngine layers")
-    expert: int = Field(default=1, gt=0, description="more than 1 is refused: it needs TransformerEngine layers")
+
+    @property
+    def ranks(self) -> int:
+        """The fewest processes that can be cut this way; every world size is a multiple."""
+        return self.pipeline * math.lcm(self.tensor * self.context, self.expert)
 
     @model_validator(mode="after")
     def _parts_that_need_others(self) -> ParallelConfig:

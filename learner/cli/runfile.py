@@ -56,10 +56,10 @@ class RunFile(Settings):
     @model_validator(mode="after")
     def _consistent(self) -> RunFile:
         learner, cut = self.learner, self.learner.parallel
-        if learner.world_size % (cut.tensor * cut.pipeline):
+        if learner.world_size % cut.ranks:
             raise ValueError(
-                f"learner.processes = {learner.world_size} is not a multiple of "
-                f"learner.parallel.tensor * learner.parallel.pipeline = {cut.tensor} * {cut.pipeline}"
+                f"learner.processes = {learner.world_size} is not a multiple of {cut.ranks}, as learner.parallel needs: "
+                f"pipeline * lcm(tensor * context, expert) = {cut.pipeline} * lcm({cut.tensor} * {cut.context}, {cut.expert})"
             )
         if learner.hold_staleness > learner.max_staleness:
             raise ValueError(

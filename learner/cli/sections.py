@@ -99,14 +99,14 @@ class LearnerSection(
 ):
     """The learner."""
 
-    processes: int | None = Field(default=None, gt=0, description="default: parallel.tensor * parallel.pipeline")
+    processes: int | None = Field(default=None, gt=0, description="default: as few as learner.parallel needs")
     warmup: WarmupSection | None = None
     checkpoint: CheckpointSection = CheckpointSection()
     publish: PublishSection = PublishSection()
 
     @property
     def world_size(self) -> int:
-        return self.processes or self.parallel.tensor * self.parallel.pipeline
+        return self.processes or self.parallel.ranks
 
 
 _WORKER_DERIVED = (

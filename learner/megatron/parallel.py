@@ -19,7 +19,6 @@ from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 from torch._C._distributed_c10d import Store
 
 from learner.config import ParallelConfig
-from learner.megatron.capability import refusal
 from learner.megatron.cpu import install
 
 T = TypeVar("T")
@@ -32,12 +31,15 @@ class LayoutError(Exception):
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place. Ranks are numbered tensor first, then data, then pipeline: the last rank is on the last stage.
+    """This process's place. Ranks are numbered tensor first, then context, then data, then pipeline: the last rank is on the
+    last stage. Expert-parallel ranks are neighbours among those of a stage.
 
     Attributes:
         chunks: pieces of the model on each stage (virtual pipeline); piece c of stage s is number c * pipeline_size + s of
             all, in the order of the layers.
-        tensor_group: the ranks that share this rank's layers and data.
+        tensor_group: the ranks that share this rank's layers and tokens.
+        context_group: the ranks that hold other parts of the same sequences, and the same part of the layers.
+        expert_group: the ranks that hold the other experts of this rank's layers.
         control: gloo group of all ranks for what is not training: decisions, what rank 0 has read.
         timeout: of one collective.
     """
@@ -49,11 +51,17 @@ class Ranks:
     pipeline_rank: int
     pipeline_size: int
     chunks: int
+    context_rank: int
+    context_size: int
+    expert_rank: int
+    expert_size: int
     data_rank: int
     data_size: int
     sequence: bool
     device: torch.device
     tensor_group: dist.ProcessGroup
+    context_group: dist.ProcessGroup
+    expert_group: dist.ProcessGroup
     control: dist.ProcessGroup
     timeout: timedelta
 
@@ -130,12 +138,6 @@ def _broadcast(group: dist.ProcessGroup, rank: int, data: bytes | None) -> bytes
     return payload.numpy().tobytes()
 
 
-def _refuse(config: ParallelConfig) -> None:
-    for name, size in (("context", config.context), ("expert", config.expert)):
-        if size > 1:
-            raise LayoutError(refusal(f"parallel.{name} = {size}: {name} parallelism", f"set parallel.{name} to 1"))
-
-
 def start(config: ParallelConfig, seed: int, timeout_s: float, store: Store | None = None) -> Ranks:
     """Joins the other ranks (torchrun's environment variables say where) and lays the model out over them. Collective.
 
@@ -145,19 +147,17 @@ def start(config: ParallelConfig, seed: int, timeout_s: float, store: Store | No
         store: where the ranks find each other; torchrun's own by default, which serves one start only.
 
     Raises:
-        LayoutError: not started by torchrun, or the world size does not fit tensor x pipeline, or a kind of parallelism that
-            this learner has not (learner.megatron.capability).
+        LayoutError: not started by torchrun, or the world size is no multiple of ``config.ranks``.
     """
-    _refuse(config)
     device = install()
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         raise LayoutError("RANK and WORLD_SIZE are not set: start the learner with python -m torch.distributed.run")
     world = int(os.environ["WORLD_SIZE"])
-    model = config.tensor * config.pipeline
-    if world % model:
+    if world % config.ranks:
         raise LayoutError(
-            f"world size {world} is not divisible by parallel.tensor * parallel.pipeline = {config.tensor} * "
-            f"{config.pipeline} = {model}: start a multiple of {model} ranks or change parallel"
+            f"world size {world} is not divisible by pipeline * lcm(tensor * context, expert) = {config.pipeline} * "
+            f"lcm({config.tensor} * {config.context}, {config.expert}) = {config.ranks} of parallel: start a multiple of "
+            f"{config.ranks} ranks or change parallel"
         )
     timeout = timedelta(seconds=timeout_s)
     backend = "nccl" if device.type == "cuda" else "gloo"
@@ -173,6 +173,9 @@ def start(config: ParallelConfig, seed: int, timeout_s: float, store: Store | No
         tensor_model_parallel_size=config.tensor,
         pipeline_model_parallel_size=config.pipeline,
         virtual_pipeline_model_parallel_size=config.virtual_pipeline if config.virtual_pipeline > 1 else None,
+        context_parallel_size=config.context,
+        expert_model_parallel_size=config.expert,
+        expert_tensor_parallel_size=1,  # experts are small: whole ones on more ranks beat slices of them
         distributed_timeout_minutes=math.ceil(timeout_s / 60),
         create_gloo_process_groups=False,
     )
@@ -187,11 +190,17 @@ def start(config: ParallelConfig, seed: int, timeout_s: float, store: Store | No
         pipeline_rank=parallel_state.get_pipeline_model_parallel_rank(),
         pipeline_size=config.pipeline,
         chunks=config.virtual_pipeline,
+        context_rank=parallel_state.get_context_parallel_rank(),
+        context_size=config.context,
+        expert_rank=parallel_state.get_expert_model_parallel_rank(),
+        expert_size=config.expert,
         data_rank=parallel_state.get_data_parallel_rank(),
-        data_size=world // model,
+        data_size=parallel_state.get_data_parallel_world_size(),
         sequence=config.sequence,
         device=device,
         tensor_group=cast(dist.ProcessGroup, parallel_state.get_tensor_model_parallel_group()),
+        context_group=cast(dist.ProcessGroup, parallel_state.get_context_parallel_group()),
+        expert_group=cast(dist.ProcessGroup, parallel_state.get_expert_model_parallel_group()),
         control=cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=timeout)),
         timeout=timeout,
     )

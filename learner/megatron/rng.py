@@ -51,4 +51,11 @@ def _tracker() -> Any:
 
 def _layout(ranks: Ranks) -> list[int | str]:
     """Device, world and how it is cut."""
-    return [ranks.device.type, ranks.world, ranks.tensor_size, ranks.pipeline_size]
+    return [
+        ranks.device.type,
+        ranks.world,
+        ranks.tensor_size,
+        ranks.context_size,
+        ranks.expert_size,
+        ranks.pipeline_size,
+    ]

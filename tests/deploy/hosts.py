@@ -132,7 +132,7 @@ class Hosts:
             write_demonstrations(site.plan.workers[0], 20_000, learner.seed, learner.warmup.demonstrations)
         else:
             learner = learner.model_copy(update={"warmup": None})
-        file, ranks = site.run.config / "learner.json", learner.parallel.tensor * learner.parallel.pipeline
+        file, ranks = site.run.config / "learner.json", learner.parallel.ranks
         learner.write(file)
         torchrun = ("-m", "torch.distributed.run", "--nnodes=1", f"--nproc-per-node={ranks}", "--max-restarts=0")
         address = ("--master-addr=127.0.0.1", "--master-port=29400")

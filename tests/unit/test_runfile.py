@@ -95,7 +95,7 @@ def test_run_json_reads_back_from_wherever_the_directory_lies(tmp_path: Path):
         ("learner.steps=many", "learner.steps = 'many': Input should be a valid integer"),
         ("queue.url=http://x", "queue.url = 'http://x': "),
         ("learner.hold_staleness=5", "learner.hold_staleness = 5 is above learner.max_staleness = 4"),
-        ("learner.processes=6", "learner.processes = 6 is not a multiple of learner.parallel.tensor"),
+        ("learner.processes=6", "learner.processes = 6 is not a multiple of 4, as learner.parallel needs"),
         ("rollout.sampling.responses=1", "rollout.sampling.responses = 1: an advantage compares"),
         ("rollout.sampling.max_new_tokens=65537", "is above gateway.limits.max_response_tokens = 65536"),
         ("run.name=a/b", "run.name = 'a/b'"),

@@ -35,9 +35,9 @@ def layouts(objects: list[Object]) -> list[str]:
 
 def _learner(process: Process, config: LearnerConfig) -> Iterator[str]:
     nodes, ranks = int(process.option("nnodes") or 1), int(process.option("nproc-per-node") or 1)
-    cut = config.parallel.tensor * config.parallel.pipeline
+    cut = config.parallel.ranks
     if nodes * ranks % cut:
-        yield f"{nodes} x {ranks} ranks are no multiple of tensor x pipeline = {cut}"
+        yield f"{nodes} x {ranks} ranks are no multiple of {cut}, as learner.parallel needs"
     if nodes != process.pod.count:
         yield f"torchrun waits for {nodes} nodes, and there are {process.pod.count} pods"
     gpus = process.container["resources"]["limits"].get(_GPU)
