@@ -256,6 +256,10 @@ class LearnerConfig(Settings):
         description="between SIGTERM and SIGKILL: for the step under way, a last checkpoint and the publication under way",
     )
     parallel: ParallelConfig = ParallelConfig()
+    layers: Literal["auto", "own", "transformer_engine"] = Field(
+        default="auto",
+        description="what linear layers and norms are: auto: TransformerEngine's where it and CUDA exist and dtype is bfloat16",
+    )
     recompute: Literal["none", "selective", "full"] = Field(
         default="none",
         description="activations computed again in the backward pass instead of kept: selective: the attention's; full: all "

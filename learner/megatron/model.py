@@ -11,15 +11,14 @@ import torch.nn.functional as F
 from megatron.core import tensor_parallel
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.models.gpt import GPTModel
-from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
-from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
 from learner.config import LearnerConfig
 from learner.megatron.architecture import Architecture, ModelError
-from learner.megatron.attention import PackedAttention, PackedRow, RMSNorm
+from learner.megatron.attention import PackedRow
 from learner.megatron.convert import load_weights
+from learner.megatron.layers import Kit, block, choose
 from learner.megatron.parallel import Ranks
 from learner.megatron.weights import Weights
 
@@ -93,26 +92,27 @@ def load_policy(model_dir: Path, ranks: Ranks, config: LearnerConfig) -> Policy:
     """Builds this rank's part of the model and fills it from ``model_dir``. Collective.
 
     Raises:
-        ModelError: see Architecture.read, Architecture.check_layout and Weights.
+        ModelError: see Architecture.read, Architecture.check_layout, learner.megatron.layers.choose and Weights.
     """
+    kit = choose(config)
     architecture = Architecture.read(model_dir)
     architecture.check_layout(config.parallel)
     weights = Weights(model_dir)
     settings = TransformerConfig(**_settings(architecture, ranks, config), **_recompute(config.recompute))
     chunks = []
     for chunk in range(ranks.chunks):
-        model = _chunk(architecture, settings, ranks, chunk)
+        model = _chunk(kit, architecture, settings, ranks, chunk)
         load_weights(model, architecture, weights, ranks)
         sharding = DistributedDataParallelConfig(use_distributed_optimizer=True, grad_reduce_in_fp32=True)
         chunks.append(DistributedDataParallel(settings, sharding, model, disable_bucketing=chunk > 0))
     return Policy(chunks, settings, architecture, architecture.inverse_frequencies())
 
 
-def _chunk(architecture: Architecture, settings: TransformerConfig, ranks: Ranks, chunk: int) -> PackedModel:
+def _chunk(kit: Kit, architecture: Architecture, settings: TransformerConfig, ranks: Ranks, chunk: int) -> PackedModel:
     place = chunk if ranks.chunks > 1 else None
     return PackedModel(
         settings,
-        _layers(architecture, settings, place),
+        block(kit, architecture, settings, place),
         vocab_size=architecture.vocab,
         max_sequence_length=architecture.max_positions,
         pre_process=ranks.is_first_stage and chunk == 0,
@@ -122,17 +122,6 @@ def _chunk(architecture: Architecture, settings: TransformerConfig, ranks: Ranks
         position_embedding_type="none",
         vp_stage=place,
     ).to(ranks.device)
-
-
-def _layers(architecture: Architecture, settings: TransformerConfig, chunk: int | None) -> Any:
-    layer: Any = get_gpt_layer_local_spec(qk_layernorm=architecture.qk_norm, normalization="RMSNorm")
-    layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = RMSNorm
-    attention = layer.submodules.self_attention.submodules
-    attention.core_attention = PackedAttention
-    if architecture.qk_norm:
-        attention.q_layernorm = attention.k_layernorm = RMSNorm
-    norm: Any = RMSNorm
-    return TransformerBlockSubmodules(layer_specs=[layer] * get_num_layers_to_build(settings, chunk), layer_norm=norm)
 
 
 def _recompute(kind: str) -> dict[str, Any]:
