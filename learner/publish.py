@@ -11,6 +11,7 @@ are whole.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import threading
@@ -28,11 +29,12 @@ from learner.catalog import MANIFEST, POINTER, pinned, version_name, versions_on
 from learner.claim import Claim, SupersededError, sync_directory
 from learner.config import PublishConfig
 from learner.mirror import Mirror
-from learner.seal import ROW, Seal, of_row, seal, to_row
+from learner.seal import ROW, Seal, make_durable, of_row, seal, to_row
 from learner.shards import Shard, ShardWriter, delta_file, model_file
 from learner.tensor_file import names
 from leeway.v1 import manifest_pb2, rollout_pb2
 
+_SCHEMA = 2
 _INDEX = "model.safetensors.index.json"
 _PASSED_ON = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
               "special_tokens_map.json", "vocab.json", "merges.txt", "chat_template.jinja")  # fmt: skip
@@ -92,6 +94,7 @@ class Publisher:
         self._previous: int | None = None  # rank 0: published without a failure since
         self._deltas = 0  # rank 0: since the last full version
         self._companions: list[manifest_pb2.ManifestFile] = []  # of the last full version: index, config, tokenizer
+        self._config_sha256 = ""  # of the same
         dist.barrier(group=self._group)
 
     @property
@@ -201,20 +204,22 @@ class Publisher:
                 if (self._model / file).is_file():
                     shutil.copyfile(self._model / file, temporary / file)
                     self._companions.append(_entry(file, seal(temporary / file)))
+            self._config_sha256 = hashlib.sha256((temporary / "config.json").read_bytes()).hexdigest()
         manifest = manifest_pb2.Manifest(
-            schema=1,
+            schema=_SCHEMA,
             version=version,
             step=step,
             epoch=self._claim.epoch,
             dtype=self._config.dtype,
             base_version=base,
-            config_sha256=next(item.sha256 for item in self._companions if item.name == "config.json"),
+            config_sha256=self._config_sha256,
             files=[*files.written, *(self._companions if base is None else [])],
             results=[*files.results, *self._companions] if base is not None else [],
         )
         manifest.published_at.GetCurrentTime()
-        (temporary / MANIFEST).write_text(json_format.MessageToJson(manifest, preserving_proto_field_name=True))
-        manifest_seal = seal(temporary / MANIFEST)
+        content = json_format.MessageToJson(manifest, preserving_proto_field_name=True).encode()
+        (temporary / MANIFEST).write_bytes(content)
+        make_durable(temporary / name for name in [MANIFEST, *(item.name for item in self._companions if base is None)])
         sync_directory(temporary)
         final = self._claim.put(name, name)
         self._claim.put_text(POINTER, str(version))
@@ -223,7 +228,7 @@ class Publisher:
             step=step,
             epoch=self._claim.epoch,
             uri=self._mirror.put(version) if self._mirror else final.resolve().as_uri(),
-            manifest_sha256=manifest_seal.sha256.hex(),
+            manifest_sha256=hashlib.sha256(content).hexdigest(),
         )
         policy.published_at.CopyFrom(manifest.published_at)
         return policy
@@ -257,7 +262,7 @@ class Publisher:
 
 
 def _entry(name: str, found: Seal) -> manifest_pb2.ManifestFile:
-    return manifest_pb2.ManifestFile(name=name, size=found.size, sha256=found.sha256.hex())
+    return manifest_pb2.ManifestFile(name=name, size=found.size, digest=found.digest)
 
 
 def _write_index(directory: Path, files: list[str]) -> manifest_pb2.ManifestFile:

@@ -1,7 +1,7 @@
 """Which checkpoint to go on from, and whether it is what was written.
 
 A checkpoint is a directory ``step_00000050_e0003/`` (step and learner epoch) with the sharded model and optimizer and
-``state.json``: what it contains, the size and SHA-256 of every other file, and the SHA-256 of itself. The newest epoch's come
+``state.json``: what it contains, the size and digest of every other file, and the SHA-256 of itself. The newest epoch's come
 first, then the older ones', each newest step first: an epoch begins where the surviving line of its predecessors ended.
 """
 
@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from learner.queue import GroupRef
+from runtime.digest import DigestError, algorithm_of, of_file
 
 STATE = "state.json"
 HEALTHY = "healthy"  # an empty file beside it, made later
-SCHEMA = 2
+SCHEMA = 3
+_READABLE = (2, SCHEMA)  # before 3 files had a SHA-256
 _NAME = re.compile(r"step_(\d+)(?:_e(\d+))?$")
 _READERS = 8  # threads: hashing releases the interpreter lock
 
@@ -36,10 +38,10 @@ class DamagedError(CheckpointError):
 
 @dataclass(frozen=True)
 class FileDigest:
-    """What a file of a checkpoint must be: size in bytes, SHA-256 in hexadecimal."""
+    """What a file of a checkpoint must be: size in bytes, digest as runtime.digest writes it."""
 
     size: int
-    sha256: str
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -154,8 +156,9 @@ def read_state(directory: Path) -> State:
     try:
         content = json.loads(path.read_text())
         found = content.get("schema", content.get("state", {}).get("schema"))
-        if found != SCHEMA and isinstance(found, int):
-            raise CheckpointError(f"{directory}: schema {found} is not {SCHEMA}: written by another version of leeway")
+        if found not in _READABLE and isinstance(found, int):
+            known = " or ".join(map(str, _READABLE))
+            raise CheckpointError(f"{directory}: schema {found} is not {known}: written by another version of leeway")
         state = content["state"]
         if _digest(state) != content["sha256"]:
             raise DamagedError(f"{path}: damaged (its content does not match its SHA-256)")
@@ -165,7 +168,7 @@ def read_state(directory: Path) -> State:
             trained=[GroupRef(**ref) for ref in state["trained"]],
             recent=[GroupRef(**ref) for ref in state["recent"]],
             extra=state["extra"],
-            files={file: FileDigest(**digest) for file, digest in state["files"].items()},
+            files={file: _file_digest(entry) for file, entry in state["files"].items()},
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedError(f"{path}: damaged ({type(error).__name__}: {error})") from error
@@ -181,7 +184,12 @@ def write_state(directory: Path, state: State) -> None:
 
 
 def verify(directory: Path, state: State) -> None:
-    """Reads every byte, several files at a time. Raises DamagedError."""
+    """Reads every byte, several files at a time. Raises DamagedError, or CheckpointError for an unknown algorithm."""
+    for file, expected in state.files.items():
+        try:
+            algorithm_of(expected.digest)
+        except DigestError as error:
+            raise CheckpointError(f"{directory}: {file}: {error}") from error
     with ThreadPoolExecutor(_READERS) as pool:
         wrong = [reason for reason in pool.map(lambda item: _check(directory, *item), state.files.items()) if reason]
     if wrong:
@@ -189,13 +197,8 @@ def verify(directory: Path, state: State) -> None:
 
 
 def digests(directory: Path, names: Iterable[str]) -> dict[str, FileDigest]:
-    """Sizes and SHA-256 of files. Raises OSError."""
-    found = {}
-    for file in names:
-        with (directory / file).open("rb") as content:
-            sha256 = hashlib.file_digest(content, "sha256").hexdigest()
-            found[file] = FileDigest(content.tell(), sha256)
-    return found
+    """Sizes and digests of files. Raises OSError."""
+    return {file: FileDigest(*of_file(directory / file)) for file in names}
 
 
 def _check(directory: Path, file: str, expected: FileDigest) -> str:
@@ -203,11 +206,16 @@ def _check(directory: Path, file: str, expected: FileDigest) -> str:
         size = (directory / file).stat().st_size
         if size != expected.size:
             return f"{file} has {size} bytes, not {expected.size}"
-        if digests(directory, [file])[file] != expected:
-            return f"{file} does not match its SHA-256"
+        _, digest = of_file(directory / file, algorithm_of(expected.digest))
+        if digest != expected.digest:
+            return f"{file} does not match its digest"
     except OSError as error:
         return f"{file} cannot be read ({error.strerror})"
     return ""
+
+
+def _file_digest(entry: dict[str, Any]) -> FileDigest:
+    return FileDigest(entry["size"], entry["digest"] if "digest" in entry else f"sha256:{entry['sha256']}")
 
 
 def _digest(state: dict[str, Any]) -> str:

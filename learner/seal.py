@@ -1,37 +1,49 @@
-"""What a file is: its size and its SHA-256."""
+"""What a file is, and that it stays: its size and digest; fsync."""
 
 from __future__ import annotations
 
-import hashlib
 import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-_DIGEST = 32  # bytes of a SHA-256
-ROW = 1 + _DIGEST
+from runtime.digest import ALGORITHM, SIZE, of_file, text
+
+ROW = 1 + SIZE
+_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
 class Seal:
-    """Size in bytes, SHA-256."""
+    """Size in bytes; digest as runtime.digest writes it, of the algorithm that we write."""
 
     size: int
-    sha256: bytes
+    digest: str
 
 
 def seal(path: Path) -> Seal:
-    """Makes a file durable and says what it is. Raises OSError."""
-    with path.open("rb+") as file:
-        digest = hashlib.file_digest(file, "sha256").digest()
-        os.fsync(file.fileno())
-        return Seal(file.tell(), digest)
+    """Reads a file. Raises OSError."""
+    return Seal(*of_file(path))
+
+
+def make_durable(paths: Iterable[Path]) -> None:
+    """Returns when the files are on disk; asked all at once, a journal writes itself once. Raises OSError."""
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        for _ in pool.map(_sync, paths):
+            pass
 
 
 def to_row(found: Seal | None) -> list[int]:
     """ROW integers, for a collective; zeros for None."""
-    return [0] * ROW if found is None else [found.size, *found.sha256]
+    return [0] * ROW if found is None else [found.size, *bytes.fromhex(found.digest.removeprefix(f"{ALGORITHM}:"))]
 
 
 def of_row(row: list[int]) -> Seal | None:
     """The inverse of ``to_row``."""
-    return Seal(row[0], bytes(row[1:])) if row[0] else None
+    return Seal(row[0], text(bytes(row[1:]))) if row[0] else None
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())

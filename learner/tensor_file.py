@@ -1,12 +1,11 @@
 """A safetensors file, byte for byte as the safetensors library writes it, hashed and made durable while it is written.
 
-The library writes a file; we need its SHA-256 as well, and reading it back to hash it costs a third of writing it. So a
+The library writes a file; we need its digest as well, and reading it back to hash it costs a third of writing it. So a
 second thread hashes what the first one writes: both let go of the interpreter lock.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from learner.seal import Seal
+from runtime.digest import hasher, text
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _NAMES = {
@@ -29,11 +29,11 @@ _PIECE = 1 << 24  # bytes handed to either thread at once
 
 def write(path: Path, tensors: Mapping[str, Tensor]) -> Seal:
     """Writes contiguous tensors in host memory; when it returns they are on disk (fsync). Raises OSError."""
-    found, size = hashlib.sha256(), 0
-    with path.open("wb", buffering=0) as file, ThreadPoolExecutor(1) as hasher:
+    found, size = hasher(), 0
+    with path.open("wb", buffering=0) as file, ThreadPoolExecutor(1) as thread:
         hashed = []
         for piece in _pieces(layout(tensors), tensors):
-            hashed.append(hasher.submit(found.update, piece))
+            hashed.append(thread.submit(found.update, piece))
             written = 0
             while written < len(piece):  # an unbuffered write may take less than all of it
                 written += file.write(piece[written:])
@@ -41,16 +41,16 @@ def write(path: Path, tensors: Mapping[str, Tensor]) -> Seal:
         os.fsync(file.fileno())
         for future in hashed:
             future.result()
-    return Seal(size, found.digest())
+    return Seal(size, text(found.digest()))
 
 
 def digest(tensors: Mapping[str, Tensor]) -> Seal:
     """What the file with these tensors would be."""
-    found, size = hashlib.sha256(), 0
+    found, size = hasher(), 0
     for piece in _pieces(layout(tensors), tensors):
         found.update(piece)
         size += len(piece)
-    return Seal(size, found.digest())
+    return Seal(size, text(found.digest()))
 
 
 def layout(tensors: Mapping[str, Tensor]) -> bytes:

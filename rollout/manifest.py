@@ -11,6 +11,7 @@ from pathlib import Path
 from google.protobuf import json_format
 
 from leeway.v1 import manifest_pb2
+from runtime.digest import DigestError, algorithm_of, of_file
 
 MANIFEST = "manifest.json"
 _READERS = 4  # threads: hashing releases the interpreter lock
@@ -20,7 +21,7 @@ class VersionError(Exception):
     """A version that must not be loaded.
 
     Attributes:
-        field: what is wrong, such as "files[model.safetensors].sha256".
+        field: what is wrong, such as "files[model.safetensors].digest".
         value: what was found, and what was expected.
     """
 
@@ -48,8 +49,12 @@ def verify_file(directory: Path, file: manifest_pb2.ManifestFile) -> None:
     if not path.is_file():
         raise VersionError(field, f"missing in {directory}")
     expect(f"{field}.size", path.stat().st_size, file.size)
-    with path.open("rb") as content:
-        expect(f"{field}.sha256", hashlib.file_digest(content, "sha256").hexdigest(), file.sha256)
+    digest = file.digest or f"sha256:{file.sha256}"  # manifests of schema 1
+    try:
+        found = of_file(path, algorithm_of(digest))[1]
+    except (OSError, DigestError) as error:
+        raise VersionError(f"{field}.digest", str(error)) from error
+    expect(f"{field}.digest", found, digest)
 
 
 def verify_files(directory: Path, files: Iterable[manifest_pb2.ManifestFile]) -> None:

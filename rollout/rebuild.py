@@ -1,7 +1,7 @@
 """The full version that a chain of deltas yields, in a directory of this machine.
 
 The chain is followed back, from manifest to manifest, to the nearest version that is here already, or else to a full one in
-the place of publication. Only what comes out is trusted: the last manifest knows the SHA-256 of every file of the result. A
+the place of publication. Only what comes out is trusted: the last manifest knows the digest of every file of the result. A
 reader that missed a delta, or whose own copy is damaged, therefore begins again at the last full version.
 """
 

@@ -15,7 +15,7 @@ from rollout.manifest import VersionError, expect, read, read_manifest, verify_f
 from rollout.rebuild import Rebuilder
 from rollout.source import source_of
 
-_SCHEMA = 1
+_SCHEMAS = (1, 2)
 
 __all__ = ["Verifier", "Version", "VersionError"]
 
@@ -56,7 +56,8 @@ class Verifier:
         source = source_of(policy.uri, downloads)
         directory = source.directory(policy.version)
         manifest = read_manifest(directory, policy.manifest_sha256)
-        expect("manifest.schema", manifest.schema, _SCHEMA)
+        if manifest.schema not in _SCHEMAS:
+            raise VersionError("manifest.schema", f"{manifest.schema}, expected {' or '.join(map(str, _SCHEMAS))}")
         expect("manifest.version", manifest.version, policy.version)
         expect("manifest.config_sha256", manifest.config_sha256, self._config_sha256)
         files = manifest.files

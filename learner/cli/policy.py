@@ -77,7 +77,7 @@ def verify(
         root = RunDirectory.existing(run).weights
         for number in versions_on_disk(root) if version is None else [version]:
             try:
-                wrong = list(wrong_files(root, read_manifest(root, number)))
+                wrong = wrong_files(root, read_manifest(root, number))
                 wrong = wrong or list(Contents(root, number).wrong_results())
             except CatalogError as error:
                 if version is not None:

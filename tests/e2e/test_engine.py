@@ -242,7 +242,7 @@ async def test_a_damaged_version_is_refused_and_generation_goes_on(stack: Stack)
     await stack.serving(good)
     damaged = stack.publish(damage)
     await stack.until(lambda: any(row["version"] == damaged for row in stack.events("refused")), "refusal")
-    assert "model.safetensors].sha256" in stack.events("refused")[-1]["reason"]
+    assert "model.safetensors].digest" in stack.events("refused")[-1]["reason"]
     stack.take()
     assert await stack.groups(of_version=good)
     newer = stack.publish()

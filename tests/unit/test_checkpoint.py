@@ -3,6 +3,8 @@
 Also what damage does, and what a learner that was replaced and thawed can still do: nothing.
 """
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -147,7 +149,7 @@ def forge(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "reason", "known"),
     [
-        (lambda d: flip(d / "shard"), "shard does not match its SHA-256", True),
+        (lambda d: flip(d / "shard"), "shard does not match its digest", True),
         (lambda d: (d / "shard").write_text("w"), "shard has 1 bytes, not 7", True),
         (lambda d: (d / "shard").unlink(), "shard cannot be read (No such file or directory)", True),
         (lambda d: forge(d / "state.json"), "state.json: damaged (its content does not match its SHA-256)", False),
@@ -193,7 +195,33 @@ def test_a_checkpoint_of_an_older_leeway_is_refused_not_passed_over(tmp_path: Pa
     (tmp_path / "step_00000004").mkdir()
     (tmp_path / "step_00000004_e0001").mkdir()
     (tmp_path / "step_00000004_e0001" / "state.json").write_text('{"schema": 1, "step": 4, "trained": []}')
-    with pytest.raises(CheckpointError, match="schema 1 is not 2"):
+    with pytest.raises(CheckpointError, match="schema 1 is not 2 or 3"):
+        latest(tmp_path)
+
+
+def _as_before(directory: Path, entry: dict[str, object]) -> None:
+    """Rewrites state.json with schema 2 and ``entry`` for the shard."""
+    state = json.loads((directory / "state.json").read_text())["state"]
+    state |= {"schema": 2, "files": {"shard": entry}}
+    found = hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+    (directory / "state.json").write_text(json.dumps({"state": state, "sha256": found}))
+
+
+def test_a_checkpoint_with_sha256_is_read_and_an_unknown_algorithm_stops_everything(tmp_path: Path, disk: SlowDisk):
+    """Never passed over as if it were damaged: the weights in it may be the newest there are."""
+    saved(tmp_path, disk)
+    newest = tmp_path / "step_00000003_e0001"
+    entry: dict[str, object] = {"size": 7, "sha256": hashlib.sha256(b"weights").hexdigest()}
+    _as_before(newest, entry)
+    resume = latest(tmp_path)
+    assert resume is not None
+    assert (resume.step, resume.damaged) == (3, [])
+    flip(newest / "shard")
+    resume = latest(tmp_path)
+    assert resume is not None
+    assert "shard does not match its digest" in resume.damaged[0].reason
+    _as_before(newest, {"size": 7, "digest": "crc32:0011"})
+    with pytest.raises(CheckpointError, match="shard: algorithm 'crc32' is not known, only blake3 and sha256"):
         latest(tmp_path)
 
 

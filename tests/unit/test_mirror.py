@@ -66,7 +66,7 @@ def test_what_is_not_there_or_damaged_there_is_refused(tmp_path: Path, url: str)
     store.pipe_file(path, bytes(content))
     with pytest.raises(VersionError) as refused:
         read(1)
-    assert refused.value.field == "files[model-00000.safetensors].sha256"
+    assert refused.value.field == "files[model-00000.safetensors].digest"
     store.rm(f"{root}/weight_v000000/manifest.json")
     with pytest.raises(VersionError) as refused:
         read(0)

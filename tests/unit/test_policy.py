@@ -17,6 +17,7 @@ from learner.cli.layout import RunDirectory
 from learner.config import CheckpointConfig
 from learner.queue import GroupRef
 from learner.resume import FileDigest, latest
+from tests.unit.published import seal, sha256
 from tests.unit.publishing import Scene
 from tests.unit.runs import make_run
 
@@ -108,9 +109,23 @@ def test_verify_finds_damage_in_a_file_and_in_a_base(run: RunDirectory):
     assert result.exit_code == 1
     lines = result.output.splitlines()
     assert "model-00000.safetensors: " in lines[0]
-    assert "applying the delta does not give the SHA-256" in lines[1]
+    assert "applying the delta does not give the digest" in lines[1]
     assert lines[3:] == ["weight_v000003  ok", "weight_v000004  ok"]
     assert leeway("verify", run.root, 4).exit_code == 0
+
+
+def test_verify_reads_manifests_of_earlier_releases_and_names_an_unknown_algorithm(run: RunDirectory):
+    directory = run.weights / "weight_v000003"
+    seal(directory, 3, changes={"schema": 1}, entries=sha256(directory))
+    assert leeway("verify", run.root).output.splitlines()[3:] == ["weight_v000003  ok", "weight_v000004  ok"]
+    flip(directory / "model-00000.safetensors")
+    result = leeway("verify", run.root, 3)
+    assert "model-00000.safetensors: " in result.output
+    assert ", sha256:" in result.output
+    seal(directory, 3, entries={"config.json": {"digest": "crc32:0011"}})
+    result = leeway("verify", run.root, 3)
+    assert result.exit_code == 1
+    assert "config.json: algorithm 'crc32' is not known, only blake3 and sha256" in result.output
 
 
 def test_diff_counts_what_changed(run: RunDirectory):

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from blake3 import blake3
 from google.protobuf import json_format
 from safetensors.torch import load_file
 
@@ -78,7 +79,7 @@ def test_a_version_is_whole_and_its_manifest_tells_the_truth(tmp_path: Path, mod
     assert {item.name for item in manifest.files} == {path.name for path in directory.iterdir()} - {"manifest.json"}
     for item in manifest.files:
         content = (directory / item.name).read_bytes()
-        assert (item.size, item.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+        assert (item.size, item.digest) == (len(content), f"blake3:{blake3(content).hexdigest()}")
     assert manifest.config_sha256 == hashlib.sha256((model / "config.json").read_bytes()).hexdigest()
     index = json.loads((directory / "model.safetensors.index.json").read_text())["weight_map"]
     assert set(index) == {"model.norm.weight", "lm_head.weight"}

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from leeway.v1 import rollout_pb2
 from rollout.model import Shape, write_model
 from rollout.versions import Verifier, VersionError
-from tests.unit.published import publish, seal
+from tests.unit.published import publish, seal, sha256
 
 SMALL = Shape(layers=1, hidden=32, ffn=32)
 
@@ -58,7 +58,7 @@ def _flip(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "field"),
     [
-        (lambda d: _flip(d / "model.safetensors"), "files[model.safetensors].sha256"),
+        (lambda d: _flip(d / "model.safetensors"), "files[model.safetensors].digest"),
         (lambda d: (d / "model.safetensors").write_bytes(b"cut"), "files[model.safetensors].size"),
         (lambda d: (d / "tokenizer.json").unlink(), "files[tokenizer.json]"),
         (lambda d: (d / "manifest.json").unlink(), "manifest.json"),
@@ -76,7 +76,7 @@ def test_damage_after_publication_is_refused(
 @pytest.mark.parametrize(
     ("fields", "field"),
     [
-        ({"schema": 2}, "manifest.schema"),
+        ({"schema": 3}, "manifest.schema"),
         ({"version": 9}, "manifest.version"),
         ({"base_version": 0}, "manifest.base_version"),
     ],
@@ -87,6 +87,29 @@ def test_a_manifest_that_says_something_else_is_refused(
     publish(newer, tmp_path, 1)
     policy = seal(tmp_path / "weight_v000001", 1, changes=fields)
     assert refusal(model, policy).field == field
+
+
+def test_versions_of_earlier_releases_are_read_and_damage_in_them_is_found(model: Path, newer: Path, tmp_path: Path):
+    """Schema 1 knew SHA-256 only; and both in one manifest."""
+    publish(newer, tmp_path, 1)
+    directory = tmp_path / "weight_v000001"
+    old = sha256(directory)
+    assert Verifier(model).verify(seal(directory, 1, changes={"schema": 1}, entries=old)).number == 1
+    mixed = seal(directory, 1, entries={"model.safetensors": old["model.safetensors"]})
+    assert Verifier(model).verify(mixed).number == 1
+    _flip(directory / "model.safetensors")
+    error = refusal(model, mixed)
+    assert (error.field, error.value[:7]) == ("files[model.safetensors].digest", "sha256:")
+
+
+@pytest.mark.parametrize("digest", ["md5:00", "", "blake3", "blake3:", "BLAKE3:00"])
+def test_an_algorithm_that_is_not_known_is_named(model: Path, newer: Path, tmp_path: Path, digest: str):
+    publish(newer, tmp_path, 1)
+    policy = seal(tmp_path / "weight_v000001", 1, entries={"model.safetensors": {"digest": digest}})
+    error = refusal(model, policy)
+    assert error.field == "files[model.safetensors].digest"
+    if digest[:6] not in ("", "blake3"):
+        assert f"algorithm {digest.partition(':')[0]!r} is not known, only blake3 and sha256" in error.value
 
 
 def _edit_tensors(directory: Path, edit: Callable[[dict[str, np.ndarray]], None]) -> None:
