@@ -121,6 +121,7 @@ class Run:
         """
         lead = ranks.rank == 0
         stop = StopSignal(config.stop_grace_s)
+        stop.enforce()
         metrics = _metrics(config, meters) if lead else None
         objective, steering = objectives.get(config.objective), Steering(config)
         least = config.min_micro_batches or ranks.pipeline_size
