@@ -17,6 +17,7 @@ from grpc_reflection.v1alpha import reflection
 from learner.config import GatewayConfig
 from learner.gateway.auth import Identities
 from learner.gateway.credentials import ServerCredentials
+from learner.gateway.ending import end
 from learner.gateway.flusher import Flusher
 from learner.gateway.gate import Gate
 from learner.gateway.intake import Intake
@@ -147,9 +148,7 @@ class Gateway:
         except TimeoutError:
             clean = False
         await self._server.stop(max(_CUT_S, min(1.0, deadline - time.monotonic())) if clean else 0)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CUT_S):
                 await self._flusher.finish()
