@@ -26,7 +26,7 @@ import torch.distributed as dist
 from google.protobuf import json_format
 
 from learner.catalog import MANIFEST, POINTER, pinned, version_name, versions_on_disk, with_bases
-from learner.claim import Claim, SupersededError, sync_directory
+from learner.claim import Claim, SupersededError
 from learner.config import PublishConfig
 from learner.mirror import Mirror
 from learner.seal import ROW, Seal, make_durable, of_row, seal, to_row
@@ -219,8 +219,8 @@ class Publisher:
         manifest.published_at.GetCurrentTime()
         content = json_format.MessageToJson(manifest, preserving_proto_field_name=True).encode()
         (temporary / MANIFEST).write_bytes(content)
-        make_durable(temporary / name for name in [MANIFEST, *(item.name for item in self._companions if base is None)])
-        sync_directory(temporary)
+        fresh = [MANIFEST, *(item.name for item in self._companions if base is None)]
+        make_durable([temporary, *(temporary / name for name in fresh)])
         final = self._claim.put(name, name)
         self._claim.put_text(POINTER, str(version))
         policy = rollout_pb2.Policy(

@@ -28,7 +28,9 @@ def seal(path: Path) -> Seal:
 
 
 def make_durable(paths: Iterable[Path]) -> None:
-    """Returns when the files are on disk; asked all at once, a journal writes itself once. Raises OSError."""
+    """Returns when files, and directories' lists of names, are on disk. Asked all at once, a journal is written once.
+
+    Raises OSError."""
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         for _ in pool.map(_sync, paths):
             pass
@@ -45,5 +47,8 @@ def of_row(row: list[int]) -> Seal | None:
 
 
 def _sync(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

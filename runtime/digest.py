@@ -7,6 +7,9 @@ it is a tree of independent blocks. SHA-256 is what versions and checkpoints of 
 from __future__ import annotations
 
 import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle
 from pathlib import Path
 from typing import Protocol
 
@@ -15,7 +18,7 @@ from blake3 import blake3
 ALGORITHM = "blake3"
 SIZE = 32  # bytes of a value
 _ALGORITHMS = {"blake3": blake3, "sha256": hashlib.sha256}
-_BLOCK = 1 << 20  # bytes read at once: what was read is still in the processor's cache when it is hashed
+_BLOCK = 1 << 22  # bytes read at once: two of them stay in a processor's cache
 
 
 class DigestError(ValueError):
@@ -51,11 +54,25 @@ def text(value: bytes, algorithm: str = ALGORITHM) -> str:
 
 
 def of_file(path: Path, algorithm: str = ALGORITHM) -> tuple[int, str]:
-    """A file's size in bytes and its digest; reads all of it. Raises OSError, DigestError."""
+    """A file's size in bytes and its digest; reads all of it. Raises OSError, DigestError.
+
+    One block is hashed while the next is read. Not through a memory map: a disk's error would be a signal, not an OSError.
+    """
     found, size = hasher(algorithm), 0
-    block = memoryview(bytearray(_BLOCK))
     with path.open("rb", buffering=0) as file:
-        while count := file.readinto(block):
-            found.update(block[:count])
-            size += count
+        if os.fstat(file.fileno()).st_size <= _BLOCK:
+            content = file.readall()
+            found.update(memoryview(content))
+            return len(content), text(found.digest(), algorithm)
+        blocks = [memoryview(bytearray(_BLOCK)) for _ in range(2)]
+        with ThreadPoolExecutor(1) as thread:
+            hashed = None
+            for block in cycle(blocks):
+                count = file.readinto(block)
+                if hashed is not None:
+                    hashed.result()
+                if not count:
+                    break
+                hashed = thread.submit(found.update, block[:count])
+                size += count
     return size, text(found.digest(), algorithm)

@@ -1,20 +1,25 @@
-"""Publishing a version against safetensors.save_file of the same tensors on the same disk.
+"""Publishing a version against safetensors.save_file of the same tensors on the same disk; and verifying what was published.
 
-    python -m tests.bench.publish [--megabytes 400] [--rounds 5] [--dtype bfloat16] [--directory DIR]
+    python -m tests.bench.publish [--megabytes 1500 1.2] [--rounds 5] [--dtype bfloat16] [--directory DIR]
 
-In turn, round by round: save_file as it is, which leaves the bytes in the page cache; save_file and fsync; and a whole
-publication on one rank: file with its SHA-256, fsync, index, manifest, rename, pointer. Ratios are of the medians.
+In turn, round by round: save_file as it is, which leaves the bytes in the page cache; save_file and fsync; a publication on
+one rank, from the snapshot in host memory until it may be announced: file with its digest, fsync, index, manifest, rename,
+pointer. Then what a worker reads before it loads that version, with its digests and with SHA-256. Ratios are the medians of
+the rounds' own, with the least and the largest: a disk that others use too changes from one minute to the next. Where writing
+is free (--directory /dev/shm) they show what hashing and bookkeeping cost.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import shutil
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,62 +30,109 @@ from torch import Tensor
 from learner.claim import Claim
 from learner.config import PublishConfig
 from learner.publish import Publisher
+from leeway.v1 import manifest_pb2
+from rollout.manifest import read_manifest, verify_files
 from tests.bench.delta import Registry
 
 _HIDDEN = 1024
+_MB = 1_000_000
+_AGAINST = ("save_file", "save_file, fsync")
 
 
-def weights(megabytes: int, dtype: torch.dtype) -> dict[str, Tensor]:
+def weights(megabytes: float, dtype: torch.dtype) -> dict[str, Tensor]:
     """A decoder's matrices, as many layers as it takes."""
+    hidden = _HIDDEN if megabytes > 100 else _HIDDEN // 8
     shapes = {"q": (1, 1), "o": (1, 1), "gate": (3, 1), "up": (3, 1), "down": (1, 3)}
-    found: dict[str, Tensor] = {"model.embed_tokens.weight": torch.randn(16 * _HIDDEN, _HIDDEN).to(dtype)}
-    while sum(tensor.nbytes for tensor in found.values()) < megabytes * 1_000_000:
+    found: dict[str, Tensor] = {"model.embed_tokens.weight": torch.randn(16 * hidden, hidden).to(dtype)}
+    while sum(tensor.nbytes for tensor in found.values()) < megabytes * _MB:
         layer = len(found)
         for name, (rows, columns) in shapes.items():
-            found[f"model.layers.{layer}.{name}.weight"] = torch.randn(rows * _HIDDEN, columns * _HIDDEN).to(dtype)
+            found[f"model.layers.{layer}.{name}.weight"] = torch.randn(rows * hidden, columns * hidden).to(dtype)
     return found
 
 
-def main(options: argparse.Namespace) -> None:
-    tensors = weights(options.megabytes, getattr(torch, options.dtype))
-    size = sum(tensor.nbytes for tensor in tensors.values())
-    with tempfile.TemporaryDirectory(dir=options.directory) as directory:
-        root = Path(directory)
-        dist.init_process_group("gloo", init_method=f"file://{root}/store", rank=0, world_size=1)
+class Bench:
+    """One size: the ways of writing it and of reading it again.
+
+    Args:
+        root: an empty directory on the disk to measure.
+    """
+
+    def __init__(self, root: Path, megabytes: float, dtype: str) -> None:
+        self._root = root
+        self._tensors = weights(megabytes, getattr(torch, dtype))
+        self.size = sum(tensor.nbytes for tensor in self._tensors.values())
+        self.count = len(self._tensors)
+        root.mkdir()
         (root / "config.json").write_text("{}")
-        claim = Claim(root / "weights", 1)
-        claim.take()
-        settings = PublishConfig(dir=claim.root, dtype=options.dtype, keep=2)
-        publisher = Publisher(settings, claim, root, 0, Registry())
+        self._claim = Claim(root / "weights", 1)
+        self._claim.take()
+        self._registry = Registry()
+        settings = PublishConfig.model_validate({"dir": self._claim.root, "dtype": dtype, "keep": 2})
+        self._publisher = Publisher(settings, self._claim, root, 0, self._registry)
 
-        def durable() -> None:
-            save_file(tensors, root / "durable")
-            with (root / "durable").open("rb+") as file:
-                os.fsync(file.fileno())
+    def save(self) -> None:
+        save_file(self._tensors, self._root / "saved")
 
-        def published() -> None:
-            publisher.publish(0, list(tensors.items()))
-            publisher.wait()
+    def save_durably(self) -> None:
+        self.save()
+        with (self._root / "saved").open("rb+") as file:
+            os.fsync(file.fileno())
 
-        ways: dict[str, Callable[[], None]] = {
-            "save_file": lambda: save_file(tensors, root / "plain"),
-            "save_file, fsync": durable,
-            "publication": published,
-        }
-        seconds: dict[str, list[float]] = {name: [] for name in ways}
-        for _ in range(options.rounds):
-            for name, way in ways.items():
-                os.sync()  # what the one before left behind is not this one's
-                seconds[name].append(_timed(way))
-                _clear(root)
+    def publish(self) -> None:
+        self._publisher.publish(0, list(self._tensors.items()))
+        self._publisher.wait()
+
+    def version(self) -> tuple[Path, manifest_pb2.Manifest, manifest_pb2.Manifest]:
+        """The published directory, its manifest, and one with SHA-256 instead."""
+        (directory,) = self._claim.root.glob("weight_v*")
+        manifest = read_manifest(directory)
+        files = [
+            manifest_pb2.ManifestFile(
+                name=file.name, size=file.size, sha256=hashlib.sha256((directory / file.name).read_bytes()).hexdigest()
+            )
+            for file in manifest.files
+        ]
+        return directory, manifest, manifest_pb2.Manifest(files=files)
+
+    def clear(self) -> None:
+        """What the round before left behind is not the next one's."""
+        (self._root / "saved").unlink(missing_ok=True)
+        for path in self._claim.root.glob("weight_v*"):
+            shutil.rmtree(path)
+        os.sync()
+
+
+def measure(bench: Bench, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each way, round by round."""
+    seconds: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        for name, way in zip((*_AGAINST, "publication"), (bench.save, bench.save_durably, bench.publish), strict=True):
+            bench.clear()
+            seconds.setdefault(name, []).append(_timed(way))
+        directory, ours, sha256 = bench.version()
+        for name, manifest in (("verification", ours), ("verification, SHA-256", sha256)):
+            seconds.setdefault(name, []).append(_timed(partial(verify_files, directory, manifest.files)))
+        bench.clear()
+    return seconds
+
+
+def main(options: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory(dir=options.directory) as directory:
+        dist.init_process_group("gloo", init_method=f"file://{directory}/store", rank=0, world_size=1)
+        for number, megabytes in enumerate(options.megabytes):
+            bench = Bench(Path(directory) / str(number), megabytes, options.dtype)
+            seconds = measure(bench, options.rounds)
+            print(f"{bench.size / _MB:.1f} MB, {options.dtype}, {bench.count} tensors, {options.rounds} rounds")
+            for name, times in seconds.items():
+                rate = bench.size / 1e9 / statistics.median(times)
+                print(f"  {name:21} {rate:6.2f} GB/s  ({' '.join(f'{value:.3f}' for value in times)} s)")
+            for name in _AGAINST:
+                ratios = [other / ours for other, ours in zip(seconds[name], seconds["publication"], strict=True)]
+                print(
+                    f"  publication / {name}: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+                )
         dist.destroy_process_group()
-    median = {name: statistics.median(times) for name, times in seconds.items()}
-    print(f"{size / 1e6:.0f} MB, {options.dtype}, {len(tensors)} tensors, {options.rounds} rounds")
-    for name, times in seconds.items():
-        spread = " ".join(f"{value:.2f}" for value in times)
-        print(f"{name:17} {size / 1e6 / median[name]:7.0f} MB/s  ({spread} s)")
-    for name in ("save_file", "save_file, fsync"):
-        print(f"publication / {name}: {median[name] / median['publication']:.2f}")
 
 
 def _timed(way: Callable[[], None]) -> float:
@@ -89,16 +141,9 @@ def _timed(way: Callable[[], None]) -> float:
     return time.monotonic() - started
 
 
-def _clear(root: Path) -> None:
-    for path in (root / "plain", root / "durable"):
-        path.unlink(missing_ok=True)
-    for path in (root / "weights").glob("weight_v*"):
-        shutil.rmtree(path)
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--megabytes", type=int, default=400)
+    parser.add_argument("--megabytes", type=float, nargs="+", default=[1500, 1.2], help="the second is the demo's size")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
     parser.add_argument("--directory", type=Path, default=None, help="on the disk to measure; default: the system's")
