@@ -17,7 +17,7 @@ class Scrape:
     """
 
     def __init__(self, address: str) -> None:
-        with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as reply:
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=30) as reply:
             families = list(text_string_to_metric_families(reply.read().decode()))
         self.samples = [sample for family in families for sample in family.samples]
 
@@ -33,7 +33,7 @@ class Scrape:
 def probe(address: str, path: str) -> tuple[int, str]:
     """Status code and text of a page of the endpoint at host:port."""
     try:
-        with urllib.request.urlopen(f"http://{address}{path}", timeout=5) as reply:
+        with urllib.request.urlopen(f"http://{address}{path}", timeout=30) as reply:
             return reply.status, reply.read().decode()
     except urllib.error.HTTPError as error:
         with error:

@@ -17,7 +17,7 @@ from leeway.v1 import rollout_pb2_grpc
 TOKEN = "secret"
 
 
-async def until(condition: Callable[[], bool], what: str, timeout_s: float = 10.0) -> None:
+async def until(condition: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
     """Waits for a condition. Raises AssertionError at the deadline."""
     deadline = time.monotonic() + timeout_s
     while not condition():
@@ -35,6 +35,7 @@ class ScriptedGateway(rollout_pb2_grpc.RolloutServiceServicer):
         self.streams = 0
         self.leases: list[pb.LeaseRequest] = []
         self.grant = 1
+        self.granted = 0  # groups, over all leases
         self.policies: list[pb.Policy] = []
         self.known: list[int | None] = []
         self.unacked = 0
@@ -85,6 +86,7 @@ class ScriptedGateway(rollout_pb2_grpc.RolloutServiceServicer):
         await self._authenticate(context)
         self.leases.append(request)
         groups = min(self.grant, request.groups)
+        self.granted += groups
         if not groups:
             return pb.LeaseResponse(retry_after_ms=20)
         return pb.LeaseResponse(lease_id=f"lease-{len(self.leases)}", groups=groups, expires_in_ms=1000)

@@ -34,7 +34,7 @@ def make(tmp_path: Path) -> Iterator[Make]:
 
 
 def check_until(process: Process, condition: Callable[[], bool], may_finish: bool = False) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline, f"still {process.state}"
         process.check(may_finish)

@@ -91,18 +91,18 @@ async def test_a_gateway_that_restarts_gets_what_it_had_not_acknowledged(
     await gateway.stop()
     gateway.decide = lambda _: pb.Ack(outcome=pb.OUTCOME_DUPLICATE)
     await gateway.start()
-    assert (await asyncio.wait_for(waiting, 20)).outcome == pb.OUTCOME_DUPLICATE
+    assert (await asyncio.wait_for(waiting, 60)).outcome == pb.OUTCOME_DUPLICATE
     assert len({request.group.group_id for request in gateway.received}) == 1
 
 
 async def test_a_gateway_that_falls_silent_is_left_for_a_new_stream(gateway: ScriptedGateway):
-    async with SubmitClient(gateway.address, TOKEN, timeout_s=0.1) as client:
+    async with SubmitClient(gateway.address, TOKEN, timeout_s=0.1) as client:  # acks are awaited for thrice as long
         gateway.decide = lambda _: None
         waiting = asyncio.create_task(client.submit(group()))
         await until(lambda: bool(gateway.received), "group")
         gateway.decide = lambda _: pb.Ack(outcome=pb.OUTCOME_ACCEPTED)
-        assert (await asyncio.wait_for(waiting, 10)).outcome == pb.OUTCOME_ACCEPTED
-        assert gateway.streams == 2
+        assert (await asyncio.wait_for(waiting, 60)).outcome == pb.OUTCOME_ACCEPTED
+        assert gateway.streams >= 2
 
 
 async def test_groups_in_flight_are_bounded(gateway: ScriptedGateway):
@@ -181,7 +181,7 @@ async def test_a_lease_waits_for_a_gateway_that_is_away(gateway: ScriptedGateway
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(asyncio.shield(waiting), 0.3)
     await gateway.start()
-    assert (await asyncio.wait_for(waiting, 20)).groups == 1
+    assert (await asyncio.wait_for(waiting, 60)).groups == 1
 
 
 async def test_policies_are_watched_over_a_restart_without_repetition(gateway: ScriptedGateway, client: SubmitClient):
@@ -194,6 +194,6 @@ async def test_policies_are_watched_over_a_restart_without_repetition(gateway: S
     following = asyncio.ensure_future(anext(watch))
     gateway.policies = [pb.Policy(version=1), pb.Policy(version=4)]
     await gateway.start()
-    assert (await asyncio.wait_for(following, 20)).version == 4
+    assert (await asyncio.wait_for(following, 60)).version == 4
     assert gateway.known[-1] == 1
     await watch.aclose()

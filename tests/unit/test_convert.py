@@ -24,6 +24,10 @@ BASE: dict[str, Any] = {
     "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512, "rms_norm_eps": 1e-6,
     "rope_theta": 1e6,
 }  # fmt: skip
+MOE: dict[str, Any] = {
+    "model_type": "qwen3_moe", "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 48,
+    "norm_topk_prob": True,
+}  # fmt: skip
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
 
 
@@ -58,10 +62,12 @@ def test_llama3_rope_equals_transformers(tmp_path, layout):
     ("changes", "words"),
     [
         ({"model_type": "gpt2"}, ["model_type = 'gpt2'", "llama, qwen2, qwen3"]),
-        (
-            {"model_type": "qwen3_moe", "num_experts": 128},
-            ["'qwen3_moe': a mixture of experts", "TransformerEngine", "llama, qwen2, qwen3"],
-        ),
+        ({"model_type": "mixtral", "num_local_experts": 8}, ["model_type = 'mixtral'", "qwen3, qwen3_moe"]),
+        ({**MOE, "num_experts": None}, ["num_local_experts is missing"]),
+        ({**MOE, "num_experts_per_tok": 7}, ["num_experts_per_tok = 7 is above num_experts = 6"]),
+        ({**MOE, "num_experts_per_tok": 1}, ["norm_topk_prob = true", "num_experts_per_tok = 1"]),
+        ({**MOE, "moe_intermediate_size": None}, ["moe_intermediate_size is missing"]),
+        ({**MOE, "decoder_sparse_step": 5}, ["decoder_sparse_step = 5", "no layer with experts"]),
         ({"num_hidden_layers": None}, ["num_hidden_layers is missing"]),
         ({"vocab_size": 0}, ["vocab_size = 0", "positive integer"]),
         ({"attention_bias": True}, ["attention_bias = True"]),
@@ -99,11 +105,55 @@ def test_missing_directory_and_file_are_told_apart(tmp_path):
             r"/ parallel\.pipeline = 2 is not divisible by parallel\.virtual_pipeline = 3: .* one of \[1, 2\]",
         ),
         ({"vocab_size": 97}, {"tensor": 2}, r"vocab_size = 97 is not divisible by parallel\.tensor = 2"),
+        (
+            {},
+            {"expert": 2},
+            r"model_type = 'qwen3' has no experts.* parallel\.expert = 2 .*: set parallel\.expert to 1",
+        ),
+        (MOE, {"expert": 4}, r"num_experts = 6 is not divisible by parallel\.expert = 4: .* one of \[1, 2, 3\]"),
+        (MOE, {"tensor": 2, "expert": 2}, r"under parallel\.tensor = 2 needs parallel\.sequence = true"),
+        (
+            {**MOE, "mlp_only_layers": [2, 3]},
+            {"pipeline": 2},
+            r"layers 2 to 3, one of the 2 pieces .* are dense \(mlp_only_layers.*lower parallel\.pipeline",
+        ),
+        (
+            {**MOE, "decoder_sparse_step": 2},
+            {"pipeline": 2, "virtual_pipeline": 2},
+            r"layers 0 to 0, one of the 4 pieces .* are dense",
+        ),
     ],
 )
 def test_layouts_that_do_not_fit_are_refused(tmp_path, changes, parallel, message):
     with pytest.raises(ModelError, match=message):
         _read(tmp_path, **changes).check_layout(ParallelConfig(**parallel))
+
+
+def test_which_layers_have_experts(tmp_path):
+    def sparse(**changes: Any) -> list[bool]:
+        architecture = _read(tmp_path, **MOE | changes)
+        return [architecture.has_experts(layer) for layer in range(4)]
+
+    assert sparse() == [True] * 4
+    assert sparse(mlp_only_layers=[1, 2]) == [True, False, False, True]
+    assert sparse(decoder_sparse_step=2) == [False, True, False, True]
+    assert sparse(decoder_sparse_step=2, mlp_only_layers=[1]) == [False, False, False, True]
+
+
+def test_both_names_of_the_number_of_experts(tmp_path):
+    old = _read(tmp_path, **MOE)
+    new = _read(tmp_path, **MOE | {"num_experts": None, "num_local_experts": 6})
+    assert old.mixture == new.mixture
+    assert old.mixture is not None
+    assert old.mixture.experts == 6
+
+
+def test_a_mixture_is_not_bound_by_the_size_of_a_dense_layer_that_it_has_not(tmp_path):
+    """Experts are never cut; only dense layers are."""
+    layout = ParallelConfig(tensor=2, sequence=True)
+    _read(tmp_path, **MOE | {"intermediate_size": 161}).check_layout(layout)
+    with pytest.raises(ModelError, match="intermediate_size = 161 is not divisible"):
+        _read(tmp_path, **MOE | {"intermediate_size": 161, "mlp_only_layers": [0]}).check_layout(layout)
 
 
 def test_weights_of_one_file_and_of_several_read_alike(tmp_path):

@@ -76,7 +76,7 @@ class Loop:
         self.beats += 1
 
     def until(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not condition():
             assert time.monotonic() < deadline
             time.sleep(0.001)
@@ -103,14 +103,14 @@ def test_nothing_is_taken_beyond_the_last_step():
     loop = Loop(steps=2)
     assert loop.prefetch.take(0) is not None
     assert loop.prefetch.take(1) is not None
-    assert loop.settled()
+    loop.until(loop.settled)
     assert loop.queue.asked == [0, 1]
 
 
 def test_a_held_lag_is_held_to_the_step():
     loop = Loop(hold_staleness=2)
     assert loop.prefetch.take(0) is not None
-    assert loop.settled()
+    loop.until(loop.settled)
     assert loop.queue.asked == [0]
 
 
@@ -128,7 +128,8 @@ def test_a_stop_counts_though_a_batch_is_there():
     loop.until(lambda: loop.queue.asked == [0, 1])
     loop.stop = True
     assert loop.prefetch.take(1) is None
-    assert loop.settled()
+    loop.until(loop.settled)
+    assert loop.queue.asked == [0, 1]
 
 
 def test_a_stop_ends_the_wait_for_groups():

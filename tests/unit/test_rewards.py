@@ -27,9 +27,10 @@ async def test_quick_tasks_are_judged_in_place():
     assert await judges.score(0, prompt, [prompt.data, "1"]) == [Score(1.0), Score(0.0)]
 
 
-@pytest.fixture
-async def slow() -> AsyncIterator[Judges]:
-    config = TaskConfig(name=SLOW, judges=2, judge_timeout_s=1.0)
+@pytest.fixture(params=[60.0])
+async def slow(request: pytest.FixtureRequest) -> AsyncIterator[Judges]:
+    """Two judges; the parameter is the time limit, in seconds."""
+    config = TaskConfig(name=SLOW, judges=2, judge_timeout_s=request.param)
     judges = Judges(load_task(SLOW, 0, {}), config, seed=0)
     yield judges
     await judges.close()
@@ -41,6 +42,7 @@ async def test_slow_tasks_are_judged_elsewhere_with_the_prompt_of_the_index(slow
     assert scores == [Score(0.75), Score(7.25, {"format": 0.25, "answer": 7.0}), Score(0.5)]
 
 
+@pytest.mark.parametrize("slow", [1.0], indirect=True)
 async def test_a_judgement_that_hangs_earns_nothing_and_the_next_ones_are_judged(slow: Judges):
     prompt = load_task(SLOW, 0, {}).prompt(0)
     assert await slow.score(0, prompt, ["hang", "1", "hang", "2"]) == [Score(0), Score(1.0), Score(0), Score(2.0)]

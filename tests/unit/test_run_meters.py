@@ -69,13 +69,13 @@ def test_every_row_of_the_record_becomes_metrics(tmp_path: Path, config: Learner
     assert {name: seen[name] for name in expected} == expected
     assert math.isnan(seen["rho"])
     for name in ("step", "checkpoint", "publication"):
-        assert abs(seen[f"{name}_timestamp_seconds"] - time.time()) < 10
+        assert abs(seen[f"{name}_timestamp_seconds"] - time.time()) < 60
 
 
 def test_room_on_disk_is_shown_for_both_directories(config: LearnerConfig):
     meters = Meters(Vitals(10))
     meters.lead(config)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while "disk_free_bytes/weights" not in (seen := shown(meters)):
         assert time.monotonic() < deadline
     assert 0 < seen["disk_free_bytes/checkpoints"] <= seen["disk_size_bytes/checkpoints"]

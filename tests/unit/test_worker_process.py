@@ -31,7 +31,7 @@ time.sleep(0 if sys.argv[2] == "end" else 600)
 """
 
 
-def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 20.0) -> None:
+def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, f"no {what}"
@@ -59,7 +59,7 @@ def test_a_server_and_its_children_die_with_the_worker(tmp_path: Path, how: sign
     pids = pids_of(tmp_path / "pids")
     assert all(map(alive, pids))
     process.send_signal(how)
-    process.wait(10)
+    process.wait(60)
     wait_for(lambda: not any(map(alive, pids)), "end of the server's processes")
 
 
@@ -77,7 +77,7 @@ def test_a_servers_children_die_with_the_server_and_its_exit_code_is_logged(tmp_
     ]
     with log.open("w") as file:
         guard = subprocess.Popen(command, start_new_session=True, stderr=file)
-    assert guard.wait(20) == -signal.SIGKILL
+    assert guard.wait(60) == -signal.SIGKILL
     wait_for(lambda: not any(map(alive, pids_of(tmp_path / "pids"))), "end of the server's processes")
     assert "ended with exit code 0" in log.read_text()
 
@@ -154,12 +154,12 @@ async def test_a_wrong_token_ends_the_worker_with_a_code_of_its_own(setup: Setup
 def test_sigterm_ends_a_waiting_worker_at_once(setup: Setup):
     path = setup.write(engine={"urls": ["http://127.0.0.1:1"]})
     process = subprocess.Popen([sys.executable, "-m", "rollout", str(path)], stderr=subprocess.PIPE, text=True)
-    wait_for((setup.directory / "metrics/worker-0.jsonl").exists, "start", 60)
+    wait_for((setup.directory / "metrics/worker-0.jsonl").exists, "start")
     started = time.monotonic()
     process.terminate()
-    _, text = process.communicate(timeout=10)
+    _, text = process.communicate(timeout=60)
     assert process.returncode == 0
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 8  # a call in vain takes 10 s
     assert "Traceback" not in text
 
 
