@@ -1,11 +1,13 @@
 """Hugging Face tensors to this rank's parameters and back. Both directions walk the same plan; a round trip is bit-exact.
 
 megatron keeps query, key and value in one matrix, key/value group by group, and the two halves of the gated MLP in one,
-rank by rank; the rest differs in name only.
+rank by rank; the rest differs in name only. Experts are whole on the ranks that hold them, and known there by their place
+among those of the rank.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, cast
@@ -34,6 +36,12 @@ _LAYER: dict[str, tuple[tuple[str, ...], int | None, Kind]] = {
     "self_attention.k_layernorm.weight": (("self_attn.k_norm.weight",), None, "plain"),
     "mlp.linear_fc1.weight": (("mlp.gate_proj.weight", "mlp.up_proj.weight"), 0, "glu"),
     "mlp.linear_fc2.weight": (("mlp.down_proj.weight",), 1, "plain"),
+    "mlp.router.weight": (("mlp.gate.weight",), None, "plain"),
+}
+_EXPERT = re.compile(r"mlp\.experts\.local_experts\.(\d+)\.(.+)")
+_OF_EXPERT: dict[str, tuple[tuple[str, ...], Kind]] = {
+    "linear_fc1.weight": (("gate_proj.weight", "up_proj.weight"), "glu"),
+    "linear_fc2.weight": (("down_proj.weight",), "plain"),
 }
 
 
@@ -43,8 +51,9 @@ class Piece:
 
     parameter: torch.nn.Parameter
     names: tuple[str, ...]
-    dim: int | None  # along which tensor-parallel ranks cut it; None: every rank holds it whole
+    dim: int | None  # along which tensor-parallel ranks cut it; None: every rank that has it holds it whole
     kind: Kind
+    expert: bool = False  # only the ranks with the same place in their expert group have it
 
 
 class Source(Protocol):
@@ -66,10 +75,10 @@ def local_weights(
     models: Sequence[PackedModel], architecture: Architecture, source: Source, ranks: Ranks
 ) -> Iterator[tuple[torch.nn.Parameter, Tensor]]:
     """Each parameter of this rank, in order, and what ``source`` has for it; possibly a view of a larger tensor."""
-    for piece in (piece for model in models for piece in _pieces(model, architecture)):
-        shapes = _shapes(piece, architecture, ranks.tensor_size)
+    for piece in (piece for model in models for piece in _pieces(model, architecture, ranks)):
+        shapes = _shapes(piece, architecture, ranks)
         parts = [source.read(name, shape) for name, shape in zip(piece.names, shapes, strict=True)]
-        whole = _join(piece.kind, parts, architecture, ranks.tensor_size)
+        whole = _join(piece.kind, parts, architecture, _slices(piece, ranks))
         yield (
             piece.parameter,
             whole if piece.dim is None else whole.chunk(ranks.tensor_size, piece.dim)[ranks.tensor_rank],
@@ -80,9 +89,10 @@ def export(policy: Policy, ranks: Ranks, field: Literal["data", "main_grad"] = "
     """This rank's share of its stage's tensors, whole and under their Hugging Face names, as a snapshot in host memory.
     Collective.
 
-    The ranks of a stage, tensor- and data-parallel ones alike, share its tensors out by size. One tensor's slices come
-    together on the rank that exports it and nowhere else: a rank holds its share and, in passing, three times the larger
-    of 64 MiB and its largest tensor. A tied output layer is exported once, by the first stage.
+    The ranks of a stage, tensor-, context- and data-parallel ones alike, share its tensors out by size; experts among those
+    that hold them. One tensor's slices come together on the rank that exports it and nowhere else: a rank holds its share
+    and, in passing, three times the larger of 64 MiB and its largest tensor. A tied output layer is exported once, by the
+    first stage.
 
     Args:
         field: what to export of each parameter: its value, or the gradient of the last step (before the reduction over
@@ -92,17 +102,28 @@ def export(policy: Policy, ranks: Ranks, field: Literal["data", "main_grad"] = "
         (name, full tensor) pairs; together, those of all ranks are the model.
     """
     architecture = policy.architecture
-    pieces = [piece for model in policy.models for piece in _pieces(model, architecture) if not _repeated(piece, model)]
-    shares = _shares(pieces, ranks)
+    pieces = [
+        piece for model in policy.models for piece in _pieces(model, architecture, ranks) if not _repeated(piece, model)
+    ]
+    shares, experts = _shares(pieces, ranks)
     found: list[tuple[str, Tensor]] = []
-    for owner, share in enumerate(shares[ranks.data_rank]):
+    for owner, share in enumerate(shares):
         for bucket in _buckets(share, ranks):
             values = [getattr(piece.parameter, field).detach() for piece in bucket]
             wholes = _whole(bucket, values, owner, ranks)
             for piece, value, whole in zip(bucket, values, wholes, strict=False):  # empty except on the owner
-                parts = _split(piece.kind, whole, architecture, ranks.tensor_size)
-                found += zip(piece.names, [_snapshot(part, value) for part in parts], strict=True)
+                found += _named(piece, whole, value, architecture, ranks)
+    for piece in experts:
+        value = getattr(piece.parameter, field).detach()
+        found += _named(piece, value, value, architecture, ranks)
     return found
+
+
+def _named(
+    piece: Piece, whole: Tensor, value: Tensor, architecture: Architecture, ranks: Ranks
+) -> Iterator[tuple[str, Tensor]]:
+    parts = _split(piece.kind, whole, architecture, _slices(piece, ranks))
+    return zip(piece.names, [_snapshot(part, value) for part in parts], strict=True)
 
 
 def _repeated(piece: Piece, model: PackedModel) -> bool:
@@ -110,7 +131,7 @@ def _repeated(piece: Piece, model: PackedModel) -> bool:
     return not model.pre_process and piece.names == ("model.embed_tokens.weight",)
 
 
-def _pieces(model: PackedModel, architecture: Architecture) -> Iterator[Piece]:
+def _pieces(model: PackedModel, architecture: Architecture, ranks: Ranks) -> Iterator[Piece]:
     head = "model.embed_tokens.weight" if architecture.tied else "lm_head.weight"
     outside: dict[str, tuple[str, int | None]] = {
         "embedding.word_embeddings.weight": ("model.embed_tokens.weight", 0),
@@ -124,14 +145,31 @@ def _pieces(model: PackedModel, architecture: Architecture) -> Iterator[Piece]:
         else:
             _, _, local, rest = name.split(".", 3)  # decoder.layers.<index in this piece>.<rest>
             layer = cast(int, model.decoder.layers[int(local)].layer_number) - 1  # over the whole model, from 0
-            names, dim, kind = _LAYER[rest]
-            yield Piece(parameter, tuple(f"model.layers.{layer}.{hf_name}" for hf_name in names), dim, kind)
+            expert = _EXPERT.fullmatch(rest)
+            if expert is None:
+                names, dim, kind = _LAYER[rest]
+                yield Piece(parameter, tuple(f"model.layers.{layer}.{hf_name}" for hf_name in names), dim, kind)
+            else:
+                prefix = f"model.layers.{layer}.mlp.experts.{_number(expert[1], architecture, ranks)}."
+                names, kind = _OF_EXPERT[expert[2]]
+                yield Piece(parameter, tuple(prefix + hf_name for hf_name in names), None, kind, expert=True)
 
 
-def _shapes(piece: Piece, architecture: Architecture, tensor_size: int) -> list[tuple[int, ...]]:
+def _number(local: str, architecture: Architecture, ranks: Ranks) -> int:
+    """Of an expert, over the whole layer."""
+    assert architecture.mixture is not None
+    return ranks.expert_rank * (architecture.mixture.experts // ranks.expert_size) + int(local)
+
+
+def _slices(piece: Piece, ranks: Ranks) -> int:
+    """Ranks that a piece is cut over."""
+    return 1 if piece.dim is None else ranks.tensor_size
+
+
+def _shapes(piece: Piece, architecture: Architecture, ranks: Ranks) -> list[tuple[int, ...]]:
     whole = list(piece.parameter.shape)
     if piece.dim is not None:
-        whole[piece.dim] *= tensor_size
+        whole[piece.dim] *= ranks.tensor_size
     if piece.kind == "plain":
         return [tuple(whole)]
     if piece.kind == "glu":
@@ -140,24 +178,22 @@ def _shapes(piece: Piece, architecture: Architecture, tensor_size: int) -> list[
     return [(count * architecture.head_dim, *whole[1:]) for count in rows]
 
 
-def _join(kind: Kind, parts: Sequence[Tensor], architecture: Architecture, tensor_size: int) -> Tensor:
+def _join(kind: Kind, parts: Sequence[Tensor], architecture: Architecture, slices: int) -> Tensor:
     """Hugging Face tensors -> the whole megatron tensor, laid out so that its r-th chunk is rank r's."""
     if kind == "plain":
         return parts[0]
     if kind == "glu":
-        return torch.cat(
-            [half for pair in zip(*(part.chunk(tensor_size) for part in parts), strict=True) for half in pair]
-        )
+        return torch.cat([half for pair in zip(*(part.chunk(slices) for part in parts), strict=True) for half in pair])
     rest = parts[0].shape[1:]
     return torch.cat([part.reshape(architecture.groups, -1, *rest) for part in parts], 1).reshape(-1, *rest)
 
 
-def _split(kind: Kind, whole: Tensor, architecture: Architecture, tensor_size: int) -> list[Tensor]:
+def _split(kind: Kind, whole: Tensor, architecture: Architecture, slices: int) -> list[Tensor]:
     """The inverse of _join."""
     if kind == "plain":
         return [whole]
     if kind == "glu":
-        chunks = whole.chunk(2 * tensor_size)
+        chunks = whole.chunk(2 * slices)
         return [torch.cat(chunks[0::2]), torch.cat(chunks[1::2])]
     rest = whole.shape[1:]
     width = architecture.head_dim
@@ -166,20 +202,34 @@ def _split(kind: Kind, whole: Tensor, architecture: Architecture, tensor_size: i
     return [part.reshape(-1, *rest) for part in parts]
 
 
-def _shares(pieces: Sequence[Piece], ranks: Ranks) -> list[list[list[Piece]]]:
-    """What each data rank's tensor ranks export: largest first, to the one that has least. Every rank finds the same."""
-    shares: list[list[list[Piece]]] = [[[] for _ in range(ranks.tensor_size)] for _ in range(ranks.data_size)]
-    loads = [0] * (ranks.data_size * ranks.tensor_size)
-    for piece in sorted(pieces, key=lambda piece: -_bytes(piece, ranks)):
-        least = loads.index(min(loads))
-        loads[least] += _bytes(piece, ranks)
-        shares[least // ranks.tensor_size][least % ranks.tensor_size].append(piece)
-    return shares
+def _shares(pieces: Sequence[Piece], ranks: Ranks) -> tuple[list[list[Piece]], list[Piece]]:
+    """What each of this rank's tensor-parallel ranks exports of the pieces that every rank of the stage has a part of; and
+    what this rank exports of its own experts.
+
+    Largest first, to the one that has least; experts before all others, as few ranks have them. Every rank finds the same:
+    the experts of one place in the expert groups are like those of another.
+    """
+    replicas = ranks.data_size * ranks.context_size
+    replica = ranks.data_rank * ranks.context_size + ranks.context_rank
+    place = replica * ranks.tensor_size + ranks.tensor_rank  # in the stage
+    loads = [0] * (replicas * ranks.tensor_size)
+    shared: list[list[Piece]] = [[] for _ in range(ranks.tensor_size)]
+    experts: list[Piece] = []
+    for piece in sorted(pieces, key=lambda piece: (not piece.expert, -_bytes(piece, ranks))):
+        stride = ranks.expert_size if piece.expert else 1
+        for first in range(stride):
+            least = min(range(first, len(loads), stride), key=loads.__getitem__)
+            loads[least] += _bytes(piece, ranks)
+            if piece.expert and least == place:
+                experts.append(piece)
+            elif not piece.expert and least // ranks.tensor_size == replica:
+                shared[least % ranks.tensor_size].append(piece)
+    return shared, experts
 
 
 def _bytes(piece: Piece, ranks: Ranks) -> int:
     """Of the whole tensor."""
-    return piece.parameter.nbytes * (1 if piece.dim is None else ranks.tensor_size)
+    return piece.parameter.nbytes * _slices(piece, ranks)
 
 
 def _buckets(share: Sequence[Piece], ranks: Ranks) -> Iterator[list[Piece]]:

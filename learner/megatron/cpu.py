@@ -111,8 +111,11 @@ class _Idle:
     def elapsed_time(self, _: object) -> float:
         return 0.0
 
+    def record_event(self, *_: object) -> _Idle:
+        return self
+
     def __getattr__(self, name: str) -> Callable[..., None]:
-        return _nothing  # wait, record, synchronize, wait_stream, record_event ...
+        return _nothing  # wait, record, synchronize, wait_stream ...
 
 
 def _nothing(*_: Any, **__: Any) -> None:

@@ -10,14 +10,19 @@ import torch
 from megatron.core.extensions.transformer_engine import TEColumnParallelLinear, TENorm, TERowParallelLinear
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
+from megatron.core.transformer.moe import moe_utils
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
+from megatron.core.transformer.transformer_layer import get_transformer_layer_offset
 
 from learner.config import LearnerConfig
 from learner.megatron.architecture import Architecture, ModelError
 from learner.megatron.attention import PackedAttention, RMSNorm
 
 _PACKAGE = "transformer_engine"
+
+# The router looks this up without TransformerEngine too, whose import would have defined it (megatron-core 0.16.1).
+vars(moe_utils).setdefault("te_general_gemm", None)
 
 
 @dataclass(frozen=True)
@@ -57,14 +62,25 @@ def choose(config: LearnerConfig) -> Kit:
 
 def block(kit: Kit, architecture: Architecture, settings: TransformerConfig, chunk: int | None) -> Any:
     """The layers of one piece of the model, and the norm behind the last; ``chunk``: which piece of this stage."""
-    layer: Any = get_gpt_layer_local_spec(qk_layernorm=architecture.qk_norm, normalization="RMSNorm")
+    count, first = get_num_layers_to_build(settings, chunk), get_transformer_layer_offset(settings, chunk)
+    dense, mixture = _layer(kit, architecture, None), architecture.mixture
+    sparse = dense if mixture is None else _layer(kit, architecture, mixture.experts)
+    layers = [sparse if architecture.has_experts(number) else dense for number in range(first, first + count)]
+    return TransformerBlockSubmodules(layer_specs=layers, layer_norm=kit.norm)
+
+
+def _layer(kit: Kit, architecture: Architecture, experts: int | None) -> Any:
+    layer: Any = get_gpt_layer_local_spec(
+        num_experts=experts, qk_layernorm=architecture.qk_norm, normalization="RMSNorm"
+    )
     layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = kit.norm
     attention = layer.submodules.self_attention.submodules
     attention.core_attention = PackedAttention
     attention.linear_qkv, attention.linear_proj = kit.column, kit.row
     if architecture.qk_norm:
         attention.q_layernorm = attention.k_layernorm = kit.norm
-    dense = layer.submodules.mlp.submodules
-    dense.linear_fc1, dense.linear_fc2 = kit.column, kit.row
-    layers = [layer] * get_num_layers_to_build(settings, chunk)
-    return TransformerBlockSubmodules(layer_specs=layers, layer_norm=kit.norm)
+    mlp = layer.submodules.mlp.submodules
+    if experts is not None:
+        mlp = mlp.experts.submodules  # one after another: each expert is such an MLP
+    mlp.linear_fc1, mlp.linear_fc2 = kit.column, kit.row
+    return layer

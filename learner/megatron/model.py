@@ -98,7 +98,9 @@ def load_policy(model_dir: Path, ranks: Ranks, config: LearnerConfig) -> Policy:
     architecture = Architecture.read(model_dir)
     architecture.check_layout(config.parallel)
     weights = Weights(model_dir)
-    settings = TransformerConfig(**_settings(architecture, ranks, config), **_recompute(config.recompute))
+    settings = TransformerConfig(
+        **_settings(architecture, ranks, config), **_mixture(architecture, ranks), **_recompute(config.recompute)
+    )
     chunks = []
     for chunk in range(ranks.chunks):
         model = _chunk(kit, architecture, settings, ranks, chunk)
@@ -110,7 +112,7 @@ def load_policy(model_dir: Path, ranks: Ranks, config: LearnerConfig) -> Policy:
 
 def _chunk(kit: Kit, architecture: Architecture, settings: TransformerConfig, ranks: Ranks, chunk: int) -> PackedModel:
     place = chunk if ranks.chunks > 1 else None
-    return PackedModel(
+    model = PackedModel(
         settings,
         block(kit, architecture, settings, place),
         vocab_size=architecture.vocab,
@@ -122,6 +124,32 @@ def _chunk(kit: Kit, architecture: Architecture, settings: TransformerConfig, ra
         position_embedding_type="none",
         vp_stage=place,
     ).to(ranks.device)
+    for name, parameter in model.named_parameters():
+        if ".experts." in name:
+            # Its gradient is summed over the ranks that hold the same expert. megatron says so under expert parallelism only,
+            # where without it whole experts are on the tensor-parallel ranks too, each of which sees a part of the tokens.
+            parameter.allreduce = False  # type: ignore[attr-defined]
+    return model
+
+
+def _mixture(architecture: Architecture, ranks: Ranks) -> dict[str, Any]:
+    """Of a mixture of experts; nothing for a dense model."""
+    mixture = architecture.mixture
+    if mixture is None:
+        return {}
+    return {
+        "num_moe_experts": mixture.experts,
+        "moe_router_topk": mixture.chosen,
+        # A softmax over the chosen logits is the softmax over all, normalised.
+        "moe_router_pre_softmax": not mixture.normalised,
+        "moe_router_dtype": "fp32",
+        "moe_router_load_balancing_type": "none",
+        "moe_ffn_hidden_size": mixture.ffn,
+        "moe_layer_freq": 1 if all(mixture.layers) else [int(sparse) for sparse in mixture.layers],
+        "moe_token_dispatcher_type": "alltoall",
+        "expert_model_parallel_size": ranks.expert_size,
+        "expert_tensor_parallel_size": 1,
+    }
 
 
 def _recompute(kind: str) -> dict[str, Any]:

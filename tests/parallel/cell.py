@@ -30,7 +30,9 @@ def cell(case: Case) -> dict[str, Any]:
     if case.ranks.is_last_stage and case.ranks.tensor_rank == case.ranks.tensor_size - 1:
         with torch.no_grad():
             last: Any = case.policy.models[-1].decoder.layers[-1]
-            last.mlp.linear_fc2.weight.mul_(PLANT)
+            for name, weight in last.mlp.named_parameters():
+                if name.endswith("linear_fc2.weight"):  # that of every expert
+                    weight.mul_(PLANT)
     case.trainer = Trainer(case.policy, case.config.optimizer, case.ranks)
     return {"real": real, "planted": _train(case, get(case.config.objective), 1, "planted")}
 
@@ -77,10 +79,15 @@ def _bytes(tokens: list[int]) -> bytes:
 def _gather_gradient(case: Case) -> None:
     """Puts together the slices of the reduced gradient that the distributed optimizer leaves on the data-parallel ranks."""
     group: Any = parallel_state.get_data_parallel_group()
+    expert_group: Any = parallel_state.get_expert_data_parallel_group()
     for chunk in case.policy.chunks:
-        buffers: Any = chunk.buffers
-        for bucket in (bucket for buffer in buffers for bucket in buffer.buckets):
-            slices: list[Tensor] = list(bucket.grad_data.chunk(case.ranks.data_size))
-            gathered = [torch.empty_like(part) for part in slices]
-            dist.all_gather(gathered, slices[case.ranks.data_rank].clone(), group=group)
-            bucket.grad_data.copy_(torch.cat(gathered))
+        _gather_buffers(chunk.buffers, group)
+        _gather_buffers(chunk.expert_parallel_buffers, expert_group)
+
+
+def _gather_buffers(buffers: Any, group: Any) -> None:
+    for bucket in (bucket for buffer in buffers for bucket in buffer.buckets):
+        slices: list[Tensor] = list(bucket.grad_data.chunk(dist.get_world_size(group)))
+        gathered = [torch.empty_like(part) for part in slices]
+        dist.all_gather(gathered, slices[dist.get_rank(group)].clone(), group=group)
+        bucket.grad_data.copy_(torch.cat(gathered))

@@ -36,6 +36,7 @@ class Cell:
     def layout(self) -> str:
         cut = ParallelConfig(**self.parallel)
         parts = [("TP", cut.tensor), ("PP", cut.pipeline), ("VPP", cut.virtual_pipeline), ("DP", self.data)]
+        parts.append(("EP", cut.expert))
         words = [f"{name}{size}" for name, size in parts if size > 1] + ["SP"] * cut.sequence
         return " ".join(words) or "TP1"
 
@@ -58,6 +59,7 @@ def behaviour_free() -> list[str]:
 TP2, PP2, PP4 = {"tensor": 2}, {"pipeline": 2}, {"pipeline": 4}
 SP2 = {"tensor": 2, "sequence": True}
 VPP = {"pipeline": 2, "virtual_pipeline": 2}
+EP2, EP4 = {"expert": 2}, {"expert": 4}
 
 
 def layouts() -> list[Cell]:
@@ -85,6 +87,15 @@ def layouts() -> list[Cell]:
         Cell("qwen2 tied", 4, PP4, micro_batches=4),
         Cell("qwen3 untied", 4, TP2 | PP2, micro_batches=PADDED),
         Cell("qwen2 tied", 4, SP2 | VPP, recompute="full"),
+        Cell("moe untied", 1, objective=asympo),
+        Cell("moe tied", 1, micro_batches=PADDED, recompute="full"),
+        Cell("moe untied", 2, EP2, asympo),
+        Cell("moe untied", 2, SP2),
+        Cell("moe tied", 2, SP2 | EP2, asympo, recompute="full"),
+        Cell("moe untied", 4, EP2, micro_batches=1),
+        Cell("moe tied", 4, SP2 | EP4, micro_batches=PADDED),
+        Cell("moe untied", 4, PP2 | EP2, asympo, recompute="selective"),
+        Cell("moe untied", 4, SP2 | VPP | EP2, micro_batches=3),
     ]
 
 

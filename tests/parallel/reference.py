@@ -4,8 +4,9 @@ objective written out from its paper. Shares no code with the learner.
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor
+from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeTopKRouter
 
 STEPS = 3
 OPTIMIZER = {
@@ -30,6 +32,8 @@ LLAMA3 = {
     "rope_type": "llama3", "rope_theta": 10_000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }  # fmt: skip
+EXPERTS: dict[str, Any] = {"head_dim": 32, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
+UNDECIDED = 3e-5  # see expect
 MODELS: dict[str, Callable[[], Any]] = {
     "qwen2 tied": lambda: transformers.Qwen2Config(**SMALL, tie_word_embeddings=True),
     "qwen2 untied": lambda: transformers.Qwen2Config(**SMALL, tie_word_embeddings=False),
@@ -37,6 +41,12 @@ MODELS: dict[str, Callable[[], Any]] = {
     "qwen3 untied": lambda: transformers.Qwen3Config(**SMALL, tie_word_embeddings=False, head_dim=32),
     "llama tied": lambda: transformers.LlamaConfig(**SMALL, tie_word_embeddings=True),
     "llama untied": lambda: transformers.LlamaConfig(**SMALL, tie_word_embeddings=False, rope_parameters=LLAMA3),
+    "moe tied": lambda: transformers.Qwen3MoeConfig(
+        **SMALL, **EXPERTS, tie_word_embeddings=True, norm_topk_prob=False, mlp_only_layers=[2]
+    ),
+    "moe untied": lambda: transformers.Qwen3MoeConfig(
+        **SMALL, **EXPERTS, tie_word_embeddings=False, norm_topk_prob=True
+    ),
 }
 
 
@@ -185,10 +195,16 @@ def save_model(directory: Path, name: str) -> None:
 
 
 def expect(directory: Path, rows: list[dict[str, Any]], objective: Any) -> Expected:
-    """``objective``: anything with the constants as attributes, and ``name``."""
-    model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float64)
+    """``objective``: anything with the constants as attributes, and ``name``.
+
+    Raises AssertionError when some token is all but undecided between two experts: its loss jumps there, and rounding would
+    say which way. Then the test needs other weights.
+    """
+    plain = {"dtype": torch.float64, "experts_implementation": "eager"}  # grouped kernels know no float64
+    model = transformers.AutoModelForCausalLM.from_pretrained(directory, **plain)
+    gaps = _watch_routers(model, _pad([torch.ones(len(tokens), dtype=torch.bool) for tokens in _rows(rows)]))
     optimizer = torch.optim.AdamW(model.parameters(), **OPTIMIZER)
-    start = _weights(model)
+    start = on_disk(dict(model.named_parameters()))
     expected, means = Expected(), Means()
     for step in range(1, STEPS + 1):
         optimizer.zero_grad()
@@ -203,19 +219,46 @@ def expect(directory: Path, rows: list[dict[str, Any]], objective: Any) -> Expec
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         expected.losses.append(loss.item())
         if step == 1:
-            expected.gradient = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+            gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+            expected.gradient = on_disk(gradients)
         optimizer.step()
         if step in (1, STEPS):
-            expected.updates[step] = {name: value - start[name] for name, value in _weights(model).items()}
+            now = on_disk(dict(model.named_parameters()))
+            expected.updates[step] = {name: value - start[name] for name, value in now.items()}
+    assert min(gaps, default=math.inf) > UNDECIDED, f"{directory.name}: {min(gaps)} between two experts' logits"
     return expected
+
+
+def _watch_routers(model: Any, live: Tensor) -> list[float]:
+    """Filled as the model runs: of every router's tokens the least distance from the last chosen logit to the next one.
+
+    Args:
+        live: [rows, width] bool, false where rows are padded.
+    """
+    gaps: list[float] = []
+
+    def watch(router: Any, _: Any, output: tuple[Tensor, ...]) -> None:
+        best = output[0].detach()[live.flatten()].topk(router.top_k + 1).values
+        gaps.append((best[:, -2] - best[:, -1]).min().item())
+
+    for module in model.modules():
+        if isinstance(module, Qwen3MoeTopKRouter):
+            module.register_forward_hook(watch)
+    return gaps
 
 
 def _score(model: Any, rows: list[dict[str, Any]]) -> Groups:
     """Rows are padded at their end, which a causal model does not see."""
-    pairs = [(row, answer) for row in rows for answer in row["answers"]]
-    tokens = [torch.tensor(row["tokens"] + answer["tokens"]) for row, answer in pairs]
-    logits = iter(model(torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True)).logits)
+    logits = iter(model(_pad(_rows(rows))).logits)
     return [_score_group(row, logits) for row in rows]
+
+
+def _rows(rows: list[dict[str, Any]]) -> list[Tensor]:
+    return [torch.tensor(row["tokens"] + answer["tokens"]) for row in rows for answer in row["answers"]]
+
+
+def _pad(rows: list[Tensor]) -> Tensor:
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
 
 def _score_group(row: dict[str, Any], rows_logits: Iterator[Tensor]) -> list[Scored]:
@@ -233,5 +276,16 @@ def _score_group(row: dict[str, Any], rows_logits: Iterator[Tensor]) -> list[Sco
     return scored
 
 
-def _weights(model: Any) -> dict[str, Tensor]:
-    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+def on_disk(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies under the names that files have: in memory all experts of a layer are one tensor, gate and up projection too."""
+    named: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        layer, _, kind = name.rpartition(".experts.")
+        parts = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}.get(kind if layer else "")
+        if parts is None:
+            named[name] = tensor.detach().clone()
+            continue
+        for number, expert in enumerate(tensor.detach()):
+            for part, value in zip(parts, expert.chunk(len(parts)), strict=True):
+                named[f"{layer}.experts.{number}.{part}.weight"] = value.clone()
+    return named
