@@ -24,7 +24,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from learner.batch.packing import Layout
-from learner.batch.parts import flatten, part, spread
+from learner.batch.parts import flatten, lengthened, part, spread
 from learner.batch.types import Batch
 from learner.catalog import CatalogError, versions_on_disk
 from learner.config import LearnerConfig
@@ -54,6 +54,9 @@ class Behaviour:
         self._scorer = scorer
         self._ranks = ranks
         self._layout = replace(layout, data_ranks=1)  # each scores what it trains
+        self._together = (
+            ranks.expert_size > 1
+        )  # tokens of one data rank go to experts on another: all score, or none does
         self._published = PublishedVersions(config.publish.dir)
         self._cache = VersionCache(
             config.behaviour.cache_bytes, lambda version: scorer.read(self._published.open(version))
@@ -143,7 +146,8 @@ class Behaviour:
         """log mu of the chosen loss tokens, 0 elsewhere: [L of all micro-batches] float32, on the last stage."""
         versions = flatten(batch, "version")
         total = torch.zeros(len(versions), device=self._ranks.device)
-        for version in versions[chosen].unique().tolist():
+        wanted = versions[chosen].unique().tolist()
+        for version in self._ranks.union(wanted) if self._together else wanted:
             total += self._logp(batch, chosen & (versions == version), self._cache.get(version))
         return total
 
@@ -151,6 +155,9 @@ class Behaviour:
         """Log-probabilities of the chosen loss tokens under some weights, 0 elsewhere."""
         found = torch.zeros(len(chosen), device=self._ranks.device)
         piece = part(batch, chosen, self._layout)
+        if self._together:
+            most = self._ranks.largest(len(piece.batch.micro_batches) if piece is not None else 0)
+            piece = lengthened(piece, most, self._layout) if most else None
         if piece is not None:
             for values, origin in zip(self._scorer.score(piece.batch, weights), piece.origin, strict=False):
                 found[origin.to(found.device)] = values

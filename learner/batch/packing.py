@@ -62,6 +62,11 @@ def pack(sequences: Sequences[Sequence], layout: Layout, data_rank: int = 0) -> 
     )
 
 
+def idle(width: int) -> MicroBatch:
+    """A micro-batch of padding alone, which carries no loss."""
+    return _micro_batch([], width, [])
+
+
 def _equal_bins(lengths: list[int], layout: Layout) -> list[list[list[int]]]:
     """For each rank, the indices of the sequences of each micro-batch; as many micro-batches as the budget and the ranks
     ask for, all about equally full."""

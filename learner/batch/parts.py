@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from learner.batch.packing import Layout, pack
+from learner.batch.packing import Layout, idle, pack
 from learner.batch.types import Batch, MicroBatch, Sequence
 
 Field = Literal["loss_row", "behaviour_logp", "reference_logp", "version"]
@@ -64,6 +64,25 @@ def part(batch: Batch, chosen: Tensor, layout: Layout) -> Part | None:
     packed = pack(sequences, layout)
     nothing = torch.zeros(0, dtype=torch.int64)
     return Part(packed, [torch.cat([nothing, *(places[i] for i in members)]) for members in packed.members])
+
+
+def lengthened(part: Part | None, count: int, layout: Layout) -> Part:
+    """The part, or nothing, with micro-batches of padding up to ``count``: for ranks that work together and have not all got
+    as much to do.
+
+    Args:
+        layout: that the part was packed with.
+    """
+    batch = Batch([], [], layout.multiple, 0, 0) if part is None else part.batch
+    missing = count - len(batch.micro_batches)
+    width = batch.tokens_per_micro_batch if layout.one_length else layout.multiple
+    batch = replace(
+        batch,
+        micro_batches=[*batch.micro_batches, *[idle(width)] * missing],
+        members=[*batch.members, *[[]] * missing],
+    )
+    origin = [] if part is None else part.origin
+    return Part(batch, [*origin, *[torch.zeros(0, dtype=torch.int64)] * missing])
 
 
 def _sequences(micro_batch: MicroBatch, chosen: Tensor) -> Iterator[tuple[Sequence, Tensor]]:

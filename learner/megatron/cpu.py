@@ -65,6 +65,7 @@ def install() -> torch.device:
     torch.Tensor.cuda = lambda self, *_, **__: self
     _accept_cpu_gradients()
     _use_cpu_random_state()
+    _make_counts_arrays()
     return _CPU
 
 
@@ -201,3 +202,14 @@ def _use_cpu_random_state() -> None:
 
     random._get_cuda_rng_state = lambda *_, **__: torch.get_rng_state()
     random._set_cuda_rng_state = lambda state, *_, **__: torch.set_rng_state(state)
+
+
+def _make_counts_arrays() -> None:
+    """How many tokens go where comes from the GPU as arrays; what is on the host already would stay a tensor, which no
+    all-to-all accepts."""
+    from megatron.core.transformer.moe import token_dispatcher
+
+    def move(tensor: Any, as_numpy: bool = False, **_: Any) -> Any:
+        return tensor.numpy() if as_numpy and isinstance(tensor, torch.Tensor) else tensor
+
+    token_dispatcher.maybe_move_tensor_to_cpu = move

@@ -79,8 +79,7 @@ def _layer(kit: Kit, architecture: Architecture, experts: int | None) -> Any:
     attention.linear_qkv, attention.linear_proj = kit.column, kit.row
     if architecture.qk_norm:
         attention.q_layernorm = attention.k_layernorm = kit.norm
-    mlp = layer.submodules.mlp.submodules
-    if experts is not None:
-        mlp = mlp.experts.submodules  # one after another: each expert is such an MLP
-    mlp.linear_fc1, mlp.linear_fc2 = kit.column, kit.row
+    if experts is None:  # experts are megatron's own in every kit, one MLP after another
+        mlp = layer.submodules.mlp.submodules
+        mlp.linear_fc1, mlp.linear_fc2 = kit.column, kit.row
     return layer

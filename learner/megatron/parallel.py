@@ -94,6 +94,18 @@ class Ranks:
         dist.all_reduce(said, op=dist.ReduceOp.MAX, group=self.control)
         return bool(said)
 
+    def largest(self, value: int) -> int:
+        """The largest any rank says. Collective."""
+        said = torch.tensor([value])
+        dist.all_reduce(said, op=dist.ReduceOp.MAX, group=self.control)
+        return int(said)
+
+    def union(self, values: list[int]) -> list[int]:
+        """What some rank says, ascending. Collective."""
+        everyone: list[list[int]] = [[] for _ in range(self.world)]
+        dist.all_gather_object(everyone, values, group=self.control)
+        return sorted({value for some in everyone for value in some})
+
     def attended(self, work: Callable[[], T]) -> T | None:
         """Rank 0 does ``work``, in a thread; the others wait for it, however long it takes: they hear from it all the while,
         so that none runs into the limit of a collective. Collective.

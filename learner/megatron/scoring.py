@@ -41,7 +41,9 @@ class Scorer:
     def score(self, batch: Batch, weights: Sequence[Tensor] | None = None) -> list[Tensor]:
         """Log-probabilities of each micro-batch's loss tokens, [L] float32, at their temperatures.
 
-        Collective among the ranks of one data rank; data ranks may call it with different batches, or not at all.
+        Collective among the ranks of one data rank; data ranks may call it with different batches, or not at all. Where
+        experts are shared out (expert > 1) it is collective among all ranks of a stage: as many micro-batches on each, and
+        weights of the same origin.
 
         Args:
             weights: as ``snapshot`` and ``read`` return them; None: the current ones.

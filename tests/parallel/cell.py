@@ -22,17 +22,17 @@ PLANT = 1.01
 
 
 def cell(case: Case) -> dict[str, Any]:
-    """The steps of the reference; then one step from the start with an error of 1% in the slice of one matrix that the last
-    tensor-parallel rank of the last stage holds."""
+    """The steps of the reference; then one step from the start with an error of 1% in the last layer's last matrix: in the
+    slice that the last tensor-parallel rank holds, or in every expert's."""
     real = _train(case, get(case.config.objective), case.spec["steps"], "real")
     for model in case.policy.models:
         load_weights(model, case.policy.architecture, Weights(case.config.model), case.ranks)
-    if case.ranks.is_last_stage and case.ranks.tensor_rank == case.ranks.tensor_size - 1:
-        with torch.no_grad():
-            last: Any = case.policy.models[-1].decoder.layers[-1]
-            for name, weight in last.mlp.named_parameters():
-                if name.endswith("linear_fc2.weight"):  # that of every expert
-                    weight.mul_(PLANT)
+    if case.ranks.is_last_stage:
+        last: Any = case.policy.models[-1].decoder.layers[-1]
+        for name, weight in last.mlp.named_parameters():
+            mine = "experts" in name or case.ranks.tensor_rank == case.ranks.tensor_size - 1
+            if mine and name.endswith("linear_fc2.weight"):
+                weight.data.mul_(PLANT)
     case.trainer = Trainer(case.policy, case.config.optimizer, case.ranks)
     return {"real": real, "planted": _train(case, get(case.config.objective), 1, "planted")}
 
