@@ -116,7 +116,7 @@ class Fleet:
     async def __aexit__(self, *_: object) -> None:
         await self.channel.close()
 
-    async def submit(self, groups: Sequence[pb.Group], lease_id: str = "", timeout: float = 20.0) -> list[pb.Ack]:
+    async def submit(self, groups: Sequence[pb.Group], lease_id: str = "", timeout: float = 60.0) -> list[pb.Ack]:
         """Sends all groups on one stream and returns their acks, in the order of the groups."""
         call = self.open(timeout)
         for sequence, group in enumerate(groups):
@@ -130,22 +130,22 @@ class Fleet:
         """Sends the groups; their outcomes by name, OUTCOME_ left out."""
         return [pb.Outcome.Name(ack.outcome).removeprefix("OUTCOME_") for ack in await self.submit(groups)]
 
-    def open(self, timeout: float = 20.0) -> Any:
+    def open(self, timeout: float = 60.0) -> Any:
         """A Submit stream."""
         return self.stub.Submit(metadata=self.metadata, timeout=timeout)
 
-    async def lease(self, groups: int, timeout: float = 10.0, **fields: Any) -> pb.LeaseResponse:
+    async def lease(self, groups: int, timeout: float = 30.0, **fields: Any) -> pb.LeaseResponse:
         """Asks for a lease."""
         request = pb.LeaseRequest(groups=groups, **fields)
         return await self.stub.Lease(request, metadata=self.metadata, timeout=timeout)
 
     async def ledger(self) -> pb.Ledger:
         """The fleet's account."""
-        reply = await self.stub.GetLedger(pb.GetLedgerRequest(), metadata=self.metadata, timeout=10)
+        reply = await self.stub.GetLedger(pb.GetLedgerRequest(), metadata=self.metadata, timeout=30)
         return reply.ledger
 
 
-async def until(condition: Callable[[], Any], deadline_s: float = 20.0) -> None:
+async def until(condition: Callable[[], Any], deadline_s: float = 60.0) -> None:
     """Waits until ``condition`` holds; fails at the deadline."""
     end = time.monotonic() + deadline_s
     while not condition():
@@ -153,7 +153,7 @@ async def until(condition: Callable[[], Any], deadline_s: float = 20.0) -> None:
         await asyncio.sleep(0.01)
 
 
-async def eventually(read: Callable[[], Awaitable[T]], condition: Callable[[T], Any], deadline_s: float = 20.0) -> T:
+async def eventually(read: Callable[[], Awaitable[T]], condition: Callable[[T], Any], deadline_s: float = 60.0) -> T:
     """Reads until what was read fulfils ``condition``; fails at the deadline."""
     end = time.monotonic() + deadline_s
     while not condition(value := await read()):

@@ -74,7 +74,7 @@ class RedisProcess:
                 return False
 
 
-def wait_for(condition: Callable[[], Any], what: Callable[[], object], deadline_s: float = 30.0) -> None:
+def wait_for(condition: Callable[[], Any], what: Callable[[], object], deadline_s: float = 60.0) -> None:
     """Waits until ``condition`` holds; fails at the deadline, saying ``what``."""
     end = time.monotonic() + deadline_s
     while not condition():

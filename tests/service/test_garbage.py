@@ -113,7 +113,7 @@ def raw(fleet: Fleet, method: str, streaming: bool) -> Any:
 async def outcome(call: Any) -> grpc.StatusCode:
     """How a call of any kind ends."""
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             if hasattr(call, "read"):
                 await call.read()
             else:

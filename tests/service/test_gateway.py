@@ -117,8 +117,10 @@ async def test_unacknowledged_groups_of_a_stream_are_bounded(start_gateway, redi
         os.kill(redis_server.child.pid, signal.SIGSTOP)
         writing = asyncio.create_task(write())
         try:
-            await asyncio.wait({writing}, timeout=2.0)
-            stalled_at = written
+            stalled_at = -1
+            while stalled_at < max(written, 1):
+                stalled_at = written
+                await asyncio.wait({writing}, timeout=1.0)
         finally:
             os.kill(redis_server.child.pid, signal.SIGCONT)
         acks = [ack async for response in call for ack in response.acks]

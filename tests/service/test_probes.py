@@ -77,7 +77,8 @@ async def test_what_fleets_do_is_counted_by_fleet_outcome_and_reason(start_gatew
     def seen(page: Scrape) -> bool:
         return page.value("leeway_gateway_ledger_groups", fleet="alpha", entry="received") == 3
 
-    page = await eventually(lambda: asyncio.to_thread(Scrape, address), seen)
+    await eventually(lambda: asyncio.to_thread(Scrape, address), seen)
+    page = await asyncio.to_thread(Scrape, address)  # what was set together is all there
     outcomes = {"accepted": 1, "duplicate": 1, "rejected": 1, "retry": 0}
     for outcome, count in outcomes.items():
         assert page.value("leeway_gateway_groups_total", fleet="alpha", outcome=outcome) == count
@@ -91,8 +92,8 @@ async def test_what_fleets_do_is_counted_by_fleet_outcome_and_reason(start_gatew
     assert page.value("leeway_gateway_queue_groups", fleet="alpha") == 1
     assert page.value("leeway_gateway_ledger_violations", fleet="alpha") == 0
     assert page.value("leeway_gateway_ready") == 1
-    assert abs(time.time() - (page.value("leeway_gateway_fleet_heard_timestamp_seconds", fleet="alpha") or 0)) < 20
-    assert abs(time.time() - (page.value("leeway_gateway_redis_write_timestamp_seconds") or 0)) < 5
+    assert abs(time.time() - (page.value("leeway_gateway_fleet_heard_timestamp_seconds", fleet="alpha") or 0)) < 60
+    assert abs(time.time() - (page.value("leeway_gateway_redis_write_timestamp_seconds") or 0)) < 60
     assert (page.value("leeway_gateway_redis_memory_used_bytes") or 0) > 1e5
     assert page.value("leeway_gateway_redis_evicts") == 0
 

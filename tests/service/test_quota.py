@@ -132,7 +132,7 @@ async def test_a_flood_gets_turns_and_the_others_their_acks(start_gateway, tmp_p
 async def test_the_client_obeys_turns_until_all_are_in(start_gateway):
     gateway = await start_gateway(admission={"quota": {"groups_per_s": 40}})
     async with SubmitClient(gateway.address, TOKENS["alpha"]) as client:
-        acks = await asyncio.wait_for(asyncio.gather(*(client.submit(valid_group()) for _ in range(80))), 30)
+        acks = await asyncio.wait_for(asyncio.gather(*(client.submit(valid_group()) for _ in range(80))), 120)
         assert {ack.outcome for ack in acks} == {pb.OUTCOME_ACCEPTED}
         ledger = await client.get_ledger()
         assert check(ledger) == []

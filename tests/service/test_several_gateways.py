@@ -67,8 +67,8 @@ async def test_a_client_moves_on_from_a_killed_gateway(start_gateway):
     gateways = [await start_gateway(), await start_gateway()]
     async with SubmitClient(",".join(gateway.address for gateway in gateways), TOKENS["alpha"], timeout_s=2.0) as fleet:
         for victim in gateways:
-            assert (await asyncio.wait_for(fleet.submit(valid_group()), 20)).outcome == pb.OUTCOME_ACCEPTED
-            assert (await asyncio.wait_for(fleet.get_ledger(), 20)).fleet == "alpha"
+            assert (await asyncio.wait_for(fleet.submit(valid_group()), 60)).outcome == pb.OUTCOME_ACCEPTED
+            assert (await asyncio.wait_for(fleet.get_ledger(), 60)).fleet == "alpha"
             if victim is gateways[0]:
                 victim.child.kill()
         assert (await fleet.get_ledger()).accepted == 2

@@ -110,7 +110,7 @@ async def test_a_gateway_follows_what_its_own_share_says_and_nothing_that_is_not
     assert {ack.outcome for ack in acks} == {pb.OUTCOME_ACCEPTED}
     everything.close()
     gateway.child.terminate()
-    assert await asyncio.to_thread(gateway.child.wait, time.monotonic() + 20)  # it has sent what it had
+    assert await asyncio.to_thread(gateway.child.wait, time.monotonic() + 60)  # it has sent what it had
     assert {span.name for span in collector.spans} == {"group", "generate", "reward", "submit"}
     assert len(collector.named("group")) == 20
 

@@ -77,7 +77,7 @@ async def test_a_revoked_fleets_streams_end_and_nothing_acked_is_lost(start_gate
         revoked = time.monotonic()
         for code, text in await asyncio.gather(refusal(until_broken(stream)), refusal(until_broken(watch))):
             assert (code, text) == (grpc.StatusCode.UNAUTHENTICATED, "these credentials have been revoked")
-        assert time.monotonic() - revoked < 5.0  # half a second, and whatever else this machine does
+        assert time.monotonic() - revoked < 10.0  # half a second, and whatever else this machine does
         assert (await refusal(alpha.ledger()))[0] == grpc.StatusCode.UNAUTHENTICATED
         await others.write(pb.SubmitRequest(sequence=1, group=valid_group()))
         assert (await others.read()).acks[0].outcome == pb.OUTCOME_ACCEPTED
@@ -116,16 +116,18 @@ async def test_stream_limits_name_themselves(start_gateway):
 async def test_calls_beyond_the_rate_are_refused_for_that_fleet_only(start_gateway):
     gateway = await start_gateway(connections={"calls_per_s": 5.0})
     async with gateway.connect() as alpha, gateway.connect(TOKENS["beta"]) as beta:
+        began = time.monotonic()
         replies = await asyncio.gather(*(alpha.lease(1) for _ in range(30)), return_exceptions=True)
+        seconds = time.monotonic() - began
         refused = [reply for reply in replies if isinstance(reply, grpc.aio.AioRpcError)]
         assert {error.code() for error in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
-        assert 15 <= len(refused) <= 25
+        assert 25 - 5.0 * seconds - 1 <= len(refused) <= 25
         assert (await beta.ledger()).fleet == "beta"
         assert await alpha.outcomes([valid_group()]) == ["ACCEPTED"]
 
 
 async def test_an_idle_stream_is_closed_and_a_busy_one_is_not(start_gateway):
-    gateway = await start_gateway(connections={"idle_s": 1.0})
+    gateway = await start_gateway(connections={"idle_s": 2.0})
     async with gateway.connect() as fleet:
         idle, busy = fleet.open(timeout=30), fleet.open(timeout=30)
         watch = fleet.stub.WatchPolicy(pb.WatchPolicyRequest(known_version=0), metadata=fleet.metadata, timeout=30)
@@ -137,7 +139,7 @@ async def test_an_idle_stream_is_closed_and_a_busy_one_is_not(start_gateway):
             assert (await busy.read()).acks[0].outcome == pb.OUTCOME_ACCEPTED
             sequence += 1
         code, text = await ended
-        assert (code, text.startswith("idle: nothing was sent for 1 s")) == (grpc.StatusCode.UNAVAILABLE, True)
+        assert (code, text.startswith("idle: nothing was sent for 2 s")) == (grpc.StatusCode.UNAVAILABLE, True)
         await busy.write(pb.SubmitRequest(sequence=sequence, group=valid_group()))
         assert (await busy.read()).acks[0].sequence == sequence
         assert not watching.done()
