@@ -179,7 +179,7 @@ class Behaviour:
         ages = torch.tensor([staleness[version] for version in versions[chosen].tolist()], dtype=torch.int64)
         buckets = bucket_count(self._config.max_staleness)
         sums = drift_sums(log_pi.cpu()[chosen], log_mu.cpu()[chosen], ages, buckets).to(self._ranks.device)
-        if not self._ranks.is_last_stage or self._ranks.tensor_rank:
+        if not self._ranks.is_last_stage or self._ranks.tensor_rank or self._ranks.context_rank:
             sums.zero_()
         dist.all_reduce(sums)
         return drift_row(sums)

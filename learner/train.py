@@ -125,8 +125,7 @@ class Run:
         metrics = _metrics(config, meters) if lead else None
         objective, steering = objectives.get(config.objective), Steering(config)
         least = config.min_micro_batches or ranks.pipeline_size
-        one_length = ranks.pipeline_size > 1
-        layout = Layout(ranks.data_size, least, config.micro_batch_tokens, ranks.tensor_size, one_length)
+        layout = Layout(ranks.data_size, least, config.micro_batch_tokens, ranks.tensor_size, ranks.context_size)
         policy = load_policy(config.model, ranks, config)
         opening = Opening.start(config, ranks, metrics)
         resume, queue = opening.resume, opening.queue

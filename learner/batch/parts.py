@@ -73,12 +73,11 @@ def lengthened(part: Part | None, count: int, layout: Layout) -> Part:
     Args:
         layout: that the part was packed with.
     """
-    batch = Batch([], [], layout.multiple, 0, 0) if part is None else part.batch
+    batch = Batch([], [], 0, 0) if part is None else part.batch
     missing = count - len(batch.micro_batches)
-    width = batch.tokens_per_micro_batch if layout.one_length else layout.multiple
     batch = replace(
         batch,
-        micro_batches=[*batch.micro_batches, *[idle(width)] * missing],
+        micro_batches=[*batch.micro_batches, *[idle(layout)] * missing],
         members=[*batch.members, *[[]] * missing],
     )
     origin = [] if part is None else part.origin

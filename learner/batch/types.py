@@ -31,7 +31,8 @@ class MicroBatch:
     """Sequences packed back to back in one row (Megatron's thd layout).
 
     Positions whose *next* token carries loss are listed in ``loss_index``, so that log-probabilities are computed there
-    only. The row may end with padding: a last sequence in ``cu_seqlens`` without loss.
+    only. The row may end with padding: a last sequence in ``cu_seqlens`` without loss; and under context parallelism so may
+    each sequence.
     """
 
     tokens: Tensor  # [1, T] int64
@@ -60,12 +61,10 @@ class MicroBatch:
 class Batch:
     """One optimizer step's work for one data-parallel rank.
 
-    Every rank has the same number of micro-batches; with pipeline stages each holds the same number of tokens, so that the
-    stages agree on shapes without talking (learner.batch.packing).
+    Every rank has the same number of micro-batches.
     """
 
     micro_batches: list[MicroBatch]
     members: list[list[int]]  # for each micro-batch: which of the step's sequences it holds, in order
-    tokens_per_micro_batch: int  # of the longest
     sequences: int  # over all data-parallel ranks
     tokens: int  # over all data-parallel ranks, padding left out

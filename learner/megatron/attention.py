@@ -1,109 +1,31 @@
 """Attention over packed rows, with rotary positions, on torch's scaled_dot_product_attention; and the norm around it.
 
-megatron's stock attention refuses packed rows without TransformerEngine, and its rotary embedding loops over sequences.
-Here everything that depends on how a row is packed is worked out once per micro-batch (``PackedRow``) and shared by all
-layers; sequences of similar length attend together in one padded call.
+megatron's stock attention refuses packed rows without TransformerEngine, and its rotary embedding loops over sequences. Here
+what depends on how a row is packed is planned beforehand (learner.megatron.row).
 """
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from megatron.core.packed_seq_params import PackedSeqParams
 from torch import Tensor
+from torch.nn.attention.bias import causal_lower_right
 
-from learner.batch.types import MicroBatch
-
-_FREE_PADDING = (
-    64  # tokens a sequence may be padded by, whatever its length: a call costs more than so little arithmetic
-)
-
-
-@dataclass
-class PackedRow(PackedSeqParams):
-    """How one row of T tokens is packed; megatron hands it through to every layer.
-
-    The first ``live`` tokens attend. The others are padding at the row's end, whose hidden states nobody reads: their
-    attention output is zero.
-    """
-
-    cos: Tensor = None  # type: ignore[assignment]  # [T, 1, d] model dtype
-    sin: Tensor = None  # type: ignore[assignment]  # [T, 1, d]; the first half negated, see _Rotate
-    gather: Tensor = None  # type: ignore[assignment]  # [M] int64: token of each padded slot
-    restore: Tensor = None  # type: ignore[assignment]  # [live] int64: padded slot of each token
-    buckets: tuple[tuple[int, int], ...] = ()  # (sequences, length each is padded to); M is the sum of the products
-    live: int = 0
-
-    @classmethod
-    def of(
-        cls, micro_batch: MicroBatch, inverse_frequencies: Tensor, dtype: torch.dtype, device: torch.device
-    ) -> PackedRow:
-        """Plans a micro-batch that lies in host memory.
-
-        Args:
-            inverse_frequencies: [d / 2] float32, radians per position.
-            dtype: of the hidden states.
-            device: where the plan is used.
-        """
-        bounds = micro_batch.cu_seqlens.tolist()
-        if len(bounds) > 2 and _ends_with_padding(micro_batch, bounds[-2]):
-            bounds.pop()
-        gather, restore, buckets = _plan(bounds)
-        angles = torch.outer(micro_batch.positions[0].float(), inverse_frequencies).to(device)
-        cos, sin = angles.cos(), angles.sin()
-        return cls(
-            qkv_format="thd",
-            cos=torch.cat([cos, cos], -1)[:, None].to(dtype),
-            sin=torch.cat([-sin, sin], -1)[:, None].to(dtype),
-            gather=gather.to(device, non_blocking=True),
-            restore=restore.to(device, non_blocking=True),
-            buckets=buckets,
-            live=bounds[-1],
-        )
-
-
-def _ends_with_padding(micro_batch: MicroBatch, last_start: int) -> bool:
-    loss_index = micro_batch.loss_index
-    return not len(loss_index) or int(loss_index[-1]) < last_start
-
-
-def _plan(bounds: list[int]) -> tuple[Tensor, Tensor, tuple[tuple[int, int], ...]]:
-    """Longest first; a sequence joins the bucket before it unless that pads it by over a third and by over _FREE_PADDING."""
-    lengths = [end - start for start, end in itertools.pairwise(bounds)]
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    buckets: list[list[int]] = []  # [sequences, length]
-    slot_start = [0] * len(lengths)
-    slots = 0
-    for i in order:
-        if not buckets or lengths[i] < min(buckets[-1][1] * 3 // 4, buckets[-1][1] - _FREE_PADDING):
-            buckets.append([0, lengths[i]])
-        buckets[-1][0] += 1
-        slot_start[i] = slots
-        slots += buckets[-1][1]
-    sizes = torch.tensor(lengths)
-    shift = torch.tensor(slot_start) - torch.tensor(bounds[:-1])
-    tokens = torch.arange(bounds[-1])
-    restore = tokens + shift.repeat_interleave(sizes)
-    gather = torch.zeros(
-        slots, dtype=torch.int64
-    )  # slots without a token read token 0; nobody reads what comes of them
-    gather[restore] = tokens
-    return gather, restore, tuple((count, length) for count, length in buckets)
+from learner.megatron.context import gather_tokens
+from learner.megatron.row import Call, PackedRow
 
 
 class PackedAttention(torch.nn.Module):
-    """Causal core attention of one layer over a packed row: rotates queries and keys, then attends within each sequence."""
+    """Causal core attention of one layer over a packed row: rotates queries and keys, then attends within each sequence.
+
+    Under context parallelism the keys and values of all ranks are gathered, rotated already; queries and output are this
+    rank's.
+    """
 
     def __init__(self, config: Any, softmax_scale: float | None = None, **_: Any) -> None:
         super().__init__()
-        if config.context_parallel_size != 1:
-            raise ValueError(
-                f"context_parallel_size = {config.context_parallel_size}: attention over packed rows needs 1"
-            )
         self._scale = softmax_scale
 
     def forward(
@@ -115,22 +37,43 @@ class PackedAttention(torch.nn.Module):
         packed_seq_params: PackedRow | None = None,
         **_: Any,
     ) -> Tensor:
-        """query [T, heads, d], key and value [T, groups, d] -> [T, heads * d]. The mask is causal; none is read."""
+        """query [n, heads, d], key and value [n, groups, d] -> [n, heads * d]. The mask is causal; none is read."""
         row = packed_seq_params
         if row is None:
             raise ValueError("PackedAttention attends over packed rows only: pass a PackedRow as packed_seq_params")
         query, key = rotate(query, row.cos, row.sin), rotate(key, row.cos, row.sin)
-        query, key, value = (_Spread.apply(tensor, row.gather, row.restore) for tensor in (query, key, value))
-        outputs, start = [], 0
-        for count, length in row.buckets:
-            stop = start + count * length
-            q, k, v = (t[start:stop].view(count, length, *t.shape[1:]).transpose(1, 2) for t in (query, key, value))
-            grouped = q.shape[1] != k.shape[1]
-            attended = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self._scale, enable_gqa=grouped)
-            outputs.append(attended.transpose(1, 2).reshape(count * length, -1))
+        if row.context.group is not None:
+            both = torch.stack([key[: row.live], value[: row.live]], 1)
+            key, value = gather_tokens(both, row.context.group).unbind(1)
+        query = _Spread.apply(query, row.queries.gather, row.queries.restore)
+        key, value = (_Spread.apply(tensor, row.keys.gather, row.keys.restore) for tensor in (key, value))
+        outputs, slot, start = [], 0, 0
+        for bucket in row.buckets:
+            stop = start + bucket.count * bucket.length
+            k, v = (t[start:stop].view(bucket.count, bucket.length, *t.shape[1:]).transpose(1, 2) for t in (key, value))
             start = stop
+            for call in bucket.calls:
+                size = call.count * call.queries
+                q = query[slot : slot + size].view(call.count, call.queries, *query.shape[1:]).transpose(1, 2)
+                attended = self._attend(q, k[:, :, : call.seen], v[:, :, : call.seen], call)
+                outputs.append(attended.transpose(1, 2).reshape(size, -1))
+                slot += size
         output = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-        return _Restore.apply(output, row.restore, len(row.cos))  # type: ignore[return-value]
+        return _Restore.apply(output, row.queries.restore, len(row.cos))  # type: ignore[return-value]
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, call: Call) -> Tensor:
+        mask, square = call.mask, call.queries == call.seen
+        if mask is None and not square:
+            mask = causal_lower_right(call.queries, call.seen)  # never made where CUDA has a kernel for it
+        return F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=mask,
+            is_causal=mask is None,
+            scale=self._scale,
+            enable_gqa=q.shape[1] != k.shape[1],
+        )
 
     def sharded_state_dict(self, *_: Any, **__: Any) -> dict[str, Any]:
         """No parameters."""

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from learner.config import LearnerConfig
 from learner.megatron.architecture import Architecture, ModelError
-from learner.megatron.attention import PackedRow
 from learner.megatron.convert import load_weights
 from learner.megatron.layers import Kit, block, choose
 from learner.megatron.parallel import Ranks
+from learner.megatron.row import PackedRow
 from learner.megatron.weights import Weights
 
 __all__ = ["ModelError", "PackedModel", "Policy", "load_policy"]
@@ -66,16 +66,16 @@ class PackedModel(GPTModel):
         tied = self.share_embeddings_and_output_weights
         return cast(Tensor, self.shared_embedding_or_output_weight() if tied else self.output_layer.weight)
 
-    def forward(self, tokens: Tensor, positions: Tensor, row: PackedRow, loss_index: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, positions: Tensor, row: PackedRow) -> Tensor:
         """Args:
-            tokens: [1, T] int64; read on the first stage.
-            positions: [1, T] int64.
-            row: how the T tokens are packed.
-            loss_index: [L] int64: positions whose next token carries loss; read on the last stage.
+            tokens: [1, n] int64, those of the row that this rank holds; read on the first stage.
+            positions: [1, n] int64.
+            row: how the tokens are packed.
 
         Returns:
-            The last stage's hidden states at ``loss_index`` [L, hidden], which ``head`` makes logits of; or the hidden
-            states [T, 1, hidden] for the next stage ([T / tp, 1, hidden] under sequence parallelism).
+            The last stage's hidden states at this rank's positions whose next token carries loss [l, hidden], which ``head``
+            makes logits of; or the hidden states [n, 1, hidden] for the next stage ([n / tp, 1, hidden] under sequence
+            parallelism).
         """
         hidden = self.embedding(input_ids=tokens, position_ids=positions) if self.pre_process else None
         hidden = self.decoder(hidden_states=hidden, attention_mask=None, packed_seq_params=row)
@@ -84,8 +84,8 @@ class PackedModel(GPTModel):
         if self.config.sequence_parallel:
             # Gathers the tokens; backward sums each rank's part of the gradient into the slices.
             hidden = tensor_parallel.gather_from_sequence_parallel_region(hidden)
-            return hidden[:, 0].index_select(0, loss_index)
-        return tensor_parallel.copy_to_tensor_model_parallel_region(hidden[:, 0].index_select(0, loss_index))
+            return hidden[:, 0].index_select(0, row.own_loss_index)
+        return tensor_parallel.copy_to_tensor_model_parallel_region(hidden[:, 0].index_select(0, row.own_loss_index))
 
 
 def load_policy(model_dir: Path, ranks: Ranks, config: LearnerConfig) -> Policy:
@@ -146,7 +146,6 @@ def _mixture(architecture: Architecture, ranks: Ranks) -> dict[str, Any]:
         "moe_router_load_balancing_type": "none",
         "moe_ffn_hidden_size": mixture.ffn,
         "moe_layer_freq": 1 if all(mixture.layers) else [int(sparse) for sparse in mixture.layers],
-        "moe_token_dispatcher_type": "alltoall",
         "expert_model_parallel_size": ranks.expert_size,
         "expert_tensor_parallel_size": 1,
     }
@@ -188,7 +187,11 @@ def _settings(architecture: Architecture, ranks: Ranks, config: LearnerConfig) -
         # other.
         "overlap_p2p_comm": interleaved,
         "batch_p2p_comm": not interleaved,
+        "context_parallel_size": ranks.context_size,
         "sequence_parallel": ranks.sequence,
+        # Each micro-batch has its own length; and what megatron asks for together with that, of models without experts too.
+        "variable_seq_lengths": ranks.pipeline_size > 1,
+        "moe_token_dispatcher_type": "alltoall",
         "use_cpu_initialization": ranks.device.type == "cpu",
         # The loss is a plain sum: no division by micro-batches in the schedule nor by ranks in the gradient reduction.
         "calculate_per_token_loss": True,

@@ -66,6 +66,16 @@ class Ranks:
     timeout: timedelta
 
     @property
+    def replicas(self) -> int:
+        """Ranks that hold the same part of the model: they differ in their tokens only."""
+        return self.data_size * self.context_size
+
+    @property
+    def replica_rank(self) -> int:
+        """Among those."""
+        return self.data_rank * self.context_size + self.context_rank
+
+    @property
     def is_first_stage(self) -> bool:
         return self.pipeline_rank == 0
 

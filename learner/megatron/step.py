@@ -98,7 +98,9 @@ class Trainer:
         """Every rank's numbers in one all-reduce: what the last stage counted and the squared gradient of each shard."""
         names = [*_OWN, *_metric_names(objective)]
         total = torch.zeros(len(names) + 1, dtype=torch.float64, device=self._ranks.device)
-        if outputs and self._ranks.tensor_rank == 0:  # the tensor-parallel ranks of a stage hold the same numbers
+        if (
+            outputs and self._ranks.tensor_rank == self._ranks.context_rank == 0
+        ):  # those that share a batch found the same
             total[:-1] = torch.stack(outputs).sum(0)
         if gradients:
             total[-1] = torch.nn.utils.get_total_norm(gradients).double().square()

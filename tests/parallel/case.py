@@ -20,7 +20,7 @@ from learner.megatron.model import Policy, load_policy
 from learner.megatron.parallel import Ranks, start
 from learner.megatron.step import StepStats, Trainer
 from learner.objectives.policy_gradient import Reinforce
-from tests.parallel.cells import PADDED
+from tests.parallel.cells import LONGEST, PADDED
 
 TIMEOUT_S = 120
 
@@ -56,8 +56,8 @@ class Case:
 
     def batch(self, sequences: list[Sequence] | None = None) -> Batch:
         count = self.spec.get("micro_batches", 2)
-        one_length = self.ranks.pipeline_size > 1 or count == PADDED
-        layout = Layout(self.ranks.data_size, count, 16_384, self.ranks.tensor_size, one_length)
+        multiple = LONGEST if count == PADDED else self.ranks.tensor_size
+        layout = Layout(self.ranks.data_size, count, 16_384, multiple, self.ranks.context_size)
         return pack(sequences or self.sequences, layout, self.ranks.data_rank)
 
     def step(self) -> StepStats:

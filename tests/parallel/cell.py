@@ -78,7 +78,7 @@ def _bytes(tokens: list[int]) -> bytes:
 
 def _gather_gradient(case: Case) -> None:
     """Puts together the slices of the reduced gradient that the distributed optimizer leaves on the data-parallel ranks."""
-    group: Any = parallel_state.get_data_parallel_group()
+    group: Any = parallel_state.get_data_parallel_group(with_context_parallel=True)
     expert_group: Any = parallel_state.get_expert_data_parallel_group()
     for chunk in case.policy.chunks:
         _gather_buffers(chunk.buffers, group)

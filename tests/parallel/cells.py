@@ -9,6 +9,7 @@ from learner.config import ObjectiveConfig, ParallelConfig
 from learner.objectives import get, names
 
 PADDED = 12  # micro-batches: more than there are sequences, so that each lies in a row of its own, most of it padding
+LONGEST = 144  # tokens, what such a row is padded to
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,13 @@ class Cell:
     @property
     def data(self) -> int:
         cut = ParallelConfig(**self.parallel)
-        return self.ranks // (cut.tensor * cut.pipeline)
+        return self.ranks // (cut.tensor * cut.pipeline * cut.context)
 
     @property
     def layout(self) -> str:
         cut = ParallelConfig(**self.parallel)
-        parts = [("TP", cut.tensor), ("PP", cut.pipeline), ("VPP", cut.virtual_pipeline), ("DP", self.data)]
-        parts.append(("EP", cut.expert))
+        parts = [("TP", cut.tensor), ("CP", cut.context), ("PP", cut.pipeline), ("VPP", cut.virtual_pipeline)]
+        parts += [("DP", self.data), ("EP", cut.expert)]
         words = [f"{name}{size}" for name, size in parts if size > 1] + ["SP"] * cut.sequence
         return " ".join(words) or "TP1"
 
@@ -58,6 +59,7 @@ def behaviour_free() -> list[str]:
 
 TP2, PP2, PP4 = {"tensor": 2}, {"pipeline": 2}, {"pipeline": 4}
 SP2 = {"tensor": 2, "sequence": True}
+CP2, CP4 = {"context": 2}, {"context": 4}
 VPP = {"pipeline": 2, "virtual_pipeline": 2}
 EP2, EP4 = {"expert": 2}, {"expert": 4}
 
@@ -87,6 +89,14 @@ def layouts() -> list[Cell]:
         Cell("qwen2 tied", 4, PP4, micro_batches=4),
         Cell("qwen3 untied", 4, TP2 | PP2, micro_batches=PADDED),
         Cell("qwen2 tied", 4, SP2 | VPP, recompute="full"),
+        Cell("qwen2 tied", 2, CP2, asympo),
+        Cell("llama untied", 2, CP2, micro_batches=PADDED, recompute="selective"),
+        Cell("qwen3 untied", 4, CP2, micro_batches=1),
+        Cell("llama tied", 4, SP2 | CP2, asympo, recompute="full"),
+        Cell("qwen3 tied", 4, VPP | CP2, micro_batches=3),
+        Cell("qwen2 untied", 4, PP2 | CP2, asympo),
+        Cell("llama untied", 4, CP4, recompute="selective"),
+        Cell("moe untied", 4, CP2 | EP2, asympo),
         Cell("moe untied", 1, objective=asympo),
         Cell("moe tied", 1, micro_batches=PADDED, recompute="full"),
         Cell("moe untied", 2, EP2, asympo),

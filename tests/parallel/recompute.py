@@ -33,7 +33,9 @@ def recompute(case: Case) -> dict[str, Any]:
     loss tokens, log mu and the reference's log-probabilities.
     """
     config = _config(case)
-    layout = Layout(case.ranks.data_size, case.spec.get("micro_batches", 2), 16_384, case.ranks.tensor_size)
+    layout = Layout(
+        case.ranks.data_size, case.spec.get("micro_batches", 2), 16_384, case.ranks.tensor_size, case.ranks.context_size
+    )
     behaviour = Behaviour(
         config, get(config.objective), Scorer(case.policy, case.ranks, config.publish.dtype), case.ranks, layout
     )

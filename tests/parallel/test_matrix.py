@@ -34,4 +34,4 @@ def test_the_cells_cover_what_they_claim():
     assert {cell.recompute for cell in cells} == {"none", "selective", "full"}
     assert {cell.rows for cell in cells} == {"packed", "padded"}
     words = {word for cell in cells for word in cell.layout.split()}
-    assert words == {"TP1", "TP2", "PP2", "PP4", "VPP2", "DP2", "DP4", "SP", "EP2", "EP4"}
+    assert words == {"TP1", "TP2", "PP2", "PP4", "VPP2", "DP2", "DP4", "SP", "CP2", "CP4", "EP2", "EP4"}

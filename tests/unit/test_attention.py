@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -13,18 +14,26 @@ from hypothesis import strategies as st
 
 from learner.batch.packing import Layout, pack
 from learner.batch.types import MicroBatch, Sequence
-from learner.megatron.attention import PackedAttention, PackedRow, RMSNorm, rotate
+from learner.megatron import attention
+from learner.megatron.attention import PackedAttention, RMSNorm, rotate
+from learner.megatron.context import Context
+from learner.megatron.row import PackedRow
 
 HEADS, GROUPS, DIM = 4, 2, 8
 FREQUENCIES = 1.0 / 100.0 ** (torch.arange(0, DIM, 2) / DIM)
 
 
 def _micro_batch(lengths: list[int], multiple: int = 1, muted: bool = False) -> MicroBatch:
+    return pack(_sequences(lengths, muted), Layout(multiple=multiple)).micro_batches[0]
+
+
+def _sequences(lengths: list[int], muted: bool = False) -> list[Sequence]:
     generated = [torch.arange(n) >= (n if muted else n // 2) for n in lengths]
-    sequences = [
-        Sequence(torch.zeros(n, dtype=torch.int64), g, 1.0, 1.0) for n, g in zip(lengths, generated, strict=True)
-    ]
-    return pack(sequences, Layout(multiple=multiple)).micro_batches[0]
+    return [Sequence(torch.zeros(n, dtype=torch.int64), g, 1.0, 1.0) for n, g in zip(lengths, generated, strict=True)]
+
+
+def shapes(row: PackedRow) -> list[tuple[int, int]]:
+    return [(bucket.count, bucket.length) for bucket in row.buckets]
 
 
 def _plain(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -56,7 +65,7 @@ def test_equals_attention_sequence_by_sequence(lengths, multiple, seed):
     generator = torch.Generator().manual_seed(seed)
     q, k, v = (torch.randn(width, n, DIM, generator=generator, requires_grad=True) for n in (HEADS, GROUPS, GROUPS))
     row = PackedRow.of(micro_batch, FREQUENCIES, torch.float32, torch.device("cpu"))
-    output = PackedAttention(SimpleNamespace(context_parallel_size=1))(q, k, v, None, packed_seq_params=row)
+    output = PackedAttention(None)(q, k, v, None, packed_seq_params=row)
     bounds = micro_batch.cu_seqlens.tolist()
     spans = [slice(a, b) for a, b in itertools.pairwise(bounds)][: len(lengths)]
     expected = torch.cat([_plain(q[s], k[s], v[s]) for s in spans])
@@ -70,34 +79,64 @@ def test_equals_attention_sequence_by_sequence(lengths, multiple, seed):
         assert not a[used:].any()
 
 
+@settings(max_examples=25, deadline=None)
+@given(
+    lengths=st.lists(st.sampled_from([2, 3, 5, 9, 40, 150, 300]), min_size=1, max_size=6),
+    multiple=st.sampled_from([1, 4, 64]),
+    ranks=st.sampled_from([2, 3, 4]),
+    seed=st.integers(0, 99),
+)
+def test_equals_attention_sequence_by_sequence_when_ranks_share_the_row(lengths, multiple, ranks, seed):
+    """Forward and gradient; the ranks take turns in one process."""
+    micro_batch = pack(_sequences(lengths), Layout(multiple=multiple, context=ranks)).micro_batches[0]
+    width = micro_batch.tokens.shape[1]
+    generator = torch.Generator().manual_seed(seed)
+    q, k, v = (torch.randn(width, n, DIM, generator=generator, requires_grad=True) for n in (HEADS, GROUPS, GROUPS))
+    group: Any = object()
+    cpu = torch.device("cpu")
+    rows = [PackedRow.of(micro_batch, FREQUENCIES, torch.float32, cpu, Context(i, ranks, group)) for i in range(ranks)]
+    both = [torch.stack([rotate(k[row.own], row.cos, row.sin), v[row.own]], 1)[: row.live] for row in rows]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "gather_tokens", lambda *_: torch.cat(both))
+        outputs = [PackedAttention(None)(*(x[row.own] for x in (q, k, v)), packed_seq_params=row) for row in rows]
+    output = torch.zeros(width, HEADS * DIM).index_copy(0, torch.cat([row.own for row in rows]), torch.cat(outputs))
+    spans = [slice(a, b) for a, b in itertools.pairwise(micro_batch.cu_seqlens.tolist())][: len(lengths)]
+    expected = torch.cat([_plain(q[s], k[s], v[s]) for s in spans])
+    assert torch.allclose(output[: len(expected)].double(), expected, atol=1e-5)
+    assert not output[len(expected) :].any()
+    weight = torch.randn(expected.shape, generator=generator)
+    mine = torch.autograd.grad((output[: len(expected)] * weight).sum(), (q, k, v))
+    theirs = torch.autograd.grad((expected * weight).sum(), (q, k, v))
+    for a, b in zip(mine, theirs, strict=True):
+        assert torch.allclose(a, b, atol=1e-4)
+
+
 def test_short_sequences_share_one_call():
     row = PackedRow.of(_micro_batch([15, 13, 9, 15]), FREQUENCIES, torch.float32, torch.device("cpu"))
-    assert row.buckets == ((4, 15),)
+    assert shapes(row) == [(4, 15)]
 
 
 def test_long_sequences_are_not_padded_for_ever():
     row = PackedRow.of(_micro_batch([4000, 3900, 12, 11, 900]), FREQUENCIES, torch.float32, torch.device("cpu"))
-    assert row.buckets == ((2, 4000), (1, 900), (2, 12))
+    assert shapes(row) == [(2, 4000), (1, 900), (2, 12)]
 
 
 def test_padding_at_the_end_does_not_attend():
     row = PackedRow.of(_micro_batch([15, 14], multiple=512), FREQUENCIES, torch.float32, torch.device("cpu"))
-    assert (row.live, row.buckets) == (29, ((2, 15),))
+    assert (row.live, shapes(row)) == (29, [(2, 15)])
 
 
 def test_a_row_without_any_loss_still_runs():
     row = PackedRow.of(_micro_batch([6], muted=True), FREQUENCIES, torch.float32, torch.device("cpu"))
     q = torch.randn(6, HEADS, DIM)
-    output = PackedAttention(SimpleNamespace(context_parallel_size=1))(q, q, q, packed_seq_params=row)
+    output = PackedAttention(None)(q, q, q, packed_seq_params=row)
     assert output.shape == (6, HEADS * DIM)
     assert output.isfinite().all()
 
 
-def test_unpacked_rows_and_context_parallelism_are_refused():
+def test_unpacked_rows_are_refused():
     with pytest.raises(ValueError, match="packed_seq_params"):
-        PackedAttention(SimpleNamespace(context_parallel_size=1))(*torch.zeros(3, 2, HEADS, DIM))
-    with pytest.raises(ValueError, match="context_parallel_size = 2"):
-        PackedAttention(SimpleNamespace(context_parallel_size=2))
+        PackedAttention(None)(*torch.zeros(3, 2, HEADS, DIM))
 
 
 def test_rotation_by_hand():

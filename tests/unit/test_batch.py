@@ -1,5 +1,6 @@
 """Advantages, groups to sequences, packing."""
 
+import random
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from learner.batch.advantages import leave_one_out, mean_centred, standardised
 from learner.batch.groups import describe, to_sequences, token_ids
-from learner.batch.packing import Layout, _equal_bins, _own_bins, pack
+from learner.batch.packing import Layout, _bins, pack
 from learner.batch.types import Batch, Sequence
 from learner.batch.weighting import Weighting
 from leeway.v1 import rollout_pb2 as pb
@@ -119,6 +120,16 @@ def test_micro_batch_by_hand():
     assert micro.temperature.tolist() == pytest.approx([0.7] * 4)
 
 
+def test_micro_batch_of_two_context_ranks_by_hand():
+    """Sequences of 3 and 5 tokens, each padded to a multiple of 4, and the row so that both ranks hold a multiple of 3."""
+    micro = pack([sequence(3), sequence(5, prompt=3)], Layout(multiple=3, context=2)).micro_batches[0]
+    assert micro.tokens.tolist() == [[100, 101, 102, 103, 104, 0, 0, 0, 100, 101, 102, 0]]
+    assert micro.positions.tolist() == [[0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3]]
+    assert micro.cu_seqlens.tolist() == [0, 8, 12]
+    assert micro.loss_index.tolist() == [2, 3, 8, 9]
+    assert micro.loss_row.tolist() == [0, 0, 1, 1]
+
+
 def test_behaviour_log_probabilities_follow_their_tokens():
     first, second = sequence(3), sequence(4, prompt=2)
     first = replace(first, behaviour_logp=torch.tensor([0.0, -0.1, -0.2]))
@@ -151,45 +162,83 @@ def loss_tokens(batch: Batch) -> list[tuple[int, float, int]]:
     least=st.integers(1, 4),
     budget=st.integers(20, 200),
     multiple=st.sampled_from([1, 2, 8]),
-    one_length=st.booleans(),
+    context=st.sampled_from([1, 2, 3]),
 )
 def test_packing_keeps_every_loss_token_once_whatever_the_cut(
-    lengths: list[int], ranks: int, least: int, budget: int, multiple: int, one_length: bool
+    lengths: list[int], ranks: int, least: int, budget: int, multiple: int, context: int
 ):
     sequences = [sequence(length) for length in lengths]
-    layout = Layout(ranks, least, budget, multiple, one_length)
+    layout = Layout(ranks, least, budget, multiple, context)
     shares = [pack(sequences, layout, rank) for rank in range(ranks)]
     whole = pack(sequences, Layout(max_tokens=10**6))
     assert sorted(token for share in shares for token in loss_tokens(share)) == sorted(loss_tokens(whole))
     assert len({len(share.micro_batches) for share in shares}) == 1
     assert len(shares[0].micro_batches) >= least
+    parts = 2 * context if context > 1 else 1
     for share in shares:
         widths = [micro.tokens.shape[1] for micro in share.micro_batches]
-        assert max(widths) == share.tokens_per_micro_batch <= max(budget, *lengths) + multiple - 1
-        assert not one_length or set(widths) == {shares[0].tokens_per_micro_batch}
+        assert max(widths) <= max(budget, *lengths) + parts + multiple * parts
         for micro, width in zip(share.micro_batches, widths, strict=True):
             assert int(micro.cu_seqlens[-1]) == width
-            assert width % multiple == 0
+            assert width % (context * multiple) == 0
+            assert not (micro.cu_seqlens % parts).any()
 
 
 def filled(lengths: list[int], layout: Layout) -> float:
     """Tokens as a share of the slots of a step's time: the rank with most keeps the others waiting."""
-    bins = (_equal_bins if layout.one_length else _own_bins)(lengths, layout)
-    loads = [[sum(lengths[i] for i in members) for members in share] for share in bins]
-    loads = [[-(-load // layout.multiple) * layout.multiple for load in share] for share in loads]
-    if layout.one_length:
-        loads = [[max(map(max, loads))] * len(share) for share in loads]
+    padded = [-(-length // layout.parts) * layout.parts for length in lengths]
+    loads = [[max(1, sum(padded[i] for i in members)) for members in share] for share in _bins(padded, layout)]
+    loads = [[-(-load // layout.row) * layout.row for load in share] for share in loads]
     return sum(lengths) / (layout.data_ranks * max(map(sum, loads)))
 
 
+STAGES = st.sampled_from([1, 2, 4, 8])  # of the pipeline: micro-batches at least
+
+
 @settings(deadline=None)
-@given(st.lists(st.integers(50, 400), min_size=64, max_size=160), st.integers(1, 4), st.booleans())
-def test_packing_fills_at_least_95_percent(lengths: list[int], ranks: int, one_length: bool):
-    layout = Layout(data_ranks=ranks, max_tokens=4096, one_length=one_length)
+@given(st.lists(st.integers(50, 400), min_size=64, max_size=160), st.integers(1, 4), STAGES)
+def test_packing_fills_at_least_95_percent(lengths: list[int], ranks: int, stages: int):
+    layout = Layout(data_ranks=ranks, min_micro_batches=stages, max_tokens=4096)
     assert filled(lengths, layout) >= 0.95
     batch = pack([sequence(length) for length in lengths[:8]], layout)
     held = [int((micro.tokens > 0).sum()) for micro in batch.micro_batches]
     assert held == [sum(lengths[i] for i in members) for members in batch.members]  # what is counted is what is packed
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.integers(1, 500), min_size=20, max_size=100), st.integers(1, 4), STAGES, st.sampled_from([200, 2000])
+)
+def test_packing_fills_95_percent_whenever_no_sequence_is_over_5_percent_of_a_rank(
+    lengths: list[int], ranks: int, stages: int, budget: int
+):
+    longest = sum(lengths) // (20 * ranks)
+    lengths = [piece for length in lengths for piece in [longest] * (length // longest) + [length % longest] if piece]
+    assert filled(lengths, Layout(ranks, stages, budget)) >= 0.95
+
+
+def test_packing_finds_what_there_is_to_find_among_a_few_sequences():
+    """Up to ten are the hardest: where the best of all cuts fills 95%, ours does, but for one step in thirty."""
+    draw = random.Random(3)
+    feasible, missed = 0, 0
+    for _ in range(250):
+        ranks = draw.randint(2, 4)
+        lengths = [draw.randint(1, 60) for _ in range(draw.randint(ranks, 10))]
+        if sum(lengths) >= 0.95 * ranks * smallest_load(lengths, ranks):
+            feasible += 1
+            missed += filled(lengths, Layout(data_ranks=ranks)) < 0.95
+    assert feasible > 100
+    assert missed <= feasible / 30
+
+
+def smallest_load(lengths: list[int], ranks: int) -> int:
+    """Of the fullest rank, over all ways of sharing out."""
+    states = {(0,) * ranks}
+    for length in lengths:
+        states = {
+            tuple(sorted((*loads[:i], loads[i] + length, *loads[i + 1 :]))) for loads in states for i in range(ranks)
+        }
+    return min(map(max, states))
 
 
 LONG = 16_384  # tokens, the longest response and a micro-batch's budget
@@ -197,8 +246,16 @@ LONG = 16_384  # tokens, the longest response and a micro-batch's budget
 
 @pytest.mark.parametrize("shape", ["lognormal", "two humps", "cut off"])
 @settings(deadline=None, max_examples=10)
-@given(seed=st.integers(0, 1 << 30), ranks=st.integers(1, 8), groups=st.integers(16, 64))
-def test_packing_fills_at_least_95_percent_of_uneven_responses(shape: str, seed: int, ranks: int, groups: int):
+@given(
+    seed=st.integers(0, 1 << 30),
+    ranks=st.integers(1, 8),
+    groups=st.integers(16, 64),
+    stages=STAGES,
+    context=st.sampled_from([1, 2, 4]),
+)
+def test_packing_fills_at_least_95_percent_of_uneven_responses(
+    shape: str, seed: int, ranks: int, groups: int, stages: int, context: int
+):
     """Groups of 16 responses; the longest as long as a micro-batch, the median a twentieth of that."""
     draw = np.random.default_rng(seed)
     count = groups * 16
@@ -207,7 +264,7 @@ def test_packing_fills_at_least_95_percent_of_uneven_responses(shape: str, seed:
         lengths = np.where(draw.random(count) < 0.2, draw.uniform(6_000, 12_000, count), lengths)
     if shape == "cut off":
         lengths[: count // 20] = LONG
-    layout = Layout(data_ranks=ranks, max_tokens=LONG, multiple=8, one_length=False)
+    layout = Layout(ranks, stages, LONG, multiple=8, context=context)
     assert filled(lengths.clip(16, LONG).astype(int).tolist(), layout) >= 0.95
 
 
