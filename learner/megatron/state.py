@@ -118,6 +118,8 @@ class ShardedState:
         metadata = {
             # The default of this version fails without TransformerEngine, and only this one loads under another layout.
             "distrib_optim_sharding_type": "fully_reshardable",
+            # Experts have an optimizer of their own; a tensor's moments are known by the tensor alone.
+            "chained_optim_avoid_prefix": True,
             "dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True),
         }
         models = {

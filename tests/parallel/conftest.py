@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.parallel.ranks import run_cases
+from tests.parallel.reference import EXPERTS, on_disk
 
 LR, CLIP, STEPS = 1e-3, 0.05, 6
 SMALL = {
@@ -30,6 +31,7 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "qwen2": lambda: transformers.Qwen2Config(**SMALL, tie_word_embeddings=True),
     "qwen3": lambda: transformers.Qwen3Config(**SMALL, tie_word_embeddings=False, head_dim=32),
     "llama": lambda: transformers.LlamaConfig(**SMALL, tie_word_embeddings=False, rope_parameters=LLAMA3),
+    "moe": lambda: transformers.Qwen3MoeConfig(**SMALL, **EXPERTS, norm_topk_prob=True),
 }
 
 
@@ -129,7 +131,7 @@ def _reference(directory: Path, sequences: Path, rows: list[dict[str, Any]]) -> 
         loss.backward()
         losses.append(loss.item())
         if step == 0:
-            gradient = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+            gradient = on_disk({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
             entropy = step_entropy
         total = torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         norm = total.item() if step == 0 else norm
@@ -153,4 +155,4 @@ def _loss(model: Any, rows: list[dict[str, Any]]) -> tuple[Tensor, float]:
 
 
 def _weights(model: Any) -> dict[str, Tensor]:
-    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    return on_disk(dict(model.named_parameters()))

@@ -21,6 +21,8 @@ LAYOUTS = {  # name -> (ranks, model, parallel)
     "tp2_pp2_sequence_qwen3": (4, "qwen3", {"tensor": 2, "pipeline": 2, "sequence": True}),
     "tp2_dp2_llama": (4, "llama", {"tensor": 2}),
     "pp2_dp2_qwen3": (4, "qwen3", {"pipeline": 2}),
+    "tp2_ep2_moe": (2, "moe", {"tensor": 2, "sequence": True, "expert": 2}),
+    "dp4_ep2_moe": (4, "moe", {"expert": 2}),
 }
 PLANTED = "model.layers.1.mlp.gate_proj.weight"
 
@@ -54,6 +56,14 @@ def outcomes(references, launch, tmp_path_factory) -> dict[str, Any]:
     add(4, "unwritable", "qwen3", both, run="unwritable", checkpoint=str(checkpoint))
     add(4, "resume_tp2_dp2", "qwen3", {"tensor": 2}, run="resume", checkpoint=str(checkpoint / "step_3"))
     add(1, "resume_tp1", "qwen3", {}, run="resume", checkpoint=str(checkpoint / "step_3"))
+    shared, sharded = {"pipeline": 2, "expert": 2}, {"tensor": 2, "sequence": True}
+    add(4, "bf16_moe", "moe", shared, dtype="bfloat16")
+    add(4, "sparse_moe", "moe", {"expert": 2}, run="sparse")
+    add(4, "save_ep2", "moe", shared, run="save", checkpoint=str(checkpoint / "ep2"))
+    add(4, "save_ep1", "moe", sharded, run="save", checkpoint=str(checkpoint / "ep1"))
+    add(4, "resume_ep2_as_ep4", "moe", sharded | {"expert": 4}, run="resume", checkpoint=str(checkpoint / "ep2"))
+    add(2, "resume_ep1_as_ep2", "moe", {"expert": 2}, run="resume", checkpoint=str(checkpoint / "ep1"))
+    add(1, "resume_ep2_as_ep1", "moe", {}, run="resume", checkpoint=str(checkpoint / "ep2"))
     interleaved = {"pipeline": 2, "virtual_pipeline": 2}
     add(2, "resume_vpp", "qwen3", interleaved, run="resume", checkpoint=str(checkpoint / "step_3"))
     done: dict[str, Any] = {}
@@ -72,8 +82,8 @@ def test_loss_norm_and_entropy(outcomes, references):
 
 
 def test_gradient_of_every_tensor(outcomes, references):
-    for name, (_, model, parallel) in LAYOUTS.items():
-        if name.endswith("dp2_llama") or name.startswith("pp2_dp2"):
+    for name, (world, model, parallel) in LAYOUTS.items():
+        if world > parallel.get("tensor", 1) * parallel.get("pipeline", 1):
             continue  # scattered over the data ranks; the trained weights below cover them
         gradient, expected = outcomes[name].tensors("gradient"), references[model].gradient
         assert gradient.keys() == expected.keys(), (name, parallel)
@@ -147,19 +157,21 @@ def test_guard_leaves_weights_and_moments_alone(outcomes, references):
 
 def test_bfloat16_is_near(outcomes, references):
     """fp32 master weights and gradients around bf16 arithmetic, whose relative precision is 2^-8."""
-    values, reference = outcomes["bf16"].values, references["qwen3"]
-    assert values["losses"] == pytest.approx(reference.losses[:3], abs=2e-2)
+    reference = references["qwen3"]
+    for name, expected in (("bf16", reference.losses), ("bf16_moe", references["moe"].losses)):
+        assert outcomes[name].values["losses"] == pytest.approx(expected[:3], abs=2e-2), name
     gradient, trained = outcomes["bf16"].tensors("gradient"), outcomes["bf16"].tensors("trained")
     assert all(tensor.dtype == torch.bfloat16 for tensor in trained.values())
     assert all(_relative(gradient[key], value) < 0.1 for key, value in reference.gradient.items())
 
 
 def test_empty_micro_batches(outcomes):
-    values = outcomes["sparse"].values
-    assert values["losses"][0] == pytest.approx(values["losses"][1], abs=1e-6)
-    assert values["norms"][0] == pytest.approx(values["norms"][1], rel=1e-5)
-    assert values["skipped"] == [None, None]
-    assert values["norms"][0] > 0
+    for name in ("sparse", "sparse_moe"):
+        values = outcomes[name].values
+        assert values["losses"][0] == pytest.approx(values["losses"][1], abs=1e-6), name
+        assert values["norms"][0] == pytest.approx(values["norms"][1], rel=1e-5), name
+        assert values["skipped"] == [None, None], name
+        assert values["norms"][0] > 0, name
 
 
 def test_rows_that_sequence_parallelism_cannot_cut(outcomes):
@@ -186,6 +198,16 @@ def test_save_and_resume_under_other_layouts(outcomes, references):
     assert sum(name.endswith(".distcp") for name in saved["digests"]) == 4
     assert abs(losses[3] - losses[4]) > 1e-4  # else the comparison says nothing
     for name in ("resume_tp1", "resume_tp2_dp2", "resume_vpp"):
+        assert outcomes[name].values["losses"] == pytest.approx(losses[3:], abs=1e-6), name
+
+
+def test_experts_are_resumed_wherever_they_go(outcomes, references):
+    """Shared out over data-parallel ranks, tensor-parallel ones or none, and from one to the other."""
+    losses = references["moe"].losses
+    assert abs(losses[3] - losses[4]) > 1e-2  # else the comparison says nothing
+    for name in ("save_ep2", "save_ep1"):
+        assert outcomes[name].values["losses"] == pytest.approx(losses, abs=1e-6), name
+    for name in ("resume_ep2_as_ep4", "resume_ep1_as_ep2", "resume_ep2_as_ep1"):
         assert outcomes[name].values["losses"] == pytest.approx(losses[3:], abs=1e-6), name
 
 
