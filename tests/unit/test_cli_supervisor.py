@@ -75,10 +75,34 @@ def wait_for_pid(directory: Path, process: subprocess.Popen[str], name: str) -> 
     pytest.fail(f"{name} did not start")
 
 
-def test_a_run_ends_when_the_learner_has_done_its_steps(tmp_path: Path):
-    outcome = outcome_of(host(tmp_path / "r"))
+LINE = json.dumps({"level": "error", "event": "configuration", "error": "limits.vocab_size = 0: must be greater"})
+# Runs that end by themselves: what differs from WELL in each.
+ENDING: dict[str, dict[str, str]] = {
+    "well": {},
+    "a failed job": {"model": "raise SystemExit('ValueError: no such shape')"},
+    **{
+        name: {"learner": FOREVER, name: f"print({LINE!r}); raise SystemExit(2)"}
+        for name in ("gateway", "worker", "learner")
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, dict]]:
+    """Directories and outcomes of ENDING, all run at once."""
+    root = tmp_path_factory.mktemp("ended")
+    started = {name: host(root / name, **programs) for name, programs in ENDING.items()}
+    try:
+        return {name: (root / name, outcome_of(process)) for name, process in started.items()}
+    finally:
+        for process in started.values():
+            process.kill()
+
+
+def test_a_run_ends_when_the_learner_has_done_its_steps(ended: dict[str, tuple[Path, dict]]):
+    directory, outcome = ended["well"]
     assert (outcome["signal"], outcome["failure"]) == (None, None)
-    run = RunDirectory.at(tmp_path / "r")
+    run = RunDirectory.at(directory)
     assert run.demonstrations.is_file()
     settings = json.loads((run.config / "gateway.json").read_text())
     assert settings["limits"]["vocab_size"] == 16
@@ -106,16 +130,12 @@ def test_what_dies_is_started_again(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["gateway", "worker", "learner"])
-def test_a_configuration_error_ends_the_run_with_the_process_own_words(tmp_path: Path, name: str):
-    line = json.dumps({"level": "error", "event": "configuration", "error": "limits.vocab_size = 0: must be greater"})
-    programs = {"learner": FOREVER, name: f"print({line!r}); raise SystemExit(2)"}
-    outcome = outcome_of(host(tmp_path / "r", **programs))
-    assert outcome["failure"].endswith(": limits.vocab_size = 0: must be greater")
+def test_a_configuration_error_ends_the_run_with_the_process_own_words(ended: dict[str, tuple[Path, dict]], name: str):
+    assert ended[name][1]["failure"].endswith(": limits.vocab_size = 0: must be greater")
 
 
-def test_a_job_that_fails_ends_the_run(tmp_path: Path):
-    outcome = outcome_of(host(tmp_path / "r", model="raise SystemExit('ValueError: no such shape')"))
-    assert outcome["failure"].startswith("model: ValueError: no such shape (log: ")
+def test_a_job_that_fails_ends_the_run(ended: dict[str, tuple[Path, dict]]):
+    assert ended["a failed job"][1]["failure"].startswith("model: ValueError: no such shape (log: ")
 
 
 def test_ctrl_c_ends_stubborn_and_scattered_processes_within_ten_seconds(tmp_path: Path):

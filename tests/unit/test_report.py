@@ -42,9 +42,12 @@ class Page(HTMLParser):
         self.text.append(data.strip())
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> RunDirectory:
-    run_file = make_run(tmp_path / "run", steps=30)
+WRITTEN = "<script>alert('$name')</script>"  # by the model
+
+
+def finished(directory: Path) -> RunDirectory:
+    """A run that has ended, with its summary."""
+    run_file = make_run(directory, steps=30)
     run = run_file.directory
     ledger = rollout_pb2.Ledger(fleet="local", received=1234, accepted=1234, trained=1200, queued=34)
     outcome = Outcome(started=990.0, stopping=1031.0, ended=1032.0, ledgers=[ledger])
@@ -52,8 +55,16 @@ def run(tmp_path: Path) -> RunDirectory:
     return run
 
 
-def test_it_holds_every_chart_the_ledger_samples_and_settings(run: RunDirectory):
-    page = Page(write_report(run).read_text())
+@pytest.fixture(scope="module")
+def html(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The report of such a run."""
+    run = finished(tmp_path_factory.mktemp("report") / "run")
+    write_rows(run.state / "worker-0.samples.jsonl", [sample(2000.0, 30, WRITTEN)])
+    return write_report(run).read_text()
+
+
+def test_it_holds_every_chart_the_ledger_samples_and_settings(html: str):
+    page = Page(html)
     text = "\n".join(page.text)
     for title in (
         "Reward",
@@ -75,23 +86,21 @@ def test_it_holds_every_chart_the_ledger_samples_and_settings(run: RunDirectory)
     assert '"groups_per_step": 16' in text
 
 
-def test_it_fetches_nothing_and_runs_nothing(run: RunDirectory):
-    text = write_report(run).read_text()
-    page = Page(text)
+def test_it_fetches_nothing_and_runs_nothing(html: str):
+    page = Page(html)
     assert page.fetched == []
     assert not {"script", "link", "iframe", "img", "object"} & set(page.tags)
-    assert not re.search(r"@import|url\((?!#)", text)
+    assert not re.search(r"@import|url\((?!#)", html)
 
 
-def test_what_a_model_wrote_is_text_never_markup(run: RunDirectory):
-    write_rows(run.state / "worker-0.samples.jsonl", [sample(2000.0, 30, "<script>alert('$name')</script>")])
-    page = Page(write_report(run).read_text())
+def test_what_a_model_wrote_is_text_never_markup(html: str):
+    page = Page(html)
     assert "script" not in page.tags
-    assert "<script>alert('$name')</script>" in page.text
+    assert WRITTEN in page.text
 
 
-def test_charts_do_not_share_ids(run: RunDirectory):
-    ids = Page(write_report(run).read_text()).ids
+def test_charts_do_not_share_ids(html: str):
+    ids = Page(html).ids
     assert ids
     assert len(ids) == len(set(ids))
 
@@ -126,7 +135,8 @@ def test_rolling_mean():
     assert charts.rolling([1.0, 2.0, 3.0, 5.0], 2) == [1.0, 1.5, 2.5, 4.0]
 
 
-def test_alarms_and_updates_are_shown_where_there_are_any(run: RunDirectory):
+def test_alarms_and_updates_are_shown_where_there_are_any(tmp_path: Path):
+    run = finished(tmp_path / "run")
     rows = [step(number, growth=300.0, ballistic=0.1) for number in (31, 32)]
     alarm = {"kind": "alarm", "time": 1033.0, "step": 32, "rule": "rho", "action": "warn", "reason": "rho is 0.90"}
     back = {
