@@ -55,19 +55,9 @@ class GatewayProcess:
     """`python -m learner.gateway` on a free port, ready to be killed."""
 
     def __init__(self, directory: Path, redis_url: str, listen: str = "127.0.0.1:0", **changes: Any) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
+        file = write_settings(directory, redis_url, listen=listen, **changes)
         self.identities_file = directory / "identities.json"
-        write_tokens(self.identities_file, TOKENS)
-        settings: dict[str, Any] = {
-            "listen": listen,
-            "identities_file": str(self.identities_file),
-            "queue": {"url": redis_url, "run": RUN, "timeout_s": 2.0},
-            "limits": {"vocab_size": VOCABULARY, "reward_range": [-10, 10], "max_message_bytes": 1 << 20},
-            **changes,
-        }
-        file = directory / "gateway.json"
-        file.write_text(json.dumps(settings))
         self._seen = (directory / "gateway.log").stat().st_size if (directory / "gateway.log").exists() else 0
         self.child = Child("gateway", [sys.executable, "-m", "learner.gateway", str(file)], directory / "gateway.log")
         self.address = ""
@@ -88,6 +78,21 @@ class GatewayProcess:
     def connect(self, token: str | None = TOKENS["alpha"]) -> Fleet:
         """A client of it."""
         return Fleet(self.address, token)
+
+
+def write_settings(directory: Path, redis_url: str, **changes: Any) -> Path:
+    """Writes a gateway's configuration, and its identities file, with both fleets' tokens."""
+    directory.mkdir(parents=True, exist_ok=True)
+    write_tokens(directory / "identities.json", TOKENS)
+    settings: dict[str, Any] = {
+        "listen": "127.0.0.1:0",
+        "identities_file": str(directory / "identities.json"),
+        "queue": {"url": redis_url, "run": RUN, "timeout_s": 2.0},
+        "limits": {"vocab_size": VOCABULARY, "reward_range": [-10, 10], "max_message_bytes": 1 << 20},
+        **changes,
+    }
+    (directory / "gateway.json").write_text(json.dumps(settings))
+    return directory / "gateway.json"
 
 
 def write_tokens(path: Path, tokens: dict[str, str]) -> None:

@@ -9,38 +9,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
 import redis
 
 from learner.queue import EmbeddedRedis
-from tests.service.fleet import RUN, TOKENS, Fleet, GatewayProcess, valid_group
+from tests.refusals import refusals
+from tests.service.fleet import RUN, TOKENS, Fleet, valid_group, write_settings
 
 
-def start_and_fail(tmp_path: Path, redis_url: str, **changes: Any) -> str:
-    """Runs a gateway that must exit with status 2 at once; what it said, one line."""
-    gateway = GatewayProcess(tmp_path / "gateway", redis_url, **changes)
-    try:
-        assert gateway.child.process.wait(timeout=30) == 2, gateway.log()
-    finally:
-        gateway.child.kill()
-    said = [row for row in map(json.loads, gateway.log().splitlines()) if row["level"] == "critical"]
-    assert len(said) == 1, gateway.log()
-    return said[0]["event"]
-
-
-def test_a_port_in_use(tmp_path: Path, redis_server: EmbeddedRedis):
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        address = f"127.0.0.1:{other.getsockname()[1]}"
-        said = start_and_fail(tmp_path, redis_server.url, listen=address)
-    assert said.startswith(f"listen = {address}: cannot be bound: Address already in use; stop the other")
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
+def cases(url: str, taken: str) -> list[tuple[dict[str, Any], str]]:
+    """Settings that cannot be used, beside Redis at ``url`` and an address that is taken; and what is said to each."""
+    elsewhere = url.rpartition("@")[2]
+    return [
         ({"listen": "nowhere"}, "listen = 'nowhere': expected host:port"),
+        ({"listen": taken}, f"listen = {taken}: cannot be bound: Address already in use; stop the other"),
+        ({"listen": "0.0.0.0:0"}, "listen = 0.0.0.0:0: other machines can reach it, and without [tls] they would send"),
+        ({"listen": "0.0.0.0:0"}, "or insecure = true where the network itself is trusted"),
         ({"identities_file": "/nonexistent/tokens.json"}, "identities_file = /nonexistent/tokens.json: No such file"),
         ({"flush_group": 3}, "unknown key 'flush_group' (value 3); did you mean 'flush_groups'?"),
         (
@@ -53,21 +36,25 @@ def test_a_port_in_use(tmp_path: Path, redis_server: EmbeddedRedis):
         ),
         ({"max_unacked": 0}, "max_unacked = 0: Input should be greater than 0"),
         ({"queue": {"url": "http://x", "run": RUN}}, "queue.url = 'http://x': expected one of redis://"),
-    ],
-)
-def test_a_configuration_that_cannot_be_used(tmp_path: Path, redis_server: EmbeddedRedis, changes, message: str):
-    assert message in start_and_fail(tmp_path, redis_server.url, **changes)
+        ({"queue": {"url": url, "run": "newer"}}, "schema = '7': the run was written by a newer release"),
+        ({"queue": {"url": f"redis://:wrong@{elsewhere}", "run": RUN}}, "refuses the credentials"),
+    ]
 
 
-def test_a_run_of_another_schema(tmp_path: Path, redis_server: EmbeddedRedis):
+def test_what_cannot_be_used_is_said_in_one_line(tmp_path: Path, redis_server: EmbeddedRedis):
     with redis.Redis.from_url(redis_server.url) as raw:
-        raw.set(f"leeway:{{{RUN}}}:schema", "7")
-    assert "schema = '7': the run was written by a newer release" in start_and_fail(tmp_path, redis_server.url)
-
-
-def test_a_wrong_redis_password(tmp_path: Path, redis_server: EmbeddedRedis):
-    url = "redis://:wrong@" + redis_server.url.rpartition("@")[2]
-    assert "refuses the credentials" in start_and_fail(tmp_path, url)
+        raw.set("leeway:{newer}:schema", "7")
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        tried = cases(redis_server.url, f"127.0.0.1:{other.getsockname()[1]}")
+        files = [
+            write_settings(tmp_path / str(number), redis_server.url, **changes)
+            for number, (changes, _) in enumerate(tried)
+        ]
+        found = refusals("learner.gateway", files)
+    for (_, message), (status, text) in zip(tried, found, strict=True):
+        assert status == 2, text
+        (said,) = [row["event"] for row in map(json.loads, text.splitlines()) if row["level"] == "critical"]
+        assert message in said
 
 
 def test_without_a_file():
@@ -79,12 +66,6 @@ def test_without_a_file():
         ended = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=60, check=False)
         assert ended.returncode == 2
         assert message in ended.stderr
-
-
-def test_plain_text_that_others_could_read(tmp_path: Path, redis_server: EmbeddedRedis):
-    said = start_and_fail(tmp_path, redis_server.url, listen="0.0.0.0:0")
-    assert "listen = 0.0.0.0:0: other machines can reach it, and without [tls]" in said
-    assert "insecure = true" in said
 
 
 async def test_plain_text_on_a_trusted_network(start_gateway):
