@@ -55,11 +55,13 @@ def write_report(run: RunDirectory) -> Path:
 
 def _lead(run_file: RunFile, summary: Summary) -> str:
     cut = run_file.learner.parallel
+    cuts = [("TP", cut.tensor), ("PP", cut.pipeline)]
+    cuts += [(name, size) for name, size in (("CP", cut.context), ("EP", cut.expert)) if size > 1]
     parts = [
         f"task {run_file.rollout.task.name}",
         f"objective {run_file.learner.objective.name}",
         f"seed {run_file.run.seed}",
-        f"TP {cut.tensor} × PP {cut.pipeline}, {run_file.learner.world_size} processes",
+        f"{' × '.join(f'{name} {size}' for name, size in cuts)}, {run_file.learner.world_size} processes",
         f"{run_file.learner.groups_per_step} prompts × {run_file.rollout.sampling.responses} responses a step",
         *([summary["status"]] if summary else ["going on"]),
         *(f"alarm at step {row['step']}: {row['reason']}" for row in summary.get("alarms", [])),

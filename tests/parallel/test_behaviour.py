@@ -21,6 +21,7 @@ LAYOUTS = {
     "held": {"world": 4, "parallel": {"tensor": 2, "pipeline": 2, "sequence": True}, "publishes": True},
     "read by two": {"world": 2, "parallel": {}, "publishes": False},
     "read, interleaved": {"world": 2, "parallel": {"pipeline": 2, "virtual_pipeline": 2}, "publishes": False},
+    "read, context": {"world": 4, "parallel": {"context": 2, "pipeline": 2}, "publishes": False},
     "read again and again": {
         "world": 2,
         "parallel": {"tensor": 2},

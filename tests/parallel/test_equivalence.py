@@ -21,6 +21,8 @@ LAYOUTS = {  # name -> (ranks, model, parallel)
     "tp2_pp2_sequence_qwen3": (4, "qwen3", {"tensor": 2, "pipeline": 2, "sequence": True}),
     "tp2_dp2_llama": (4, "llama", {"tensor": 2}),
     "pp2_dp2_qwen3": (4, "qwen3", {"pipeline": 2}),
+    "cp2_qwen3": (2, "qwen3", {"context": 2}),
+    "tp2_cp2_qwen2_tied": (4, "qwen2", {"tensor": 2, "context": 2}),
     "tp2_ep2_moe": (2, "moe", {"tensor": 2, "sequence": True, "expert": 2}),
     "dp4_ep2_moe": (4, "moe", {"expert": 2}),
 }
@@ -56,6 +58,12 @@ def outcomes(references, launch, tmp_path_factory) -> dict[str, Any]:
     add(4, "unwritable", "qwen3", both, run="unwritable", checkpoint=str(checkpoint))
     add(4, "resume_tp2_dp2", "qwen3", {"tensor": 2}, run="resume", checkpoint=str(checkpoint / "step_3"))
     add(1, "resume_tp1", "qwen3", {}, run="resume", checkpoint=str(checkpoint / "step_3"))
+    add(2, "bf16_cp2", "qwen3", {"context": 2}, dtype="bfloat16")
+    add(2, "sparse_cp2", "llama", {"context": 2}, run="sparse")
+    add(2, "guard_cp2", "qwen3", {"context": 2}, run="guard")
+    add(4, "save_cp2", "qwen3", {"context": 2}, run="save", checkpoint=str(checkpoint / "cp2"))
+    add(4, "resume_cp2_dp2", "qwen3", {"context": 2}, run="resume", checkpoint=str(checkpoint / "step_3"))
+    add(2, "resume_cp2_as_pp2", "qwen3", {"pipeline": 2}, run="resume", checkpoint=str(checkpoint / "cp2"))
     shared, sharded = {"pipeline": 2, "expert": 2}, {"tensor": 2, "sequence": True}
     add(4, "bf16_moe", "moe", shared, dtype="bfloat16")
     add(4, "sparse_moe", "moe", {"expert": 2}, run="sparse")
@@ -146,7 +154,7 @@ def test_exported_weights_run_in_hugging_face(outcomes, references, tmp_path: Pa
 
 
 def test_guard_leaves_weights_and_moments_alone(outcomes, references):
-    for name, model in (("guard_dp2", "llama"), ("guard_tp2_pp2", "qwen2")):
+    for name, model in (("guard_dp2", "llama"), ("guard_cp2", "qwen3"), ("guard_tp2_pp2", "qwen2")):
         values, reference = outcomes[name].values, references[model]
         assert values["losses"] == pytest.approx(reference.losses[:3], abs=1e-6), name
         loss, gradient, mute = values["skipped"]
@@ -158,7 +166,11 @@ def test_guard_leaves_weights_and_moments_alone(outcomes, references):
 def test_bfloat16_is_near(outcomes, references):
     """fp32 master weights and gradients around bf16 arithmetic, whose relative precision is 2^-8."""
     reference = references["qwen3"]
-    for name, expected in (("bf16", reference.losses), ("bf16_moe", references["moe"].losses)):
+    for name, expected in (
+        ("bf16", reference.losses),
+        ("bf16_cp2", reference.losses),
+        ("bf16_moe", references["moe"].losses),
+    ):
         assert outcomes[name].values["losses"] == pytest.approx(expected[:3], abs=2e-2), name
     gradient, trained = outcomes["bf16"].tensors("gradient"), outcomes["bf16"].tensors("trained")
     assert all(tensor.dtype == torch.bfloat16 for tensor in trained.values())
@@ -166,7 +178,7 @@ def test_bfloat16_is_near(outcomes, references):
 
 
 def test_empty_micro_batches(outcomes):
-    for name in ("sparse", "sparse_moe"):
+    for name in ("sparse", "sparse_cp2", "sparse_moe"):
         values = outcomes[name].values
         assert values["losses"][0] == pytest.approx(values["losses"][1], abs=1e-6), name
         assert values["norms"][0] == pytest.approx(values["norms"][1], rel=1e-5), name
@@ -197,7 +209,8 @@ def test_save_and_resume_under_other_layouts(outcomes, references):
     assert [name for name in saved["digests"] if name.startswith("rank_")] == [f"rank_{r:05d}.pt" for r in range(4)]
     assert sum(name.endswith(".distcp") for name in saved["digests"]) == 4
     assert abs(losses[3] - losses[4]) > 1e-4  # else the comparison says nothing
-    for name in ("resume_tp1", "resume_tp2_dp2", "resume_vpp"):
+    assert outcomes["save_cp2"].values["losses"] == pytest.approx(losses, abs=1e-6)
+    for name in ("resume_tp1", "resume_tp2_dp2", "resume_vpp", "resume_cp2_dp2", "resume_cp2_as_pp2"):
         assert outcomes[name].values["losses"] == pytest.approx(losses[3:], abs=1e-6), name
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 LAYOUTS = {  # name -> (model, parallel), on four ranks
     "update_tp2_pp2_tied": ("qwen2", {"tensor": 2, "pipeline": 2}),
     "update_tp2_dp2": ("llama", {"tensor": 2}),
+    "update_cp2_dp2": ("qwen3", {"context": 2}),
     "update_pp2_dp2": ("qwen3", {"pipeline": 2}),
 }
 

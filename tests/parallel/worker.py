@@ -43,7 +43,7 @@ def equivalence(case: Case) -> dict[str, Any]:
     case.keep("initial", export(case.policy, case.ranks))
     unclipped = case.config.optimizer.model_copy(update={"clip_grad": 1e9})
     still = Trainer(case.policy, unclipped, case.ranks).train_step(case.batch(), Reinforce(), 0.0)
-    if case.ranks.data_size == 1:  # otherwise each rank holds a part of the reduced gradient
+    if case.ranks.replicas == 1:  # otherwise each rank holds a part of the reduced gradient
         case.keep("gradient", export(case.policy, case.ranks, "main_grad"))
     before = case.trainer.evaluate(case.batch(), Reinforce())
     stats = [case.step() for _ in range(3)]

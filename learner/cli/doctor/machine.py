@@ -49,8 +49,7 @@ def _gpus(subject: Subject) -> Iterator[Finding]:
     learner = subject.learner
     ranks = 0
     if learner is not None:
-        cut = learner.parallel
-        ranks = subject.world or cut.tensor * cut.pipeline
+        ranks = subject.world or learner.parallel.ranks
     if not there:
         count = parameters(subject) or 0
         if wanted:
@@ -63,7 +62,7 @@ def _gpus(subject: Subject) -> Iterator[Finding]:
             yield ok("gpus", f"none: {'the learner' if learner else 'everything'} runs on {os.cpu_count()} CPU cores")
         return
     if learner is not None and ranks > there and subject.kind == "run":
-        yield fail("gpus", f"{there}, and {ranks} learner ranks", "smaller learner.processes, tensor or pipeline")
+        yield fail("gpus", f"{there}, and {ranks} learner ranks", "smaller learner.processes or parallel")
     elif ranks + wanted > there:
         text = f"{there}, for {ranks} learner ranks and {wanted} of engines"
         yield warn("gpus", text, "set CUDA_VISIBLE_DEVICES and --mem-fraction-static where they share one")
