@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,9 +64,11 @@ class ShardWriter:
             held = self._held
             if held is None or held.version != base:
                 raise OSError(f"rank {self._rank} does not hold version {base}: a full version is needed")
-            found = changes(tensors, held.tensors)
-            written = write(directory / delta_file(self._rank), found) if found else None
-            result = digest(tensors)
+            with ThreadPoolExecutor(1) as thread:
+                full = thread.submit(digest, tensors)
+                found = changes(tensors, held.tensors)
+                written = write(directory / delta_file(self._rank), found) if found else None
+                result = full.result()
         if self._deltas:
             self._held = _Held(version, tensors)
         return written, result

@@ -7,7 +7,6 @@ second thread hashes what the first one writes: both let go of the interpreter l
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from learner.durable_file import DurableFile
 from learner.seal import Seal
 from runtime.digest import hasher, text
 
@@ -24,21 +24,19 @@ _NAMES = {
     torch.float32: "F32", torch.bfloat16: "BF16", torch.uint8: "U8", torch.uint16: "U16", torch.uint32: "U32",
 }  # fmt: skip
 _ALIGNED = 8  # bytes: where the data begin is a multiple of it
-_PIECE = 1 << 24  # bytes handed to either thread at once
+_PIECE = 1 << 22  # bytes handed to either thread at once: the second to have it finds it in the processor's cache
 
 
 def write(path: Path, tensors: Mapping[str, Tensor]) -> Seal:
     """Writes contiguous tensors in host memory; when it returns they are on disk (fsync). Raises OSError."""
-    found, size = hasher(), 0
-    with path.open("wb", buffering=0) as file, ThreadPoolExecutor(1) as thread:
+    head, found = layout(tensors), hasher()
+    size = len(head) + sum(tensor.nbytes for tensor in tensors.values())
+    with DurableFile(path, size) as file, ThreadPoolExecutor(1) as thread:
         hashed = []
-        for piece in _pieces(layout(tensors), tensors):
+        for piece in _pieces(head, tensors):
             hashed.append(thread.submit(found.update, piece))
-            written = 0
-            while written < len(piece):  # an unbuffered write may take less than all of it
-                written += file.write(piece[written:])
-            size += written
-        os.fsync(file.fileno())
+            file.write(piece)
+        file.sync()
         for future in hashed:
             future.result()
     return Seal(size, text(found.digest()))
