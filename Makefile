@@ -32,7 +32,7 @@ COUNT ?= 10000000
 MINUTES ?= 60
 CUT ?= 60
 
-.PHONY: help demo test test-parallel check manifests protos chaos fuzz soak hosts nodes pods drill bench bench-intake bench-learner bench-cap clean install
+.PHONY: help demo test test-parallel check manifests protos chaos fuzz soak hosts nodes pods drill bench bench-intake bench-learner bench-cap gpu clean install
 
 help:
 	@echo "make demo     a language model learns to sort digits, through the whole production path (about 3 minutes)"
@@ -49,6 +49,7 @@ help:
 	@echo "make bench-intake  groups/s, CPU per group and ack latency against bare gRPC and bare Redis (about 4 minutes)"
 	@echo "make bench-learner  a step against transformers and against recomputing objectives, what is not the model, publication"
 	@echo "make bench-cap  a learning rate that collapses at a staleness of 16, capped by the staleness law and not"
+	@echo "make gpu      on a CUDA device: the equivalence tests there, then a full step of a 4B model"
 	@echo "make bench    the rollout worker against bare SGLang, refits by mode (about 4 minutes)"
 	@echo "make test-parallel  every layout against a float64 reference, as a table of errors"
 	@echo "make protos   regenerate the stubs of proto/leeway/v1"
@@ -132,6 +133,10 @@ bench-learner: $(STAMP)
 
 bench-cap: $(STAMP)
 	@$(BIN)/python -m tests.bench.cap
+
+gpu: $(STAMP)
+	@$(BIN)/pytest tests/gpu
+	@$(BIN)/python -m tests.bench.gpu
 
 bench: $(STAMP)
 	@$(BIN)/python -m tests.bench.rollout_engine 6

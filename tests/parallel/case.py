@@ -41,6 +41,7 @@ class Case:
                 "optimizer": {"clip_grad": spec["clip"], "betas": [0.9, 0.95], "eps": spec.get("eps", 1e-8)},
                 "objective": spec.get("objective", {"name": "reinforce"}),
                 "recompute": spec.get("recompute", "none"),
+                "layers": spec.get("layers", "own"),
                 "checkpoint": {"dir": "unused"},
                 "publish": {"dir": "unused"},
                 "metrics_dir": "unused",

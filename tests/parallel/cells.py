@@ -27,6 +27,7 @@ class Cell:
     objective: dict[str, Any] = field(default_factory=lambda: {"name": "reinforce"})
     micro_batches: int = 2
     recompute: str = "none"
+    layers: str = "own"
 
     @property
     def data(self) -> int:

@@ -62,13 +62,16 @@ class Result:
 
 
 def run(cells: Sequence[Cell], directory: Path, say: Callable[[str], None] = lambda _: None) -> list[Result]:
-    """All cells, in one start of four ranks, against one reference for each model and objective."""
+    """All cells, in one start of ranks, against one reference for each model and objective."""
     rows = prompts()
     names = [f"cell{i}" for i in range(len(cells))]
     for model in {cell.model for cell in cells}:
         save_model(directory / model, model)
-    say(f"{len(cells)} cells on up to 4 ranks")
-    run_cases(4, [_spec(name, cell, directory, rows) for name, cell in zip(names, cells, strict=True)], directory, 400)
+    world = max(cell.ranks for cell in cells)
+    say(f"{len(cells)} cells on up to {world} ranks")
+    run_cases(
+        world, [_spec(name, cell, directory, rows) for name, cell in zip(names, cells, strict=True)], directory, 400
+    )
     say("the references: Hugging Face transformers, float64")
     torch.set_num_threads(1)  # more of them only get in each other's way at this size
     expected: dict[tuple[str, str], Expected] = {}
