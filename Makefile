@@ -17,6 +17,7 @@ STALENESS ?=
 TASK ?= sort
 TP ?=
 PP ?=
+CP ?=
 RESUME ?=
 
 # A comparison of objectives holds the learning rate as well as the staleness, and is shorter.
@@ -36,7 +37,7 @@ CUT ?= 60
 
 help:
 	@echo "make demo     a language model learns to sort digits, through the whole production path (about 3 minutes)"
-	@echo "              STEPS= SEED= OBJECTIVE= LR= STALENESS= TASK=sort|add|sumto TP= PP= RESUME=1 RUN=name"
+	@echo "              STEPS= SEED= OBJECTIVE= LR= STALENESS= TASK=sort|add|sumto TP= PP= CP= RESUME=1 RUN=name"
 	@echo "make test     every check and test (under 25 minutes on 2 cores)"
 	@echo "make check    lint, types, import rules, generated stubs"
 	@echo "make chaos    KILLS=100 SEED=0 AOF=always|everysec: kills everything, again and again, and counts every group (about 30 minutes)"
@@ -75,6 +76,7 @@ demo: $(STAMP)
 	  $(if $(STALENESS),$(HELD)) $(if $(STEPS),--set learner.steps=$(STEPS)) $(if $(SEED),--set run.seed=$(SEED)) \
 	  $(if $(OBJECTIVE),--set learner.objective.name=$(OBJECTIVE)) $(if $(LR),--set learner.optimizer.lr=$(LR)) \
 	  $(if $(TP),--set learner.parallel.tensor=$(TP)) $(if $(PP),--set learner.parallel.pipeline=$(PP)) \
+	  $(if $(CP),--set learner.parallel.context=$(CP)) \
 	  $(if $(RESUME),--resume)
 
 manifests: $(STAMP)
