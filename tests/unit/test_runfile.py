@@ -122,12 +122,20 @@ def test_a_model_directory_gives_its_vocabulary(tmp_path: Path):
     assert vocabulary_size(write_model(tmp_path / "m"), ParallelConfig(tensor=4, pipeline=2)) == 32
 
 
+def test_a_mixture_of_experts_may_be_shared_out(tmp_path: Path):
+    cut = ParallelConfig(tensor=2, sequence=True, expert=4)
+    assert vocabulary_size(write_model(tmp_path / "m", num_experts=8), cut) == 32
+
+
 @pytest.mark.parametrize(
     ("config", "cut", "message"),
     [
         ({}, {"tensor": 3}, "learner.parallel.tensor = 3 does not divide the model's num_attention_heads = 4"),
         ({"num_key_value_heads": 2}, {"tensor": 4}, "does not divide the model's num_key_value_heads = 2"),
         ({}, {"pipeline": 4}, "learner.parallel.pipeline = 4 does not divide the model's num_hidden_layers = 2"),
+        ({}, {"expert": 2}, "learner.parallel.expert = 2: the model is dense"),
+        ({"num_experts": 6}, {"expert": 4}, "learner.parallel.expert = 4 does not divide the model's num_experts = 6"),
+        ({"num_local_experts": 4}, {"tensor": 2, "expert": 2}, "needs learner.parallel.sequence = true"),
         ({"vocab_size": None}, {}, "not the configuration of a causal language model: KeyError('vocab_size')"),
     ],
 )

@@ -14,7 +14,7 @@ from learner.cli.model import vocabulary_size
 from learner.config import ParallelConfig
 from runtime.settings import SettingsError
 
-SUPPORTED = ("llama", "qwen2", "qwen3")  # as learner.megatron.architecture, which needs torch
+SUPPORTED = ("llama", "qwen2", "qwen3", "qwen3_moe")  # as learner.megatron.architecture, which needs torch
 DEMO_PARAMETERS = 600_000
 _MOST_HEADER = 100 << 20
 
