@@ -2,17 +2,16 @@
 
     python -m tests.bench.publish [--megabytes 1500 1.2] [--rounds 5] [--dtype bfloat16] [--directory DIR]
 
-In turn, round by round: save_file as it is, which leaves the bytes in the page cache; save_file and fsync; a publication on
-one rank, from the snapshot in host memory until it may be announced: file with its digest, fsync, index, manifest, rename,
-pointer. Then what a worker reads before it loads that version, with its digests and with SHA-256. Ratios are the medians of
-the rounds' own, with the least and the largest: a disk that others use too changes from one minute to the next. Where writing
-is free (--directory /dev/shm) they show what hashing and bookkeeping cost.
+In turn, each first in every third round: save_file as it is, which leaves the bytes in the page cache; save_file and fsync; a
+publication on one rank, from the snapshot in host memory until it may be announced: file with its digest, fsync, index,
+manifest, rename, pointer, what is too old removed. After that what a worker reads before it loads the version, with its
+digests and with SHA-256. Ratios are the medians of the rounds' own, with the least and the largest: a disk that others use too
+changes from one minute to the next. In memory (--directory /dev/shm) they show what hashing and bookkeeping cost.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import shutil
 import statistics
@@ -32,6 +31,7 @@ from learner.config import PublishConfig
 from learner.publish import Publisher
 from leeway.v1 import manifest_pb2
 from rollout.manifest import read_manifest, verify_files
+from runtime.digest import of_file
 from tests.bench.delta import Registry
 
 _HIDDEN = 1024
@@ -83,17 +83,19 @@ class Bench:
         self._publisher.publish(0, list(self._tensors.items()))
         self._publisher.wait()
 
-    def version(self) -> tuple[Path, manifest_pb2.Manifest, manifest_pb2.Manifest]:
-        """The published directory, its manifest, and one with SHA-256 instead."""
+    @property
+    def directory(self) -> Path:
+        """Of the published version."""
         (directory,) = self._claim.root.glob("weight_v*")
-        manifest = read_manifest(directory)
-        files = [
-            manifest_pb2.ManifestFile(
-                name=file.name, size=file.size, sha256=hashlib.sha256((directory / file.name).read_bytes()).hexdigest()
-            )
-            for file in manifest.files
-        ]
-        return directory, manifest, manifest_pb2.Manifest(files=files)
+        return directory
+
+    def versions(self) -> dict[str, manifest_pb2.Manifest]:
+        """The published version's manifest, and one with SHA-256 as before."""
+        manifest, old = read_manifest(self.directory), manifest_pb2.Manifest()
+        for file in manifest.files:
+            _, digest = of_file(self.directory / file.name, "sha256")
+            old.files.add(name=file.name, size=file.size, digest=digest)
+        return {"verification": manifest, "verification, SHA-256": old}
 
     def clear(self) -> None:
         """What the round before left behind is not the next one's."""
@@ -105,15 +107,17 @@ class Bench:
 
 def measure(bench: Bench, rounds: int) -> dict[str, list[float]]:
     """Seconds of each way, round by round."""
-    seconds: dict[str, list[float]] = {}
+    ways = list(zip((*_AGAINST, "publication"), (bench.save, bench.save_durably, bench.publish), strict=True))
+    seconds: dict[str, list[float]] = {name: [] for name, _ in ways}
     for _ in range(rounds):
-        for name, way in zip((*_AGAINST, "publication"), (bench.save, bench.save_durably, bench.publish), strict=True):
+        for name, way in ways:
             bench.clear()
-            seconds.setdefault(name, []).append(_timed(way))
-        directory, ours, sha256 = bench.version()
-        for name, manifest in (("verification", ours), ("verification, SHA-256", sha256)):
-            seconds.setdefault(name, []).append(_timed(partial(verify_files, directory, manifest.files)))
-        bench.clear()
+            seconds[name].append(_timed(way))
+            if name == "publication":
+                for reading, manifest in bench.versions().items():
+                    read = partial(verify_files, bench.directory, manifest.files)
+                    seconds.setdefault(reading, []).append(_timed(read))
+        ways = [*ways[1:], ways[0]]
     return seconds
 
 
