@@ -5,7 +5,7 @@
 In turn, each first in every third round: save_file as it is, which leaves the bytes in the page cache; save_file and fsync; a
 publication on one rank, from the snapshot in host memory until it may be announced: file with its digest, fsync, index,
 manifest, rename, pointer, what is too old removed. After that what a worker reads before it loads the version, with its
-digests and with SHA-256. Ratios are the medians of the rounds' own, with the least and the largest: a disk that others use too
+digests and with SHA-256. Ratios are the medians of the rounds' own, with the least and the largest: a disk that others use
 changes from one minute to the next. In memory (--directory /dev/shm) they show what hashing and bookkeeping cost.
 """
 
