@@ -13,9 +13,10 @@ import tempfile
 from pathlib import Path
 
 from tests.chaos.campaign import Campaign, ChaosError, Result, campaign_directory
+from tests.chaos.plan import Plan
 from tests.chaos.report import show, vanished
 from tests.chaos.schedule import KILLS, schedule
-from tests.chaos.stack import Plan, Stack
+from tests.chaos.stack import Stack
 
 _OWN_ENGINE = 3  # kills of a worker together with its engine, each of which starts for half a minute
 

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.chaos.campaign import Campaign, Result, campaign_directory
+from tests.chaos.plan import Plan
 from tests.chaos.schedule import AIMS, Fault
-from tests.chaos.stack import Plan, Stack
+from tests.chaos.stack import Stack
 
 
 def measure(root: Path, restarts: int) -> Result:

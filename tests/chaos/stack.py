@@ -11,7 +11,6 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +23,7 @@ from rollout.server import Server
 from runtime.children import Child
 from tests.chaos.link import Address, Link, Links
 from tests.chaos.member import Member
+from tests.chaos.plan import Plan
 from tests.chaos.power import PowerCut
 from tests.chaos.producer import ProducerConfig
 from tests.chaos.watch import Watch
@@ -32,26 +32,6 @@ REPOSITORY = Path(__file__).parents[2]
 RUN = "chaos"
 _TICK_S = 0.01
 _VOCABULARY = 16
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a stack is made of.
-
-    Each gateway is fed by one producer without leases, which goes on whatever the learner does, and one with leases. The
-    worker has an SGLang server: its own, which dies with it, or one beside it.
-    """
-
-    aof: Literal["always", "everysec"] = "always"
-    gateways: int = 2
-    producers_per_s: float = 12.0
-    worker: Literal["none", "own engine", "engine beside"] = "none"
-    groups_per_step: int = 8
-    max_staleness: int = 32
-    lease_s: float = 4.0
-    checkpoint_every: int = 4
-    learner: dict[str, Any] = field(default_factory=dict)  # overrides, by top-level key
-    gateway: dict[str, Any] = field(default_factory=dict)  # likewise
 
 
 class Stack:

@@ -15,8 +15,9 @@ from tests.chaos.campaign import Campaign, Result
 from tests.chaos.disk import SmallDisk
 from tests.chaos.drain import drain, waiting
 from tests.chaos.faults import Faults
+from tests.chaos.plan import Plan
 from tests.chaos.schedule import Fault, schedule
-from tests.chaos.stack import Plan, Stack
+from tests.chaos.stack import Stack
 from tests.chaos.tail import Tail
 
 SEED = 3

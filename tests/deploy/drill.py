@@ -15,7 +15,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.chaos.stack import RUN, Plan, Stack, free_port
+from tests.chaos.plan import Plan
+from tests.chaos.stack import RUN, Stack, free_port
 from tests.deploy.prometheus import Prometheus
 
 LIMITS = {"checkpoint_age_seconds": 15.0, "fleet_silent_seconds": 6.0, "no_progress_seconds": 10.0}

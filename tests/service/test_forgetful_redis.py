@@ -14,7 +14,7 @@ from learner.config import QueueConfig
 from learner.queue import Appended, EmbeddedRedis, GatewayQueue, LearnerQueue
 from leeway.v1 import rollout_pb2 as pb
 from tests.service.fleet import RUN, GatewayProcess, eventually, until, valid_group
-from tests.service.test_queue import begun, feed, ids, ledger
+from tests.service.queueing import begun, feed, ids, ledger
 
 
 class Forgetful:

@@ -14,7 +14,7 @@ from learner.queue import GatewayQueue, LearnerQueue
 from learner.queue.keys import Keys
 from learner.queue.leases import Leases
 from tests.service.fleet import RUN, valid_group
-from tests.service.test_queue import append, begun, feed, lease, wish
+from tests.service.queueing import append, begun, feed, lease, wish
 
 Open = Callable[[], LearnerQueue]
 BOUND = 10

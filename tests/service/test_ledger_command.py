@@ -25,7 +25,7 @@ from learner.queue import EmbeddedRedis, GatewayQueue, GroupRef, LearnerQueue
 from learner.queue.keys import Keys
 from leeway.v1 import rollout_pb2 as pb
 from tests.service.fleet import valid_group
-from tests.service.test_queue import client, feed
+from tests.service.queueing import client, feed
 from tests.unit.runs import make_run
 
 

@@ -19,7 +19,7 @@ from learner.resume import FileDigest
 from learner.rollback import give_order
 from leeway.v1 import rollout_pb2 as pb
 from tests.service.fleet import valid_group
-from tests.service.test_queue import client, feed
+from tests.service.queueing import client, feed
 
 
 class OneRank:

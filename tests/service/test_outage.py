@@ -13,7 +13,7 @@ from leeway.v1 import rollout_pb2 as pb
 from tests.service.conftest import publish
 from tests.service.fleet import RUN, until, valid_group
 from tests.service.proxy import lossy
-from tests.service.test_queue import append, begun, client, feed, ids, ledger
+from tests.service.queueing import append, begun, client, feed, ids, ledger
 
 
 async def test_redis_killed_with_aof_always_loses_nothing(config, any_redis, gateway_queue, open_learner):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from learner.queue.publications import read_publications
-from tests.service.test_queue import begun, lease, wish
+from tests.service.queueing import begun, lease, wish
 
 
 async def test_what_was_announced_and_who_runs_it(config, gateway_queue, open_learner):

@@ -18,7 +18,7 @@ from learner.queue import EmbeddedRedis, QueueError
 from learner.queue.quarantine import Quarantine
 from leeway.v1 import rollout_pb2 as pb
 from tests.service.fleet import RUN, VOCABULARY, tokens, valid_group
-from tests.service.test_queue import client, ledger
+from tests.service.queueing import client, ledger
 
 
 def too_hot() -> pb.Group:

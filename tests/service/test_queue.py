@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import pytest
-import redis
 
 from learner.config import QueueConfig
 from learner.queue import (
-    Append,
     Appended,
     FencedError,
     GatewayQueue,
     LearnerQueue,
-    LeaseWish,
     QueueError,
     UnknownVersionError,
     check,
@@ -24,45 +21,10 @@ from learner.queue.keys import Keys
 from learner.queue.scripts import script
 from leeway.v1 import rollout_pb2 as pb
 from tests.service.fleet import RUN, valid_group
+from tests.service.queueing import append, begun, client, feed, ids, lease, ledger, wish
 
 Open = Callable[[], LearnerQueue]
 ACCEPTED, DUPLICATE = Appended.ACCEPTED, Appended.DUPLICATE
-
-
-def append(group: pb.Group, fleet: str = "alpha", tokens: int = 14, lease_id: str = "") -> Append:
-    size = len(group.responses)
-    return Append(fleet, group.group_id, group.SerializeToString(), tokens, 8, size, 0.5, lease_id)
-
-
-async def feed(
-    queue: GatewayQueue, groups: Sequence[pb.Group], fleet: str = "alpha", tokens: int = 14
-) -> list[Appended]:
-    flushed = await queue.flush([append(group, fleet, tokens) for group in groups], {}, [])
-    return flushed.outcomes
-
-
-def begun(open_learner: Open, resumed_step: int = 0, versions: Sequence[int] = (0,)) -> LearnerQueue:
-    """A learner that has published version v at step v."""
-    learner = open_learner()
-    learner.begin(resumed_step, [])
-    for version in versions:
-        learner.publish(pb.Policy(version=version, step=version, epoch=learner.epoch))
-    return learner
-
-
-def ledger(config: QueueConfig, fleet: str = "alpha") -> pb.Ledger:
-    """The fleet's account, after the law was checked for all."""
-    ledgers = read_ledgers(config.url, config.run)
-    assert [violation for one in ledgers for violation in check(one)] == []
-    return next(one for one in ledgers if one.fleet == fleet)
-
-
-def client(config: QueueConfig) -> redis.Redis:
-    return redis.Redis.from_url(config.url)
-
-
-def ids(taken: Sequence) -> list[str]:
-    return [one.ref.group_id for one in taken]
 
 
 async def test_a_group_from_append_to_commit(config, gateway_queue, open_learner):
@@ -253,16 +215,6 @@ async def test_counts_and_quarantine(config, gateway_queue):
     )
     with client(config) as raw:
         assert raw.llen(f"leeway:{{{RUN}}}:quarantine") == 10
-
-
-def wish(lease_id: str, groups: int, fleet: str = "alpha", lifetime_s: float = 60.0, **more) -> LeaseWish:
-    return LeaseWish(fleet, lease_id, groups, lifetime_s, **{"worker": "w", "running_version": None, **more})
-
-
-async def lease(queue: GatewayQueue, wanted: LeaseWish, bound: int) -> int:
-    """As a gateway does, when nobody is held to a share."""
-    await queue.leases.occupancy()
-    return await queue.leases.grant(wanted, bound, bound)
 
 
 async def test_leases_never_promise_more_than_the_bound(config, gateway_queue, open_learner):

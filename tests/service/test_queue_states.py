@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import tempfile
-from collections import Counter, deque
-from collections.abc import Mapping
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -37,34 +36,12 @@ from learner.queue.keys import Keys
 from learner.queue.leases import Leases
 from leeway.v1 import rollout_pb2 as pb
 from tests.service.fleet import valid_group
-from tests.service.test_queue import append, wish
+from tests.service.queue_model import Model
+from tests.service.queueing import append, wish
 
 FLEETS = ("alpha", "beta")
 MAX_STALENESS = 2
 BOUND = 12
-
-
-class Model:
-    """The queue as the design describes it, for one fleet; ids by what became of them."""
-
-    def __init__(self) -> None:
-        self.queued: deque[str] = deque()
-        self.pending: list[str] = []  # delivered and not finished, in order
-        self.finished: dict[str, str] = {}
-        self.counts: Counter[str] = Counter()
-
-    def ledger(self, fleet: str, sizes: Mapping[str, int]) -> pb.Ledger:
-        """What the real ledger must say; ``sizes`` are the payload bytes of each group."""
-        counts: dict[str, Any] = dict(self.counts)
-        present = [*self.queued, *self.pending]
-        return pb.Ledger(
-            fleet=fleet,
-            queued=len(self.queued),
-            in_flight=len(self.pending),
-            bytes=sum(sizes[name] for name in [*present, *self.finished]),
-            queued_bytes=sum(sizes[name] for name in present),
-            **counts,
-        )
 
 
 class QueueMachine(RuleBasedStateMachine):

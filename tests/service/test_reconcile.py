@@ -13,7 +13,7 @@ from learner.config import QueueConfig
 from learner.queue import GatewayQueue, GroupRef, LearnerQueue, recount
 from learner.queue.keys import Keys
 from tests.service.fleet import RUN, valid_group
-from tests.service.test_queue import begun, client, feed, lease, wish
+from tests.service.queueing import begun, client, feed, lease, wish
 
 Open = Callable[[], LearnerQueue]
 KEYS = Keys(RUN)

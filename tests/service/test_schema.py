@@ -17,7 +17,7 @@ from learner.queue.schema import migrate
 from learner.queue.session import Session
 from leeway.v1 import rollout_pb2 as pb
 from tests.service.fleet import RUN, eventually, until, uuid7, valid_group
-from tests.service.test_queue import client, feed, ids, ledger
+from tests.service.queueing import client, feed, ids, ledger
 
 PREFIX = "leeway:{test}:"
 POLICY = '{"version": 0, "step": 0, "epoch": 1}'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.service.fleet import valid_group
-from tests.service.test_queue import begun, feed, ledger
+from tests.service.queueing import begun, feed, ledger
 
 
 async def test_groups_of_an_unusable_version_expire(config, gateway_queue, open_learner):

@@ -99,3 +99,14 @@ def evaluate(
 def log_probabilities(groups: list[Group], dtype: torch.dtype = torch.float64) -> Tensor:
     """log p by token id; that of the prompt is never used."""
     return torch.tensor([math.nan, *(v for group in groups for response in group for v in response.logp)], dtype=dtype)
+
+
+def one_group(behaviour: list[float] | None = None) -> tuple[torch.Tensor, Responses]:
+    """Two responses of a group of 2: log p (-1, -3) with A = +0.5 and (-2,) with A = -0.5; weight 1 / (2 * 1 prompt)."""
+    logp = torch.tensor([-1.0, -3.0, -2.0], dtype=torch.float64, requires_grad=True)
+    return logp, Responses(
+        row=torch.tensor([0, 0, 1]),
+        advantage=torch.tensor([0.5, -0.5]),
+        weight=torch.tensor([0.5, 0.5]),
+        behaviour_logp=None if behaviour is None else torch.tensor(behaviour, dtype=torch.float64),
+    )

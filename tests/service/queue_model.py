@@ -1,0 +1,32 @@
+"""The queue of a fleet in plain Python, as the design describes it."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Mapping
+from typing import Any
+
+from leeway.v1 import rollout_pb2 as pb
+
+
+class Model:
+    """The queue as the design describes it, for one fleet; ids by what became of them."""
+
+    def __init__(self) -> None:
+        self.queued: deque[str] = deque()
+        self.pending: list[str] = []  # delivered and not finished, in order
+        self.finished: dict[str, str] = {}
+        self.counts: Counter[str] = Counter()
+
+    def ledger(self, fleet: str, sizes: Mapping[str, int]) -> pb.Ledger:
+        """What the real ledger must say; ``sizes`` are the payload bytes of each group."""
+        counts: dict[str, Any] = dict(self.counts)
+        present = [*self.queued, *self.pending]
+        return pb.Ledger(
+            fleet=fleet,
+            queued=len(self.queued),
+            in_flight=len(self.pending),
+            bytes=sum(sizes[name] for name in [*present, *self.finished]),
+            queued_bytes=sum(sizes[name] for name in present),
+            **counts,
+        )
