@@ -13,6 +13,7 @@ LAYOUTS = {  # name -> (model, parallel), on four ranks
     "update_tp2_dp2": ("llama", {"tensor": 2}),
     "update_cp2_dp2": ("qwen3", {"context": 2}),
     "update_pp2_dp2": ("qwen3", {"pipeline": 2}),
+    "update_tp2_dp2_ep2": ("moe", {"tensor": 2, "sequence": True, "expert": 2}),
 }
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from learner.batch.packing import Layout, pack
-from learner.batch.parts import flatten, part, spread
+from learner.batch.parts import flatten, lengthened, part, spread
 from learner.batch.types import Batch, Sequence
 
 
@@ -43,6 +43,21 @@ def test_all_tokens_are_the_batch_itself_and_none_is_nothing():
     assert whole.batch is batch
     assert [origin.tolist() for origin in whole.origin] == [[0, 1], [2]]
     assert part(batch, torch.zeros(3, dtype=torch.bool), Layout()) is None
+
+
+def test_ranks_that_have_less_to_do_go_along_with_padding():
+    layout = Layout(multiple=2)
+    batch = pack([sequence(10, [4, 4]), sequence(20, [4])], layout)
+    some = part(batch, torch.tensor([True, False, False]), layout)
+    for before in (some, None):
+        after = lengthened(before, 3, layout)
+        own = 0 if before is None else 1
+        assert len(after.batch.micro_batches) == len(after.batch.members) == len(after.origin) == 3
+        assert after.batch.micro_batches[:own] == ([] if before is None else before.batch.micro_batches)
+        for padding, origin in zip(after.batch.micro_batches[own:], after.origin[own:], strict=True):
+            assert padding.tokens.shape == (1, 2)
+            assert len(padding.loss_index) == len(origin) == 0
+    assert lengthened(some, 1, layout).origin == some.origin  # type: ignore[union-attr]
 
 
 def test_spread_is_the_inverse_of_flatten():
