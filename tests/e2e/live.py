@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -16,6 +18,18 @@ from typing import Any
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
+
+
+def free_ports(count: int) -> int:
+    """The first of so many free ports in a row, below those that the system gives to outgoing connections."""
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    for _ in range(100):
+        first = random.randrange(10_000, lowest - count)
+        with contextlib.ExitStack() as held, contextlib.suppress(OSError):
+            for port in range(first, first + count):
+                held.enter_context(socket.create_server(("127.0.0.1", port)))
+            return first
+    pytest.fail(f"no {count} free ports in a row")
 
 
 @dataclass
