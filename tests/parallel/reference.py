@@ -202,7 +202,7 @@ def expect(directory: Path, rows: list[dict[str, Any]], objective: Any) -> Expec
     """
     plain = {"dtype": torch.float64, "experts_implementation": "eager"}  # grouped kernels know no float64
     model = transformers.AutoModelForCausalLM.from_pretrained(directory, **plain)
-    gaps = _watch_routers(model, _pad([torch.ones(len(tokens), dtype=torch.bool) for tokens in _rows(rows)]))
+    gaps = watch_routers(model, _pad([torch.ones(len(tokens), dtype=torch.bool) for tokens in _rows(rows)]))
     optimizer = torch.optim.AdamW(model.parameters(), **OPTIMIZER)
     start = on_disk(dict(model.named_parameters()))
     expected, means = Expected(), Means()
@@ -229,16 +229,17 @@ def expect(directory: Path, rows: list[dict[str, Any]], objective: Any) -> Expec
     return expected
 
 
-def _watch_routers(model: Any, live: Tensor) -> list[float]:
+def watch_routers(model: Any, live: Tensor | None = None) -> list[float]:
     """Filled as the model runs: of every router's tokens the least distance from the last chosen logit to the next one.
 
     Args:
-        live: [rows, width] bool, false where rows are padded.
+        live: [rows, width] bool, false where rows are padded; None: they are not.
     """
     gaps: list[float] = []
 
     def watch(router: Any, _: Any, output: tuple[Tensor, ...]) -> None:
-        best = output[0].detach()[live.flatten()].topk(router.top_k + 1).values
+        logits = output[0].detach() if live is None else output[0].detach()[live.flatten()]
+        best = logits.topk(router.top_k + 1).values
         gaps.append((best[:, -2] - best[:, -1]).min().item())
 
     for module in model.modules():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ import pytest
 import torch
 import transformers
 from google.protobuf import json_format
+from safetensors.torch import save_file
 
 from leeway.v1 import rollout_pb2
 from rollout.versions import Verifier
 from tests.parallel.conftest import Outcome, Reference
+from tests.parallel.reference import UNDECIDED, watch_routers
 
 LAYOUTS = {
     "held": {"world": 4, "parallel": {"tensor": 2, "pipeline": 2, "sequence": True}, "publishes": True},
@@ -29,13 +32,29 @@ LAYOUTS = {
         "behaviour": {"cache_bytes": 0},
     },
 }
+SHARED = {  # experts: on four data-parallel ranks some have no token of a version, but of others' tokens theirs to do
+    "held": {"world": 4, "parallel": {"tensor": 2, "pipeline": 2, "sequence": True, "expert": 2}, "publishes": True},
+    "read by four": {"world": 4, "parallel": {"expert": 4}, "publishes": False},
+    "read by one": {"world": 1, "parallel": {}, "publishes": False},
+    "read again and again": {
+        "world": 4,
+        "parallel": {"pipeline": 2, "expert": 2},
+        "publishes": False,
+        "behaviour": {"cache_bytes": 0},
+    },
+}
 Rows = dict[int, list[tuple[int, int, float, float]]]
 
 
-@pytest.mark.parametrize(("model", "published"), [("qwen3", "float32"), ("qwen2", "bfloat16")])
+@pytest.mark.parametrize(
+    ("model", "published", "layouts"),
+    [("qwen3", "float32", LAYOUTS), ("qwen2", "bfloat16", LAYOUTS), ("moe", "float32", SHARED)],
+    ids=["qwen3", "qwen2", "moe"],
+)
 def test_recomputed_log_probabilities_are_those_of_the_published_weights(
     model: str,
     published: str,
+    layouts: dict[str, dict[str, Any]],
     references: dict[str, Reference],
     launch: Callable[[int, list[dict[str, Any]]], dict[str, Outcome]],
     tmp_path: Path,
@@ -45,12 +64,12 @@ def test_recomputed_log_probabilities_are_those_of_the_published_weights(
         "run": "recompute", "model": str(reference.directory), "sequences": str(reference.sequences), "lr": 3e-2,
         "versions": str(versions), "published": published, "objective": {"name": "grpo", "kl_coef": 0.1},
     }  # fmt: skip
-    cases = launch(4, [{"name": name, **common, **layout} for name, layout in LAYOUTS.items()])
+    cases = launch(4, [{"name": name, **common, **layout} for name, layout in layouts.items()])
     sequences = json.loads(reference.sequences.read_text())
     expected = {version: _logp(path, sequences) for version, path in _published(versions, reference).items()}
     # Not vacuous: the versions disagree by far more than the error allowed below.
     assert (expected[0][5] - expected[1][5]).abs().max() > 0.1
-    now = _logp_of(reference, cases["held"].tensors("now"), sequences)
+    now = _logp_of(reference, cases["held"].tensors("now"), tmp_path / "now", sequences)
     for name, outcome in cases.items():
         rows = _rows(outcome)
         assert sorted(rows) == list(range(len(sequences)))
@@ -121,18 +140,21 @@ def _logp(directory: Path, sequences: list[dict[str, Any]]) -> list[torch.Tensor
     return _scores(transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32), sequences)
 
 
-def _logp_of(reference: Reference, weights: dict[str, Any], sequences: list[dict[str, Any]]) -> list[torch.Tensor]:
-    model = transformers.AutoModelForCausalLM.from_pretrained(reference.directory, dtype=torch.float32)
-    model.load_state_dict(weights, strict=False)
-    return _scores(model, sequences)
+def _logp_of(
+    reference: Reference, weights: dict[str, torch.Tensor], directory: Path, sequences: list[dict[str, Any]]
+) -> list[torch.Tensor]:
+    shutil.copytree(reference.directory, directory)
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+    return _logp(directory, sequences)
 
 
 def _scores(model: Any, sequences: list[dict[str, Any]]) -> list[torch.Tensor]:
     """Log-probability of every token of every sequence; a sequence's first has none."""
-    scores = []
+    scores, gaps = [], watch_routers(model)
     with torch.no_grad():
         for row in sequences:
             tokens = torch.tensor(row["tokens"])
             logp = torch.log_softmax(model(tokens[None]).logits[0, :-1] / row["temperature"], -1)
             scores.append(torch.cat([torch.zeros(1), logp.gather(1, tokens[1:, None])[:, 0]]))
+    assert min(gaps, default=math.inf) > UNDECIDED  # else rounding decides between two experts
     return scores
