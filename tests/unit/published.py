@@ -14,6 +14,13 @@ from google.protobuf import json_format
 from leeway.v1 import manifest_pb2, rollout_pb2
 
 
+def flip(path: Path) -> None:
+    """Damages a file: the lowest bit of its last byte."""
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
 def publish(model: Path, root: Path, version: int, config_of: Path | None = None) -> rollout_pb2.Policy:
     """Copies a model directory to root/weight_v..., with its manifest.
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 from blake3 import blake3
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -18,21 +16,10 @@ from learner.seal import Seal
 from learner.tensor_file import bits, digest, write
 from rollout.delta import DeltaError, patch
 from rollout.versions import VersionError
+from tests.unit.published import flip
 from tests.unit.publishing import Scene
 
-
-@pytest.fixture(scope="module", autouse=True)
-def process_group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    store = tmp_path_factory.mktemp("store") / "store"
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
-
-
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
+pytestmark = pytest.mark.usefixtures("process_group")
 
 
 def test_every_bit_pattern_survives(tmp_path: Path):

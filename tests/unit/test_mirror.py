@@ -9,7 +9,6 @@ from typing import Any
 
 import fsspec
 import pytest
-import torch.distributed as dist
 
 from learner.catalog import versions_on_disk
 from learner.claim import Claim, SupersededError
@@ -17,13 +16,7 @@ from learner.mirror import Mirror
 from rollout.versions import VersionError
 from tests.unit.publishing import Scene
 
-
-@pytest.fixture(scope="module", autouse=True)
-def process_group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    store = tmp_path_factory.mktemp("store") / "store"
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
+pytestmark = pytest.mark.usefixtures("process_group")
 
 
 @pytest.fixture(params=["memory", "file"])

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-import torch.distributed as dist
 from typer.testing import CliRunner, Result
 
 from learner.checkpoint import Checkpointer
@@ -17,17 +16,11 @@ from learner.cli.layout import RunDirectory
 from learner.config import CheckpointConfig
 from learner.queue import GroupRef
 from learner.resume import FileDigest, latest
-from tests.unit.published import seal, sha256
+from tests.unit.published import flip, seal, sha256
 from tests.unit.publishing import Scene
 from tests.unit.runs import make_run
 
-
-@pytest.fixture(scope="module", autouse=True)
-def process_group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    store = tmp_path_factory.mktemp("store") / "store"
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
+pytestmark = pytest.mark.usefixtures("process_group")
 
 
 class Disk:
@@ -73,12 +66,6 @@ def run(tmp_path: Path) -> RunDirectory:
 
 def leeway(*arguments: object) -> Result:
     return CliRunner().invoke(app, ["policy", *map(str, arguments)], env={"COLUMNS": "200"})
-
-
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
 
 
 def test_list_says_what_each_version_is(run: RunDirectory):

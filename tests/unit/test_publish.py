@@ -6,13 +6,11 @@ Also what a learner that was replaced and thawed can still do: nothing.
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from blake3 import blake3
 from google.protobuf import json_format
 from safetensors.torch import load_file
@@ -23,13 +21,7 @@ from learner.config import PublishConfig
 from learner.publish import Publisher
 from leeway.v1 import manifest_pb2, rollout_pb2
 
-
-@pytest.fixture(scope="module", autouse=True)
-def process_group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    store = tmp_path_factory.mktemp("store") / "store"
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
+pytestmark = pytest.mark.usefixtures("process_group")
 
 
 class Registry:

@@ -1,13 +1,11 @@
 """The learner reads its own versions back: full and delta to the bit, damaged ones never; and which of them must stay."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from learner.batch.packing import Layout
 from learner.behaviour import Behaviour
@@ -18,21 +16,10 @@ from learner.megatron.scoring import Scorer
 from learner.objectives import get
 from learner.published import PublishedVersions
 from runtime.settings import SettingsError
+from tests.unit.published import flip
 from tests.unit.publishing import Scene
 
-
-@pytest.fixture(scope="module", autouse=True)
-def process_group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    store = tmp_path_factory.mktemp("store") / "store"
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
-
-
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
+pytestmark = pytest.mark.usefixtures("process_group")
 
 
 def test_full_versions_and_deltas_are_read_to_the_bit(tmp_path: Path):
@@ -57,7 +44,7 @@ def test_a_damaged_version_is_not_read_and_neither_are_its_deltas(tmp_path: Path
     flip(scene.root / "weight_v000000" / "model-00000.safetensors")
     versions = PublishedVersions(scene.root)
     for version in (0, 1, 2):
-        assert "SHA-256" in (versions.problem(version) or "")
+        assert "expected 4336 and blake3:" in (versions.problem(version) or "")
         with pytest.raises(CatalogError, match=f"version {version}: model-00000"):
             versions.open(version)
     assert versions.problem(3) is None
@@ -82,7 +69,7 @@ def behaviour(tmp_path: Path, root: Path, **values: Any) -> Behaviour:
         },
         source="test",
     )  # fmt: skip
-    ranks = cast(Ranks, SimpleNamespace(rank=0, data_size=1))
+    ranks = cast(Ranks, SimpleNamespace(rank=0, data_size=1, expert_size=1))
     return Behaviour(config, get(config.objective), cast(Scorer, NoScorer()), ranks, Layout())
 
 

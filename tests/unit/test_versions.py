@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from leeway.v1 import rollout_pb2
 from rollout.model import Shape, write_model
 from rollout.versions import Verifier, VersionError
-from tests.unit.published import publish, seal, sha256
+from tests.unit.published import flip, publish, seal, sha256
 
 SMALL = Shape(layers=1, hidden=32, ffn=32)
 
@@ -49,20 +49,14 @@ def test_a_space_in_the_path_survives_the_uri(model: Path, newer: Path, tmp_path
     assert Verifier(model).verify(policy).path == tmp_path / "a b/weight_v000000"
 
 
-def _flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-
-
 @pytest.mark.parametrize(
     ("damage", "field"),
     [
-        (lambda d: _flip(d / "model.safetensors"), "files[model.safetensors].digest"),
+        (lambda d: flip(d / "model.safetensors"), "files[model.safetensors].digest"),
         (lambda d: (d / "model.safetensors").write_bytes(b"cut"), "files[model.safetensors].size"),
         (lambda d: (d / "tokenizer.json").unlink(), "files[tokenizer.json]"),
         (lambda d: (d / "manifest.json").unlink(), "manifest.json"),
-        (lambda d: _flip(d / "manifest.json"), "manifest.json sha256"),
+        (lambda d: flip(d / "manifest.json"), "manifest.json sha256"),
     ],
 )
 def test_damage_after_publication_is_refused(
@@ -97,7 +91,7 @@ def test_versions_of_earlier_releases_are_read_and_damage_in_them_is_found(model
     assert Verifier(model).verify(seal(directory, 1, changes={"schema": 1}, entries=old)).number == 1
     mixed = seal(directory, 1, entries={"model.safetensors": old["model.safetensors"]})
     assert Verifier(model).verify(mixed).number == 1
-    _flip(directory / "model.safetensors")
+    flip(directory / "model.safetensors")
     error = refusal(model, mixed)
     assert (error.field, error.value[:7]) == ("files[model.safetensors].digest", "sha256:")
 
