@@ -1,4 +1,4 @@
-"""What Kubernetes would run of overlays/dev is what runs here: the demo to 20 steps with green probes, then a clean end."""
+"""What Kubernetes would run of overlays/dev is what runs here: the demo to some steps with green probes, then a clean end."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from tests.deploy import pods
 
-STEPS = 20
+STEPS = 8
 
 
 @pytest.mark.timeout(500)

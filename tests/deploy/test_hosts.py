@@ -21,7 +21,7 @@ def permitted() -> None:
 
 
 def test_a_cut_link_heals_with_the_ledger_balanced_and_tls_alone_on_it(tmp_path: Path):
-    result = perform(tmp_path / "site", Show(20.0, sglang=0, steps=5, settings=SMALL, warm=False))
+    result = perform(tmp_path / "site", Show(10.0, sglang=0, steps=5, settings=SMALL, warm=False))
     print("\n".join(result.lines))
     assert (result.lost, result.doubled, result.law) == ([], [], [])
     cut, other = FLEETS
