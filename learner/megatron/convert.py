@@ -209,10 +209,8 @@ def _shares(pieces: Sequence[Piece], ranks: Ranks) -> tuple[list[list[Piece]], l
     Largest first, to the one that has least; experts before all others, as few ranks have them. Every rank finds the same:
     the experts of one place in the expert groups are like those of another.
     """
-    replicas = ranks.data_size * ranks.context_size
-    replica = ranks.data_rank * ranks.context_size + ranks.context_rank
-    place = replica * ranks.tensor_size + ranks.tensor_rank  # in the stage
-    loads = [0] * (replicas * ranks.tensor_size)
+    place = ranks.replica_rank * ranks.tensor_size + ranks.tensor_rank  # in the stage
+    loads = [0] * (ranks.replicas * ranks.tensor_size)
     shared: list[list[Piece]] = [[] for _ in range(ranks.tensor_size)]
     experts: list[Piece] = []
     for piece in sorted(pieces, key=lambda piece: (not piece.expert, -_bytes(piece, ranks))):
@@ -222,7 +220,7 @@ def _shares(pieces: Sequence[Piece], ranks: Ranks) -> tuple[list[list[Piece]], l
             loads[least] += _bytes(piece, ranks)
             if piece.expert and least == place:
                 experts.append(piece)
-            elif not piece.expert and least // ranks.tensor_size == replica:
+            elif not piece.expert and least // ranks.tensor_size == ranks.replica_rank:
                 shared[least % ranks.tensor_size].append(piece)
     return shared, experts
 
