@@ -8,8 +8,6 @@ pass against those and another forward pass.
 
 from __future__ import annotations
 
-import os
-import socket
 import statistics
 import sys
 import tempfile
@@ -19,31 +17,25 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-import transformers
 
 import learner.megatron  # noqa: F401  makes megatron usable before the imports below
 from learner.batch.packing import Layout, pack
 from learner.behaviour import Behaviour
-from learner.config import LearnerConfig
 from learner.megatron.model import load_policy
-from learner.megatron.parallel import start
 from learner.megatron.scoring import Scorer
 from learner.megatron.step import Trainer
 from learner.objectives import get
-from tests.bench.step import LR, SHAPE, sequences
+from tests.bench import subject
 
 
 def steps(directory: Path) -> dict[str, Callable[[], float]]:
     """A step of each objective, which returns the gradient's norm."""
-    unused = {"checkpoint": {"dir": "unused"}, "publish": {"dir": str(directory)}, "metrics_dir": "unused", "steps": 1}
-    config = LearnerConfig.parse(
-        {"model": str(directory), "queue": {"url": "redis://unused", "run": "bench"}, **unused}, source="bench"
-    )
-    ranks = start(config.parallel, 0, 60)
+    config = subject.config(directory)
+    ranks = subject.alone(config)
     policy = load_policy(directory, ranks, config)
     trainer = Trainer(policy, config.optimizer, ranks)
     layout = Layout(max_tokens=config.micro_batch_tokens)
-    marked = [replace(one, version=torch.zeros_like(one.tokens)) for one in sequences()]
+    marked = [replace(one, version=torch.zeros_like(one.tokens)) for one in subject.sequences()]
     batch = pack(marked, layout)
 
     def step(name: str) -> Callable[[], float]:
@@ -54,7 +46,7 @@ def steps(directory: Path) -> dict[str, Callable[[], float]]:
         def run() -> float:
             filled, _ = behaviour.fill(batch, 0, {0: 0})
             assert filled is not None
-            return trainer.train_step(filled, objective, LR).grad_norm
+            return trainer.train_step(filled, objective, subject.LR).grad_norm
 
         return run
 
@@ -62,15 +54,8 @@ def steps(directory: Path) -> dict[str, Callable[[], float]]:
 
 
 def main(rounds: int = 7) -> None:
-    transformers.utils.logging.disable_progress_bar()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as directory:
-        model = transformers.AutoModelForCausalLM.from_config(transformers.Qwen3Config(**SHAPE)).float()
-        model.save_pretrained(directory)
+        size = subject.write(Path(directory))
         ways = steps(Path(directory))
         assert all(step() > 0 for step in ways.values())
         seconds: dict[str, list[float]] = {name: [] for name in ways}
@@ -79,8 +64,7 @@ def main(rounds: int = 7) -> None:
                 began = time.perf_counter()
                 step()
                 seconds[name].append(time.perf_counter() - began)
-    tokens = sum(len(one.tokens) for one in sequences())
-    size = sum(p.numel() for p in model.parameters()) / 1e6
+    tokens = sum(len(one.tokens) for one in subject.sequences())
     print(f"{size:.1f}M parameters, {tokens} tokens a step, {rounds} rounds, {torch.get_num_threads()} threads")
     for name, times in seconds.items():
         print(f"{name:8} {statistics.median(times):6.2f} s")

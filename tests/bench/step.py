@@ -8,9 +8,6 @@ machine has other work (OMP_NUM_THREADS=1 then: threads that wait for each other
 
 from __future__ import annotations
 
-import os
-import random
-import socket
 import statistics
 import sys
 import tempfile
@@ -25,46 +22,26 @@ from torch import Tensor
 import learner.megatron  # noqa: F401  makes megatron usable before the imports below
 from learner.batch.packing import Layout, pack
 from learner.batch.types import Sequence
-from learner.config import LearnerConfig, ObjectiveConfig
+from learner.config import ObjectiveConfig
 from learner.megatron.model import load_policy
-from learner.megatron.parallel import start
 from learner.megatron.step import Trainer
 from learner.objectives import get
-
-LR = 1e-5
-SHAPE = {
-    "vocab_size": 4096, "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 8, "num_attention_heads": 8,
-    "num_key_value_heads": 4, "head_dim": 32, "max_position_embeddings": 1024, "tie_word_embeddings": True,
-}  # fmt: skip
-
-
-def sequences(count: int = 32) -> list[Sequence]:
-    """Prompts of 32 tokens, responses of 16 to 224: uneven, as sampled ones are."""
-    draw = random.Random(0)
-    made = []
-    for _ in range(count):
-        length = 32 + draw.randint(16, 224)
-        generated = torch.arange(length) >= 32
-        made.append(Sequence(torch.randint(4096, (length,)), generated, draw.uniform(-1, 1), 1 / count))
-    return made
+from tests.bench import subject
 
 
 def ours(directory: Path, batch: list[Sequence]) -> Callable[[], float]:
-    unused = {"checkpoint": {"dir": "unused"}, "publish": {"dir": "unused"}, "metrics_dir": "unused", "steps": 1}
-    config = LearnerConfig.parse(
-        {"model": str(directory), "queue": {"url": "redis://unused", "run": "bench"}, **unused}, source="bench"
-    )
-    ranks = start(config.parallel, 0, 60)
+    config = subject.config(directory)
+    ranks = subject.alone(config)
     trainer = Trainer(load_policy(directory, ranks, config), config.optimizer, ranks)
     objective = get(ObjectiveConfig(rho_max=None))
     packed = pack(batch, Layout(max_tokens=config.micro_batch_tokens))
-    return lambda: trainer.train_step(packed, objective, LR).grad_norm
+    return lambda: trainer.train_step(packed, objective, subject.LR).grad_norm
 
 
 def plain(directory: Path, batch: list[Sequence], at_once: int) -> Callable[[], float]:
     """Right-padded: a causal model needs no mask for that."""
     model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.999), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=subject.LR, betas=(0.9, 0.999), weight_decay=0.0)
 
     def step() -> float:
         optimizer.zero_grad()
@@ -86,17 +63,10 @@ def _asympo(logp: Tensor, row: Sequence) -> Tensor:
 
 
 def main(rounds: int = 5) -> None:
-    transformers.utils.logging.disable_progress_bar()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory)
-        model = transformers.AutoModelForCausalLM.from_config(transformers.Qwen3Config(**SHAPE)).float()
-        model.save_pretrained(path)
-        batch = sequences()
+        size = subject.write(path)
+        batch = subject.sequences()
         ways = {
             "ours, packed": ours(path, batch),
             "transformers, padded": plain(path, batch, len(batch)),
@@ -111,7 +81,6 @@ def main(rounds: int = 5) -> None:
                 step()
                 seconds[name].append((time.perf_counter() - began, time.process_time() - busy))
     tokens = sum(len(row.tokens) for row in batch)
-    size = sum(p.numel() for p in model.parameters()) / 1e6
     print(f"{size:.1f}M parameters, {tokens} tokens a step, {rounds} rounds, {torch.get_num_threads()} threads")
     medians = {
         name: [statistics.median(column) for column in zip(*times, strict=True)] for name, times in seconds.items()
