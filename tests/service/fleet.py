@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import os
@@ -13,6 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import grpc
 import grpc.aio
 import numpy as np
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -124,9 +126,10 @@ class Fleet:
     async def submit(self, groups: Sequence[pb.Group], lease_id: str = "", timeout: float = 60.0) -> list[pb.Ack]:
         """Sends all groups on one stream and returns their acks, in the order of the groups."""
         call = self.open(timeout)
-        for sequence, group in enumerate(groups):
-            await call.write(pb.SubmitRequest(sequence=sequence, group=group, lease_id=lease_id))
-        await call.done_writing()
+        with contextlib.suppress(asyncio.InvalidStateError):  # it has ended already: reading says why
+            for sequence, group in enumerate(groups):
+                await call.write(pb.SubmitRequest(sequence=sequence, group=group, lease_id=lease_id))
+            await call.done_writing()
         acks = [ack async for response in call for ack in response.acks]
         assert sorted(ack.sequence for ack in acks) == list(range(len(groups)))
         return sorted(acks, key=lambda ack: ack.sequence)
@@ -148,6 +151,23 @@ class Fleet:
         """The fleet's account."""
         reply = await self.stub.GetLedger(pb.GetLedgerRequest(), metadata=self.metadata, timeout=30)
         return reply.ledger
+
+
+async def refusal(call: Callable[[], Awaitable[Any]]) -> grpc.aio.AioRpcError:
+    """The error that a call ends with.
+
+    A write that meets a stream which the server has just ended says INTERNAL, and hides what the server said: then the call
+    is made again.
+    """
+
+    async def error() -> grpc.aio.AioRpcError:
+        try:
+            await call()
+        except grpc.aio.AioRpcError as error:
+            return error
+        raise AssertionError("the call was not refused")
+
+    return await eventually(error, lambda error: error.code() is not grpc.StatusCode.INTERNAL)
 
 
 async def until(condition: Callable[[], Any], deadline_s: float = 60.0) -> None:

@@ -19,7 +19,7 @@ from learner.config import QueueConfig
 from learner.queue import LearnerQueue, check
 from leeway.v1 import rollout_pb2 as pb
 from tests.service.conftest import publish
-from tests.service.fleet import RUN, TOKENS, eventually, health, tokens, valid_group, write_tokens
+from tests.service.fleet import RUN, TOKENS, eventually, health, refusal, tokens, valid_group, write_tokens
 
 
 async def test_accepts_once_and_keeps_the_account(start_gateway):
@@ -33,44 +33,36 @@ async def test_accepts_once_and_keeps_the_account(start_gateway):
     assert (ledger.queued, ledger.in_flight) == (21, 0)
 
 
-@pytest.mark.parametrize(
-    ("changes", "reason", "field", "value"),
-    [
-        ({"tokens": tokens([1, 100])}, "token_out_of_vocabulary", "responses[1].tokens[1]", "100 (allowed: 0 to 99)"),
-        ({"reward": math.nan}, "reward_not_finite", "responses[1].reward", "nan (allowed: finite)"),
-        ({"tokens": b"\x01\x00\x00\x00\x02"}, "tokens_truncated", "responses[1].tokens", "5 bytes (allowed: "),
-    ],
-)
-async def test_rejects_with_field_and_value(start_gateway, changes, reason, field, value):
+async def test_rejects_with_field_and_value(start_gateway):
     gateway = await start_gateway()
-    bad = valid_group()
-    for name, content in changes.items():
-        setattr(bad.responses[1], name, content)
+    cases = [
+        ({"tokens": tokens([1, 100])}, "token_out_of_vocabulary", "tokens[1]", "100 (allowed: 0 to 99)"),
+        ({"reward": math.nan}, "reward_not_finite", "reward", "nan (allowed: finite)"),
+        ({"tokens": b"\x01\x00\x00\x00\x02"}, "tokens_truncated", "tokens", "5 bytes (allowed: "),
+    ]
+    bad = [valid_group() for _ in cases]
+    for group, (changes, *_) in zip(bad, cases, strict=True):
+        for name, content in changes.items():
+            setattr(group.responses[1], name, content)
     async with gateway.connect() as fleet:
-        before, ack, after = await fleet.submit([valid_group(), bad, valid_group()])
+        before, *acks, after = await fleet.submit([valid_group(), *bad, valid_group()])
         ledger = await fleet.ledger()
     assert before.outcome == after.outcome == pb.OUTCOME_ACCEPTED
-    assert (ack.outcome, ack.reason, ack.field) == (pb.OUTCOME_REJECTED, reason, field)
-    assert ack.value.startswith(value)
-    assert (ledger.received, ledger.accepted, dict(ledger.rejected_by_reason)) == (3, 2, {reason: 1})
+    for ack, (_, reason, field, value) in zip(acks, cases, strict=True):
+        assert (ack.outcome, ack.reason, ack.field) == (pb.OUTCOME_REJECTED, reason, f"responses[1].{field}")
+        assert ack.value.startswith(value)
+    assert (ledger.received, ledger.accepted) == (5, 2)
+    assert dict(ledger.rejected_by_reason) == dict.fromkeys((reason for _, reason, *_ in cases), 1)
 
 
-@pytest.mark.parametrize("token", [None, "wrong"])
-async def test_wrong_token_is_unauthenticated(start_gateway, token):
+async def test_wrong_token_is_unauthenticated(start_gateway):
     gateway = await start_gateway()
-    async with gateway.connect(token) as fleet:
-        for call in (lambda: fleet.submit([valid_group()]), lambda: fleet.lease(1), fleet.ledger):
-            # A write that meets a stream which the server has just ended says INTERNAL, and hides what the server said.
-            error = await eventually(lambda call=call: refusal(call()), lambda e: e.code() != grpc.StatusCode.INTERNAL)
-            assert error.code() == grpc.StatusCode.UNAUTHENTICATED
-            assert "token" in str(error.details())
-
-
-async def refusal(call) -> grpc.aio.AioRpcError:
-    """The error that the call ends with."""
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
-    return caught.value
+    for token in (None, "wrong"):
+        async with gateway.connect(token) as fleet:
+            for call in (lambda: fleet.submit([valid_group()]), lambda: fleet.lease(1), fleet.ledger):
+                error = await refusal(call)
+                assert error.code() == grpc.StatusCode.UNAUTHENTICATED
+                assert "token" in str(error.details())
 
 
 async def test_a_giant_message_ends_its_own_stream_only(start_gateway):
@@ -78,9 +70,8 @@ async def test_a_giant_message_ends_its_own_stream_only(start_gateway):
     async with gateway.connect() as fleet, gateway.connect(TOKENS["beta"]) as other:
         call = other.open()
         await call.write(pb.SubmitRequest(sequence=0, group=valid_group()))
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await fleet.submit([valid_group(length=1 << 18)])
-        assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        error = await refusal(lambda: fleet.submit([valid_group(length=1 << 18)]))
+        assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
         await call.write(pb.SubmitRequest(sequence=1, group=valid_group()))
         await call.done_writing()
         acks = [ack async for response in call for ack in response.acks]
@@ -174,20 +165,18 @@ async def test_an_accepted_group_uses_up_its_lease(start_gateway):
         assert (await fleet.lease(4, returned_lease_ids=[lease.lease_id])).groups == 2
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
+async def test_a_malformed_lease_request(start_gateway):
+    gateway = await start_gateway()
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"groups": 0}, "groups = 0: expected at least 1"),
         ({"groups": 1, "worker": "w" * 65}, "at most 64 bytes"),
         ({"groups": 1, "returned_lease_ids": ["x"] * 1025}, "1025 ids"),
-    ],
-)
-async def test_a_malformed_lease_request(start_gateway, fields, message):
-    gateway = await start_gateway()
+    ]
     async with gateway.connect() as fleet:
-        with pytest.raises(grpc.aio.AioRpcError, match="INVALID_ARGUMENT") as caught:
-            await fleet.lease(**fields)
-        assert message in str(caught.value.details())
+        for fields, message in cases:
+            with pytest.raises(grpc.aio.AioRpcError, match="INVALID_ARGUMENT") as caught:
+                await fleet.lease(**fields)
+            assert message in str(caught.value.details())
 
 
 async def test_watchers_see_the_newest_then_newer_ones(start_gateway, redis_server):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -50,22 +48,12 @@ def test_what_cannot_be_used_is_said_in_one_line(tmp_path: Path, redis_server: E
             write_settings(tmp_path / str(number), redis_server.url, **changes)
             for number, (changes, _) in enumerate(tried)
         ]
-        found = refusals("learner.gateway", files)
-    for (_, message), (status, text) in zip(tried, found, strict=True):
+        found = refusals("learner.gateway", [*files, Path("/nonexistent.json")])
+    messages = [*(message for _, message in tried), "/nonexistent.json: no such configuration file"]
+    for message, (status, text) in zip(messages, found, strict=True):
         assert status == 2, text
         (said,) = [row["event"] for row in map(json.loads, text.splitlines()) if row["level"] == "critical"]
         assert message in said
-
-
-def test_without_a_file():
-    command = [sys.executable, "-m", "learner.gateway"]
-    for arguments, message in (
-        ([], "usage:"),
-        (["/nonexistent.json"], "/nonexistent.json: no such configuration file"),
-    ):
-        ended = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=60, check=False)
-        assert ended.returncode == 2
-        assert message in ended.stderr
 
 
 async def test_plain_text_on_a_trusted_network(start_gateway):

@@ -288,7 +288,7 @@ def test_the_law_holds_in_every_reachable_state():
             run_state_machine_as_test(
                 QueueMachine,
                 settings=settings(
-                    max_examples=25,
+                    max_examples=15,
                     stateful_step_count=40,
                     deadline=None,
                     database=None,
