@@ -34,11 +34,10 @@ LAYOUTS = {
 }
 SHARED = {  # experts: on four data-parallel ranks some have no token of a version, but of others' tokens theirs to do
     "held": {"world": 4, "parallel": {"tensor": 2, "pipeline": 2, "sequence": True, "expert": 2}, "publishes": True},
-    "read by four": {"world": 4, "parallel": {"expert": 4}, "publishes": False},
     "read by one": {"world": 1, "parallel": {}, "publishes": False},
     "read again and again": {
         "world": 4,
-        "parallel": {"pipeline": 2, "expert": 2},
+        "parallel": {"expert": 4},
         "publishes": False,
         "behaviour": {"cache_bytes": 0},
     },
