@@ -136,6 +136,18 @@ def sparse(case: Case) -> dict[str, Any]:
     }
 
 
+def counts(case: Case) -> dict[str, Any]:
+    """The same sequences in ever more micro-batches, each of its own length, forward and forward and backward."""
+    losses, norms = [], []
+    for count in range(case.ranks.pipeline_size, 10):
+        case.spec["micro_batches"] = count
+        losses.append(case.trainer.evaluate(case.batch(), Reinforce())["loss"])
+        stats = case.trainer.train_step(case.batch(), Reinforce(), 0.0)
+        losses.append(stats.loss)
+        norms.append(stats.grad_norm)
+    return {"losses": losses, "norms": norms}
+
+
 def ragged(case: Case) -> dict[str, Any]:
     """A micro-batch that sequence parallelism cannot cut is refused by name, before any rank waits for another."""
     batch = pack(case.sequences[:1], Layout(case.ranks.data_size, 1))  # 11 tokens
@@ -220,6 +232,7 @@ RUNS: dict[str, Callable[[Case], dict[str, Any]]] = {
         resume,
         unwritable,
         sparse,
+        counts,
         ragged,
         talk,
         slow_reader,
