@@ -24,22 +24,19 @@ _NAMES = {
     torch.float32: "F32", torch.bfloat16: "BF16", torch.uint8: "U8", torch.uint16: "U16", torch.uint32: "U32",
 }  # fmt: skip
 _ALIGNED = 8  # bytes: where the data begin is a multiple of it
-_PIECE = 1 << 22  # bytes handed to either thread at once: the second to have it finds it in the processor's cache
+_PIECE = 1 << 22  # bytes written or hashed at once
 
 
 def write(path: Path, tensors: Mapping[str, Tensor]) -> Seal:
     """Writes contiguous tensors in host memory; when it returns they are on disk (fsync). Raises OSError."""
-    head, found = layout(tensors), hasher()
-    size = len(head) + sum(tensor.nbytes for tensor in tensors.values())
-    with DurableFile(path, size) as file, ThreadPoolExecutor(1) as thread:
-        hashed = []
-        for piece in _pieces(head, tensors):
-            hashed.append(thread.submit(found.update, piece))
-            file.write(piece)
-        file.sync()
-        for future in hashed:
-            future.result()
-    return Seal(size, text(found.digest()))
+    head = layout(tensors)
+    with ThreadPoolExecutor(1) as thread:
+        hashed = thread.submit(digest, tensors)
+        with DurableFile(path, len(head) + sum(tensor.nbytes for tensor in tensors.values())) as file:
+            for piece in _pieces(head, tensors):
+                file.write(piece)
+            file.sync()
+        return hashed.result()
 
 
 def digest(tensors: Mapping[str, Tensor]) -> Seal:
