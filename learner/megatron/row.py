@@ -79,7 +79,8 @@ class PackedRow(PackedSeqParams):
 
     Under context parallelism the keys and values of a layer are brought together on every rank, in the order of the ranks;
     queries stay where they are. A rank then holds 2 T groups d elements of keys and values for each layer whose attention is
-    not recomputed, and masks for the micro-batch (all layers share them) of about 512 n elements at most.
+    not recomputed, and masks for the micro-batch (all layers share them) of 640 n elements at most. Long sequences have none
+    where CUDA has a kernel for it; elsewhere torch makes one for each of their calls.
     """
 
     own: Tensor = None  # type: ignore[assignment]  # [n] int64: which tokens of the row

@@ -221,13 +221,13 @@ def test_packing_finds_what_there_is_to_find_among_a_few_sequences():
     """Up to ten are the hardest: where the best of all cuts fills 95%, ours does, but for one step in thirty."""
     draw = random.Random(3)
     feasible, missed = 0, 0
-    for _ in range(250):
+    for _ in range(150):
         ranks = draw.randint(2, 4)
         lengths = [draw.randint(1, 60) for _ in range(draw.randint(ranks, 10))]
         if sum(lengths) >= 0.95 * ranks * smallest_load(lengths, ranks):
             feasible += 1
             missed += filled(lengths, Layout(data_ranks=ranks)) < 0.95
-    assert feasible > 100
+    assert feasible > 50
     assert missed <= feasible / 30
 
 

@@ -31,7 +31,7 @@ def test_two_ranks_by_hand():
     assert row(micro, 1, 2).own.tolist() == [2, 3, 4, 5, 9, 10]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=30)
 @given(
     lengths=st.lists(st.integers(1, 300), min_size=1, max_size=12),
     ranks=st.integers(1, 5),
