@@ -171,7 +171,7 @@ class Nodes:
         """A node dies between two checkpoints, and what is needed to go on is started."""
         site, show, every = self._site, self._show, self._learner.checkpoint.every
         dead, other = (second, first) if show.kill == "worker" else (first, second)
-        site.until(lambda: site.step() % every >= every // 2, "step between two checkpoints", 60)
+        site.until(lambda: site.step() % every >= every // 2, "step between two checkpoints", 120)
         if show.power:
             site.hosts[dead].cut()
         site.hosts[dead].remove()
@@ -197,7 +197,7 @@ class Nodes:
             steps = [row for row in self._site.learner_rows("step") if row["epoch"] == newest]
             return newest > beyond and len(steps) >= self._show.steps
 
-        self._site.until(enough, f"{self._show.steps} steps of a learner after epoch {beyond}", 150)
+        self._site.until(enough, f"{self._show.steps} steps of a learner after epoch {beyond}", 240)
 
     def _stop(self) -> None:
         """SIGTERM to a node without rank 0: the learner ends with a checkpoint all the same. Then to the others."""

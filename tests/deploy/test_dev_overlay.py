@@ -11,7 +11,7 @@ from tests.deploy import pods
 STEPS = 8
 
 
-@pytest.mark.timeout(500)
+@pytest.mark.timeout(600)
 def test_the_dev_overlay_trains_the_demo_with_green_probes_and_ends_cleanly(tmp_path: Path):
     if (reason := pods.refusal()) is not None:
         pytest.skip(f"pods cannot be run here: {reason}")

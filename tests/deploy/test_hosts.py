@@ -10,7 +10,7 @@ from tests.deploy import network
 from tests.deploy.hosts import FLEETS, Show, perform
 from tests.deploy.site import refusal
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 SMALL = ("learner.parallel.tensor=1", "learner.parallel.pipeline=1", "learner.checkpoint.every=10")
 
 

@@ -10,7 +10,7 @@ from tests.deploy import network
 from tests.deploy.nodes import Show, perform
 from tests.deploy.site import refusal
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -15,7 +15,7 @@ from typing import Any
 WORKER = Path(__file__).parent / "worker.py"
 
 
-def run_cases(world: int, cases: list[dict[str, Any]], out: Path, timeout_s: float = 240) -> None:
+def run_cases(world: int, cases: list[dict[str, Any]], out: Path, timeout_s: float = 540) -> None:
     """Runs ``cases`` one after another on ``world`` ranks; a case with ``world`` of its own runs on the first of them.
 
     Raises AssertionError with the ranks' output when a rank fails or time runs out.

@@ -34,11 +34,11 @@ def test_every_rank_writes_its_part_and_a_failure_is_everybodys(tmp_path: Path):
             for rank in range(2)
         ]
         try:
-            assert [rank.wait(timeout=120) for rank in ranks] == [0, 0], (tmp_path / "log").read_text()
+            assert [rank.wait(timeout=300) for rank in ranks] == [0, 0], (tmp_path / "log").read_text()
         finally:
             for rank in ranks:
                 rank.kill()
-                rank.wait(timeout=10)
+                rank.wait(timeout=60)
     announced = json.loads((tmp_path / "announced.json").read_text())
     assert announced["failures"] == [BROKEN]
     policies = [json_format.ParseDict(row, rollout_pb2.Policy()) for row in announced["policies"]]

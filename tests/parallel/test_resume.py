@@ -16,7 +16,7 @@ CHAIN = {  # layout by epoch; the last one is not killed
     2: (2, {}),
     3: (4, {"pipeline": 4}),
 }
-DEADLINE_S = 200
+DEADLINE_S = 300
 
 
 @pytest.mark.timeout(600)

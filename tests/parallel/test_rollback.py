@@ -29,7 +29,7 @@ from tests.parallel.conftest import SMALL
 RANKS, GROUPS, RESPONSES, STEPS = 2, 4, 8, 24
 HEALTHY = 12  # steps with half of the responses right; then one in eight
 WINDOW, EVERY = 4, 4
-_LIMIT_S = 150
+_LIMIT_S = 300
 
 
 def group(right: int, seed: int) -> pb.Group:
@@ -117,7 +117,7 @@ def rows(directory: Path) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(400)
 def test_a_planted_collapse_is_rolled_back_and_every_group_is_accounted_for(tmp_path: Path):
     server = EmbeddedRedis.start(tmp_path / "redis")
     try:

@@ -29,14 +29,14 @@ def steps(directory: Path, rank: int) -> int:
 def test_a_frozen_peer_ends_the_rank_that_waits_for_it(tmp_path: Path):
     ranks = [start(rank, tmp_path) for rank in range(2)]
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while min(steps(tmp_path, rank) for rank in range(2)) < 100:
             assert time.monotonic() < deadline, (tmp_path / "log.0").read_text()
             assert [rank.poll() for rank in ranks] == [None, None], (tmp_path / "log.0").read_text()
             time.sleep(0.01)
         os.kill(ranks[1].pid, signal.SIGSTOP)
         frozen = time.monotonic()
-        assert ranks[0].wait(timeout=30) == 1
+        assert ranks[0].wait(timeout=60) == 1
         took = time.monotonic() - frozen
         assert LIMIT_S * 0.9 < took < LIMIT_S + 10  # the rest is for a busy machine
         words = (tmp_path / "log.0").read_text()
@@ -47,4 +47,4 @@ def test_a_frozen_peer_ends_the_rank_that_waits_for_it(tmp_path: Path):
     finally:
         for rank in ranks:
             rank.kill()
-            rank.wait(timeout=10)
+            rank.wait(timeout=60)

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from tests.chaos.many_fleets import FLEETS, STREAMS, measure
 
 
-@pytest.mark.timeout(300)
 async def test_fifty_fleets_on_two_hundred_streams(tmp_path: Path):
     groups = 10
     crowd = await measure(tmp_path, groups=groups, per_s=1.0)

@@ -10,8 +10,6 @@ from tests.chaos.shares import FLOOD, WEIGHTS, Shares, measure
 
 TOKENS = 150_000
 
-pytestmark = pytest.mark.timeout(300)
-
 
 def assert_three_to_one(shares: Shares) -> None:
     assert shares.starved == 0  # both had groups waiting at every take: it was the learner who chose
