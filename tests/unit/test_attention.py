@@ -52,7 +52,7 @@ def _plain(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     return (scores.softmax(-1) @ v).transpose(0, 1).flatten(1)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     lengths=st.lists(st.sampled_from([2, 3, 5, 9, 40, 150, 300]), min_size=1, max_size=6),
     multiple=st.sampled_from([1, 4, 7]),
@@ -79,7 +79,7 @@ def test_equals_attention_sequence_by_sequence(lengths, multiple, seed):
         assert not a[used:].any()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     lengths=st.lists(st.sampled_from([2, 3, 5, 9, 40, 150, 300]), min_size=1, max_size=6),
     multiple=st.sampled_from([1, 4, 64]),

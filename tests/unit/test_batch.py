@@ -155,7 +155,7 @@ def loss_tokens(batch: Batch) -> list[tuple[int, float, int]]:
     ]
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(
     lengths=st.lists(st.integers(2, 60), min_size=1, max_size=40),
     ranks=st.integers(1, 4),
@@ -195,7 +195,7 @@ def filled(lengths: list[int], layout: Layout) -> float:
 STAGES = st.sampled_from([1, 2, 4, 8])  # of the pipeline: micro-batches at least
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.lists(st.integers(50, 400), min_size=64, max_size=160), st.integers(1, 4), STAGES)
 def test_packing_fills_at_least_95_percent(lengths: list[int], ranks: int, stages: int):
     layout = Layout(data_ranks=ranks, min_micro_batches=stages, max_tokens=4096)
@@ -205,7 +205,7 @@ def test_packing_fills_at_least_95_percent(lengths: list[int], ranks: int, stage
     assert held == [sum(lengths[i] for i in members) for members in batch.members]  # what is counted is what is packed
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(
     st.lists(st.integers(1, 500), min_size=20, max_size=100), st.integers(1, 4), STAGES, st.sampled_from([200, 2000])
 )
