@@ -173,6 +173,8 @@ class Member:
         failure = self._failure
         self.requests += 1
         request = asyncio.ensure_future(self._gate.through(self._engine.generate(prompts, sampling)))
+        # How it ends is of no interest to anybody once the engine's life has; asyncio logs errors that nobody looked at.
+        request.add_done_callback(lambda request: request.cancelled() or request.exception())
         try:
             await asyncio.wait({request, failure}, return_when=asyncio.FIRST_COMPLETED)
             if not request.done():
