@@ -32,11 +32,11 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     probe = [*pip, "download", "-q", "--no-deps", "--retries", "0", "--timeout", "10", "-d", str(root / "probe")]
     if subprocess.run([*probe, "-c", "constraints.txt", "structlog"], cwd=ROOT, capture_output=True).returncode:
         pytest.skip("no package index is reachable: the gateway's closure cannot be installed")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(root / "venv")], check=True, timeout=30)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(root / "venv")], check=True, timeout=120)
     interpreter = root / "venv" / "bin" / "python"
     recipe = dockerfile.read("gateway").stages[0].all("RUN")[-1].rest.replace("/opt/leeway", str(root / "venv"))
     recipe = recipe.replace("pip --python", f"{' '.join(pip)} -q --python").replace("--no-cache-dir", "")
-    done = subprocess.run(["sh", "-ec", recipe], cwd=ROOT, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(["sh", "-ec", recipe], cwd=ROOT, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     return interpreter
 
@@ -101,7 +101,7 @@ def test_a_gateway_runs_there_and_its_images_health_check_passes(python: Path, s
         words = json.loads(check.replace("127.0.0.1:9101", status))
         assert run(python, *words[1:]).returncode == 0
         gateway.terminate()
-        assert gateway.wait(time.monotonic() + 20)
+        assert gateway.wait(time.monotonic() + 60)
         assert gateway.exit_code() == 0, gateway.tail(10)
         assert run(python, *words[1:]).returncode != 0, "healthy and gone"
     finally:

@@ -41,7 +41,7 @@ def overlay(script: str, init: str = "true", grace_s: int = 30, **container: Any
     )
 
 
-def ticked(node: Node, done: Callable[[], bool], limit_s: float = 40.0) -> None:
+def ticked(node: Node, done: Callable[[], bool], limit_s: float = 90.0) -> None:
     deadline = time.monotonic() + limit_s
     while not done():
         assert time.monotonic() < deadline, [path.read_text() for path in (node.scratch / "logs").iterdir()]

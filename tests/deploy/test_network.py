@@ -50,7 +50,7 @@ def permitted() -> None:
 
 
 def until(child: Child, words: str) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while words not in child.log.read_text():
         assert child.exit_code() is None or words in child.log.read_text(), child.tail()
         assert time.monotonic() < deadline, child.tail()
