@@ -13,7 +13,6 @@ import pytest
 from learner.resume import latest
 from learner.stop_signal import StopSignal
 
-_GRACE_S = 1.5
 _LEARNER = """
 import os, sys, threading
 from pathlib import Path
@@ -81,9 +80,11 @@ def test_time_runs_from_the_first_signal(monkeypatch: pytest.MonkeyPatch):
     assert stop.left_s() == 0.0
 
 
-@pytest.mark.parametrize(("disk", "status", "newest"), [("answers", 0, 2), ("hangs", 1, 1)])
-def test_a_last_save_that_hangs_ends_with_the_grace_period(tmp_path: Path, disk: str, status: int, newest: int):
-    command = [sys.executable, "-c", _LEARNER, str(tmp_path), disk, str(_GRACE_S)]
+@pytest.mark.parametrize(("disk", "grace_s", "status", "newest"), [("answers", 60.0, 0, 2), ("hangs", 1.5, 1, 1)])
+def test_a_last_save_that_hangs_ends_with_the_grace_period(
+    tmp_path: Path, disk: str, grace_s: float, status: int, newest: int
+):
+    command = [sys.executable, "-c", _LEARNER, str(tmp_path), disk, str(grace_s)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(
         command, 0, None, subprocess.PIPE, subprocess.PIPE, subprocess.PIPE, env=environment
@@ -96,14 +97,14 @@ def test_a_last_save_that_hangs_ends_with_the_grace_period(tmp_path: Path, disk:
             child.send_signal(signal.SIGTERM)
             child.stdin.write(b"!")
             began = time.monotonic()
-            assert child.wait(30) == status
+            assert child.wait(90) == status
             taken = time.monotonic() - began
         finally:
             child.kill()
         said = child.stderr.read().decode()
     assert ("not done within the grace period" in said) == (disk == "hangs"), said
     assert ("write_text" in said) == (disk == "hangs")  # where each thread was
-    assert disk == "answers" or taken >= _GRACE_S / 2
+    assert disk == "answers" or taken >= grace_s / 2
     resume = latest(tmp_path)
     assert resume is not None
     assert (resume.step, resume.damaged) == (newest, [])
