@@ -22,7 +22,8 @@ from learner.megatron.attention import PackedAttention, RMSNorm
 _PACKAGE = "transformer_engine"
 
 # The router looks this up without TransformerEngine too, whose import would have defined it (megatron-core 0.16.1).
-vars(moe_utils).setdefault("te_general_gemm", None)
+if not hasattr(moe_utils, "te_general_gemm"):
+    moe_utils.te_general_gemm = None  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
