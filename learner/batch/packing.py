@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import bisect
+import heapq
 import itertools
 import math
+from collections.abc import Iterable
 from collections.abc import Sequence as Sequences
 from dataclasses import dataclass
 
@@ -82,30 +85,62 @@ def _bins(lengths: list[int], layout: Layout) -> list[list[list[int]]]:
     The sequences of a rank are chosen first: equal work for the ranks, whatever the micro-batches hold.
     """
     budget = max(layout.max_tokens, max(lengths))
-    shares = _fill(lengths, layout.data_ranks)
-    loads = [sum(lengths[i] for i in share) for share in shares]
-    count = max(math.ceil(max(loads) / budget), layout.min_micro_batches)
-    while True:
-        cut = [
-            [[share[i] for i in members] for members in _fill([lengths[i] for i in share], count)] for share in shares
-        ]
-        if max(sum(lengths[i] for i in members) for bins in cut for members in bins) <= budget:
-            return cut
-        count += 1
+    shares = _share(lengths, layout.data_ranks)
+    tight = [_tight(lengths, share, budget) for share in shares]
+    count = max(layout.min_micro_batches, *map(len, tight))
+    return [_cut(lengths, bins, count, budget) for bins in tight]
 
 
-def _fill(lengths: list[int], count: int) -> list[list[int]]:
-    """Longest first into the emptiest bin; then the fullest gives up what evens it out, until it is within 1% of the mean or
-    nothing helps."""
+def _cut(lengths: list[int], tight: list[list[int]], count: int, budget: int) -> list[list[int]]:
+    """``count`` micro-batches of what is in fewer that keep to the budget: about equal ones where those keep to it too."""
+    even = _even(lengths, list(itertools.chain(*tight)), count)
+    if max(sum(lengths[i] for i in members) for members in even) <= budget:
+        return even
+    bins = list(tight)
+    while len(bins) < count:
+        most = max(range(len(bins)), key=lambda i: len(bins[i]))
+        bins += _even(lengths, bins.pop(most), 2)
+    return bins
+
+
+def _tight(lengths: list[int], members: list[int], budget: int) -> list[list[int]]:
+    """As few bins as best-fit decreasing finds: the longest first, each where it leaves least room."""
+    bins: list[list[int]] = []
+    rooms: list[tuple[int, int]] = []  # what is left and in which bin, ascending
+    for index in _longest_first(lengths, members):
+        place = bisect.bisect_left(rooms, (lengths[index], 0))
+        if place == len(rooms):
+            bins.append([])
+            room, number = budget, len(bins) - 1
+        else:
+            room, number = rooms.pop(place)
+        bins[number].append(index)
+        bisect.insort(rooms, (room - lengths[index], number))
+    return bins
+
+
+def _even(lengths: list[int], members: list[int], count: int) -> list[list[int]]:
+    """The longest first, each into the emptiest of ``count`` bins."""
     bins: list[list[int]] = [[] for _ in range(count)]
-    loads = [0] * count
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        emptiest = min(range(count), key=loads.__getitem__)
-        bins[emptiest].append(index)
-        loads[emptiest] += lengths[index]
-    while max(loads) > _EVEN * sum(loads) / count:
-        fullest = max(range(count), key=loads.__getitem__)
-        emptier = sorted(range(count), key=loads.__getitem__)
+    loads = [(0, number) for number in range(count)]
+    for index in _longest_first(lengths, members):
+        load, number = loads[0]
+        bins[number].append(index)
+        heapq.heapreplace(loads, (load + lengths[index], number))
+    return bins
+
+
+def _longest_first(lengths: list[int], members: Iterable[int]) -> list[int]:
+    return sorted(members, key=lambda i: (-lengths[i], i))
+
+
+def _share(lengths: list[int], ranks: int) -> list[list[int]]:
+    """Equal work: the fullest rank gives up what evens it out, until it is within 1% of the mean or nothing helps."""
+    bins = _even(lengths, list(range(len(lengths))), ranks)
+    loads = [sum(lengths[i] for i in members) for members in bins]
+    while max(loads) > _EVEN * sum(loads) / ranks:
+        fullest = max(range(ranks), key=loads.__getitem__)
+        emptier = sorted(range(ranks), key=loads.__getitem__)
         trades = (_trade(lengths, bins[fullest], bins[i], loads[fullest] - loads[i]) for i in emptier)
         found = next(((i, trade) for i, trade in zip(emptier, trades, strict=True) if trade), None)
         if found is None:

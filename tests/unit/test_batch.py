@@ -217,6 +217,25 @@ def test_packing_fills_95_percent_whenever_no_sequence_is_over_5_percent_of_a_ra
     assert filled(lengths, Layout(ranks, stages, budget)) >= 0.95
 
 
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=200), st.integers(1, 4), st.integers(1, 6))
+def test_micro_batches_keep_to_the_budget_and_are_few(lengths: list[int], ranks: int, least: int):
+    """Any two of best-fit's bins hold more than one budget together, or they would be one."""
+    cut = _bins(lengths, Layout(ranks, least, 300))
+    assert sorted(i for share in cut for members in share for i in members) == list(range(len(lengths)))
+    assert max(sum(lengths[i] for i in members) for share in cut for members in share) <= 300
+    (count,) = {len(share) for share in cut}
+    fullest = max(sum(lengths[i] for members in share for i in members) for share in cut)
+    assert count <= max(least, 2 * fullest / 300 + 1)
+
+
+def test_responses_of_over_half_the_budget_are_cut_at_once():
+    """Two to a micro-batch never fit: a search from the bottom would try a thousand counts."""
+    draw = random.Random(0)
+    lengths = [draw.randint(8_193, 16_384) for _ in range(4096)]
+    assert [len(share) for share in _bins(lengths, Layout(2, 1, 16_384))] == [2048, 2048]
+
+
 def test_packing_finds_what_there_is_to_find_among_a_few_sequences():
     """Up to ten are the hardest: where the best of all cuts fills 95%, ours does, but for one step in thirty."""
     draw = random.Random(3)
