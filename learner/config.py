@@ -258,7 +258,7 @@ class LearnerConfig(Settings):
     parallel: ParallelConfig = ParallelConfig()
     layers: Literal["auto", "own", "transformer_engine"] = Field(
         default="auto",
-        description="what linear layers and norms are: auto: TransformerEngine's where it and CUDA exist and dtype is bfloat16",
+        description="linear layers and norms: auto: TransformerEngine's where it and CUDA exist and dtype is bfloat16",
     )
     recompute: Literal["none", "selective", "full"] = Field(
         default="none",
