@@ -11,7 +11,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.bias import causal_lower_right
 
 from learner.megatron.context import gather_tokens
 from learner.megatron.row import Call, PackedRow
@@ -64,6 +63,9 @@ class PackedAttention(torch.nn.Module):
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, call: Call) -> Tensor:
         mask, square = call.mask, call.queries == call.seen
         if mask is None and not square:
+            # Brings the compiler along, seconds of every start: for those only who need it.
+            from torch.nn.attention.bias import causal_lower_right
+
             mask = causal_lower_right(call.queries, call.seen)  # never made where CUDA has a kernel for it
         return F.scaled_dot_product_attention(
             q,
