@@ -104,7 +104,7 @@ def layouts() -> list[Cell]:
         Cell("moe untied", 2, SP2),
         Cell("moe tied", 2, SP2 | EP2, asympo, recompute="full"),
         Cell("moe untied", 4, EP2, micro_batches=1),
-        Cell("moe tied", 4, SP2 | EP4, micro_batches=PADDED),
+        Cell("moe tied", 4, SP2 | EP4),
         Cell("moe untied", 4, PP2 | EP2, asympo, recompute="selective"),
         Cell("moe untied", 4, SP2 | VPP | EP2, micro_batches=3),
     ]

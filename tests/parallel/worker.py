@@ -6,6 +6,7 @@ from every rank that exports tensors.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -217,6 +218,10 @@ def main(path: Path) -> None:
         if case.ranks.rank == 0:
             (path.parent / f"{spec['name']}.json").write_text(json.dumps(result))
         case.ranks.stop()
+        # Groups end with the last that knows them, and each has threads; a start freezes what the case before left behind.
+        del case, result
+        gc.unfreeze()
+        gc.collect()
 
 
 RUNS: dict[str, Callable[[Case], dict[str, Any]]] = {
