@@ -36,7 +36,7 @@ CUT ?= 60
 .PHONY: help demo test test-parallel check manifests protos chaos fuzz soak hosts nodes pods drill bench bench-intake bench-learner bench-cap gpu clean install
 
 help:
-	@echo "make demo     a language model learns to sort digits, through the whole production path (about 3 minutes)"
+	@echo "make demo     a language model learns to sort digits, through the whole production path (3 to 5 minutes)"
 	@echo "              STEPS= SEED= OBJECTIVE= LR= STALENESS= TASK=sort|add|sumto TP= PP= CP= RESUME=1 RUN=name"
 	@echo "make test     every check and test (under 25 minutes on 2 cores)"
 	@echo "make check    lint, types, import rules, generated stubs"
