@@ -204,9 +204,13 @@ def start(config: ParallelConfig, seed: int, timeout_s: float, store: Store | No
     model_parallel_cuda_manual_seed(seed)
     # What the imports made lives for ever; megatron collects garbage at every save, and going through it all takes 0.2 s.
     gc.freeze()
+    return _place(config, device, timeout)
+
+
+def _place(config: ParallelConfig, device: torch.device, timeout: timedelta) -> Ranks:
     return Ranks(
         rank=dist.get_rank(),
-        world=world,
+        world=dist.get_world_size(),
         tensor_rank=parallel_state.get_tensor_model_parallel_rank(),
         tensor_size=config.tensor,
         pipeline_rank=parallel_state.get_pipeline_model_parallel_rank(),
