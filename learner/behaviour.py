@@ -54,9 +54,8 @@ class Behaviour:
         self._scorer = scorer
         self._ranks = ranks
         self._layout = replace(layout, data_ranks=1)  # each scores what it trains
-        self._together = (
-            ranks.expert_size > 1
-        )  # tokens of one data rank go to experts on another: all score, or none does
+        # Tokens of one data rank go to experts on another: all score, or none does.
+        self._together = ranks.expert_size > 1
         self._published = PublishedVersions(config.publish.dir)
         self._cache = VersionCache(
             config.behaviour.cache_bytes, lambda version: scorer.read(self._published.open(version))

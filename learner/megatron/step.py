@@ -98,9 +98,8 @@ class Trainer:
         """Every rank's numbers in one all-reduce: what the last stage counted and the squared gradient of each shard."""
         names = [*_OWN, *_metric_names(objective)]
         total = torch.zeros(len(names) + 1, dtype=torch.float64, device=self._ranks.device)
-        if (
-            outputs and self._ranks.tensor_rank == self._ranks.context_rank == 0
-        ):  # those that share a batch found the same
+        # Tensor- and context-parallel ranks of a stage have found the same.
+        if outputs and self._ranks.tensor_rank == self._ranks.context_rank == 0:
             total[:-1] = torch.stack(outputs).sum(0)
         if gradients:
             total[-1] = torch.nn.utils.get_total_norm(gradients).double().square()
