@@ -50,7 +50,7 @@ help:
 	@echo "make bench-intake  groups/s, CPU per group and ack latency against bare gRPC and bare Redis (about 4 minutes)"
 	@echo "make bench-learner  a step against transformers and against recomputing objectives, what is not the model, publication"
 	@echo "make bench-cap  a learning rate that collapses at a staleness of 16, capped by the staleness law and not"
-	@echo "make gpu      on a CUDA device: the equivalence tests there, then a full step of a 4B model"
+	@echo "make gpu      on a CUDA device: the equivalence tests there, then a full step of the largest Qwen3 that fits"
 	@echo "make bench    the rollout worker against bare SGLang, refits by mode (about 4 minutes)"
 	@echo "make test-parallel  every layout against a float64 reference, as a table of errors"
 	@echo "make protos   regenerate the stubs of proto/leeway/v1"

@@ -1,7 +1,9 @@
-"""A full ASymPO step of one process, packed: `python -m tests.bench.gpu [SHAPE]` (4b on a CUDA device, else tiny).
+"""A full ASymPO step of one process, packed: `python -m tests.bench.gpu [SHAPE] [RECOMPUTE]`.
 
-Random weights of Qwen3-4B's shape, bf16 with fp32 master weights and gradients, rows of 16k tokens, AdamW. Prints tokens/s,
-the share of the matrix rate that this device was measured to have, the peak of device memory, and where the time goes.
+Random weights of a Qwen3's shape (the largest that fits this device's memory; tiny without CUDA), bf16 with fp32 master
+weights and gradients, rows of 16k tokens, AdamW. Every step has a batch of its own: a kernel that plans for new lengths pays
+for it here as it would in a run. Prints tokens/s, the share of the matrix rate that this device was measured to have, the
+peak of device memory, and where the time goes.
 """
 
 from __future__ import annotations
@@ -54,20 +56,21 @@ class Shape:
     rows: int  # micro-batches a step
     longest: int  # tokens of a prompt and its response
 
-    def write(self, directory: Path) -> None:
-        """A Hugging Face directory with random weights."""
+    def write(self, directory: Path, device: torch.device) -> None:
+        """Writes a Hugging Face directory with random weights, drawn on ``device``: on a CPU 4B of them take a minute."""
         config = transformers.Qwen3Config(
             vocab_size=self.vocab, hidden_size=self.hidden, intermediate_size=self.ffn, num_hidden_layers=self.layers,
             num_attention_heads=self.heads, num_key_value_heads=self.groups, head_dim=self.head_dim,
             max_position_embeddings=self.longest, tie_word_embeddings=True,
         )  # fmt: skip
         torch.set_default_dtype(torch.bfloat16)
-        transformers.AutoModelForCausalLM.from_config(config).save_pretrained(directory)
+        with device:
+            transformers.AutoModelForCausalLM.from_config(config).save_pretrained(directory)
         torch.set_default_dtype(torch.float32)
 
-    def batch(self) -> Batch:
+    def batch(self, seed: int) -> Batch:
         """Prompts of an eighth, responses of one to seven eighths of the longest: uneven, as sampled ones are."""
-        draw, made, used = random.Random(0), [], 0
+        draw, made, used = random.Random(seed), [], 0
         prompt = self.longest // 8
         while used < self.row * self.rows * 0.97:
             length = min(prompt + draw.randint(prompt, 7 * prompt), max(2 * prompt, self.row * self.rows - used))
@@ -95,8 +98,20 @@ class Shape:
 
 SHAPES = {
     "4b": Shape(151_936, 2560, 9728, 36, 32, 8, 128, row=16_384, rows=2, longest=4096),
+    "1.7b": Shape(151_936, 2048, 6144, 28, 16, 8, 128, row=16_384, rows=2, longest=4096),
+    "0.6b": Shape(151_936, 1024, 3072, 28, 16, 8, 128, row=16_384, rows=2, longest=4096),
     "tiny": Shape(4096, 256, 768, 4, 8, 4, 32, row=1024, rows=2, longest=256),
 }
+# Device memory that a step of the shape was counted to need with recompute = "full", GiB.
+_NEEDS = {"4b": 90, "1.7b": 45, "0.6b": 20}
+
+
+def largest_that_fits(device: torch.device) -> str:
+    """Name of the largest shape whose step fits the free memory of ``device``; "tiny" without CUDA."""
+    if device.type != "cuda":
+        return "tiny"
+    free = torch.cuda.mem_get_info(device)[0] / 2**30
+    return next((name for name, needed in _NEEDS.items() if needed <= free), "tiny")
 
 
 def matrix_rate(device: torch.device, size: int) -> float:
@@ -138,36 +153,40 @@ def _config(directory: Path, recompute: str) -> LearnerConfig:
     return LearnerConfig.parse(given | unused | {"recompute": recompute}, source="bench")
 
 
-def main(name: str = "", recompute: str = "selective") -> None:
-    """``recompute`` as learner.recompute has it."""
+def main(name: str = "", recompute: str = "full") -> None:
+    """Measures and prints. ``name``: one of SHAPES; ``recompute``: as learner.recompute has it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    name = name or ("4b" if torch.cuda.is_available() else "tiny")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    name = name or largest_that_fits(device)
     shape = SHAPES[name]
     torch.manual_seed(0)
+    rate = matrix_rate(device, 8192 if device.type == "cuda" else 1024)
     with tempfile.TemporaryDirectory() as directory:
-        shape.write(Path(directory))
+        shape.write(Path(directory), device)
         config = _config(Path(directory), recompute)
         ranks = start(config.parallel, 0, 300)
         policy = load_policy(Path(directory), ranks, config)
-    trainer, batch, objective = Trainer(policy, config.optimizer, ranks), shape.batch(), get(ObjectiveConfig())
+    trainer, objective = Trainer(policy, config.optimizer, ranks), get(ObjectiveConfig())
+    batches = [shape.batch(seed) for seed in range(WARM + STEPS)]
     seconds = []
-    for _ in range(WARM + STEPS):
+    for batch in batches:
         began = time.perf_counter()
         stats = trainer.train_step(batch, objective, LR)
-        _wait(ranks.device)
+        _wait(device)
         assert stats.skipped is None, stats.skipped
         seconds.append(time.perf_counter() - began)
-    second, rate = statistics.median(seconds[WARM:]), matrix_rate(ranks.device, 8192 if name == "4b" else 1024)
-    fill = batch.tokens / sum(micro_batch.tokens.shape[1] for micro_batch in batch.micro_batches)
-    print(f"{name}, {ranks.device}, layers: {choose(config).name}, recompute: {recompute}, rows filled {fill:.3f}")
-    print(f"{second:.3f} s a step (of {', '.join(f'{s:.3f}' for s in seconds)}), {batch.tokens / second:,.0f} tokens/s")
-    print(f"{shape.work(batch) / second / rate:.3f} of the measured {rate / 1e12:.1f} TFLOP/s in bf16")
-    if ranks.device.type == "cuda":
-        print(f"peak device memory {torch.cuda.max_memory_allocated(ranks.device) / 2**30:.1f} GiB")
-    print("time: " + ", ".join(f"{kind} {share:.0%}" for kind, share in _where(trainer, batch, ranks).items()))
+    second, last = statistics.median(seconds[WARM:]), batches[-1]
+    tokens = statistics.mean(batch.tokens for batch in batches[WARM:])
+    fill = last.tokens / sum(micro_batch.tokens.shape[1] for micro_batch in last.micro_batches)
+    print(f"{name}, {device}, layers: {choose(config).name}, recompute: {recompute}, rows filled {fill:.3f}")
+    print(f"{second:.3f} s a step (of {', '.join(f'{s:.3f}' for s in seconds)}), {tokens / second:,.0f} tokens/s")
+    print(f"{shape.work(last) / second / rate:.3f} of the measured {rate / 1e12:.1f} TFLOP/s in bf16")
+    if device.type == "cuda":
+        print(f"peak device memory {torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB")
+    print("time: " + ", ".join(f"{kind} {share:.0%}" for kind, share in _where(trainer, last, ranks).items()))
 
 
 if __name__ == "__main__":

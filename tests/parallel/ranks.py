@@ -33,7 +33,8 @@ def started(world: int, cases: list[dict[str, Any]], out: Path) -> Iterator[subp
     """The running torchrun; on exit it and its ranks are ended. Each rank writes its process id to <out>/<rank>.pid."""
     (out / "cases.json").write_text(json.dumps(cases))
     root = WORKER.parents[2]
-    environment = os.environ | {"PYTHONPATH": f"{root}:{root / 'proto'}", "OMP_NUM_THREADS": "1"}
+    path = [str(root), str(root / "proto"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": ":".join(path), "OMP_NUM_THREADS": "1"}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world)]
     with (out / "log").open("w") as log:
         process = subprocess.Popen(
