@@ -86,8 +86,8 @@ check: $(STAMP)
 	@echo "ruff";          $(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@echo "pyright";       $(BIN)/pyright
 	@echo "import-linter"; $(BIN)/lint-imports
-	@echo "stubs";         $(BIN)/python -m tests.stubs
-	@echo "metrics";       $(BIN)/python -m tests.reference
+	@echo "stubs";         $(BIN)/python -m tests.tools.stubs
+	@echo "metrics";       $(BIN)/python -m tests.tools.metric_reference
 	@echo "manifests";     $(BIN)/python -m tests.deploy.manifests
 	@if command -v buf >/dev/null; then echo "buf lint"; cd proto && buf lint; else echo "buf: not installed, skipped"; fi
 

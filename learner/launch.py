@@ -6,19 +6,19 @@ import os
 
 from structlog.stdlib import BoundLogger
 
-from learner.catalog import CatalogError
-from learner.claim import SupersededError
+from learner.checkpoint.rollback import ROLLED_BACK
+from learner.checkpoint.store import CheckpointError
 from learner.config import LearnerConfig
-from learner.intake import IntakeError
-from learner.megatron.model import ModelError
+from learner.intake.batch_source import IntakeError
+from learner.megatron.checkpointing.sharded_state import LoadError
+from learner.megatron.model.architecture import ModelError
 from learner.megatron.parallel import LayoutError, start
-from learner.megatron.state import LoadError
-from learner.meters import Meters
+from learner.process.health import RankHealth
+from learner.publish.catalog import CatalogError
 from learner.queue import QueueError
-from learner.resume import CheckpointError
-from learner.rollback import ROLLED_BACK
+from learner.storage.fence import SupersededError
+from learner.telemetry.rank_metrics import RankMetrics
 from learner.train import train
-from learner.vitals import Vitals
 from learner.warmup import DemonstrationError
 from runtime.settings import SettingsError
 from runtime.status import Status
@@ -30,11 +30,11 @@ def launch(config: LearnerConfig, log: BoundLogger) -> int:
     Exit status: 0 done or stopped cleanly, 2 something to mend in the configuration, ROLLED_BACK to be started again at once,
     1 anything else.
     """
-    vitals = Vitals(config.silence_s)
-    meters = Meters(vitals)
+    health = RankHealth(config.silence_s)
+    meters = RankMetrics(health)
     try:
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-        Status.start(config.status.listen, meters.instruments.registry, vitals.alive, vitals.ready, local_rank)
+        Status.start(config.status.listen, meters.instruments.registry, health.alive, health.ready, local_rank)
         ranks = start(config.parallel, config.seed, config.collective_timeout_s)
         done = train(config, ranks, meters)
         ranks.stop()

@@ -17,9 +17,9 @@ from learner.batch.packing import Layout, pack
 from learner.batch.types import Batch, Sequence
 from learner.config import LearnerConfig
 from learner.megatron.parallel import Ranks
-from learner.megatron.step import Trainer
-from learner.metrics import MetricsWriter
+from learner.megatron.training.trainer import Trainer
 from learner.objectives.supervised import Sft
+from learner.telemetry.metrics_writer import MetricsWriter
 
 
 class DemonstrationError(Exception):

@@ -51,7 +51,7 @@ def _worker(arguments: list[str]) -> None:
 
     import uvloop
 
-    from rollout.assemble import run_until_signal
+    from rollout.main import run_until_signal
 
     logs.configure(config.name, run=config.run, fleet=config.fleet)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -59,20 +59,20 @@ def _worker(arguments: list[str]) -> None:
 
 
 def _model(arguments: list[str]) -> None:
-    from rollout.model import Shape, write_model
+    from rollout.data.demo_model import DemoShape, write_model
 
     parser = argparse.ArgumentParser(prog="python -m rollout model", description="Writes the demo's tiny Qwen3 model.")
     parser.add_argument("--out", type=Path, required=True, help="directory to write")
     parser.add_argument("--seed", type=int, required=True)
     for name in ("layers", "hidden", "ffn"):
-        parser.add_argument(f"--{name}", type=int, default=getattr(Shape(), name), help="default: %(default)s")
+        parser.add_argument(f"--{name}", type=int, default=getattr(DemoShape(), name), help="default: %(default)s")
     options = parser.parse_args(arguments)
-    parameters = write_model(options.out, options.seed, Shape(options.layers, options.hidden, options.ffn))
+    parameters = write_model(options.out, options.seed, DemoShape(options.layers, options.hidden, options.ffn))
     sys.stdout.write(f"{options.out}: {parameters} parameters\n")
 
 
 def _demonstrations(arguments: list[str]) -> None:
-    from rollout.demonstrations import write_demonstrations
+    from rollout.data.demonstrations import write_demonstrations
 
     parser = argparse.ArgumentParser(
         prog="python -m rollout demonstrations",
@@ -88,12 +88,12 @@ def _demonstrations(arguments: list[str]) -> None:
 
 def _explain(error: Exception) -> int:
     """One clear line on stderr for what a person can mend; a traceback for the rest."""
-    from rollout.client import AuthError
-    from rollout.prompts import CursorError
-    from rollout.server import PortInUseError
+    from rollout.client.client import AuthError
+    from rollout.data.prompt_cursor import CursorError
+    from rollout.data.tokenizer import TokenizerError
+    from rollout.engine.server_process import PortInUseError
     from rollout.tasks import TaskError
-    from rollout.tokens import TokenizerError
-    from rollout.versions import VersionError
+    from rollout.versions.verifier import VersionError
     from rollout.worker import WorkerError
 
     codes: dict[type[Exception], int] = {

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from runtime.endpoint_config import StatusConfig, TraceConfig
 from runtime.settings import Settings
-from runtime.telemetry import StatusConfig, TraceConfig
 
 
 class EngineConfig(Settings):

@@ -10,18 +10,18 @@ from dataclasses import dataclass, field
 import structlog
 
 from leeway.v1 import rollout_pb2
-from rollout.client import SubmitClient
+from rollout.client.client import SubmitClient
 from rollout.config import WorkerConfig
-from rollout.engine import EngineError, RefusedError, Sampling
-from rollout.fleet import Fleet
-from rollout.groups import make_group
-from rollout.journal import Journal, Sample
-from rollout.prompts import PromptSource
-from rollout.rewards import Judges
+from rollout.data.group import make_group
+from rollout.data.prompt_cursor import PromptSource
+from rollout.data.tokenizer import Tokenizer
+from rollout.engine.pool import EnginePool
+from rollout.engine.sglang import EngineError, RefusedError, Sampling
 from rollout.tasks import Task
-from rollout.tokens import Tokenizer
-from rollout.trail import Trail
-from rollout.versions import Verifier, VersionError
+from rollout.tasks.scoring import RewardPool
+from rollout.telemetry.tracing import WorkerTracing
+from rollout.telemetry.worker_log import Sample, WorkerLog
+from rollout.versions.verifier import Verifier, VersionError
 
 _PROGRESS_S = 1.0
 _FRUITLESS = 10  # requests in a row that come to nothing: then something is wrong for good
@@ -32,24 +32,24 @@ class WorkerError(Exception):
 
 
 @dataclass(frozen=True)
-class Parts:
+class WorkerDependencies:
     """What a worker is made of; each is tested by itself."""
 
     client: SubmitClient
-    fleet: Fleet
+    fleet: EnginePool
     task: Task
-    judges: Judges
+    judges: RewardPool
     tokenizer: Tokenizer
     prompts: PromptSource
     verifier: Verifier
-    journal: Journal
-    trail: Trail = field(default_factory=Trail)
+    journal: WorkerLog
+    tracing: WorkerTracing = field(default_factory=WorkerTracing)
 
 
 class Worker:
     """Runs until cancelled. Unacknowledged work is simply dropped then: its prompts are handed out again next time."""
 
-    def __init__(self, config: WorkerConfig, parts: Parts) -> None:
+    def __init__(self, config: WorkerConfig, parts: WorkerDependencies) -> None:
         self._config = config
         self._parts = parts
         self._returned_leases: list[str] = []
@@ -124,14 +124,14 @@ class Worker:
             for prompt, text, scores in zip(prompts, texts, judged, strict=True)
         ]
         self._parts.journal.generated(groups, first)
-        self._parts.trail.generated(groups, begun, answered, judged_at)
+        self._parts.tracing.generated(groups, begun, answered, judged_at)
         return groups
 
     async def _submit(self, index: int, group: rollout_pb2.Group, lease_id: str) -> None:
         ack = await self._parts.client.submit(group, lease_id)
         self._finish(index)
         self._parts.journal.acknowledged(ack)
-        self._parts.trail.acknowledged(ack)
+        self._parts.tracing.acknowledged(ack)
         if ack.outcome == rollout_pb2.OUTCOME_REJECTED:
             structlog.get_logger().error(
                 "group rejected", group=ack.group_id, reason=ack.reason, field=ack.field, value=ack.value
@@ -175,7 +175,7 @@ class Worker:
                 )
                 self._parts.journal.refused(policy.version, error)
                 continue
-            self._parts.trail.announced(policy)
+            self._parts.tracing.announced(policy)
             await self._parts.fleet.load(version)
 
     async def _report(self) -> None:

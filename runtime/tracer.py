@@ -14,9 +14,10 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
-from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, TraceFlags
+from opentelemetry.trace import Link, NonRecordingSpan, TraceFlags
+from opentelemetry.trace import SpanContext as OtelSpanContext
 
-from runtime.traces import Place
+from runtime.trace_context import SpanContext
 
 _RANDOM_BITS = 62  # the last ones of a UUID of version 7
 _QUEUED = 4096  # spans that wait to be sent; more are dropped
@@ -26,13 +27,13 @@ _CLOSE_S = 2.0
 _COMPLAIN_S = 60.0
 
 
-class Span:
+class OpenSpan:
     """A span that has begun."""
 
     def __init__(self, span: trace.Span) -> None:
         self._span = span
         context = span.get_span_context()
-        self.place = Place(f"{context.trace_id:032x}", f"{context.span_id:016x}")
+        self.place = SpanContext(f"{context.trace_id:032x}", f"{context.span_id:016x}")
 
     def end(self, at: int | None = None, **attributes: Any) -> None:
         """``at``: Unix nanoseconds; now when None."""
@@ -66,29 +67,34 @@ class Tracer:
         self._tracer = self._provider.get_tracer("leeway")
         _complain_seldom()
 
-    def follows(self, group_id: str) -> bool:
+    def is_sampled(self, group_id: str) -> bool:
         """Whether this group is one of those that are followed. A malformed id is not."""
         try:
             return int(group_id.replace("-", "")[16:], 16) & (1 << _RANDOM_BITS) - 1 < self._bound
         except ValueError:
             return False
 
-    def found(self, group_id: str, traceparent: str) -> Place | None:
+    def context_of(self, group_id: str, traceparent: str) -> SpanContext | None:
         """Where a group that came with ``traceparent`` ("": with none) is in its trace; None: it is not followed here."""
-        return Place.parse(traceparent) if traceparent and self.follows(group_id) else None
+        return SpanContext.parse(traceparent) if traceparent and self.is_sampled(group_id) else None
 
-    def root(self, name: str, group_id: str, start: int, **attributes: Any) -> Span:
+    def root(self, name: str, group_id: str, start: int, **attributes: Any) -> OpenSpan:
         """The first span of a group's trace. ``start``: Unix nanoseconds."""
         with self._ids.fix(trace=int(group_id.replace("-", ""), 16)):
             return self._begin(name, None, start, (), attributes)
 
     def child(
-        self, name: str, parent: Place, start: int | None = None, links: tuple[Place, ...] = (), **attributes: Any
-    ) -> Span:
+        self,
+        name: str,
+        parent: SpanContext,
+        start: int | None = None,
+        links: tuple[SpanContext, ...] = (),
+        **attributes: Any,
+    ) -> OpenSpan:
         """A span within ``parent``. ``start``: Unix nanoseconds; now when None."""
         return self._begin(name, parent, start, links, attributes)
 
-    def version(self, place: Place, start: int, **attributes: Any) -> Span:
+    def version(self, place: SpanContext, start: int, **attributes: Any) -> OpenSpan:
         """The span "version" itself, whose place is given."""
         with self._ids.fix(trace=int(place.trace, 16), span=int(place.span, 16)):
             return self._begin("version", None, start, (), attributes)
@@ -100,8 +106,13 @@ class Tracer:
         thread.join(_CLOSE_S)
 
     def _begin(
-        self, name: str, parent: Place | None, start: int | None, links: tuple[Place, ...], attributes: dict[str, Any]
-    ) -> Span:
+        self,
+        name: str,
+        parent: SpanContext | None,
+        start: int | None,
+        links: tuple[SpanContext, ...],
+        attributes: dict[str, Any],
+    ) -> OpenSpan:
         above = trace.INVALID_SPAN_CONTEXT if parent is None else _context(parent)
         span = self._tracer.start_span(
             name,
@@ -111,7 +122,7 @@ class Tracer:
             links=[Link(_context(link)) for link in links],
             attributes=_named(attributes),
         )
-        return Span(span)
+        return OpenSpan(span)
 
 
 class _Ids(RandomIdGenerator):
@@ -159,8 +170,8 @@ def _complain_seldom() -> None:
             logging.getLogger(name).addFilter(seldom)
 
 
-def _context(place: Place) -> SpanContext:
-    return SpanContext(
+def _context(place: SpanContext) -> OtelSpanContext:
+    return OtelSpanContext(
         int(place.trace, 16), int(place.span, 16), is_remote=True, trace_flags=TraceFlags(TraceFlags.SAMPLED)
     )
 

@@ -28,7 +28,7 @@ class Layout:
         multiple: what one context rank holds of a micro-batch is padded to a multiple of this (the tensor-parallel size under
             sequence parallelism).
         context: ranks that share each micro-batch. With more than one, every sequence is padded to a multiple of twice as
-            many, which is how many parts it is cut into (learner.megatron.context).
+            many, which is how many parts it is cut into (learner.megatron.model.context_parallel).
     """
 
     data_ranks: int = 1

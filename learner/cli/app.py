@@ -9,11 +9,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from learner.cli.fleet import fleet
-from learner.cli.layout import RunDirectory
-from learner.cli.mistakes import one_line_errors
-from learner.cli.policy import policy
-from learner.cli.quarantine import quarantine
+from learner.cli.operate.fleet import fleet
+from learner.cli.operate.policy import policy
+from learner.cli.operate.quarantine import quarantine
+from learner.cli.run.errors import one_line_errors
+from learner.cli.run.run_directory import RunDirectory
 
 app = typer.Typer(
     help="Asynchronous post-training of language models: many rollout fleets, one learner.",
@@ -37,7 +37,7 @@ def up(
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run stopped.")] = False,
 ) -> None:
     """Starts everything a run on this machine needs, shows it, and stops it cleanly."""
-    from learner.cli.run import run_to_end
+    from learner.cli.up.up import run_to_end
 
     with one_line_errors():
         status = run_to_end(config, set_ or [], resume, Console())
@@ -74,7 +74,7 @@ def doctor(
 @app.command()
 def status(run: _Run) -> None:
     """Shows a run as it stands: its numbers and its processes."""
-    from learner.cli.status import print_status
+    from learner.cli.operate.status import print_status
 
     with one_line_errors():
         print_status(Console(), RunDirectory.existing(run))
@@ -94,8 +94,8 @@ def ledger(
     ] = False,
 ) -> None:
     """Shows each fleet's account: every group ever received, and what became of it."""
-    from learner.cli import ledger as accounts
-    from learner.cli.summary import ledger_row
+    from learner.cli.run.summary import ledger_row
+    from learner.cli.view import ledger as accounts
 
     found = None
     with one_line_errors():
@@ -124,7 +124,7 @@ def ledger(
 @app.command()
 def report(run: _Run) -> None:
     """Writes RUN/report.html: a self-contained page about the run."""
-    from learner.cli.report import write_report
+    from learner.cli.report.report import write_report
 
     with one_line_errors():
         typer.echo(str(write_report(RunDirectory.existing(run))))
@@ -138,7 +138,7 @@ def fit_radii(
     ] = False,
 ) -> None:
     """Estimates the radii of the staleness-aware learning rate from finished runs."""
-    from learner.cli import radii
+    from learner.cli.report import fit_radii as radii
 
     with one_line_errors():
         trials = [radii.read_trial(run, "mean" if mean else "max") for run in runs]

@@ -39,14 +39,14 @@ class _Fleets(Settings):
 
 
 @dataclass(frozen=True)
-class Credentials:
+class PresentedCredentials:
     """What a caller has shown: the SHA-256 of its token, and the names in its verified certificate."""
 
     digest: str | None
     sans: frozenset[str]
 
     @classmethod
-    def of(cls, metadata: object, auth_context: Mapping[str, Iterable[bytes]]) -> Credentials:
+    def of(cls, metadata: object, auth_context: Mapping[str, Iterable[bytes]]) -> PresentedCredentials:
         """Reads a call's metadata and auth context. Raises UnauthenticatedError when they are malformed."""
         sans = frozenset(name.decode(errors="replace") for name in auth_context.get(_SAN, ()))
         values = [str(value) for key, value in metadata or () if key == "authorization"]  # pyright: ignore
@@ -63,7 +63,7 @@ class Caller:
 
     fleet: str
     roles: frozenset[Role]
-    credentials: Credentials
+    credentials: PresentedCredentials
 
 
 class Identities:
@@ -83,7 +83,7 @@ class Identities:
         self._seen = self._stamp()
         self._fleets = self._read()
 
-    def caller(self, credentials: Credentials) -> Caller:
+    def caller(self, credentials: PresentedCredentials) -> Caller:
         """The fleet that these credentials belong to, by the file as it is now. Raises UnauthenticatedError."""
         self.reload()
         by_token = self._by_token(credentials.digest)

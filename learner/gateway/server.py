@@ -11,23 +11,24 @@ import time
 
 import grpc.aio
 import structlog
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health as grpc_health
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from learner.config import GatewayConfig
+from learner.gateway.admission_gate import AdmissionGate
 from learner.gateway.auth import Identities
-from learner.gateway.credentials import ServerCredentials
-from learner.gateway.ending import end
-from learner.gateway.flusher import Flusher
-from learner.gateway.gate import Gate
-from learner.gateway.intake import Intake
-from learner.gateway.meters import Meters
-from learner.gateway.noise import GrpcMessages
-from learner.gateway.policies import Policies
+from learner.gateway.batch_writer import BatchWriter
+from learner.gateway.cancel_tasks import end
+from learner.gateway.grpc_logging import RateLimitedHandler
+from learner.gateway.health import GatewayHealth
+from learner.gateway.metrics import GatewayMetrics
+from learner.gateway.recent_acks import RecentAcks
+from learner.gateway.run_gauges import RunGauges
+from learner.gateway.server_tls import ServerCredentials
 from learner.gateway.service import RolloutService
-from learner.gateway.vanished import Acked
-from learner.gateway.vitals import Vitals
-from learner.gateway.watch import Watch
+from learner.gateway.submit_handler import SubmitHandler
+from learner.gateway.version_feed import VersionFeed
 from learner.queue import GatewayQueue, QueueError, UnavailableError
 from leeway.v1 import rollout_pb2, rollout_pb2_grpc
 from runtime import traces
@@ -52,7 +53,7 @@ async def serve(config: GatewayConfig) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    GrpcMessages.install()
+    RateLimitedHandler.install()
     gateway = await Gateway.start(config)
     log.info("gateway listening", address=gateway.address, status=gateway.status.address, run=config.queue.run)
     try:
@@ -75,21 +76,21 @@ class Gateway:
     def __init__(self, config: GatewayConfig, server: grpc.aio.Server) -> None:
         self.address = ""
         self._drain_s = config.drain_s
-        self._vitals = Vitals()
-        self._meters = Meters(self._vitals)
+        self._health = GatewayHealth()
+        self._meters = GatewayMetrics(self._health)
         self._server = server
-        self._health = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue]
+        self._health_service = grpc_health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue]
         identities = Identities(config.identities_file)
         self._queue = _queue(config)
-        self._acked = Acked(self._queue)
-        gate = Gate(config.admission, self._queue.rates)
-        self._flusher = Flusher(self._queue, gate, config.flush_groups, self._acked, self._meters)
-        self._policies = Policies(self._queue, self._vitals, self._redis_changed)
+        self._acked = RecentAcks(self._queue)
+        gate = AdmissionGate(config.admission, self._queue.rates)
+        self._flusher = BatchWriter(self._queue, gate, config.flush_groups, self._acked, self._meters)
+        self._policies = VersionFeed(self._queue, self._health, self._redis_changed)
         self._tracer = traces.start(config.traces, "gateway", config.queue.run)
         quarantine = config.quarantine_groups > 0
-        intake = Intake(config.limits, self._policies, gate, self._flusher, quarantine, self._tracer)
+        intake = SubmitHandler(config.limits, self._policies, gate, self._flusher, quarantine, self._tracer)
         self._service = RolloutService(config, identities, intake, self._policies, self._queue, self._meters)
-        self._watch = Watch(config, identities, self._queue, self._meters)
+        self._watch = RunGauges(config, identities, self._queue, self._meters)
         self._tasks: list[asyncio.Task[None]] = []
 
     @classmethod
@@ -97,8 +98,8 @@ class Gateway:
         """Binds the address and begins to answer. Raises SettingsError."""
         server = grpc.aio.server(options=_options(config))
         gateway = cls(config, server)
-        registry, vitals = gateway._meters.instruments.registry, gateway._vitals
-        gateway.status = Status.start(config.status.listen, registry, vitals.alive, vitals.ready)
+        registry, health = gateway._meters.instruments.registry, gateway._health
+        gateway.status = Status.start(config.status.listen, registry, health.alive, health.ready)
         try:
             await gateway._queue.check()
         except UnavailableError as error:
@@ -106,9 +107,9 @@ class Gateway:
         except QueueError as error:
             raise SettingsError(str(error)) from error
         rollout_pb2_grpc.add_RolloutServiceServicer_to_server(gateway._service, server)
-        health_pb2_grpc.add_HealthServicer_to_server(gateway._health, server)
-        reflection.enable_server_reflection([_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
-        await gateway._set_health(False)
+        health_pb2_grpc.add_HealthServicer_to_server(gateway._health_service, server)
+        reflection.enable_server_reflection([_SERVICE, grpc_health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+        await gateway._announce_health(False)
         gateway.address = _bind(server, config)
         await server.start()
         gateway._tasks = [
@@ -116,7 +117,7 @@ class Gateway:
             asyncio.create_task(gateway._policies.run()),
             asyncio.create_task(gateway._service.streams.run()),
             asyncio.create_task(gateway._watch.run()),
-            asyncio.create_task(vitals.loop.beat_with_loop()),
+            asyncio.create_task(health.loop.beat_with_loop()),
         ]
         return gateway
 
@@ -137,8 +138,8 @@ class Gateway:
             Whether that was done within the configured time; else the rest was cut, and its clients send it again.
         """
         deadline = time.monotonic() + self._drain_s
-        self._vitals.drain()
-        await self._health.enter_graceful_shutdown()
+        self._health.drain()
+        await self._health_service.enter_graceful_shutdown()
         self._service.drain()
         self._policies.close()
         clean = True
@@ -160,13 +161,13 @@ class Gateway:
     async def _redis_changed(self, serving: bool) -> None:
         if serving:
             await self._acked.verify()
-        await self._set_health(serving)
+        await self._announce_health(serving)
 
-    async def _set_health(self, serving: bool) -> None:
+    async def _announce_health(self, serving: bool) -> None:
         kinds = health_pb2.HealthCheckResponse
         status = kinds.SERVING if serving else kinds.NOT_SERVING
         for name in ("", _SERVICE):
-            await self._health.set(name, status)
+            await self._health_service.set(name, status)
 
 
 def _queue(config: GatewayConfig) -> GatewayQueue:

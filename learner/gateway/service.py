@@ -13,14 +13,14 @@ import grpc.aio
 import structlog
 
 from learner.config import GatewayConfig
-from learner.gateway.auth import Caller, Credentials, Identities, Role, UnauthenticatedError
-from learner.gateway.capacity import Capacity
-from learner.gateway.intake import Intake
-from learner.gateway.limits import ConnectionLimits, ExhaustedError
-from learner.gateway.meters import Meters
-from learner.gateway.policies import Policies
-from learner.gateway.stream import SubmitStream
-from learner.gateway.streams import OpenStreams
+from learner.gateway.auth import Caller, Identities, PresentedCredentials, Role, UnauthenticatedError
+from learner.gateway.connection_limits import ConnectionLimits, ExhaustedError
+from learner.gateway.lease_shares import LeaseShares
+from learner.gateway.metrics import GatewayMetrics
+from learner.gateway.open_streams import OpenStreams
+from learner.gateway.submit_handler import SubmitHandler
+from learner.gateway.submit_stream import SubmitCall
+from learner.gateway.version_feed import VersionFeed
 from learner.queue import GatewayQueue, LeaseWish, MemoryFullError, QueueError
 from leeway.v1 import rollout_pb2, rollout_pb2_grpc
 
@@ -41,10 +41,10 @@ class RolloutService(rollout_pb2_grpc.RolloutServiceServicer):
         self,
         config: GatewayConfig,
         identities: Identities,
-        intake: Intake,
-        policies: Policies,
+        intake: SubmitHandler,
+        policies: VersionFeed,
         queue: GatewayQueue,
-        meters: Meters,
+        meters: GatewayMetrics,
     ) -> None:
         self._identities = identities
         self._intake = intake
@@ -53,7 +53,7 @@ class RolloutService(rollout_pb2_grpc.RolloutServiceServicer):
         self._max_unacked = config.max_unacked
         self._meters = meters
         self._lease_s = config.admission.lease_s
-        self._capacity = Capacity(config.admission)
+        self._capacity = LeaseShares(config.admission)
         self._limits = ConnectionLimits(config.connections)
         self.streams = OpenStreams(identities, self._limits, config.connections.idle_s, meters)
         self._draining = False
@@ -69,7 +69,7 @@ class RolloutService(rollout_pb2_grpc.RolloutServiceServicer):
     ) -> None:
         """See the contract."""
         caller = await self._caller(context, "submit")
-        stream = SubmitStream(caller.fleet, self._intake, self._max_unacked)
+        stream = SubmitCall(caller.fleet, self._intake, self._max_unacked)
         try:
             with self.streams.opened(caller, "submit", lambda: stream.received) as held:
                 await stream.run(requests, context.write, held.closing)
@@ -159,7 +159,7 @@ class RolloutService(rollout_pb2_grpc.RolloutServiceServicer):
     async def _caller(self, context: grpc.aio.ServicerContext, role: Role | None) -> Caller:
         """Who calls; ends the call when that cannot be told, when the role is missing, or when we drain."""
         try:
-            shown = Credentials.of(context.invocation_metadata(), context.auth_context())
+            shown = PresentedCredentials.of(context.invocation_metadata(), context.auth_context())
             caller = self._identities.caller(shown)
         except UnauthenticatedError as error:
             self._meters.unauthenticated()

@@ -1,13 +1,13 @@
 """The model and its training on megatron-core: the only package that imports megatron.
 
-Importing it makes megatron usable on this machine (learner.megatron.cpu), so every module below may import megatron at its
-top. Read in this order: parallel (the ranks), model (what is built), attention and logprobs (our own arithmetic), convert
-(Hugging Face in and out), step (training), state (checkpoints).
+Importing it makes megatron usable on this machine (learner.megatron.patches.cpu), so every module below may import megatron
+at its top. Read in this order: parallel (the ranks), model/ (what is built, and our own arithmetic), training/ (a step),
+checkpointing/ (saving and loading).
 """
 
 import warnings
 
-from learner.megatron.cpu import install
+from learner.megatron.patches.cpu import install
 
 # megatron announces every optional accelerator (TransformerEngine, apex, fused kernels) that is not installed, and calls
 # collectives by names that torch has begun to deprecate: nothing here that a reader of the log could act upon.

@@ -19,7 +19,7 @@ from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 from torch._C._distributed_c10d import Store
 
 from learner.config import ParallelConfig
-from learner.megatron.cpu import install
+from learner.megatron.patches.cpu import install
 
 T = TypeVar("T")
 _WORD_S = 1.0  # between two words from rank 0; well within the limit of a collective

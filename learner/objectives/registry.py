@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from learner.objective_config import GROUP, ObjectiveConfig, plugins
+from learner.config.objective import GROUP, ObjectiveConfig, plugins
 from learner.objectives.asympo import Asympo, RhoGuard
 from learner.objectives.base import Objective
 from learner.objectives.divergence import Dppo, Drpo, M2po

@@ -1,14 +1,14 @@
 """The only user of Redis: what gateways append and the learner takes, commits and is accountable for."""
 
 from learner.queue.embedded import EmbeddedRedis
+from learner.queue.entries import GroupRef, TakenGroup
 from learner.queue.errors import FencedError, MemoryFullError, QueueError, UnavailableError
-from learner.queue.gateway import Append, Appended, Backlog, Flushed, GatewayQueue, Memory
-from learner.queue.groups import GroupRef, TakenGroup
-from learner.queue.learner import LearnerQueue
+from learner.queue.gateway_queue import Append, Appended, Backlog, Flushed, GatewayQueue, Memory
+from learner.queue.learner_queue import LearnerQueue
 from learner.queue.leases import LeaseWish, Occupancy
 from learner.queue.ledger import check, ledgers_in, read_ledgers
 from learner.queue.rates import Permit, Rates
-from learner.queue.reconcile import Discrepancy, Recount, recount
+from learner.queue.recount import Discrepancy, Recount, recount
 from learner.queue.registry import VERSIONS_KEPT, UnknownVersionError
 
 __all__ = [

@@ -38,7 +38,7 @@ class UnknownVersionError(Exception):
     """A version that this run has not published, or so long ago that it was forgotten."""
 
 
-class Registry:
+class VersionRegistry:
     """Versions and timelines of a run.
 
     Each learner start is a branch point: the epoch resumed at step c, and what older epochs did after c left the surviving
@@ -90,10 +90,10 @@ class Registry:
         return (at - fork) + (step - fork)
 
 
-def read_registry(client: redis.Redis, keys: Keys) -> Registry:
+def read_registry(client: redis.Redis, keys: Keys) -> VersionRegistry:
     """The registry of a run as Redis has it."""
     timelines: Any = client.lrange(keys.timelines, 0, -1)
-    registry = Registry(Timeline.from_json(text) for text in timelines)
+    registry = VersionRegistry(Timeline.from_json(text) for text in timelines)
     published: Any = client.xrange(keys.versions)
     for _, fields in published:
         policy = json_format.Parse(fields[b"json"], rollout_pb2.Policy(), ignore_unknown_fields=True)

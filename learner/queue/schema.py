@@ -18,7 +18,7 @@ import structlog
 from learner.queue.connect import translated
 from learner.queue.errors import QueueError, UnavailableError
 from learner.queue.keys import Keys
-from learner.queue.session import Session
+from learner.queue.redis_session import RedisSession
 
 SCHEMA = "2"
 _OLDER = ("1",)
@@ -52,7 +52,7 @@ def check_learner_schema(client: redis.Redis, keys: Keys) -> None:
     _refuse_unknown(found, keys)
 
 
-def migrate(session: Session, keys: Keys, epoch: int) -> None:
+def migrate(session: RedisSession, keys: Keys, epoch: int) -> None:
     """Brings an older run to our schema, in one script under the epoch's fence; nothing when it is there already.
 
     Raises:

@@ -14,8 +14,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from learner.cli.metrics import RunMetrics
-from learner.cli.radii import collapse
+from learner.cli.report.fit_radii import collapse
+from learner.cli.run.run_history import RunHistory
 
 R_BATCH = 0.2
 LIMIT_S = 900
@@ -36,7 +36,7 @@ def learn(directory: Path, mode: str, steps: int) -> list[dict[str, Any]]:
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=LIMIT_S)
     if done.returncode:
         raise RuntimeError(f"leeway up ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-    return list(RunMetrics(directory / "metrics").poll().learner.steps.values())
+    return list(RunHistory(directory / "metrics").poll().learner.steps.values())
 
 
 def main(steps: int = 150) -> int:

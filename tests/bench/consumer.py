@@ -11,7 +11,7 @@ import threading
 import time
 from typing import Any
 
-from learner.batch.groups import token_ids
+from learner.batch.sequences import token_ids
 from learner.config import QueueConfig
 from learner.queue import LearnerQueue
 from leeway.v1 import rollout_pb2 as pb

@@ -19,12 +19,12 @@ import transformers
 from safetensors.torch import load_file
 from torch import Tensor
 
-from learner.catalog import version_name
-from learner.claim import Claim
 from learner.config import PublishConfig
-from learner.publish import Publisher
+from learner.publish.catalog import version_name
+from learner.publish.publisher import Publisher
+from learner.storage.fence import DirectoryFence
 from leeway.v1 import rollout_pb2
-from rollout.versions import Verifier
+from rollout.versions.verifier import Verifier
 
 
 class Registry:
@@ -75,11 +75,11 @@ def main(options: argparse.Namespace) -> None:
 
 def measure(root: Path, index: int, start: dict[str, Tensor], after: dict[str, Tensor]) -> str:
     """One row: a full version of ``start`` and a delta to ``after``, written and read."""
-    claim = Claim(root / f"weights{index}", 1)
-    claim.take()
+    fence = DirectoryFence(root / f"weights{index}", 1)
+    fence.take()
     registry = Registry()
-    settings = PublishConfig(dir=claim.root, dtype="bfloat16", full_every=2)
-    publisher = Publisher(settings, claim, root / "model", 0, registry)
+    settings = PublishConfig(dir=fence.root, dtype="bfloat16", full_every=2)
+    publisher = Publisher(settings, fence, root / "model", 0, registry)
     verifier = Verifier(root / "model", root / f"cache{index}")
     timings = []
     for weights in (start, after):
@@ -89,7 +89,7 @@ def measure(root: Path, index: int, start: dict[str, Tensor], after: dict[str, T
         found = verifier.verify(registry.policy)
         timings.append((registry.seconds, time.monotonic() - began))
     size = [
-        sum(path.stat().st_size for path in (claim.root / version_name(version)).glob("*.safetensors"))
+        sum(path.stat().st_size for path in (fence.root / version_name(version)).glob("*.safetensors"))
         for version in (0, 1)
     ]
     tensors = load_file(found.path / "model-00000.safetensors")

@@ -43,8 +43,8 @@ def rank(directory: Path, tensor: int, pipeline: int) -> None:
     """Exports twice: the first time warms up what libraries allocate once."""
     import learner.megatron  # noqa: F401  makes megatron usable before the imports below
     from learner.config import LearnerConfig
-    from learner.megatron.convert import export
-    from learner.megatron.model import load_policy
+    from learner.megatron.model.build import load_policy
+    from learner.megatron.model.convert import export
     from learner.megatron.parallel import start
     from tests.bench.logprobs import _Peak, _resident
 

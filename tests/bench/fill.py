@@ -7,7 +7,7 @@ import time
 from learner.config import QueueConfig
 from learner.queue import Append, Appended, GatewayQueue
 from leeway.v1 import rollout_pb2 as pb
-from rollout.ids import new_group_id
+from rollout.client.ids import new_group_id
 from tests.bench.sample import RESPONSES, sample_group
 
 _FLUSH = 128

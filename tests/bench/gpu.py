@@ -26,10 +26,10 @@ import learner.megatron  # noqa: F401  makes megatron usable before the imports 
 from learner.batch.packing import Layout, pack
 from learner.batch.types import Batch, Sequence
 from learner.config import LearnerConfig, ObjectiveConfig
-from learner.megatron.layers import choose
-from learner.megatron.model import load_policy
+from learner.megatron.model.build import load_policy
+from learner.megatron.model.layers import select_backend
 from learner.megatron.parallel import Ranks, start
-from learner.megatron.step import Trainer
+from learner.megatron.training.trainer import Trainer
 from learner.objectives import get
 
 LR, WARM, STEPS = 1e-6, 2, 5
@@ -181,7 +181,7 @@ def main(name: str = "", recompute: str = "full") -> None:
     second, last = statistics.median(seconds[WARM:]), batches[-1]
     tokens = statistics.mean(batch.tokens for batch in batches[WARM:])
     fill = last.tokens / sum(micro_batch.tokens.shape[1] for micro_batch in last.micro_batches)
-    print(f"{name}, {device}, layers: {choose(config).name}, recompute: {recompute}, rows filled {fill:.3f}")
+    print(f"{name}, {device}, layers: {select_backend(config).name}, recompute: {recompute}, rows filled {fill:.3f}")
     print(f"{second:.3f} s a step (of {', '.join(f'{s:.3f}' for s in seconds)}), {tokens / second:,.0f} tokens/s")
     print(f"{shape.work(last) / second / rate:.3f} of the measured {rate / 1e12:.1f} TFLOP/s in bf16")
     if device.type == "cuda":

@@ -47,7 +47,7 @@ def _plain(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, te
 
 
 def _ours(whole: bool):
-    from learner.megatron import logprobs
+    from learner.megatron.model import logprobs
 
     if whole:
         logprobs._CHUNK = {"cpu": 1 << 60}

@@ -11,8 +11,8 @@ from typing import Any
 import uvloop
 
 from leeway.v1 import rollout_pb2 as pb
-from rollout.client import SubmitClient
-from rollout.ids import new_group_id
+from rollout.client.client import SubmitClient
+from rollout.client.ids import new_group_id
 from runtime.allocator import keep_freed_memory
 from tests.bench.sample import samples
 from tests.bench.window import Driver, percentile
@@ -39,7 +39,7 @@ class Producer:
 
         await asyncio.gather(*(lane(group) for group in self._groups))
 
-    async def pace(self, seconds: float, rate: float) -> None:
+    async def decide(self, seconds: float, rate: float) -> None:
         """``rate`` groups a second whatever the gateway does; latency counts from when a group was due."""
         start = time.monotonic()
         idle = list(self._groups)
@@ -71,7 +71,7 @@ async def _main(settings: dict[str, Any]) -> None:
 
         async def run(seconds: float) -> None:
             if settings["rate"]:
-                await producer.pace(seconds, settings["rate"])
+                await producer.decide(seconds, settings["rate"])
             else:
                 await producer.saturate(seconds)
 

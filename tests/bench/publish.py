@@ -26,11 +26,11 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor
 
-from learner.claim import Claim
 from learner.config import PublishConfig
-from learner.publish import Publisher
+from learner.publish.publisher import Publisher
+from learner.storage.fence import DirectoryFence
 from leeway.v1 import manifest_pb2
-from rollout.manifest import read_manifest, verify_files
+from rollout.versions.manifest import read_manifest, verify_files
 from runtime.digest import of_file
 from tests.bench.delta import Registry
 
@@ -65,11 +65,11 @@ class Bench:
         self.count = len(self._tensors)
         root.mkdir()
         (root / "config.json").write_text("{}")
-        self._claim = Claim(root / "weights", 1)
-        self._claim.take()
+        self._fence = DirectoryFence(root / "weights", 1)
+        self._fence.take()
         self._registry = Registry()
-        settings = PublishConfig.model_validate({"dir": self._claim.root, "dtype": dtype, "keep": 2})
-        self._publisher = Publisher(settings, self._claim, root, 0, self._registry)
+        settings = PublishConfig.model_validate({"dir": self._fence.root, "dtype": dtype, "keep": 2})
+        self._publisher = Publisher(settings, self._fence, root, 0, self._registry)
 
     def save(self) -> None:
         save_file(self._tensors, self._root / "saved")
@@ -86,7 +86,7 @@ class Bench:
     @property
     def directory(self) -> Path:
         """Of the published version."""
-        (directory,) = self._claim.root.glob("weight_v*")
+        (directory,) = self._fence.root.glob("weight_v*")
         return directory
 
     def versions(self) -> dict[str, manifest_pb2.Manifest]:
@@ -100,7 +100,7 @@ class Bench:
     def clear(self) -> None:
         """What the round before left behind is not the next one's."""
         (self._root / "saved").unlink(missing_ok=True)
-        for path in self._claim.root.glob("weight_v*"):
+        for path in self._fence.root.glob("weight_v*"):
             shutil.rmtree(path)
         os.sync()
 

@@ -20,10 +20,10 @@ import torch
 
 import learner.megatron  # noqa: F401  makes megatron usable before the imports below
 from learner.batch.packing import Layout, pack
-from learner.behaviour import Behaviour
-from learner.megatron.model import load_policy
-from learner.megatron.scoring import Scorer
-from learner.megatron.step import Trainer
+from learner.behaviour.recompute import Behaviour
+from learner.megatron.model.build import load_policy
+from learner.megatron.training.scorer import Scorer
+from learner.megatron.training.trainer import Trainer
 from learner.objectives import get
 from tests.bench import subject
 

@@ -22,12 +22,12 @@ import aiohttp
 import psutil
 
 from rollout.config import EngineConfig
-from rollout.engine import Engine, RefitMode, Sampling
-from rollout.model import write_model
-from rollout.server import Server
+from rollout.data.demo_model import write_model
+from rollout.engine.server_process import Server
+from rollout.engine.sglang import Engine, RefitMode, Sampling
 from runtime.children import Child
-from tests.unit.fleet_peers import TOKEN, ScriptedGateway, until
-from tests.unit.published import publish
+from tests.tools.fleet_peers import TOKEN, ScriptedGateway, until
+from tests.tools.published import publish
 
 PROMPTS, RESPONSES, PORT = 16, 8, 31_900
 SAMPLING = Sampling(temperature=1.0, max_new_tokens=7, stop_ids=(12,))

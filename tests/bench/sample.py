@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from leeway.v1 import rollout_pb2 as pb
-from rollout.ids import new_group_id
+from rollout.client.ids import new_group_id
 
 RESPONSES, PROMPT, VOCABULARY = 8, 400, 150_000
 TOKENS = 20_000

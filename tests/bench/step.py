@@ -23,8 +23,8 @@ import learner.megatron  # noqa: F401  makes megatron usable before the imports 
 from learner.batch.packing import Layout, pack
 from learner.batch.types import Sequence
 from learner.config import ObjectiveConfig
-from learner.megatron.model import load_policy
-from learner.megatron.step import Trainer
+from learner.megatron.model.build import load_policy
+from learner.megatron.training.trainer import Trainer
 from learner.objectives import get
 from tests.bench import subject
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from leeway.v1 import rollout_pb2 as pb
-from rollout.client import Credentials, SubmitClient, encode_ids, new_group_id
+from rollout.client.client import Credentials, SubmitClient, encode_ids, new_group_id
 from rollout.config import ClientTlsConfig
 from runtime import logs
 from runtime.children import die_with_parent

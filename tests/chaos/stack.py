@@ -18,8 +18,8 @@ from learner.config import GatewayConfig, LearnerConfig, QueueConfig
 from learner.queue import EmbeddedRedis, QueueError, check, read_ledgers
 from leeway.v1 import rollout_pb2 as pb
 from rollout.config import EngineConfig, WorkerConfig
-from rollout.model import write_model
-from rollout.server import Server
+from rollout.data.demo_model import write_model
+from rollout.engine.server_process import Server
 from runtime.children import Child
 from tests.chaos.link import Address, Link, Links
 from tests.chaos.member import Member

@@ -10,7 +10,7 @@ import random
 import sys
 
 from runtime.children import die_with_parent
-from tests.unit.fleet_peers import ScriptedEngine
+from tests.tools.fleet_peers import ScriptedEngine
 
 _EOS = 12
 

@@ -20,8 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rollout.demonstrations import write_demonstrations
-from rollout.tokens import Tokenizer, encode_ids
+from rollout.client.wire import encode_ids
+from rollout.data.demonstrations import write_demonstrations
+from rollout.data.tokenizer import Tokenizer
 from tests.chaos.account import Account, Id
 from tests.chaos.tail import Tail
 from tests.deploy import network

@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from learner.cli.metrics import LearnerMetrics, LineReader
+from learner.cli.run.run_history import LearnerHistory, LineReader
 from tests.deploy import box, network
 from tests.deploy.kubelet import Ending, Node, PodError
 from tests.deploy.manifests import render
@@ -59,7 +59,7 @@ def run(steps: int, scratch: Path, limit_s: float = LIMIT_S) -> Outcome:
     outcome = Outcome()
     began = time.monotonic()
     with Node(Overlay(render(OVERLAY)), scratch) as node:
-        rows, metrics = LineReader(scratch / "claims/leeway/metrics/learner.jsonl"), LearnerMetrics()
+        rows, metrics = LineReader(scratch / "claims/leeway/metrics/learner.jsonl"), LearnerHistory()
         while outcome.steps < steps or not all(pod.ready for pod in node.pods):
             node.tick()
             for row in rows.read():

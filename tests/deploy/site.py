@@ -18,12 +18,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from learner.cli.model import vocabulary_size
-from learner.cli.runfile import Plan, RunFile
-from learner.cli.tokens import add_fleet
+from learner.cli.run.identities import add_fleet
+from learner.cli.run.run_file import Plan, RunFile
+from learner.cli.up.model_check import vocabulary_size
 from learner.queue.acl import rule
 from rollout.config import ClientTlsConfig, WorkerConfig
-from rollout.model import write_model
+from rollout.data.demo_model import write_model
 from runtime.children import Child
 from tests.chaos.account import Account, Id
 from tests.chaos.tail import Tail

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tests.deploy.queries import metrics_of
-from tests.reference import declared
+from tests.tools.metric_reference import declared
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 RULES = sorted((DEPLOY / "prometheus" / "rules").glob("*.yaml"))

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from tests.deploy.queries import metrics_of, queries_of
-from tests.reference import declared, instruments
+from tests.tools.metric_reference import declared, instruments
 
 BOARDS = sorted((Path(__file__).parents[2] / "deploy" / "grafana").glob("*.json"))
 # Of Prometheus itself, of its client library, and our recorded limits.

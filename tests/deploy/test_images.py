@@ -15,7 +15,7 @@ import pytest
 
 from learner.config import GatewayConfig, LearnerConfig
 from rollout.config import EngineConfig, WorkerConfig
-from runtime.telemetry import GATEWAY_OFFSET, LEARNER_OFFSET, WORKER_OFFSET
+from runtime.endpoint_config import GATEWAY_OFFSET, LEARNER_OFFSET, WORKER_OFFSET
 from tests.deploy import dockerfile
 from tests.deploy.dockerfile import ROOT, Dockerfile, Stage
 

@@ -6,10 +6,10 @@ import tomllib
 
 import pytest
 
-from learner.cli.runfile import RunFile
+from learner.cli.run.run_file import RunFile
 from learner.config import GatewayConfig, LearnerConfig
 from rollout.config import WorkerConfig
-from rollout.model import TOKENS
+from rollout.data.demo_model import TOKENS
 from tests.deploy.manifests import ALL, KUBERNETES, MISSING, OVERLAYS, ROOT, BuildError, build, render
 from tests.deploy.policies.processes import of_kind, processes
 from tests.deploy.policies.references import documented

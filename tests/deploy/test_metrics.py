@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 
-from tests import reference
+from tests.tools import metric_reference as reference
 
 
 def test_the_committed_reference_is_made_from_this_code():
-    assert reference.FILE.read_text() == reference.text(), "run `python -m tests.reference --write` and commit"
+    assert reference.FILE.read_text() == reference.text(), (
+        "run `python -m tests.tools.metric_reference --write` and commit"
+    )
 
 
 def test_names_say_process_and_unit_and_labels_are_bounded():

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import yaml
 
-from runtime.telemetry import GATEWAY_OFFSET, LEARNER_OFFSET, WORKER_OFFSET
+from runtime.endpoint_config import GATEWAY_OFFSET, LEARNER_OFFSET, WORKER_OFFSET
 from tests.deploy.queries import metrics_of, queries_of
-from tests.scrape import Scrape, probe
+from tests.tools.scrape import Scrape, probe
 
 _DEPLOY = Path(__file__).parents[2] / "deploy"
 _PROMETHEUS = {"up", "ALERTS"}  # series that it makes itself

@@ -18,10 +18,10 @@ import psutil
 from learner.config import QueueConfig
 from learner.queue import EmbeddedRedis, LearnerQueue, TakenGroup
 from leeway.v1 import rollout_pb2 as pb
-from rollout.model import write_model
+from rollout.data.demo_model import write_model
 from runtime.children import Child
 from tests.service.fleet import TOKENS, GatewayProcess
-from tests.unit.published import publish
+from tests.tools.published import publish
 
 _START_S = 240  # a server's imports on a busy machine
 

@@ -18,13 +18,13 @@ import torch
 
 from learner.queue import EmbeddedRedis
 from leeway.v1 import rollout_pb2 as pb
-from rollout.engine import Engine, Response, Sampling
-from rollout.model import write_model
-from rollout.tokens import decode_ids
+from rollout.client.wire import decode_ids
+from rollout.data.demo_model import write_model
+from rollout.engine.sglang import Engine, Response, Sampling
 from tests.e2e.stack import Stack
 from tests.parallel.ranks import run_cases
 from tests.service.fleet import GatewayProcess
-from tests.unit.published import seal
+from tests.tools.published import seal
 
 _OUTSTANDING = 64  # groups that wait until a test takes them
 
@@ -253,9 +253,9 @@ async def test_a_damaged_version_is_refused_and_generation_goes_on(stack: Stack)
 
 async def test_a_foreign_architecture_is_refused(stack: Stack):
     def replace(directory: Path) -> None:
-        from rollout.model import Shape
+        from rollout.data.demo_model import DemoShape
 
-        write_model(directory, 0, Shape(layers=1))
+        write_model(directory, 0, DemoShape(layers=1))
 
     version = stack.versions
     directory = stack.weights(version)

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from learner.catalog import base_of, versions_on_disk
+from learner.publish.catalog import base_of, versions_on_disk
 from tests.e2e.accounts import Accounts
 from tests.e2e.live import REPOSITORY, LiveRun, free_ports
 from tests.e2e.observed import unseen

@@ -24,11 +24,11 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from learner.config import AdmissionConfig, LimitsConfig
-from learner.gateway.arrival import Arrival
-from learner.gateway.gate import Gate
-from learner.gateway.intake import Intake
+from learner.gateway.admission_gate import AdmissionGate
+from learner.gateway.pending_submit import PendingSubmit
 from learner.gateway.service import lease_problem
-from learner.gateway.stream import flat
+from learner.gateway.submit_handler import SubmitHandler
+from learner.gateway.submit_stream import flat
 from learner.queue import Append
 from leeway.v1 import rollout_pb2 as pb
 from tests.fuzz.mutations import VERSIONS, Corpus
@@ -59,9 +59,9 @@ class _Policies:
 class _Flusher:
     """Keeps the last arrival."""
 
-    last: Arrival
+    last: PendingSubmit
 
-    def put(self, arrival: Arrival) -> None:
+    def put(self, arrival: PendingSubmit) -> None:
         self.last = arrival
 
 
@@ -76,8 +76,8 @@ class Target:
         self.outcomes: Counter[str] = Counter()
         self._flusher = _Flusher()
         no_rates: Any = None
-        stand_ins: Any = (_Policies(), Gate(AdmissionConfig(), no_rates), self._flusher)
-        self._intake = Intake(LIMITS, *stand_ins, quarantine=True)
+        stand_ins: Any = (_Policies(), AdmissionGate(AdmissionConfig(), no_rates), self._flusher)
+        self._intake = SubmitHandler(LIMITS, *stand_ins, quarantine=True)
 
     def submit(self, message: bytes) -> list[str]:
         """One message: "undecodable", or "accepted" or "rejected" for each of its groups. Raises FoundError."""

@@ -16,9 +16,10 @@ import learner.megatron  # noqa: F401  makes megatron usable before the imports 
 from learner.batch.packing import Layout, pack
 from learner.batch.types import Batch, Sequence
 from learner.config import LearnerConfig
-from learner.megatron.model import Policy, load_policy
+from learner.megatron.model.build import load_policy
+from learner.megatron.model.packed_model import Policy
 from learner.megatron.parallel import Ranks, start
-from learner.megatron.step import StepStats, Trainer
+from learner.megatron.training.trainer import StepStats, Trainer
 from learner.objectives.policy_gradient import Reinforce
 from tests.parallel.cells import LONGEST, PADDED
 

@@ -9,11 +9,11 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from torch import Tensor
 
-from learner.batch.groups import to_sequences
+from learner.batch.sequences import to_sequences
 from learner.batch.types import Batch
-from learner.megatron.convert import export, load_weights
-from learner.megatron.step import Trainer
-from learner.megatron.weights import Weights
+from learner.megatron.model.convert import export, load_weights
+from learner.megatron.model.hf_weights import Weights
+from learner.megatron.training.trainer import Trainer
 from learner.objectives import Objective, get
 from leeway.v1 import rollout_pb2 as pb
 from tests.parallel.case import Case

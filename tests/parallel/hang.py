@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from learner.watchdog import Watchdog
+from learner.process.watchdog import Watchdog
 
 
 def main(rank: int, store: str, progress: Path, limit_s: float) -> None:

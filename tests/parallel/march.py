@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from learner.checkpoint import Checkpointer
-from learner.claim import Claim
+from learner.checkpoint.saver import Checkpointer
+from learner.checkpoint.store import latest
 from learner.config import CheckpointConfig
-from learner.megatron.state import ShardedState
+from learner.megatron.checkpointing.sharded_state import ShardedState
 from learner.objectives.policy_gradient import Reinforce
 from learner.queue import GroupRef
-from learner.resume import latest
+from learner.storage.fence import DirectoryFence
 from tests.parallel.case import Case
 
 
@@ -30,9 +30,9 @@ def march(case: Case) -> dict[str, Any]:
     """``steps`` steps, each on other sequences; every loss is in <out>/<case>.losses before the next step begins."""
     spec, ranks = case.spec, case.ranks
     root, lead = Path(spec["checkpoints"]), ranks.rank == 0
-    claim = Claim(root, spec["epoch"])
+    fence = DirectoryFence(root, spec["epoch"])
     if lead:
-        claim.take()
+        fence.take()
     ranks.barrier()
     state = ShardedState(case.policy, case.trainer, ranks)
     found = latest(root)
@@ -40,7 +40,7 @@ def march(case: Case) -> dict[str, Any]:
         state.load(found.directory)
     start = found.step if found else 0
     config = CheckpointConfig(dir=root, every=spec.get("every", 1), keep=3)
-    saver = Checkpointer(config, claim, state, _Silent() if lead else None, ranks.barrier)
+    saver = Checkpointer(config, fence, state, _Silent() if lead else None, ranks.barrier)
     with (case.out / f"{spec['name']}.losses").open("a") as losses:
         for step in range(start, start + spec["steps"]):
             some = [sequence for i, sequence in enumerate(case.sequences) if (i + step) % 3]

@@ -13,9 +13,9 @@ import torch
 import torch.distributed as dist
 from google.protobuf import json_format
 
-from learner.claim import Claim
 from learner.config import PublishConfig
-from learner.publish import Publisher
+from learner.publish.publisher import Publisher
+from learner.storage.fence import DirectoryFence
 from leeway.v1 import rollout_pb2
 
 VERSIONS, BROKEN = 6, 2
@@ -47,14 +47,14 @@ def weights(rank: int, version: int) -> torch.Tensor:
 
 def main(rank: int, directory: Path) -> None:
     dist.init_process_group("gloo", init_method=f"file://{directory}/store", rank=rank, world_size=2)
-    claim = Claim(directory / "weights", 1)
+    fence = DirectoryFence(directory / "weights", 1)
     registry = Registry() if rank == 0 else None
     if registry is not None:
-        claim.take()
-    config = PublishConfig(dir=claim.root, dtype="bfloat16", full_every=9, keep=9)
-    publisher = Publisher(config, claim, directory / "model", 0, registry)
+        fence.take()
+    config = PublishConfig(dir=fence.root, dtype="bfloat16", full_every=9, keep=9)
+    publisher = Publisher(config, fence, directory / "model", 0, registry)
     for version in range(VERSIONS):
-        blocker = claim.path(f"weight_v{version:06d}") / f"delta-{rank:05d}.safetensors"
+        blocker = fence.path(f"weight_v{version:06d}") / f"delta-{rank:05d}.safetensors"
         if version == BROKEN and rank == 1:
             blocker.mkdir(parents=True)  # a directory where the file should be
         publisher.publish(version, [(f"part{rank}", weights(rank, version))])

@@ -12,13 +12,13 @@ from google.protobuf import json_format
 
 from learner.batch.packing import Layout, pack
 from learner.batch.types import Batch, Sequence
-from learner.behaviour import Behaviour
-from learner.claim import Claim
+from learner.behaviour.recompute import Behaviour
 from learner.config import LearnerConfig, ObjectiveConfig
-from learner.megatron.convert import export
-from learner.megatron.scoring import Scorer
+from learner.megatron.model.convert import export
+from learner.megatron.training.scorer import Scorer
 from learner.objectives import get, names
-from learner.publish import Publisher
+from learner.publish.publisher import Publisher
+from learner.storage.fence import DirectoryFence
 from tests.parallel.case import Case
 from tests.parallel.publishing import Registry
 
@@ -65,11 +65,11 @@ def _config(case: Case) -> LearnerConfig:
 
 
 def _publish(case: Case, config: LearnerConfig, behaviour: Behaviour) -> None:
-    claim, registry = Claim(config.publish.dir, 1), None
+    fence, registry = DirectoryFence(config.publish.dir, 1), None
     if case.ranks.rank == 0:
-        claim.take()
+        fence.take()
         registry = _Keeps(behaviour)
-    publisher = Publisher(config.publish, claim, config.model, 0, registry)
+    publisher = Publisher(config.publish, fence, config.model, 0, registry)
     behaviour.freeze(0, step=0)
     for step in range(3):
         publisher.publish(step, export(case.policy, case.ranks))

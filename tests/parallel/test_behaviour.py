@@ -16,7 +16,7 @@ from google.protobuf import json_format
 from safetensors.torch import save_file
 
 from leeway.v1 import rollout_pb2
-from rollout.versions import Verifier
+from rollout.versions.verifier import Verifier
 from tests.parallel.conftest import Outcome, Reference
 from tests.parallel.reference import UNDECIDED, watch_routers
 

@@ -6,7 +6,7 @@ import pytest
 
 from learner.config import LearnerConfig, ParallelConfig
 from learner.megatron.parallel import LayoutError, start
-from learner.megatron.pipeline import _turn
+from learner.megatron.training.pipeline import _turn
 from runtime.settings import SettingsError
 
 

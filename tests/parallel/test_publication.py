@@ -12,9 +12,9 @@ import torch
 from google.protobuf import json_format
 from safetensors.torch import load_file, save_file
 
-from learner.catalog import base_of
+from learner.publish.catalog import base_of
 from leeway.v1 import rollout_pb2
-from rollout.versions import Verifier
+from rollout.versions.verifier import Verifier
 from tests.parallel.publishing import BROKEN, VERSIONS, weights
 
 SCRIPT = Path(__file__).parent / "publishing.py"

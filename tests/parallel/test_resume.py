@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from learner.resume import sealed
+from learner.checkpoint.store import completed
 from tests.parallel.ranks import kill, run_cases, started
 
 CHAIN = {  # layout by epoch; the last one is not killed
@@ -50,7 +50,7 @@ def test_killed_twice_and_resumed_under_other_layouts(references, tmp_path: Path
     last, (world, parallel) = list(CHAIN.items())[-1]
     out = tmp_path / f"epoch{last}"
     out.mkdir()
-    reached = max(int(path.name.split("_")[1]) for path in sealed(root))
+    reached = max(int(path.name.split("_")[1]) for path in completed(root))
     case = common | {"name": "march", "epoch": last, "parallel": parallel, "checkpoints": str(root), "steps": 5}
     undisturbed = common | {"name": "undisturbed", "epoch": 1, "parallel": {"tensor": 2, "pipeline": 2}}
     longest = max(reached + 5, *(max(run) + 1 for run in losses.values()))
@@ -74,7 +74,9 @@ def _wait_for_checkpoints(root: Path, epoch: int, count: int, process, out: Path
         assert time.monotonic() < deadline, (
             f"{len(seen)} checkpoints of epoch {epoch}\n" + (out / "log").read_text()[-3000:]
         )
-        seen |= {path.name for path in sealed(root) if path.name.endswith(f"_e{epoch:04d}")} if root.is_dir() else set()
+        seen |= (
+            {path.name for path in completed(root) if path.name.endswith(f"_e{epoch:04d}")} if root.is_dir() else set()
+        )
         time.sleep(0.01)
 
 

@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 import transformers
 
-from learner.cli.process import Process
+from learner.cli.up.process import Process
 from learner.config import LearnerConfig, QueueConfig
 from learner.queue import Append, EmbeddedRedis, GatewayQueue, LearnerQueue, check, read_ledgers
 from leeway.v1 import rollout_pb2 as pb
-from rollout.ids import new_group_id
+from rollout.client.ids import new_group_id
 from runtime.children import Child
 from tests.e2e.accounts import Accounts
 from tests.parallel.conftest import SMALL

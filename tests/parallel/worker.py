@@ -25,14 +25,15 @@ from torch import Tensor
 import learner.megatron  # noqa: F401  makes megatron usable before the imports below
 from learner.batch.packing import Layout, pack
 from learner.batch.types import Sequence
-from learner.megatron.convert import export
-from learner.megatron.snapshot import SaveError
-from learner.megatron.state import ShardedState
-from learner.megatron.step import Trainer
+from learner.checkpoint.store import CheckpointState, latest, name, write_state
+from learner.config.control import DiagnosticsConfig
+from learner.megatron.checkpointing.async_save import SaveError
+from learner.megatron.checkpointing.sharded_state import ShardedState
+from learner.megatron.model.convert import export
+from learner.megatron.training.trainer import Trainer
 from learner.objectives.base import Loss, Objective, Responses
 from learner.objectives.policy_gradient import Reinforce
-from learner.resume import State, digests, latest, name, write_state
-from learner.steering_config import DiagnosticsConfig
+from learner.storage.digests import file_digests
 from tests.parallel.case import Case
 from tests.parallel.cell import cell
 from tests.parallel.march import march
@@ -95,7 +96,7 @@ def save(case: Case) -> dict[str, Any]:
     losses += [case.step().loss for _ in range(3)]
     durable = state.poll(blocking=True)
     kept = state.digests()
-    here = digests(directory, kept) if case.ranks.rank == 0 else {}
+    here = file_digests(directory, kept) if case.ranks.rank == 0 else {}
     return {"losses": losses, "durable": durable, "idle": idle, "digests": sorted(kept), "true": here == kept}
 
 
@@ -187,7 +188,7 @@ def slow_reader(case: Case) -> dict[str, Any]:
         directory = root / name(3, 1)
         directory.mkdir(parents=True)
         (directory / "shard").write_bytes(b"weights")
-        write_state(directory, State(3, 1, [], files=digests(directory, ["shard"])))
+        write_state(directory, CheckpointState(3, 1, [], files=file_digests(directory, ["shard"])))
         time.sleep(2 * limit.total_seconds())  # a slow disk
         found = latest(root)
         return found.directory.name if found else ""

@@ -10,8 +10,8 @@ from typing import Any
 import redis
 
 from learner.queue import EmbeddedRedis
-from tests.refusals import refusals
 from tests.service.fleet import RUN, TOKENS, Fleet, valid_group, write_settings
+from tests.tools.refusals import refusals
 
 
 def cases(url: str, taken: str) -> list[tuple[dict[str, Any], str]]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from learner.config import AdmissionConfig, QueueConfig
-from learner.gateway.capacity import Capacity
+from learner.gateway.lease_shares import LeaseShares
 from learner.queue import GatewayQueue, LearnerQueue
 from learner.queue.keys import Keys
 from learner.queue.leases import Leases
@@ -158,7 +158,7 @@ async def test_saturating_fleets_are_promised_what_their_weights_say(
 ):
     """Leases are the bottleneck: every promise becomes a group at once, and the learner trains all that waits."""
     learner = begun(open_learner)
-    rule = Capacity(AdmissionConfig(groups_per_step=8, max_staleness=4, weights={"alpha": 3.0}))
+    rule = LeaseShares(AdmissionConfig(groups_per_step=8, max_staleness=4, weights={"alpha": 3.0}))
     granted: Counter[str] = Counter()
     for turn in range(60):
         for fleet in ("beta", "alpha", "beta"):  # beta asks first, and twice as often

@@ -17,16 +17,16 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from learner import resume
+from learner.checkpoint import store
 from learner.cli.app import app
-from learner.cli.layout import RunDirectory
+from learner.cli.run.run_directory import RunDirectory
 from learner.config import QueueConfig
 from learner.queue import EmbeddedRedis, GatewayQueue, GroupRef, LearnerQueue
 from learner.queue.keys import Keys
 from leeway.v1 import rollout_pb2 as pb
 from tests.service.fleet import valid_group
 from tests.service.queueing import client, feed
-from tests.unit.runs import make_run
+from tests.tools.runs import make_run
 
 
 def leeway(*arguments: object) -> Result:
@@ -86,9 +86,9 @@ def test_the_newest_checkpoint_is_held_against_the_queue(
     served: tuple[RunDirectory, QueueConfig, list[GroupRef]], monkeypatch: pytest.MonkeyPatch
 ):
     run, config, refs = served
-    (run.checkpoints / resume.name(6, 1)).mkdir(parents=True)
-    state = resume.State(step=6, epoch=1, trained=refs[:3])
-    monkeypatch.setattr(resume, "read_state", lambda _: state)
+    (run.checkpoints / store.name(6, 1)).mkdir(parents=True)
+    state = store.CheckpointState(step=6, epoch=1, trained=refs[:3])
+    monkeypatch.setattr(store, "read_state", lambda _: state)
     assert leeway("ledger", run.root, "--recount").exit_code == 0
     with client(config) as raw:
         raw.set(Keys(config.run).id("alpha", refs[0].group_id), "expired:6")

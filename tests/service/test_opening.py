@@ -8,15 +8,15 @@ from typing import Any, cast
 
 import pytest
 
-from learner.alarms import Alarm
-from learner.checkpoint import Checkpointer
+from learner.checkpoint.rollback import request_rollback
+from learner.checkpoint.saver import Checkpointer
+from learner.checkpoint.takeover import Takeover
 from learner.config import LearnerConfig, QueueConfig
+from learner.control.alarms import Alarm
 from learner.megatron.parallel import Ranks
-from learner.metrics import MetricsWriter
-from learner.opening import Opening
 from learner.queue import FencedError, GroupRef, LearnerQueue, check, read_ledgers
-from learner.resume import FileDigest
-from learner.rollback import give_order
+from learner.storage.digests import FileDigest
+from learner.telemetry.metrics_writer import MetricsWriter
 from leeway.v1 import rollout_pb2 as pb
 from tests.service.fleet import valid_group
 from tests.service.queueing import client, feed
@@ -89,7 +89,7 @@ class Start:
         }  # fmt: skip
         self.config = LearnerConfig.parse(settings, source="test")
         self.metrics = Metrics()
-        self.opening = Opening.start(self.config, cast(Ranks, OneRank()), cast(MetricsWriter, self.metrics))
+        self.opening = Takeover.start(self.config, cast(Ranks, OneRank()), cast(MetricsWriter, self.metrics))
         self.first_version = self.opening.begin()
         assert self.opening.queue is not None
         self.queue = self.opening.queue
@@ -164,11 +164,11 @@ async def test_a_damaged_checkpoint_costs_what_was_committed_and_says_so(first, 
 
 async def test_a_rollback_is_a_new_timeline_and_every_group_is_accounted_for(first, config, tmp_path: Path, capsys):
     first.train(1, 2)
-    first.checkpointer.vouch(range(1, 2))
+    first.checkpointer.mark_healthy(range(1, 2))
     first.accounts.limit = 1
     committed, pending = first.train(2, 2)
     alarm = Alarm("reward", "rollback", "the mean reward has fallen")
-    assert give_order(first.opening.checkpoints, 2, alarm, number=1, factor=0.5) is not None
+    assert request_rollback(first.opening.checkpoints, 2, alarm, number=1, factor=0.5) is not None
     second = Start(config, tmp_path)
     assert second.opening.resume is not None
     assert (second.opening.resume.step, second.opening.resume.state.epoch) == (1, 1)

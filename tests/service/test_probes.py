@@ -16,9 +16,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from learner.queue import EmbeddedRedis
 from runtime.certificates import expiry
-from tests.scrape import Scrape, probe
 from tests.service.certificates import Authority
 from tests.service.fleet import GatewayProcess, eventually, valid_group
+from tests.tools.scrape import Scrape, probe
 
 Start = Callable[..., Awaitable[GatewayProcess]]
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from learner.queue import EmbeddedRedis, GatewayQueue, check
 from learner.queue.scripts import script
 from leeway.v1 import rollout_pb2 as pb
-from rollout.client import SubmitClient
+from rollout.client.client import SubmitClient
 from tests.service.fleet import TOKENS, GatewayProcess, valid_group
 
 # The script itself, except that its last two arguments are the time.

@@ -13,8 +13,8 @@ import redis
 from learner.config import QueueConfig
 from learner.queue import Appended, EmbeddedRedis, GatewayQueue, GroupRef, LearnerQueue, QueueError, UnavailableError
 from learner.queue.keys import Keys
+from learner.queue.redis_session import RedisSession
 from learner.queue.schema import migrate
-from learner.queue.session import Session
 from leeway.v1 import rollout_pb2 as pb
 from tests.service.fleet import RUN, eventually, until, uuid7, valid_group
 from tests.service.queueing import client, feed, ids, ledger
@@ -111,7 +111,7 @@ async def test_a_redis_that_is_killed_during_a_migration(config: QueueConfig, an
     with client(config) as raw:
         before = [raw.hgetall(PREFIX + "ledger:" + fleet) for fleet in ("alpha", "beta")]
     start = log.stat().st_size
-    session = Session(redis.Redis.from_url(config.url), outage_s=5.0)
+    session = RedisSession(redis.Redis.from_url(config.url), outage_s=5.0)
     migrate(session, Keys(RUN), 1)
     any_redis.child.kill()
     with log.open("rb+") as file:
@@ -133,7 +133,7 @@ async def test_a_learner_that_dies_between_its_start_and_the_migration(
 ):
     write_schema_1(config, "alpha", [valid_group()], pending=1)
     with monkeypatch.context() as context:
-        context.setattr("learner.queue.learner.migrate", lambda *_: 1 / 0)
+        context.setattr("learner.queue.learner_queue.migrate", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             open_learner()
     learner = open_learner()

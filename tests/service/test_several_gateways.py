@@ -9,7 +9,7 @@ import redis
 
 from learner.queue import check, read_ledgers
 from leeway.v1 import rollout_pb2 as pb
-from rollout.client import SubmitClient
+from rollout.client.client import SubmitClient
 from tests.service.fleet import RUN, TOKENS, GatewayProcess, eventually, health, until, valid_group
 
 

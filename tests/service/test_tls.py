@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from leeway.v1 import rollout_pb2 as pb
-from rollout.client import AuthError, Credentials, SubmitClient
+from rollout.client.client import AuthError, Credentials, SubmitClient
 from rollout.config import ClientTlsConfig
 from tests.service.certificates import Authority, Pair
 from tests.service.fleet import TOKENS, GatewayProcess, eventually, until, valid_group, write_identities

@@ -9,15 +9,15 @@ from collections.abc import Iterator
 import pytest
 
 from learner.config import QueueConfig
-from learner.intake import Taken
+from learner.intake.batch_source import TakenBatch
 from learner.queue import LearnerQueue
-from learner.trail import Trail as LearnerTrail
+from learner.telemetry.tracing import LearnerTracing
 from leeway.v1 import rollout_pb2 as pb
-from rollout.client import SubmitClient
-from rollout.trail import Trail
+from rollout.client.client import SubmitClient
+from rollout.telemetry.tracing import WorkerTracing
 from runtime import traces
-from runtime.telemetry import TraceConfig
-from runtime.traces import TRACEPARENT, Place
+from runtime.endpoint_config import TraceConfig
+from runtime.trace_context import TRACEPARENT, SpanContext
 from tests.service.collector import Collector
 from tests.service.fleet import RUN, TOKENS, until, valid_group
 
@@ -36,34 +36,34 @@ def tracer(collector: Collector, process: str, sample: float = 1.0):
     return made
 
 
-async def submitted(address: str, groups: list[pb.Group], trail: Trail) -> list[pb.Ack]:
+async def submitted(address: str, groups: list[pb.Group], tracing: WorkerTracing) -> list[pb.Ack]:
     """The groups' acks, delivered by a client that follows them."""
     now = time.time_ns()
-    trail.generated(groups, now - 3_000_000, now - 1_000_000, now)
+    tracing.generated(groups, now - 3_000_000, now - 1_000_000, now)
     async with SubmitClient(address, TOKENS["alpha"]) as client:
-        client.follow(trail)
+        client.follow(tracing)
         acks = list(await asyncio.gather(*map(client.submit, groups)))
     for ack in acks:
-        trail.acknowledged(ack)
+        tracing.acknowledged(ack)
     return acks
 
 
-def trained(url: str, trail: LearnerTrail, count: int) -> None:
+def trained(url: str, tracing: LearnerTracing, count: int) -> None:
     """Takes, trains, commits and publishes the groups of the queue, as a learner does."""
     learner = LearnerQueue.open(QueueConfig(url=url, run=RUN))
     learner.begin(0, [])
     taken = learner.take(count, 0, 8)
-    trail.trained(1, Taken([one.group for one in taken], [one.ref for one in taken], {0: 1}), 0.01)
+    tracing.trained(1, TakenBatch([one.group for one in taken], [one.ref for one in taken], {0: 1}), 0.01)
     refs = [one.ref for one in taken]
     learner.commit(1, refs)
-    trail.committed(1, refs, 0.01)
-    trail.published(pb.Policy(version=1, step=1, epoch=learner.epoch, manifest_sha256=DIGEST), 0.01)
+    tracing.committed(1, refs, 0.01)
+    tracing.published(pb.Policy(version=1, step=1, epoch=learner.epoch, manifest_sha256=DIGEST), 0.01)
     learner.close()
 
 
 async def test_one_trace_from_the_prompt_to_the_version(start_gateway, redis_server, collector):
     gateway = await start_gateway(traces={"endpoint": collector.endpoint, "sample": 1.0})
-    fleet, learner = Trail(tracer(collector, "worker-0")), LearnerTrail(tracer(collector, "learner"))
+    fleet, learner = WorkerTracing(tracer(collector, "worker-0")), LearnerTracing(tracer(collector, "learner"))
     groups = [valid_group(), valid_group()]
     acks = await submitted(gateway.address, groups, fleet)
     assert [ack.outcome for ack in acks] == [pb.OUTCOME_ACCEPTED] * 2
@@ -102,11 +102,11 @@ async def test_one_trace_from_the_prompt_to_the_version(start_gateway, redis_ser
 async def test_a_gateway_follows_what_its_own_share_says_and_nothing_that_is_not_marked(start_gateway, collector):
     few = tracer(collector, "worker-0", 1e-9)
     gateway = await start_gateway(traces={"endpoint": collector.endpoint, "sample": 1e-9})
-    everything = Trail(tracer(collector, "worker-1"))
+    everything = WorkerTracing(tracer(collector, "worker-1"))
     acks = await submitted(gateway.address, [valid_group() for _ in range(20)], everything)
-    acks += await submitted(gateway.address, [valid_group() for _ in range(20)], Trail(few))
+    acks += await submitted(gateway.address, [valid_group() for _ in range(20)], WorkerTracing(few))
     strange = valid_group(metadata={TRACEPARENT: "00-nonsense"})
-    acks += await submitted(gateway.address, [strange], Trail())
+    acks += await submitted(gateway.address, [strange], WorkerTracing())
     assert {ack.outcome for ack in acks} == {pb.OUTCOME_ACCEPTED}
     everything.close()
     gateway.child.terminate()
@@ -117,7 +117,7 @@ async def test_a_gateway_follows_what_its_own_share_says_and_nothing_that_is_not
 
 async def test_a_rejected_group_is_followed_to_the_reason(start_gateway, collector):
     gateway = await start_gateway(traces={"endpoint": collector.endpoint, "sample": 1.0})
-    fleet = Trail(tracer(collector, "worker-0"))
+    fleet = WorkerTracing(tracer(collector, "worker-0"))
     group = valid_group(version=77)
     (ack,) = await submitted(gateway.address, [group], fleet)
     assert ack.outcome == pb.OUTCOME_REJECTED
@@ -130,7 +130,7 @@ async def test_a_rejected_group_is_followed_to_the_reason(start_gateway, collect
 
 async def test_metadata_that_is_full_stays_as_it_is(start_gateway, collector):
     gateway = await start_gateway(traces={"endpoint": collector.endpoint, "sample": 1.0})
-    fleet = Trail(tracer(collector, "worker-0"))
+    fleet = WorkerTracing(tracer(collector, "worker-0"))
     many = valid_group(metadata={f"key-{n}": "x" for n in range(32)})
     large = valid_group(metadata={"key": "x" * 4090})
     acks = await submitted(gateway.address, [many, large], fleet)
@@ -144,13 +144,13 @@ async def test_a_collector_that_is_not_there_stops_nothing(start_gateway):
     nowhere = "http://127.0.0.1:9"
     gateway = await start_gateway(traces={"endpoint": nowhere, "sample": 1.0})
     made = traces.start(TraceConfig(endpoint=nowhere, sample=1.0), "worker-0", RUN)
-    fleet = Trail(made)
+    fleet = WorkerTracing(made)
     started = time.monotonic()
     acks = await submitted(gateway.address, [valid_group() for _ in range(200)], fleet)
     assert {ack.outcome for ack in acks} == {pb.OUTCOME_ACCEPTED}
     assert made is not None
     for _ in range(6000):  # more than the queue of spans holds
-        made.child("train", Place("1" * 32, "2" * 16)).end()
+        made.child("train", SpanContext("1" * 32, "2" * 16)).end()
     assert time.monotonic() - started < 30
     fleet.close()
     assert time.monotonic() - started < 40

@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from learner.cli import ledger as accounts
-from learner.cli.layout import RunDirectory
+from learner.cli.run.run_directory import RunDirectory
+from learner.cli.view import ledger as accounts
 from tests.soak.probe import Probe
 from tests.soak.slope import judge, restarts
 from tests.soak.table import show

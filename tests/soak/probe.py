@@ -13,7 +13,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from learner.cli.layout import RunDirectory
+from learner.cli.run.run_directory import RunDirectory
 from learner.queue import EmbeddedRedis
 
 _MB = 1e6

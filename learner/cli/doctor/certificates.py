@@ -12,7 +12,7 @@ from learner.cli.doctor.finding import Finding, fail, ok, warn
 from learner.cli.doctor.handshake import Shown, Side, handshake, names, own
 from learner.cli.doctor.subject import Subject
 from learner.config import ServerTlsConfig
-from learner.gateway.auth import Credentials, Identities, UnauthenticatedError
+from learner.gateway.auth import Identities, PresentedCredentials, UnauthenticatedError
 from rollout.config import ClientTlsConfig, WorkerConfig
 from runtime.settings import SettingsError
 
@@ -95,7 +95,7 @@ def _known(worker: WorkerConfig, shown: Shown, subject: Subject) -> Iterator[Fin
     if path is None or not path.is_file():
         return
     try:
-        caller = Identities(path).caller(Credentials(None, frozenset(sans)))
+        caller = Identities(path).caller(PresentedCredentials(None, frozenset(sans)))
     except SettingsError:
         return  # said by the check of identities
     except UnauthenticatedError as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from learner.cli.doctor.finding import Finding, fail, ok, warn
 from learner.cli.doctor.subject import Subject
-from learner.gateway.auth import Credentials, Identities, UnauthenticatedError
+from learner.gateway.auth import Identities, PresentedCredentials, UnauthenticatedError
 from runtime.settings import SettingsError
 
 
@@ -55,7 +55,7 @@ def _token(path: Path, identities: Identities | None) -> Finding:
     if identities is None:
         return ok("token", f"{path}: readable; whether the gateway knows it is seen at its side")
     try:
-        caller = identities.caller(Credentials(hashlib.sha256(token.encode()).hexdigest(), frozenset()))
+        caller = identities.caller(PresentedCredentials(hashlib.sha256(token.encode()).hexdigest(), frozenset()))
     except UnauthenticatedError as error:
         return fail("token", f"{path}: {error} (for the gateway)", "`leeway fleet add` draws another")
     if "submit" not in caller.roles:

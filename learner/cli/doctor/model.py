@@ -10,11 +10,11 @@ from typing import Any
 
 from learner.cli.doctor.finding import Finding, fail, ok, size
 from learner.cli.doctor.subject import Subject
-from learner.cli.model import vocabulary_size
+from learner.cli.up.model_check import vocabulary_size
 from learner.config import ParallelConfig
 from runtime.settings import SettingsError
 
-SUPPORTED = ("llama", "qwen2", "qwen3", "qwen3_moe")  # as learner.megatron.architecture, which needs torch
+SUPPORTED = ("llama", "qwen2", "qwen3", "qwen3_moe")  # as learner.megatron.model.architecture, which needs torch
 DEMO_PARAMETERS = 600_000
 _MOST_HEADER = 100 << 20
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from learner.cli.doctor.finding import Finding, fail, ok, warn
 from learner.cli.doctor.subject import Subject
 from learner.config import GatewayConfig, LearnerConfig
-from learner.objective_config import READS
+from learner.config.objective import READS
 from rollout.config import WorkerConfig
 
 # Objectives that need no log-probabilities of the versions that generated (learner.objectives, which needs torch).

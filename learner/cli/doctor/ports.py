@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from learner.cli.commands import require_free
 from learner.cli.doctor.finding import Finding, fail, ok, warn
 from learner.cli.doctor.subject import Subject
-from learner.cli.layout import RunError
+from learner.cli.run.run_directory import RunError
+from learner.cli.up.commands import require_free
 
 _RENDEZVOUS = 29_400  # torchrun's default
 

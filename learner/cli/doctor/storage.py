@@ -23,7 +23,7 @@ _RESERVE = 1 << 30  # for logs and metrics
 
 
 @dataclass(frozen=True)
-class Need:
+class DiskNeed:
     """What a directory will hold at most, in bytes: ``kept`` files of ``each``."""
 
     what: str
@@ -49,9 +49,9 @@ def _learner(learner: LearnerConfig, count: int) -> Iterator[Finding]:
     checkpoint, publish = learner.checkpoint, learner.publish
     each = count * _PUBLISHED_BYTES[publish.dtype]
     needs = [
-        Need("checkpoint", checkpoint.dir, count * _CHECKPOINT_BYTES, checkpoint.keep + 1),
+        DiskNeed("checkpoint", checkpoint.dir, count * _CHECKPOINT_BYTES, checkpoint.keep + 1),
         # One is being written, one is still run by a fleet, and deltas keep the whole versions they start from.
-        Need("version", publish.dir, each, publish.keep + 2 + (publish.full_every > 1)),
+        DiskNeed("version", publish.dir, each, publish.keep + 2 + (publish.full_every > 1)),
     ]
     unwritable = [
         finding for need in needs for finding in _writable(f"{need.what}s", need.path) if finding.state != "ok"
@@ -68,7 +68,7 @@ def _learner(learner: LearnerConfig, count: int) -> Iterator[Finding]:
         yield warn("disk", text, "remove old ones by hand, or set it to 0")
 
 
-def _room(needs: list[Need]) -> Iterator[Finding]:
+def _room(needs: list[DiskNeed]) -> Iterator[Finding]:
     place = _existing(needs[0].path)
     free = shutil.disk_usage(place).free
     wanted = sum(need.each * need.kept for need in needs) + _RESERVE
@@ -86,7 +86,7 @@ def _room(needs: list[Need]) -> Iterator[Finding]:
         yield fail("disk", f"{place}: {files.f_favail} inodes left", "remove small files there")
 
 
-def _speed(need: Need) -> Finding:
+def _speed(need: DiskNeed) -> Finding:
     place = _existing(need.path)
     rate = write_speed(place)
     seconds = need.each / rate

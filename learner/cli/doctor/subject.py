@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from learner.cli.layout import RunDirectory
-from learner.cli.runfile import RunFile
-from learner.cli.sections import EMBEDDED
+from learner.cli.run.run_directory import RunDirectory
+from learner.cli.run.run_file import RunFile
+from learner.cli.run.sections import EMBEDDED
 from learner.config import GatewayConfig, LearnerConfig, QueueConfig
 from rollout.config import WorkerConfig
 from runtime.settings import SettingsError, read_mapping

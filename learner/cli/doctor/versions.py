@@ -23,7 +23,7 @@ def versions(subject: Subject) -> Iterator[Finding]:
     loggers = set(subject.learner.loggers) & {"wandb", "mlflow"} if subject.learner is not None else set()
     for package in sorted(loggers):
         if _installed(package) is None:
-            yield fail(package, "learner.loggers names it, and it is not installed", f"pip install {package}")
+            yield fail(package, "learner.telemetry.loggers names it, and it is not installed", f"pip install {package}")
     configs = [config for config in (subject.gateway, subject.learner, *subject.workers) if config is not None]
     if any(config.traces.endpoint for config in configs):
         found = _installed("opentelemetry-exporter-otlp-proto-http")

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from learner.config import LearnerConfig
 from rollout.config import EngineConfig, WorkerConfig
-from rollout.server import _ALWAYS as ENGINE_FLAGS  # pyright: ignore[reportPrivateUsage]
+from rollout.engine.server_process import _ALWAYS as ENGINE_FLAGS  # pyright: ignore[reportPrivateUsage]
 from tests.deploy.manifests import Object
 from tests.deploy.policies.processes import Process, environment, of_kind, processes
 from tests.deploy.workloads import Pod, expanded, pods

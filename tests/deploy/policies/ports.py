@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from learner.cli.sections import RunSection
+from learner.cli.run.sections import RunSection
 from learner.config import GatewayConfig
 from rollout.config import EngineConfig
-from runtime.telemetry import GATEWAY_OFFSET, LEARNER_OFFSET, WORKER_OFFSET
+from runtime.endpoint_config import GATEWAY_OFFSET, LEARNER_OFFSET, WORKER_OFFSET
 from tests.deploy.manifests import Object
 from tests.deploy.workloads import Pod, named, pods, selects
 

@@ -1,0 +1,154 @@
+"""How a learner comes to a run: it takes over from the one before it, finds the checkpoint to go on from, settles accounts.
+
+The order is the fence of learner.storage.fence; nothing here may be moved past anything else.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import structlog
+
+from learner.checkpoint.rollback import RollbackRequest, apply_rollback, cost, read_request, reported
+from learner.checkpoint.saver import set_aside
+from learner.checkpoint.store import CheckpointState, ResumePoint, completed_epoch, latest
+from learner.config import LearnerConfig
+from learner.megatron.parallel import Ranks
+from learner.publish.catalog import versions_on_disk
+from learner.queue import LearnerQueue
+from learner.storage.fence import DirectoryFence, newest_epoch
+from learner.telemetry.metrics_writer import MetricsWriter
+
+
+@dataclass(frozen=True)
+class Takeover:
+    """A learner that has taken over and has not begun.
+
+    Attributes:
+        resume: the checkpoint to go on from, the same on every rank; None for a fresh run.
+        queue: rank 0 only.
+        checkpoints, versions: claims on the directories.
+        rollback: the order that ``resume`` follows, the same on every rank; None where there is none.
+    """
+
+    config: LearnerConfig
+    ranks: Ranks
+    metrics: MetricsWriter | None
+    queue: LearnerQueue | None
+    checkpoints: DirectoryFence
+    versions: DirectoryFence
+    resume: ResumePoint | None
+    rollback: RollbackRequest | None
+
+    @classmethod
+    def start(cls, config: LearnerConfig, ranks: Ranks, metrics: MetricsWriter | None) -> Takeover:
+        """Takes over: from here on no older learner can change anything. Collective.
+
+        Raises:
+            QueueError: the queue cannot be opened (rank 0).
+            SupersededError: a newer learner has been faster (rank 0).
+            CheckpointError: there are checkpoints and none can be used (rank 0).
+        """
+        taken = ranks.attended(lambda: _take_over(config, metrics))  # every byte of a checkpoint is read: minutes
+        queue, found, request = taken or (None, None, None)
+        (epoch,) = ranks.agree([queue.epoch if queue else 0])
+        told, rollback = _from_bytes(ranks.broadcast_bytes(_to_bytes(found, request)))
+        checkpoints, versions = DirectoryFence(config.checkpoint.dir, epoch), DirectoryFence(config.publish.dir, epoch)
+        return cls(config, ranks, metrics, queue, checkpoints, versions, found or told, rollback)
+
+    def begin(self) -> int:
+        """Settles accounts with the queue. Collective. Returns the number of the first version to publish.
+
+        Raises:
+            FencedError: a newer learner has started (rank 0).
+        """
+        if self.queue is None or self.metrics is None:
+            return self.ranks.agree([0])[0]
+        step = self.resume.step if self.resume else 0
+        recommitted = self.queue.begin(
+            step, self.resume.state.trained + self.resume.state.recent if self.resume else []
+        )
+        origin = {"resumed_step": step, "resumed_epoch": self.resume.state.epoch if self.resume else None}
+        self.metrics.event("start", epoch=self.queue.epoch, **origin, recommitted=recommitted)
+        if self.rollback is not None and not self.rollback.reported:
+            self._report_cost(self.queue, self.metrics, self.rollback)
+        if self.resume is not None and self.resume.damaged:
+            self._report_damage(self.queue, self.metrics, self.resume)
+            set_aside(self.checkpoints, self.resume, self.config.checkpoint.keep)
+        known = [self.queue.next_version() - 1, *versions_on_disk(self.config.publish.dir)]
+        if self.resume is not None:
+            known.append(self.resume.state.extra.get("version", -1))
+        return self.ranks.agree([max(known) + 1])[0]
+
+    def _report_damage(self, queue: LearnerQueue, metrics: MetricsWriter, resume: ResumePoint) -> None:
+        """Says which groups the ledger calls trained and these weights have never seen."""
+        refs, complete = resume.lost()
+        count = queue.finished(refs)  # the others were never committed: they are trained again
+        newest = max(damaged.step for damaged in resume.damaged)
+        log = structlog.get_logger()
+        for damaged in resume.damaged:
+            log.error("checkpoint damaged and set aside", checkpoint=damaged.name, reason=damaged.reason)
+        log.error(
+            f"{'' if complete else 'at least '}{count} groups trained between step {resume.step} and {newest} are not in "
+            "these weights, though the ledger counts them as trained",
+            resumed=str(resume.directory),
+        )
+        names = [damaged.name for damaged in resume.damaged]
+        metrics.event(
+            "damaged", checkpoints=names, resumed_step=resume.step, newest_step=newest, lost=count, complete=complete
+        )
+
+    def _report_cost(self, queue: LearnerQueue, metrics: MetricsWriter, request: RollbackRequest) -> None:
+        """Says what a rollback gave up, first of all which groups the ledger calls trained."""
+        given_up = cost(self.config.checkpoint.dir, request, self.config.groups_per_step)
+        lost = queue.finished(given_up.trained)  # the others were never committed: they are trained again
+        structlog.get_logger().error(
+            f"rolled back to {request.checkpoint}: {request.reason}; {'' if given_up.complete else 'at least '}{lost} groups "
+            "trained since are not in these weights, though the ledger counts them as trained",
+            rollback=request.number, step=request.step, set_aside=given_up.aside,
+        )  # fmt: skip
+        metrics.event(
+            "rollback", number=request.number, rule=request.rule, reason=request.reason, step=request.step,
+            checkpoint=request.checkpoint, factor=request.factor, set_aside=given_up.aside, newest_step=given_up.newest_step,
+            lost=lost, complete=given_up.complete,
+        )  # fmt: skip
+        reported(self.checkpoints, request)
+
+
+def _take_over(
+    config: LearnerConfig, metrics: MetricsWriter | None
+) -> tuple[LearnerQueue, ResumePoint | None, RollbackRequest | None]:
+    assert metrics is not None
+    roots = (config.checkpoint.dir, config.publish.dir)
+    on_disk = max(*map(newest_epoch, roots), completed_epoch(config.checkpoint.dir))
+    queue = LearnerQueue.open(config.queue, config.weights, above=on_disk, audit=metrics.untrained)
+    for root in roots:
+        DirectoryFence(root, queue.epoch).take()
+    request = read_request(config.checkpoint.dir)
+    if request is not None:
+        apply_rollback(DirectoryFence(config.checkpoint.dir, queue.epoch), request)
+    found = latest(config.checkpoint.dir)
+    follows = request is not None and found is not None and request.commands(found.state.epoch)
+    return queue, found, request if follows else None
+
+
+def _to_bytes(found: ResumePoint | None, request: RollbackRequest | None) -> bytes:
+    """What the other ranks need of it."""
+    if found is None:
+        return b""
+    needed = {
+        "directory": str(found.directory),
+        "state": asdict(found.state) | {"trained": [], "recent": [], "files": {}},
+        "order": asdict(request) if request is not None else None,
+    }
+    return json.dumps(needed).encode()
+
+
+def _from_bytes(data: bytes) -> tuple[ResumePoint | None, RollbackRequest | None]:
+    if not data:
+        return None, None
+    found = json.loads(data)
+    request = RollbackRequest(**found["order"]) if found["order"] is not None else None
+    return ResumePoint(Path(found["directory"]), CheckpointState(**found["state"])), request

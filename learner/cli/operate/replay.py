@@ -1,0 +1,129 @@
+"""Rejected groups that a run keeps: shown, and submitted once more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from google.protobuf.message import DecodeError
+from rich.table import Table
+
+from learner.cli.run.config_files import config_file
+from learner.cli.run.run_directory import RunDirectory, RunError
+from learner.config import GatewayConfig, LimitsConfig, QueueConfig
+from learner.gateway.submit_handler import to_append
+from learner.gateway.validation import Violation, examine
+from learner.queue import Appended, GatewayQueue
+from learner.queue.quarantine import Quarantine, Quarantined
+from leeway.v1 import rollout_pb2
+
+_SHOWN_TOKENS = 16
+
+
+def chosen(entries: Sequence[Quarantined], keys: Sequence[str], fleet: str | None) -> list[Quarantined]:
+    """The entries named by key or group id (all, when none is named), of one fleet when one is. Raises RunError."""
+    found = [one for one in entries if not keys or one.key in keys or one.group_id in keys]
+    missing = set(keys) - {name for one in found for name in (one.key, one.group_id)}
+    if missing:
+        raise RunError(f"not in quarantine: {', '.join(sorted(missing))}; `leeway quarantine list` shows what is")
+    return [one for one in found if fleet in (None, one.fleet)]
+
+
+def table(entries: Sequence[Quarantined], now: float) -> Table:
+    """A line per entry, newest first."""
+    result = Table(box=None, header_style="dim", padding=(0, 1, 0, 0))
+    for name in ("key", "fleet", "age", "bytes", "reason", "field", "value"):
+        number = name in ("age", "bytes")
+        result.add_column(
+            name, justify="right" if number else "left", overflow="fold", no_wrap=name in ("key", "bytes")
+        )
+    for one in entries:
+        size = "not kept" if one.payload is None else f"{len(one.payload):,}"
+        result.add_row(one.key, one.fleet, f"{now - one.time:,.0f} s", size, one.reason, one.field, one.value)
+    return result
+
+
+def row(entry: Quarantined) -> dict[str, Any]:
+    """Plain values, with the group's content as far as it can be read."""
+    names = ("key", "fleet", "time", "group_id", "reason", "field", "value")
+    return {**{name: getattr(entry, name) for name in names}, "group": _content(entry.payload)}
+
+
+def limits_of(run: RunDirectory) -> LimitsConfig:
+    """The limits that the run's gateway validates by. Raises RunError, SettingsError."""
+    path = config_file(run, "gateway")
+    if not path.is_file():
+        raise RunError(f"{path}: missing; start the run once, so that its limits are known")
+    return GatewayConfig.load(str(path)).limits
+
+
+async def replay(config: QueueConfig, limits: LimitsConfig, entries: Sequence[Quarantined]) -> list[tuple[str, str]]:
+    """Submits entries once more, oldest first, as a gateway would; those that are taken leave the quarantine.
+
+    A group that is taken counts as received and accepted now; that it was rejected before stays counted.
+
+    Returns:
+        Key and fate of each.
+
+    Raises:
+        QueueError: Redis cannot be used; what has been replayed so far is done.
+    """
+    queue = GatewayQueue(config, 0)
+    fates = []
+    try:
+        await queue.check()
+        versions = {policy.version for _, policy in await queue.policies("0")}
+        with Quarantine(config) as quarantine:
+            for entry in sorted(entries, key=lambda one: one.time):
+                fate = await _replay_one(queue, limits, versions, entry)
+                # In this order: when we die in between, the next replay finds a duplicate.
+                if fate in (Appended.ACCEPTED.value, Appended.DUPLICATE.value):
+                    quarantine.remove([entry])
+                fates.append((entry.key, fate))
+    finally:
+        await queue.close()
+    return fates
+
+
+async def _replay_one(queue: GatewayQueue, limits: LimitsConfig, versions: set[int], entry: Quarantined) -> str:
+    if entry.payload is None:
+        return "stays: its content was too large to be kept"
+    try:
+        group = rollout_pb2.Group.FromString(entry.payload)
+    except DecodeError as error:
+        return f"stays: it cannot be parsed: {error}"
+    found = examine(group, limits, versions)
+    if isinstance(found, Violation):
+        return f"stays: {found.reason}: {found.field} = {found.value}"
+    (outcome,) = (await queue.flush([to_append(entry.fleet, group, found, "")], {}, [])).outcomes
+    return outcome.value if outcome in (Appended.ACCEPTED, Appended.DUPLICATE) else f"stays: queue {outcome.value}"
+
+
+def _content(payload: bytes | None) -> dict[str, Any] | None:
+    if payload is None:
+        return None
+    try:
+        group = rollout_pb2.Group.FromString(payload)
+    except DecodeError:
+        return None
+    return {
+        "prompt_id": group.prompt_id,
+        "task": group.task,
+        "temperature": group.temperature,
+        "prompt_tokens": len(group.prompt_tokens) // 4,
+        "responses": [
+            {
+                "tokens": len(one.tokens) // 4,
+                "first_tokens": _tokens(one.tokens),
+                "reward": str(one.reward),  # JSON has no word for NaN
+                "spans": [[span.version, span.start, span.end] for span in one.spans],
+            }
+            for one in group.responses
+        ],
+    }
+
+
+def _tokens(data: bytes) -> list[int]:
+    whole = data[: min(len(data), 4 * _SHOWN_TOKENS) // 4 * 4]
+    return np.frombuffer(whole, "<i4").tolist()

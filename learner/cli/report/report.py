@@ -1,0 +1,164 @@
+"""`leeway report`: one self-contained HTML page about a run."""
+
+from __future__ import annotations
+
+import html
+import string
+import time
+from collections.abc import Callable, Sequence
+from importlib import resources
+from pathlib import Path
+
+from matplotlib.axes import Axes
+
+from learner.cli.report import charts
+from learner.cli.run.run_directory import RunDirectory
+from learner.cli.run.run_file import RunFile
+from learner.cli.run.run_history import Row, RunHistory, mean, read_samples
+from learner.cli.run.summary import Summary, read_summary, seconds_per_step, weighted
+from learner.cli.view.closing_summary import first_and_last
+from learner.cli.view.text import duration, number
+
+_SAMPLES = 8
+_LEDGER = ("received", "accepted", "duplicate", "rejected", "retried", "trained", "expired", "queued", "in_flight")
+Chart = tuple[str, str, Callable[[Axes], None]]
+
+
+def write_report(run: RunDirectory) -> Path:
+    """Writes report.html from what lies in the run's directory (no process is needed); returns its path.
+
+    Raises:
+        SettingsError: run.json is damaged.
+    """
+    run_file = RunFile.read(run.root)
+    metrics = RunHistory(run.metrics).poll()
+    summary = read_summary(run) or {}
+    first, last = first_and_last(read_samples(run.state), _SAMPLES)
+    page = string.Template(resources.files("learner.cli").joinpath("report.html").read_text())
+    name = html.escape(run_file.run.name)
+    text = page.substitute(
+        title=f"Leeway · {name}",
+        name=name,
+        lead=_lead(run_file, summary),
+        cards="".join(_cards(summary, metrics)),
+        learning="".join(_figure(*chart) for chart in _learning(metrics)),
+        flow="".join(_figure(*chart) for chart in _flow(metrics, run_file)),
+        ledger=_ledger(summary.get("ledger") or []),
+        samples=_samples("Before", first) + _samples("After", last),
+        settings=html.escape(run_file.model_dump_json(indent=2)),
+    )
+    temporary = run.report.with_suffix(".tmp")
+    temporary.write_text(text)
+    temporary.replace(run.report)
+    return run.report
+
+
+def _lead(run_file: RunFile, summary: Summary) -> str:
+    cut = run_file.learner.parallel
+    cuts = [("TP", cut.tensor), ("PP", cut.pipeline)]
+    cuts += [(name, size) for name, size in (("CP", cut.context), ("EP", cut.expert)) if size > 1]
+    parts = [
+        f"task {run_file.rollout.task.name}",
+        f"objective {run_file.learner.objective.name}",
+        f"seed {run_file.run.seed}",
+        f"{' × '.join(f'{name} {size}' for name, size in cuts)}, {run_file.learner.world_size} processes",
+        f"{run_file.learner.groups_per_step} prompts × {run_file.rollout.sampling.responses} responses a step",
+        *([summary["status"]] if summary else ["going on"]),
+        *(f"alarm at step {row['step']}: {row['reason']}" for row in summary.get("alarms", [])),
+        *(f"rolled back at step {row['step']} to {row['checkpoint']}" for row in summary.get("rollbacks", [])),
+        time.strftime("%Y-%m-%d %H:%M"),
+    ]
+    return html.escape(" · ".join(parts))
+
+
+def _cards(summary: Summary, metrics: RunHistory) -> list[str]:
+    rows = list(metrics.learner.steps.values())
+    stalest = max((row["staleness_max"] for row in rows), default=None)
+    values = [
+        (
+            f"{number(mean(rows[:10], 'reward'))} → {number(mean(rows[-20:], 'reward'))}",
+            "reward, first 10 → last 20 steps",
+        ),
+        (f"{rows[-1]['step'] if rows else 0:,}", "optimizer steps"),
+        (f"{number(seconds_per_step(rows))} s", "a step, median"),
+        (duration(summary["wall_s_total"]) if summary else "–", "wall time"),
+        (number(weighted(rows, "staleness_mean", "tokens")), f"mean staleness, at most {number(stalest, 0)} steps"),
+        (f"{len({row['version'] for row in metrics.learner.versions}):,}", "versions published"),
+        (f"{metrics.tokens_generated():,}", "tokens generated"),
+        (f"{sum(row['tokens'] for row in rows):,}", "response tokens trained"),
+    ]
+    return [
+        f"<div class=card><b>{html.escape(value)}</b><span>{html.escape(name)}</span></div>" for value, name in values
+    ]
+
+
+def _learning(metrics: RunHistory) -> list[Chart]:
+    learner = metrics.learner
+    figures = [
+        ("Reward", "Mean over all responses taken, each step and smoothed.", charts.reward(learner)),
+        ("NLL scales", "Mean −log p of responses by the sign of their advantage.", charts.scales(learner)),
+        (
+            "NLL ratio",
+            "Weight of negatives against positives; below 0.2 it is safe.",
+            charts.scale_ratio(learner),
+        ),
+        ("Staleness", "How many steps old the tokens were when trained on.", charts.staleness(learner)),
+        ("Health", "A collapse shows in the share of informative groups first.", charts.health(learner)),
+    ]
+    if any(row.get("growth") is not None for row in learner.steps.values()):
+        figures.append(
+            ("Updates", "How far a step moves the weights, and whether straight on.", charts.updates(learner))
+        )
+    if learner.warmup:
+        figures.append(("Warm start", "Supervised, before the first version.", charts.warm_start(learner)))
+    return figures
+
+
+def _flow(metrics: RunHistory, run_file: RunFile) -> list[Chart]:
+    learner = metrics.learner
+    times = [row["time"] for row in [*learner.warmup[:1], *learner.starts[:1], *learner.last(10**9)[:1]]]
+    times += [worker.progress[0]["time"] for worker in metrics.workers.values() if worker.progress]
+    start = min(times, default=0.0)
+    capacity = (run_file.learner.max_staleness + 1) * run_file.learner.groups_per_step
+    return [
+        ("Throughput", "Response tokens, generated and trained.", charts.throughput(metrics, start)),
+        ("Queue", "Accepted groups that wait for the learner.", charts.queue_depth(metrics, start, capacity)),
+        ("Versions", "Published by the learner, loaded by the engines.", charts.versions(metrics, start)),
+        ("A step's time", "What the learner spends it on.", charts.step_time(learner)),
+    ]
+
+
+def _figure(title: str, note: str, plot: Callable[[Axes], None]) -> str:
+    return f"<figure><h3>{title}</h3><p class=note>{note}</p>{charts.draw(title, plot)}</figure>"
+
+
+def _ledger(ledgers: Sequence[Row]) -> str:
+    if not ledgers:
+        return "<p>Not read when the run stopped: see <code>leeway ledger</code>.</p>"
+    head = "".join(f"<th class=n>{name.replace('_', ' ')}</th>" for name in _LEDGER)
+    body = []
+    for ledger in ledgers:
+        holds = _holds(ledger)
+        cells = "".join(f"<td class=n>{ledger[name]:,}</td>" for name in _LEDGER)
+        law = f"<td class={'good' if holds else 'bad'}>{'holds' if holds else 'broken'}</td>"
+        body.append(f"<tr><td>{html.escape(ledger['fleet'])}</td>{cells}{law}</tr>")
+    return f"<table><tr><th>fleet</th>{head}<th>law</th></tr>{''.join(body)}</table>"
+
+
+def _holds(row: Row) -> bool:
+    arrived = row["accepted"] + row["duplicate"] + row["rejected"] + row["retried"]
+    return row["received"] == arrived and row["accepted"] == sum(row[name] for name in _LEDGER[5:])
+
+
+def _samples(title: str, rows: Sequence[Row]) -> str:
+    if not rows:
+        return ""
+    versions = sorted({row["version"] for row in rows})
+    span = f"version {versions[0]}" if len(versions) == 1 else f"versions {versions[0]} to {versions[-1]}"
+    body = "".join(
+        f"<tr><td><code>{html.escape(row['prompt'])}</code></td><td><code>{html.escape(row['response'])}</code></td>"
+        f"<td class='n {'good' if row['reward'] > 0 else 'bad'}'>{row['reward']:.2f}</td></tr>"
+        for row in rows
+    )
+    head = "<tr><th>prompt</th><th>response</th><th class=n>reward</th></tr>"
+    return f"<div class=panel><br><h3>{title}</h3><p class=note>{span}</p><table>{head}{body}</table></div>"

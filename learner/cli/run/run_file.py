@@ -1,0 +1,223 @@
+"""The run file: one TOML for everything a run on this machine needs, from which each process's own file is derived.
+
+Sections are the processes' own settings without what `leeway up` fills in (paths, addresses, tokens, vocabulary size),
+so every key is described and validated once. What several processes must agree on is written once:
+``learner.groups_per_step``, ``learner.max_staleness`` and ``rollout.sampling.responses`` (the group size).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import model_validator
+
+from learner.cli.run.run_directory import RunDirectory
+from learner.cli.run.sections import (
+    GatewaySection,
+    LearnerSection,
+    ModelSection,
+    QueueSection,
+    RolloutSection,
+    RunSection,
+)
+from learner.config import GatewayConfig, LearnerConfig, QueueConfig
+from rollout.config import WorkerConfig
+from runtime.endpoint_config import GATEWAY_OFFSET, LEARNER_OFFSET, WORKER_OFFSET, StatusConfig, TraceConfig
+from runtime.settings import Settings
+
+DEMO_MODEL = "demo"
+_FLEET = "local"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One file per process."""
+
+    gateway: GatewayConfig
+    learner: LearnerConfig
+    workers: list[WorkerConfig]
+
+
+class RunFile(Settings):
+    """What `leeway up` reads."""
+
+    run: RunSection
+    model: ModelSection
+    queue: QueueSection = QueueSection()
+    gateway: GatewaySection = GatewaySection()
+    learner: LearnerSection
+    rollout: RolloutSection = RolloutSection()
+    traces: TraceConfig = TraceConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RunFile:
+        learner, cut = self.learner, self.learner.parallel
+        if learner.world_size % cut.ranks:
+            raise ValueError(
+                f"learner.processes = {learner.world_size} is not a multiple of {cut.ranks}, as learner.parallel needs: "
+                f"pipeline * lcm(tensor * context, expert) = {cut.pipeline} * lcm({cut.tensor} * {cut.context}, {cut.expert})"
+            )
+        if learner.hold_staleness > learner.max_staleness:
+            raise ValueError(
+                f"learner.hold_staleness = {learner.hold_staleness} is above learner.max_staleness = "
+                f"{learner.max_staleness}: all would expire"
+            )
+        if (self.gateway.tls is None) != (self.rollout.tls is None):
+            one, other = ("gateway", "rollout") if self.rollout.tls is None else ("rollout", "gateway")
+            raise ValueError(f"{one}.tls is set and {other}.tls is not: this machine's workers speak to this gateway")
+        if self.gateway.tls is not None and self.gateway.tls.client_ca is not None and not self._worker_certificate():
+            raise ValueError("gateway.tls.client_ca is set: set rollout.tls.certificate and rollout.tls.key too")
+        if self.rollout.sampling.responses < 2:
+            raise ValueError(
+                f"rollout.sampling.responses = {self.rollout.sampling.responses}: an advantage compares the responses "
+                "of a group; expected at least 2"
+            )
+        if self.rollout.sampling.max_new_tokens > self.gateway.limits.max_response_tokens:
+            raise ValueError(
+                f"rollout.sampling.max_new_tokens = {self.rollout.sampling.max_new_tokens} is above "
+                f"gateway.limits.max_response_tokens = {self.gateway.limits.max_response_tokens}"
+            )
+        return self
+
+    def _worker_certificate(self) -> bool:
+        return self.rollout.tls is not None and self.rollout.tls.certificate is not None
+
+    @classmethod
+    def read(cls, path: Path, overrides: Iterable[str] = ()) -> RunFile:
+        """Reads a TOML file, or the run.json of a run directory; ``--set`` changes come on top.
+
+        Raises:
+            SettingsError: see ``Settings.load``.
+        """
+        if not path.is_dir():
+            return cls.load(path, overrides)
+        return cls.load(path / "run.json", [*overrides, f"run.dir={json.dumps(str(path.absolute()))}"])
+
+    @property
+    def directory(self) -> RunDirectory:
+        return RunDirectory.at(self.run.dir or Path("runs") / self.run.name)
+
+    @property
+    def makes_model(self) -> bool:
+        return self.model.path == DEMO_MODEL
+
+    def model_directory(self) -> Path:
+        """Absolute path of the initial policy."""
+        return self.directory.model if self.makes_model else Path(self.model.path).expanduser().absolute()
+
+    def absolute(self) -> RunFile:
+        """The same with absolute paths: what run.json holds."""
+        run = self.run.model_copy(update={"dir": self.directory.root})
+        model = self.model.model_copy(update={"path": DEMO_MODEL if self.makes_model else str(self.model_directory())})
+        sections = {name: _absolute_files(getattr(self, name)) for name in ("queue", "gateway", "rollout")}
+        return self.model_copy(update={"run": run, "model": model, **sections})
+
+    def queue_config(self, redis_url: str, identity: str) -> QueueConfig:
+        """Where the run's queue is, with its password file and TLS files. Raises SettingsError."""
+        values = {"url": redis_url, "run": identity, **self.queue.model_dump(exclude={"url", "aof"})}
+        return QueueConfig.parse(values, source="queue")
+
+    def resolve(self, redis_url: str, identity: str, vocabulary: int) -> Plan:
+        """Derives each process's settings.
+
+        Args:
+            redis_url: where the queue is.
+            identity: name of the run's keys there.
+            vocabulary: number of token ids of the model.
+
+        Raises:
+            SettingsError: a rule of a process's own settings is broken.
+        """
+        queue = self.queue_config(redis_url, identity)
+        return Plan(
+            self._gateway(queue, vocabulary),
+            self._learner(queue),
+            [self._worker(index, identity) for index in range(self.rollout.workers)],
+        )
+
+    def _gateway(self, queue: QueueConfig, vocabulary: int) -> GatewayConfig:
+        section, size = self.gateway, self.rollout.sampling.responses
+        admission = {
+            **section.admission.model_dump(),
+            "groups_per_step": self.learner.groups_per_step,
+            "max_staleness": self.learner.max_staleness,
+            "weights": self.learner.weights,
+        }
+        limits = {**section.limits.model_dump(), "vocab_size": vocabulary, "group_size": (size, size)}
+        values = {
+            **section.model_dump(exclude={"admission", "limits"}),
+            "identities_file": self.directory.identities,
+            "queue": queue,
+            "admission": admission,
+            "limits": limits,
+            "status": self._status(GATEWAY_OFFSET),
+            "traces": self.traces,
+        }
+        return GatewayConfig.parse(values, source="gateway")
+
+    def _learner(self, queue: QueueConfig) -> LearnerConfig:
+        section, run = self.learner, self.directory
+        warmup = section.warmup and {
+            **section.warmup.model_dump(exclude={"count"}),
+            "demonstrations": run.demonstrations,
+        }
+        values = {
+            **section.model_dump(exclude={"processes", "warmup", "checkpoint", "publish"}),
+            "model": self.model_directory(),
+            "queue": queue,
+            "seed": self.run.seed,
+            "warmup": warmup,
+            "checkpoint": {**section.checkpoint.model_dump(), "dir": run.checkpoints},
+            "publish": {**section.publish.model_dump(), "dir": run.weights},
+            "metrics_dir": run.metrics,
+            "status": self._status(LEARNER_OFFSET),
+            "traces": self.traces,
+        }
+        return LearnerConfig.parse(values, source="learner")
+
+    def _worker(self, index: int, identity: str) -> WorkerConfig:
+        section, run = self.rollout, self.directory
+        engine = section.engine.model_dump()
+        engine["base_port"] += index * section.engine.count
+        values = {
+            **section.model_dump(exclude={"workers", "engine"}),
+            "name": f"worker-{index}",
+            "run": identity,
+            "fleet": _FLEET,
+            "gateway": self.gateway.listen,
+            "token_file": run.secret(_FLEET),
+            "model": self.model_directory(),
+            "state_dir": run.state,
+            "metrics_dir": run.metrics,
+            "log_dir": run.logs,
+            "seed": self.run.seed,
+            "shard": (index, section.workers),
+            "engine": engine,
+            "max_message_bytes": self.gateway.limits.max_message_bytes,
+            "status": self._status(WORKER_OFFSET + index),
+            "traces": self.traces,
+        }
+        return WorkerConfig.parse(values, source="rollout")
+
+    def _status(self, offset: int) -> StatusConfig:
+        return StatusConfig(listen=f"127.0.0.1:{self.run.status_port + offset}" if self.run.status_port else None)
+
+    @property
+    def fleet(self) -> str:
+        """The fleet that this machine's workers are."""
+        return _FLEET
+
+
+def _absolute_files(section: Any) -> Any:
+    """A section whose credentials are found from any directory."""
+    changes: dict[str, Any] = {}
+    if section.tls is not None:
+        files = {name: value.absolute() for name, value in section.tls if isinstance(value, Path)}
+        changes["tls"] = section.tls.model_copy(update=files)
+    if getattr(section, "password_file", None) is not None:
+        changes["password_file"] = section.password_file.absolute()
+    return section.model_copy(update=changes)

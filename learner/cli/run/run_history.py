@@ -1,0 +1,200 @@
+"""The run's metrics as its processes write them: JSON lines, read while they grow."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+_OTHERS = {"trained", "expired"}  # the learner's lists of group ids, for audits
+
+
+class LineReader:
+    """Follows a file of JSON lines. A half-written last line waits for its end; a damaged line is counted and skipped."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.damaged = 0
+        self._offset = 0
+
+    def read(self) -> list[Row]:
+        """The rows that have become complete since the last call."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self._offset)
+                data = file.read()
+        except FileNotFoundError:
+            return []
+        complete = data[: data.rfind(b"\n") + 1]
+        self._offset += len(complete)
+        return [row for line in complete.splitlines() if (row := self._parse(line)) is not None]
+
+    def _parse(self, line: bytes) -> Row | None:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict):
+            self.damaged += 1
+            return None
+        return row
+
+
+@dataclass
+class LearnerHistory:
+    """What the learner reported, as of the surviving timeline: a resume from step c takes back the steps after c.
+
+    ``recent``: the newest rows of a kind that are kept; None: all.
+    """
+
+    recent: int | None = None
+    steps: dict[int, Row] = field(default_factory=dict)  # by step, ascending
+    warmup: list[Row] = field(default_factory=list)
+    versions: list[Row] = field(default_factory=list)
+    checkpoints: list[Row] = field(default_factory=list)
+    starts: list[Row] = field(default_factory=list)
+    skipped: int = 0
+    alarms: list[Row] = field(default_factory=list)
+    rollbacks: list[Row] = field(default_factory=list)
+
+    def add(self, row: Row) -> None:
+        match row.get("kind"):
+            case "step":
+                self.steps.pop(row["step"], None)
+                self.steps[row["step"]] = row
+            case "start":
+                self.starts.append(row)
+                self.steps = {step: old for step, old in self.steps.items() if step <= row["resumed_step"]}
+            case "warmup":
+                self.warmup.append(row)
+            case "version":
+                self.versions.append(row)
+            case "checkpoint":
+                self.checkpoints.append(row)
+            case "skipped":
+                self.skipped += 1
+            case "alarm":
+                self.alarms.append(row)
+            case "rollback":
+                self.rollbacks.append(row)
+        self._forget()
+
+    def _forget(self) -> None:
+        if self.recent is None:
+            return
+        while len(self.steps) > self.recent:
+            del self.steps[next(iter(self.steps))]
+        for rows in (self.warmup, self.versions, self.checkpoints, self.starts, self.alarms, self.rollbacks):
+            del rows[: -self.recent]
+
+    def phase(self, since: float) -> str:
+        """How far a learner that started at ``since`` (Unix seconds) has come."""
+        stages = {"training": self.last(1), "waiting for rollouts": self.starts, "warm start": self.warmup}
+        return next((name for name, rows in stages.items() if rows and rows[-1]["time"] >= since), "starting")
+
+    def steady(self) -> list[Row]:
+        """Step rows without the first after each start: it waits for engines to start, not for groups."""
+        first = {row["resumed_step"] + 1 for row in self.starts}
+        return [row for row in self.steps.values() if row["step"] not in first]
+
+    def last(self, count: int) -> list[Row]:
+        """The newest ``count`` step rows, oldest first."""
+        return list(self.steps.values())[-count:]
+
+
+@dataclass
+class WorkerHistory:
+    """What one rollout worker reported. Its counters start again at 0 when it restarts. ``recent``: as of LearnerMetrics."""
+
+    recent: int | None = None
+    progress: list[Row] = field(default_factory=list)
+    refits: list[Row] = field(default_factory=list)
+    refused: list[Row] = field(default_factory=list)
+    engines: dict[int, str] = field(default_factory=dict)  # engine -> state
+
+    def add(self, row: Row) -> None:
+        match row.get("kind"):
+            case "progress":
+                self.progress.append(row)
+            case "refit":
+                self.refits.append(row)
+            case "refused":
+                self.refused.append(row)
+            case "engine":
+                self.engines[row["engine"]] = row["state"]
+        if self.recent is not None:
+            for rows in (self.progress, self.refits, self.refused):
+                del rows[: -self.recent]
+
+    def total(self, key: str) -> float:
+        """A cumulative counter over all of the worker's lives."""
+        return _rises(self.progress, key, 0.0)
+
+    def rate(self, window_s: float) -> float:
+        """Tokens generated per second over the last ``window_s`` of reports; 0 before there are two."""
+        end = self.progress[-1]["time"] if self.progress else 0.0
+        rows = [row for row in self.progress[-1000:] if row["time"] >= end - window_s]
+        if len(rows) < 2 or rows[-1]["time"] <= rows[0]["time"]:
+            return 0.0
+        return _rises(rows[1:], "tokens_generated", rows[0]["tokens_generated"]) / (end - rows[0]["time"])
+
+
+class RunHistory:
+    """All metrics of a run directory; call ``poll`` to catch up.
+
+    Args:
+        directory: the run's ``metrics``.
+        recent: keep so many rows of each kind only, for one who looks on for weeks; totals are of those rows then.
+    """
+
+    def __init__(self, directory: Path, recent: int | None = None) -> None:
+        self._directory = directory
+        self._recent = recent
+        self._readers: dict[str, LineReader] = {}
+        self.learner = LearnerHistory(recent)
+        self.workers: dict[str, WorkerHistory] = {}
+
+    def poll(self) -> RunHistory:
+        """Reads what is new; returns itself."""
+        for path in sorted(self._directory.glob("*.jsonl")):
+            if path.stem in _OTHERS:
+                continue
+            rows = self._readers.setdefault(path.stem, LineReader(path)).read()
+            target = self.learner if path.stem == "learner" else self._worker(path.stem)
+            for row in rows:
+                target.add(row)
+        return self
+
+    def _worker(self, name: str) -> WorkerHistory:
+        return self.workers.setdefault(name, WorkerHistory(self._recent))
+
+    def tokens_generated(self) -> int:
+        return int(sum(worker.total("tokens_generated") for worker in self.workers.values()))
+
+    def generation_rate(self, window_s: float = 10.0) -> float:
+        """Tokens per second of all workers over their last seconds."""
+        return sum(worker.rate(window_s) for worker in self.workers.values())
+
+
+def _rises(rows: list[Row], key: str, before: float) -> float:
+    """How much a counter rose from ``before`` on; a fall is a restart from 0."""
+    total = 0.0
+    for row in rows:
+        value = row.get(key, 0.0)
+        total += value - before if value >= before else value
+        before = value
+    return total
+
+
+def mean(rows: list[Row], key: str) -> float | None:
+    """Mean of ``key`` over the rows that have it; None without any."""
+    values = [row[key] for row in rows if row.get(key) is not None]
+    return sum(values) / len(values) if values else None
+
+
+def read_samples(state: Path) -> list[Row]:
+    """Sample responses of all workers, oldest first."""
+    rows = [row for path in state.glob("*.samples.jsonl") for row in LineReader(path).read()]
+    return sorted(rows, key=lambda row: row.get("time", 0.0))

@@ -1,0 +1,134 @@
+"""summary.json: a run in numbers, from what its processes recorded."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from learner.cli.run.run_directory import RunDirectory
+from learner.cli.run.run_file import RunFile
+from learner.cli.run.run_history import LearnerHistory, Row, RunHistory, mean
+from learner.queue import check
+from leeway.v1 import rollout_pb2
+
+if TYPE_CHECKING:
+    from learner.cli.run.outcome import Outcome
+
+Summary = dict[str, Any]
+
+
+def summarize(run_file: RunFile, metrics: RunHistory, outcome: Outcome, previous: Summary | None = None) -> Summary:
+    """The summary of a run as it stands. Pure.
+
+    ``wall_s``, ``phases`` and ``restarts`` are this invocation's; ``wall_s_total`` adds earlier ones; everything else is
+    the whole run's, of the surviving timeline. Rewards are None before the first step.
+    """
+    learner = metrics.learner
+    rows = list(learner.steps.values())
+    wall = outcome.ended - outcome.started
+    return {
+        "name": run_file.run.name,
+        "status": "failed" if outcome.failure else "stopped" if outcome.signal else "finished",
+        "failure": outcome.failure,
+        "objective": run_file.learner.objective.name,
+        "task": run_file.rollout.task.name,
+        "seed": run_file.run.seed,
+        "steps": rows[-1]["step"] if rows else 0,
+        "wall_s": round(wall, 2),
+        "wall_s_total": round(wall + (previous or {}).get("wall_s_total", 0.0), 2),
+        "phases": phases(learner, outcome),
+        "seconds_per_step": _rounded(seconds_per_step(rows)),
+        "wait_share": _rounded(_share(learner.steady(), "wait_s")),
+        "train_share": _rounded(_share(learner.steady(), "train_s")),
+        "reward_first10": _rounded(mean(rows[:10], "reward")),
+        "reward_last20": _rounded(mean(rows[-20:], "reward")),
+        "staleness_mean": _rounded(weighted(rows, "staleness_mean", "tokens")),
+        "staleness_max": max((row["staleness_max"] for row in rows), default=None),
+        "tokens_generated": metrics.tokens_generated(),
+        "tokens_trained": sum(row["tokens"] for row in rows),
+        "groups_trained": sum(row["groups"] for row in rows),
+        "groups_expired": rows[-1].get("expired", 0) if rows else 0,
+        "versions_published": len({row["version"] for row in learner.versions}),
+        "steps_skipped": learner.skipped,
+        "alarms": [{key: row[key] for key in ("step", "rule", "action", "reason")} for row in learner.alarms],
+        "rollbacks": [{key: row[key] for key in ("step", "rule", "checkpoint", "lost")} for row in learner.rollbacks],
+        "learner_starts": len(learner.starts),
+        "restarts": outcome.restarts,
+        "ledger_balanced": balanced(outcome.ledgers),
+        "ledger": [ledger_row(ledger) for ledger in outcome.ledgers or []],
+    }
+
+
+def phases(learner: LearnerHistory, outcome: Outcome) -> dict[str, float]:
+    """Seconds of this invocation until the first warm-up step, to the end of the warm start, until the first group's step
+    is done (engines start), to the last step, and after."""
+    since = outcome.started
+    warm = [row["time"] for row in learner.warmup if row["time"] >= since]
+    ready = [row["time"] for row in learner.starts if row["time"] >= since]
+    trained = [row["time"] for row in learner.steps.values() if row["time"] >= since]
+    marks = [outcome.started]
+    marks.append(min([*warm[:1], *ready[:1], outcome.stopping]))
+    marks.append(max(marks[-1], min([*ready[:1], outcome.stopping])))
+    marks.append(max(marks[-1], min([*trained[:1], outcome.stopping])))
+    marks.append(max(marks[-1], *trained[-1:]) if trained else outcome.stopping)
+    marks.append(outcome.ended)
+    names = ("start", "warmup", "first_groups", "train", "stop")
+    return {name: round(marks[index + 1] - marks[index], 2) for index, name in enumerate(names)}
+
+
+def seconds_per_step(rows: Sequence[Row]) -> float | None:
+    """Median of the wall time of a step, waiting included."""
+    return statistics.median(row["step_s"] for row in rows) if rows else None
+
+
+def weighted(rows: Sequence[Row], key: str, weight: str) -> float | None:
+    """Mean of ``key`` over the rows, each counted ``weight`` times; None when there is no weight."""
+    total = sum(row[weight] for row in rows)
+    return sum(row[key] * row[weight] for row in rows) / total if total else None
+
+
+def balanced(ledgers: Sequence[rollout_pb2.Ledger] | None) -> bool | None:
+    """Whether the law holds for every fleet; None when the account could not be read."""
+    return None if ledgers is None else not any(check(ledger) for ledger in ledgers)
+
+
+def ledger_row(ledger: rollout_pb2.Ledger) -> Row:
+    """A fleet's account as plain values, zeros included."""
+    row = {field.name: getattr(ledger, field.name) for field in ledger.DESCRIPTOR.fields}
+    row["rejected_by_reason"] = dict(ledger.rejected_by_reason)
+    row["retried_by_reason"] = dict(ledger.retried_by_reason)
+    row["histogram"] = [
+        {
+            "measure": rollout_pb2.Measure.Name(bucket.measure).removeprefix("MEASURE_").lower(),
+            "outcome": bucket.outcome,
+            "lower": bucket.lower,
+            "upper": bucket.upper,
+            "count": bucket.count,
+        }
+        for bucket in ledger.histogram
+    ]
+    return row
+
+
+def read_summary(run: RunDirectory) -> Summary | None:
+    """The last summary written; None when there is none."""
+    return json.loads(run.summary.read_text()) if run.summary.is_file() else None
+
+
+def write_summary(run: RunDirectory, summary: Summary) -> None:
+    """Replaces summary.json in one step."""
+    temporary = run.summary.with_suffix(".tmp")
+    temporary.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    temporary.replace(run.summary)
+
+
+def _share(rows: Sequence[Row], key: str) -> float | None:
+    total = sum(row["step_s"] for row in rows)
+    return sum(row[key] for row in rows) / total if total else None
+
+
+def _rounded(value: float | None) -> float | None:
+    return round(value, 4) if value is not None and math.isfinite(value) else None

@@ -1,0 +1,81 @@
+"""How each process of a run is started: its command, its environment, its log."""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+import sys
+from pathlib import Path
+
+from learner.cli.run.config_files import config_file
+from learner.cli.run.run_directory import RunError
+from learner.cli.run.run_file import RunFile
+from runtime.children import Child
+
+
+class Commands:
+    """Starts the processes of one run. Call the methods from the main thread."""
+
+    def __init__(self, run_file: RunFile) -> None:
+        self._run_file = run_file
+        self._run = run_file.directory
+        self._environment = {**os.environ, "LEEWAY_CHILD": "1", "PYTHONUNBUFFERED": "1"}
+
+    def log(self, name: str) -> Path:
+        return self._run.logs / f"{name}.log"
+
+    def make_model(self) -> Child:
+        seed = str(self._run_file.run.seed)
+        return self._python("model", "rollout", "model", "--out", str(self._run.model), "--seed", seed)
+
+    def make_demonstrations(self, out: Path) -> Child:
+        warmup = self._run_file.learner.warmup
+        if warmup is None:
+            raise ValueError("the run has no [learner.warmup]")
+        options = {"--count": str(warmup.count), "--seed": str(self._run_file.run.seed), "--out": str(out)}
+        flat = [text for pair in options.items() for text in pair]
+        return self._python(
+            "demonstrations", "rollout", "demonstrations", str(config_file(self._run, "worker-0")), *flat
+        )
+
+    def gateway(self) -> Child:
+        return self._python("gateway", "learner.gateway", str(config_file(self._run, "gateway")))
+
+    def worker(self, name: str) -> Child:
+        return self._python(name, "rollout", str(config_file(self._run, name)))
+
+    def learner(self) -> Child:
+        """Through torchrun, which gives up at once when a rank dies: restarting is the supervisor's business. Of a stop
+        signal's grace period it must leave the ranks all, not its own half minute."""
+        torchrun = [
+            *("--nnodes=1", f"--nproc-per-node={self._run_file.learner.world_size}", "--max-restarts=0"),
+            *("--master-addr=127.0.0.1", f"--master-port={_free_port()}"),
+            f"--shutdown-timeout={math.ceil(self._run_file.learner.stop_grace_s)}",
+        ]
+        command = [sys.executable, "-m", "torch.distributed.run", *torchrun, "-m", "learner"]
+        environment = {"OMP_NUM_THREADS": "1", **self._environment}
+        return Child("learner", [*command, str(config_file(self._run, "learner"))], self.log("learner"), environment)
+
+    def _python(self, name: str, module: str, *arguments: str) -> Child:
+        return Child(name, [sys.executable, "-m", module, *arguments], self.log(name), self._environment)
+
+
+def require_free(address: str, key: str) -> None:
+    """Raises RunError when something already listens on ``host:port``, or the host is not ours."""
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host.strip("[]"), int(port)))
+    except (OSError, ValueError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise RunError(
+            f'{key} = "{address}": cannot listen there ({reason}); stop what does, or choose another'
+        ) from error
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

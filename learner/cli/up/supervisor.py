@@ -1,0 +1,238 @@
+"""`leeway up`: starts a run's processes, restarts those that die, stops them all and leaves none behind."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import signal
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import psutil
+
+from learner.cli.run.config_files import config_file
+from learner.cli.run.identities import issue_token
+from learner.cli.run.outcome import Outcome
+from learner.cli.run.run_file import Plan, RunFile
+from learner.cli.run.run_history import RunHistory
+from learner.cli.run.sections import EMBEDDED
+from learner.cli.up.commands import Commands
+from learner.cli.up.model_check import vocabulary_size
+from learner.cli.up.process import Process, ProcessFailed, last_words
+from learner.cli.view.live import Display, ProcessView, RunView
+from learner.queue import EmbeddedRedis, QueueError, ledgers_in
+from leeway.v1 import rollout_pb2
+from runtime.children import Child
+from runtime.settings import SettingsError
+
+_TICK_S = 0.2
+_END_TICK_S = 0.05
+_WORKER_GRACE_S = 5.0
+_GATEWAY_GRACE_S = 1.0
+_REDIS_GRACE_S = 1.0
+_PR_SET_CHILD_SUBREAPER = 36
+_SHOWN = 500  # rows of each kind kept for the display: a run may go on for weeks
+
+
+class StopRequested(Exception):
+    """Somebody asked the run to stop."""
+
+
+class Supervisor:
+    """Runs one run to its end. Everything happens in the calling (main) thread.
+
+    Args:
+        run_file: what to run; its directory exists, is held by us and holds run.json.
+        display: shown the run about five times a second.
+        commands: how processes are started; the real ones by default.
+    """
+
+    def __init__(self, run_file: RunFile, display: Display, commands: Commands | None = None) -> None:
+        self._file = run_file
+        self._run = run_file.directory
+        self._display = display
+        self._commands = commands or Commands(run_file)
+        self._metrics = RunHistory(self._run.metrics, recent=_SHOWN)
+        self._redis: EmbeddedRedis | None = None
+        self._redis_url = run_file.queue.url
+        self._processes: dict[str, Process] = {}
+        self._jobs: dict[str, Child] = {}
+        self._signal: int | None = None
+        self._signals = 0
+        self._outcome = Outcome(started=time.time())
+        self._phase = "preparing"
+        self._recorded: list[dict[str, Any]] | None = None
+
+    def run(self) -> Outcome:
+        """Returns when every process has ended, whatever the reason."""
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # orphans become ours to sweep up
+        previous = {number: signal.signal(number, self._on_signal) for number in _STOP_SIGNALS}
+        try:
+            self._start()
+            self._until(self._finished)
+        except StopRequested:
+            self._outcome.signal = self._signal
+        except (ProcessFailed, SettingsError, QueueError) as error:
+            self._outcome.failure = str(error)
+        finally:
+            self._stop()
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+        return self._outcome
+
+    @property
+    def metrics(self) -> RunHistory:
+        """All of them, read anew."""
+        return RunHistory(self._run.metrics).poll()
+
+    def _start(self) -> None:
+        issue_token(self._run, self._file.fleet)
+        if self._file.makes_model and not (self._run.model / "config.json").is_file():
+            self._jobs["model"] = self._commands.make_model()
+        if self._file.queue.url == EMBEDDED:
+            self._want("redis", self._start_redis)
+        self._finish("model")
+        plan = self._plan()
+        self._want("gateway", self._commands.gateway)
+        demonstrations = self._run.demonstrations.with_suffix(".part")
+        if self._file.learner.warmup and not self._run.demonstrations.is_file():
+            self._jobs["demonstrations"] = self._commands.make_demonstrations(demonstrations)
+        for worker in plan.workers:
+            self._want(worker.name, lambda name=worker.name: self._commands.worker(name))
+        if "demonstrations" in self._jobs:
+            self._finish("demonstrations")
+            demonstrations.rename(self._run.demonstrations)
+        self._want("learner", self._commands.learner)
+
+    def _plan(self) -> Plan:
+        """Derives each process's settings and writes them."""
+        vocabulary = vocabulary_size(self._file.model_directory(), self._file.learner.parallel)
+        plan = self._file.resolve(self._redis_url, self._run.identity(self._file.run.name), vocabulary)
+        settings = {
+            "gateway": plan.gateway,
+            "learner": plan.learner,
+            **{worker.name: worker for worker in plan.workers},
+        }
+        for name, values in settings.items():
+            values.write(config_file(self._run, name))
+        return plan
+
+    def _start_redis(self) -> Child:
+        self._redis = EmbeddedRedis.start(self._run.redis, self._file.queue.aof)
+        if self._redis_url not in (EMBEDDED, self._redis.url):
+            raise ProcessFailed(f"redis: its port was taken while it was down; resume the run ({self._run.root})")
+        self._redis_url = self._redis.url
+        return self._redis.child
+
+    def _want(self, name: str, launch: Callable[[], Child]) -> None:
+        log = self._run.redis / "redis.log" if name == "redis" else self._commands.log(name)
+        self._processes[name] = Process(name, launch, log)
+        self._processes[name].start()
+        self._tick()
+
+    def _finish(self, job: str) -> None:
+        """Waits for a one-time job. Raises ProcessFailed when it failed."""
+        if job not in self._jobs:
+            return
+        child = self._jobs[job]
+        self._until(lambda: child.exit_code() is not None)
+        del self._jobs[job]
+        if child.exit_code():
+            raise ProcessFailed(f"{job}: {last_words(child.tail())} (log: {child.log})")
+
+    def _finished(self) -> bool:
+        return self._processes["learner"].state == "done"
+
+    def _until(self, done: Callable[[], bool]) -> None:
+        while not done():
+            if self._signal is not None:
+                raise StopRequested
+            for name, process in self._processes.items():
+                process.check(may_finish=name == "learner")
+            self._tick()
+            time.sleep(_TICK_S)
+
+    def _tick(self) -> None:
+        metrics = self._metrics.poll()
+        if self._phase != "stopping":
+            self._phase = metrics.learner.phase(self._outcome.started)
+        now = time.monotonic()
+        views = [ProcessView(job, "working", child.pid, 0, 0.0) for job, child in self._jobs.items()]
+        for process in self._processes.values():
+            pid = process.child.pid if process.child and process.state == "running" else None
+            views.append(ProcessView(process.name, process.state, pid, process.restarts, now - process.started))
+        self._display.update(RunView(self._phase, views, metrics, self._outcome.started))
+        self._record([{"name": view.name, "pid": view.pid, "restarts": view.restarts} for view in views])
+
+    def _record(self, rows: list[dict[str, Any]]) -> None:
+        """Keeps processes.json true, for `leeway status`."""
+        if rows == self._recorded:
+            return
+        self._recorded = rows
+        temporary = self._run.processes.with_suffix(".tmp")
+        temporary.write_text(json.dumps(rows) + "\n")
+        temporary.replace(self._run.processes)
+
+    def _stop(self) -> None:
+        self._outcome.stopping = time.time()
+        self._outcome.restarts = {process.name: process.restarts for process in self._processes.values()}
+        self._phase = "stopping"
+        self._signals = 0
+        for child in self._jobs.values():
+            child.kill()
+        self._jobs.clear()
+        workers = [name for name in self._processes if name not in ("learner", "gateway", "redis")]
+        self._end(dict.fromkeys(workers, _WORKER_GRACE_S) | {"learner": self._file.learner.stop_grace_s})
+        self._end({"gateway": _GATEWAY_GRACE_S})
+        self._outcome.ledgers = self._read_ledgers()
+        self._end({"redis": _REDIS_GRACE_S})
+        sweep()
+        self._tick()
+        self._outcome.ended = time.time()
+
+    def _end(self, graces: dict[str, float]) -> None:
+        """SIGTERM to all; to each its grace period in seconds, none after a second Ctrl-C; SIGKILL to what remains of its
+        session."""
+        processes = [(self._processes[name], grace_s) for name, grace_s in graces.items() if name in self._processes]
+        waiting = [(process.child, grace_s) for process, grace_s in processes if process.child is not None]
+        began = time.monotonic()
+        for child, _ in waiting:
+            child.terminate()
+        while waiting:
+            for child, grace_s in list(waiting):
+                if self._signals or child.exit_code() is not None or time.monotonic() - began > grace_s:
+                    child.kill()
+                    waiting.remove((child, grace_s))
+            self._tick()
+            time.sleep(_END_TICK_S if waiting else 0.0)
+        for process, _ in processes:
+            process.state = "done" if process.state == "done" else "stopped"
+
+    def _read_ledgers(self) -> list[rollout_pb2.Ledger] | None:
+        if "gateway" not in self._processes:
+            return None
+        try:
+            queue = self._file.queue_config(self._redis_url, self._run.identity(self._file.run.name))
+            return ledgers_in(queue.model_copy(update={"timeout_s": 1.0}))
+        except QueueError:
+            return None  # Redis is what died: `leeway ledger` reads the account from its file
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._signal = number
+        self._signals += 1
+
+
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def sweep() -> None:
+    """Kills whatever descends from this process and waits until it is gone."""
+    for _ in range(5):  # what is killed may just have started another
+        left = psutil.Process().children(recursive=True)
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(left, timeout=1)

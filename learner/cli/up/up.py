@@ -1,0 +1,64 @@
+"""A run from the command to the prompt: open, supervise, record, show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from learner.cli.run.outcome import Outcome
+from learner.cli.run.run_file import RunFile
+from learner.cli.run.summary import read_summary, summarize, write_summary
+from learner.cli.up.prepare import open_run
+from learner.cli.up.supervisor import Supervisor
+from learner.cli.view.closing_summary import print_ledger, print_samples, print_summary
+from learner.cli.view.live import make_display
+
+
+def run_to_end(source: Path, overrides: Sequence[str], resume: bool, console: Console) -> int:
+    """Runs ``leeway up``. Exit status: 0 finished, 1 failed, 128 + n stopped by signal n.
+
+    Raises:
+        SettingsError, RunError: nothing was started; the message says why.
+    """
+    run_file = open_run(
+        source, overrides, resume, lambda text: console.print(escape(text), highlight=False, soft_wrap=True)
+    )
+    run = run_file.directory
+    with run.hold():
+        with make_display(console, run_file) as display:
+            supervisor = Supervisor(run_file, display)
+            outcome = supervisor.run()
+        summary = summarize(run_file, supervisor.metrics, outcome, read_summary(run))
+        write_summary(run, summary)
+    if summary["steps"]:
+        print_summary(console, summary)
+    print_samples(console, run)
+    if outcome.ledgers:
+        print_ledger(console, outcome.ledgers)
+    return _conclude(console, run_file, outcome)
+
+
+def _conclude(console: Console, run_file: RunFile, outcome: Outcome) -> int:
+    root = run_file.directory.root
+    shown = root.relative_to(Path.cwd()) if root.is_relative_to(Path.cwd()) else root
+    if outcome.failure:
+        errors = Console(stderr=True, highlight=False)
+        errors.print(f"[red]error: the run failed:[/red] {escape(outcome.failure)}", soft_wrap=True)
+        errors.print(f"logs: {shown}/logs · go on with: leeway up {shown} --resume", soft_wrap=True)
+        return 1
+    if outcome.signal:
+        console.print(
+            f"stopped; go on with: leeway up {shown} --resume  (the demo: make demo RESUME=1)", highlight=False
+        )
+        console.print(f"a report of what there is: leeway report {shown}", highlight=False, soft_wrap=True)
+        return 128 + outcome.signal
+    from learner.cli.report.report import write_report  # matplotlib: only now, when nothing waits
+
+    report = write_report(run_file.directory)
+    console.print(
+        f"report: {shown}/{report.name} · summary: {shown}/summary.json · logs: {shown}/logs", highlight=False
+    )
+    return 0

@@ -1,0 +1,88 @@
+"""What a run leaves behind on the screen: its numbers, sample responses, the account, and how to go on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.rule import Rule
+from rich.table import Table
+
+from learner.cli.run.run_directory import RunDirectory
+from learner.cli.run.run_history import Row, read_samples
+from learner.cli.run.summary import Summary
+from learner.cli.view.ledger import ledger_tables
+from learner.cli.view.text import duration, number
+from leeway.v1 import rollout_pb2
+
+_SAMPLES = 4
+
+
+def print_summary(console: Console, summary: Summary) -> None:
+    """The numbers of summary.json that a person wants first."""
+    phases = " · ".join(f"{name.replace('_', ' ')} {duration(seconds)}" for name, seconds in summary["phases"].items())
+    rows = [
+        ("steps", f"{summary['steps']} in {duration(summary['wall_s'])} ({phases})"),
+        ("reward", f"{number(summary['reward_first10'])} first 10 → {number(summary['reward_last20'])} last 20"),
+        ("staleness", f"mean {number(summary['staleness_mean'])}, max {number(summary['staleness_max'], 0)} steps"),
+        ("tokens", f"{summary['tokens_generated']:,} generated, {summary['tokens_trained']:,} trained"),
+        ("versions", f"{summary['versions_published']} published"),
+        ("a step", f"{number(summary['seconds_per_step'])} s, of which waiting {_percent(summary['wait_share'])}"),
+    ]
+    restarts = ", ".join(f"{name} {count}" for name, count in summary["restarts"].items() if count)
+    if restarts:
+        rows.append(("restarts", restarts))
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="dim")
+    for name, text in rows:
+        table.add_row(name, text)
+    console.print(Rule("summary", align="left", style="dim"))
+    console.print(table)
+
+
+def print_samples(console: Console, run: RunDirectory) -> None:
+    """A few responses of the earliest version beside a few of the latest."""
+    before, after = first_and_last(read_samples(run.state), _SAMPLES)
+    if not before:
+        return
+    table = Table(box=None, header_style="dim", padding=(0, 3, 0, 0))
+    table.add_column(f"before (version {before[0]['version']})")
+    table.add_column("reward", justify="right")
+    if after:
+        table.add_column(f"after (version {after[-1]['version']})")
+        table.add_column("reward", justify="right")
+    for index in range(max(len(before), len(after))):
+        cells = []
+        for rows in (before, after) if after else (before,):
+            row = rows[index] if index < len(rows) else None
+            cells += [f"{escape(shorten(row))}", f"{row['reward']:.2f}"] if row else ["", ""]
+        table.add_row(*cells)
+    console.print(Rule("samples", align="left", style="dim"))
+    console.print(table)
+
+
+def print_ledger(console: Console, ledgers: Sequence[rollout_pb2.Ledger]) -> None:
+    console.print(Rule("ledger", align="left", style="dim"))
+    console.print(ledger_tables(ledgers))
+
+
+def first_and_last(samples: Sequence[Row], count: int) -> tuple[list[Row], list[Row]]:
+    """Samples of the earliest version, and of the latest (filled up from the ones before it); the second is empty while
+    only one version has answered."""
+    versions = sorted({row["version"] for row in samples})
+    if not versions:
+        return [], []
+    first = [row for row in samples if row["version"] == versions[0]][:count]
+    later = sorted((row for row in samples if row["version"] > versions[0]), key=lambda row: row["version"])
+    return first, later[-count:]
+
+
+def shorten(row: Row, limit: int = 72) -> str:
+    """Prompt and response on one line."""
+    text = f"{row['prompt']} {row['response']}".replace("\n", "⏎")
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.0%}"

@@ -1,0 +1,245 @@
+"""What a person sees while a run goes on: a live table on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from learner.cli.run.run_file import RunFile
+from learner.cli.run.run_history import Row, RunHistory, mean
+from learner.cli.view.text import duration, number, sparkline
+
+_PLAIN_S = 5.0
+
+
+@dataclass(frozen=True)
+class ProcessView:
+    """A process as the display shows it. ``age_s`` is the time since its last start, None when not known."""
+
+    name: str
+    state: str
+    pid: int | None
+    restarts: int
+    age_s: float | None
+
+
+@dataclass(frozen=True)
+class RunView:
+    """A run at one moment. ``started`` is Unix seconds, None when seen from outside."""
+
+    phase: str
+    processes: list[ProcessView]
+    metrics: RunHistory
+    started: float | None
+
+
+class Display(Protocol):
+    """Shows a run. ``update`` is called several times a second."""
+
+    def update(self, view: RunView) -> None: ...
+
+
+class LiveDisplay:
+    """A table redrawn in place. Use it as a context manager."""
+
+    def __init__(self, console: Console, run_file: RunFile) -> None:
+        self._file = run_file
+        self._live = Live(console=console, auto_refresh=False, transient=False)
+
+    def __enter__(self) -> LiveDisplay:
+        self._live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._live.stop()
+
+    def update(self, view: RunView) -> None:
+        self._live.update(render(view, self._file), refresh=True)
+
+
+class PlainDisplay:
+    """A line at each change of phase or of a process's state, and one about every five seconds."""
+
+    def __init__(self, console: Console, run_file: RunFile) -> None:
+        self._console = console
+        self._file = run_file
+        self._shown: dict[str, str] = {}
+        self._next = 0.0
+
+    def __enter__(self) -> PlainDisplay:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        return None
+
+    def update(self, view: RunView) -> None:
+        states = {"phase": view.phase, **{p.name: _state(p, view, self._file) for p in view.processes}}
+        changed = {
+            name: _first_word(state)
+            for name, state in states.items()
+            if _first_word(self._shown.get(name, "")) != _first_word(state)
+        }
+        due = time.monotonic() >= self._next
+        if not changed and not due:
+            return
+        self._shown = states
+        if changed:
+            self._say(view, ", ".join(f"{name}: {states[name]}" for name in changed))
+        if due:
+            self._next = time.monotonic() + _PLAIN_S
+            text = plain_line(view, self._file)
+            if text:
+                self._say(view, text)
+
+    def _say(self, view: RunView, text: str) -> None:
+        self._console.print(f"[{_elapsed(view):>6}] {text}", markup=False, highlight=False, soft_wrap=True)
+
+
+def make_display(console: Console, run_file: RunFile) -> LiveDisplay | PlainDisplay:
+    """The live table when somebody watches, lines otherwise."""
+    return LiveDisplay(console, run_file) if console.is_terminal else PlainDisplay(console, run_file)
+
+
+def render(view: RunView, run_file: RunFile) -> RenderableType:
+    """The whole table."""
+    parts = ["Leeway", run_file.run.name, view.phase, *([_elapsed(view)] if view.started else [])]
+    title = " · ".join(parts)
+    rule = Rule(Text(title, style="bold"), align="left", style="dim")
+    return Group(rule, _progress(view, run_file), _numbers(view, run_file), _processes(view, run_file))
+
+
+def _progress(view: RunView, run_file: RunFile) -> RenderableType:
+    grid = Table.grid(padding=(0, 2))
+    warmup, section = view.metrics.learner.warmup, run_file.learner.warmup
+    if view.metrics.learner.steps or not (warmup and section) or view.phase == "starting":
+        done, total = _step(view), run_file.learner.steps
+        left = time_left(view.metrics.learner.last(30), total) if view.phase == "training" else None
+        note = f"step {done} of {total}" + (f" · {duration(left)} left" if left is not None else "")
+        grid.add_row(ProgressBar(total=total, completed=done, width=48), note)
+    else:
+        reached = warmup[-1].get("target_probability") or 0.0
+        note = f"warm start · step {warmup[-1]['step']} · right answers {reached:.2f} of {section.target:.2f}"
+        grid.add_row(ProgressBar(total=section.target, completed=min(reached, section.target), width=48), note)
+    return grid
+
+
+def _numbers(view: RunView, run_file: RunFile) -> Table:
+    metrics = view.metrics
+    recent = metrics.learner.last(10)
+    last: Row = recent[-1] if recent else {}
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="dim")
+    table.add_column(justify="right")
+    table.add_column(style="cyan")
+    rewards = [row["reward"] for row in metrics.learner.steps.values()]
+    table.add_row("reward", number(mean(recent, "reward")), f"{sparkline(rewards)} {_trend(rewards)}")
+    table.add_row("version", number(last.get("version"), 0), "")
+    table.add_row("staleness", number(mean(recent, "staleness_mean")), f"max {number(last.get('staleness_max'), 0)}")
+    table.add_row(
+        "queue depth", number(last.get("queue_depth"), 0), f"groups · {number(last.get('expired'), 0)} expired"
+    )
+    table.add_row("tokens/s generated", number(metrics.generation_rate() or None, 0), "")
+    table.add_row("tokens/s trained", number(training_rate(metrics.learner.last(10)), 0), "")
+    table.add_row("NLL positive", number(mean(recent, "nll_positive"), 3), "nats/token")
+    table.add_row("NLL negative", number(mean(recent, "nll_negative"), 3), "nats/token")
+    table.add_row("entropy", number(mean(recent, "entropy"), 3), "nats/token")
+    table.add_row("gradient norm", number(mean(recent, "grad_norm"), 3), f"{metrics.learner.skipped} steps skipped")
+    return table
+
+
+def _processes(view: RunView, run_file: RunFile) -> Table:
+    table = Table(box=None, show_header=True, header_style="dim", padding=(0, 2, 0, 0))
+    for column in ("process", "state", "pid", "restarts"):
+        table.add_column(column, justify="right" if column in ("pid", "restarts") else "left")
+    for process in view.processes:
+        style = {"restarting": "red", "stopped": "dim", "done": "green"}.get(process.state, "")
+        pid = str(process.pid) if process.pid else ""
+        restarts = str(process.restarts) if process.restarts else ""
+        table.add_row(process.name, Text(_state(process, view, run_file), style=style), pid, restarts)
+    return table
+
+
+def _state(process: ProcessView, view: RunView, run_file: RunFile) -> str:
+    if process.state != "running":
+        return process.state
+    if process.name == "gateway":
+        return f"listening on {run_file.gateway.listen}"
+    if process.name == "redis":
+        return f"serving, AOF {run_file.queue.aof}"
+    if process.name == "learner":
+        phase = view.metrics.learner.phase(time.time() - (process.age_s or 0))
+        return f"starting {duration(process.age_s or 0)}" if phase == "starting" else phase
+    worker = view.metrics.workers.get(process.name)
+    engines = [f"engine {state}" for state in worker.engines.values()] if worker else []
+    return ", ".join(engines) or f"starting {duration(process.age_s or 0)}"
+
+
+def plain_line(view: RunView, run_file: RunFile) -> str:
+    """The run's numbers on one line; empty before there are any."""
+    learner = view.metrics.learner
+    recent = learner.last(10)
+    if not recent:
+        warmup, section = learner.warmup, run_file.learner.warmup
+        if not (warmup and section) or view.phase != "warm start":
+            return ""
+        reached = warmup[-1].get("target_probability") or 0.0
+        return f"warm start: step {warmup[-1]['step']}, right answers {reached:.2f} of {section.target:.2f}"
+    last = recent[-1]
+    left = time_left(learner.last(30), run_file.learner.steps)
+    parts = [
+        f"step {last['step']}/{run_file.learner.steps}",
+        f"version {last.get('version')}",
+        f"reward {number(mean(recent, 'reward'))} {_trend([row['reward'] for row in learner.steps.values()])}".rstrip(),
+        f"staleness {number(mean(recent, 'staleness_mean'))} max {number(last.get('staleness_max'), 0)}",
+        f"queue {number(last.get('queue_depth'), 0)}",
+        f"tokens/s {number(view.metrics.generation_rate() or None, 0)} generated {number(training_rate(recent), 0)} trained",
+        f"nll +{number(mean(recent, 'nll_positive'))} -{number(mean(recent, 'nll_negative'))}",
+        f"entropy {number(mean(recent, 'entropy'))}",
+        f"grad {number(mean(recent, 'grad_norm'))}",
+    ]
+    return " · ".join(parts) + (f" · {duration(left)} left" if left is not None else "")
+
+
+def time_left(rows: list[Row], steps: int) -> float | None:
+    """Seconds to the last step at the median pace of ``rows``; None until the pace is known. (A resumed run has a gap.)"""
+    paces = [(b["time"] - a["time"]) / (b["step"] - a["step"]) for a, b in itertools.pairwise(rows)]
+    return max(0.0, statistics.median(paces) * (steps - rows[-1]["step"])) if paces else None
+
+
+def training_rate(rows: list[Row]) -> float | None:
+    """Response tokens trained per second over the rows."""
+    if len(rows) < 2 or rows[-1]["time"] <= rows[0]["time"]:
+        return None
+    return sum(row["tokens"] for row in rows[1:]) / (rows[-1]["time"] - rows[0]["time"])
+
+
+def _trend(rewards: list[float]) -> str:
+    """The last ten against the ten before."""
+    if len(rewards) < 20:
+        return ""
+    change = sum(rewards[-10:]) / 10 - sum(rewards[-20:-10]) / 10
+    arrow = "→" if abs(change) < 0.005 else "↑" if change > 0 else "↓"
+    return f"{arrow} {change:+.2f}"
+
+
+def _elapsed(view: RunView) -> str:
+    return duration(time.time() - view.started) if view.started else ""
+
+
+def _step(view: RunView) -> int:
+    rows = view.metrics.learner.last(1)
+    return int(rows[-1]["step"]) if rows else 0
+
+
+def _first_word(text: str) -> str:
+    return text.rstrip("0123456789.: ms").strip()

@@ -1,0 +1,99 @@
+"""The run's published versions, as a gateway follows them: what is known, what is newest, who waits for the next."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import structlog
+
+from learner.gateway.health import GatewayHealth
+from learner.queue import VERSIONS_KEPT, GatewayQueue, QueueError
+from leeway.v1 import rollout_pb2
+
+_WAIT_S = 1.0
+_LONGEST_PAUSE_S = 2.0
+
+
+class VersionFeed:
+    """Follows the versions stream, and says whether Redis would take a group now.
+
+    Args:
+        queue: where versions are announced.
+        vitals: told every time whether groups can be appended.
+        on_health: called with the same, at each change and at the start.
+    """
+
+    def __init__(
+        self, queue: GatewayQueue, health: GatewayHealth, on_health: Callable[[bool], Awaitable[None]]
+    ) -> None:
+        self.known: set[int] = set()
+        self._queue = queue
+        self._health = health
+        self._on_health = on_health
+        self._newest: rollout_pb2.Policy | None = None
+        self._position = "0"
+        self._changed = asyncio.Event()
+        self._closed = False
+        self._refreshing: asyncio.Task[None] | None = None
+        self._log = structlog.get_logger(process="gateway")
+
+    async def run(self) -> None:
+        """Follows for ever, through any outage of Redis."""
+        healthy: bool | None = None
+        pause = 0.1
+        while True:
+            try:
+                if not healthy:
+                    await self._queue.check()
+                    await self._read(0.0)
+                    await self._queue.probe()
+                    await self._on_health(True)
+                    self._log.info("redis answers and takes writes")
+                    healthy, pause = True, 0.1
+                    self._health.wrote()
+                await self._read(_WAIT_S)
+                await self._queue.probe()
+                self._health.wrote()
+                await self._queue.leases.occupancy()  # their clock goes by looks
+            except QueueError as error:
+                self._health.lost(str(error))
+                if healthy is not False:
+                    await self._on_health(False)
+                    self._log.error("redis cannot take groups; they get RETRY until it can", error=str(error))
+                healthy = False
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+    async def refresh(self) -> None:
+        """Reads what was published up to now; callers at the same time share one reading. Raises QueueError."""
+        if self._refreshing is None or self._refreshing.done():
+            self._refreshing = asyncio.create_task(self._read(0.0))
+        # A caller that goes away must not cancel the reading of the others.
+        await asyncio.shield(self._refreshing)
+
+    async def watch(self, known: int | None) -> AsyncIterator[rollout_pb2.Policy]:
+        """The newest version, when it is newer than ``known``, then each newest one after it; ends at ``close``."""
+        while not self._closed:
+            changed = self._changed
+            newest = self._newest
+            if newest is not None and (known is None or newest.version > known):
+                known = newest.version
+                yield newest
+            else:
+                await changed.wait()
+
+    def close(self) -> None:
+        """Ends every ``watch``."""
+        self._closed = True
+        self._changed.set()
+
+    async def _read(self, wait_s: float) -> None:
+        for position, policy in await self._queue.policies(self._position, wait_s):
+            self._position = position
+            self.known.add(policy.version)
+            self.known.discard(policy.version - VERSIONS_KEPT)  # as Redis: a gateway started now would not know it
+            if self._newest is None or policy.version > self._newest.version:
+                self._newest = policy
+                self._changed.set()
+                self._changed = asyncio.Event()

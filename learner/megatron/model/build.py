@@ -1,0 +1,139 @@
+"""The policy: a megatron GPTModel over packed rows, built and filled from a Hugging Face directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from learner.config import LearnerConfig
+from learner.megatron.model.architecture import Architecture
+from learner.megatron.model.convert import load_weights
+from learner.megatron.model.hf_weights import Weights
+from learner.megatron.model.layers import LayerBackend, build_block_spec, select_backend
+from learner.megatron.model.packed_model import PackedModel, Policy
+from learner.megatron.parallel import Ranks
+
+
+def load_policy(model_dir: Path, ranks: Ranks, config: LearnerConfig) -> Policy:
+    """Builds this rank's part of the model and fills it from ``model_dir``. Collective.
+
+    Raises:
+        ModelError: see Architecture.read, Architecture.check_layout, learner.megatron.model.layers.choose and Weights.
+    """
+    kit = select_backend(config)
+    architecture = Architecture.read(model_dir)
+    architecture.check_layout(config.parallel)
+    weights = Weights(model_dir)
+    settings = TransformerConfig(
+        **_settings(architecture, ranks, config), **_mixture(architecture, ranks), **_recompute(config.recompute)
+    )
+    chunks = []
+    for chunk in range(ranks.chunks):
+        model = _chunk(kit, architecture, settings, ranks, chunk)
+        load_weights(model, architecture, weights, ranks)
+        sharding = DistributedDataParallelConfig(use_distributed_optimizer=True, grad_reduce_in_fp32=True)
+        chunks.append(DistributedDataParallel(settings, sharding, model, disable_bucketing=chunk > 0))
+    return Policy(chunks, settings, architecture, architecture.inverse_frequencies())
+
+
+def _chunk(
+    kit: LayerBackend, architecture: Architecture, settings: TransformerConfig, ranks: Ranks, chunk: int
+) -> PackedModel:
+    place = chunk if ranks.chunks > 1 else None
+    model = PackedModel(
+        settings,
+        build_block_spec(kit, architecture, settings, place),
+        vocab_size=architecture.vocab,
+        max_sequence_length=architecture.max_positions,
+        pre_process=ranks.is_first_stage and chunk == 0,
+        post_process=ranks.is_last_stage and chunk == ranks.chunks - 1,
+        parallel_output=True,
+        share_embeddings_and_output_weights=architecture.tied,
+        position_embedding_type="none",
+        vp_stage=place,
+    ).to(ranks.device)
+    for name, parameter in model.named_parameters():
+        if ".experts." in name:
+            # Its gradient is summed over the ranks that hold the same expert. megatron says so under expert parallelism only,
+            # where without it whole experts are on the tensor-parallel ranks too, each of which sees a part of the tokens.
+            parameter.allreduce = False  # type: ignore[attr-defined]
+    return model
+
+
+def _mixture(architecture: Architecture, ranks: Ranks) -> dict[str, Any]:
+    """Of a mixture of experts; nothing for a dense model."""
+    mixture = architecture.mixture
+    if mixture is None:
+        return {}
+    return {
+        "num_moe_experts": mixture.experts,
+        "moe_router_topk": mixture.chosen,
+        # A softmax over the chosen logits is the softmax over all, normalised.
+        "moe_router_pre_softmax": not mixture.normalised,
+        "moe_router_dtype": "fp32",
+        "moe_router_load_balancing_type": "none",
+        "moe_ffn_hidden_size": mixture.ffn,
+        "moe_layer_freq": 1 if all(mixture.layers) else [int(sparse) for sparse in mixture.layers],
+        "expert_model_parallel_size": ranks.expert_size,
+        "expert_tensor_parallel_size": 1,
+    }
+
+
+def _recompute(kind: str) -> dict[str, Any]:
+    """What is not kept for the backward pass: a layer's attention, or all of a layer but its input."""
+    if kind == "full":
+        return {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+    return {"recompute_granularity": "selective", "recompute_modules": ["core_attn"]} if kind == "selective" else {}
+
+
+def _settings(architecture: Architecture, ranks: Ranks, config: LearnerConfig) -> dict[str, Any]:
+    dtype = getattr(torch, config.dtype)
+    interleaved = ranks.chunks > 1
+    return {
+        "num_layers": architecture.layers,
+        "hidden_size": architecture.hidden,
+        "ffn_hidden_size": architecture.ffn,
+        "num_attention_heads": architecture.heads,
+        "num_query_groups": architecture.groups,
+        "kv_channels": architecture.head_dim,
+        "normalization": "RMSNorm",
+        "layernorm_epsilon": architecture.norm_eps,
+        "gated_linear_unit": True,
+        "activation_func": F.silu,
+        "add_bias_linear": False,
+        "add_qkv_bias": architecture.qkv_bias,
+        "qk_layernorm": architecture.qk_norm,
+        "hidden_dropout": 0.0,
+        "attention_dropout": 0.0,
+        "params_dtype": dtype,
+        "pipeline_dtype": dtype,
+        "bf16": dtype == torch.bfloat16,
+        "tensor_model_parallel_size": ranks.tensor_size,
+        "pipeline_model_parallel_size": ranks.pipeline_size,
+        "virtual_pipeline_model_parallel_size": ranks.chunks if interleaved else None,
+        # Interleaved stages exchange two tensors with the same peer at once; batched, two stages would mistake one for the
+        # other.
+        "overlap_p2p_comm": interleaved,
+        "batch_p2p_comm": not interleaved,
+        "context_parallel_size": ranks.context_size,
+        "sequence_parallel": ranks.sequence,
+        # Each micro-batch has its own length; and what megatron asks for together with that, of models without experts too.
+        "variable_seq_lengths": ranks.pipeline_size > 1,
+        "moe_token_dispatcher_type": "alltoall",
+        "use_cpu_initialization": ranks.device.type == "cpu",
+        # The loss is a plain sum: no division by micro-batches in the schedule nor by ranks in the gradient reduction.
+        "calculate_per_token_loss": True,
+        # Interleaved stages free what they have sent while it may still be on its way: gloo would send what lies there next.
+        "deallocate_pipeline_outputs": not interleaved,
+        # Fused kernels come with TransformerEngine or apex.
+        "gradient_accumulation_fusion": False,
+        "masked_softmax_fusion": False,
+        "bias_activation_fusion": False,
+        "bias_dropout_fusion": False,
+        "apply_rope_fusion": False,
+    }

@@ -1,0 +1,162 @@
+"""One optimizer step: forward and backward through the pipeline, the guard, the update."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core.distributed import finalize_model_grads
+from megatron.core.optimizer import MegatronOptimizer, get_megatron_optimizer
+from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
+from torch import Tensor
+
+from learner.batch.types import Batch, MicroBatch
+from learner.config import OptimizerConfig
+from learner.config.control import DiagnosticsConfig
+from learner.megatron.model.packed_model import Policy
+from learner.megatron.parallel import Ranks
+from learner.megatron.patches import adam
+from learner.megatron.training.pipeline import Pipeline
+from learner.megatron.training.update_meter import Update, UpdateMeter, parts
+from learner.objectives.base import Objective, Responses
+
+_OWN = ("loss", "tokens_count", "entropy_sum", "entropy_count")  # what every step sums, before the objective's metrics
+
+
+@dataclass(frozen=True)
+class StepStats:
+    """What came of a step; the same on every rank.
+
+    Attributes:
+        loss: the step's loss, summed over micro-batches and data-parallel ranks.
+        grad_norm: norm of the whole gradient before clipping.
+        metrics: sums over micro-batches and data-parallel ranks, the objective's and entropy_sum (nats) / entropy_count.
+        skipped: why the weights were left alone, or None.
+        update: how the weights moved; None where they did not or it is not measured.
+    """
+
+    loss: float
+    grad_norm: float
+    metrics: dict[str, float]
+    skipped: str | None
+    update: Update | None = None
+
+
+class Trainer:
+    """Trains a policy with AdamW. Every method is collective: all ranks call it with batches of the same shape."""
+
+    def __init__(
+        self, policy: Policy, config: OptimizerConfig, ranks: Ranks, diagnostics: DiagnosticsConfig | None = None
+    ) -> None:
+        adam.repair()
+        self._policy = policy
+        self._ranks = ranks
+        self._clip = config.clip_grad
+        self.optimizer = _optimizer(policy, config)
+        self._meter: UpdateMeter | None = None
+        if diagnostics is not None and diagnostics.update:
+            self._meter = UpdateMeter(self.optimizer, diagnostics, ranks.device)
+        settings = policy.transformer_config
+        settings.finalize_model_grads_func = _finalize
+        no_sync: list[Any] = [chunk.no_sync for chunk in policy.chunks]
+        settings.no_sync_func = no_sync if len(no_sync) > 1 else no_sync[0]  # type: ignore[assignment]  # as the schedules want
+        self._pipeline = Pipeline(policy, ranks)
+
+    def train_step(self, batch: Batch, objective: Objective, lr: float) -> StepStats:
+        """One update with the gradient of the batch's global sum of losses.
+
+        The weights are left alone, on every rank, when the loss or the gradient is not finite anywhere, or when no token
+        carries loss; the stats say so.
+        """
+        for chunk in self._policy.chunks:
+            chunk.zero_grad_buffer()
+        self.optimizer.zero_grad()
+        outputs = self._run(batch, objective, train=True)
+        self.optimizer.prepare_grads()
+        gradients = [g for part in parts(self.optimizer) for g in part.get_main_grads_for_grad_norm()]
+        sums = self._sum(outputs, objective, gradients)
+        norm = math.sqrt(sums.pop("square_sum"))
+        loss = sums.pop("loss")
+        skipped = _reason_to_skip(loss, norm, sums.pop("tokens_count"))
+        update = self._update(lr, norm) if skipped is None else None
+        return StepStats(loss=loss, grad_norm=norm, metrics=sums, skipped=skipped, update=update)
+
+    def evaluate(self, batch: Batch, objective: Objective) -> dict[str, float]:
+        """The objective's metrics and the loss, summed over micro-batches and data-parallel ranks, without training."""
+        sums = self._sum(self._run(batch, objective, train=False), objective, [])
+        return {name: value for name, value in sums.items() if name not in ("square_sum", "tokens_count")}
+
+    def _run(self, batch: Batch, objective: Objective, train: bool) -> list[Tensor]:
+        """The summed numbers of each micro-batch, on the last stage; an empty list elsewhere."""
+        return self._pipeline.run(batch, partial(_loss, objective), train)
+
+    def _sum(self, outputs: list[Tensor], objective: Objective, gradients: list[Tensor]) -> dict[str, float]:
+        """Every rank's numbers in one all-reduce: what the last stage counted and the squared gradient of each shard."""
+        names = [*_OWN, *_metric_names(objective)]
+        total = torch.zeros(len(names) + 1, dtype=torch.float64, device=self._ranks.device)
+        # Tensor- and context-parallel ranks of a stage have found the same.
+        if outputs and self._ranks.tensor_rank == self._ranks.context_rank == 0:
+            total[:-1] = torch.stack(outputs).sum(0)
+        if gradients:
+            total[-1] = torch.nn.utils.get_total_norm(gradients).double().square()
+        dist.all_reduce(total)
+        return dict(zip([*names, "square_sum"], total.tolist(), strict=True))
+
+    def _update(self, lr: float, norm: float) -> Update | None:
+        if self._meter is not None:
+            self._meter.before()
+        for part in parts(self.optimizer):
+            if norm > self._clip:
+                torch.nn.utils.clip_grads_with_norm_(part.get_parameters(), self._clip, torch.tensor(norm))
+            for group in part.param_groups:
+                group["lr"] = lr
+        self.optimizer.step_with_ready_grads()
+        return self._meter.after() if self._meter is not None else None
+
+
+def _loss(objective: Objective, micro_batch: MicroBatch, logp: Tensor, entropy: Tensor) -> tuple[Tensor, Tensor]:
+    loss, metrics = objective(logp, Responses.of(micro_batch, entropy))
+    count = loss.new_tensor(float(len(logp)))
+    values = [loss.detach(), count, entropy.detach().sum(), count, *metrics.values()]
+    if not loss.requires_grad:
+        loss = loss + 0.0 * logp.sum()  # the stage before waits for a gradient, be it zero
+    return loss, torch.stack([value.double() for value in values])
+
+
+def _reason_to_skip(loss: float, norm: float, tokens: float) -> str | None:
+    if not math.isfinite(loss):
+        return f"non-finite loss ({loss})"
+    if not math.isfinite(norm):
+        return f"non-finite gradient (norm {norm})"
+    return None if tokens else "no token carries loss"
+
+
+def _metric_names(objective: Objective) -> list[str]:
+    """What the objective's metrics are called: only the last stage sees them, but every rank must know their order."""
+    _, metrics = objective(*Responses.probe())
+    return list(metrics)
+
+
+def _finalize(model: list[Any], num_tokens: Tensor | None = None, **options: Any) -> None:
+    """Reduces the gradients over ranks. Drops the token count: megatron would divide the gradient of the sum by it."""
+    finalize_model_grads(model, None, **options)
+
+
+def _optimizer(policy: Policy, config: OptimizerConfig) -> MegatronOptimizer:
+    settings = MegatronOptimizerConfig(
+        optimizer="adam",
+        lr=config.lr,
+        adam_beta1=config.betas[0],
+        adam_beta2=config.betas[1],
+        adam_eps=config.eps,
+        weight_decay=config.weight_decay,
+        clip_grad=config.clip_grad,
+        use_distributed_optimizer=True,
+        bf16=policy.dtype == torch.bfloat16,
+        params_dtype=policy.dtype,
+    )
+    return get_megatron_optimizer(settings, list(policy.chunks), use_gloo_process_groups=False)

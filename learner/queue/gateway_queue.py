@@ -1,0 +1,270 @@
+"""A gateway's side of the queue: append in batches, count, lease, follow the versions. asyncio; many per run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import redis
+from google.protobuf import json_format
+from redis.exceptions import NoScriptError
+
+from learner.config import QueueConfig
+from learner.queue.connect import connect_async, translate, translated
+from learner.queue.errors import MemoryFullError, QueueError
+from learner.queue.keys import Keys
+from learner.queue.leases import Leases, member
+from learner.queue.ledger import decode, ledger_keys
+from learner.queue.rates import Rates
+from learner.queue.resp_pipeline import Command, execute
+from learner.queue.schema import SCHEMA, check_gateway_schema
+from learner.queue.scripts import Script, script
+from leeway.v1 import rollout_pb2
+
+_PAYLOAD_TTL_S = 3600  # a payload whose append never came must not stay for ever
+_PROBE_TTL_S = 60
+_SCRIPTS = ("append", "count", "backlog", "lease", "ledger", "occupancy", "vanished", "permit")
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """A valid group on its way into the queue."""
+
+    fleet: str
+    group_id: str
+    payload: bytes  # the serialized Group
+    tokens: int  # prompt and response tokens over all responses: what training on it costs
+    generated: int  # response tokens over all responses
+    responses: int
+    reward: float = 0.0  # mean over the responses
+    lease_id: str = ""
+
+
+class Appended(Enum):
+    """What became of an Append."""
+
+    ACCEPTED = "accepted"
+    DUPLICATE = "duplicate"
+    UNAVAILABLE = "unavailable"  # not accepted, or not known to be: to be sent again
+    MEMORY_FULL = "memory_full"
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What of one fleet is in the queue."""
+
+    queued: int  # groups that wait
+    groups: int  # those, and the ones that the learner holds
+    bytes: int  # payload bytes of ``groups``
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Redis's own."""
+
+    used: int  # bytes
+    most: int  # bytes; 0: no limit
+    evicts: bool  # whether it makes room by throwing keys away
+
+
+@dataclass(frozen=True)
+class Flushed:
+    """The result of one flush."""
+
+    outcomes: list[Appended]  # in the order of the groups
+    counted: set[str]  # the fleets whose counts were taken
+    backlog: dict[str, Backlog] | None  # by fleet; None when Redis did not say
+
+
+class GatewayQueue:
+    """One gateway's connection to a run's queue. All methods raise QueueError or a subclass; ``flush`` does not.
+
+    Args:
+        config: where the queue is.
+        quarantine_groups: rejected groups kept for the operator.
+
+    Attributes:
+        leases: the run's promises.
+        rates: the fleets' token buckets.
+    """
+
+    def __init__(self, config: QueueConfig, quarantine_groups: int) -> None:
+        self._keys = Keys(config.run)
+        self._redis = connect_async(config)
+        self._quarantine_groups = quarantine_groups
+        self._timeout_s = config.timeout_s
+        self._checked = False
+        self.leases = Leases(self._keys, self._call)
+        self.rates = Rates(self._keys, self._call)
+
+    async def check(self) -> None:
+        """Before it has succeeded once, nothing is appended.
+
+        Raises:
+            UnavailableError: Redis does not answer, or the run's data waits for a learner to bring it to our schema.
+            QueueError: Redis refuses us, or the run's data is of a newer schema.
+        """
+        with translated():
+            found: Any = await self._redis.get(self._keys.schema)
+            if found is None:
+                await self._redis.set(self._keys.schema, SCHEMA, nx=True)
+        check_gateway_schema(found, self._keys)
+        self._checked = True
+
+    async def flush(
+        self, groups: Sequence[Append], counts: Mapping[str, Mapping[str, int]], quarantined: Sequence[str]
+    ) -> Flushed:
+        """Appends groups in order, adds to the ledgers, keeps rejected groups for the operator: one round trip.
+
+        Never raises for Redis: what it cannot do is said in the result, group by group and fleet by fleet.
+
+        Args:
+            groups: to append; known ids are not appended again.
+            counts: fleet -> ledger field -> amount.
+            quarantined: JSON texts.
+        """
+        if not self._checked:
+            return Flushed([Appended.UNAVAILABLE] * len(groups), set(), None)
+        by_fleet: dict[str, list[int]] = {}
+        for index, group in enumerate(groups):
+            by_fleet.setdefault(group.fleet, []).append(index)
+        commands: list[Command] = [
+            ("SET", self._keys.payload(group.fleet, group.group_id), group.payload, "NX", "EX", _PAYLOAD_TTL_S)
+            for group in groups
+        ]
+        for fleet, indices in by_fleet.items():
+            commands.append(self._append_command(fleet, [groups[index] for index in indices]))
+        for fleet, fields in counts.items():
+            keys = [self._keys.fleets, self._keys.stream(fleet), self._keys.ledger(fleet)]
+            pairs = [text for pair in fields.items() for text in pair]
+            commands.append(_evalsha(script("count"), keys, [fleet, *pairs]))
+        commands.append(
+            _evalsha(script("backlog"), [self._keys.fleets], [self._keys.stream_prefix, self._keys.ledger_prefix])
+        )
+        if quarantined and self._quarantine_groups:
+            commands.append(("LPUSH", self._keys.quarantine, *quarantined))
+            commands.append(("LTRIM", self._keys.quarantine, 0, self._quarantine_groups - 1))
+        replies = iter(await self._pipeline(commands))
+        stored = [next(replies) for _ in groups]
+        outcomes = [Appended.UNAVAILABLE] * len(groups)
+        for indices in by_fleet.values():
+            reply = next(replies)
+            for number, index in enumerate(indices):
+                outcomes[index] = _outcome(stored[index], reply, number)
+        return Flushed(
+            outcomes=outcomes,
+            counted={fleet for fleet in counts if not isinstance(next(replies), QueueError)},
+            backlog=_backlog(next(replies)),
+        )
+
+    async def backlog(self) -> dict[str, Backlog]:
+        """What is in the queue, by fleet."""
+        reply = await self._call("backlog", [self._keys.fleets], [self._keys.stream_prefix, self._keys.ledger_prefix])
+        return _backlog(reply) or {}
+
+    async def memory(self) -> Memory:
+        """How full Redis is."""
+        with translated():
+            found: Any = await self._redis.info("memory")
+        return Memory(found["used_memory"], found["maxmemory"], found["maxmemory_policy"] != "noeviction")
+
+    async def policies(self, after: str, wait_s: float = 0.0) -> list[tuple[str, rollout_pb2.Policy]]:
+        """Versions published after the position ``after`` ("0": all), each with its position.
+
+        Args:
+            after: a position.
+            wait_s: how long to wait for one when there is none; below the configured time limit.
+        """
+        with translated():
+            streams: Any = {self._keys.versions: after}
+            block = int(wait_s * 1000) or None
+            reply: Any = await self._redis.xread(streams, block=block)
+        entries = reply[0][1] if reply else []
+        return [
+            (position.decode(), json_format.Parse(fields[b"json"], rollout_pb2.Policy(), ignore_unknown_fields=True))
+            for position, fields in entries
+        ]
+
+    async def note_vanished(self, fleet: str, group_ids: Sequence[str]) -> int:
+        """Of groups that were acknowledged, puts those that Redis does not know on the fleet's account; how many are new."""
+        keys = self._keys
+        names = [keys.fleets, keys.stream(fleet), keys.vanished(fleet), *(keys.id(fleet, one) for one in group_ids)]
+        return await self._call("vanished", names, [fleet, *group_ids])
+
+    async def ledger(self, fleet: str) -> rollout_pb2.Ledger:
+        """The fleet's account, at one instant."""
+        return decode(fleet, await self._call("ledger", ledger_keys(self._keys, fleet), []))
+
+    async def ledgers(self) -> list[rollout_pb2.Ledger]:
+        """Every fleet's account, by name; each at one instant."""
+        with translated():
+            names: Any = await self._redis.smembers(self._keys.fleets)  # pyright: ignore[reportGeneralTypeIssues]
+        fleets = sorted(name.decode() for name in names)
+        code = script("ledger")
+        replies = await self._pipeline([_evalsha(code, ledger_keys(self._keys, fleet), []) for fleet in fleets])
+        for reply in replies:
+            if isinstance(reply, QueueError):
+                raise reply
+        return [decode(fleet, reply) for fleet, reply in zip(fleets, replies, strict=True)]
+
+    async def probe(self) -> None:
+        """A small write: raises unless Redis would take an append now (it answers, and is neither full nor read-only)."""
+        with translated():
+            await self._redis.set(self._keys.probe, 1, ex=_PROBE_TTL_S)
+
+    async def close(self) -> None:
+        """Closes all connections."""
+        await self._redis.aclose()
+
+    def _append_command(self, fleet: str, groups: Sequence[Append]) -> Command:
+        keys = self._keys
+        names = [keys.fleets, keys.stream(fleet), keys.ledger(fleet), keys.leases, keys.lease_remaining]
+        arguments: list[str | int] = [fleet]
+        for group in groups:
+            names += (keys.id(fleet, group.group_id), keys.payload(fleet, group.group_id))
+            arguments += (group.group_id, group.tokens, group.generated, group.responses, len(group.payload))
+            arguments += (repr(group.reward), member(fleet, group.lease_id) if group.lease_id else "")
+        return _evalsha(script("append"), names, arguments)
+
+    async def _call(self, name: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
+        reply = (await self._pipeline([_evalsha(script(name), keys, arguments)]))[0]
+        if isinstance(reply, QueueError):
+            raise reply
+        return reply
+
+    async def _pipeline(self, commands: Sequence[Command]) -> list[Any]:
+        """The reply to each command, or the QueueError that it met."""
+        try:
+            replies = await execute(self._redis, commands, self._timeout_s)
+            unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+            if unknown:
+                # Redis has restarted and forgotten its scripts; none of these ran. Their order is kept.
+                for name in _SCRIPTS:
+                    await self._redis.script_load(script(name).text)
+                again = [commands[i] for i in unknown]
+                for i, reply in zip(unknown, await execute(self._redis, again, self._timeout_s), strict=True):
+                    replies[i] = reply
+        except redis.RedisError as error:
+            return [translate(error)] * len(commands)
+        return [translate(reply) if isinstance(reply, redis.RedisError) else reply for reply in replies]
+
+
+def _evalsha(code: Script, keys: Sequence[str], arguments: Sequence[str | int]) -> Command:
+    return ("EVALSHA", code.sha, len(keys), *keys, *arguments)
+
+
+def _outcome(stored: Any, appended: Any, number: int) -> Appended:
+    """What became of a group, by the replies to its SET and to its fleet's append, in which it is the ``number``th."""
+    if isinstance(stored, MemoryFullError) or isinstance(appended, MemoryFullError):
+        return Appended.MEMORY_FULL
+    letter = "" if isinstance(appended, QueueError) else chr(appended[number])
+    return {"a": Appended.ACCEPTED, "d": Appended.DUPLICATE}.get(letter, Appended.UNAVAILABLE)
+
+
+def _backlog(reply: Any) -> dict[str, Backlog] | None:
+    if isinstance(reply, QueueError):
+        return None
+    rows = zip(reply[::4], reply[1::4], reply[2::4], reply[3::4], strict=True)
+    return {fleet.decode(): Backlog(queued, queued + taken, size) for fleet, queued, taken, size in rows}

@@ -1,0 +1,280 @@
+"""Composes one run of the learner: builds its parts, opens them in the right order, and closes them.
+
+The loop that uses them is learner.train. What only rank 0 has (the queue, the metrics files, the trace exporter) is in one
+object, RankZeroCallbacks; the other ranks have None in its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import structlog
+
+from learner import objectives
+from learner.batch.packing import Layout
+from learner.behaviour.recompute import Behaviour
+from learner.checkpoint.rollback import request_rollback
+from learner.checkpoint.saver import Checkpointer
+from learner.checkpoint.takeover import Takeover
+from learner.config import LearnerConfig
+from learner.control.alarms import Alarm
+from learner.control.controller import LearningRateController
+from learner.intake.batch_source import TakenBatch
+from learner.intake.prefetch import Prefetch
+from learner.megatron.checkpointing.sharded_state import ShardedState
+from learner.megatron.model.build import load_policy
+from learner.megatron.model.convert import export
+from learner.megatron.model.packed_model import Policy
+from learner.megatron.parallel import Ranks
+from learner.megatron.training.scorer import Scorer
+from learner.megatron.training.trainer import StepStats, Trainer
+from learner.megatron.training.update_meter import count
+from learner.process.stop_signal import StopSignal
+from learner.process.watchdog import Watchdog
+from learner.publish.publisher import Publisher
+from learner.queue import GroupRef, LearnerQueue
+from learner.telemetry.metrics_writer import MetricsWriter
+from learner.telemetry.rank_metrics import RankMetrics
+from learner.telemetry.tracing import LearnerTracing
+from learner.warmup import warm_up
+from leeway.v1 import rollout_pb2 as pb
+from runtime import traces
+
+
+@dataclass(frozen=True)
+class RankZeroCallbacks:
+    """What only rank 0 has, and what it does with it when something has been published, saved or trained.
+
+    It is the PublicationCallbacks of learner.publish.publisher and the CheckpointCallbacks of learner.checkpoint.saver.
+    """
+
+    queue: LearnerQueue
+    metrics: MetricsWriter
+    behaviour: Behaviour
+    tracing: LearnerTracing
+
+    def published(self, policy: pb.Policy, seconds: float) -> None:
+        """Announces a version that is complete on disk to the gateways."""
+        self.queue.publish(policy)
+        self.metrics.event("version", version=policy.version, step=policy.step, seconds=seconds)
+        structlog.get_logger().debug("version published", version=policy.version, step=policy.step, seconds=seconds)
+        self.tracing.published(policy, seconds)
+
+    def not_published(self, version: int, error: Exception) -> None:
+        """Records that a version could not be written."""
+        structlog.get_logger().error(
+            "version not published; the one before it stays current", version=version, error=str(error)
+        )
+        self.metrics.event("publish_failed", version=version, error=str(error))
+
+    def in_use(self) -> set[int]:
+        """Versions that must stay on disk: fleets run them, or log mu of groups that wait needs them."""
+        return self.queue.running_versions() | self.behaviour.needed(self.queue.fresh)
+
+    def committed(self, step: int, refs: Sequence[GroupRef], seconds: float) -> None:
+        """Removes the groups of a durable checkpoint from the queue."""
+        count = self.queue.commit(step, refs)
+        self.metrics.event("checkpoint", step=step, seconds=seconds, committed=count)
+        structlog.get_logger().info("checkpoint durable", step=step, seconds=seconds, groups_committed=count)
+        self.tracing.committed(step, refs, seconds)
+
+    def not_saved(self, step: int, error: Exception) -> None:
+        """Records that a checkpoint could not be written; its groups stay in the queue."""
+        structlog.get_logger().error("checkpoint not written; tried again later", step=step, error=str(error))
+        self.metrics.event("checkpoint_failed", step=step, error=str(error))
+
+    def report(self, row: dict[str, Any], taken: TakenBatch, stats: StepStats | None, alarms: list[Alarm]) -> None:
+        """Writes the step's row, the groups trained in it, and what is remarkable about it."""
+        step = row["step"]
+        row |= {"queue_depth": self.queue.waiting(), "expired": self.queue.expired(), "unusable": self.queue.unusable}
+        self.metrics.step(row | {"epoch": self.queue.epoch})
+        self.metrics.trained(step, self.queue.epoch, taken.refs)
+        if stats is None or stats.skipped:
+            self.metrics.event("skipped", step=step, reason=stats.skipped if stats else "no group had a contrast")
+        for alarm in alarms:
+            structlog.get_logger().warning("alarm", step=step, **asdict(alarm))
+            self.metrics.event("alarm", step=step, **asdict(alarm))
+
+    def close(self) -> None:
+        """Closes the queue's connection and the metrics files."""
+        self.queue.close()
+        self.metrics.close()
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything a step needs, in the state the newest checkpoint left it.
+
+    Attributes:
+        rates: decides each step's learning rate, and raises alarms.
+        lead: what only rank 0 has; None elsewhere.
+        step: optimizer steps in the checkpoint that the run goes on from.
+    """
+
+    config: LearnerConfig
+    ranks: Ranks
+    policy: Policy
+    trainer: Trainer
+    objective: objectives.Objective
+    rates: LearningRateController
+    behaviour: Behaviour
+    layout: Layout
+    prefetch: Prefetch
+    publisher: Publisher
+    checkpointer: Checkpointer
+    watchdog: Watchdog
+    rank_metrics: RankMetrics
+    tracing: LearnerTracing
+    stop: StopSignal
+    lead: RankZeroCallbacks | None
+    step: int
+
+    @classmethod
+    def open(cls, config: LearnerConfig, ranks: Ranks, rank_metrics: RankMetrics) -> Run | None:
+        """Builds the model, warm-starts or resumes it, commits what the checkpoint contains, opens the prefetch. Collective.
+
+        Returns:
+            None when a stop signal came during the warm start.
+        """
+        stop = StopSignal(config.stop_grace_s)
+        stop.enforce()
+        metrics = tracer = None
+        if ranks.rank == 0:
+            metrics = MetricsWriter(config.metrics_dir, config.loggers, config.queue.run, rank_metrics.lead(config))
+            tracer = traces.start(config.traces, "learner", config.queue.run)
+        objective, rates = objectives.get(config.objective), LearningRateController(config)
+        layout = _layout(config, ranks)
+        policy = load_policy(config.model, ranks, config)
+        takeover = Takeover.start(config, ranks, metrics)
+        queue = takeover.queue
+        if takeover.resume is None and not _warm_started(config, policy, layout, ranks, metrics, stop):
+            if queue is not None:
+                queue.close()
+            return None
+        trainer = Trainer(policy, config.optimizer, ranks, config.diagnostics)
+        state = ShardedState(policy, trainer, ranks)
+        rates.expect(count(trainer.optimizer, ranks.device))
+        step, reference = _resumed(takeover, state, objective, rates)
+        first_version = takeover.begin()
+        behaviour = Behaviour(config, objective, Scorer(policy, ranks, config.publish.dtype), ranks, layout)
+        behaviour.freeze(first_version if reference is None else reference, step)
+        if queue is not None and objective.needs_behaviour:
+            queue.require(behaviour.usable)
+        tracing = LearnerTracing(tracer)
+        lead = None
+        if queue is not None and metrics is not None:
+            lead = RankZeroCallbacks(queue=queue, metrics=metrics, behaviour=behaviour, tracing=tracing)
+        publisher = Publisher(config.publish, takeover.versions, config.model, first_version, lead)
+
+        def extra() -> dict[str, Any]:
+            return {
+                "version": publisher.version,
+                "objective": objective.state_dict(),
+                "rates": rates.state_dict(),
+                "reference": behaviour.reference_version,
+            }
+
+        checkpointer = Checkpointer(config.checkpoint, takeover.checkpoints, state, lead, ranks.barrier, extra)
+        if takeover.resume is None:
+            checkpointer.save(step)
+        watchdog = Watchdog(config.silence_s, rank_metrics.health.progress)
+        run = cls(
+            config=config, ranks=ranks, policy=policy, trainer=trainer, objective=objective, rates=rates,
+            behaviour=behaviour, layout=layout, publisher=publisher, checkpointer=checkpointer, watchdog=watchdog,
+            prefetch=Prefetch(config, queue, ranks, stop.requested, watchdog.alive, objective.weighting),
+            rank_metrics=rank_metrics, tracing=tracing, stop=stop, lead=lead, step=step,
+        )  # fmt: skip
+        run.publish(step)
+        rank_metrics.health.opened()
+        if queue is not None:
+            structlog.get_logger().info("learner opened", step=step, epoch=queue.epoch, version=publisher.version)
+        return run
+
+    def publish(self, step: int) -> None:
+        """Exports the current weights and hands them to the publisher. Collective."""
+        self.publisher.publish(step, export(self.policy, self.ranks))
+        self.behaviour.hold(self.publisher.version)
+
+    def report(self, row: dict[str, Any], taken: TakenBatch, stats: StepStats | None, alarms: list[Alarm]) -> None:
+        """Writes the step's row and what is remarkable about it, and tells the gateways how far we are (rank 0)."""
+        if self.lead is not None:
+            self.lead.queue.report(row["step"], self.publisher.version, self.checkpointer.uncommitted)
+            self.lead.report(row | {"version": self.publisher.version}, taken, stats, alarms)
+
+    def rolls_back(self, step: int, alarms: list[Alarm]) -> bool:
+        """Requests the rollback that an alarm asks for; without a healthy checkpoint it is a hold. Collective if one asks."""
+        alarm = next((alarm for alarm in alarms if alarm.action == "rollback"), None)
+        if alarm is None:
+            return False
+        fence, limits = self.checkpointer.fence, self.rates.next_rollback()
+        requested = self.lead is not None and request_rollback(fence, step, alarm, *limits)
+        if not self.ranks.agree([int(bool(requested))])[0]:
+            structlog.get_logger().error("no healthy checkpoint to roll back to: the weights are held", step=step)
+            self.rates.hold()
+            return False
+        return True
+
+    def abandon(self) -> None:
+        """Closes everything as it is: what was trained since the healthy checkpoint is given up."""
+        self.rank_metrics.health.closing()
+        self.prefetch.close()
+        self.checkpointer.abandon()
+        self.publisher.wait()
+        self.watchdog.stop()
+        if self.lead is not None:
+            self.lead.close()
+        self.tracing.close()
+
+    def close(self, step: int) -> None:
+        """Saves a last checkpoint and commits it first, since a stop may not take long; then ends the publication."""
+        self.rank_metrics.health.closing()
+        self.prefetch.close()
+        if step % self.config.checkpoint.every or step == 0:
+            self.checkpointer.save(step)
+        self.checkpointer.finish()
+        self.publisher.wait(self.stop.left_s())
+        self.watchdog.stop()
+        if self.lead is not None:
+            self.lead.queue.report(step, self.publisher.version, self.checkpointer.uncommitted)
+            self.lead.close()
+        self.tracing.close()
+
+
+def _layout(config: LearnerConfig, ranks: Ranks) -> Layout:
+    least = config.min_micro_batches or ranks.pipeline_size
+    return Layout(ranks.data_size, least, config.micro_batch_tokens, ranks.tensor_size, ranks.context_size)
+
+
+def _warm_started(
+    config: LearnerConfig,
+    policy: Policy,
+    layout: Layout,
+    ranks: Ranks,
+    metrics: MetricsWriter | None,
+    stop: StopSignal,
+) -> bool:
+    """Teaches the initial policy if [learner.warmup] says so; False when a stop signal ended that early."""
+    if config.warmup is None:
+        return True
+    optimizer = config.optimizer.model_copy(update={"lr": config.warmup.lr, "warmup_steps": 0})
+    return warm_up(config, Trainer(policy, optimizer, ranks), layout, ranks, metrics, stop.requested)
+
+
+def _resumed(
+    takeover: Takeover, state: ShardedState, objective: objectives.Objective, rates: LearningRateController
+) -> tuple[int, int | None]:
+    """Loads the checkpoint to go on from; returns its step and its reference version, (0, None) for a new run."""
+    if takeover.rollback is not None and takeover.resume is None:
+        raise AssertionError("a rollback goes to a checkpoint")
+    resume = takeover.resume
+    if resume is None:
+        return 0, None
+    state.load(resume.directory)
+    extra = resume.state.extra
+    objective.load_state_dict(extra["objective"])
+    rates.load_state_dict(extra["rates"])
+    if takeover.rollback is not None:
+        rates.rolled_back(takeover.rollback.number, takeover.rollback.factor)
+    return resume.step, extra["reference"]

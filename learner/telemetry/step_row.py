@@ -1,0 +1,85 @@
+"""The record of one step, from what was taken and what training returned."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from learner.batch.statistics import GroupStatistics
+from learner.batch.types import Batch
+from learner.control.controller import LearningRateDecision
+from learner.intake.batch_source import TakenBatch
+from learner.megatron.training.trainer import StepStats
+from learner.telemetry.diagnostics import ballistic, ratios, reward_by_staleness
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What is known after step ``step`` (1-based). ``beta``: decay of Adam's momentum."""
+
+    step: int
+    taken: TakenBatch
+    groups: GroupStatistics
+    batch: Batch | None
+    stats: StepStats | None
+    decision: LearningRateDecision
+    beta: float
+
+
+def step_row(record: StepRecord) -> dict[str, Any]:
+    """The numbers of a step, as metrics/learner.jsonl keeps them; the same on every rank. None: not known."""
+    groups, stats = record.groups, record.stats
+    by_age = reward_by_staleness(record.taken.groups, record.taken.staleness)
+    row = {
+        "step": record.step,
+        "reward": groups.reward,
+        "informative": groups.informative,
+        "staleness_mean": groups.staleness_mean,
+        "staleness_max": groups.staleness_max,
+        "staleness_tokens": {str(age): count for age, count in sorted(groups.staleness_tokens.items())},
+        "reward_staleness": {str(age): [reward, count] for age, (reward, count) in by_age.items()},
+        "groups": len(record.taken.groups),
+        "responses": groups.responses,
+        "tokens": groups.tokens,
+        "trained_tokens": record.batch.tokens if record.batch else 0,
+        "nll_positive": None,
+        "nll_negative": None,
+        "entropy": None,
+        "rho": None,
+        "loss": stats.loss if stats else 0.0,
+        "grad_norm": stats.grad_norm if stats else 0.0,
+        "finite": stats is None or (math.isfinite(stats.loss) and math.isfinite(stats.grad_norm)),
+    }
+    return row | (ratios(stats.metrics) if stats else {}) | _update(record) | _pace(record.decision)
+
+
+def timing(start: float, waited: float, packed: float, trained: float, end: float) -> dict[str, float]:
+    """Seconds of a step's parts, from when it started, had its groups, had packed them, had trained, and was done."""
+    return {
+        "wait_s": waited - start,
+        "pack_s": packed - waited,
+        "train_s": trained - packed,
+        "publish_s": end - trained,
+        "step_s": end - start,
+    }
+
+
+def _update(record: StepRecord) -> dict[str, float | None]:
+    """How the weights moved; ``growth`` is G_upd of this step, the norm per unit learning rate."""
+    update = record.stats.update if record.stats else None
+    rate = record.decision.rate
+    return {
+        "update_norm": update.norm if update else None,
+        "growth": update.norm / rate if update and rate > 0 else None,
+        "update_cosine": update.cosine if update else None,
+        "ballistic": ballistic(update.cosine, record.beta) if update else None,
+    }
+
+
+def _pace(decision: LearningRateDecision) -> dict[str, Any]:
+    row: dict[str, Any] = {"lr": decision.rate, "lr_scheduled": decision.scheduled, "lr_active": decision.active}
+    if decision.bounds is not None:
+        finite = {"lr_batch": decision.bounds.batch, "lr_critical": decision.bounds.critical}
+        row |= {name: value if math.isfinite(value) else None for name, value in finite.items()}
+    return row

@@ -1,0 +1,87 @@
+"""A worker put together from its configuration, and run until a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from pathlib import Path
+
+from rollout.client.client import Credentials, SubmitClient
+from rollout.config import WorkerConfig
+from rollout.data.prompt_cursor import PromptSource
+from rollout.data.tokenizer import Tokenizer
+from rollout.engine.pool import EnginePool
+from rollout.tasks import load_task
+from rollout.tasks.scoring import RewardPool
+from rollout.telemetry.tracing import WorkerTracing
+from rollout.telemetry.worker_log import WorkerLog
+from rollout.telemetry.worker_metrics import WorkerMetrics
+from rollout.versions.verifier import Verifier
+from rollout.worker import Worker, WorkerDependencies
+from runtime import traces
+from runtime.settings import SettingsError
+from runtime.status import Status
+
+
+async def run_until_signal(config: WorkerConfig) -> None:
+    """Runs a worker until SIGTERM or SIGINT; then kills its servers and returns within a second or so.
+
+    Raises:
+        SettingsError, TokenizerError, TaskError, CursorError, VersionError: the configuration cannot be used.
+        ExceptionGroup: of what ended the worker; see Worker.run.
+    """
+    running = asyncio.current_task()
+    assert running is not None
+    stopping = False
+
+    def stop() -> None:
+        nonlocal stopping
+        stopping = True
+        running.cancel()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+    try:
+        await _run(config)
+    except asyncio.CancelledError:
+        if not stopping:
+            raise
+
+
+async def _run(config: WorkerConfig) -> None:
+    token = None if config.token_file is None else _read_token(config.token_file)
+    credentials = Credentials(token, config.tls)
+    task = load_task(config.task.name, config.seed, config.task.options)
+    tokenizer = Tokenizer(config.model, config.task.prompt_format)
+    verifier = Verifier(config.model, config.cache_dir or config.state_dir / f"{config.name}.versions")
+    prompts = PromptSource(config.state_dir / f"{config.name}.cursor.json", config.shard)
+    async with contextlib.AsyncExitStack() as stack:
+        meters = WorkerMetrics(len(config.engine.urls) or config.engine.count)
+        journal = stack.enter_context(contextlib.closing(WorkerLog(config, meters)))
+        judges = RewardPool(task, config.task, config.seed)
+        stack.push_async_callback(judges.close)
+        tracing = stack.enter_context(
+            contextlib.closing(WorkerTracing(traces.start(config.traces, config.name, config.run)))
+        )
+        client = SubmitClient(config.gateway, credentials, config.name, max_message_bytes=config.max_message_bytes)
+        client.follow(tracing)
+        await stack.enter_async_context(client)
+        fleet = await stack.enter_async_context(
+            EnginePool.open(config, tokenizer.vocab_size, tracing.observing(journal))
+        )
+        meters.follow(client, fleet)
+        Status.start(config.status.listen, meters.instruments.registry, meters.loop.problem, fleet.behind)
+        await Worker(
+            config, WorkerDependencies(client, fleet, task, judges, tokenizer, prompts, verifier, journal, tracing)
+        ).run()
+
+
+def _read_token(path: Path) -> str:
+    try:
+        token = path.read_text().strip()
+    except OSError as error:
+        raise SettingsError(f"token_file = {path}: {error.strerror}") from error
+    if not token:
+        raise SettingsError(f"token_file = {path}: the file is empty")
+    return token

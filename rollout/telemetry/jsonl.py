@@ -1,0 +1,23 @@
+"""What a worker tells about itself: lines appended to metrics/<worker>.jsonl, and the clocks behind them."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+
+class JsonLines:
+    """A JSON-lines file, appended to; every line is stamped and written at once."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("a", encoding="utf-8", buffering=1)
+
+    def append(self, **row: Any) -> None:
+        """Writes one row, ``time`` (Unix seconds) added."""
+        self._file.write(json.dumps({"time": round(time.time(), 3), **row}) + "\n")
+
+    def close(self) -> None:
+        self._file.close()

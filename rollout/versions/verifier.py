@@ -1,0 +1,93 @@
+"""Published versions, verified against their manifest before an engine may load them.
+
+SGLang loads a damaged or foreign checkpoint without complaint and then answers wrongly, so nothing reaches it unchecked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from leeway.v1 import rollout_pb2
+from rollout.versions.delta import DeltaError, entries
+from rollout.versions.manifest import VersionError, expect, read, read_manifest, verify_files
+from rollout.versions.rebuild import Rebuilder
+from rollout.versions.source import source_of
+
+_SCHEMAS = (1, 2)
+
+__all__ = ["Verifier", "Version", "VersionError"]
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version that passed: number and directory."""
+
+    number: int
+    path: Path
+
+
+class Verifier:
+    """Knows the initial model, and verifies versions of it.
+
+    Args:
+        model: Hugging Face directory of the initial policy.
+        cache: where the full versions that deltas yield are kept, and what comes from elsewhere; None: both are refused.
+
+    Raises:
+        VersionError: that directory itself has no readable config.json or safetensors.
+    """
+
+    def __init__(self, model: Path, cache: Path | None = None) -> None:
+        self._cache = cache
+        self._config_sha256 = hashlib.sha256(read(model / "config.json")).hexdigest()
+        self._shapes = _tensor_shapes(sorted(model.glob("*.safetensors")))
+        if not self._shapes:
+            raise VersionError("model", f"{model} holds no *.safetensors")
+
+    def verify(self, policy: rollout_pb2.Policy) -> Version:
+        """Reads every byte of the version once, rebuilds it when it is a delta; blocking, so call it in a thread.
+
+        Raises:
+            VersionError: schema, version, base, sizes, checksums, config or tensors are not what they should be.
+        """
+        downloads = self._cache / "downloads" if self._cache is not None else None
+        source = source_of(policy.uri, downloads)
+        directory = source.directory(policy.version)
+        manifest = read_manifest(directory, policy.manifest_sha256)
+        if manifest.schema not in _SCHEMAS:
+            raise VersionError("manifest.schema", f"{manifest.schema}, expected {' or '.join(map(str, _SCHEMAS))}")
+        expect("manifest.version", manifest.version, policy.version)
+        expect("manifest.config_sha256", manifest.config_sha256, self._config_sha256)
+        files = manifest.files
+        if manifest.HasField("base_version"):
+            if self._cache is None:
+                raise VersionError(
+                    "manifest.base_version", f"{manifest.base_version}: a delta, and there is no cache_dir"
+                )
+            directory, files = Rebuilder(self._cache, source).rebuild(directory, manifest), manifest.results
+        else:
+            verify_files(directory, files)
+        self._verify_tensors([directory / file.name for file in files if file.name.endswith(".safetensors")])
+        return Version(manifest.version, directory)
+
+    def _verify_tensors(self, files: list[Path]) -> None:
+        shapes = _tensor_shapes(files)
+        if missing := sorted(self._shapes.keys() - shapes.keys()):
+            raise VersionError(f"tensors[{missing[0]}]", f"missing ({len(missing)} of {len(self._shapes)} are)")
+        if foreign := sorted(shapes.keys() - self._shapes.keys()):
+            raise VersionError(f"tensors[{foreign[0]}]", "not a tensor of the initial model")
+        for name, shape in shapes.items():
+            expect(f"tensors[{name}].shape", shape, self._shapes[name])
+
+
+def _tensor_shapes(files: list[Path]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes, from the headers alone."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in files:
+        try:
+            shapes |= {name: entry.shape for name, entry in entries(path).items()}
+        except DeltaError as error:
+            raise VersionError(f"files[{path.name}]", str(error)) from error
+    return shapes

@@ -1,0 +1,94 @@
+"""`leeway fleet`: tokens are printed once and kept as hashes; a gateway reads what was written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from learner.cli.app import app
+from learner.cli.run.identities import add_fleet, issue_token
+from learner.cli.run.run_directory import RunDirectory
+from learner.gateway.auth import Caller, Identities, PresentedCredentials, UnauthenticatedError
+from runtime.settings import SettingsError
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    directory = RunDirectory.at(tmp_path / "run")
+    directory.root.mkdir()
+    directory.create()
+    directory.settings.write_text("{}")
+    return directory
+
+
+def leeway(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["fleet", *arguments])
+    return result.exit_code, result.output.strip()
+
+
+def caller(run: RunDirectory, token: str | None = None, *sans: str) -> Caller:
+    metadata = [] if token is None else [("authorization", f"Bearer {token}")]
+    return Identities(run.identities).caller(
+        PresentedCredentials.of(metadata, {"x509_subject_alternative_name": [san.encode() for san in sans]})
+    )
+
+
+def test_from_the_first_token_to_the_last(run: RunDirectory):
+    root = str(run.root)
+    code, first = leeway("add", root, "rented")
+    assert code == 0
+    assert first not in run.identities.read_text()
+    assert caller(run, first).fleet == "rented"
+    _, second = leeway("add", root, "rented")
+    assert caller(run, first).fleet == caller(run, second).fleet == "rented"
+    assert leeway("revoke", root, "rented", "--older") == (0, "")
+    with pytest.raises(UnauthenticatedError):
+        caller(run, first)
+    assert caller(run, second).roles == {"submit"}
+    assert leeway("revoke", root, "rented") == (0, "")
+    with pytest.raises(UnauthenticatedError):
+        caller(run, second)
+
+
+def test_certificates_and_roles(run: RunDirectory):
+    root = str(run.root)
+    arguments = ("add", root, "desk", "--no-token", "--san", "desk.test", "--role", "operate", "--role", "submit")
+    assert leeway(*arguments) == (0, "")
+    assert caller(run, None, "desk.test").roles == {"submit", "operate"}
+    assert leeway("add", root, "desk", "--no-token", "--san", "second.test") == (0, "")
+    assert caller(run, None, "second.test").roles == {"submit", "operate"}
+    _, listed = leeway("list", root)
+    assert listed.splitlines()[-1].split() == ["desk", "operate,", "submit", "0", "desk.test,", "second.test"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("add", "ROOT", "a b"), "'a b'"),
+        (("add", "ROOT", "new", "--san", "taken.test"), "old and new share 'taken.test'"),
+        (("add", "ROOT", "new", "--role", "root"), "--role 'root': expected submit or operate"),
+        (("revoke", "ROOT", "new"), "fleet 'new' is not known to"),
+        (("revoke", "ROOT", "old", "--older"), "has 0 tokens, and no older one"),
+        (("list", "/nonexistent"), "not a run directory"),
+    ],
+)
+def test_mistakes_change_nothing(run: RunDirectory, arguments: tuple[str, ...], message: str):
+    add_fleet(run, "old", sans=["taken.test"], token=False)
+    before = run.identities.read_text()
+    code, said = leeway(*(str(run.root) if argument == "ROOT" else argument for argument in arguments))
+    assert (code, message in said.replace("\n", " ")) == (2, True)
+    assert run.identities.read_text() == before
+
+
+def test_the_machines_own_fleet_keeps_what_it_was_given(run: RunDirectory):
+    issue_token(run, "local")
+    add_fleet(run, "local", roles=["submit", "operate"], sans=["local.test"], token=False)
+    issue_token(run, "local")
+    identity = json.loads(run.identities.read_text())["local"]
+    assert (len(identity["tokens"]), identity["sans"], identity["roles"]) == (1, ["local.test"], ["submit", "operate"])
+    assert caller(run, run.secret("local").read_text().strip()).fleet == "local"
+    with pytest.raises(SettingsError, match="share"):
+        add_fleet(run, "other", sans=["local.test"])

@@ -1,0 +1,206 @@
+"""The run file: what it derives for each process, and what it refuses before anything starts."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from learner.cli.run.run_file import Plan, RunFile
+from learner.cli.up.model_check import vocabulary_size
+from learner.config import ParallelConfig
+from runtime.settings import SettingsError
+from tests.tools.runs import DEMO, REPOSITORY
+
+
+def plan(*overrides: str) -> Plan:
+    return RunFile.read(DEMO, overrides).resolve("redis://host:1/0", "demo-1", 16)
+
+
+def refusal(*overrides: str) -> str:
+    with pytest.raises(SettingsError) as caught:
+        RunFile.read(DEMO, overrides)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "configs").glob("*.toml")), ids=lambda path: path.name)
+def test_every_shipped_configuration_resolves(path: Path):
+    run_file = RunFile.read(path)
+    made = run_file.resolve("redis://host:1/0", "run", 1000)
+    assert made.learner.steps == run_file.learner.steps
+
+
+def test_the_demo_is_what_the_readme_says():
+    made = plan()
+    assert (made.learner.parallel.tensor, made.learner.parallel.pipeline) == (2, 2)
+    assert (made.learner.groups_per_step, made.workers[0].sampling.responses) == (16, 8)
+    assert (made.learner.optimizer.lr, made.learner.optimizer.clip_grad, made.learner.publish.every) == (1e-4, 1.0, 1)
+    assert made.workers[0].sampling.temperature == 1.0
+
+
+def test_what_processes_agree_on_is_written_once():
+    made = plan("learner.groups_per_step=6", "learner.max_staleness=9", "rollout.sampling.responses=3")
+    assert made.gateway.admission.groups_per_step == made.learner.groups_per_step == 6
+    assert made.gateway.admission.max_staleness == made.learner.max_staleness == 9
+    assert made.gateway.limits.group_size == (3, 3)
+    assert made.workers[0].sampling.responses == 3
+
+
+def test_paths_addresses_and_seed_are_derived(tmp_path: Path):
+    made = plan(
+        f"run.dir={tmp_path}", "run.seed=5", "gateway.listen=127.0.0.1:7", "gateway.limits.max_message_bytes=99"
+    )
+    worker = made.workers[0]
+    assert (made.learner.seed, worker.seed) == (5, 5)
+    assert made.gateway.queue == made.learner.queue
+    assert (made.learner.queue.url, made.learner.queue.run) == ("redis://host:1/0", "demo-1")
+    assert made.gateway.limits.vocab_size == 16
+    assert made.learner.model == worker.model == tmp_path / "model"
+    assert made.learner.warmup is not None
+    assert made.learner.warmup.demonstrations == tmp_path / "demonstrations.jsonl"
+    assert (made.learner.checkpoint.dir, made.learner.publish.dir) == (tmp_path / "checkpoints", tmp_path / "weights")
+    assert (worker.gateway, worker.max_message_bytes) == ("127.0.0.1:7", 99)
+    assert worker.token_file == tmp_path / "secrets" / "local.token"
+    assert made.gateway.identities_file == tmp_path / "identities.json"
+
+
+def test_workers_share_the_prompts_and_not_the_ports():
+    workers = plan("rollout.workers=3", "rollout.engine.count=2", "rollout.engine.base_port=100").workers
+    assert [worker.name for worker in workers] == ["worker-0", "worker-1", "worker-2"]
+    assert [worker.shard for worker in workers] == [(0, 3), (1, 3), (2, 3)]
+    assert [worker.engine.base_port for worker in workers] == [100, 102, 104]
+
+
+def test_run_json_reads_back_from_wherever_the_directory_lies(tmp_path: Path):
+    run_file = RunFile.read(DEMO, [f"run.dir={tmp_path / 'a'}", "learner.steps=7"]).absolute()
+    run_file.write(tmp_path / "a" / "run.json")
+    assert RunFile.read(tmp_path / "a") == run_file
+    (tmp_path / "a").rename(tmp_path / "b")
+    moved = RunFile.read(tmp_path / "b", ["learner.steps=8"])
+    assert moved.directory.root == tmp_path / "b"
+    assert moved.learner.steps == 8
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("learner.stepz=3", "unknown key 'learner.stepz' (value 3); did you mean 'learner.steps'?"),
+        ("learner.optimizer.learning_rate=3", "known here: learner.optimizer.betas"),
+        ("learner.seed=3", "unknown key 'learner.seed' (value 3); did you mean 'run.seed'?"),
+        ("rollout.sampling.temprature=2", "did you mean 'rollout.sampling.temperature'?"),
+        ("learner.metrics_dir=x", "unknown key 'learner.metrics_dir'"),
+        ("gateway.limits.vocab_size=3", "unknown key 'gateway.limits.vocab_size'"),
+        ("learner.steps=many", "learner.steps = 'many': Input should be a valid integer"),
+        ("queue.url=http://x", "queue.url = 'http://x': "),
+        ("learner.hold_staleness=5", "learner.hold_staleness = 5 is above learner.max_staleness = 4"),
+        ("learner.processes=6", "learner.processes = 6 is not a multiple of 4, as learner.parallel needs"),
+        ("rollout.sampling.responses=1", "rollout.sampling.responses = 1: an advantage compares"),
+        ("rollout.sampling.max_new_tokens=65537", "is above gateway.limits.max_response_tokens = 65536"),
+        ("run.name=a/b", "run.name = 'a/b'"),
+    ],
+)
+def test_mistakes_name_the_key_the_value_and_the_remedy(override: str, message: str):
+    text = refusal(override)
+    assert message in text
+    assert text.startswith(str(DEMO))
+
+
+def write_model(directory: Path, **config: object) -> Path:
+    directory.mkdir()
+    values = {"vocab_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2, **config}
+    (directory / "config.json").write_text(
+        json.dumps({key: value for key, value in values.items() if value is not None})
+    )
+    (directory / "model.safetensors").touch()
+    (directory / "tokenizer.json").touch()
+    return directory
+
+
+def test_a_model_directory_gives_its_vocabulary(tmp_path: Path):
+    assert vocabulary_size(write_model(tmp_path / "m"), ParallelConfig(tensor=4, pipeline=2)) == 32
+
+
+def test_a_mixture_of_experts_may_be_shared_out(tmp_path: Path):
+    cut = ParallelConfig(tensor=2, sequence=True, expert=4)
+    assert vocabulary_size(write_model(tmp_path / "m", num_experts=8), cut) == 32
+
+
+@pytest.mark.parametrize(
+    ("config", "cut", "message"),
+    [
+        ({}, {"tensor": 3}, "learner.parallel.tensor = 3 does not divide the model's num_attention_heads = 4"),
+        ({"num_key_value_heads": 2}, {"tensor": 4}, "does not divide the model's num_key_value_heads = 2"),
+        ({}, {"pipeline": 4}, "learner.parallel.pipeline = 4 does not divide the model's num_hidden_layers = 2"),
+        ({}, {"expert": 2}, "learner.parallel.expert = 2: the model is dense"),
+        ({"num_experts": 6}, {"expert": 4}, "learner.parallel.expert = 4 does not divide the model's num_experts = 6"),
+        ({"num_local_experts": 4}, {"tensor": 2, "expert": 2}, "needs learner.parallel.sequence = true"),
+        ({"vocab_size": None}, {}, "not the configuration of a causal language model: KeyError('vocab_size')"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_refused(tmp_path: Path, config: dict, cut: dict, message: str):
+    with pytest.raises(SettingsError) as caught:
+        vocabulary_size(write_model(tmp_path / "m", **config), ParallelConfig(**cut))
+    assert message in str(caught.value)
+
+
+def test_a_missing_or_incomplete_model_directory_is_refused(tmp_path: Path):
+    with pytest.raises(SettingsError, match=r'model.path = ".*/none": no such directory'):
+        vocabulary_size(tmp_path / "none", ParallelConfig())
+    model = write_model(tmp_path / "m")
+    (model / "tokenizer.json").unlink()
+    with pytest.raises(SettingsError, match=r"it has no tokenizer\.json"):
+        vocabulary_size(model, ParallelConfig())
+
+
+def test_the_demo_file_is_commented_for_people():
+    text = DEMO.read_text()
+    assert text.startswith("# ")
+    assert set(tomllib.loads(text)) == set(RunFile.model_fields)
+
+
+def test_trust_limits_and_quotas_reach_the_processes(tmp_path: Path):
+    tls = ["gateway.tls.certificate=g.crt", "gateway.tls.key=g.key", "rollout.tls.ca=ca.pem"]
+    quotas = [
+        "gateway.connections.max_streams=7",
+        "gateway.admission.quota.groups_per_s=2.5",
+        "gateway.admission.quotas.rented.bytes_per_s=1e6",
+        "learner.weights.rented=3",
+    ]
+    redis = ["queue.password_file=pw", "queue.tls.ca=redis.pem", "queue.url=rediss://u@h:1/0"]
+    made = plan(*tls, *quotas, *redis)
+    gateway, worker = made.gateway, made.workers[0]
+    assert gateway.tls is not None
+    assert worker.tls is not None
+    assert (gateway.tls.certificate, worker.tls.ca) == (Path("g.crt"), Path("ca.pem"))
+    assert gateway.connections.max_streams == 7
+    assert gateway.admission.quota.groups_per_s == 2.5
+    assert gateway.admission.quotas["rented"].bytes_per_s == 1e6
+    assert gateway.admission.weights == made.learner.weights == {"rented": 3.0}
+    assert gateway.queue.password_file == made.learner.queue.password_file == Path("pw")
+    assert gateway.queue.tls.ca == Path("redis.pem")
+
+
+def test_credentials_are_found_from_any_directory(tmp_path: Path):
+    settings = ["gateway.tls.certificate=g.crt", "gateway.tls.key=g.key", "rollout.tls.ca=ca.pem"]
+    run_file = RunFile.read(DEMO, [*settings, "queue.password_file=pw", f"run.dir={tmp_path}"]).absolute()
+    run_file.write(tmp_path / "run.json")
+    made = RunFile.read(tmp_path).resolve("redis://host:1/0", "demo-1", 16)
+    assert made.gateway.tls is not None
+    assert made.workers[0].tls is not None
+    paths = [
+        made.gateway.tls.certificate,
+        made.gateway.tls.key,
+        made.workers[0].tls.ca,
+        made.gateway.queue.password_file,
+    ]
+    assert paths == [Path.cwd() / name for name in ("g.crt", "g.key", "ca.pem", "pw")]
+
+
+def test_one_half_of_tls_is_refused():
+    server = ("gateway.tls.certificate=g.crt", "gateway.tls.key=g.key")
+    assert "gateway.tls is set and rollout.tls is not" in refusal(*server)
+    assert "rollout.tls is set and gateway.tls is not" in refusal("rollout.tls.ca=ca.pem")
+    both = (*server, "gateway.tls.client_ca=ca.pem", "rollout.tls.ca=ca.pem")
+    assert "set rollout.tls.certificate and rollout.tls.key too" in refusal(*both)

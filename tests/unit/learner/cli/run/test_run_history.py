@@ -1,0 +1,96 @@
+"""Reading metrics while they grow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from learner.cli.run.run_history import LearnerHistory, LineReader, RunHistory, WorkerHistory, mean, read_samples
+from tests.tools.runs import make_run, progress, sample, step, write_rows
+
+
+def test_a_half_written_line_waits_for_its_end(tmp_path: Path):
+    path = tmp_path / "m.jsonl"
+    reader = LineReader(path)
+    assert reader.read() == []
+    path.write_text('{"a": 1}\n{"a"')
+    assert reader.read() == [{"a": 1}]
+    assert reader.read() == []
+    with path.open("a") as file:
+        file.write(": 2}\n")
+    assert reader.read() == [{"a": 2}]
+    assert reader.damaged == 0
+
+
+def test_damaged_lines_are_skipped_and_counted(tmp_path: Path):
+    (tmp_path / "m.jsonl").write_bytes(b'{"a": 1}\nnot json\n[1]\n\xff\xfe\n{"a": 2}\n')
+    reader = LineReader(tmp_path / "m.jsonl")
+    assert reader.read() == [{"a": 1}, {"a": 2}]
+    assert reader.damaged == 3
+
+
+def test_a_resume_takes_back_the_steps_of_the_lost_timeline():
+    learner = LearnerHistory()
+    for row in [step(1), step(2), step(3), step(4)]:
+        learner.add(row)
+    learner.add({"kind": "start", "time": 0.0, "epoch": 2, "resumed_step": 2, "recommitted": 0})
+    assert list(learner.steps) == [1, 2]
+    learner.add(step(3, reward=0.9))
+    assert [row["reward"] for row in learner.last(2)] == [0.5, 0.9]
+    learner.add(step(3, reward=0.1))  # the same step again, without a start between
+    assert [row["reward"] for row in learner.last(9)] == [0.5, 0.5, 0.1]
+
+
+def test_a_restarted_worker_counts_on():
+    worker = WorkerHistory()
+    for tokens in (10, 30, 30, 5, 8):  # restarted after 30
+        worker.add(progress(0.0, tokens))
+    assert worker.total("tokens_generated") == 38
+    assert WorkerHistory().total("tokens_generated") == 0
+
+
+def test_the_rate_is_of_the_last_seconds_and_survives_a_restart():
+    worker = WorkerHistory()
+    for time, tokens in ((0.0, 0), (10.0, 1000), (15.0, 1100), (20.0, 100)):  # restarted before the last
+        worker.add(progress(time, tokens))
+    assert worker.rate(10.0) == (100 + 100) / 10
+    assert WorkerHistory().rate(10.0) == 0.0
+
+
+def test_a_run_is_its_learner_and_its_workers(tmp_path: Path):
+    run = make_run(tmp_path / "run").directory
+    write_rows(
+        run.metrics / "worker-1.jsonl",
+        [progress(1.0, 4), {"kind": "engine", "engine": 0, "state": "serving"}],
+    )
+    write_rows(run.metrics / "trained.jsonl", [{"step": 1, "epoch": 1, "groups": []}])
+    metrics = RunHistory(run.metrics).poll()
+    assert list(metrics.learner.steps) == [1, 2, 3]
+    assert set(metrics.workers) == {"worker-0", "worker-1"}
+    assert metrics.workers["worker-1"].engines == {0: "serving"}
+    assert metrics.tokens_generated() == 36 + 4
+    assert metrics.generation_rate() == 12.0  # 24 tokens in 2 s; the other worker has reported once
+    write_rows(run.metrics / "learner.jsonl", [step(4)])
+    assert list(metrics.poll().learner.steps) == [1, 2, 3, 4]
+
+
+def test_mean_is_of_the_rows_that_know():
+    assert mean([{"a": 1.0}, {"a": None}, {}, {"a": 2.0}], "a") == 1.5
+    assert mean([], "a") is None
+
+
+def test_samples_of_all_workers_in_order(tmp_path: Path):
+    write_rows(tmp_path / "worker-1.samples.jsonl", [sample(2.0, 1, "b")])
+    write_rows(tmp_path / "worker-0.samples.jsonl", [sample(1.0, 0, "a"), sample(3.0, 2, "c")])
+    assert [row["response"] for row in read_samples(tmp_path)] == ["a", "b", "c"]
+
+
+def test_one_who_looks_on_for_weeks_keeps_only_the_newest_rows(tmp_path: Path):
+    run = make_run(tmp_path / "run", steps=40).directory
+    write_rows(run.metrics / "learner.jsonl", [{"kind": "skipped", "time": 0.0, "step": 3}] * 30)
+    write_rows(run.metrics / "worker-0.jsonl", [progress(2000.0 + n, n) for n in range(50)])
+    metrics = RunHistory(run.metrics, recent=10).poll()
+    assert list(metrics.learner.steps) == list(range(31, 41))
+    assert [row["version"] for row in metrics.learner.versions] == list(range(31, 41))
+    assert metrics.learner.skipped == 30  # a count, of all
+    assert [row["time"] for row in metrics.workers["worker-0"].progress] == [2040.0 + n for n in range(10)]
+    assert len(RunHistory(run.metrics).poll().learner.steps) == 40

@@ -1,0 +1,191 @@
+"""The supervisor with real processes that are quick to start: restarts, failures, stopping, and nothing left behind."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from learner.cli.run.run_directory import RunDirectory
+from tests.tools.runs import REPOSITORY
+
+MODEL = """
+import json, pathlib, sys
+model = pathlib.Path(sys.argv[1], "model"); model.mkdir()
+(model / "config.json").write_text(json.dumps({"vocab_size": 16, "num_attention_heads": 4, "num_hidden_layers": 2}))
+(model / "tokenizer.json").touch(); (model / "model.safetensors").touch()
+"""
+DEADLINE_S = 90.0
+FOREVER = "import time; time.sleep(600)"
+STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {FOREVER}"
+# Leaves a process in a session of its own behind, as torchrun's ranks and SGLang's schedulers are.
+SCATTERING = (
+    f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {STUBBORN!r}], start_new_session=True); {FOREVER}"
+)
+# Says that it waits for a signal, and takes a while to save.
+SAVING = """
+import pathlib, signal, sys, time
+def stop(*_):
+    time.sleep({seconds}); pathlib.Path(sys.argv[1], "saved").touch(); sys.exit()
+signal.signal(signal.SIGTERM, stop)
+pathlib.Path(sys.argv[1], "ready").touch()
+time.sleep(600)
+"""
+WELL = {
+    "model": MODEL,
+    "demonstrations": "import pathlib, sys; pathlib.Path(sys.argv[2]).touch()",
+    "gateway": FOREVER,
+    "worker": FOREVER,
+    "learner": "pass",
+}
+
+
+def host(directory: Path, *settings: str, **programs: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tests.tools.supervisor_host"]
+    arguments = [*command, str(directory), json.dumps({**WELL, **programs}), *settings]
+    return subprocess.Popen(arguments, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+
+
+def outcome_of(process: subprocess.Popen[str]) -> dict:
+    try:
+        output, _ = process.communicate(timeout=DEADLINE_S)
+    finally:
+        process.kill()
+    return json.loads(output)
+
+
+def wait_for_pid(directory: Path, process: subprocess.Popen[str], name: str) -> int:
+    path = RunDirectory.at(directory).processes
+    deadline = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline:
+        assert process.poll() is None
+        if path.is_file():
+            pids = {row["name"]: row["pid"] for row in json.loads(path.read_text())}
+            if pids.get(name):
+                return pids[name]
+        time.sleep(0.02)
+    pytest.fail(f"{name} did not start")
+
+
+LINE = json.dumps({"level": "error", "event": "configuration", "error": "limits.vocab_size = 0: must be greater"})
+# Runs that end by themselves: what differs from WELL in each.
+ENDING: dict[str, dict[str, str]] = {
+    "well": {},
+    "a failed job": {"model": "raise SystemExit('ValueError: no such shape')"},
+    **{
+        name: {"learner": FOREVER, name: f"print({LINE!r}); raise SystemExit(2)"}
+        for name in ("gateway", "worker", "learner")
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, dict]]:
+    """Directories and outcomes of ENDING, all run at once."""
+    root = tmp_path_factory.mktemp("ended")
+    started = {name: host(root / name, **programs) for name, programs in ENDING.items()}
+    try:
+        return {name: (root / name, outcome_of(process)) for name, process in started.items()}
+    finally:
+        for process in started.values():
+            process.kill()
+
+
+def test_a_run_ends_when_the_learner_has_done_its_steps(ended: dict[str, tuple[Path, dict]]):
+    directory, outcome = ended["well"]
+    assert (outcome["signal"], outcome["failure"]) == (None, None)
+    run = RunDirectory.at(directory)
+    assert run.demonstrations.is_file()
+    settings = json.loads((run.config / "gateway.json").read_text())
+    assert settings["limits"]["vocab_size"] == 16
+    assert settings["queue"] == json.loads((run.config / "learner.json").read_text())["queue"]
+    token = run.secret("local")
+    assert token.stat().st_mode & 0o777 == 0o600
+    digest = hashlib.sha256(token.read_text().strip().encode()).hexdigest()
+    assert json.loads(run.identities.read_text()) == {"local": {"tokens": [digest], "roles": ["submit"]}}
+
+
+def test_what_dies_is_started_again(tmp_path: Path):
+    process = host(tmp_path / "r", learner=FOREVER)
+    learner = wait_for_pid(tmp_path / "r", process, "learner")
+    gateway = wait_for_pid(tmp_path / "r", process, "gateway")
+    os.kill(gateway, signal.SIGKILL)
+    deadline = time.monotonic() + DEADLINE_S
+    while wait_for_pid(tmp_path / "r", process, "gateway") == gateway:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert wait_for_pid(tmp_path / "r", process, "learner") == learner
+    process.send_signal(signal.SIGTERM)
+    outcome = outcome_of(process)
+    assert outcome["signal"] == signal.SIGTERM
+    assert outcome["restarts"]["gateway"] == 1
+
+
+@pytest.mark.parametrize("name", ["gateway", "worker", "learner"])
+def test_a_configuration_error_ends_the_run_with_the_process_own_words(ended: dict[str, tuple[Path, dict]], name: str):
+    assert ended[name][1]["failure"].endswith(": limits.vocab_size = 0: must be greater")
+
+
+def test_a_job_that_fails_ends_the_run(ended: dict[str, tuple[Path, dict]]):
+    assert ended["a failed job"][1]["failure"].startswith("model: ValueError: no such shape (log: ")
+
+
+def test_ctrl_c_ends_stubborn_and_scattered_processes_within_ten_seconds(tmp_path: Path):
+    process = host(tmp_path / "r", "learner.stop_grace_s=1", learner=STUBBORN, worker=SCATTERING, gateway=STUBBORN)
+    wait_for_pid(tmp_path / "r", process, "learner")
+    family = psutil.Process(process.pid)
+    deadline = time.monotonic() + DEADLINE_S
+    while len(members := family.children(recursive=True)) < 4:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    outcome = outcome_of(process)
+    assert time.monotonic() - began < 10
+    assert outcome["signal"] == signal.SIGINT
+    assert [member for member in members if member.is_running() and member.status() != psutil.STATUS_ZOMBIE] == []
+
+
+@pytest.mark.parametrize(("grace_s", "seconds", "saved"), [(0.2, 60, False), (60.0, 0.5, True)])
+def test_the_learner_has_as_long_for_its_last_checkpoint_as_it_is_given(
+    tmp_path: Path, grace_s: float, seconds: float, saved: bool
+):
+    directory = tmp_path / "r"
+    process = host(directory, f"learner.stop_grace_s={grace_s}", learner=SAVING.format(seconds=seconds))
+    deadline = time.monotonic() + DEADLINE_S
+    while not (directory / "ready").is_file():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    assert outcome_of(process)["signal"] == signal.SIGTERM
+    assert (directory / "saved").is_file() == saved
+
+
+def test_a_second_ctrl_c_does_not_wait(tmp_path: Path):
+    process = host(tmp_path / "r", "learner.stop_grace_s=600", learner=STUBBORN, worker=STUBBORN)
+    wait_for_pid(tmp_path / "r", process, "learner")
+    deadline = time.monotonic() + DEADLINE_S
+    while process.poll() is None and time.monotonic() < deadline:
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+    assert outcome_of(process)["signal"] == signal.SIGINT
+    assert RunDirectory.at(tmp_path / "r").processes.is_file()
+
+
+def test_sigkill_of_the_supervisor_takes_every_process_with_it(tmp_path: Path):
+    process = host(tmp_path / "r", learner=STUBBORN, worker=STUBBORN, gateway=STUBBORN)
+    wait_for_pid(tmp_path / "r", process, "learner")
+    members = psutil.Process(process.pid).children(recursive=True)
+    assert len(members) == 3
+    process.kill()
+    process.communicate(timeout=DEADLINE_S)
+    gone, alive = psutil.wait_procs(members, timeout=DEADLINE_S)
+    assert len(gone) == 3, alive

@@ -1,0 +1,170 @@
+"""Alarms on histories shaped as metrics/learner.jsonl: silent on a healthy run, early on each kind of collapse."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from typing import Any
+
+import pytest
+
+from learner.config.control import AlarmConfig
+from learner.control.alarms import Alarm, Alarms, Track
+
+
+def row(step: int, noise: random.Random, **values: Any) -> dict[str, Any]:
+    """A step of a demo that learns: reward .22 -> .85 with a batch's scatter, NLL of positives .3 -> .1, entropy .6 -> .1."""
+    done = 1 - math.exp(-step / 120)
+    healthy = {
+        "step": step,
+        "reward": min(1.0, max(0.0, 0.22 + 0.63 * done + noise.gauss(0, 0.06))),
+        "nll_positive": (0.3 - 0.2 * done) * math.exp(noise.gauss(0, 0.25)),
+        "rho": 0.08 + noise.gauss(0, 0.02),
+        "ballistic": noise.gauss(0.05, 0.1),
+        "entropy": (0.6 - 0.5 * done) * math.exp(noise.gauss(0, 0.1)),
+        "finite": True,
+    }
+    return healthy | values
+
+
+def history(steps: int, seed: int = 0, **changes: Any) -> list[dict[str, Any]]:
+    """Healthy rows, each with what ``changes`` (field -> function of the step) make of them."""
+    noise = random.Random(seed)
+    rows = []
+    for step in range(1, steps + 1):
+        healthy = row(step, noise)
+        rows.append(healthy | {name: change(step, healthy[name]) for name, change in changes.items()})
+    return rows
+
+
+def watch(rows: list[dict[str, Any]], **config: Any) -> list[tuple[int, Alarm]]:
+    alarms = Alarms(AlarmConfig.parse(config, "test"))
+    return [(item["step"], alarm) for item in rows for alarm in alarms.observe(item)]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_alarm_on_a_healthy_run(seed: int):
+    assert watch(history(480, seed)) == []
+
+
+def test_a_converged_run_is_no_entropy_collapse():
+    assert watch(history(400, entropy=lambda step, value: value * (0.01 if step > 200 else 1.0))) == []
+
+
+def test_rising_nll_of_positives_is_raised_before_the_reward_has_halved():
+    raised = watch(
+        history(
+            400,
+            nll_positive=lambda step, value: value * math.exp(max(0, step - 150) / 40),
+            reward=lambda step, value: value * math.exp(-max(0, step - 190) / 40),
+        )
+    )
+    assert [alarm.rule for _, alarm in raised] == ["nll_positive", "reward"]
+    assert 150 < raised[0][0] <= 190 < raised[1][0] < 240
+    assert raised[0][1].reason.startswith("the NLL of positives has risen to ")
+
+
+@pytest.mark.parametrize(
+    ("rule", "field", "change"),
+    [
+        ("rho", "rho", lambda step, value: value + (0.6 if step > 100 else 0.0)),
+        ("ballistic", "ballistic", lambda step, value: value + (0.8 if step > 100 else 0.0)),
+        ("reward", "reward", lambda step, value: value * (0.2 if step > 100 else 1.0)),
+        ("non_finite", "finite", lambda step, value: step not in (103, 107, 110)),
+    ],
+)
+def test_each_sign_is_raised_once_within_a_window(rule: str, field: str, change: Any):
+    raised = watch(history(300, **{field: change}))
+    assert [alarm.rule for _, alarm in raised] == [rule]
+    assert 100 < raised[0][0] <= 120
+    assert raised[0][1].action == "warn"
+
+
+def test_entropy_collapse_with_falling_reward():
+    raised = watch(
+        history(
+            300,
+            entropy=lambda step, value: value * (0.01 if step > 150 else 1.0),
+            reward=lambda step, value: value * (0.6 if step > 150 else 1.0),
+        )
+    )
+    assert [alarm.rule for _, alarm in raised] == ["entropy"]
+
+
+def test_one_wild_step_is_no_alarm_and_a_sign_that_returns_is_raised_again():
+    assert watch(history(100, rho=lambda step, value: 4.0 if step == 60 else value), rho="warn") == []
+    on_and_off = history(400, rho=lambda step, value: 0.9 if 100 < step <= 160 or step > 300 else 0.05)
+    assert [alarm.rule for _, alarm in watch(on_and_off)] == ["rho", "rho"]
+
+
+def test_actions_are_configured_by_rule_and_off_is_silent():
+    rows = history(200, rho=lambda step, value: 0.9)
+    assert watch(rows, rho="off") == []
+    assert [alarm.action for _, alarm in watch(rows, rho="hold")] == ["hold"]
+
+
+def test_rows_without_a_measurement_are_passed_over():
+    rows = history(200, rho=lambda step, value: None if step % 2 else value, ballistic=lambda step, value: None)
+    assert watch(rows) == []
+
+
+def test_state_survives_a_checkpoint_in_json():
+    rows = history(300, nll_positive=lambda step, value: value * (3.0 if step > 150 else 1.0))
+    whole = watch(rows)
+    before = Alarms(AlarmConfig())
+    assert [a for item in rows[:155] for a in before.observe(item)] == []
+    after = Alarms(AlarmConfig())
+    after.load_state_dict(json.loads(json.dumps(before.state_dict())))
+    assert [(item["step"], a) for item in rows[155:] for a in after.observe(item)] == whole
+    assert len(whole) == 1
+
+
+def test_forgetting_starts_anew():
+    alarms = Alarms(AlarmConfig())
+    for item in history(200):
+        alarms.observe(item)
+    alarms.forget()
+    low = history(200, reward=lambda step, value: 0.1)
+    assert [alarm for item in low for alarm in alarms.observe(item)] == []
+
+
+def test_track_by_hand():
+    track = Track(4)  # a value weighs 3/4 of the next one
+    track.add(1.0)
+    assert (track.mean, track.lowest) == (None, 1.0)
+    track.add(3.0)
+    assert track.mean == track.first == track.highest == pytest.approx((0.75 + 3) / 1.75)
+    track.add(0.0)
+    assert track.mean == pytest.approx(0.75 * 3.75 / (0.75 * 1.75 + 1))
+    assert (track.lowest, track.highest) == (1.0, track.first)
+
+
+# The first steps of `sort` with reinforce, a learning rate of 6e-4 and a staleness that grows to 9, as measured.
+COLLAPSE = {
+    "reward": [
+        0.3, 0.31, 0.32, 0.35, 0.29, 0.33, 0.41, 0.33, 0.23, 0.41, 0.08, 0.01, 0.05, 0.0, 0.01, 0.0, 0.05, 0.0, 0.05, 0.05,
+    ],
+    "nll_positive": [
+        0.148, 0.606, 1.0, 1.035, 1.244, 1.248, 0.804, 0.673, 1.202, 1.029, 0.388, 0.933, 1.118, None, 0.723, None, 0.348,
+        None, 0.722, 0.403,
+    ],
+}  # fmt: skip
+
+
+def test_a_measured_collapse_is_seen_before_the_reward_falls():
+    """The reward falls at step 11."""
+    columns = zip(*COLLAPSE.values(), strict=True)
+    rows = [{"step": step, "reward": reward, "nll_positive": nll} for step, (reward, nll) in enumerate(columns, 1)]
+    assert [(step, alarm.rule) for step, alarm in watch(rows)] == [(5, "nll_positive"), (16, "reward")]
+
+
+def test_a_sign_stands_until_it_was_gone_for_a_window():
+    alarms = Alarms(AlarmConfig())
+    standing = []
+    for item in history(200, rho=lambda step, value: 0.9 if 50 < step <= 100 else 0.05):
+        alarms.observe(item)
+        standing.append(alarms.has_active)
+    assert not any(standing[:50])
+    assert all(standing[60:100])
+    assert not any(standing[125:])

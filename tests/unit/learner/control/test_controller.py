@@ -1,0 +1,182 @@
+"""The rate of each step: schedule, law and holds together; and the row a step leaves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from learner.batch.statistics import GroupStatistics, describe
+from learner.config import LearnerConfig
+from learner.control.controller import LearningRateController, LearningRateDecision
+from learner.intake.batch_source import TakenBatch
+from learner.megatron.training.trainer import StepStats
+from learner.megatron.training.update_meter import Update
+from learner.telemetry.step_row import StepRecord, step_row, timing
+from leeway.v1 import rollout_pb2 as pb
+
+
+def config(**values: Any) -> LearnerConfig:
+    base = {
+        "model": "m", "queue": {"url": "redis://x", "run": "r"}, "steps": 1000, "metrics_dir": "x",
+        "checkpoint": {"dir": "x"}, "publish": {"dir": "x"}, "optimizer": {"lr": 1.0},
+    }  # fmt: skip
+    return LearnerConfig.parse({**base, **values}, "test")
+
+
+def groups(largest: int = 0, mean: float = 0.0) -> GroupStatistics:
+    return GroupStatistics(0.5, 0.5, mean, largest, {largest: 10}, 2, 10)
+
+
+def row(decision: LearningRateDecision, **values: Any) -> dict[str, Any]:
+    return {
+        "reward": 0.5,
+        "update_norm": None,
+        "lr": decision.rate,
+        "lr_active": decision.active,
+        "finite": True,
+        **values,
+    }
+
+
+def test_off_is_the_schedule():
+    decision = LearningRateController(config(optimizer={"lr": 1.0, "warmup_steps": 1})).decide(0, groups(9))
+    assert (decision.rate, decision.scheduled, decision.bounds, decision.active) == (0.5, 0.5, None, "none")
+
+
+@pytest.mark.parametrize(("which", "expected"), [("max", 0.5), ("mean", 1.0)])
+def test_the_law_caps_with_the_staleness_that_is_configured(which: str, expected: float):
+    steering = LearningRateController(config(lr_control={"mode": "cap", "r_batch": 8.0, "staleness": which}))
+    steering.observe(row(steering.decide(0, groups()), update_norm=4.0))  # G_upd = 4
+    decision = steering.decide(1, groups(largest=4, mean=1.0))
+    assert (decision.rate, decision.scheduled) == (expected, 1.0)
+    assert decision.active == ("batch" if which == "max" else "none")
+
+
+def test_the_first_step_is_capped_for_the_staleness_that_is_allowed():
+    steering = LearningRateController(
+        config(lr_control={"mode": "cap", "r_batch": 9.0, "smoothing": 0.5}, max_staleness=6)
+    )
+    steering.expect(weights=16)
+    assert steering.decide(0, groups()).rate == pytest.approx(9 / (3 * 4))
+
+
+def test_a_hold_freezes_the_weights_and_training_goes_on_at_half_the_rate():
+    steering = LearningRateController(config(alarms={"window": 2, "reward": "hold", "hold_steps": 3}))
+    rates, raised = [], []
+    for step in range(12):
+        decision = steering.decide(step, groups())
+        rates.append(decision.rate)
+        raised += [(step, alarm.rule) for alarm in steering.observe(row(decision, reward=0.8 if step < 4 else 0.1))]
+    assert raised == [(5, "reward")]  # the reward stays low; it is judged anew by what comes after the hold
+    assert rates == [1.0] * 6 + [0.0] * 3 + [0.5] * 3
+
+
+def drive(steering: LearningRateController, rewards: list[float]) -> list[tuple[int, str]]:
+    """Steps 1, 2, ... with these rewards; (step, action) of the alarms raised."""
+    raised = []
+    for step, reward in enumerate(rewards, 1):
+        decision = steering.decide(step - 1, groups())
+        raised += [(step, alarm.action) for alarm in steering.observe(row(decision, reward=reward))]
+    return raised
+
+
+def test_weights_have_proved_healthy_a_window_later_and_never_once_a_sign_was_there():
+    steering = LearningRateController(config(alarms={"window": 4, "reward": "warn"}))
+    proven = []
+    for step, reward in enumerate([0.8] * 10 + [0.1] * 5, 1):
+        steering.observe(row(steering.decide(step - 1, groups()), reward=reward))
+        proven.append(list(steering.healthy_steps(step)))
+    assert proven[3] == []
+    assert proven[4] == [1]
+    assert proven[9] == [1, 2, 3, 4, 5, 6]
+    alarm = next(step for step, steps in enumerate(proven, 1) if step > 5 and not steps)
+    assert 10 < alarm <= 13
+    assert proven[alarm - 2][-1] <= 10 - 1  # the newest checkpoint that may be gone back to is of before the fall
+
+
+def test_a_rollback_lowers_the_rate_and_after_so_many_it_is_a_hold():
+    settings = config(alarms={"window": 2, "reward": "rollback", "rollbacks": 1, "hold_steps": 3})
+    collapse = [0.8] * 4 + [0.1] * 4
+    steering = LearningRateController(settings)
+    assert drive(steering, collapse) == [(6, "rollback")]
+    assert steering.next_rollback() == (1, 0.5)
+    again = LearningRateController(settings)  # the next start, with the state of the healthy checkpoint
+    again.load_state_dict(json.loads(json.dumps(LearningRateController(settings).state_dict())))
+    again.rolled_back(*steering.next_rollback())
+    assert again.decide(0, groups()).rate == 0.5
+    assert drive(again, collapse) == [(6, "hold")]
+    assert again.decide(8, groups()).rate == 0.0
+
+
+def test_without_a_checkpoint_to_go_back_to_the_weights_are_held():
+    steering = LearningRateController(config(alarms={"window": 2, "reward": "rollback", "hold_steps": 3}))
+    assert drive(steering, [0.8] * 4 + [0.1] * 2) == [(6, "rollback")]
+    steering.hold()
+    assert [steering.decide(step, groups()).rate for step in range(6, 10)] == [0.0, 0.0, 0.0, 0.5]
+
+
+def test_state_survives_a_checkpoint_in_json():
+    settings = config(
+        lr_control={"mode": "cap", "r_batch": 8.0}, alarms={"window": 2, "reward": "hold", "hold_steps": 3}
+    )
+
+    def walk(steering: LearningRateController, steps: range) -> list[LearningRateDecision]:
+        paces = []
+        for step in steps:
+            paces.append(steering.decide(step, groups(largest=step % 5)))
+            steering.observe(
+                row(paces[-1], reward=0.8 if step < 4 else 0.1, update_norm=(2 + step % 3) * paces[-1].rate)
+            )
+        return paces
+
+    whole = walk(LearningRateController(settings), range(15))
+    first, second = LearningRateController(settings), LearningRateController(settings)
+    walk(first, range(7))  # in the middle of the hold
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    assert walk(second, range(7, 15)) == whole[7:]
+    assert len({decision.rate for decision in whole}) > 3
+
+
+def test_an_empty_state_is_a_new_run():
+    steering = LearningRateController(config())
+    steering.load_state_dict({})
+    assert steering.decide(0, groups()).rate == 1.0
+
+
+def record(tmp_path: Path, stats: StepStats | None, rate: float = 0.5) -> StepRecord:
+    tokens = np.array([1, 2], "<i4").tobytes()
+    responses = [pb.Response(tokens=tokens, reward=r, spans=[pb.Span(version=3, start=0, end=2)]) for r in (1.0, 0.0)]
+    taken = TakenBatch([pb.Group(responses=responses)], [], {3: 2})
+    decision = LearningRateController(config(optimizer={"lr": rate})).decide(0, groups())
+    return StepRecord(7, taken, describe(taken.groups, taken.staleness), None, stats, decision, 0.9)
+
+
+def test_row_of_a_step(tmp_path):
+    sums = {
+        "nll_positive_sum": 1.0, "nll_positive_count": 2.0, "nll_negative_sum": 6.0, "nll_negative_count": 3.0,
+        "entropy_sum": 4.0, "entropy_count": 8.0, "rho_sum": 1.0, "rho_count": 4.0, "naive_gap_sum": -0.1,
+    }  # fmt: skip
+    got = step_row(record(tmp_path, StepStats(0.0, 3.0, sums, None, Update(0.02, 0.9))))
+    expected = {
+        "step": 7, "reward": 0.5, "informative": 1.0, "staleness_max": 2, "nll_positive": 0.5,
+        "nll_negative": 2.0, "entropy": 0.5, "rho": 0.25, "naive_gap": -0.1, "grad_norm": 3.0, "update_norm": 0.02,
+        "growth": 0.04, "update_cosine": 0.9, "ballistic": 0.0, "lr": 0.5, "lr_active": "none", "finite": True,
+    }  # fmt: skip
+    assert {name: got[name] for name in expected} == pytest.approx(expected)
+    assert got["reward_staleness"] == {"2": [0.5, 2]}
+
+
+def test_row_of_a_step_without_contrast_and_of_one_that_broke(tmp_path):
+    empty = step_row(record(tmp_path, None))
+    assert (empty["nll_positive"], empty["rho"], empty["update_norm"], empty["finite"]) == (None, None, None, True)
+    broken = step_row(record(tmp_path, StepStats(float("nan"), 1.0, {}, "non-finite loss (nan)")))
+    assert broken["finite"] is False
+
+
+def test_timing_adds_up():
+    parts = timing(1.0, 2.0, 2.5, 4.5, 5.0)
+    assert parts == {"wait_s": 1.0, "pack_s": 0.5, "train_s": 2.0, "publish_s": 0.5, "step_s": 4.0}

@@ -1,0 +1,170 @@
+"""Attention over packed rows against plain attention, one sequence at a time."""
+
+from __future__ import annotations
+
+import itertools
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from learner.batch.packing import Layout, pack
+from learner.batch.types import MicroBatch, Sequence
+from learner.megatron.model import attention
+from learner.megatron.model.attention import PackedAttention, RMSNorm, rotate
+from learner.megatron.model.context_parallel import Context
+from learner.megatron.model.packed_row import PackedRow
+
+HEADS, GROUPS, DIM = 4, 2, 8
+FREQUENCIES = 1.0 / 100.0 ** (torch.arange(0, DIM, 2) / DIM)
+
+
+def _micro_batch(lengths: list[int], multiple: int = 1, muted: bool = False) -> MicroBatch:
+    return pack(_sequences(lengths, muted), Layout(multiple=multiple)).micro_batches[0]
+
+
+def _sequences(lengths: list[int], muted: bool = False) -> list[Sequence]:
+    generated = [torch.arange(n) >= (n if muted else n // 2) for n in lengths]
+    return [Sequence(torch.zeros(n, dtype=torch.int64), g, 1.0, 1.0) for n, g in zip(lengths, generated, strict=True)]
+
+
+def shapes(row: PackedRow) -> list[tuple[int, int]]:
+    return [(bucket.count, bucket.length) for bucket in row.buckets]
+
+
+def _plain(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """One sequence [n, heads, d] each, positions from 0, in float64."""
+    angles = torch.outer(torch.arange(len(q)).double(), FREQUENCIES.double())
+    turned = []
+    for x in (q, k):
+        first, second = x.double().chunk(2, -1)
+        cos, sin = angles.cos()[:, None], angles.sin()[:, None]
+        turned.append(torch.cat([first * cos - second * sin, second * cos + first * sin], -1))
+    q, k = (t.transpose(0, 1) for t in turned)
+    v = v.double().transpose(0, 1)
+    k, v = k.repeat_interleave(HEADS // GROUPS, 0), v.repeat_interleave(HEADS // GROUPS, 0)
+    scores = (q @ k.transpose(1, 2)) / DIM**0.5
+    scores = scores.masked_fill(torch.ones(scores.shape[1:], dtype=torch.bool).triu(1), float("-inf"))
+    return (scores.softmax(-1) @ v).transpose(0, 1).flatten(1)
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    lengths=st.lists(st.sampled_from([2, 3, 5, 9, 40, 150, 300]), min_size=1, max_size=6),
+    multiple=st.sampled_from([1, 4, 7]),
+    seed=st.integers(0, 99),
+)
+def test_equals_attention_sequence_by_sequence(lengths, multiple, seed):
+    """Forward and gradient, short and long sequences mixed, with and without padding at the end."""
+    micro_batch = _micro_batch(lengths, multiple)
+    width = micro_batch.tokens.shape[1]
+    generator = torch.Generator().manual_seed(seed)
+    q, k, v = (torch.randn(width, n, DIM, generator=generator, requires_grad=True) for n in (HEADS, GROUPS, GROUPS))
+    row = PackedRow.of(micro_batch, FREQUENCIES, torch.float32, torch.device("cpu"))
+    output = PackedAttention(None)(q, k, v, None, packed_seq_params=row)
+    bounds = micro_batch.cu_seqlens.tolist()
+    spans = [slice(a, b) for a, b in itertools.pairwise(bounds)][: len(lengths)]
+    expected = torch.cat([_plain(q[s], k[s], v[s]) for s in spans])
+    used = sum(lengths)
+    assert torch.allclose(output[:used].double(), expected, atol=1e-5)
+    weight = torch.randn(used, HEADS * DIM, generator=generator)
+    mine = torch.autograd.grad((output[:used] * weight).sum(), (q, k, v))
+    theirs = torch.autograd.grad((expected * weight).sum(), (q, k, v))
+    for a, b in zip(mine, theirs, strict=True):
+        assert torch.allclose(a, b, atol=1e-4)
+        assert not a[used:].any()
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    lengths=st.lists(st.sampled_from([2, 3, 5, 9, 40, 150, 300]), min_size=1, max_size=6),
+    multiple=st.sampled_from([1, 4, 64]),
+    ranks=st.sampled_from([2, 3, 4]),
+    seed=st.integers(0, 99),
+)
+def test_equals_attention_sequence_by_sequence_when_ranks_share_the_row(lengths, multiple, ranks, seed):
+    """Forward and gradient; the ranks take turns in one process."""
+    micro_batch = pack(_sequences(lengths), Layout(multiple=multiple, context=ranks)).micro_batches[0]
+    width = micro_batch.tokens.shape[1]
+    generator = torch.Generator().manual_seed(seed)
+    q, k, v = (torch.randn(width, n, DIM, generator=generator, requires_grad=True) for n in (HEADS, GROUPS, GROUPS))
+    group: Any = object()
+    cpu = torch.device("cpu")
+    rows = [PackedRow.of(micro_batch, FREQUENCIES, torch.float32, cpu, Context(i, ranks, group)) for i in range(ranks)]
+    both = [torch.stack([rotate(k[row.own], row.cos, row.sin), v[row.own]], 1)[: row.live] for row in rows]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "gather_tokens", lambda *_: torch.cat(both))
+        outputs = [PackedAttention(None)(*(x[row.own] for x in (q, k, v)), packed_seq_params=row) for row in rows]
+    output = torch.zeros(width, HEADS * DIM).index_copy(0, torch.cat([row.own for row in rows]), torch.cat(outputs))
+    spans = [slice(a, b) for a, b in itertools.pairwise(micro_batch.cu_seqlens.tolist())][: len(lengths)]
+    expected = torch.cat([_plain(q[s], k[s], v[s]) for s in spans])
+    assert torch.allclose(output[: len(expected)].double(), expected, atol=1e-5)
+    assert not output[len(expected) :].any()
+    weight = torch.randn(expected.shape, generator=generator)
+    mine = torch.autograd.grad((output[: len(expected)] * weight).sum(), (q, k, v))
+    theirs = torch.autograd.grad((expected * weight).sum(), (q, k, v))
+    for a, b in zip(mine, theirs, strict=True):
+        assert torch.allclose(a, b, atol=1e-4)
+
+
+def test_short_sequences_share_one_call():
+    row = PackedRow.of(_micro_batch([15, 13, 9, 15]), FREQUENCIES, torch.float32, torch.device("cpu"))
+    assert shapes(row) == [(4, 15)]
+
+
+def test_long_sequences_are_not_padded_for_ever():
+    row = PackedRow.of(_micro_batch([4000, 3900, 12, 11, 900]), FREQUENCIES, torch.float32, torch.device("cpu"))
+    assert shapes(row) == [(2, 4000), (1, 900), (2, 12)]
+
+
+def test_padding_at_the_end_does_not_attend():
+    row = PackedRow.of(_micro_batch([15, 14], multiple=512), FREQUENCIES, torch.float32, torch.device("cpu"))
+    assert (row.live, shapes(row)) == (29, [(2, 15)])
+
+
+def test_a_row_without_any_loss_still_runs():
+    row = PackedRow.of(_micro_batch([6], muted=True), FREQUENCIES, torch.float32, torch.device("cpu"))
+    q = torch.randn(6, HEADS, DIM)
+    output = PackedAttention(None)(q, q, q, packed_seq_params=row)
+    assert output.shape == (6, HEADS * DIM)
+    assert output.isfinite().all()
+
+
+def test_unpacked_rows_are_refused():
+    with pytest.raises(ValueError, match="packed_seq_params"):
+        PackedAttention(None)(*torch.zeros(3, 2, HEADS, DIM))
+
+
+def test_rotation_by_hand():
+    """A quarter turn takes (1, 0) to (0, 1); its gradient turns back."""
+    x = torch.tensor([[[1.0, 0.0]]], requires_grad=True)
+    cos, sin = torch.zeros(1, 1, 2), torch.tensor([[[-1.0, 1.0]]])
+    turned = rotate(x, cos, sin)
+    assert turned.tolist() == [[[0.0, 1.0]]]
+    turned[0, 0, 1].backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [[[1.0, 0.0]]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_norm_equals_torch(dtype):
+    norm = RMSNorm(SimpleNamespace(params_dtype=dtype, sequence_parallel=True), 16, eps=1e-6)
+    with torch.no_grad():
+        norm.weight.uniform_(0.5, 2)
+    x = torch.randn(5, 3, 16, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
+    mine, theirs = norm(x), F.rms_norm(x, (16,), norm.weight, 1e-6)
+    tolerance = 1e-6 if dtype == torch.float32 else 2e-2
+    assert mine.dtype == dtype
+    assert torch.allclose(mine, theirs, rtol=tolerance, atol=tolerance)
+    slope = torch.randn(5, 3, 16, generator=torch.Generator().manual_seed(1)).to(dtype)
+    for a, b in zip(
+        torch.autograd.grad(mine, (x, norm.weight), slope),
+        torch.autograd.grad(theirs, (x, norm.weight), slope),
+        strict=True,
+    ):
+        assert torch.allclose(a, b, rtol=tolerance * 10, atol=tolerance * 10)
+    assert getattr(norm.weight, "sequence_parallel", False) is True

@@ -1,0 +1,71 @@
+"""Which context rank holds which tokens, and what a row tells it about them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from learner.batch.packing import Layout, pack
+from learner.batch.types import MicroBatch, Sequence
+from learner.megatron.model.context_parallel import Context, token_owners
+from learner.megatron.model.packed_row import PackedRow
+
+FREQUENCIES = torch.tensor([1.0, 0.01])
+
+
+def micro_batch(lengths: list[int], layout: Layout) -> MicroBatch:
+    made = [Sequence(torch.arange(n) + 1, torch.arange(n) % 3 > 0, 1.0, 1.0) for n in lengths]
+    return pack(made, layout).micro_batches[0]
+
+
+def row(micro: MicroBatch, rank: int, ranks: int) -> PackedRow:
+    return PackedRow.of(micro, FREQUENCIES, torch.float32, torch.device("cpu"), Context(rank, ranks))
+
+
+def test_two_ranks_by_hand():
+    """Eight tokens: parts 01 23 45 67, of which rank 0 holds the first and the last."""
+    micro = micro_batch([8, 4], Layout(context=2))
+    assert token_owners(micro, 2).tolist() == [0, 0, 1, 1, 1, 1, 0, 0, 0, 1, 1, 0]
+    assert row(micro, 1, 2).own.tolist() == [2, 3, 4, 5, 9, 10]
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    lengths=st.lists(st.integers(1, 300), min_size=1, max_size=12),
+    ranks=st.integers(1, 5),
+    multiple=st.sampled_from([1, 2, 64]),
+)
+def test_every_token_once_at_its_position_and_the_same_work_for_all(lengths: list[int], ranks: int, multiple: int):
+    micro = micro_batch(lengths, Layout(multiple=multiple, context=ranks))
+    positions = micro.positions[0]
+    rows = [row(micro, rank, ranks) for rank in range(ranks)]
+    assert torch.cat([one.own for one in rows]).sort().values.tolist() == list(range(len(positions)))
+    assert len({len(one.own) for one in rows}) == 1
+    assert len(rows[0].own) % multiple == 0
+    for one in rows:
+        assert torch.allclose(one.cos[:, 0, 1], (positions[one.own] * FREQUENCIES[1]).cos())
+    # A token attends to as many as its position says, and itself.
+    assert len({int((positions[one.own] + 1).sum()) for one in rows}) == 1
+
+
+@settings(deadline=None, max_examples=50)
+@given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=12), ranks=st.integers(1, 5))
+def test_every_loss_token_once_and_where_it_stands(lengths: list[int], ranks: int):
+    micro = micro_batch(lengths, Layout(context=ranks))
+    found = torch.full_like(micro.loss_target, -1)
+    for rank in range(ranks):
+        one = row(micro, rank, ranks)
+        assert one.own[one.own_loss_index].tolist() == micro.loss_index[one.own_loss].tolist()
+        assert one.own_loss.tolist() == (one.loss_owner == rank).nonzero().flatten().tolist()
+        assert (found[one.own_loss] == -1).all()
+        found[one.own_loss] = micro.tokens[0, one.own[one.own_loss_index] + 1]
+    assert found.tolist() == micro.loss_target.tolist()
+
+
+def test_sequences_that_cannot_be_cut():
+    with pytest.raises(
+        ValueError, match=r"sequences of \[6, 4\] tokens: parallel\.context = 2 cuts each into 4 equal parts"
+    ):
+        token_owners(micro_batch([6, 4], Layout()), 2)

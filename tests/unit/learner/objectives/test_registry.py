@@ -1,0 +1,224 @@
+"""Objectives by configuration: names, constants, other distributions', state, added terms."""
+
+from importlib.metadata import EntryPoint, EntryPoints
+
+import pytest
+import torch
+
+from learner import objectives
+from learner.config import objective as objective_config
+from learner.config.objective import READS, ObjectiveConfig
+from learner.objectives import Loss, MissingInputError, Objective, Responses
+from learner.objectives.asympo import RhoGuard
+from learner.objectives.policy_gradient import Reinforce
+from learner.objectives.regularised import Regularised
+from runtime.settings import SettingsError
+from tests.tools.objective_cases import evaluate, objective, random_groups
+
+
+def parse(**values: object) -> ObjectiveConfig:
+    return ObjectiveConfig.parse(values, "f.toml")
+
+
+def test_every_name_is_built_and_a_configuration_survives_its_file(tmp_path):
+    assert objectives.names() == sorted(READS)
+    for name in READS:
+        assert isinstance(objectives.get(parse(name=name)), Objective)
+        parse(name=name).write(tmp_path / "objective.json")
+        assert ObjectiveConfig.load(tmp_path / "objective.json") == parse(name=name)
+    assert set().union(*READS.values()) | {"name", "advantage", "kl_coef", "entropy_coef", "options"} == set(
+        ObjectiveConfig.model_fields
+    )
+
+
+def test_our_default_is_asympo_with_the_guard_and_off_is_the_papers_formula():
+    assert (parse().name, parse().rho_max) == ("asympo", 0.1)
+    assert parse(rho_max="off").rho_max is None
+    assert objectives.get(parse()).state_dict() == {"positive": None, "negative": None}
+    assert objectives.get(parse(rho_max="off")).state_dict() == {}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"name": "grp0"}, r"f\.toml: name = 'grp0': no such objective; known: .*dr_grpo, drpo"),
+        ({"name": "spo", "rho_max": 0.2}, r"rho_max = 0\.2: spo does not read it \(asympo\)"),
+        (
+            {"name": "reinforce", "clip_high": 0.2},
+            r"clip_high = 0\.2: reinforce does not read it \(grpo, dr_grpo, cispo, gspo\)",
+        ),
+        ({"name": "asympo", "options": {"x": 1}}, r"asympo does not read it \(objectives of others\)"),
+        ({"rho_max": 0}, r"rho_max = 0: Input should be greater than 0"),
+        ({"p_low": 0.9, "p_high": 0.5}, r"p_low = 0\.9 must be below p_high = 0\.5"),
+        ({"name": "dr_grpo", "advantage": "std"}, r"dr_grpo is GRPO without the standard deviation"),
+        ({"name": "sft", "kl_coef": 0.1}, r"sft is for warm starts"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_the_field_and_what_to_do(values: dict[str, object], message: str):
+    with pytest.raises(SettingsError, match=message):
+        parse(**values)
+
+
+def test_constants_reach_the_objective():
+    """Each constant changes the gradient of the objective that reads it."""
+    groups = random_groups(11, [[1.0, 0.0, 0.0], [0.0, 1.0], [1.0, 0.5, 0.0]])
+    changed = {
+        "spo": {"spo_alpha": 0.5}, "opmd": {"opmd_tau": 2.0}, "asymre": {"asymre_shift": 0.3}, "tis": {"tis_cap": 1.01},
+        "asympo": {"scale_floor": 2.0}, "grpo": {"clip_low": 0.01, "clip_high": 0.01}, "dr_grpo": {"dr_grpo_length": 8},
+        "cispo": {"clip_high": 0.01}, "gspo": {"clip_low": 0.9, "clip_high": 9.0}, "drpo": {"drpo_delta": 0.5},
+        "dppo": {"dppo_bound": 1e-3}, "m2po": {"m2po_threshold": 1e-3}, "positives": {"advantage": "std"},
+        "topr": {"advantage": "leave_one_out"},
+    }  # fmt: skip
+    for name, constants in changed.items():
+        before, after = (evaluate(groups, objective(name, **c))[1] for c in ({}, constants))
+        assert not torch.allclose(before, after), name
+
+
+class Elsewhere(Objective):
+    """Another distribution's: the sum of all log-probabilities, times a constant."""
+
+    def __init__(self, config: ObjectiveConfig) -> None:
+        self.factor = config.options["factor"]
+
+    def loss(self, logp: torch.Tensor, responses: Responses) -> Loss:
+        return -self.factor * self.reduce(logp, responses), {}
+
+
+def not_an_objective(config: ObjectiveConfig) -> object:
+    return len
+
+
+def install(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    """As if a distribution with this entry point were installed."""
+    point = EntryPoint(name, f"tests.unit.learner.objectives.test_registry:{value}", objective_config.GROUP)
+
+    def entry_points(group: str) -> EntryPoints:
+        return EntryPoints([point] if group == objective_config.GROUP else [])
+
+    monkeypatch.setattr(objective_config, "entry_points", entry_points)
+
+
+def test_an_entry_point_adds_an_objective(monkeypatch: pytest.MonkeyPatch):
+    install(monkeypatch, "mine", "Elsewhere")
+    assert "mine" in objectives.names()
+    chosen = objectives.get(parse(name="mine", options={"factor": 3.0}, advantage="std"))
+    loss, metrics = chosen(torch.tensor([-1.0, -2.0]), Responses(torch.tensor([0, 0]), torch.ones(1), torch.ones(1)))
+    assert loss.item() == pytest.approx(4.5)
+    assert metrics["rho_sum"].item() == 0
+    with pytest.raises(SettingsError, match=r"spo_alpha = 0\.5: mine does not read it"):
+        parse(name="mine", spo_alpha=0.5)
+
+
+def test_an_entry_point_must_give_an_objective_under_a_name_of_its_own(monkeypatch: pytest.MonkeyPatch):
+    install(monkeypatch, "mine", "not_an_objective")
+    with pytest.raises(SettingsError, match="'mine' gave a builtin_function_or_method, not a learner"):
+        objectives.get(parse(name="mine"))
+    install(monkeypatch, "spo", "Elsewhere")
+    with pytest.raises(SettingsError, match=r"test_objectives_choice:Elsewhere takes the name of our 'spo'"):
+        objectives.get(parse(name="spo"))
+
+
+def sums(positive: float, negative: float, count: int = 4) -> dict[str, float]:
+    """The reduced metrics of a step whose mean scales were these."""
+    return {
+        "nll_positive_sum": positive * count,
+        "nll_positive_count": count,
+        "nll_negative_sum": negative * count,
+        "nll_negative_count": count,
+    }
+
+
+def test_guard_by_hand():
+    guard = RhoGuard(rho_max=0.1)
+    assert guard.factor() == 0.1  # nothing seen: the scales are taken as equal
+    guard.observe(sums(0.5, 1.0))
+    assert guard.factor() == pytest.approx(0.1 * 1.0 / 0.5)
+    guard.observe(sums(1.0, 3.0))
+    guard.observe(sums(0.0, 0.0, count=0))  # a step without either: as before
+    guard.observe(sums(float("nan"), float("inf")))
+    assert (guard.positive, guard.negative) == (pytest.approx(0.55), pytest.approx(1.2))
+    assert guard.factor() == pytest.approx(0.1 * 1.2 / 0.55)
+    assert RhoGuard(0.1, positive=0.01, negative=1.0).factor() == 1.0  # the scales protect: plain ASymPO
+
+
+def test_guard_holds_rho_at_its_bound_where_nothing_else_does():
+    """Equal scales: ASymPO's rho is 1, the guarded one's rho_max."""
+    groups = random_groups(9, [[1.0, 0.0]])
+    for response in groups[0]:
+        response.logp = [-1.0, -2.0, -0.5]
+    for bound, expected in ((None, 1.0), (0.1, 0.1), (0.25, 0.25)):
+        chosen = objectives.get(parse(rho_max=bound or "off"))
+        for _ in range(3):
+            metrics = evaluate(groups, chosen)[2]
+            assert metrics["rho_sum"] / metrics["rho_count"] == pytest.approx(expected)
+            chosen.observe(metrics)
+
+
+def test_guard_state_survives_a_checkpoint():
+    first = objectives.get(parse())
+    first.observe(sums(0.25, 1.0))
+    second = objectives.get(parse())
+    second.load_state_dict(first.state_dict())
+    groups = random_groups(10, [[1.0, 0.0, 0.0]])
+    torch.testing.assert_close(evaluate(groups, second)[1], evaluate(groups, first)[1])
+    assert not torch.allclose(evaluate(groups, objectives.get(parse()))[1], evaluate(groups, first)[1])
+    second.load_state_dict({})  # a checkpoint from before the guard was turned on
+    assert second.state_dict() == objectives.get(parse()).state_dict()
+
+
+def terms(**optional: torch.Tensor) -> Responses:
+    """Two responses of two and one tokens, weight 1/2."""
+    return Responses(torch.tensor([0, 0, 1]), torch.tensor([0.5, -0.5]), torch.tensor([0.5, 0.5]), **optional)
+
+
+def test_kl_to_the_reference_by_hand():
+    logp = torch.tensor([-1.0, -3.0, -2.0], dtype=torch.float64, requires_grad=True)
+    reference = torch.tensor([-1.5, -3.0, -1.0], dtype=torch.float64)
+    bare = logp.detach().clone().requires_grad_()
+    Reinforce()(bare, terms())[0].backward()
+    loss, metrics = Regularised(Reinforce(), kl=0.1)(logp, terms(reference_logp=reference))
+    loss.backward()
+    assert logp.grad is not None
+    assert bare.grad is not None
+    # d = log ref - log pi = -0.5, 0, 1; exp(d) - d - 1 = 0.106531, 0, 0.718282; slope 1 - exp(d) = 0.393469, 0, -1.718282
+    assert loss.item() == pytest.approx(0.1 * (0.5 * 0.106531 / 2 + 0.5 * 0.718282), rel=1e-5)
+    expected = [0.1 * 0.25 * 0.393469, 0.0, -0.1 * 0.5 * 1.718282]
+    assert (logp.grad - bare.grad).tolist() == pytest.approx(expected, rel=1e-5)
+    assert metrics["kl_sum"].item() == pytest.approx(0.824813, rel=1e-5)
+    assert metrics["kl_count"].item() == 3
+    assert metrics["rho_sum"] / metrics["rho_count"] == pytest.approx(1.0)  # the objective's own
+
+
+def test_kl_of_far_tokens_is_finite():
+    logp = torch.tensor([-100.0, -1e-7, -2.0], requires_grad=True)
+    reference = torch.tensor([-1e-7, -100.0, -2.0])
+    loss, _ = Regularised(Reinforce(), kl=0.1)(logp, terms(reference_logp=reference))
+    loss.backward()
+    assert logp.grad is not None
+    assert bool(logp.grad.isfinite().all())
+
+
+def test_entropy_bonus_raises_the_entropy():
+    logits = torch.tensor([[2.0, 0.0, -1.0]] * 3, dtype=torch.float64, requires_grad=True)
+    logs = logits.log_softmax(1)
+    entropy = -(logs.exp() * logs).sum(1)
+    loss, _ = Regularised(Reinforce(), entropy=0.01)(logs[:, 0], terms(entropy=entropy))
+    (full,) = torch.autograd.grad(loss, logits, retain_graph=True)
+    (bare,) = torch.autograd.grad(Reinforce()(logs[:, 0], terms())[0], logits, retain_graph=True)
+    (slope,) = torch.autograd.grad(entropy[0] / 4 + entropy[1] / 4 + entropy[2] / 2, logits)
+    torch.testing.assert_close(full - bare, -0.01 * slope)
+
+
+def test_added_terms_ask_for_what_they_need_and_keep_groups_without_contrast():
+    logp = torch.tensor([-1.0, -3.0, -2.0], requires_grad=True)
+    chosen = objectives.get(parse(name="grpo", kl_coef=0.1))
+    assert (chosen.needs_behaviour, chosen.needs_reference, chosen.weighting.keep) == (True, True, "all")
+    assert chosen.weighting.advantage == "std"
+    with pytest.raises(MissingInputError, match="needs behaviour_logp"):
+        chosen(logp, terms(reference_logp=torch.zeros(3)))
+    with pytest.raises(MissingInputError, match="needs reference_logp"):
+        Regularised(Reinforce(), kl=0.1)(logp, terms())
+    with pytest.raises(MissingInputError, match="needs the entropy"):
+        Regularised(Reinforce(), entropy=0.1)(logp, terms())
+    with pytest.raises(MissingInputError, match="entropy carries no gradient"):
+        Regularised(Reinforce(), entropy=0.1)(logp, terms(entropy=torch.ones(3)))

@@ -1,0 +1,189 @@
+"""Publication in one real process group of one rank: what lands on disk, in which order, and what a failure leaves.
+
+Also what a learner that was replaced and thawed can still do: nothing.
+"""
+
+import hashlib
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from blake3 import blake3
+from google.protobuf import json_format
+from safetensors.torch import load_file
+
+from learner.config import PublishConfig
+from learner.publish.catalog import versions_on_disk
+from learner.publish.publisher import Publisher
+from learner.storage.fence import DirectoryFence
+from leeway.v1 import manifest_pb2, rollout_pb2
+
+pytestmark = pytest.mark.usefixtures("process_group")
+
+
+class Registry:
+    def __init__(self, running: set[int] | None = None) -> None:
+        self.policies: list[rollout_pb2.Policy] = []
+        self.failures: list[tuple[int, Exception]] = []
+        self.running = running or set()
+
+    def published(self, policy: rollout_pb2.Policy, seconds: float) -> None:
+        self.policies.append(policy)
+
+    def not_published(self, version: int, error: Exception) -> None:
+        self.failures.append((version, error))
+
+    def in_use(self) -> set[int]:
+        return self.running
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    directory = tmp_path / "model"
+    directory.mkdir()
+    (directory / "config.json").write_text('{"model_type": "qwen3"}')
+    (directory / "tokenizer.json").write_text("{}")
+    return directory
+
+
+def shard(value: float) -> list[tuple[str, torch.Tensor]]:
+    return [("model.norm.weight", torch.full((4,), value)), ("lm_head.weight", torch.full((2, 4), value))]
+
+
+def make(root: Path, model: Path, registry: Registry, first: int = 0, epoch: int = 1, **settings: Any) -> Publisher:
+    fence = DirectoryFence(root, epoch)
+    fence.take()
+    return Publisher(PublishConfig(dir=root, **settings), fence, model, first, registry)
+
+
+def test_a_version_is_whole_and_its_manifest_tells_the_truth(tmp_path: Path, model: Path):
+    registry = Registry()
+    publisher = make(tmp_path / "w", model, registry, first=7, epoch=3)
+    publisher.publish(40, shard(1.5))
+    publisher.wait()
+    directory = tmp_path / "w" / "weight_v000007"
+    raw = (directory / "manifest.json").read_bytes()
+    manifest = json_format.Parse(raw, manifest_pb2.Manifest())
+    assert (manifest.version, manifest.step, manifest.epoch) == (7, 40, 3)
+    assert {item.name for item in manifest.files} == {path.name for path in directory.iterdir()} - {"manifest.json"}
+    for item in manifest.files:
+        content = (directory / item.name).read_bytes()
+        assert (item.size, item.digest) == (len(content), f"blake3:{blake3(content).hexdigest()}")
+    assert manifest.config_sha256 == hashlib.sha256((model / "config.json").read_bytes()).hexdigest()
+    index = json.loads((directory / "model.safetensors.index.json").read_text())["weight_map"]
+    assert set(index) == {"model.norm.weight", "lm_head.weight"}
+    assert load_file(directory / index["lm_head.weight"])["lm_head.weight"].tolist() == [[1.5] * 4] * 2
+    assert (tmp_path / "w" / "latest").read_text() == "7"
+    assert registry.policies[0].manifest_sha256 == hashlib.sha256(raw).hexdigest()
+    assert registry.policies[0].uri == directory.resolve().as_uri()
+
+
+def test_retention_keeps_the_newest_every_nth_and_what_a_fleet_runs(tmp_path: Path, model: Path):
+    publisher = make(tmp_path / "w", model, Registry(running={3}), keep=2, keep_every=5)
+    for step in range(9):
+        publisher.publish(step, shard(step))
+    publisher.wait()
+    kept = sorted(int(path.name[8:]) for path in (tmp_path / "w").glob("weight_v*"))
+    assert kept == [0, 3, 5, 7, 8]
+
+
+def test_a_failed_write_leaves_the_previous_version_current(tmp_path: Path, model: Path):
+    registry = Registry()
+    publisher = make(tmp_path / "w", model, registry)
+    publisher.publish(1, shard(1))
+    publisher.wait()
+    (tmp_path / "w" / ".epoch_00000001" / "weight_v000001").write_text("a file where the directory should be")
+    publisher.publish(2, shard(2))
+    publisher.wait()
+    assert [version for version, _ in registry.failures] == [1]
+    assert (tmp_path / "w" / "latest").read_text() == "0"
+    publisher.publish(3, shard(3))
+    publisher.wait()
+    assert (tmp_path / "w" / "latest").read_text() == "2"
+    assert [policy.version for policy in registry.policies] == [0, 2]
+
+
+def test_bfloat16_halves_the_bytes(tmp_path: Path, model: Path):
+    publisher = make(tmp_path / "w", model, Registry(), dtype="bfloat16")
+    publisher.publish(1, shard(1))
+    publisher.wait()
+    tensors = load_file(tmp_path / "w" / "weight_v000000" / "model-00000.safetensors")
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
+
+
+def test_a_zombie_publishes_nothing_and_leaves_the_pointer(tmp_path: Path, model: Path):
+    root = tmp_path / "w"
+    theirs, ours = Registry(), Registry()
+    zombie = make(root, model, theirs)
+    zombie.publish(1, shard(1))
+    zombie.wait()
+    living = make(root, model, ours, first=1, epoch=2)
+    zombie.publish(2, shard(2))  # the same number
+    zombie.wait()
+    living.publish(1, shard(3))
+    living.wait()
+    zombie.publish(3, shard(4))
+    zombie.wait()
+    assert [version for version, _ in theirs.failures] == [1, 2]
+    assert versions_on_disk(root) == [0, 1]
+    assert (root / "latest").read_text() == "1"
+    assert load_file(root / "weight_v000001" / "model-00000.safetensors")["model.norm.weight"].tolist() == [3.0] * 4
+
+
+def test_a_zombie_frozen_before_the_registration_leaves_an_orphan(tmp_path: Path, model: Path):
+    """The version is on disk, the queue refuses it: the run ends, and the next learner numbers its own above it."""
+
+    class Fenced(Registry):
+        def published(self, policy: rollout_pb2.Policy, seconds: float) -> None:
+            raise RuntimeError("FENCED")
+
+    root = tmp_path / "w"
+    zombie = make(root, model, Fenced())
+    zombie.publish(1, shard(1))
+    with pytest.raises(RuntimeError, match="FENCED"):
+        zombie.wait()
+    registry = Registry()
+    living = make(root, model, registry, first=max(versions_on_disk(root)) + 1, epoch=2, keep=2)
+    for step in (1, 2, 3):
+        living.publish(step, shard(step))
+    living.wait()
+    assert [policy.version for policy in registry.policies] == [1, 2, 3]
+    assert versions_on_disk(root) == [2, 3]  # the orphan went with age
+
+
+def test_a_zombies_retention_spares_the_living(tmp_path: Path, model: Path):
+    """Frozen while it asks what fleets run, thawed when its window is long past."""
+    root = tmp_path / "w"
+
+    class Frozen(Registry):
+        def in_use(self) -> set[int]:
+            if self.policies[-1].version == 2:
+                make(root, model, Registry(), first=3, epoch=2, keep=4)
+            return set()
+
+    zombie = make(root, model, Frozen(), keep=2)
+    for step in range(3):
+        zombie.publish(step, shard(step))
+    zombie.wait()
+    assert versions_on_disk(root) == [0, 1, 2]
+    assert zombie.version == 2
+
+
+def test_a_publication_that_takes_too_long_is_given_up(tmp_path: Path, model: Path):
+    """Its registry does not answer: the end of the process waits so long and no longer."""
+    release = threading.Event()
+
+    class Stuck(Registry):
+        def published(self, policy: rollout_pb2.Policy, seconds: float) -> None:
+            assert release.wait(30)
+
+    publisher = make(tmp_path / "w", model, Stuck())
+    publisher.publish(1, shard(1))
+    publisher.wait(0.05)
+    (writer,) = [thread for thread in threading.enumerate() if thread.name == "publish-0"]
+    assert writer.daemon  # or the interpreter would wait for it
+    release.set()
+    writer.join(30)

@@ -1,0 +1,55 @@
+"""What a step's numbers say, by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from learner.telemetry.diagnostics import ballistic, ratios, reward_by_staleness
+from leeway.v1 import rollout_pb2 as pb
+
+
+def test_sums_become_one_number_each():
+    sums = {
+        "nll_positive_sum": 3.0, "nll_positive_count": 2.0, "naive_gap_sum": -0.25, "entropy_count": 4.0, "entropy_sum": 1.0,
+    }  # fmt: skip
+    assert ratios(sums) == {"nll_positive": 1.5, "naive_gap": -0.25, "entropy": 0.25}
+
+
+def test_nothing_counted_and_nothing_finite_is_nothing_known():
+    assert ratios({"rho_sum": 2.0, "rho_count": 0.0, "naive_gap_sum": math.nan}) == {"rho": None, "naive_gap": None}
+
+
+@pytest.mark.parametrize(("phi", "expected"), [(0.0, 0.0), (0.6, 0.6), (-0.4, -0.4)])
+def test_ballistic_finds_the_gradients_correlation_behind_momentum(phi: float, expected: float):
+    """Gradients g_t = phi g_{t-1} + noise through Adam's exponential mean, in 20,000 dimensions."""
+    draw = torch.Generator().manual_seed(2)
+    gradient = mean = torch.zeros(20_000)
+    cosine, beta = 0.0, 0.9
+    for _ in range(100):
+        before = mean
+        gradient = phi * gradient + torch.randn(gradient.shape, generator=draw)
+        mean = beta * mean + (1 - beta) * gradient
+        cosine = float(torch.cosine_similarity(mean, before, dim=0))
+    assert ballistic(cosine, beta) == pytest.approx(expected, abs=0.05)
+    assert phi == 0 or abs(cosine - phi) > 0.1  # the raw cosine is not it
+
+
+def test_ballistic_on_a_straight_path_and_without_momentum():
+    assert ballistic(1.0, 0.9) == pytest.approx(1.0)
+    assert ballistic(0.3, 0.0) == 0.3
+    assert ballistic(None, 0.9) is None
+
+
+def response(reward: float, *versions: int) -> pb.Response:
+    spans = [pb.Span(version=version, start=index, end=index + 1) for index, version in enumerate(versions)]
+    return pb.Response(tokens=np.zeros(len(versions), "<i4").tobytes(), reward=reward, spans=spans)
+
+
+def test_reward_by_staleness_counts_a_response_by_its_oldest_token():
+    groups = [
+        pb.Group(responses=[response(1.0, 7), response(0.0, 7)]),
+        pb.Group(responses=[response(1.0, 5, 7), response(0.5, 5)]),
+    ]
+    assert reward_by_staleness(groups, {5: 2, 7: 0}) == {0: (0.5, 2), 2: (0.75, 2)}

@@ -1,0 +1,98 @@
+"""Rank 0's metrics: the rows of learner.jsonl, as Prometheus sees them."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+
+import pytest
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from learner.config import LearnerConfig
+from learner.process.health import RankHealth
+from learner.telemetry.metrics_writer import MetricsWriter
+from learner.telemetry.rank_metrics import RankMetrics
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> LearnerConfig:
+    directories = {name: {"dir": str(tmp_path)} for name in ("checkpoint", "publish")}
+    settings = {"model": "m", "queue": {"url": "redis://x", "run": "r"}, "steps": 60, "metrics_dir": str(tmp_path)}
+    return LearnerConfig.parse({**settings, **directories, "max_staleness": 3}, "test")
+
+
+def shown(meters: RankMetrics) -> dict[str, float]:
+    families = text_string_to_metric_families(generate_latest(meters.instruments.registry).decode())
+    samples = [sample for family in families for sample in family.samples]
+    return {"/".join([one.name.removeprefix("leeway_learner_"), *one.labels.values()]): one.value for one in samples}
+
+
+def row(step: int) -> dict[str, object]:
+    return {
+        "step": step, "version": step, "epoch": 2, "reward": 0.5, "staleness_mean": 1.5, "staleness_max": 3, "rho": None,
+        "nll_positive": 0.7, "nll_negative": None, "entropy": 1.1, "loss": 0.2, "grad_norm": 3.0, "update_norm": 0.01,
+        "lr": 1e-3, "lr_scheduled": 2e-3, "lr_active": "batch", "trained_tokens": 100, "groups": 16,
+        "wait_s": 0.5, "train_s": 1.0, "step_s": 1.6,
+    }  # fmt: skip
+
+
+def test_every_row_of_the_record_becomes_metrics(tmp_path: Path, config: LearnerConfig):
+    meters = RankMetrics(RankHealth(10))
+    assert "step" not in shown(meters)  # of the run only rank 0 speaks
+    writer = MetricsWriter(tmp_path, [], "run", meters.lead(config))
+    fresh = shown(meters)
+    assert fresh["alarms_total/rho"] == fresh["publication_failures_total"] == fresh["rollbacks_total"] == 0
+    assert math.isnan(fresh["reward"])
+    assert fresh["staleness_limit_steps"] == 3
+    writer.event("start", epoch=2, resumed_step=7)
+    writer.step(row(8) | {"true_drift": -0.02, "unusable": 3})
+    writer.step(row(9))
+    writer.event("version", version=9, step=9, seconds=0.3)
+    writer.event("checkpoint", step=9, seconds=1.5, committed=32)
+    writer.event("alarm", step=9, rule="rho", action="warn", reason="0.4")
+    for kind in ("publish_failed", "checkpoint_failed", "skipped", "skipped"):
+        writer.event(kind, step=9)
+    writer.event("rollback", lost=5, step=9)
+    writer.event("something new", step=9)
+    writer.close()
+    seen = shown(meters)
+    expected = {
+        "step": 9, "version": 9, "epoch": 2, "reward": 0.5, "staleness_max_steps": 3, "nll_nats/positive": 0.7,
+        "learning_rate": 1e-3, "learning_rate_bound/batch": 1, "learning_rate_bound/none": 0, "trained_tokens_total": 200,
+        "groups_total": 32, "phase_seconds_total/wait": 1.0, "phase_seconds_total/train": 2.0, "step_seconds_count": 2,
+        "publication_seconds": 0.3, "checkpoint_seconds": 1.5, "committed_groups_total": 32, "alarms_total/rho": 1,
+        "publication_failures_total": 1, "checkpoint_failures_total": 1, "skipped_steps_total": 2, "rollbacks_total": 1,
+        "given_up_groups_total": 5, "drift_nats": -0.02, "unusable_groups": 3,
+    }  # fmt: skip
+    assert {name: seen[name] for name in expected} == expected
+    assert math.isnan(seen["rho"])
+    for name in ("step", "checkpoint", "publication"):
+        assert abs(seen[f"{name}_timestamp_seconds"] - time.time()) < 60
+
+
+def test_room_on_disk_is_shown_for_both_directories(config: LearnerConfig):
+    meters = RankMetrics(RankHealth(10))
+    meters.lead(config)
+    deadline = time.monotonic() + 60
+    while "disk_free_bytes/weights" not in (seen := shown(meters)):
+        assert time.monotonic() < deadline
+    assert 0 < seen["disk_free_bytes/checkpoints"] <= seen["disk_size_bytes/checkpoints"]
+
+
+def test_a_rank_is_ready_between_opening_and_closing_and_alive_while_it_moves(monkeypatch: pytest.MonkeyPatch):
+    now = [0.0]
+    monkeypatch.setattr("runtime.status.time.monotonic", lambda: now[0])
+    health = RankHealth(10)
+    assert "starting" in (health.ready() or "")
+    health.progress()
+    now[0] = 100.0
+    assert health.alive() is None  # loading a model takes its time
+    health.opened()
+    assert health.ready() is None
+    assert "nothing has moved for 100 s" in (health.alive() or "")
+    health.progress()
+    assert health.alive() is None
+    health.closing()
+    assert health.ready() == "ending"

@@ -1,0 +1,105 @@
+"""Token ids on the wire, the demo model's tokenizer, and group ids."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rollout.client.ids import new_group_id
+from rollout.client.wire import decode_ids, encode_ids
+from rollout.data.demo_model import BOS, EOS, TOKENS, write_model
+from rollout.data.tokenizer import Tokenizer, TokenizerError
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("model")
+    assert write_model(directory, seed=0) == 594_688
+    return directory
+
+
+@given(st.lists(st.integers(0, 2**31 - 1)))
+def test_ids_travel_as_little_endian_int32(ids: list[int]):
+    data = encode_ids(ids)
+    assert data == b"".join(number.to_bytes(4, "little") for number in ids)
+    assert decode_ids(data) == ids
+
+
+def test_a_cut_buffer_is_refused():
+    with pytest.raises(ValueError):
+        decode_ids(b"\x01\x02\x03")
+
+
+@given(text=st.text("0123456789+=", max_size=20))
+def test_the_digit_tokenizer_is_one_token_a_character(model: Path, text: str):
+    tokenizer = Tokenizer(model)
+    assert tokenizer.prompt_ids(text) == [BOS, *(TOKENS.index(character) for character in text)]
+    ids = tokenizer.response_ids(text)
+    assert ids == [*(TOKENS.index(character) for character in text), EOS]
+    assert tokenizer.text(ids) == text
+
+
+def test_only_the_last_end_token_is_left_out_of_the_text(model: Path):
+    tokenizer = Tokenizer(model)
+    assert tokenizer.vocab_size == 16
+    assert tokenizer.eos_ids == (12,)
+    assert tokenizer.text([1, 2]) == "12"
+    assert tokenizer.text([1, 12, 2, 12]) == "1<eos>2"
+    assert tokenizer.text([1, 11], stop_ids=(11,)) == "1"
+    assert tokenizer.text([14, 13]) == "<bos><pad>"
+    assert tokenizer.single_id("=") == 11
+    with pytest.raises(TokenizerError, match="stop = '12': is 2 tokens"):
+        tokenizer.single_id("12")
+
+
+def test_the_same_seed_gives_the_same_model_and_another_another(model: Path, tmp_path: Path):
+    write_model(tmp_path / "a", seed=0)
+    write_model(tmp_path / "b", seed=1)
+    for path in model.iterdir():
+        assert (tmp_path / "a" / path.name).read_bytes() == path.read_bytes()
+    assert (tmp_path / "b/model.safetensors").read_bytes() != (model / "model.safetensors").read_bytes()
+    assert (tmp_path / "b/config.json").read_bytes() == (model / "config.json").read_bytes()
+
+
+def test_transformers_reads_the_model_as_we_do(model: Path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(str(model))
+    assert tokenizer("314159=")["input_ids"] == Tokenizer(model).prompt_ids("314159=")
+    found: Any = AutoModelForCausalLM.from_pretrained(str(model), output_loading_info=True)
+    loaded, info = found
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert sum(parameter.numel() for parameter in loaded.parameters()) == 594_688
+
+
+def test_chat_without_a_template_and_a_missing_tokenizer_are_named(model: Path, tmp_path: Path):
+    with pytest.raises(TokenizerError, match="has no chat template"):
+        Tokenizer(model, "chat").prompt_ids("1")
+    with pytest.raises(TokenizerError, match=r"no tokenizer\.json"):
+        Tokenizer(tmp_path)
+
+
+def test_chat_goes_through_the_template(tmp_path: Path):
+    write_model(tmp_path, seed=0)
+    (tmp_path / "chat_template.jinja").write_text(
+        "{% for m in messages %}<bos>{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}={% endif %}"
+    )
+    assert Tokenizer(tmp_path, "chat").prompt_ids("12") == [14, 1, 2, 11]
+
+
+def test_group_ids_are_uuid7_and_sort_by_time():
+    before = time.time_ns() // 1_000_000
+    ids = [new_group_id() for _ in range(1000)]
+    after = time.time_ns() // 1_000_000
+    assert len(set(ids)) == 1000
+    for text in ids:
+        parsed = uuid.UUID(text)
+        assert str(parsed) == text
+        assert (parsed.version, parsed.variant) == (7, uuid.RFC_4122)
+        assert before <= parsed.int >> 80 <= after

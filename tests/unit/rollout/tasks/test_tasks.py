@@ -1,0 +1,125 @@
+"""Tasks: prompts as a function of (seed, index), exact judges, and errors that name the option."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rollout.tasks import TaskError, load_task
+from rollout.tasks.base import Task
+
+PROCEDURAL = ("sort", "add", "sumto")
+INDICES = st.integers(min_value=0, max_value=10**9)
+
+
+@pytest.mark.parametrize("name", PROCEDURAL)
+@given(seed=st.integers(-(2**31), 2**31), index=INDICES)
+def test_a_prompt_is_a_function_of_seed_and_index_and_its_solution_earns_one(name: str, seed: int, index: int):
+    task, again = load_task(name, seed, {}), load_task(name, seed, {})
+    again.prompt(index + 1)  # what else was asked does not matter
+    prompt = task.prompt(index)
+    assert prompt == again.prompt(index)
+    solution = task.solution(prompt)
+    assert solution is not None
+    assert task.reward(prompt, solution) == 1.0
+    assert 1 <= len(prompt.prompt_id.encode()) <= 256
+
+
+@pytest.mark.parametrize("name", PROCEDURAL)
+def test_another_seed_gives_other_prompts(name: str):
+    first, second = ([load_task(name, seed, {}).prompt(index).text for index in range(50)] for seed in (0, 1))
+    assert first != second
+
+
+def test_sort_judges_exactly():
+    task = load_task("sort", 0, {})
+    prompt = task.prompt(3)
+    digits = prompt.text[:-1]
+    assert len(digits) == 6
+    assert prompt.data == "".join(sorted(digits))
+    for wrong in ("", prompt.data[:-1], prompt.data + "0", prompt.data + "<pad>", " " + prompt.data):
+        assert task.reward(prompt, wrong) == 0.0
+
+
+def test_add_wants_the_last_digit_first():
+    task = load_task("add", 0, {"digits": 3})
+    for index in range(20):
+        prompt = task.prompt(index)
+        left, right = prompt.text[:-1].split("+")
+        assert len(left) == len(right) == 3
+        assert task.reward(prompt, str(int(left) + int(right))[::-1]) == 1.0
+        assert task.reward(prompt, str(int(left) + int(right) + 1)[::-1]) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("response", "reward"),
+    [("98", 1.0), ("89", 1.0), ("773", 1.0), ("99", 0.0), ("", 0.0), ("+98", 0.0), ("٩8", 0.0), ("9800000", 0.0)],
+)
+def test_sumto_takes_any_digits_that_add_up(response: str, reward: float):
+    task = load_task("sumto", 0, {})
+    index = next(index for index in range(1000) if task.prompt(index).data == 17)
+    assert task.reward(task.prompt(index), response) == reward
+
+
+@pytest.fixture
+def gsm8k_file(tmp_path: Path) -> Path:
+    rows = [
+        {"question": "A has 1,000 and 100?", "answer": "Add <<1000+100=1100>>1100.\n#### 1,100"},
+        {"question": "Half of 7?", "answer": "7/2\n#### 3.5"},
+        {"question": "2-5?", "answer": "minus three\n#### -3"},
+    ]
+    path = tmp_path / "train.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_gsm8k_judges_by_value_and_never_runs_out(gsm8k_file: Path):
+    task = load_task("gsm8k", 0, {"path": str(gsm8k_file)})
+    passes = [[task.prompt(3 * number + offset).prompt_id for offset in range(3)] for number in range(8)]
+    assert all(sorted(ids) == ["gsm8k:0", "gsm8k:1", "gsm8k:2"] for ids in passes)
+    assert len({tuple(ids) for ids in passes}) > 1
+    prompt = next(task.prompt(index) for index in range(3) if task.prompt(index).prompt_id == "gsm8k:0")
+    for right in ("it is \\boxed{1100}", "\\boxed{1100.0}", "The answer is 1100", task.solution(prompt)):
+        assert task.reward(prompt, str(right)) == 1.0
+    for wrong in ("\\boxed{1101}", "", "no idea", "\\boxed{}"):
+        assert task.reward(prompt, wrong) == 0.0
+    assert task.solution(prompt) == "Add 1100.\n\\boxed{1100}"
+
+
+def test_gsm8k_names_a_missing_file_and_a_bad_line(tmp_path: Path):
+    with pytest.raises(TaskError, match=r"task\.options\.path = '/no/such\.jsonl': no such file"):
+        load_task("gsm8k", 0, {"path": "/no/such.jsonl"})
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"question": "q", "answer": "no final number"}\n')
+    with pytest.raises(TaskError, match=r"bad\.jsonl, line 1"):
+        load_task("gsm8k", 0, {"path": str(bad)})
+
+
+def test_a_task_of_ones_own():
+    task = load_task("tests.tools.fleet_tasks:Reverse", 5, {})
+    prompt = task.prompt(0)
+    assert isinstance(task, Task)
+    assert task.reward(prompt, prompt.text[:-1][::-1]) == 1.0
+    assert task.solution(prompt) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("srot", {}, "task.name = 'srot': not one of sort, add, sumto, gsm8k, and not module:Class"),
+        ("no.such.module:Task", {}, "cannot be imported"),
+        ("tests.tools.fleet_tasks:Missing", {}, "cannot be imported"),
+        ("tests.tools.fleet_tasks:NotATask", {}, "not a subclass"),
+        ("sort", {"digit": 3}, "does not take them"),
+        ("sort", {"digits": 0}, "digits = 0: at least 1"),
+        ("sumto", {"largest": 100}, "largest = 100"),
+    ],
+)
+def test_what_cannot_be_loaded_is_named(name: str, options: dict, message: str):
+    with pytest.raises(TaskError) as error:
+        load_task(name, 0, options)
+    assert message in str(error.value)

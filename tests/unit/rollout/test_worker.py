@@ -1,0 +1,298 @@
+"""The worker's loop between a scripted gateway and scripted engines: what arrives, what is retried, what is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from leeway.v1 import rollout_pb2 as pb
+from rollout import worker
+from rollout.client.wire import decode_ids
+from rollout.config import WorkerConfig
+from rollout.data.demo_model import DemoShape, write_model
+from rollout.engine import replica as member
+from rollout.main import run_until_signal
+from rollout.worker import WorkerError
+from runtime.trace_context import TRACEPARENT, SpanContext
+from tests.service.collector import Collector
+from tests.tools.fleet_peers import TOKEN, ScriptedEngine, ScriptedGateway, until
+from tests.tools.metric_reference import declared
+from tests.tools.published import publish
+from tests.tools.scrape import Scrape, probe
+
+EOS = 12
+
+
+def sorted_answer(prompt: list[int]) -> list[int]:
+    """The right answer to a sort prompt: [<bos>, six digits, =]."""
+    return [*sorted(prompt[1:-1]), EOS]
+
+
+class Scene:
+    """A worker's surroundings in one directory."""
+
+    def __init__(self, directory: Path, gateway: ScriptedGateway, engines: list[ScriptedEngine]) -> None:
+        self.directory = directory
+        self.gateway = gateway
+        self.engines = engines
+        self.model = directory / "model"
+        write_model(self.model, 0, DemoShape(layers=1, hidden=32, ffn=32))
+        (directory / "token").write_text(TOKEN + "\n")
+
+    def config(self, **changes: Any) -> WorkerConfig:
+        values = {
+            "gateway": self.gateway.address,
+            "token_file": self.directory / "token",
+            "model": self.model,
+            "state_dir": self.directory / "state",
+            "log_dir": self.directory / "logs",
+            "groups_per_request": 2,
+            "requests": 1,
+            "sample_every_s": 0.01,
+            "engine": {"urls": [engine.url for engine in self.engines], "request_timeout_s": 5},
+            "sampling": {"responses": 3, "max_new_tokens": 7},
+        }
+        return WorkerConfig.parse({**values, **changes}, source="test")
+
+    def publish(self, version: int) -> pb.Policy:
+        policy = publish(self.model, self.directory / "weights", version)
+        self.gateway.publish(policy)
+        return policy
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        path = self.directory / name
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        return [row for row in self.rows("metrics/worker-0.jsonl") if row["kind"] == kind]
+
+    @contextlib.asynccontextmanager
+    async def worker(self, **changes: Any) -> AsyncIterator[asyncio.Task[None]]:
+        """A running worker. Cancelled at the end; what it raised before that is raised here."""
+        task = asyncio.create_task(run_until_signal(self.config(**changes)))
+        try:
+            yield task
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+
+@pytest.fixture
+async def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
+    monkeypatch.setattr(member, "_PROBE_EVERY_S", 0.2)
+    monkeypatch.setattr(worker, "_PROGRESS_S", 0.1)
+    gateway = await ScriptedGateway().start()
+    engines = [await ScriptedEngine().start() for _ in range(2)]
+    for engine in engines:
+        engine.answer = sorted_answer
+    gateway.grant = 2
+    yield Scene(tmp_path, gateway, engines)
+    await gateway.stop()
+    for engine in engines:
+        with contextlib.suppress(AssertionError):
+            await engine.stop()
+
+
+def trace_of(group: pb.Group) -> str:
+    return group.group_id.replace("-", "")
+
+
+async def test_groups_arrive_whole_and_are_journaled(scene: Scene):
+    async with scene.worker(engine={"urls": [scene.engines[0].url]}):
+        await until(lambda: bool(scene.gateway.known), "watch")
+        assert scene.gateway.leases == []  # nothing is promised before there is something to generate with
+        scene.publish(0)
+        await until(lambda: len(scene.gateway.received) >= 6, "six groups")
+        scene.publish(1)
+        later = len(scene.gateway.received)
+        spans = lambda request: {span.version for r in request.group.responses for span in r.spans}  # noqa: E731
+        await until(lambda: any(spans(request) == {1} for request in scene.gateway.received[later:]), "version 1")
+        await until(lambda: any(row["groups_accepted"] >= 6 for row in scene.events("progress")), "progress")
+    request = scene.gateway.received[0]
+    assert request.lease_id == "lease-1"
+    group = request.group
+    assert (group.task, group.temperature, len(group.responses)) == ("sort", 1.0, 3)
+    prompt = decode_ids(group.prompt_tokens)
+    for response in group.responses:
+        assert decode_ids(response.tokens) == sorted_answer(prompt)
+        assert response.reward == 1.0
+        assert response.finish_reason == pb.FINISH_REASON_STOP
+        assert [(span.version, span.start, span.end) for span in response.spans] == [(0, 0, 7)]
+    assert scene.gateway.leases[0].running_version == 0
+    assert len({request.group.prompt_id for request in scene.gateway.received}) > 1
+    progress = scene.events("progress")[-1]
+    assert progress["tokens_generated"] == 21 * progress["groups_generated"]
+    assert (progress["reward"], progress["engines_serving"]) == (1.0, 1)
+    assert [row["version"] for row in scene.events("refit")] == [0, 1]
+    assert [row["state"] for row in scene.events("engine")] == ["starting", "stale", "serving"]
+    sample = scene.rows("state/worker-0.samples.jsonl")[0]
+    assert sample["prompt"] == "".join(map(str, prompt[1:-1])) + "="
+    assert (sample["response"], sample["reward"]) == ("".join(map(str, sorted(prompt[1:-1]))), 1.0)
+
+
+async def test_groups_are_followed_into_their_metadata_and_versions_into_the_engines(scene: Scene):
+    with Collector.open() as collector:
+        traced = {"endpoint": collector.endpoint, "sample": 1.0}
+        async with scene.worker(engine={"urls": [scene.engines[0].url]}, traces=traced):
+            policy = scene.publish(0)
+            await until(lambda: bool(scene.gateway.received), "a group")
+            group = scene.gateway.received[0].group
+            followed = lambda: {span.name for span in collector.spans if span.trace == trace_of(group)}  # noqa: E731
+            # its ack has to arrive before the worker is cancelled: until then "submit" and "group" are open
+            await until(lambda: "group" in followed() and bool(collector.named("refit")), "the spans")
+    place = SpanContext.parse(group.metadata[TRACEPARENT])
+    assert place is not None
+    assert place.trace == trace_of(group)
+    spans = {span.name: span for span in collector.spans if span.trace == place.trace}
+    assert {"group", "generate", "reward", "submit"} == spans.keys()
+    assert place.span == spans["submit"].span
+    (refit,) = collector.named("refit")
+    assert (refit.trace, refit.parent) == (policy.manifest_sha256[:32], policy.manifest_sha256[32:48])
+
+
+async def test_acknowledged_prompts_are_not_asked_again_after_a_restart_and_the_others_are(scene: Scene):
+    scene.publish(0)
+    held: list[str] = []
+
+    def hold_every_third(group: pb.Group) -> pb.Ack | None:
+        if len(scene.gateway.received) % 3 == 0:
+            held.append(group.prompt_id)
+            return None
+        return pb.Ack(outcome=pb.OUTCOME_ACCEPTED)
+
+    scene.gateway.decide = hold_every_third
+    async with scene.worker():
+        await until(lambda: len(scene.gateway.received) >= 12, "twelve groups")
+    accepted = {row["group_id"] for row in scene.rows("state/worker-0.acked.jsonl")}
+    first = {request.group.prompt_id for request in scene.gateway.received if request.group.group_id in accepted}
+    scene.gateway.received.clear()
+    scene.gateway.decide = lambda _: pb.Ack(outcome=pb.OUTCOME_ACCEPTED)
+    async with scene.worker():
+        again = lambda: {request.group.prompt_id for request in scene.gateway.received}  # noqa: E731
+        await until(lambda: set(held) <= again() and len(scene.gateway.received) >= 12, "what was not acknowledged")
+    assert not first & again()
+
+
+async def test_rejected_groups_are_counted_and_not_regenerated(scene: Scene):
+    scene.publish(0)
+    scene.gateway.decide = lambda _: pb.Ack(outcome=pb.OUTCOME_REJECTED, reason="r", field="f", value="v")
+    async with scene.worker(task={"options": {"digits": 12}}):  # so long that no two prompts are equal by chance
+        await until(lambda: any(row["groups_rejected"] for row in scene.events("progress")), "rejections counted")
+    prompts = [request.group.prompt_id for request in scene.gateway.received]
+    assert len(set(prompts)) == len(prompts)
+
+
+async def test_a_damaged_version_is_refused_and_the_next_one_taken(scene: Scene):
+    scene.publish(0)
+    async with scene.worker():
+        await until(lambda: bool(scene.gateway.received), "groups")
+        damaged = publish(scene.model, scene.directory / "weights", 1)
+        with (scene.directory / "weights/weight_v000001/model.safetensors").open("ab") as file:
+            file.write(b"x")
+        scene.gateway.publish(damaged)
+        await until(lambda: bool(scene.events("refused")), "refusal")
+        before = len(scene.gateway.received)
+        await until(lambda: len(scene.gateway.received) > before + 4, "groups after the refusal")
+        scene.publish(2)
+        await until(lambda: scene.engines[0].version == "2", "version 2")
+    (refused,) = scene.events("refused")
+    assert refused["version"] == 1
+    assert refused["reason"].startswith("files[model.safetensors].size: ")
+    spans = {span.version for request in scene.gateway.received for r in request.group.responses for span in r.spans}
+    assert 1 not in spans
+
+
+async def test_a_dead_engine_is_done_without_and_serves_again_only_after_a_refit(scene: Scene):
+    scene.publish(0)
+    dying = scene.engines[0]
+    async with scene.worker():
+        await until(lambda: all("/generate" in engine.calls for engine in scene.engines), "both engines at work")
+        await dying.stop()
+        dying.calls.clear()
+        before = len(scene.gateway.received)
+        await until(lambda: len(scene.gateway.received) > before + 6, "groups from the other engine")
+        scene.publish(1)
+        await until(lambda: scene.engines[1].version == "1", "version 1")
+        await dying.start()
+        await until(lambda: "/generate" in dying.calls, "work for the restarted engine")
+    assert dying.calls[0] == "/update_weights_from_disk"
+    assert dying.version == "1"
+    states = [row["state"] for row in scene.events("engine") if row["engine"] == 0]
+    assert states[:6] == ["starting", "stale", "serving", "dead", "starting", "stale"]
+    ids = [request.group.group_id for request in scene.gateway.received]
+    assert len(set(ids)) == len(ids)
+
+
+async def test_an_engine_that_hangs_holds_nobody_up(scene: Scene):
+    scene.publish(0)
+    scene.engines[0].status = 0
+    engine = {"urls": [engine.url for engine in scene.engines], "request_timeout_s": 0.3}
+    states = lambda: [row["state"] for row in scene.events("engine") if row["engine"] == 0]  # noqa: E731
+    async with scene.worker(engine=engine, requests=2):
+        await until(lambda: "dead" in states(), "end of the hanging engine")
+        before = len(scene.gateway.received)
+        await until(lambda: len(scene.gateway.received) >= before + 20, "twenty groups")
+
+
+async def test_no_lease_no_work(scene: Scene):
+    scene.gateway.grant = 0
+    scene.publish(0)
+    async with scene.worker():
+        await until(lambda: len(scene.gateway.leases) >= 3, "three requests for a lease")
+        assert all("/generate" not in engine.calls for engine in scene.engines)
+        scene.gateway.grant = 1
+        await until(lambda: bool(scene.gateway.received), "a group")
+
+
+async def test_requests_that_all_come_to_nothing_end_the_worker(scene: Scene):
+    scene.publish(0)
+    for engine in scene.engines:
+        engine.status = 400
+    with pytest.raises(ExceptionGroup) as error:
+        await run_until_signal(scene.config())
+    assert error.group_contains(WorkerError, match="10 requests in a row came to nothing; the last: .*HTTP 400")
+    assert any(lease.returned_lease_ids for lease in scene.gateway.leases)
+
+
+async def test_the_status_endpoint_says_what_engines_and_groups_do(scene: Scene):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+
+    async def get(path: str) -> tuple[int, str]:
+        return await asyncio.to_thread(probe, address, path)
+
+    async with scene.worker(status={"listen": address}):
+        await until(lambda: bool(scene.gateway.known), "watch")
+        assert await get("/readyz") == (503, "no version has been published yet\n")
+        assert await get("/healthz") == (200, "ok\n")
+        scene.publish(3)
+        await until(lambda: all("/generate" in engine.calls for engine in scene.engines), "both engines at work")
+        assert await get("/readyz") == (200, "ok\n")
+        # Without leases all comes to rest, so that the page's figures are of one moment.
+        scene.gateway.grant = 0
+        given = scene.gateway.granted
+        await until(lambda: any(row["groups_accepted"] == given for row in scene.events("progress")), "acks")
+        page = await asyncio.to_thread(Scrape, address)
+    prefix = "leeway_worker_"
+    assert {name for name in declared() if name.startswith(prefix)} <= set(page.names())
+    assert page.value(f"{prefix}engines", state="serving") == 2
+    assert page.value(f"{prefix}engine_restarts_total", engine="1") == 0
+    assert page.value(f"{prefix}refit_seconds_count") == 2
+    assert page.value(f"{prefix}version") == 3
+    assert page.value(f"{prefix}ready") == 1
+    generated = page.value(f"{prefix}groups_total", stage="generated") or 0
+    assert generated == page.value(f"{prefix}groups_total", stage="accepted") == given >= 4
+    assert page.value(f"{prefix}responses_total") == 3 * generated
+    assert page.value(f"{prefix}tokens_total") == 21 * generated
+    assert page.value(f"{prefix}reward") == 1.0
+    assert page.value(f"{prefix}reconnects_total") == 0
+    assert (page.value(f"{prefix}busy_seconds_total") or 0) > 0
