@@ -20,10 +20,13 @@ from learner.megatron.parallel import Ranks
 from learner.megatron.training.trainer import Trainer
 from learner.objectives.supervised import Sft
 from learner.telemetry.metrics_writer import MetricsWriter
+from runtime.errors import MISCONFIGURED, LeewayError
 
 
-class DemonstrationError(Exception):
+class DemonstrationError(LeewayError):
     """The demonstrations cannot be used; the message names the file, the line and what is wrong."""
+
+    exit_status = MISCONFIGURED
 
 
 def warm_up(

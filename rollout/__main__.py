@@ -17,9 +17,7 @@ from runtime import logs
 from runtime.allocator import keep_freed_memory
 from runtime.arguments import add_settings, load
 from runtime.children import die_with_parent
-from runtime.settings import SettingsError
-
-_FAILED, _MISCONFIGURED, _REFUSED = 1, 2, 3
+from runtime.errors import FAILED, LeewayError
 
 
 def main(arguments: list[str]) -> int:
@@ -87,28 +85,13 @@ def _demonstrations(arguments: list[str]) -> None:
 
 
 def _explain(error: Exception) -> int:
-    """One clear line on stderr for what a person can mend; a traceback for the rest."""
-    from rollout.client.client import AuthError
-    from rollout.data.prompt_cursor import CursorError
-    from rollout.data.tokenizer import TokenizerError
-    from rollout.engine.server_process import PortInUseError
-    from rollout.tasks import TaskError
-    from rollout.versions.verifier import VersionError
-    from rollout.worker import WorkerError
-
-    codes: dict[type[Exception], int] = {
-        AuthError: _REFUSED,
-        **dict.fromkeys((SettingsError, CursorError, PortInUseError, TaskError), _MISCONFIGURED),
-        **dict.fromkeys((TokenizerError, VersionError), _MISCONFIGURED),
-        WorkerError: _FAILED,
-    }
+    """Writes one clear line to stderr for what a person can mend, and a traceback for the rest; returns the exit status."""
     for leaf in _leaves(error):
-        for kind, code in codes.items():
-            if isinstance(leaf, kind):
-                logs.fatal(str(leaf))
-                return code
+        if isinstance(leaf, LeewayError):
+            logs.fatal(str(leaf))
+            return leaf.exit_status
     sys.excepthook(type(error), error, error.__traceback__)
-    return _FAILED
+    return FAILED
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

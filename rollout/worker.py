@@ -22,12 +22,13 @@ from rollout.tasks.scoring import RewardPool
 from rollout.telemetry.tracing import WorkerTracing
 from rollout.telemetry.worker_log import Sample, WorkerLog
 from rollout.versions.verifier import Verifier, VersionError
+from runtime.errors import LeewayError
 
 _PROGRESS_S = 1.0
 _FRUITLESS = 10  # requests in a row that come to nothing: then something is wrong for good
 
 
-class WorkerError(Exception):
+class WorkerError(LeewayError):
     """The worker cannot go on; the message says why."""
 
 

@@ -11,9 +11,13 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from runtime.errors import MISCONFIGURED, LeewayError
 
-class SettingsError(Exception):
+
+class SettingsError(LeewayError):
     """A configuration that cannot be used. The message names the source, the key, the value and the remedy."""
+
+    exit_status = MISCONFIGURED
 
 
 class Settings(BaseModel):

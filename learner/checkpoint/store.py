@@ -19,6 +19,7 @@ from typing import Any
 from learner.queue import GroupRef
 from learner.storage.digests import FileDigest
 from runtime.digest import DigestError, algorithm_of, of_file
+from runtime.errors import LeewayError
 
 STATE = "state.json"
 HEALTHY = "healthy"  # an empty file beside it, made later
@@ -28,7 +29,7 @@ _NAME = re.compile(r"step_(\d+)(?:_e(\d+))?$")
 _READERS = 8  # threads: hashing releases the interpreter lock
 
 
-class CheckpointError(Exception):
+class CheckpointError(LeewayError):
     """A checkpoint that cannot be used; the message names the path and what is wrong."""
 
 

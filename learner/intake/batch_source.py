@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from learner.config import LearnerConfig
 from learner.queue import GroupRef, LearnerQueue
 from leeway.v1 import rollout_pb2 as pb
+from runtime.errors import LeewayError
 
 _POLL_S = 0.004
 _HEARTBEAT_S = 5.0  # other ranks wait in a collective: it must complete well within its timeout
 
 
-class IntakeError(Exception):
+class IntakeError(LeewayError):
     """No full batch came for longer than take_timeout_s."""
 
 

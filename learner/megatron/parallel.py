@@ -20,13 +20,16 @@ from torch._C._distributed_c10d import Store
 
 from learner.config import ParallelConfig
 from learner.megatron.patches.cpu import install
+from runtime.errors import MISCONFIGURED, LeewayError
 
 T = TypeVar("T")
 _WORD_S = 1.0  # between two words from rank 0; well within the limit of a collective
 
 
-class LayoutError(Exception):
+class LayoutError(LeewayError):
     """The ranks there are cannot be laid out as configured."""
+
+    exit_status = MISCONFIGURED
 
 
 @dataclass(frozen=True)

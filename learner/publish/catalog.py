@@ -9,6 +9,7 @@ from pathlib import Path
 from google.protobuf import json_format
 
 from leeway.v1 import manifest_pb2
+from runtime.errors import LeewayError
 
 POINTER = "latest"
 MANIFEST = "manifest.json"
@@ -16,7 +17,7 @@ PINNED = "pinned"
 _NAME = re.compile(r"weight_v(\d{6,})")
 
 
-class CatalogError(Exception):
+class CatalogError(LeewayError):
     """A version that cannot be read; the message names it and what to do."""
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from runtime.errors import LeewayError
 
-class QueueError(Exception):
+
+class QueueError(LeewayError):
     """The queue cannot do what was asked. The message says what to do."""
 
 

@@ -42,10 +42,12 @@ import shutil
 import uuid
 from pathlib import Path
 
+from runtime.errors import LeewayError
+
 _STAGING = re.compile(r"\.epoch_(\d+)$")
 
 
-class SupersededError(Exception):
+class SupersededError(LeewayError):
     """A newer learner has taken over this directory: this one must end."""
 
 

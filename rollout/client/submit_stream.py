@@ -16,6 +16,7 @@ import structlog
 from leeway.v1 import rollout_pb2
 from rollout.client.backoff import Backoff
 from rollout.client.endpoints import Endpoints
+from runtime.errors import REFUSED, LeewayError
 
 _MESSAGE_BYTES = 512 << 10  # groups that wait go together, up to here: the cost per message is shared
 _MESSAGE_GROUPS = 64
@@ -24,8 +25,10 @@ _GROUP, _MORE = 2 << 3 | 2, 4 << 3 | 2
 _TOO_LARGE = "larger than max"  # in gRPC's own words; RESOURCE_EXHAUSTED is also said of limits that pass
 
 
-class AuthError(Exception):
+class AuthError(LeewayError):
     """The gateway does not accept the credentials, or does not let them do this. Trying again does not help."""
+
+    exit_status = REFUSED
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,13 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from runtime.errors import MISCONFIGURED, LeewayError
 
-class CursorError(Exception):
+
+class CursorError(LeewayError):
     """A cursor file that does not fit this worker. The message names the file and what to do."""
+
+    exit_status = MISCONFIGURED
 
 
 class PromptSource:

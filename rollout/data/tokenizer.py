@@ -12,9 +12,13 @@ from typing import Any, Literal
 
 from tokenizers import Tokenizer as RawTokenizer
 
+from runtime.errors import MISCONFIGURED, LeewayError
 
-class TokenizerError(Exception):
+
+class TokenizerError(LeewayError):
     """A model directory whose tokenizer cannot be used. The message names the file or the token."""
+
+    exit_status = MISCONFIGURED
 
 
 class Tokenizer:

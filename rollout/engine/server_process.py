@@ -13,6 +13,7 @@ import aiohttp
 
 from rollout.config import EngineConfig
 from runtime.children import Child
+from runtime.errors import MISCONFIGURED, LeewayError
 
 _HOST = "127.0.0.1"
 _HERE = Path(__file__).parent
@@ -35,12 +36,14 @@ _CPU = (
 _IN_PLACE = ("--disable-radix-cache",)
 
 
-class ServerError(Exception):
+class ServerError(LeewayError):
     """A server that cannot be started. The message holds the end of its log."""
 
 
 class PortInUseError(ServerError):
     """Something else listens on the port. Waiting does not help: the configuration has to change."""
+
+    exit_status = MISCONFIGURED
 
 
 class Server:

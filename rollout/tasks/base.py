@@ -21,11 +21,15 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
+from runtime.errors import MISCONFIGURED, LeewayError
+
 Reward = float | dict[str, float]
 
 
-class TaskError(Exception):
+class TaskError(LeewayError):
     """A task that cannot be loaded or used. The message names the option and the remedy."""
+
+    exit_status = MISCONFIGURED
 
 
 @dataclass(frozen=True)

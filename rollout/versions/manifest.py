@@ -12,18 +12,21 @@ from google.protobuf import json_format
 
 from leeway.v1 import manifest_pb2
 from runtime.digest import DigestError, algorithm_of, of_file
+from runtime.errors import MISCONFIGURED, LeewayError
 
 MANIFEST = "manifest.json"
 _READERS = 4  # threads: hashing releases the interpreter lock
 
 
-class VersionError(Exception):
+class VersionError(LeewayError):
     """A version that must not be loaded.
 
     Attributes:
         field: what is wrong, such as "files[model.safetensors].digest".
         value: what was found, and what was expected.
     """
+
+    exit_status = MISCONFIGURED
 
     def __init__(self, field: str, value: str) -> None:
         super().__init__(f"{field}: {value}")

@@ -22,8 +22,8 @@ _HEAD = """# Metrics
 
 Made from the code by `python -m tests.tools.metric_reference --write`. Every process serves them at `/metrics` of its
 status endpoint (`status.listen`), with `process_*` (memory, CPU, descriptors) beside them. Names end in their unit; points
-in time are Unix seconds: the age of something is `time() - x`. Labels are bounded: `fleet` by the identities file, `engine` by the
-worker's engines, all others by the code. The target label `run` comes from the scrape configuration. Histograms have the
+in time are Unix seconds: the age of something is `time() - x`. Labels are bounded: `fleet` by the identities file,
+`engine` by the worker's engines, all others by the code. The target label `run` comes from the scrape configuration. Histograms have the
 usual `_bucket`, `_sum` and `_count`. What has not happened yet exists, at 0.
 """
 

@@ -9,7 +9,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from learner.checkpoint.store import CheckpointError
 from learner.cli.run.errors import one_line_errors
 from learner.cli.run.run_directory import RunDirectory
 from learner.publish.catalog import PINNED, POINTER, CatalogError, pinned, read_manifest, version_name, versions_on_disk
@@ -25,7 +24,7 @@ def list_(run: _Run) -> None:
     """Every version on disk: where it comes from, its size, who runs it, and why it is kept."""
     from learner.cli.operate.publications import publications_of
 
-    with one_line_errors(CatalogError, CheckpointError):
+    with one_line_errors():
         directory = RunDirectory.existing(run)
         known = publications_of(directory)
         pointer = directory.weights / POINTER
@@ -59,7 +58,7 @@ def show(run: _Run, version: _Version) -> None:
 
     from learner.publish.reader import VersionReader
 
-    with one_line_errors(CatalogError, CheckpointError):
+    with one_line_errors():
         contents = VersionReader(RunDirectory.existing(run).weights, version)
     typer.echo(json_format.MessageToJson(contents.manifest, preserving_proto_field_name=True))
     typer.echo(f"built from {' + '.join(map(str, contents.chain))}; {len(contents.names())} tensors")
@@ -73,7 +72,7 @@ def verify(
     from learner.publish.reader import VersionReader, wrong_files
 
     broken = 0
-    with one_line_errors(CatalogError, CheckpointError):
+    with one_line_errors():
         root = RunDirectory.existing(run).weights
         for number in versions_on_disk(root) if version is None else [version]:
             try:
@@ -95,7 +94,7 @@ def diff(run: _Run, old: _Version, new: _Version) -> None:
 
     from learner.publish.reader import VersionReader
 
-    with one_line_errors(CatalogError, CheckpointError):
+    with one_line_errors():
         root = RunDirectory.existing(run).weights
         before, after = VersionReader(root, old), VersionReader(root, new)
         if before.names() != after.names() or before.manifest.dtype != after.manifest.dtype:
@@ -120,7 +119,7 @@ def pin(
     run: _Run, version: _Version, off: Annotated[bool, typer.Option("--off", help="Let retention have it.")] = False
 ) -> None:
     """Keeps a version, and those it is a delta of, from retention."""
-    with one_line_errors(CatalogError, CheckpointError):
+    with one_line_errors():
         root = RunDirectory.existing(run).weights
         mark = root / PINNED / f"{version:06d}"
         if off:
@@ -137,7 +136,7 @@ def rollback(run: _Run, version: _Version) -> None:
     """Makes the next `leeway up RUN --resume` go on from the newest checkpoint no later than VERSION, as a new timeline."""
     from learner.cli.operate.rollback import roll_back
 
-    with one_line_errors(CatalogError, CheckpointError):
+    with one_line_errors():
         done = roll_back(RunDirectory.existing(run), version)
     typer.echo(f"the run will go on from {done.checkpoint.name}, step {done.step}")
     if done.aside:

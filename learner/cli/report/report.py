@@ -34,7 +34,7 @@ def write_report(run: RunDirectory) -> Path:
     metrics = RunHistory(run.metrics).poll()
     summary = read_summary(run) or {}
     first, last = first_and_last(read_samples(run.state), _SAMPLES)
-    page = string.Template(resources.files("learner.cli").joinpath("report.html").read_text())
+    page = string.Template(resources.files("learner.cli.report").joinpath("report.html").read_text())
     name = html.escape(run_file.run.name)
     text = page.substitute(
         title=f"Leeway · {name}",

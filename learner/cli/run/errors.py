@@ -7,21 +7,14 @@ from collections.abc import Iterator
 
 import typer
 
-from learner.cli.run.run_directory import RunError
-from runtime.settings import SettingsError
+from runtime.errors import MISCONFIGURED, LeewayError
 
 
 @contextlib.contextmanager
-def one_line_errors(*others: type[Exception]) -> Iterator[None]:
-    """A mistake of the caller ends the command with one clear line and status 2.
-
-    Args:
-        others: mistakes too, besides those of settings, run directories and the queue.
-    """
-    from learner.queue import QueueError
-
+def one_line_errors() -> Iterator[None]:
+    """Ends the command with one clear line and status 2 when a LeewayError is raised inside the block."""
     try:
         yield
-    except (SettingsError, RunError, QueueError, *others) as error:
+    except LeewayError as error:
         typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error
+        raise typer.Exit(MISCONFIGURED) from error

@@ -10,9 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from runtime.errors import MISCONFIGURED, LeewayError
 
-class RunError(Exception):
+
+class RunError(LeewayError):
     """A run that cannot be started, resumed or read. One line: what, where, what to do."""
+
+    exit_status = MISCONFIGURED
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,12 @@ from learner.megatron.parallel import Ranks
 from learner.megatron.patches import adam
 from learner.megatron.training.trainer import Trainer
 from learner.storage.digests import FileDigest
+from runtime.errors import LeewayError
 
 _WORD_S = 1.0  # between two rounds of asking
 
 
-class LoadError(Exception):
+class LoadError(LeewayError):
     """A checkpoint that cannot be loaded; the message names the directory."""
 
 

@@ -12,12 +12,15 @@ import torch
 from torch import Tensor
 
 from learner.config import ParallelConfig
+from runtime.errors import MISCONFIGURED, LeewayError
 
 _SUPPORTED = ("llama", "qwen2", "qwen3", "qwen3_moe")
 
 
-class ModelError(Exception):
+class ModelError(LeewayError):
     """A model directory that cannot be trained as configured: names the path, the field, its value and what to do."""
+
+    exit_status = MISCONFIGURED
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ def test_an_entry_point_must_give_an_objective_under_a_name_of_its_own(monkeypat
     with pytest.raises(SettingsError, match="'mine' gave a builtin_function_or_method, not a learner"):
         objectives.get(parse(name="mine"))
     install(monkeypatch, "spo", "Elsewhere")
-    with pytest.raises(SettingsError, match=r"test_objectives_choice:Elsewhere takes the name of our 'spo'"):
+    with pytest.raises(SettingsError, match=r"test_registry:Elsewhere takes the name of our 'spo'"):
         objectives.get(parse(name="spo"))
 
 

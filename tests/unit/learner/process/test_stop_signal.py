@@ -16,10 +16,10 @@ from learner.process.stop_signal import StopSignal
 _LEARNER = """
 import os, sys, threading
 from pathlib import Path
-from learner.checkpoint import Checkpointer
-from learner.claim import Claim
+from learner.checkpoint.saver import Checkpointer
+from learner.storage.fence import DirectoryFence
 from learner.config import CheckpointConfig
-from learner.stop_signal import StopSignal
+from learner.process.stop_signal import StopSignal
 from runtime.logs import configure
 
 class Disk:
@@ -44,9 +44,9 @@ configure("learner-0")
 root = Path(sys.argv[1])
 stop = StopSignal(float(sys.argv[3]))
 stop.enforce()
-claim = Claim(root, 1)
-claim.take()
-checkpointer = Checkpointer(CheckpointConfig(dir=root), claim, Disk(), Accounts(), lambda: None)
+fence = DirectoryFence(root, 1)
+fence.take()
+checkpointer = Checkpointer(CheckpointConfig(dir=root), fence, Disk(), Accounts(), lambda: None)
 checkpointer.save(1)
 checkpointer.finish()
 print("saved", flush=True)
