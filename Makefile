@@ -20,8 +20,11 @@ PP ?=
 CP ?=
 RESUME ?=
 
-# A comparison of objectives holds the learning rate as well as the staleness, and is shorter.
-HELD = --set learner.hold_staleness=$(STALENESS) --set learner.max_staleness=$$(($(STALENESS) + 2)) \
+# make test-unit: the tests of one room, such as learner/checkpoint; of all rooms without it.
+ROOM ?=
+
+# A comparison of objectives fixes the learning rate as well as the staleness, and is shorter.
+FIXED_STALENESS = --set learner.hold_staleness=$(STALENESS) --set learner.max_staleness=$$(($(STALENESS) + 2)) \
   --set learner.optimizer.decay=constant --set learner.steps=360
 
 # make chaos: how many SIGKILLs, of which schedule, with which append-only file. make fuzz: how many messages.
@@ -33,12 +36,13 @@ COUNT ?= 10000000
 MINUTES ?= 60
 CUT ?= 60
 
-.PHONY: help demo test test-parallel check manifests protos chaos fuzz soak hosts nodes pods drill bench bench-intake bench-learner bench-cap gpu clean install
+.PHONY: help demo test test-unit test-parallel check manifests protos chaos fuzz soak hosts nodes pods drill bench bench-intake bench-learner bench-cap gpu clean install
 
 help:
 	@echo "make demo     a language model learns to sort digits, through the whole production path (3 to 5 minutes)"
 	@echo "              STEPS= SEED= OBJECTIVE= LR= STALENESS= TASK=sort|add|sumto TP= PP= CP= RESUME=1 RUN=name"
 	@echo "make test     every check and test (under 25 minutes on 2 cores)"
+	@echo "make test-unit  ROOM=learner/checkpoint: the unit tests of one room (seconds); without ROOM, of all (under 2 minutes)"
 	@echo "make check    lint, types, import rules, generated stubs"
 	@echo "make chaos    KILLS=100 SEED=0 AOF=always|everysec: kills everything, again and again, and counts every group (about 30 minutes)"
 	@echo "make fuzz     COUNT=10000000 hostile messages against the gateway's parser and validator"
@@ -49,7 +53,7 @@ help:
 	@echo "make drill    alerts fire in a real Prometheus against real processes"
 	@echo "make bench-intake  groups/s, CPU per group and ack latency against bare gRPC and bare Redis (about 4 minutes)"
 	@echo "make bench-learner  a step against transformers and against recomputing objectives, what is not the model, publication"
-	@echo "make bench-cap  a learning rate that collapses at a staleness of 16, capped by the staleness law and not"
+	@echo "make bench-cap  a learning rate that collapses at a staleness of 16, with the staleness bound and without"
 	@echo "make gpu      on a CUDA device: the equivalence tests there, then a full step of the largest Qwen3 that fits"
 	@echo "make bench    the rollout worker against bare SGLang, refits by mode (about 4 minutes)"
 	@echo "make test-parallel  every layout against a float64 reference, as a table of errors"
@@ -73,7 +77,7 @@ $(STAMP): $(REQUIREMENTS)
 
 demo: $(STAMP)
 	@$(BIN)/leeway up configs/$(if $(filter sort,$(TASK)),demo,$(TASK)).toml --set run.dir=runs/$(RUN) --set run.name=$(RUN) --set run.overwrite=true \
-	  $(if $(STALENESS),$(HELD)) $(if $(STEPS),--set learner.steps=$(STEPS)) $(if $(SEED),--set run.seed=$(SEED)) \
+	  $(if $(STALENESS),$(FIXED_STALENESS)) $(if $(STEPS),--set learner.steps=$(STEPS)) $(if $(SEED),--set run.seed=$(SEED)) \
 	  $(if $(OBJECTIVE),--set learner.objective.name=$(OBJECTIVE)) $(if $(LR),--set learner.optimizer.lr=$(LR)) \
 	  $(if $(TP),--set learner.parallel.tensor=$(TP)) $(if $(PP),--set learner.parallel.pipeline=$(PP)) \
 	  $(if $(CP),--set learner.parallel.context=$(CP)) \
@@ -88,6 +92,7 @@ check: $(STAMP)
 	@echo "import-linter"; $(BIN)/lint-imports
 	@echo "stubs";         $(BIN)/python -m tests.tools.stubs
 	@echo "metrics";       $(BIN)/python -m tests.tools.metric_reference
+	@echo "rooms";         $(BIN)/python -m tests.tools.rooms
 	@echo "manifests";     $(BIN)/python -m tests.deploy.manifests
 	@if command -v buf >/dev/null; then echo "buf lint"; cd proto && buf lint; else echo "buf: not installed, skipped"; fi
 
@@ -98,6 +103,9 @@ test: check
 	@$(BIN)/pytest tests/e2e
 	@$(BIN)/pytest tests/chaos
 	@$(BIN)/pytest tests/deploy
+
+test-unit: $(STAMP)
+	@$(BIN)/pytest tests/unit/$(ROOM)
 
 chaos: $(STAMP)
 	@$(BIN)/python -m tests.chaos --kills $(KILLS) --seed $(if $(SEED),$(SEED),0) --aof $(AOF)

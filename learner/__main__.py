@@ -15,6 +15,7 @@ def main(arguments: list[str]) -> int:
     from learner.config import LearnerConfig
     from runtime.arguments import add_settings, load
     from runtime.children import die_with_parent
+    from runtime.errors import LeewayError
     from runtime.logs import configure, fatal
     from runtime.settings import SettingsError
 
@@ -31,8 +32,11 @@ def main(arguments: list[str]) -> int:
         fatal(str(error))
         return 2
     log = configure(process, run=config.queue.run)
-    from learner.launch import launch
-
+    try:
+        from learner.launch import launch
+    except LeewayError as error:  # megatron-core or torch is not the version that learner/megatron/patches requires
+        log.error("configuration", error=str(error))
+        return error.exit_status
     return launch(config, log)
 
 

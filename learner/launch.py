@@ -1,4 +1,4 @@
-"""The process boundary of a learner rank: starts the ranks, trains, turns failures into exit statuses."""
+"""Runs one learner rank as a process: starts it, trains, and turns failures into exit statuses."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def launch(config: LearnerConfig, log: BoundLogger) -> int:
     """Runs this rank.
 
     Returns:
-        The exit status: 0 done or stopped cleanly, 2 something to mend in the configuration, ROLLED_BACK to be started again
-        at once, 1 anything else.
+        The exit status: 0 if done or stopped cleanly, 2 for a mistake in the configuration, ROLLED_BACK to be started again
+        at once, 1 for any other failure.
     """
     health = RankHealth(config.silence_s)
     rank_metrics = RankMetrics(health)
     try:
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-        Status.start(config.status.listen, rank_metrics.instruments.registry, health.alive, health.ready, local_rank)
+        Status.start(config.status.listen, rank_metrics.registry.prometheus, health.alive, health.ready, local_rank)
         ranks = start(config.parallel, config.seed, config.collective_timeout_s)
         done = train(config, ranks, rank_metrics)
         ranks.stop()

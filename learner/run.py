@@ -1,7 +1,7 @@
-"""Composes one run of the learner: builds its parts, opens them in the right order, and closes them.
+"""Composes one run of the learner: builds its components, opens them in the right order, and closes them.
 
 The loop that uses them is learner.train. What only rank 0 has (the queue, the metrics files, the trace exporter) is in one
-object, RankZeroCallbacks; the other ranks have None in its place.
+object, RankZeroCallbacks; the other ranks have None instead.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from learner.intake.batch_source import TakenBatch
 from learner.intake.prefetch import Prefetch
 from learner.megatron.checkpointing.sharded_state import ShardedState
 from learner.megatron.model.build import load_policy
-from learner.megatron.model.convert import export
+from learner.megatron.model.export import export
 from learner.megatron.model.packed_model import Policy
 from learner.megatron.parallel import Ranks
 from learner.megatron.training.scorer import Scorer
 from learner.megatron.training.trainer import StepStats, Trainer
-from learner.megatron.training.update_meter import count
+from learner.megatron.training.update_meter import count_weights
 from learner.process.stop_signal import StopSignal
 from learner.process.watchdog import Watchdog
 from learner.publish.publisher import Publisher
@@ -45,7 +45,7 @@ from runtime import traces
 
 @dataclass(frozen=True)
 class RankZeroCallbacks:
-    """What only rank 0 has, and what it does with it when something has been published, saved or trained.
+    """Services that only rank 0 has, and how they are told that something has been published, saved or trained.
 
     It is the PublicationCallbacks of learner.publish.publisher and the CheckpointCallbacks of learner.checkpoint.saver.
     """
@@ -56,7 +56,7 @@ class RankZeroCallbacks:
     tracing: LearnerTracing
 
     def published(self, policy: pb.Policy, seconds: float) -> None:
-        """Announces a version that is complete on disk to the gateways."""
+        """Announces a version that is complete on disk to the gateways; ``seconds`` is how long its publication took."""
         self.queue.publish(policy)
         self.metrics.event("version", version=policy.version, step=policy.step, seconds=seconds)
         structlog.get_logger().debug("version published", version=policy.version, step=policy.step, seconds=seconds)
@@ -70,11 +70,11 @@ class RankZeroCallbacks:
         self.metrics.event("publish_failed", version=version, error=str(error))
 
     def in_use(self) -> set[int]:
-        """Versions that must stay on disk: fleets run them, or log mu of groups that wait needs them."""
+        """Returns versions that must stay on disk: fleets run them, or waiting groups need them to recompute log mu."""
         return self.queue.running_versions() | self.behaviour.needed(self.queue.fresh)
 
     def committed(self, step: int, refs: Sequence[GroupRef], seconds: float) -> None:
-        """Removes the groups of a durable checkpoint from the queue."""
+        """Removes the groups of a durable checkpoint from the queue; ``seconds`` is how long the checkpoint took."""
         count = self.queue.commit(step, refs)
         self.metrics.event("checkpoint", step=step, seconds=seconds, committed=count)
         structlog.get_logger().info("checkpoint durable", step=step, seconds=seconds, groups_committed=count)
@@ -86,7 +86,7 @@ class RankZeroCallbacks:
         self.metrics.event("checkpoint_failed", step=step, error=str(error))
 
     def report(self, row: dict[str, Any], taken: TakenBatch, stats: StepStats | None, alarms: list[Alarm]) -> None:
-        """Writes the step's row, the groups trained in it, and what is remarkable about it."""
+        """Writes the step's metrics row, the groups trained in it, its alarms, and whether it was skipped."""
         step = row["step"]
         row |= {"queue_depth": self.queue.waiting(), "expired": self.queue.expired(), "unusable": self.queue.unusable}
         self.metrics.step(row | {"epoch": self.queue.epoch})
@@ -109,8 +109,8 @@ class Run:
 
     Attributes:
         rates: decides each step's learning rate, and raises alarms.
-        lead: what only rank 0 has; None elsewhere.
-        step: optimizer steps in the checkpoint that the run goes on from.
+        lead: services that only rank 0 has; None on the other ranks.
+        step: optimizer steps in the checkpoint that the run resumes from, 0 for a new run.
     """
 
     config: LearnerConfig
@@ -142,7 +142,7 @@ class Run:
         stop.enforce()
         metrics = tracer = None
         if ranks.rank == 0:
-            metrics = MetricsWriter(config.metrics_dir, config.loggers, config.queue.run, rank_metrics.lead(config))
+            metrics = MetricsWriter(config.metrics_dir, config.loggers, config.queue.run, rank_metrics.add_run(config))
             tracer = traces.start(config.traces, "learner", config.queue.run)
         objective, rates = objectives.get(config.objective), LearningRateController(config)
         layout = _layout(config, ranks)
@@ -155,11 +155,11 @@ class Run:
             return None
         trainer = Trainer(policy, config.optimizer, ranks, config.diagnostics)
         state = ShardedState(policy, trainer, ranks)
-        rates.expect(count(trainer.optimizer, ranks.device))
+        rates.expect(count_weights(trainer.optimizer, ranks.device))
         step, reference = _resumed(takeover, state, objective, rates)
         first_version = takeover.begin()
         behaviour = Behaviour(config, objective, Scorer(policy, ranks, config.publish.dtype), ranks, layout)
-        behaviour.freeze(first_version if reference is None else reference, step)
+        behaviour.freeze_reference(first_version if reference is None else reference, step)
         if queue is not None and objective.needs_behaviour:
             queue.require(behaviour.usable)
         tracing = LearnerTracing(tracer)
@@ -195,29 +195,34 @@ class Run:
     def publish(self, step: int) -> None:
         """Exports the current weights and hands them to the publisher. Collective."""
         self.publisher.publish(step, export(self.policy, self.ranks))
-        self.behaviour.hold(self.publisher.version)
+        self.behaviour.cache_current(self.publisher.version)
 
     def report(self, row: dict[str, Any], taken: TakenBatch, stats: StepStats | None, alarms: list[Alarm]) -> None:
-        """Writes the step's row and what is remarkable about it, and tells the gateways how far we are (rank 0)."""
+        """Reports the step to the gateways, and writes its metrics row and alarms. Does nothing but on rank 0."""
         if self.lead is not None:
             self.lead.queue.report(row["step"], self.publisher.version, self.checkpointer.uncommitted)
             self.lead.report(row | {"version": self.publisher.version}, taken, stats, alarms)
 
     def rolls_back(self, step: int, alarms: list[Alarm]) -> bool:
-        """Requests the rollback that an alarm asks for; without a healthy checkpoint it is a hold. Collective if one asks."""
+        """Requests the rollback that an alarm asks for; without a healthy checkpoint it freezes the weights instead.
+
+        Collective if an alarm asks for one. Returns whether the run is to be rolled back.
+        """
         alarm = next((alarm for alarm in alarms if alarm.action == "rollback"), None)
         if alarm is None:
             return False
         fence, limits = self.checkpointer.fence, self.rates.next_rollback()
         requested = self.lead is not None and request_rollback(fence, step, alarm, *limits)
         if not self.ranks.agree([int(bool(requested))])[0]:
-            structlog.get_logger().error("no healthy checkpoint to roll back to: the weights are held", step=step)
+            structlog.get_logger().error(
+                "no healthy checkpoint to roll back to: the weights are frozen instead", step=step
+            )
             self.rates.hold()
             return False
         return True
 
     def abandon(self) -> None:
-        """Closes everything as it is: what was trained since the healthy checkpoint is given up."""
+        """Closes everything without saving: what was trained since the newest healthy checkpoint is given up."""
         self.rank_metrics.health.closing()
         self.prefetch.close()
         self.checkpointer.abandon()
@@ -228,7 +233,7 @@ class Run:
         self.tracing.close()
 
     def close(self, step: int) -> None:
-        """Saves a last checkpoint and commits it first, since a stop may not take long; then ends the publication."""
+        """Saves and commits a last checkpoint first, because a stop must be quick; then finishes the publication."""
         self.rank_metrics.health.closing()
         self.prefetch.close()
         if step % self.config.checkpoint.every or step == 0:
@@ -255,7 +260,7 @@ def _warm_started(
     metrics: MetricsWriter | None,
     stop: StopSignal,
 ) -> bool:
-    """Teaches the initial policy if [learner.warmup] says so; False when a stop signal ended that early."""
+    """Trains the initial policy on demonstrations if [learner.warmup] is set; False if a stop signal ended that early."""
     if config.warmup is None:
         return True
     optimizer = config.optimizer.model_copy(update={"lr": config.warmup.lr, "warmup_steps": 0})
@@ -265,9 +270,9 @@ def _warm_started(
 def _resumed(
     takeover: Takeover, state: ShardedState, objective: objectives.Objective, rates: LearningRateController
 ) -> tuple[int, int | None]:
-    """Loads the checkpoint to go on from; returns its step and its reference version, (0, None) for a new run."""
+    """Loads the checkpoint to resume from; returns its step and its reference version, (0, None) for a new run."""
     if takeover.rollback is not None and takeover.resume is None:
-        raise AssertionError("a rollback goes to a checkpoint")
+        raise AssertionError("a rollback was requested, but there is no checkpoint to resume from")
     resume = takeover.resume
     if resume is None:
         return 0, None
@@ -276,5 +281,5 @@ def _resumed(
     objective.load_state_dict(extra["objective"])
     rates.load_state_dict(extra["rates"])
     if takeover.rollback is not None:
-        rates.rolled_back(takeover.rollback.number, takeover.rollback.factor)
+        rates.resume_after_rollback(takeover.rollback.number, takeover.rollback.factor)
     return resume.step, extra["reference"]

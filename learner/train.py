@@ -1,4 +1,4 @@
-"""The learner's loop."""
+"""Training loop of the learner."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from learner.telemetry.step_row import StepRecord, step_row, timing
 def train(config: LearnerConfig, ranks: Ranks, rank_metrics: RankMetrics) -> bool:
     """Trains from the newest checkpoint (or the initial model) to ``config.steps``. Collective.
 
-    A stop signal ends it after the step under way, with a checkpoint.
+    A stop signal ends it after the current step, with a checkpoint.
 
     Returns:
-        False when the learner is to be started again: an alarm has rolled the run back to a checkpoint, or a stop signal
+        False if the learner is to be started again: an alarm has rolled the run back to a checkpoint, or a stop signal
         came to another node, which its supervisor replaces.
 
     Raises:
@@ -38,7 +38,7 @@ def train(config: LearnerConfig, ranks: Ranks, rank_metrics: RankMetrics) -> boo
         taken, groups, sequences = prepared.taken, prepared.groups, prepared.sequences
         batch = pack(sequences, run.layout, ranks.data_rank) if sequences else None
         packed = time.monotonic()
-        batch, recomputed = run.behaviour.fill(batch, step, taken.staleness)
+        batch, recomputed = run.behaviour.recompute(batch, step, taken.staleness)
         decision = run.rates.decide(step, groups)
         stats = run.trainer.train_step(batch, run.objective, decision.rate) if batch else None
         if stats and not stats.skipped:

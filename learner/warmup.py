@@ -1,4 +1,4 @@
-"""Supervised warm start: teaches the initial policy the task's format until sampling earns reward now and then.
+"""Warm-starts the initial policy on demonstrations, until sampling from it earns some reward.
 
 Stops by the mean probability of a whole reference response on held-out demonstrations: for a task with one right answer
 that is exactly the expected reward of sampling at temperature 1, known without sampling.
@@ -41,10 +41,10 @@ def warm_up(
 
     Args:
         metrics: rank 0 only, None elsewhere.
-        stopping: asked on rank 0 at every measurement.
+        stopping: asked on rank 0 at every measurement; True ends the warm start early.
 
     Returns:
-        False when it was stopped before the end: the policy is half taught, and the next start begins anew.
+        False if it was stopped before the end: the policy is partly trained, and the next start begins again.
 
     Raises:
         DemonstrationError: the file is missing, malformed or too short.
@@ -53,13 +53,13 @@ def warm_up(
     assert warmup is not None
     pairs = read_demonstrations(warmup.demonstrations, at_least=warmup.held_out + warmup.batch)
     held_out, pool = pairs[: warmup.held_out], pairs[warmup.held_out :]
-    examination = _batch(held_out, layout, ranks)
+    held_out_batch = _batch(held_out, layout, ranks)
     sft = Sft()
     order = random.Random(config.seed)  # the same on every rank
     for step in range(1, warmup.max_steps + 1):
         trainer.train_step(_batch(order.sample(pool, warmup.batch), layout, ranks), sft, warmup.lr)
         if step % warmup.every == 0:
-            sums = trainer.evaluate(examination, sft)
+            sums = trainer.evaluate(held_out_batch, sft)
             probability = sums["probability_sum"] / sums["probability_count"]
             if metrics is not None:
                 nll = sums["nll_sum"] / sums["nll_count"]
@@ -72,7 +72,14 @@ def warm_up(
 
 
 def read_demonstrations(path: Path, at_least: int) -> list[tuple[list[int], list[int]]]:
-    """(prompt ids, response ids) of each line. Raises DemonstrationError."""
+    """Reads demonstrations, one JSON object {"prompt": [ids], "response": [ids]} a line.
+
+    Returns:
+        (prompt ids, response ids) of each line.
+
+    Raises:
+        DemonstrationError: the file is missing, malformed, or has fewer than ``at_least`` lines.
+    """
     try:
         lines = path.read_text().splitlines()
     except OSError as error:
@@ -94,6 +101,7 @@ def read_demonstrations(path: Path, at_least: int) -> list[tuple[list[int], list
 
 
 def _batch(pairs: list[tuple[list[int], list[int]]], layout: Layout, ranks: Ranks) -> Batch:
+    """Packs demonstrations; all response tokens have equal weight, and the weights add up to 1."""
     weight = 1.0 / sum(len(response) for _, response in pairs)
     sequences = [
         Sequence(

@@ -1,1 +1,1 @@
-"""The fleet side: the rollout worker, its engines, prompts and rewards, and the public submit client."""
+"""The producing side: rollout workers with engines, prompts and rewards, and the submit SDK."""

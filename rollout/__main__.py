@@ -1,4 +1,4 @@
-"""`python -m rollout FILE [--set ...]`: a rollout worker. Also `model` and `demonstrations`, see their --help.
+"""The command `python -m rollout FILE [--set ...]`, a rollout worker; also `model` and `demonstrations`, see their --help.
 
 Exit codes: 0 stopped by a signal, 1 failed (worth a restart), 2 the configuration cannot be used, 3 the token is refused.
 """
@@ -43,7 +43,7 @@ def _worker(arguments: list[str]) -> None:
     add_settings(parser)
     config = load(WorkerConfig, parser.parse_args(arguments))
     keep_freed_memory()
-    # gRPC reads these when imported. Our forks only exec, so its fork handlers have nothing to save and would only warn.
+    # gRPC reads these when imported. Forks here only exec, so its fork handlers have nothing to save and would only warn.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
@@ -85,7 +85,7 @@ def _demonstrations(arguments: list[str]) -> None:
 
 
 def _explain(error: Exception) -> int:
-    """Writes one clear line to stderr for what a person can mend, and a traceback for the rest; returns the exit status."""
+    """Writes one line to stderr for an error that a person can fix, a traceback for others; returns the exit status."""
     for leaf in _leaves(error):
         if isinstance(leaf, LeewayError):
             logs.fatal(str(leaf))
@@ -95,10 +95,10 @@ def _explain(error: Exception) -> int:
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:
-    """What a tree of exception groups is made of."""
+    """Yields the exceptions in a tree of exception groups."""
     if isinstance(error, BaseExceptionGroup):
-        for part in error.exceptions:
-            yield from _leaves(part)
+        for inner in error.exceptions:
+            yield from _leaves(inner)
     else:
         yield error
 

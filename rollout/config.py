@@ -1,4 +1,4 @@
-"""Configuration of a rollout worker. Importable without SGLang, torch or grpc."""
+"""The settings of a rollout worker. Importing them needs neither SGLang nor torch nor gRPC."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from runtime.settings import Settings
 
 
 class EngineConfig(Settings):
-    """SGLang servers: either started and supervised here, or elsewhere."""
+    """SGLang servers: started and supervised by the worker, or running elsewhere."""
 
-    urls: list[str] = Field(default=[], description="servers that run elsewhere; empty: start our own")
+    urls: list[str] = Field(default=[], description="servers that run elsewhere; empty: start servers here")
     count: int = Field(default=1, gt=0, description="servers to start when urls is empty")
     base_port: int = Field(default=30_000, gt=0, lt=65_536, description="server i listens on base_port + i")
     device: Literal["cpu", "cuda"] = "cpu"
@@ -29,7 +29,7 @@ class EngineConfig(Settings):
 
 
 class SamplingConfig(Settings):
-    """How responses are sampled. Top-p and top-k stay off: the learner's probabilities are the full softmax."""
+    """Sampling parameters. Top-p and top-k stay off: the learner's probabilities are the full softmax."""
 
     responses: int = Field(default=8, gt=0, description="G, responses per prompt")
     temperature: float = Field(default=1.0, gt=0)
@@ -37,20 +37,20 @@ class SamplingConfig(Settings):
 
 
 class TaskConfig(Settings):
-    """What is asked and how it is judged."""
+    """The task: what is asked and how responses are scored."""
 
     name: str = Field(default="sort", description="a built-in task, or module:Class")
     options: dict[str, Any] = Field(default={}, description="keyword arguments of the task")
     prompt_format: Literal["raw", "chat"] = Field(default="raw", description="chat: through the tokenizer's template")
-    judges: int = Field(default=1, gt=0, description="processes that judge, for tasks whose reward is slow")
-    judge_timeout_s: float = Field(default=10.0, gt=0, description="slow tasks: a response not judged by then earns 0")
+    reward_workers: int = Field(default=1, gt=0, description="slow tasks: processes that score responses")
+    reward_timeout_s: float = Field(default=10.0, gt=0, description="slow tasks: a response not scored by then gets 0")
 
 
 class ClientTlsConfig(Settings):
-    """How the gateway is verified, and how we prove who we are. Empty section: TLS with the system's authorities."""
+    """TLS settings of a fleet: how the gateway is verified, and a client certificate. Empty: the system's authorities."""
 
-    ca: Path | None = Field(default=None, description="PEM of the authorities trusted; unset: the system's")
-    certificate: Path | None = Field(default=None, description="PEM of our certificate, for mTLS")
+    ca: Path | None = Field(default=None, description="PEM of the trusted authorities; unset: the system's")
+    certificate: Path | None = Field(default=None, description="PEM of the fleet's certificate, for mTLS")
     key: Path | None = Field(default=None, description="PEM of its private key")
     server_name: str | None = Field(default=None, description="name in the gateway's certificate, if not its address")
 
@@ -66,17 +66,19 @@ class WorkerConfig(Settings):
 
     name: str = Field(default="worker-0", pattern=r"^[A-Za-z0-9._-]{1,64}$")
     run: str = Field(default="", description="the run's name, for logs and traces")
-    fleet: str = Field(default="", description="our fleet's name, for logs and traces; credentials say who we are")
+    fleet: str = Field(
+        default="", description="the fleet's name, for logs and traces; the credentials decide who submits"
+    )
     gateway: str = Field(description="host:port; several gateways of the run with commas between")
-    token_file: Path | None = Field(default=None, description="file that holds the fleet's bearer token")
+    token_file: Path | None = Field(default=None, description="file with the fleet's bearer token")
     tls: ClientTlsConfig | None = Field(default=None, description="unset: plain text, for this machine only")
     model: Path = Field(description="Hugging Face directory of the initial policy: architecture and tokenizer")
     state_dir: Path = Field(description="prompt cursor and sample responses")
     metrics_dir: Path | None = Field(default=None, description="metrics lines; unset: `metrics` beside state_dir")
     cache_dir: Path | None = Field(
         default=None,
-        description="full versions made of deltas, this worker's own, where its engines can read; unset: NAME.versions in "
-        "state_dir",
+        description="full versions rebuilt from deltas, for this worker only, readable by its engines; unset: NAME.versions "
+        "in state_dir",
     )
     log_dir: Path
     seed: int = 0

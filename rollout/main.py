@@ -1,4 +1,4 @@
-"""A worker put together from its configuration, and run until a signal."""
+"""Builds a worker from its settings and runs it until a signal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import contextlib
 import signal
 from pathlib import Path
 
-from rollout.client.client import Credentials, SubmitClient
+from rollout.client import Credentials, SubmitClient
 from rollout.config import WorkerConfig
 from rollout.data.prompt_cursor import PromptSource
 from rollout.data.tokenizer import Tokenizer
@@ -29,7 +29,7 @@ async def run_until_signal(config: WorkerConfig) -> None:
 
     Raises:
         SettingsError, TokenizerError, TaskError, CursorError, VersionError: the configuration cannot be used.
-        ExceptionGroup: of what ended the worker; see Worker.run.
+        ExceptionGroup: the errors that ended the worker; see ``Worker.run``.
     """
     running = asyncio.current_task()
     assert running is not None
@@ -57,24 +57,25 @@ async def _run(config: WorkerConfig) -> None:
     verifier = Verifier(config.model, config.cache_dir or config.state_dir / f"{config.name}.versions")
     prompts = PromptSource(config.state_dir / f"{config.name}.cursor.json", config.shard)
     async with contextlib.AsyncExitStack() as stack:
-        meters = WorkerMetrics(len(config.engine.urls) or config.engine.count)
-        journal = stack.enter_context(contextlib.closing(WorkerLog(config, meters)))
-        judges = RewardPool(task, config.task, config.seed)
-        stack.push_async_callback(judges.close)
+        metrics = WorkerMetrics(len(config.engine.urls) or config.engine.count)
+        worker_log = stack.enter_context(contextlib.closing(WorkerLog(config, metrics)))
+        reward_pool = RewardPool(task, config.task, config.seed)
+        stack.push_async_callback(reward_pool.close)
         tracing = stack.enter_context(
             contextlib.closing(WorkerTracing(traces.start(config.traces, config.name, config.run)))
         )
         client = SubmitClient(config.gateway, credentials, config.name, max_message_bytes=config.max_message_bytes)
         client.follow(tracing)
         await stack.enter_async_context(client)
-        fleet = await stack.enter_async_context(
-            EnginePool.open(config, tokenizer.vocab_size, tracing.observing(journal))
+        pool = await stack.enter_async_context(
+            EnginePool.open(config, tokenizer.vocab_size, tracing.observing(worker_log))
         )
-        meters.follow(client, fleet)
-        Status.start(config.status.listen, meters.instruments.registry, meters.loop.problem, fleet.behind)
-        await Worker(
-            config, WorkerDependencies(client, fleet, task, judges, tokenizer, prompts, verifier, journal, tracing)
-        ).run()
+        metrics.follow(client, pool)
+        Status.start(config.status.listen, metrics.registry.prometheus, metrics.loop.problem, pool.behind)
+        dependencies = WorkerDependencies(
+            client, pool, task, reward_pool, tokenizer, prompts, verifier, worker_log, tracing
+        )
+        await Worker(config, dependencies).run()
 
 
 def _read_token(path: Path) -> str:

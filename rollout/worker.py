@@ -1,4 +1,4 @@
-"""The rollout worker: lease -> prompts -> generate -> reward -> submit, while it follows the published versions."""
+"""The rollout worker: lease -> prompts -> generate -> score -> submit, while it follows the published versions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from leeway.v1 import rollout_pb2
-from rollout.client.client import SubmitClient
+from rollout.client import SubmitClient
 from rollout.config import WorkerConfig
 from rollout.data.group import make_group
 from rollout.data.prompt_cursor import PromptSource
@@ -21,11 +21,12 @@ from rollout.tasks import Task
 from rollout.tasks.scoring import RewardPool
 from rollout.telemetry.tracing import WorkerTracing
 from rollout.telemetry.worker_log import Sample, WorkerLog
-from rollout.versions.verifier import Verifier, VersionError
+from rollout.versions.manifest import VersionError
+from rollout.versions.verifier import Verifier
 from runtime.errors import LeewayError
 
 _PROGRESS_S = 1.0
-_FRUITLESS = 10  # requests in a row that come to nothing: then something is wrong for good
+_FRUITLESS = 10  # requests in a row that no engine could answer, after which the worker ends
 
 
 class WorkerError(LeewayError):
@@ -34,54 +35,65 @@ class WorkerError(LeewayError):
 
 @dataclass(frozen=True)
 class WorkerDependencies:
-    """What a worker is made of; each is tested by itself."""
+    """The objects a worker uses; each is tested by itself."""
 
     client: SubmitClient
-    fleet: EnginePool
+    pool: EnginePool
     task: Task
-    judges: RewardPool
+    reward_pool: RewardPool
     tokenizer: Tokenizer
     prompts: PromptSource
     verifier: Verifier
-    journal: WorkerLog
+    worker_log: WorkerLog
     tracing: WorkerTracing = field(default_factory=WorkerTracing)
 
 
 class Worker:
-    """Runs until cancelled. Unacknowledged work is simply dropped then: its prompts are handed out again next time."""
+    """Generates and submits groups until cancelled.
 
-    def __init__(self, config: WorkerConfig, parts: WorkerDependencies) -> None:
+    Cancelling drops work that is not acknowledged: its prompts are handed out again at the next start.
+    """
+
+    def __init__(self, config: WorkerConfig, dependencies: WorkerDependencies) -> None:
         self._config = config
-        self._parts = parts
+        self._client = dependencies.client
+        self._pool = dependencies.pool
+        self._task = dependencies.task
+        self._reward_pool = dependencies.reward_pool
+        self._tokenizer = dependencies.tokenizer
+        self._prompts = dependencies.prompts
+        self._verifier = dependencies.verifier
+        self._worker_log = dependencies.worker_log
+        self._tracing = dependencies.tracing
         self._returned_leases: list[str] = []
         self._newest: asyncio.Queue[rollout_pb2.Policy] = asyncio.Queue()
-        self._finished: list[int] = []  # acknowledged, not yet in the cursor's file
+        self._finished: list[int] = []  # acknowledged, not yet written to the cursor file
         self._fruitless = 0
-        stops = tuple(parts.tokenizer.single_id(stop) for stop in parts.task.stop)
-        self._stop_ids = (*parts.tokenizer.eos_ids, *stops)
+        stops = tuple(self._tokenizer.single_id(stop) for stop in self._task.stop)
+        self._stop_ids = (*self._tokenizer.eos_ids, *stops)
         self._sampling = Sampling(config.sampling.temperature, config.sampling.max_new_tokens, self._stop_ids)
 
     async def run(self) -> None:
-        """Never returns.
+        """Runs the engines, the version watch and the request slots; never returns.
 
         Raises:
-            AuthError, PortInUseError, TaskError, WorkerError: nothing can be done without a person (in an ExceptionGroup).
+            ExceptionGroup: of AuthError, PortInUseError, SettingsError, TaskError or WorkerError: a person has to act.
         """
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._parts.fleet.run())
+            group.create_task(self._pool.run())
             group.create_task(self._watch())
-            group.create_task(self._adopt())
+            group.create_task(self._load_newest())
             group.create_task(self._report())
             engines = len(self._config.engine.urls) or self._config.engine.count
             for _ in range(self._config.requests * engines):
                 group.create_task(self._produce(group))
 
     async def _produce(self, tasks: asyncio.TaskGroup) -> None:
-        """One request after the other. The acks are awaited apart, so that engines never wait for the network."""
+        """Makes one request after the other. Acks are awaited in other tasks: engines never wait for the network."""
         while True:
-            await self._parts.fleet.ready()
+            await self._pool.ready()
             lease = await self._lease()
-            indices = self._parts.prompts.take(lease.groups)
+            indices = self._prompts.take(lease.groups)
             try:
                 groups = await self._generate(indices)
             except (RefusedError, EngineError) as error:
@@ -92,95 +104,92 @@ class Worker:
                 tasks.create_task(self._submit(index, group, lease.lease_id))
 
     async def _lease(self) -> rollout_pb2.LeaseResponse:
-        """Leave to generate at least one group; waits for it."""
+        """Waits for a lease of at least one group."""
         while True:
             returned, self._returned_leases = self._returned_leases, []
-            lease = await self._parts.client.lease(
-                self._config.groups_per_request, self._parts.fleet.running_version(), returned
-            )
+            lease = await self._client.lease(self._config.groups_per_request, self._pool.running_version(), returned)
             if lease.groups:
                 return lease
             pause = max(lease.retry_after_ms, 10) / 1000
-            self._parts.journal.waited(pause)
+            self._worker_log.waited(pause)
             await asyncio.sleep(pause)
 
     async def _generate(self, indices: Sequence[int]) -> list[rollout_pb2.Group]:
-        """The groups of these prompts: one engine request, every prompt repeated once per response."""
-        task, tokenizer, count = self._parts.task, self._parts.tokenizer, self._config.sampling.responses
+        """Generates the groups of some prompts: one engine request, every prompt repeated once per response."""
+        task, tokenizer, count = self._task, self._tokenizer, self._config.sampling.responses
         prompts = [task.prompt(index) for index in indices]
         ids = [tokenizer.prompt_ids(prompt.text) for prompt in prompts]
         begun = time.time_ns()
-        responses = await self._parts.fleet.generate([row for row in ids for _ in range(count)], self._sampling)
+        responses = await self._pool.generate([row for row in ids for _ in range(count)], self._sampling)
         answered = time.time_ns()
         answers = [responses[start : start + count] for start in range(0, len(responses), count)]
         texts = [[tokenizer.text(response.tokens, self._stop_ids) for response in answer] for answer in answers]
-        judged = await asyncio.gather(*map(self._parts.judges.score, indices, prompts, texts))
-        judged_at = time.time_ns()
+        scored = await asyncio.gather(*map(self._reward_pool.score, indices, prompts, texts))
+        scored_at = time.time_ns()
         groups = [
             make_group(task.name, prompt, row, list(zip(answer, scores, strict=True)), self._sampling.temperature)
-            for prompt, row, answer, scores in zip(prompts, ids, answers, judged, strict=True)
+            for prompt, row, answer, scores in zip(prompts, ids, answers, scored, strict=True)
         ]
         first = [
             Sample(prompt.text, text[0], scores[0].reward)
-            for prompt, text, scores in zip(prompts, texts, judged, strict=True)
+            for prompt, text, scores in zip(prompts, texts, scored, strict=True)
         ]
-        self._parts.journal.generated(groups, first)
-        self._parts.tracing.generated(groups, begun, answered, judged_at)
+        self._worker_log.generated(groups, first)
+        self._tracing.generated(groups, begun, answered, scored_at)
         return groups
 
     async def _submit(self, index: int, group: rollout_pb2.Group, lease_id: str) -> None:
-        ack = await self._parts.client.submit(group, lease_id)
+        ack = await self._client.submit(group, lease_id)
         self._finish(index)
-        self._parts.journal.acknowledged(ack)
-        self._parts.tracing.acknowledged(ack)
+        self._worker_log.acknowledged(ack)
+        self._tracing.acknowledged(ack)
         if ack.outcome == rollout_pb2.OUTCOME_REJECTED:
             structlog.get_logger().error(
                 "group rejected", group=ack.group_id, reason=ack.reason, field=ack.field, value=ack.value
             )
 
     def _finish(self, index: int) -> None:
-        """Marks a prompt as done. Acks come in batches: one file write for all that arrive together."""
+        """Marks a prompt as done. Acks come in batches: those that arrive together share one file write."""
         if not self._finished:
             asyncio.get_running_loop().call_soon(self._write_cursor)
         self._finished.append(index)
 
     def _write_cursor(self) -> None:
         finished, self._finished = self._finished, []
-        self._parts.prompts.done(finished)
+        self._prompts.done(finished)
 
     def _skip(self, indices: Sequence[int], lease_id: str, error: Exception) -> None:
-        """Prompts that the engines cannot answer are done with, else they would come back for ever."""
+        """Marks prompts that the engines cannot answer as done: handed out again, they would fail for ever."""
         structlog.get_logger().error("prompts skipped", prompts=list(indices), error=str(error))
-        self._parts.prompts.done(indices)
-        self._parts.journal.skipped(len(indices))
+        self._prompts.done(indices)
+        self._worker_log.skipped(len(indices))
         self._returned_leases.append(lease_id)
         self._fruitless += 1
         if self._fruitless == _FRUITLESS:
-            raise WorkerError(f"{_FRUITLESS} requests in a row came to nothing; the last: {error}")
+            raise WorkerError(f"no engine could answer {_FRUITLESS} requests in a row; the last: {error}")
 
     async def _watch(self) -> None:
-        async for policy in self._parts.client.watch_policy():
+        async for policy in self._client.watch_policy():
             self._newest.put_nowait(policy)
 
-    async def _adopt(self) -> None:
-        """Verifies the newest version and hands it to the engines; a damaged one is reported and the next awaited."""
+    async def _load_newest(self) -> None:
+        """Verifies each newest version and passes it to the engines; a damaged one is reported and skipped."""
         while True:
             policy = await self._newest.get()
             while not self._newest.empty():
                 policy = self._newest.get_nowait()
             try:
-                version = await asyncio.to_thread(self._parts.verifier.verify, policy)
+                version = await asyncio.to_thread(self._verifier.verify, policy)
             except VersionError as error:
                 structlog.get_logger().error(
                     "version refused", version=policy.version, field=error.field, value=error.value
                 )
-                self._parts.journal.refused(policy.version, error)
+                self._worker_log.refused(policy.version, error)
                 continue
-            self._parts.tracing.announced(policy)
-            await self._parts.fleet.load(version)
+            self._tracing.announced(policy)
+            await self._pool.load(version)
 
     async def _report(self) -> None:
-        fleet = self._parts.fleet
         while True:
             await asyncio.sleep(_PROGRESS_S)
-            self._parts.journal.progress(fleet.running_version(), fleet.serving(), fleet.clock)
+            self._worker_log.progress(self._pool.running_version(), self._pool.serving(), self._pool.clock)

@@ -1,1 +1,1 @@
-"""What every process of ours needs: frozen settings, child processes that cannot outlive us, structured logs."""
+"""What several processes need: settings, logs, metrics, traces, child processes, the version format."""

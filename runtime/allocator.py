@@ -1,4 +1,4 @@
-"""The C allocator, told what these processes do all day: allocate and free buffers of up to some megabytes."""
+"""Tuning of the C allocator for processes that allocate and free buffers of up to some megabytes all the time."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _KEPT = 128 << 20  # bytes of free memory at the top of the heap
 
 
 def keep_freed_memory() -> bool:
-    """Freed buffers stay with the process, up to a bound, and are used again.
+    """Lets freed buffers stay with the process, up to a bound, so that they are used again.
 
     By default glibc gives them back to the kernel at once, and each message pays for new, zeroed pages: a page fault for
-    every 4 KB, about a sixth of a gateway's CPU time. For the start of a process that moves messages.
+    every 4 KB, about a sixth of a gateway's CPU time. Call it at the start of a process that moves messages.
 
     Returns:
-        Whether the allocator could be told; only glibc can.
+        Whether the allocator accepted it; only glibc's does.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

@@ -16,8 +16,8 @@ SettingsT = TypeVar("SettingsT", bound=Settings)
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    """Adds FILE and a repeatable ``--set section.key=value``."""
-    parser.add_argument("file", type=Path, metavar="FILE", help="the process's settings, .toml or .json")
+    """Adds the arguments FILE and ``--set section.key=value``, which may be repeated, to ``parser``."""
+    parser.add_argument("file", type=Path, metavar="FILE", help="settings of the process, .toml or .json")
     parser.add_argument(
         "--set",
         dest="overrides",
@@ -29,5 +29,5 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def load(kind: type[SettingsT], options: argparse.Namespace) -> SettingsT:
-    """The settings that ``add_settings``'s arguments name. Raises SettingsError."""
+    """Loads the settings that the arguments of ``add_settings`` name, as a ``kind``. Raises SettingsError."""
     return kind.load(options.file, options.overrides)

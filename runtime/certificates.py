@@ -1,4 +1,4 @@
-"""When a certificate ends."""
+"""The end of a TLS certificate's validity."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from cryptography import x509
 
 
 def expiry(path: Path) -> float:
-    """Unix seconds at which the first certificate of a PEM file (its owner's, before its chain) ends.
+    """Unix seconds at which the first certificate of a PEM file (its owner's; the chain follows it) expires.
 
-    0 when the file cannot be read or holds none, as while it is replaced: whoever watches the date should then look.
+    Returns 0 when the file cannot be read or has no certificate, which an alert on the date notices at once.
     """
     try:
         return x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc.timestamp()

@@ -16,7 +16,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def die_with_parent() -> None:
-    """Asks the kernel to SIGKILL this process when the thread that started it ends (Linux).
+    """Asks the kernel to send this process SIGKILL when the thread that started it ends (Linux).
 
     Runs in the child between fork and exec, and at the start of processes that others start for us (torchrun's ranks).
     """
@@ -24,13 +24,16 @@ def die_with_parent() -> None:
 
 
 class Child:
-    """A subprocess of ours. Start it from the main thread: the kernel watches the thread that forked.
+    """A subprocess that ends with this process. Start it from the main thread: the kernel watches the thread that forked.
 
     Args:
-        name: what messages call it.
+        name: its name in messages.
         command: program and arguments.
-        log: file that receives stdout and stderr, appended.
-        env: the whole environment of the child; ours when None.
+        log: file that its stdout and stderr are appended to.
+        env: its whole environment; None inherits this process's.
+
+    Attributes:
+        process: the underlying subprocess.Popen.
     """
 
     def __init__(self, name: str, command: Sequence[str], log: Path, env: Mapping[str, str] | None = None) -> None:
@@ -50,6 +53,7 @@ class Child:
 
     @property
     def pid(self) -> int:
+        """Process id, which is also the id of its session and process group."""
         return self.process.pid
 
     def exit_code(self) -> int | None:
@@ -57,18 +61,18 @@ class Child:
         return self.process.poll()
 
     def terminate(self) -> None:
-        """SIGTERM to the child alone; it ends its own children."""
+        """Sends SIGTERM to the child alone, which is expected to end its own children."""
         if self.process.poll() is None:
             self.process.terminate()
 
     def kill(self) -> None:
-        """SIGKILL to the child's whole session, whatever state its leader is in."""
+        """Sends SIGKILL to every process of the child's group, even when the child itself has ended, and waits for it."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(timeout=10)
 
     def wait(self, deadline: float) -> bool:
-        """Waits until ``time.monotonic()`` reaches ``deadline``; True when the child has ended."""
+        """Waits until the child ends or ``time.monotonic()`` reaches ``deadline``; returns whether it has ended."""
         try:
             self.process.wait(timeout=max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
@@ -76,13 +80,13 @@ class Child:
         return True
 
     def tail(self, lines: int = 20) -> str:
-        """The last lines of its log, for an error message."""
+        """Last lines of its log (at most 16 KiB), for an error message."""
         text = self.log.read_bytes()[-16384:].decode(errors="replace")
         return "\n".join(text.splitlines()[-lines:])
 
 
 def stop_all(children: Sequence[Child], grace_s: float) -> None:
-    """SIGTERM to all, one common grace period, then SIGKILL to the sessions of those that remain."""
+    """Stops children: SIGTERM to all, one common grace period, then SIGKILL to the groups of all."""
     for child in children:
         child.terminate()
     deadline = time.monotonic() + grace_s

@@ -1,4 +1,4 @@
-"""How much room a disk has, asked by a thread that may wait: a shared file system that hangs must stop nobody else."""
+"""Free space of disks, watched by a thread of its own: a shared file system that hangs must not stop anything else."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-_EVERY_S = 10.0
+_EVERY_S = 10.0  # between two readings
 
 
 class DiskWatch:
-    """Looks at the file systems of some directories every few seconds, on a daemon thread.
+    """Reads the free space of the file systems of some directories every ten seconds, on a daemon thread.
 
     Args:
-        directories: name -> where. One that is not there, or does not answer, has no reading.
+        directories: name -> path. A path that does not exist or cannot be read has no reading.
 
     Attributes:
-        free, size: name -> bytes, as last seen.
+        free: name -> bytes free at the last reading.
+        size: name -> bytes in total at the last reading.
     """
 
     def __init__(self, directories: Mapping[str, Path]) -> None:
@@ -29,17 +30,17 @@ class DiskWatch:
         self._thread.start()
 
     def close(self) -> None:
-        """Looks no more."""
+        """Stops the readings."""
         self._ended.set()
 
     def _run(self) -> None:
         while True:
             for name, directory in self._directories.items():
-                self._look(name, directory)
+                self._read(name, directory)
             if self._ended.wait(_EVERY_S):
                 return
 
-    def _look(self, name: str, directory: Path) -> None:
+    def _read(self, name: str, directory: Path) -> None:
         try:
             usage = shutil.disk_usage(directory)
         except OSError:

@@ -1,4 +1,4 @@
-"""What a process tells about itself beside its log: settings that every process has. No torch, no grpc."""
+"""Settings of status endpoint and traces, which every process has. No torch, no grpc."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from pydantic import Field
 
 from runtime.settings import Settings
 
-# `leeway up` and deploy/ use these: first port of each kind of process, from a base that is 9100 by default.
+# First status port of each kind of process, counted from a base port (9100 by default), for `leeway up` and deploy/.
 GATEWAY_OFFSET, LEARNER_OFFSET, WORKER_OFFSET = 1, 10, 50
 
 
 class StatusConfig(Settings):
-    """The HTTP endpoint of a process: /metrics (Prometheus), /healthz (restart me when this fails), /readyz."""
+    """The HTTP status endpoint: /metrics (Prometheus), /healthz (a failure asks for a restart) and /readyz."""
 
     listen: str | None = Field(
-        default=None, description="host:port; unset: none. Rank r of a learner's machine listens on port + r"
+        default=None, description="host:port; unset: no endpoint. Local rank r of a learner listens on port + r"
     )
 
 
@@ -22,4 +22,4 @@ class TraceConfig(Settings):
     """OpenTelemetry traces that follow a group from its prompt to the version that contains it."""
 
     endpoint: str | None = Field(default=None, description="OTLP/HTTP collector, http://host:4318; unset: no traces")
-    sample: float = Field(default=0.01, gt=0, le=1, description="share of groups that are followed")
+    sample: float = Field(default=0.01, gt=0, le=1, description="share of groups that are traced")

@@ -11,8 +11,8 @@ class LeewayError(Exception):
     """An error whose message says what is wrong, where, and what to do about it.
 
     Attributes:
-        exit_status: what a process that it ends exits with. 1: try again may help; 2: something must be mended in the
-            configuration first; 3: the credentials are refused.
+        exit_status: status with which a process exits that ends because of it. 1: a restart may help; 2: the configuration
+            must be corrected first; 3: the credentials are refused.
     """
 
     exit_status: ClassVar[int] = FAILED

@@ -1,10 +1,10 @@
-"""Structured logs: JSON lines when nobody watches, readable lines on a terminal.
+"""Structured logs: JSON lines where stderr is a file or a pipe, readable lines where it is a terminal.
 
 Every JSON line has time (ISO 8601, UTC), level, process, run and event; fleet, group and version where they are known. What
-libraries say through `logging` (warnings and worse), Python's own warnings and the exception that ends the process come as
-such lines too: a collector that parses lines meets no others of ours.
+libraries say through `logging` (warnings and worse), Python's own warnings and the exception that ends the process become
+such lines too, so that a collector can parse every line of these processes.
 
-    LEEWAY_LOG=json|console       whatever stderr is
+    LEEWAY_LOG=json|console       instead of the choice by stderr
     LEEWAY_LOG_LEVEL=DEBUG|...    instead of INFO
 """
 
@@ -26,7 +26,7 @@ _FORMATS = ("json", "console")
 
 
 def configure(process: str, run: str = "", **known: str) -> structlog.stdlib.BoundLogger:
-    """Sets up the logs of this process and returns a logger. Call it again when more is known; later loggers say it.
+    """Sets up the logs of this process and returns a logger. Call it again when more is known, for later loggers.
 
     Args:
         process: "gateway", "learner-0", "worker-0", ...
@@ -34,7 +34,7 @@ def configure(process: str, run: str = "", **known: str) -> structlog.stdlib.Bou
         known: further fields of every line, such as fleet.
 
     Raises:
-        SettingsError: LEEWAY_LOG or LEEWAY_LOG_LEVEL is something else than above.
+        SettingsError: LEEWAY_LOG or LEEWAY_LOG_LEVEL has an unknown value.
     """
     level = _level()
     shared: list[Processor] = [
@@ -60,7 +60,7 @@ def configure(process: str, run: str = "", **known: str) -> structlog.stdlib.Bou
 
 
 def fatal(message: str) -> None:
-    """Says why the process ends: a JSON line, or on a terminal ``error: ...`` and nothing around it."""
+    """Writes why the process ends: as a JSON line, or on a terminal as ``error: ...`` and nothing else."""
     if _as_json():
         structlog.get_logger().critical(message)
     else:
@@ -68,7 +68,7 @@ def fatal(message: str) -> None:
 
 
 class _Constant:
-    """Adds the same fields to every line, from whatever thread; what the line says itself comes first."""
+    """Adds fixed fields to every line, from whatever thread; fields of the line itself take precedence."""
 
     def __init__(self, fields: dict[str, str]) -> None:
         self._fields = fields

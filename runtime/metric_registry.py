@@ -1,7 +1,7 @@
-"""Declaring metrics: each once, with its help text, in a registry of its own.
+"""Declaration of a process's metrics: each once, with its help text, in a registry that is not the global one.
 
-What a process counts anyway is read when it is scraped; what is observed on a busy path goes into ``Durations``, which costs
-a fraction of a microsecond.
+What a process counts anyway is read when it is scraped; what is observed on a busy path goes into a ``DurationHistogram``,
+which costs a fraction of a microsecond per observation.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ Readings = Mapping[tuple[str, ...], float]
 
 @dataclass(frozen=True)
 class Declaration:
-    """What the reference says of a metric. ``name`` is the one that queries use, but for a histogram's suffixes."""
+    """Name, kind, help text and labels of a metric, from which the metric reference is generated.
+
+    ``name`` is the one that queries use, except that a histogram's series have suffixes (_bucket, _count, _sum).
+    """
 
     name: str
     kind: Kind
@@ -36,44 +39,54 @@ class MetricRegistry:
     """The metrics of one process.
 
     Attributes:
-        registry: what /metrics shows.
+        prometheus: prometheus_client's registry, which /metrics shows.
         declared: every metric, in the order of declaration.
     """
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+        self.prometheus = CollectorRegistry()
         self.declared: list[Declaration] = []
 
     def counter(self, name: str, text: str, labels: Sequence[str] = ()) -> Counter:
-        """A counter; ``name`` ends in _total."""
+        """Declares a counter; ``name`` ends in _total."""
         self._declare(name, "counter", text, labels)
-        return Counter(name, text, labels, registry=self.registry)
+        return Counter(name, text, labels, registry=self.prometheus)
 
     def gauge(self, name: str, text: str, labels: Sequence[str] = ()) -> Gauge:
-        """A number that is set."""
+        """Declares a number that is set and may fall."""
         self._declare(name, "gauge", text, labels)
-        return Gauge(name, text, labels, registry=self.registry)
+        return Gauge(name, text, labels, registry=self.prometheus)
 
     def histogram(self, name: str, text: str, buckets: Sequence[float], labels: Sequence[str] = ()) -> Histogram:
-        """A distribution; ``buckets``: upper bounds."""
+        """Declares a distribution; ``buckets`` are upper bounds, ascending."""
         self._declare(name, "histogram", text, labels)
-        return Histogram(name, text, labels, buckets=buckets, registry=self.registry)
+        return Histogram(name, text, labels, buckets=buckets, registry=self.prometheus)
 
     def durations(self, name: str, text: str, buckets: Sequence[float]) -> DurationHistogram:
-        """A distribution that is observed very often, by one thread."""
+        """Declares a distribution of seconds that one thread observes very often; ``buckets`` are upper bounds, ascending."""
         self._declare(name, "histogram", text, ())
         durations = DurationHistogram(name, text, buckets)
-        self.registry.register(durations)
+        self.prometheus.register(durations)
         return durations
 
     def read(self, name: str, text: str, read: Callable[[], float]) -> None:
-        """A number that is kept elsewhere, a counter if ``name`` ends in _total: each scrape calls ``read``, on a thread."""
+        """Declares a number that is kept elsewhere: each scrape calls ``read``, on any thread.
+
+        It is a counter if ``name`` ends in _total, otherwise a gauge.
+        """
         self.read_all(name, text, (), lambda: {(): read()})
 
     def read_all(self, name: str, text: str, labels: Sequence[str], read: Callable[[], Readings]) -> None:
-        """The same for several: label values -> number. What is read may change meanwhile; ``read`` copies it first."""
+        """Declares a labelled metric that is kept elsewhere: each scrape calls ``read``, on any thread.
+
+        Args:
+            name: a counter if it ends in _total, otherwise a gauge.
+            text: help text.
+            labels: label names.
+            read: returns label values -> number; a new mapping, because the numbers may change while it is read.
+        """
         self._declare(name, "counter" if name.endswith("_total") else "gauge", text, labels)
-        self.registry.register(_Read(name, text, labels, read))
+        self.prometheus.register(_Read(name, text, labels, read))
 
     def _declare(self, name: str, kind: Kind, text: str, labels: Sequence[str]) -> None:
         assert name.endswith("_total") == (kind == "counter"), name
@@ -92,7 +105,7 @@ class DurationHistogram(Collector):
         self._sum = 0.0
 
     def observe(self, seconds: float) -> None:
-        """One more."""
+        """Records one duration. Call it on one thread only."""
         self._counts[bisect_left(self._bounds, seconds)] += 1
         self._sum += seconds
 

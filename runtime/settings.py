@@ -1,4 +1,4 @@
-"""Frozen settings: TOML or JSON in, a validated pydantic model out, and errors that name the key and what to do."""
+"""Frozen settings, read from TOML or JSON into validated pydantic models; errors name the key and what to do."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class SettingsError(LeewayError):
 
 
 class Settings(BaseModel):
-    """Base of every configuration section: immutable, unknown keys refused."""
+    """Base class of every configuration section: immutable, unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @classmethod
     def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> Self:
-        """Reads a ``.toml`` or ``.json`` file, applies ``section.key=value`` overrides, validates.
+        """Reads a ``.toml`` or ``.json`` file, applies ``section.key=value`` overrides, and validates the result.
 
         Raises:
             SettingsError: the file is missing or malformed, a key is unknown, or a value does not fit.
@@ -37,7 +37,7 @@ class Settings(BaseModel):
 
     @classmethod
     def parse(cls, values: dict[str, Any], source: str) -> Self:
-        """Validates a mapping; ``source`` is what error messages call it. Raises SettingsError."""
+        """Validates a mapping; ``source`` names it in error messages. Raises SettingsError."""
         try:
             return cls.model_validate(values)
         except ValidationError as error:
@@ -50,7 +50,7 @@ class Settings(BaseModel):
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """The raw content of a TOML or JSON file. Raises SettingsError when it is missing or malformed."""
+    """Reads a TOML or JSON file, unvalidated. Raises SettingsError when it is missing or malformed."""
     if not path.is_file():
         raise SettingsError(f"{path}: no such configuration file")
     try:
@@ -77,7 +77,7 @@ def _merge(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
 
 
 def _toml_value(text: str) -> Any:
-    """``12``, ``true``, ``[1, 2]`` as TOML reads them; anything else is a plain string."""
+    """Parses ``12``, ``true``, ``[1, 2]`` as TOML does; anything else is a plain string."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -98,7 +98,7 @@ def _explain(cls: type[BaseModel], source: str, item: Any) -> str:
 
 
 def _hint(key: str, known: list[str]) -> str:
-    """The nearest key of the same section, else the same name in another one, else all that the section has."""
+    """Suggests the nearest key of the section, else a key of another section with that name, else lists the section's."""
     section, _, leaf = key.rpartition(".")
     siblings = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == section}
     near = [siblings[name] for name in difflib.get_close_matches(leaf, siblings, n=1, cutoff=0.6)]

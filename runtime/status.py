@@ -1,4 +1,4 @@
-"""The HTTP status endpoint of a process: /metrics for Prometheus, /healthz and /readyz for whoever supervises it.
+"""The HTTP status endpoint of a process: /metrics for Prometheus, /healthz and /readyz for its supervisor.
 
 It has threads of its own and reads only what the process keeps anyway: a scrape never waits for the process, and the
 process never for a scrape.
@@ -22,19 +22,19 @@ from prometheus_client.exposition import choose_encoder
 
 from runtime.settings import SettingsError
 
-Check = Callable[[], str | None]  # what is wrong, None when all is well; called on any thread, returns at once
+Check = Callable[[], str | None]  # returns what is wrong, None when nothing is; called on any thread, must not block
 
-_READ_S = 5.0  # for a caller to say what it wants
-_NOTICE_S = 0.2  # until the thread notices that it is to end
-_MOST_CALLERS = 16  # at once; more are sent away
+_READ_S = 5.0  # a caller must send its request within this time
+_POLL_S = 0.2  # the serving thread looks this often whether it should end
+_MOST_CALLERS = 16  # connections at once; more are closed unanswered
 
 
 class Heartbeat:
-    """Beaten by what must keep moving.
+    """Detects that something which must keep moving, such as an event loop, has stopped: it calls ``beat`` regularly.
 
     Args:
-        what: names it in the complaint.
-        limit_s: silence above this is a fault. Before the first beat there is none: starting takes its time.
+        what: its name in the complaint.
+        limit_s: seconds without a beat that count as a fault. Before the first beat there is no fault: startup may be long.
     """
 
     def __init__(self, what: str, limit_s: float) -> None:
@@ -43,27 +43,27 @@ class Heartbeat:
         self._last: float | None = None
 
     def beat(self) -> None:
-        """It has moved."""
+        """Records a sign of life."""
         self._last = time.monotonic()
 
     def problem(self) -> str | None:
-        """A Check."""
+        """Returns a complaint when the last beat is too long ago, otherwise None; it is a ``Check``."""
         if self._last is None or (silent := time.monotonic() - self._last) <= self._limit_s:
             return None
         return f"{self._what}: nothing has moved for {silent:.0f} s (limit {self._limit_s:.0f} s)"
 
     async def beat_with_loop(self) -> None:
-        """Beats for ever, once a second, while the running event loop turns."""
+        """Beats once a second for as long as the running event loop turns; never returns."""
         while True:
             self.beat()
             await asyncio.sleep(1.0)
 
 
 class Status:
-    """A served endpoint.
+    """A status endpoint that is being served.
 
     Attributes:
-        address: host:port, the port that was bound where 0 was asked for; "" where nothing listens.
+        address: host:port, with the port that was bound if 0 was asked for; "" if nothing listens.
     """
 
     def __init__(self, server: _Server | None) -> None:
@@ -77,17 +77,17 @@ class Status:
     def start(
         cls, listen: str | None, registry: CollectorRegistry, alive: Check, ready: Check, offset: int = 0
     ) -> Status:
-        """Binds and serves on daemon threads.
+        """Binds the address and serves on daemon threads.
 
         Args:
-            listen: host:port; None: nothing is served.
-            registry: what /metrics shows; figures of the process itself (memory, CPU, descriptors) are added.
-            alive: /healthz: 200, or 503 with the complaint.
-            ready: /readyz, likewise.
+            listen: host:port; None serves nothing.
+            registry: what /metrics shows; metrics of the process itself (memory, CPU, descriptors) are added to it.
+            alive: decides /healthz: 200, or 503 with the complaint.
+            ready: decides /readyz: 200, or 503 with the complaint.
             offset: added to the port.
 
         Raises:
-            SettingsError: status.listen is no address, or cannot be bound.
+            SettingsError: ``listen`` is no address, or cannot be bound.
         """
         if listen is None:
             return cls(None)
@@ -101,11 +101,11 @@ class Status:
                 f"status.listen = {listen}{where}: cannot be bound: {error.strerror}; stop the other process or set "
                 "another address (leeway up: run.status_port)"
             ) from error
-        threading.Thread(target=server.serve_forever, args=(_NOTICE_S,), name="status", daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(_POLL_S,), name="status", daemon=True).start()
         return cls(server)
 
     def close(self) -> None:
-        """Listens no more."""
+        """Stops listening."""
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
@@ -139,7 +139,7 @@ class _Server(socketserver.ThreadingTCPServer):
             self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A caller that went away is no news; a fault of ours is."""
+        """Logs errors of this process; a caller that has gone away is not worth a line."""
         if not isinstance(sys.exception(), OSError):
             structlog.get_logger().error("the status endpoint failed", exc_info=True)
 
@@ -170,7 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
         return "leeway"
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Callers are probes: nothing to log."""
+        """Logs nothing: callers are probes."""
 
 
 def _address(listen: str, offset: int) -> tuple[str, int]:

@@ -19,35 +19,45 @@ from opentelemetry.trace import SpanContext as OtelSpanContext
 
 from runtime.trace_context import SpanContext
 
-_RANDOM_BITS = 62  # the last ones of a UUID of version 7
+_RANDOM_BITS = 62  # the last bits of a UUID of version 7
 _QUEUED = 4096  # spans that wait to be sent; more are dropped
-_SEND_S = 5.0  # limit of one request to the collector, with its repetitions
-_EVERY_MS = 1000.0
+_SEND_S = 5.0  # limit of one request to the collector, retries included
+_SEND_EVERY_MS = 1000.0
 _CLOSE_S = 2.0
-_COMPLAIN_S = 60.0
+_LOG_EVERY_S = 60.0
 
 
 class OpenSpan:
-    """A span that has begun."""
+    """A span that has begun and not ended.
+
+    Attributes:
+        context: what spans within it, or links to it, refer to.
+    """
 
     def __init__(self, span: trace.Span) -> None:
         self._span = span
-        context = span.get_span_context()
-        self.place = SpanContext(f"{context.trace_id:032x}", f"{context.span_id:016x}")
+        otel = span.get_span_context()
+        self.context = SpanContext(f"{otel.trace_id:032x}", f"{otel.span_id:016x}")
 
     def end(self, at: int | None = None, **attributes: Any) -> None:
-        """``at``: Unix nanoseconds; now when None."""
+        """Ends the span.
+
+        Args:
+            at: Unix nanoseconds; None means now.
+            attributes: further attributes; "leeway." is put before their names.
+        """
         self._span.set_attributes(_named(attributes))
         self._span.end(at)
 
 
 class Tracer:
-    """Makes spans and sends them in the background.
+    """Makes spans and sends them to a collector in the background.
 
     Args:
-        endpoint: the collector, without /v1/traces.
-        sample: share of groups that are followed.
-        process, run: who speaks.
+        endpoint: URL of the collector, without /v1/traces.
+        sample: share of groups that are traced, 0 to 1.
+        process: this process's name, such as "worker-0".
+        run: the run's name; may be empty.
     """
 
     def __init__(self, endpoint: str, sample: float, process: str, run: str) -> None:
@@ -62,24 +72,24 @@ class Tracer:
         )
         exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces", timeout=_SEND_S)
         self._provider.add_span_processor(
-            BatchSpanProcessor(exporter, max_queue_size=_QUEUED, schedule_delay_millis=_EVERY_MS)
+            BatchSpanProcessor(exporter, max_queue_size=_QUEUED, schedule_delay_millis=_SEND_EVERY_MS)
         )
         self._tracer = self._provider.get_tracer("leeway")
-        _complain_seldom()
+        _limit_export_logs()
 
     def is_sampled(self, group_id: str) -> bool:
-        """Whether this group is one of those that are followed. A malformed id is not."""
+        """Whether a group is traced, which its id alone decides; a malformed id is not."""
         try:
             return int(group_id.replace("-", "")[16:], 16) & (1 << _RANDOM_BITS) - 1 < self._bound
         except ValueError:
             return False
 
     def context_of(self, group_id: str, traceparent: str) -> SpanContext | None:
-        """Where a group that came with ``traceparent`` ("": with none) is in its trace; None: it is not followed here."""
+        """Span context that a group carries in ``traceparent`` ("" for none); None when the group is not traced here."""
         return SpanContext.parse(traceparent) if traceparent and self.is_sampled(group_id) else None
 
     def root(self, name: str, group_id: str, start: int, **attributes: Any) -> OpenSpan:
-        """The first span of a group's trace. ``start``: Unix nanoseconds."""
+        """Begins the first span of a group's trace. ``start``: Unix nanoseconds."""
         with self._ids.fix(trace=int(group_id.replace("-", ""), 16)):
             return self._begin(name, None, start, (), attributes)
 
@@ -91,16 +101,16 @@ class Tracer:
         links: tuple[SpanContext, ...] = (),
         **attributes: Any,
     ) -> OpenSpan:
-        """A span within ``parent``. ``start``: Unix nanoseconds; now when None."""
+        """Begins a span within ``parent``. ``start``: Unix nanoseconds; None means now."""
         return self._begin(name, parent, start, links, attributes)
 
-    def version(self, place: SpanContext, start: int, **attributes: Any) -> OpenSpan:
-        """The span "version" itself, whose place is given."""
-        with self._ids.fix(trace=int(place.trace, 16), span=int(place.span, 16)):
+    def version(self, context: SpanContext, start: int, **attributes: Any) -> OpenSpan:
+        """Begins the span "version" of a published version, under the ids that ``context`` gives."""
+        with self._ids.fix(trace=int(context.trace_id, 16), span=int(context.span_id, 16)):
             return self._begin("version", None, start, (), attributes)
 
     def close(self) -> None:
-        """Sends what waits, within a few seconds; a collector that does not answer is not waited for."""
+        """Sends the spans that wait, for at most two seconds: a collector that does not answer holds nobody up."""
         thread = threading.Thread(target=self._provider.shutdown, daemon=True)
         thread.start()
         thread.join(_CLOSE_S)
@@ -113,26 +123,26 @@ class Tracer:
         links: tuple[SpanContext, ...],
         attributes: dict[str, Any],
     ) -> OpenSpan:
-        above = trace.INVALID_SPAN_CONTEXT if parent is None else _context(parent)
+        above = trace.INVALID_SPAN_CONTEXT if parent is None else _otel_context(parent)
         span = self._tracer.start_span(
             name,
-            # Never the ambient context: what else this process traces is none of our business.
+            # Never the ambient context: spans of other libraries in this process must not become parents.
             context=trace.set_span_in_context(NonRecordingSpan(above), Context()),
             start_time=time.time_ns() if start is None else start,
-            links=[Link(_context(link)) for link in links],
+            links=[Link(_otel_context(link)) for link in links],
             attributes=_named(attributes),
         )
         return OpenSpan(span)
 
 
 class _Ids(RandomIdGenerator):
-    """Random ids, except where a trace's or a span's follow from what it is about."""
+    """Random trace and span ids, except where they derive from a group's id or a manifest's digest."""
 
     def __init__(self) -> None:
         self._fixed = threading.local()
 
     def fix(self, trace: int, span: int | None = None) -> _Ids:
-        """The ids of the spans that this thread begins inside the `with` block; ``span`` None: a random one."""
+        """Sets the ids of the spans that this thread begins inside the `with` block; ``span`` None stays random."""
         self._fixed.trace, self._fixed.span = trace, span
         return self
 
@@ -148,8 +158,8 @@ class _Ids(RandomIdGenerator):
         return getattr(self._fixed, "span", None) or super().generate_span_id()
 
 
-class _Seldom(logging.Filter):
-    """A collector that is down is worth a line a minute, not one a second."""
+class _RateLimit(logging.Filter):
+    """Passes one record per logger and minute: while a collector is down, the exporter logs every second."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -159,21 +169,20 @@ class _Seldom(logging.Filter):
         now = time.monotonic()
         if now < self._next.get(record.name, 0.0):
             return False
-        self._next[record.name] = now + _COMPLAIN_S
+        self._next[record.name] = now + _LOG_EVERY_S
         return True
 
 
-def _complain_seldom() -> None:
-    seldom = _Seldom()
+def _limit_export_logs() -> None:
+    limit = _RateLimit()
     for name in list(logging.Logger.manager.loggerDict):
         if name.startswith(("opentelemetry.sdk", "opentelemetry.exporter")):
-            logging.getLogger(name).addFilter(seldom)
+            logging.getLogger(name).addFilter(limit)
 
 
-def _context(place: SpanContext) -> OtelSpanContext:
-    return OtelSpanContext(
-        int(place.trace, 16), int(place.span, 16), is_remote=True, trace_flags=TraceFlags(TraceFlags.SAMPLED)
-    )
+def _otel_context(context: SpanContext) -> OtelSpanContext:
+    flags = TraceFlags(TraceFlags.SAMPLED)
+    return OtelSpanContext(int(context.trace_id, 16), int(context.span_id, 16), is_remote=True, trace_flags=flags)
 
 
 def _named(attributes: dict[str, Any]) -> dict[str, Any]:

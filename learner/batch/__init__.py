@@ -1,1 +1,1 @@
-"""From groups to micro-batches: advantages and packing. Pure: tensors and numbers in, tensors out."""
+"""Turns groups into advantages, weighted sequences and packed micro-batches, without I/O or state."""

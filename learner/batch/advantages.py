@@ -1,5 +1,7 @@
-"""Group-relative advantages: one group's rewards in, [G] float32 out. A group whose rewards are all equal gets exactly 0
-everywhere, whatever the rounding of the mean."""
+"""Group-relative advantages: the G rewards of one group in, [G] float32 out.
+
+A group whose rewards are all equal gets exactly 0 everywhere, whatever the rounding of the mean.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +16,14 @@ _EPSILON = 1e-6  # as in GRPO's implementations: rounding noise of nearly equal 
 
 
 def advantages(rewards: Sequence[float], kind: Advantage) -> Tensor:
-    """The advantages of one group's responses, by the name of the estimator."""
+    """Computes the advantages of one group's responses with the estimator called ``kind``: [G] float32."""
     return {"mean": mean_centred, "std": standardised, "leave_one_out": leave_one_out}[kind](rewards)
 
 
 def mean_centred(rewards: Sequence[float]) -> Tensor:
-    """A_g = r_g - mean(r). They sum to 0.
+    """Computes A_g = r_g - mean(r). They sum to 0.
 
-    No division by the standard deviation (ASymPO, arXiv 2606.03070, section 3; Dr.GRPO, arXiv 2503.20783).
+    There is no division by the standard deviation (ASymPO, arXiv 2606.03070, section 3; Dr. GRPO, arXiv 2503.20783).
 
     Example: [1, 0, 0, 0] -> [0.75, -0.25, -0.25, -0.25].
     """
@@ -29,9 +31,9 @@ def mean_centred(rewards: Sequence[float]) -> Tensor:
 
 
 def standardised(rewards: Sequence[float]) -> Tensor:
-    """A_g = (r_g - mean(r)) / (std(r) + 1e-6), std over the G rewards themselves, divisor G (GRPO, arXiv 2402.03300).
+    """Computes A_g = (r_g - mean(r)) / (std(r) + 1e-6), with divisor G in the standard deviation (GRPO, arXiv 2402.03300).
 
-    The paper does not say which divisor; G - 1, which some implementations take, only scales all of them by a constant.
+    The paper does not name the divisor; G - 1, which some implementations use, only scales all advantages by a constant.
 
     Example: [1, 0, 0, 0] -> std = 0.4330 -> [1.7320, -0.5774, -0.5774, -0.5774].
     """
@@ -40,7 +42,7 @@ def standardised(rewards: Sequence[float]) -> Tensor:
 
 
 def leave_one_out(rewards: Sequence[float]) -> Tensor:
-    """A_g = r_g - mean of the *other* rewards = G / (G - 1) * (r_g - mean(r)) (RLOO, arXiv 2402.14740). They sum to 0.
+    """Computes A_g = r_g - (mean of the other rewards) = G / (G - 1) * (r_g - mean(r)) (RLOO, arXiv 2402.14740). Sum: 0.
 
     Example: [1, 0, 0, 0] -> [1, -1/3, -1/3, -1/3].
     """
@@ -48,7 +50,7 @@ def leave_one_out(rewards: Sequence[float]) -> Tensor:
 
 
 def _centred(rewards: Sequence[float]) -> Tensor:
-    """r - mean(r) in float64."""
+    """Computes r - mean(r) in float64; exactly 0 where all rewards are equal."""
     values = torch.tensor(list(rewards), dtype=torch.float64)
     if bool((values == values[0]).all()):
         return torch.zeros_like(values)

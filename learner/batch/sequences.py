@@ -1,4 +1,4 @@
-"""From groups of the wire to weighted sequences."""
+"""Turns groups, as they come over the wire, into sequences with advantages and weights."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from learner.batch.types import Sequence
 from learner.batch.weighting import DEFAULT, Weighting
 from leeway.v1 import rollout_pb2 as pb
 
-_NOBODYS = -1  # in place of a version: the prompt's and the environment's tokens
+_NO_VERSION = -1  # marks tokens that no policy generated: the prompt's and the environment's
 _WIRE, _IDS = np.dtype("<i4"), np.dtype(np.int64)  # parsed once, not for every response
 
 
 def token_ids(buffer: bytes) -> torch.Tensor:
-    """Little-endian int32 bytes of the wire as [n] int64."""
+    """Converts little-endian int32 token ids, as the wire carries them, to [n] int64."""
     return torch.from_numpy(np.frombuffer(buffer, _WIRE).astype(_IDS))
 
 
 def to_sequences(groups: Sequences[pb.Group], weighting: Weighting = DEFAULT) -> list[Sequence]:
-    """Sequences with advantage and weight for every response that ``weighting`` keeps.
+    """Makes a sequence with advantage and weight of every response that ``weighting`` keeps.
 
-    Groups without contrast have A = 0 everywhere: they contribute nothing, are (but for ``keep`` = all) not forwarded at
-    all, and still count in the denominator.
+    A group without contrast has A = 0 everywhere. It contributes nothing and is left out (unless ``keep`` is "all"), but its
+    prompt, responses and tokens still count in the denominators of the weights.
     """
     sequences: list[Sequence] = []
     step_tokens = sum(_loss_tokens(group) for group in groups)
@@ -39,7 +39,7 @@ def to_sequences(groups: Sequences[pb.Group], weighting: Weighting = DEFAULT) ->
         for response, advantage in zip(group.responses, values, strict=True):
             if keep or advantage != 0.0:
                 tokens, version = _joined(prompt, response)
-                generated = version != _NOBODYS
+                generated = version != _NO_VERSION
                 sequences.append(Sequence(tokens, generated, advantage, weight, group.temperature, version=version))
     return sequences
 
@@ -57,9 +57,9 @@ def _loss_tokens(group: pb.Group) -> int:
 
 
 def _joined(prompt: torch.Tensor, response: pb.Response) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens, and the version that generated each, [n] int64 both."""
+    """Joins prompt and response: the tokens, and the version that generated each of them (-1: none), both [n] int64."""
     answer = token_ids(response.tokens)
-    version = torch.full((len(prompt) + len(answer),), _NOBODYS)
+    version = torch.full((len(prompt) + len(answer),), _NO_VERSION)
     for span in response.spans:
         version[len(prompt) + span.start : len(prompt) + span.end] = span.version
     return torch.cat([prompt, answer]), version

@@ -1,4 +1,4 @@
-"""Statistics of a step's groups, computed without torch."""
+"""Statistics of a step's groups before training: reward, contrast, staleness. Importable without torch."""
 
 from __future__ import annotations
 
@@ -10,19 +10,29 @@ from leeway.v1 import rollout_pb2 as pb
 
 @dataclass(frozen=True)
 class GroupStatistics:
-    """What a step's groups say before training: means over all responses taken, informative or not."""
+    """Statistics over all responses of a step's groups, informative or not.
+
+    Attributes:
+        reward: mean reward of the responses.
+        informative: share of groups whose rewards are not all equal.
+        staleness_mean: mean staleness in optimizer steps, weighted by generated tokens.
+        staleness_max: staleness of the oldest generated token, in optimizer steps.
+        staleness_tokens: number of generated tokens by staleness in optimizer steps.
+        responses: number of responses.
+        tokens: number of generated tokens.
+    """
 
     reward: float
-    informative: float  # share of groups whose rewards differ
-    staleness_mean: float  # optimizer steps, weighted by generated tokens
+    informative: float
+    staleness_mean: float
     staleness_max: int
-    staleness_tokens: dict[int, int]  # generated tokens of each age
+    staleness_tokens: dict[int, int]
     responses: int
-    tokens: int  # generated tokens
+    tokens: int
 
 
-def describe(groups: Sequences[pb.Group], staleness: dict[int, int]) -> GroupStatistics:
-    """Statistics of taken groups; ``staleness`` maps each version in their spans to optimizer steps."""
+def group_statistics(groups: Sequences[pb.Group], staleness: dict[int, int]) -> GroupStatistics:
+    """Computes the statistics of a step's groups; ``staleness``: optimizer steps of every version in their spans."""
     rewards = [response.reward for group in groups for response in group.responses]
     ages: list[tuple[int, int]] = [
         (staleness[span.version], span.end - span.start)

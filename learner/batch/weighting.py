@@ -1,4 +1,4 @@
-"""What a response counts for in the loss of a step."""
+"""Rules by which a response gets its advantage and its weight in the loss of a step."""
 
 from __future__ import annotations
 
@@ -12,19 +12,22 @@ Keep = Literal["effective", "informative", "all"]
 
 @dataclass(frozen=True)
 class Weighting:
-    """How advantages and weights are made from groups. Every denominator counts *all* prompts of the step and all their
-    responses, also those that contribute nothing and are left out of the forward pass, so that a step of few informative
-    groups is a small step. G responses in a group, P prompts in the step, m loss tokens of a response.
+    """Rules for advantages, weights, and the choice of responses that are trained on.
+
+    Every denominator counts *all* prompts of the step and all their responses, also those that contribute nothing and are
+    left out of the forward pass, so that a step of few informative groups is a small step. G responses in a group, P prompts
+    in the step, m loss tokens in a response.
 
     Attributes:
-        advantage: mean: r - mean(r); std: divided by the group's standard deviation; leave_one_out: the mean of the others.
-        mean: what a response's weight divides by, and so what the objective must do with its tokens:
+        advantage: mean: r - mean(r); std: that divided by the group's standard deviation; leave_one_out: r - mean of the
+            other responses' rewards.
+        mean: how a response's weight is normalised, and so what the objective must do with its tokens:
             response: 1 / (G P); the objective takes the mean over the response's tokens (or one term per response);
             sum: 1 / (G P); the objective sums over tokens;
             group: 1 / (P sum of the group's m); the objective sums over tokens: the mean over a group's tokens;
             batch: 1 / (sum of all m); the objective sums over tokens: the mean over the step's tokens.
-        keep: which responses are trained on: effective: those with A != 0; informative: all of groups whose rewards
-            differ (a term that does not vanish with A); all: also groups without contrast (KL, entropy).
+        keep: which responses are trained on: effective: those with A != 0; informative: all responses of groups whose rewards
+            differ (for a term that does not vanish with A); all: also groups without contrast (for KL and entropy terms).
     """
 
     advantage: Advantage = "mean"

@@ -1,0 +1,1 @@
+"""Log-probabilities of a batch under the versions that generated it, and under a frozen reference."""

@@ -1,4 +1,4 @@
-"""How far the current policy has moved from those that generated the tokens, by the tokens' staleness. Pure.
+"""Measures how far the current policy has moved from those that generated the tokens, by the tokens' staleness. Pure.
 
 pi = current probability of a sampled token, mu = the probability it was sampled with, w = pi / mu.
 """
@@ -12,20 +12,25 @@ from torch import Tensor
 
 _BEYOND = 0.15  # DPPO's bound on |pi - mu| (learner.objectives.divergence)
 _SUMS = 5
-_LIMIT = 20.0  # |log w| beyond it is cut, as objectives do
+_LIMIT = 20.0  # |log w| is clamped to it, as in learner.objectives.ratio
 
 
 def bucket_count(max_staleness: int) -> int:
-    """Buckets for ages up to ``max_staleness`` optimizer steps: 0, 1, 2-3, 4-7, 8-15, ..."""
+    """Number of buckets for ages up to ``max_staleness`` optimizer steps: 0, 1, 2-3, 4-7, 8-15, ..."""
     return max_staleness.bit_length() + 1
 
 
 def drift_sums(log_pi: Tensor, log_mu: Tensor, age: Tensor, buckets: int) -> Tensor:
-    """What ``drift_row`` needs, additive over tokens and ranks: [buckets, 5] float64.
+    """Sums that ``drift_row`` makes its numbers from, additive over tokens and ranks.
 
     Args:
-        log_pi, log_mu: [n] float.
-        age: [n] int64, optimizer steps; those beyond the last bucket count there.
+        log_pi: [n] float, log-probability of each token under the current policy.
+        log_mu: [n] float, log-probability under the version that generated it.
+        age: [n] int64, staleness in optimizer steps; an age beyond the last bucket counts in the last one.
+        buckets: number of buckets, from ``bucket_count``.
+
+    Returns:
+        [buckets, 5] float64: number of tokens, and sums of log w, w, w^2 and [|pi - mu| > 0.15].
     """
     log_ratio = (log_pi.double() - log_mu.double()).clamp(-_LIMIT, _LIMIT)
     weight = log_ratio.exp()
@@ -36,14 +41,14 @@ def drift_sums(log_pi: Tensor, log_mu: Tensor, age: Tensor, buckets: int) -> Ten
 
 
 def drift_row(sums: Tensor) -> dict[str, Any]:
-    """The sums as a step's numbers.
+    """Turns the sums of ``drift_sums`` into the numbers of a step's row.
 
     Returns:
-        true_drift: E[log(pi / mu)] over the sampled tokens, nats a token: minus the KL divergence of pi from mu.
+        true_drift: E[log(pi / mu)] over the sampled tokens, nats/token: minus the KL divergence of pi from mu.
         effective_share: effective sample size (sum w)^2 / sum w^2 as a share of the tokens, in (0, 1].
         beyond_bound: share of tokens with |pi - mu| > 0.15.
-        drift_tokens: how many were looked at.
-        drift_staleness: the same four for each bucket of ages that has tokens; None elsewhere where there are none.
+        drift_tokens: number of tokens measured; if it is 0, the three numbers above are None.
+        drift_staleness: these four numbers for each bucket of ages that has tokens, by the bucket's range of ages.
     """
     total = _figures(sums.sum(0))
     names = ("true_drift", "effective_share", "beyond_bound", "drift_tokens")

@@ -1,12 +1,13 @@
-"""Log-probabilities of the responses' tokens under the versions that generated them, and under a frozen reference.
+"""Recomputes log-probabilities of the responses' tokens under the versions that generated them, and under a reference.
 
 No log-probability comes over the wire: a group's spans say which version generated which token, and the learner published
-those versions itself. Each rank holds its own part of them and lends them to its layers, so that log mu comes from the same
-pipeline, kernels and rounding as log pi; one forward pass per version, over the sequences that have tokens of it.
+those versions itself. Each rank puts its shard of a version's weights into its own layers for a forward pass, so that log mu
+comes from the same pipeline, kernels and rounding as log pi. There is one forward pass per version, over the sequences that
+have tokens of it.
 
-The truth is what lies in the publication directory, rounded to publish.dtype; memory is a cache of it. A group of a version
-that is not there any more, or not what was published, is never trained on: ``usable`` tells the queue, which counts it as
-expired, as it does with one that is too stale.
+The versions in the publication directory, rounded to publish.dtype, are authoritative; host memory caches them. A group of a
+version that is no longer there, or is not what was published, is never trained on: ``usable`` tells the queue, which counts
+such a group as expired, as if it were too stale.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from learner.batch.packing import Layout
-from learner.batch.subset import flatten, lengthened, spread, subset
+from learner.batch.subset import flatten, padded_to, select_tokens, with_field
 from learner.batch.types import Batch
 from learner.behaviour.drift import bucket_count, drift_row, drift_sums
 from learner.behaviour.weight_cache import LocalWeights, WeightCache
@@ -32,18 +33,23 @@ from learner.config import LearnerConfig
 from learner.megatron.parallel import Ranks
 from learner.megatron.training.scorer import Scorer
 from learner.objectives import Objective
-from learner.publish.catalog import CatalogError, versions_on_disk
+from learner.publish.catalog import CatalogError
 from learner.publish.verified import VerifiedVersions
 from runtime.settings import SettingsError
+from runtime.version_format.names import versions_on_disk
 
-_UNDER_WAY = 4  # steps that a batch may be taken, and a version retained, ahead of or behind the step trained now
+_SLACK = 4  # optimizer steps: prefetch may run ahead of, and asynchronous retention behind, the current step
 
 
 class Behaviour:
-    """What other weights than the current ones say about a batch. Every rank makes one.
+    """Recomputes a batch's log-probabilities with other weights than the current ones. Every rank makes one.
 
     Args:
-        layout: of the training batches.
+        config: settings of the learner.
+        objective: objective of the run; it says which log-probabilities it needs.
+        scorer: runs forward passes with given weights.
+        ranks: the parallel layout, and this rank's indices in it.
+        layout: layout that the training batches are packed with.
     """
 
     def __init__(
@@ -53,28 +59,32 @@ class Behaviour:
         self._objective = objective
         self._scorer = scorer
         self._ranks = ranks
-        self._layout = replace(layout, data_ranks=1)  # each scores what it trains
-        # Tokens of one data rank go to experts on another: all score, or none does.
-        self._together = ranks.expert_size > 1
+        self._layout = replace(layout, data_ranks=1)  # each data rank scores what it trains
+        # Tokens of one data rank go to experts on another, so all of them must run the forward pass, or none.
+        self._score_together = ranks.expert_size > 1
         self._published = VerifiedVersions(config.publish.dir)
         self._cache = WeightCache(
             config.behaviour.cache_bytes, lambda version: scorer.read(self._published.open(version))
         )
-        self._wanted = objective.needs_behaviour or config.behaviour.drift_every > 0
+        self._wants_log_mu = objective.needs_behaviour or config.behaviour.drift_every > 0
         self._reference: LocalWeights | None = None
         self._reference_version = -1
         self._unusable: set[int] = set()
 
-    def hold(self, version: int) -> None:
-        """Keeps the current weights, which are being published under that number."""
-        if self._wanted:
+    def cache_current(self, version: int) -> None:
+        """Caches the current weights, which are being published as ``version``, if log mu may be needed."""
+        if self._wants_log_mu:
             self._cache.put(version, self._scorer.snapshot())
 
-    def freeze(self, version: int, step: int) -> None:
-        """Takes the reference: the run's first version, which is the current weights before the first step.
+    def freeze_reference(self, version: int, step: int) -> None:
+        """Takes ``version`` as the frozen reference, and loads its weights if the objective needs them.
+
+        Args:
+            version: the run's first version.
+            step: optimizer steps done; at 0 the current weights are those of the first version.
 
         Raises:
-            SettingsError: it is not in the publication directory any more.
+            SettingsError: the version cannot be read from the publication directory.
         """
         self._reference_version = version
         if not self._objective.needs_reference:
@@ -89,14 +99,14 @@ class Behaviour:
 
     @property
     def reference_version(self) -> int:
-        """What a checkpoint must keep."""
+        """Number of the version that is the frozen reference, for the checkpoint."""
         return self._reference_version
 
     def usable(self, version: int) -> bool:
-        """Whether log mu of a version's tokens can be had; asked on rank 0 before a group is handed out."""
+        """Whether log mu of a version's tokens can be recomputed; asked on rank 0 before a group is taken from the queue."""
         if version in self._unusable:
             return False
-        problem = None if self._published.exists(version) else "it is not in publish.dir any more"
+        problem = None if self._published.exists(version) else "it is no longer in publish.dir"
         if problem is None and version not in self._cache:
             problem = self._published.problem(version)
         if problem is not None:
@@ -107,21 +117,31 @@ class Behaviour:
         return problem is None
 
     def needed(self, fresh: Callable[[Iterable[int], int], set[int]]) -> set[int]:
-        """Versions that must stay on disk. ``fresh``: those of some versions that are at most so many steps stale."""
-        kept: set[int] = set()
-        if self._wanted:
-            kept = fresh(versions_on_disk(self._config.publish.dir), self._config.max_staleness + _UNDER_WAY)
-        return kept | ({self._reference_version} if self._objective.needs_reference else set())
-
-    def fill(self, batch: Batch | None, step: int, staleness: Mapping[int, int]) -> tuple[Batch | None, dict[str, Any]]:
-        """The batch with what the objective needs, and numbers for the step's row. Collective.
-
-        Only the last stage, where the objective is called, has the true log-probabilities.
+        """Versions that must stay on disk for log mu and for the reference.
 
         Args:
-            batch: of this data rank; None where nothing is trained.
+            fresh: given versions and a number of steps, returns the versions that are at most so many steps stale.
+        """
+        kept: set[int] = set()
+        if self._wants_log_mu:
+            kept = fresh(versions_on_disk(self._config.publish.dir), self._config.max_staleness + _SLACK)
+        return kept | ({self._reference_version} if self._objective.needs_reference else set())
+
+    def recompute(
+        self, batch: Batch | None, step: int, staleness: Mapping[int, int]
+    ) -> tuple[Batch | None, dict[str, Any]]:
+        """Adds the log-probabilities that the objective needs to a batch; measures the drift when it is due. Collective.
+
+        Only the last pipeline stage, where the objective is called, gets true log-probabilities.
+
+        Args:
+            batch: the batch of this data rank; None if the step trains nothing.
             step: optimizer steps done.
-            staleness: version -> optimizer steps, of all versions in the step's groups.
+            staleness: staleness in optimizer steps of every version in the step's groups.
+
+        Returns:
+            The batch with ``behaviour_logp`` and ``reference_logp`` as far as they are needed, and numbers for the step's
+            row.
         """
         if batch is None:
             return None, {}
@@ -133,46 +153,46 @@ class Behaviour:
         if every and step % every == 0:
             numbers = self._drift(batch, step, staleness, log_mu)
         if log_mu is not None:
-            batch = spread(batch, "behaviour_logp", log_mu)
+            batch = with_field(batch, "behaviour_logp", log_mu)
         if self._objective.needs_reference:
-            batch = spread(batch, "reference_logp", self._logp(batch, everything, self._reference))
-        if self._wanted or self._objective.needs_reference:
+            batch = with_field(batch, "reference_logp", self._logp(batch, everything, self._reference))
+        if self._wants_log_mu or self._objective.needs_reference:
             numbers["recompute_s"] = time.monotonic() - started
             numbers["versions_read"] = self._cache.misses - misses
         return batch, numbers
 
     def _log_mu(self, batch: Batch, chosen: Tensor) -> Tensor:
-        """log mu of the chosen loss tokens, 0 elsewhere: [L of all micro-batches] float32, on the last stage."""
+        """Recomputes log mu of the chosen loss tokens, 0 elsewhere: [L of all micro-batches] float32, on the last stage."""
         versions = flatten(batch, "version")
         total = torch.zeros(len(versions), device=self._ranks.device)
         wanted = versions[chosen].unique().tolist()
-        for version in self._ranks.union(wanted) if self._together else wanted:
+        for version in self._ranks.union(wanted) if self._score_together else wanted:
             total += self._logp(batch, chosen & (versions == version), self._cache.get(version))
         return total
 
     def _logp(self, batch: Batch, chosen: Tensor, weights: LocalWeights | None) -> Tensor:
-        """Log-probabilities of the chosen loss tokens under some weights, 0 elsewhere."""
+        """Computes log-probabilities of the chosen loss tokens under ``weights`` (None: the current ones), 0 elsewhere."""
         found = torch.zeros(len(chosen), device=self._ranks.device)
-        piece = subset(batch, chosen, self._layout)
-        if self._together:
-            most = self._ranks.largest(len(piece.batch.micro_batches) if piece is not None else 0)
-            piece = lengthened(piece, most, self._layout) if most else None
-        if piece is not None:
-            for values, origin in zip(self._scorer.score(piece.batch, weights), piece.origin, strict=False):
+        selected = select_tokens(batch, chosen, self._layout)
+        if self._score_together:
+            most = self._ranks.largest(len(selected.batch.micro_batches) if selected is not None else 0)
+            selected = padded_to(selected, most, self._layout) if most else None
+        if selected is not None:
+            for values, origin in zip(self._scorer.score(selected.batch, weights), selected.origin, strict=False):
                 found[origin.to(found.device)] = values
         return found
 
     def _drift(self, batch: Batch, step: int, staleness: Mapping[int, int], log_mu: Tensor | None) -> dict[str, Any]:
-        """What ``drift_row`` says of a sample. Tokens of versions that cannot be read are left out.
+        """Measures the drift on a sample of responses; returns ``drift_row``. Tokens of unreadable versions are left out.
 
         Args:
-            log_mu: [L of all micro-batches] where it is known already.
+            log_mu: [L of all micro-batches] float32 if it has been recomputed already.
         """
         known = sorted(staleness)
-        readable = self._ranks.agree([int(self._ranks.rank > 0 or self.usable(version)) for version in known])
+        flags = self._ranks.agree([int(self._ranks.rank > 0 or self.usable(version)) for version in known])
         versions = flatten(batch, "version")
-        among = torch.tensor([version for version, there in zip(known, readable, strict=True) if there])
-        chosen = self._sample(batch, step) & torch.isin(versions, among)
+        readable = torch.tensor([version for version, flag in zip(known, flags, strict=True) if flag])
+        chosen = self._sample(batch, step) & torch.isin(versions, readable)
         log_pi = self._logp(batch, chosen, None)
         log_mu = self._log_mu(batch, chosen) if log_mu is None else log_mu
         ages = torch.tensor([staleness[version] for version in versions[chosen].tolist()], dtype=torch.int64)
@@ -184,10 +204,10 @@ class Behaviour:
         return drift_row(sums)
 
     def _sample(self, batch: Batch, step: int) -> Tensor:
-        """The loss tokens of some responses of this data rank: [L of all micro-batches] bool."""
+        """Draws responses of this data rank; returns which loss tokens are theirs: [L of all micro-batches] bool."""
         wanted = math.ceil(self._config.behaviour.drift_responses / self._ranks.data_size)
         rows = [(index, row) for index, one in enumerate(batch.micro_batches) for row in one.loss_row.unique().tolist()]
-        draw = random.Random(f"{self._config.seed}/{step}/{self._ranks.data_rank}")  # the same on a data rank's ranks
+        draw = random.Random(f"{self._config.seed}/{step}/{self._ranks.data_rank}")  # equal on all ranks of a data rank
         taken = set(draw.sample(rows, min(wanted, len(rows))))
         flags = [
             torch.tensor([(index, row) in taken for row in one.loss_row.tolist()], dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""The weights of versions in host memory, the least recently used given up first."""
+"""A cache of versions' weights in host memory, which evicts the least recently used version first."""
 
 from __future__ import annotations
 
@@ -7,59 +7,59 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-LocalWeights = Sequence[Tensor]  # one rank's part of a model, a tensor for each of its parameters, in host memory
+LocalWeights = Sequence[Tensor]  # one rank's shard of a model, a tensor for each of its parameters, in host memory
 
 
 class WeightCache:
-    """Versions by number, up to a limit in bytes; what is not held is read again.
+    """Weights of versions by number, up to a limit in bytes; a version that is not cached is read.
 
     Args:
-        limit: bytes; a version that is larger than that alone is handed out and not kept.
-        read: what to do about a version that is not held.
+        limit: most bytes cached; a version that is larger than that alone is returned and not cached.
+        read: reads a version that is not cached.
 
     Attributes:
-        misses: versions read so far.
+        misses: number of versions read so far.
     """
 
     def __init__(self, limit: int, read: Callable[[int], LocalWeights]) -> None:
         self._limit = limit
         self._read = read
-        self._held: OrderedDict[int, LocalWeights] = OrderedDict()  # least recently used first
+        self._cached: OrderedDict[int, LocalWeights] = OrderedDict()  # least recently used first
         self._bytes = 0
         self.misses = 0
 
     def __contains__(self, version: int) -> bool:
-        return version in self._held
+        return version in self._cached
 
     @property
     def bytes(self) -> int:
-        """Held now."""
+        """Bytes currently cached."""
         return self._bytes
 
     def put(self, version: int, weights: LocalWeights) -> None:
-        """Holds a version, as the one used last; an older one of that number is replaced."""
-        self._drop(version)
+        """Caches a version as the most recently used one, replacing weights cached under that number."""
+        self._evict(version)
         size = _size(weights)
         if size > self._limit:
             return
         while self._bytes + size > self._limit:
-            self._drop(next(iter(self._held)))
-        self._held[version] = weights
+            self._evict(next(iter(self._cached)))
+        self._cached[version] = weights
         self._bytes += size
 
     def get(self, version: int) -> LocalWeights:
-        """A version's weights; not to be changed. Raises what ``read`` raises."""
-        if version in self._held:
-            self._held.move_to_end(version)
-            return self._held[version]
+        """Returns a version's weights, which must not be changed. Raises what ``read`` raises."""
+        if version in self._cached:
+            self._cached.move_to_end(version)
+            return self._cached[version]
         self.misses += 1
         weights = self._read(version)
         self.put(version, weights)
         return weights
 
-    def _drop(self, version: int) -> None:
-        if version in self._held:
-            self._bytes -= _size(self._held.pop(version))
+    def _evict(self, version: int) -> None:
+        if version in self._cached:
+            self._bytes -= _size(self._cached.pop(version))
 
 
 def _size(weights: LocalWeights) -> int:

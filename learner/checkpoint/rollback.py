@@ -1,13 +1,14 @@
-"""Back to a healthy checkpoint, because an alarm says so.
+"""Returns a run to its newest healthy checkpoint when an alarm asks for it.
 
-What was learnt since is given up: a new timeline, and a timeline is a learner's start. So the learner that sees the alarm
-writes an order next to the checkpoints and ends with the exit status ROLLED_BACK. Whoever supervises it (`leeway up`,
-Kubernetes) starts it again, and that start carries the order out: the checkpoints after the healthy one are set aside, and
-training goes on at a lower rate. A start that is killed in between leaves the order to the next one.
+What was learnt since that checkpoint is given up, so the run begins a new timeline, and a timeline begins with a learner's
+start. Therefore the learner that raises the alarm writes a request, ``rollback.json``, next to the checkpoints and ends with
+the exit status ROLLED_BACK. Its supervisor (`leeway up`, Kubernetes) starts it again, and that start applies the request: it
+sets aside the checkpoints after the healthy one and trains on at a lower learning rate. If that start is killed half-way, the
+next one applies the request again.
 
-The order stays in the directory. It speaks of checkpoints that learners up to its epoch have written, so a later start that
-falls back on one of those still finds the lower rate; newer ones hold it themselves. To undo a rollback, remove
-``rollback.json`` and give the checkpoints set aside their names back.
+The request stays in the directory. It covers checkpoints of learners up to its own epoch, so that a later start which falls
+back on one of those still finds the lower learning rate; newer checkpoints contain that rate themselves. To undo a rollback,
+remove ``rollback.json`` and give the checkpoints that were set aside their names back.
 """
 
 from __future__ import annotations
@@ -16,28 +17,29 @@ import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from learner.checkpoint.store import CheckpointError, DamagedError, completed, is_healthy, order_of, read_state
+from learner.checkpoint.store import CheckpointError, DamagedError, completed, epoch_and_step, is_healthy, read_state
 from learner.control.alarms import Alarm
 from learner.queue import GroupRef
 from learner.storage.fence import DirectoryFence
 
-ROLLED_BACK = 4  # exit status
+ROLLED_BACK = 4  # exit status of a learner that has requested a rollback
 _REQUEST = "rollback.json"
-_ASIDE = "rolled_back_"
+SET_ASIDE = "rolled_back_"  # prefix of the names of checkpoints that a rollback gave up
 
 
 @dataclass(frozen=True)
 class RollbackRequest:
-    """To go on from ``checkpoint``.
+    """Request to resume from ``checkpoint`` at a lower learning rate; the content of ``rollback.json``.
 
     Attributes:
-        number: of the run's rollbacks, from 1.
-        epoch: of the learner that gave it.
-        step: at which the alarm was raised.
-        checkpoint: the healthy one, a directory's name.
-        factor: of the scheduled learning rate from then on.
-        rule, reason: the alarm's.
-        reported: whether the start that carried it out has said what it cost.
+        number: number of this rollback in the run, from 1.
+        epoch: epoch of the learner that wrote the request.
+        step: step at which the alarm was raised.
+        checkpoint: directory name of the healthy checkpoint.
+        factor: what the scheduled learning rate is multiplied by from then on.
+        rule: rule of the alarm that asked for the rollback.
+        reason: the alarm's sentence for people.
+        reported: whether the start that applied the request has logged what it cost.
     """
 
     number: int
@@ -50,26 +52,33 @@ class RollbackRequest:
     reported: bool = False
 
     def write(self, fence: DirectoryFence) -> None:
-        """Raises OSError."""
-        fence.put_text(_REQUEST, json.dumps(asdict(self), indent=1))
+        """Writes ``rollback.json``, replacing an older one. Raises OSError."""
+        fence.replace_text(_REQUEST, json.dumps(asdict(self), indent=1))
 
-    def commands(self, epoch: int) -> bool:
-        """Whether it speaks of a checkpoint that a learner of ``epoch`` wrote."""
+    def covers(self, epoch: int) -> bool:
+        """Whether the request applies to checkpoints that a learner of ``epoch`` wrote."""
         return epoch <= self.epoch
 
 
 @dataclass(frozen=True)
 class RollbackCost:
-    """What a rollback gave up: checkpoints, the newest step in them, groups of theirs; ``complete``: all of those."""
+    """What a rollback gave up.
 
-    aside: list[str]
+    Attributes:
+        set_aside: names of the checkpoints that were set aside.
+        newest_step: the newest step in them.
+        trained: groups that only they contain.
+        complete: whether ``trained`` is all of those groups; not so if a checkpoint was unreadable or already removed.
+    """
+
+    set_aside: list[str]
     newest_step: int
     trained: list[GroupRef]
     complete: bool
 
 
 def read_request(root: Path) -> RollbackRequest | None:
-    """The last order given to this directory. Raises CheckpointError when it cannot be read."""
+    """Reads the newest request; None if there has been no rollback. Raises CheckpointError when it cannot be read."""
     path = root / _REQUEST
     try:
         return RollbackRequest(**json.loads(path.read_text()))
@@ -82,7 +91,7 @@ def read_request(root: Path) -> RollbackRequest | None:
 def request_rollback(
     fence: DirectoryFence, step: int, alarm: Alarm, number: int, factor: float
 ) -> RollbackRequest | None:
-    """Orders the newest healthy checkpoint; None when there is none, or the order cannot be written.
+    """Requests a rollback to the newest healthy checkpoint; None if there is none, or the request cannot be written.
 
     Raises:
         SupersededError: a newer learner has taken over.
@@ -94,31 +103,37 @@ def request_rollback(
     try:
         request.write(fence)
     except OSError:
-        fence.require()
+        fence.require_current()
         return None
     return request
 
 
 def apply_rollback(fence: DirectoryFence, request: RollbackRequest) -> None:
-    """Sets aside the checkpoints that the order gives up; those of earlier orders are removed. Doing it twice is harmless."""
-    target, root = order_of(request.checkpoint), fence.root
-    for directory in reversed(completed(root)):  # newest first: cut short, what is left still ends in a checkpoint
-        if order_of(directory.name) > target and request.commands(order_of(directory.name)[0]):
-            fence.rename(directory.name, f"{_aside(request)}{directory.name}")
-    for directory in root.glob(f"{_ASIDE}*_step_*"):
-        if not directory.name.startswith(_aside(request)) and directory.name.split("_")[2].isdigit():
+    """Sets aside the checkpoints after the requested one, and removes those that earlier rollbacks set aside. Idempotent."""
+    target, root = epoch_and_step(request.checkpoint), fence.root
+    for directory in reversed(
+        completed(root)
+    ):  # newest first: if interrupted, the oldest ones still form an unbroken line
+        if epoch_and_step(directory.name) > target and request.covers(epoch_and_step(directory.name)[0]):
+            fence.rename(directory.name, f"{_prefix(request)}{directory.name}")
+    for directory in root.glob(f"{SET_ASIDE}*_step_*"):
+        if not directory.name.startswith(_prefix(request)) and directory.name.split("_")[2].isdigit():
             fence.remove(directory.name)
 
 
-def cost(root: Path, request: RollbackRequest, groups_per_step: int) -> RollbackCost:
-    """What carrying it out has given up. ``groups_per_step`` tells whether checkpoints that retention removed are missing."""
+def rollback_cost(root: Path, request: RollbackRequest, groups_per_step: int) -> RollbackCost:
+    """Counts what an applied request has given up.
+
+    Args:
+        groups_per_step: groups trained in a step, from which follows whether retention had removed some of the checkpoints.
+    """
     names, trained, readable = [], [], True
-    target = order_of(request.checkpoint)[1]
+    target = epoch_and_step(request.checkpoint)[1]
     newest = target
-    for directory in sorted(root.glob(f"{_aside(request)}*")):
-        name = directory.name.removeprefix(_aside(request))
+    for directory in sorted(root.glob(f"{_prefix(request)}*")):
+        name = directory.name.removeprefix(_prefix(request))
         names.append(name)
-        newest = max(newest, order_of(name)[1])
+        newest = max(newest, epoch_and_step(name)[1])
         try:
             trained += read_state(directory).trained
         except DamagedError:
@@ -126,10 +141,11 @@ def cost(root: Path, request: RollbackRequest, groups_per_step: int) -> Rollback
     return RollbackCost(names, newest, trained, readable and len(trained) >= (newest - target) * groups_per_step)
 
 
-def reported(fence: DirectoryFence, request: RollbackRequest) -> None:
-    """Notes that the cost was told. Raises OSError."""
+def mark_reported(fence: DirectoryFence, request: RollbackRequest) -> None:
+    """Records in ``rollback.json`` that the cost has been logged. Raises OSError."""
     replace(request, reported=True).write(fence)
 
 
-def _aside(request: RollbackRequest) -> str:
-    return f"{_ASIDE}{request.number}_"
+def _prefix(request: RollbackRequest) -> str:
+    """Prefix of the names of the checkpoints that this request sets aside."""
+    return f"{SET_ASIDE}{request.number}_"

@@ -1,8 +1,8 @@
-"""Saving checkpoints, and the commit protocol.
+"""Saves checkpoints in the background, and commits the groups that a durable checkpoint contains.
 
 A group leaves the queue only after a checkpoint that contains it is durable. A checkpoint is written into the staging
 directory of this learner's epoch (learner.storage.fence) and renamed when complete. What it contains, and how damage is
-noticed, is in learner.checkpoint.store. Retention keeps the newest few and the newest healthy one, to which
+noticed, is in learner.checkpoint.store. Retention keeps the newest few checkpoints and the newest healthy one, to which
 learner.checkpoint.rollback may return.
 """
 
@@ -29,34 +29,41 @@ _REMEMBERED_S = 10.0  # with AOF everysec, Redis forgets its last second, or two
 
 
 class Sharded(Protocol):
-    """What saves and loads the model and optimizer; every method is collective."""
+    """Saves and loads the model and the optimizer; every method is collective."""
 
     def begin_save(self, directory: Path) -> None:
-        """Snapshots to host memory and starts writing; returns before the bytes are durable."""
+        """Copies the state to host memory and starts writing it; returns before the bytes are durable."""
         ...
 
     def poll(self, blocking: bool) -> bool:
-        """True, on every rank, once the save under way is durable. Raises OSError, on every rank, when it failed."""
+        """Whether the save in progress is durable, with the same answer on every rank.
+
+        Args:
+            blocking: wait until it is durable.
+
+        Raises:
+            OSError: the save failed, on whatever rank; raised on every rank.
+        """
         ...
 
     def digests(self) -> dict[str, FileDigest]:
-        """Files of the last durable save whose digests were taken while they were written (rank 0)."""
+        """Digests of those files of the last durable save that were hashed while they were written (rank 0)."""
         ...
 
     def load(self, directory: Path) -> None:
-        """Restores model and optimizer, whatever layout they were saved from."""
+        """Restores the model and the optimizer, whatever parallel layout they were saved from."""
         ...
 
 
 class CheckpointCallbacks(Protocol):
-    """Rank 0's side of a save."""
+    """Receives the outcome of every save, on rank 0."""
 
     def committed(self, step: int, refs: Sequence[GroupRef], seconds: float) -> None:
-        """A checkpoint of ``step`` is durable after ``seconds``: these groups may leave the queue."""
+        """Called when the checkpoint of ``step`` is durable, ``seconds`` after it began: ``refs`` may leave the queue."""
         ...
 
     def not_saved(self, step: int, error: Exception) -> None:
-        """A checkpoint could not be written; its groups stay in the queue."""
+        """Called when the checkpoint of ``step`` could not be written; its groups stay in the queue."""
         ...
 
 
@@ -65,11 +72,11 @@ class Checkpointer:
 
     Args:
         config: interval, retention.
-        claim: on the directory; taken on rank 0 before.
-        sharded: saves and loads the model's shards.
-        accounts: rank 0 only, None elsewhere.
+        fence: the right to change the directory; already taken, by rank 0.
+        sharded: saves and loads the shards of model and optimizer.
+        callbacks: told about every save; on rank 0 only, None elsewhere.
         barrier: collective; returns when every rank has called it.
-        extra: what else goes into a checkpoint, as of the step it is asked; JSON values. Asked on rank 0.
+        extra: returns the other state to put into a checkpoint, as JSON values; called on rank 0 when a save begins.
     """
 
     def __init__(
@@ -77,81 +84,81 @@ class Checkpointer:
         config: CheckpointConfig,
         fence: DirectoryFence,
         sharded: Sharded,
-        accounts: CheckpointCallbacks | None,
+        callbacks: CheckpointCallbacks | None,
         barrier: Callable[[], None],
         extra: Callable[[], dict[str, Any]] = dict,
     ) -> None:
         self._config = config
         self.fence = fence
         self._sharded = sharded
-        self._accounts = accounts
+        self._callbacks = callbacks
         self._barrier = barrier
         self._extra = extra
         self._uncommitted: list[GroupRef] = []
-        self._recent: deque[tuple[float, list[GroupRef]]] = deque()  # when committed, what
-        self._saving: tuple[CheckpointState, int, float] | None = (
-            None  # what, how many of the uncommitted it contains, start
-        )
-        newest = store.completed(fence.root)[-1:] if accounts is not None else []
-        self._unproven = [directory.name for directory in newest if not store.is_healthy(directory)]  # rank 0
+        self._recent: deque[tuple[float, list[GroupRef]]] = deque()  # commit time and groups
+        # The save in progress: its state, how many of the uncommitted groups it contains, when it began.
+        self._saving: tuple[CheckpointState, int, float] | None = None
+        newest = store.completed(fence.root)[-1:] if callbacks is not None else []
+        # Names of the checkpoints that may still be marked healthy (rank 0). A resumed run may mark the one it resumed from.
+        self._not_yet_healthy = [directory.name for directory in newest if not store.is_healthy(directory)]
 
     @property
     def uncommitted(self) -> int:
-        """Groups in the weights that no durable checkpoint contains yet. Meaningful on rank 0."""
+        """Number of groups in the weights that no durable checkpoint contains yet. Meaningful on rank 0."""
         return len(self._uncommitted)
 
     def after_step(self, step: int, trained: Sequence[GroupRef]) -> None:
-        """Records a step's groups; starts a save every n steps; commits a finished one. Collective."""
+        """Records a step's groups, commits the save in progress if it is durable, begins one every n steps. Collective."""
         self._uncommitted += trained
         self._poll(blocking=False)
         if step % self._config.every == 0:
             self.save(step)
 
     def save(self, step: int) -> None:
-        """Starts a save now; waits for the one before it. Collective.
+        """Begins a save now, after waiting for the one before it. Collective.
 
         Raises:
             SupersededError: a newer learner has taken over (rank 0).
         """
         self._poll(blocking=True)
-        extra = self._extra() if self._accounts is not None else {}
+        extra = self._extra() if self._callbacks is not None else {}
         state = CheckpointState(step, self.fence.epoch, list(self._uncommitted), self._remembered(), extra)
         self._saving = (state, len(self._uncommitted), time.monotonic())
         name = store.name(step, self.fence.epoch)
-        if self._accounts is not None:
-            self.fence.require()
-            self.fence.discard(name)
-            with contextlib.suppress(OSError):  # then no rank can write, and each says so when polled
-                self.fence.path(name).mkdir()
+        if self._callbacks is not None:
+            self.fence.require_current()
+            self.fence.discard_staged(name)
+            with contextlib.suppress(OSError):  # no rank can write then, and every rank fails when polled
+                self.fence.staging_path(name).mkdir()
         self._barrier()
-        self._sharded.begin_save(self.fence.path(name))
+        self._sharded.begin_save(self.fence.staging_path(name))
 
     def mark_healthy(self, steps: range) -> None:
-        """Marks the checkpoints of these steps, and that of no step at all, as healthy: a rollback may go there (rank 0).
+        """Marks the checkpoints of these steps as healthy, and the initial one: a rollback may return to them (rank 0).
 
-        Checkpoints of earlier steps have had their chance.
+        A checkpoint of an earlier step is never marked: an alarm was active at it or soon after.
         """
-        waiting, self._unproven = self._unproven, []
+        waiting, self._not_yet_healthy = self._not_yet_healthy, []
         for name in waiting:
-            _, step = store.order_of(name)
+            _, step = store.epoch_and_step(name)
             if step in steps or step == 0:
-                with contextlib.suppress(OSError):  # a full disk, or superseded: it stays as it is
-                    self.fence.path(store.HEALTHY).touch()
-                    self.fence.put(store.HEALTHY, f"{name}/{store.HEALTHY}")
+                with contextlib.suppress(OSError):  # a full disk, or superseded: it stays unmarked
+                    self.fence.staging_path(store.HEALTHY).touch()
+                    self.fence.commit(store.HEALTHY, f"{name}/{store.HEALTHY}")
             elif step >= steps.start:
-                self._unproven.append(name)
+                self._not_yet_healthy.append(name)
 
     def abandon(self) -> None:
-        """Drops the save under way: its groups stay in the queue. Collective."""
+        """Drops the save in progress; its groups stay in the queue. Collective."""
         if self._saving is not None:
             state, self._saving = self._saving[0], None
             with contextlib.suppress(OSError):
                 self._sharded.poll(blocking=True)
-            if self._accounts is not None:
-                self.fence.discard(store.name(state.step, state.epoch))
+            if self._callbacks is not None:
+                self.fence.discard_staged(store.name(state.step, state.epoch))
 
     def finish(self) -> None:
-        """Waits until the save under way is durable and committed. Collective."""
+        """Waits until the save in progress is durable and committed. Collective."""
         self._poll(blocking=True)
 
     def _poll(self, blocking: bool) -> None:
@@ -162,41 +169,41 @@ class Checkpointer:
         try:
             if not self._sharded.poll(blocking):
                 return
-        except OSError as error:  # the groups stay uncommitted: the next save contains them too
+        except OSError as error:  # the groups stay uncommitted, and the next save contains them too
             failure = error
         self._saving = None
-        if self._accounts is None:
+        if self._callbacks is None:
             return
         try:
             if failure is not None:
                 raise failure
             self._finalize(state)
         except OSError as error:
-            self.fence.discard(store.name(state.step, state.epoch))
-            self.fence.require()
-            self._accounts.not_saved(state.step, error)
+            self.fence.discard_staged(store.name(state.step, state.epoch))
+            self.fence.require_current()
+            self._callbacks.not_saved(state.step, error)
         else:
             self._uncommitted = self._uncommitted[count:]
-            self._accounts.committed(state.step, state.trained, time.monotonic() - started)
+            self._callbacks.committed(state.step, state.trained, time.monotonic() - started)
             self._recent.append((time.monotonic(), state.trained))
-            self._unproven.append(store.name(state.step, state.epoch))
+            self._not_yet_healthy.append(store.name(state.step, state.epoch))
             self._retain()
 
     def _finalize(self, state: CheckpointState) -> None:
         name = store.name(state.step, state.epoch)
-        if (self.fence.root / name).exists():  # saved again without a step in between: the same weights
-            self.fence.discard(name)
+        if (self.fence.root / name).exists():  # saved again without a step in between: equal weights
+            self.fence.discard_staged(name)
             return
-        directory = self.fence.path(name)
-        taken = self._sharded.digests()
-        rest = sorted({path.name for path in directory.iterdir()} - taken.keys())
-        files = taken | file_digests(directory, rest)
+        directory = self.fence.staging_path(name)
+        hashed = self._sharded.digests()
+        rest = sorted({path.name for path in directory.iterdir()} - hashed.keys())
+        files = hashed | file_digests(directory, rest)
         for file in rest:
             with (directory / file).open("rb+") as content:
                 os.fsync(content.fileno())
         store.write_state(directory, replace(state, files=files))
         sync_directory(directory)
-        self.fence.put(name, name)
+        self.fence.commit(name, name)
 
     def _remembered(self) -> list[GroupRef]:
         while self._recent and self._recent[0][0] < time.monotonic() - _REMEMBERED_S:
@@ -204,16 +211,16 @@ class Checkpointer:
         return [ref for _, refs in self._recent for ref in refs]
 
     def _retain(self) -> None:
-        with contextlib.suppress(OSError):  # superseded: what is kept is the newer learner's business
-            there = store.completed(self.fence.root)
-            healthy = [directory for directory in there if store.is_healthy(directory)]
-            for directory in there[: -self._config.keep]:
+        with contextlib.suppress(OSError):  # superseded: the newer learner decides what is kept
+            present = store.completed(self.fence.root)
+            healthy = [directory for directory in present if store.is_healthy(directory)]
+            for directory in present[: -self._config.keep]:
                 if directory not in healthy[-1:]:
                     self.fence.remove(directory.name)
 
 
 def set_aside(fence: DirectoryFence, found: ResumePoint, keep: int) -> None:
-    """Renames damaged checkpoints, for a person to look at; of those set aside before, the newest ``keep`` stay."""
+    """Renames damaged checkpoints, for a person to inspect; of all the renamed ones only the newest ``keep`` stay."""
     for damaged in found.damaged:
         fence.rename(damaged.name, _DAMAGED + damaged.name)
     old = sorted(fence.root.glob(_DAMAGED + "*"), key=lambda path: path.stat().st_mtime)

@@ -1,6 +1,7 @@
-"""How a learner comes to a run: it takes over from the one before it, finds the checkpoint to go on from, settles accounts.
+"""Start of a learner: it takes over from the one before it, finds the checkpoint to resume from, and commits its groups.
 
-The order is the fence of learner.storage.fence; nothing here may be moved past anything else.
+The order of these steps is what keeps an older learner from changing anything, as learner.storage.fence proves: none of them
+may be moved past another.
 """
 
 from __future__ import annotations
@@ -11,26 +12,28 @@ from pathlib import Path
 
 import structlog
 
-from learner.checkpoint.rollback import RollbackRequest, apply_rollback, cost, read_request, reported
+from learner.checkpoint.rollback import RollbackRequest, apply_rollback, mark_reported, read_request, rollback_cost
 from learner.checkpoint.saver import set_aside
 from learner.checkpoint.store import CheckpointState, ResumePoint, completed_epoch, latest
 from learner.config import LearnerConfig
 from learner.megatron.parallel import Ranks
-from learner.publish.catalog import versions_on_disk
 from learner.queue import LearnerQueue
 from learner.storage.fence import DirectoryFence, newest_epoch
 from learner.telemetry.metrics_writer import MetricsWriter
+from runtime.version_format.names import versions_on_disk
 
 
 @dataclass(frozen=True)
 class Takeover:
-    """A learner that has taken over and has not begun.
+    """State of a learner that has taken over a run and has not begun to train.
 
     Attributes:
-        resume: the checkpoint to go on from, the same on every rank; None for a fresh run.
-        queue: rank 0 only.
-        checkpoints, versions: claims on the directories.
-        rollback: the order that ``resume`` follows, the same on every rank; None where there is none.
+        metrics: where events are written; on rank 0 only, None elsewhere.
+        queue: the opened queue; on rank 0 only, None elsewhere.
+        checkpoints: the right to change the checkpoint directory.
+        versions: the right to change the publication directory.
+        resume: the checkpoint to resume from, the same on every rank; None for a fresh run.
+        rollback: the rollback request that ``resume`` follows, the same on every rank; None if there is none.
     """
 
     config: LearnerConfig
@@ -44,22 +47,25 @@ class Takeover:
 
     @classmethod
     def start(cls, config: LearnerConfig, ranks: Ranks, metrics: MetricsWriter | None) -> Takeover:
-        """Takes over: from here on no older learner can change anything. Collective.
+        """Takes over the run: from then on no older learner can change anything. Collective.
 
         Raises:
             QueueError: the queue cannot be opened (rank 0).
-            SupersededError: a newer learner has been faster (rank 0).
-            CheckpointError: there are checkpoints and none can be used (rank 0).
+            SupersededError: a newer learner has already taken over (rank 0).
+            CheckpointError: there are checkpoints and none of them can be used (rank 0).
         """
-        taken = ranks.attended(lambda: _take_over(config, metrics))  # every byte of a checkpoint is read: minutes
-        queue, found, request = taken or (None, None, None)
+        taken_over = ranks.run_on_rank_zero(lambda: _take_over(config, metrics))  # it reads a whole checkpoint: minutes
+        queue, found, request = taken_over or (None, None, None)
         (epoch,) = ranks.agree([queue.epoch if queue else 0])
-        told, rollback = _from_bytes(ranks.broadcast_bytes(_to_bytes(found, request)))
+        received, rollback = _from_bytes(ranks.broadcast_bytes(_to_bytes(found, request)))
         checkpoints, versions = DirectoryFence(config.checkpoint.dir, epoch), DirectoryFence(config.publish.dir, epoch)
-        return cls(config, ranks, metrics, queue, checkpoints, versions, found or told, rollback)
+        return cls(config, ranks, metrics, queue, checkpoints, versions, found or received, rollback)
 
     def begin(self) -> int:
-        """Settles accounts with the queue. Collective. Returns the number of the first version to publish.
+        """Commits the groups that the checkpoint contains, and logs what damage or a rollback has cost. Collective.
+
+        Returns:
+            The number of the first version to publish.
 
         Raises:
             FencedError: a newer learner has started (rank 0).
@@ -83,9 +89,9 @@ class Takeover:
         return self.ranks.agree([max(known) + 1])[0]
 
     def _report_damage(self, queue: LearnerQueue, metrics: MetricsWriter, resume: ResumePoint) -> None:
-        """Says which groups the ledger calls trained and these weights have never seen."""
+        """Logs the damaged checkpoints, and how many groups the ledger counts as trained that only they contained."""
         refs, complete = resume.lost()
-        count = queue.finished(refs)  # the others were never committed: they are trained again
+        count = queue.finished(refs)  # groups that were never committed are trained again
         newest = max(damaged.step for damaged in resume.damaged)
         log = structlog.get_logger()
         for damaged in resume.damaged:
@@ -101,20 +107,20 @@ class Takeover:
         )
 
     def _report_cost(self, queue: LearnerQueue, metrics: MetricsWriter, request: RollbackRequest) -> None:
-        """Says what a rollback gave up, first of all which groups the ledger calls trained."""
-        given_up = cost(self.config.checkpoint.dir, request, self.config.groups_per_step)
-        lost = queue.finished(given_up.trained)  # the others were never committed: they are trained again
+        """Logs what a rollback gave up: above all, how many groups the ledger counts as trained."""
+        given_up = rollback_cost(self.config.checkpoint.dir, request, self.config.groups_per_step)
+        lost = queue.finished(given_up.trained)  # groups that were never committed are trained again
         structlog.get_logger().error(
             f"rolled back to {request.checkpoint}: {request.reason}; {'' if given_up.complete else 'at least '}{lost} groups "
             "trained since are not in these weights, though the ledger counts them as trained",
-            rollback=request.number, step=request.step, set_aside=given_up.aside,
+            rollback=request.number, step=request.step, set_aside=given_up.set_aside,
         )  # fmt: skip
         metrics.event(
             "rollback", number=request.number, rule=request.rule, reason=request.reason, step=request.step,
-            checkpoint=request.checkpoint, factor=request.factor, set_aside=given_up.aside, newest_step=given_up.newest_step,
-            lost=lost, complete=given_up.complete,
+            checkpoint=request.checkpoint, factor=request.factor, set_aside=given_up.set_aside,
+            newest_step=given_up.newest_step, lost=lost, complete=given_up.complete,
         )  # fmt: skip
-        reported(self.checkpoints, request)
+        mark_reported(self.checkpoints, request)
 
 
 def _take_over(
@@ -125,23 +131,23 @@ def _take_over(
     on_disk = max(*map(newest_epoch, roots), completed_epoch(config.checkpoint.dir))
     queue = LearnerQueue.open(config.queue, config.weights, above=on_disk, audit=metrics.untrained)
     for root in roots:
-        DirectoryFence(root, queue.epoch).take()
+        DirectoryFence(root, queue.epoch).acquire()
     request = read_request(config.checkpoint.dir)
     if request is not None:
         apply_rollback(DirectoryFence(config.checkpoint.dir, queue.epoch), request)
     found = latest(config.checkpoint.dir)
-    follows = request is not None and found is not None and request.commands(found.state.epoch)
+    follows = request is not None and found is not None and request.covers(found.state.epoch)
     return queue, found, request if follows else None
 
 
 def _to_bytes(found: ResumePoint | None, request: RollbackRequest | None) -> bytes:
-    """What the other ranks need of it."""
+    """Serializes what the other ranks need to know of the checkpoint and the request; no bytes for a fresh run."""
     if found is None:
         return b""
     needed = {
         "directory": str(found.directory),
         "state": asdict(found.state) | {"trained": [], "recent": [], "files": {}},
-        "order": asdict(request) if request is not None else None,
+        "rollback": asdict(request) if request is not None else None,
     }
     return json.dumps(needed).encode()
 
@@ -150,5 +156,5 @@ def _from_bytes(data: bytes) -> tuple[ResumePoint | None, RollbackRequest | None
     if not data:
         return None, None
     found = json.loads(data)
-    request = RollbackRequest(**found["order"]) if found["order"] is not None else None
+    request = RollbackRequest(**found["rollback"]) if found["rollback"] is not None else None
     return ResumePoint(Path(found["directory"]), CheckpointState(**found["state"])), request

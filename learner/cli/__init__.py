@@ -1,0 +1,1 @@
+"""The `leeway` command: starts, checks, shows and operates runs on one machine."""

@@ -1,4 +1,7 @@
-"""The `leeway` command."""
+"""The `leeway` command and its subcommands.
+
+Subcommands import what they need when they are called, so that `leeway --help` answers at once.
+"""
 
 from __future__ import annotations
 
@@ -30,13 +33,15 @@ _Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory, su
 
 @app.command()
 def up(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A TOML file, or a run's directory with --resume.")],
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="A run file (TOML), or with --resume a run's directory.")
+    ],
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Changes a setting; may be repeated.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run stopped.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run where it stopped.")] = False,
 ) -> None:
-    """Starts everything a run on this machine needs, shows it, and stops it cleanly."""
+    """Starts all processes of a run on this machine, shows its progress, and stops them cleanly."""
     from learner.cli.up.up import run_to_end
 
     with one_line_errors():
@@ -47,18 +52,20 @@ def up(
 @app.command()
 def doctor(
     config: Annotated[
-        Path, typer.Argument(metavar="CONFIG", help="A run file, or a gateway's, learner's or worker's.")
+        Path, typer.Argument(metavar="CONFIG", help="A run file, or the settings file of a gateway, learner or worker.")
     ],
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Changes a setting; may be repeated.")
     ] = None,
     weights: Annotated[
         str | None,
-        typer.Option("--weights", metavar="URI", help="A worker's: where it sees the learner's publish.dir."),
+        typer.Option(
+            "--weights", metavar="URI", help="For a worker's file: the URI at which it sees the learner's publish.dir."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Looks for what usually goes wrong, before a run; exits with 1 when something would."""
+    """Checks settings, machine and services before a run. Exits with 1 if a check fails."""
     from learner.cli.doctor import examine
 
     findings = []
@@ -73,7 +80,7 @@ def doctor(
 
 @app.command()
 def status(run: _Run) -> None:
-    """Shows a run as it stands: its numbers and its processes."""
+    """Shows a run's numbers and processes."""
     from learner.cli.operate.status import print_status
 
     with one_line_errors():
@@ -84,46 +91,49 @@ def status(run: _Run) -> None:
 def ledger(
     run: _Run,
     check: Annotated[
-        bool, typer.Option("--check", help="Exit with 1 and the difference unless the law holds.")
+        bool, typer.Option("--check", help="Exit with 1 and print the difference if the ledger does not balance.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    only: Annotated[str | None, typer.Option("--fleet", metavar="NAME", help="One fleet's account only.")] = None,
+    only: Annotated[
+        str | None, typer.Option("--fleet", metavar="NAME", help="Show the ledger of this fleet only.")
+    ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Refresh until Ctrl-C.")] = False,
     again: Annotated[
-        bool, typer.Option("--recount", help="Count again from Redis and the checkpoints; exit with 1 at a difference.")
+        bool, typer.Option("--recount", help="Recount from Redis and the checkpoints; exit with 1 at a discrepancy.")
     ] = False,
 ) -> None:
-    """Shows each fleet's account: every group ever received, and what became of it."""
+    """Shows each fleet's ledger: how many groups were received, and what became of them."""
     from learner.cli.run.summary import ledger_row
-    from learner.cli.view import ledger as accounts
+    from learner.cli.view import ledger as ledgers_view
 
     found = None
     with one_line_errors():
         directory = RunDirectory.existing(run)
         if watch:
-            accounts.watch(Console(), directory, only)
+            ledgers_view.watch(Console(), directory, only)
             return
-        ledgers = accounts.ledgers_of(directory, only)
+        ledgers = ledgers_view.ledgers_of(directory, only)
         if again:
-            found = accounts.recount_of(directory)
+            found = ledgers_view.recount_of(directory)
     rows = [ledger_row(ledger) for ledger in ledgers]
     if as_json:
-        typer.echo(json.dumps({"ledgers": rows, "recount": accounts.recount_row(found)} if found else rows, indent=2))
+        content = {"ledgers": rows, "recount": ledgers_view.recount_row(found)} if found else rows
+        typer.echo(json.dumps(content, indent=2))
     else:
-        Console().print(accounts.ledger_tables(ledgers))
-        typer.echo("\n".join(accounts.recount_lines(found)) if found else "", nl=bool(found))
-    broken = accounts.violations(ledgers) if check else []
-    for violation in broken:
-        typer.echo(f"the law is broken: {violation}", err=True)
-    if check and not broken and not as_json:
-        typer.echo(f"the law holds for {len(ledgers)} fleet{'s' if len(ledgers) != 1 else ''}")
-    if broken or (found and found.discrepancies):
+        Console().print(ledgers_view.ledger_tables(ledgers))
+        typer.echo("\n".join(ledgers_view.recount_lines(found)) if found else "", nl=bool(found))
+    violations = ledgers_view.violations(ledgers) if check else []
+    for violation in violations:
+        typer.echo(f"{ledgers_view.IMBALANCE}: {violation}", err=True)
+    if check and not violations and not as_json:
+        typer.echo(f"the ledger balances for {len(ledgers)} fleet{'s' if len(ledgers) != 1 else ''}")
+    if violations or (found and found.discrepancies):
         raise typer.Exit(1)
 
 
 @app.command()
 def report(run: _Run) -> None:
-    """Writes RUN/report.html: a self-contained page about the run."""
+    """Writes RUN/report.html, a self-contained page about the run."""
     from learner.cli.report.report import write_report
 
     with one_line_errors():
@@ -132,9 +142,10 @@ def report(run: _Run) -> None:
 
 @app.command("fit-radii")
 def fit_radii(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUNS...", help="Run directories, healthy and collapsed ones.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUNS...", help="Directories of stable and of collapsed runs.")],
     mean: Annotated[
-        bool, typer.Option("--mean", help='For lr_control.staleness = "mean": S is the mean over tokens.')
+        bool,
+        typer.Option("--mean", help='Let S be the mean staleness over tokens, as lr_control.staleness = "mean" does.'),
     ] = False,
 ) -> None:
     """Estimates the radii of the staleness-aware learning rate from finished runs."""
@@ -146,7 +157,7 @@ def fit_radii(
 
 
 def main() -> None:
-    """Entry point."""
+    """Runs the `leeway` command."""
     app()
 
 

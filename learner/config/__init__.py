@@ -1,4 +1,4 @@
-"""Settings of the service side's processes, importable without torch, redis or grpc.
+"""Settings of the gateway and the learner, importable without torch, redis or grpc.
 
 Every process reads one file: `python -m learner.gateway FILE`, `torchrun ... -m learner FILE`. `leeway up` derives those
 files from one run file (learner/cli/run/run_file.py).

@@ -1,4 +1,4 @@
-"""Configuration of what is computed with the weights of versions published before. Importable without torch."""
+"""Settings of the recomputation with earlier versions' weights: the section [learner.behaviour] of a run file."""
 
 from __future__ import annotations
 
@@ -8,17 +8,22 @@ from runtime.settings import Settings
 
 
 class BehaviourConfig(Settings):
-    """Log-probabilities under the versions that generated the responses, for objectives that need them, and as a sample.
+    """Recomputation of log-probabilities under the versions that generated the responses.
 
-    While they are wanted, published versions stay on disk for as long as groups may carry them (max_staleness).
+    It is done for every token if the objective needs them, and for a sample of responses every ``drift_every`` steps. In both
+    cases published versions stay on disk for as long as groups of theirs may be trained (max_staleness).
     """
 
     cache_bytes: int = Field(
         default=4 << 30,
         ge=0,
-        description="host memory of each rank for its part of versions; others are read from disk",
+        description="host memory of each rank, in bytes, that caches its shards of versions; others are read from disk",
     )
     drift_every: int = Field(
-        default=0, ge=0, description="every n-th step the true drift is measured on a sample of responses; 0: never"
+        default=0,
+        ge=0,
+        description="steps between measurements of the true drift on a sample of responses; 0: never measured",
     )
-    drift_responses: int = Field(default=64, gt=0, description="size of that sample, over all data-parallel ranks")
+    drift_responses: int = Field(
+        default=64, gt=0, description="number of responses in that sample, over all data-parallel ranks"
+    )

@@ -1,4 +1,4 @@
-"""Configuration of the learning rate's safeguards: the staleness-aware cap, the alarms, what a step measures for them."""
+"""Settings of the learning rate's safeguards: [learner.lr_control], [learner.alarms], [learner.diagnostics]."""
 
 from __future__ import annotations
 
@@ -12,23 +12,31 @@ AlarmAction = Literal["off", "warn", "hold", "rollback"]
 
 
 class LrControlConfig(Settings):
-    """The staleness law (arXiv 2607.01083): lr below R_batch / (S * G_upd) and R_crit / (T * G_upd).
+    """The staleness bound on the learning rate (arXiv 2607.01083): R_batch / (S * G_upd) and R_crit / (T * G_upd).
 
-    G_upd, the norm of an update per unit learning rate, is measured; the radii are constants of model and task.
+    G_upd, the norm of an update per unit learning rate, is measured. The radii are constants of model and task.
     """
 
-    mode: Literal["off", "observe", "cap"] = Field(default="off", description="observe: log the bounds, change nothing")
+    mode: Literal["off", "observe", "cap"] = Field(
+        default="off", description="off; observe: log the bounds, change nothing; cap: never exceed them"
+    )
     r_batch: float | None = Field(
         default=None,
         gt=0,
-        description="largest drift over S steps, L2 norm of the weights; `leeway fit-radii` estimates it",
+        description="largest stable drift over S steps, as an L2 norm of weights; `leeway fit-radii` estimates it",
     )
-    r_crit: float | None = Field(default=None, gt=0, description="largest path over T steps, likewise")
-    horizon: int | None = Field(default=None, gt=0, description="T, steps; default: learner.steps")
+    r_crit: float | None = Field(
+        default=None,
+        gt=0,
+        description="largest stable path over T steps, as an L2 norm of weights; `leeway fit-radii` estimates it",
+    )
+    horizon: int | None = Field(default=None, gt=0, description="T, in steps; default: learner.steps")
     staleness: Literal["max", "mean"] = Field(
-        default="max", description="S of a step: the oldest token's (the paper's), or the mean over tokens"
+        default="max", description="S of a step: max: of the oldest token, as in the paper; mean: over tokens"
     )
-    smoothing: float = Field(default=0.9, ge=0, lt=1, description="how slowly S and G_upd fall; they rise at once")
+    smoothing: float = Field(
+        default=0.9, ge=0, lt=1, description="decay per step with which S and G_upd fall; they rise at once"
+    )
 
     @model_validator(mode="after")
     def _has_a_radius(self) -> LrControlConfig:
@@ -40,17 +48,18 @@ class LrControlConfig(Settings):
 
 
 class DiagnosticsConfig(Settings):
-    """What a step measures of its own update, on each rank's shard of the fp32 weights."""
+    """Measurements of each step's update, on each rank's shard of the fp32 weights."""
 
-    update: bool = Field(default=True, description="norm of the update; lr_control and fit-radii need it")
+    update: bool = Field(default=True, description="measure the norm of the update; lr_control and fit-radii need it")
     update_cosine: bool = Field(
-        default=True, description="cosine of consecutive updates; keeps the sample of the last one"
+        default=True,
+        description="measure the cosine of consecutive updates; keeps the sample of the last update in memory",
     )
     update_stride: int = Field(
         default=61,
         gt=0,
-        description="every n-th element is measured, 1: all (costs two copies of the shard); odd, as the widths of models "
-        "are even and would be sampled in the same few columns",
+        description="every n-th element is measured, 1: all (costs two copies of the shard); must be odd, because the widths "
+        "of models are even and an even stride would sample the same few columns",
     )
 
     @model_validator(mode="after")
@@ -61,29 +70,34 @@ class DiagnosticsConfig(Settings):
 
 
 class AlarmConfig(Settings):
-    """Signs of a coming collapse, and what to do about each; all over windows of steps, none before half of one.
+    """Rules that detect a coming collapse, and the action of each. They use means over ``window`` steps, or at least half.
 
-    warn: a log line and a row. hold: the weights are frozen (learning rate 0) for ``hold_steps`` steps, so that the fleets'
-    data becomes on-policy again, and training goes on at ``hold_factor`` of the rate, for good. rollback: the learner starts
-    again from the newest checkpoint that no alarm was raised at, nor within a window after it, as a new timeline and at
-    ``hold_factor`` of the rate.
+    Actions: off: the rule is not checked. warn: a log line and an event. hold: the weights are frozen (learning rate 0) for
+    ``hold_steps`` steps, so that the fleets' data becomes on-policy again; then training goes on at ``hold_factor`` times the
+    rate, for good. rollback: the learner starts again from the newest checkpoint at which no alarm was active, nor within a
+    window after it, as a new timeline and at ``hold_factor`` times the rate.
     """
 
-    window: int = Field(default=10, gt=1, description="steps that the means look back")
-    nll_positive: AlarmAction = Field(default="warn", description="the NLL of positives rises")
-    nll_rise: float = Field(default=2.0, gt=1, description="times its lowest mean")
-    rho: AlarmAction = Field(default="warn", description="negatives weigh as much as positives")
-    rho_limit: float = Field(default=0.3, gt=0, description="mean")
-    ballistic: AlarmAction = Field(default="warn", description="consecutive updates point the same way")
+    window: int = Field(default=10, gt=1, description="steps that the means go back")
+    nll_positive: AlarmAction = Field(default="warn", description="action if the NLL of positives rises")
+    nll_rise: float = Field(default=2.0, gt=1, description="alarm above this many times its lowest mean")
+    rho: AlarmAction = Field(default="warn", description="action if negatives weigh too much against positives")
+    rho_limit: float = Field(default=0.3, gt=0, description="alarm above this mean of rho")
+    ballistic: AlarmAction = Field(default="warn", description="action if consecutive updates point the same way")
     ballistic_limit: float = Field(
-        default=0.7, gt=0, lt=1, description="mean cosine, momentum taken out; a healthy run on `sort` has 0.2 to 0.45"
+        default=0.7,
+        gt=0,
+        lt=1,
+        description="alarm above this mean cosine, momentum removed; a healthy run on `sort` has 0.2 to 0.45",
     )
-    reward: AlarmAction = Field(default="warn", description="the reward collapses")
-    reward_fall: float = Field(default=0.5, gt=0, lt=1, description="share of its best mean")
-    entropy: AlarmAction = Field(default="warn", description="the entropy collapses while the reward falls")
-    entropy_fall: float = Field(default=0.05, gt=0, lt=1, description="share of its first mean")
-    non_finite: AlarmAction = Field(default="warn", description="losses or gradients are not finite")
-    non_finite_steps: int = Field(default=3, gt=0, description="in one window")
-    hold_steps: int = Field(default=20, gt=0)
-    hold_factor: float = Field(default=0.5, gt=0, le=1, description="of the rate after a hold or a rollback")
-    rollbacks: int = Field(default=3, ge=0, description="of the run's life; then such alarms hold")
+    reward: AlarmAction = Field(default="warn", description="action if the reward collapses")
+    reward_fall: float = Field(default=0.5, gt=0, lt=1, description="alarm below this share of its best mean")
+    entropy: AlarmAction = Field(default="warn", description="action if the entropy collapses while the reward falls")
+    entropy_fall: float = Field(default=0.05, gt=0, lt=1, description="alarm below this share of its first mean")
+    non_finite: AlarmAction = Field(default="warn", description="action if losses or gradients are not finite")
+    non_finite_steps: int = Field(default=3, gt=0, description="alarm at this many such steps in one window")
+    hold_steps: int = Field(default=20, gt=0, description="steps for which a hold freezes the weights")
+    hold_factor: float = Field(
+        default=0.5, gt=0, le=1, description="factor on the learning rate after a hold or a rollback"
+    )
+    rollbacks: int = Field(default=3, ge=0, description="most rollbacks of a run; after that such alarms hold")

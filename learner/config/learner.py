@@ -17,27 +17,27 @@ from runtime.settings import Settings
 
 
 class ParallelConfig(Settings):
-    """How the model is cut. Data parallelism is what remains of the world size."""
+    """Sizes of the parallel layout. The data-parallel size is the world size divided by the others."""
 
     tensor: int = Field(default=1, gt=0)
     pipeline: int = Field(default=1, gt=0)
     context: int = Field(
-        default=1, gt=0, description="ranks that share a micro-batch's tokens, each a part of every sequence"
+        default=1, gt=0, description="ranks that share a micro-batch's tokens: each has chunks of every sequence"
     )
     expert: int = Field(
         default=1,
         gt=0,
-        description="ranks that share the experts of a mixture, whole ones each; not a factor of the world "
+        description="ranks that share the experts of a mixture, each with whole experts; not a factor of the world "
         "size: they are taken from the tensor, context and data ranks of a stage",
     )
     virtual_pipeline: int = Field(
-        default=1, gt=0, description="pieces of the model on each pipeline stage (interleaved schedule)"
+        default=1, gt=0, description="model chunks on each pipeline stage (interleaved schedule)"
     )
     sequence: bool = Field(default=False, description="Megatron sequence parallelism; needs tensor > 1")
 
     @property
     def ranks(self) -> int:
-        """The fewest processes that can be cut this way; every world size is a multiple."""
+        """Fewest processes that this layout needs; every possible world size is a multiple of it."""
         return self.pipeline * math.lcm(self.tensor * self.context, self.expert)
 
     @model_validator(mode="after")
@@ -50,63 +50,86 @@ class ParallelConfig(Settings):
 
 
 class OptimizerConfig(Settings):
-    """AdamW."""
+    """Settings of AdamW and of the learning-rate schedule."""
 
     lr: float = Field(default=1e-6, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
-    clip_grad: float = Field(default=1.0, gt=0, description="global gradient norm")
-    warmup_steps: int = Field(default=0, ge=0, description="linear learning-rate warm-up")
+    clip_grad: float = Field(
+        default=1.0, gt=0, description="largest global L2 norm of the gradient; a larger gradient is scaled down to it"
+    )
+    warmup_steps: int = Field(default=0, ge=0, description="steps of linear learning-rate warm-up")
     decay: Literal["constant", "linear"] = Field(
-        default="constant", description="after the warm-up; linear: to zero at learner.steps"
+        default="constant", description="learning rate after the warm-up; linear: falls to zero at learner.steps"
     )
 
 
 class WarmupConfig(Settings):
-    """Supervised warm start on demonstrations, by the same learner, before the first version is published."""
+    """Supervised warm start on demonstrations, before the first version is published."""
 
     demonstrations: Path = Field(description='JSON lines: {"prompt": [ids], "response": [ids]}')
     target: float = Field(
-        gt=0, lt=1, description="stop when the mean probability of a whole reference response reaches this"
+        gt=0,
+        lt=1,
+        description="the warm start ends when the mean probability of a whole reference response reaches this",
     )
     max_steps: int = Field(default=400, gt=0)
     batch: int = Field(default=128, gt=0, description="demonstrations per step")
-    held_out: int = Field(default=256, gt=0, description="demonstrations kept aside to measure the target")
+    held_out: int = Field(
+        default=256, gt=0, description="demonstrations that are not trained on and measure the target"
+    )
     every: int = Field(default=5, gt=0, description="steps between measurements")
     lr: float = Field(default=1e-3, gt=0)
 
 
 class CheckpointConfig(Settings):
-    """Resumable checkpoints."""
+    """Where and how often checkpoints are saved, and how many are kept."""
 
     dir: Path
-    every: int = Field(default=50, gt=0, description="steps")
-    keep: int = Field(default=2, gt=0)
+    every: int = Field(default=50, gt=0, description="steps between checkpoints")
+    keep: int = Field(default=2, gt=0, description="newest checkpoints kept, besides the newest healthy one")
 
 
 class PublishConfig(Settings):
-    """Versions for the fleets."""
+    """Publication of versions: where, how often, in what form, and how many are kept."""
 
     dir: Path
     url: str | None = Field(
         default=None,
-        description="s3://..., gs://..., file:///...: versions are copied there, from dir, and announced there (fsspec)",
+        description="s3://..., gs://..., file:///... (fsspec): versions are copied there from dir, and announced there",
     )
-    url_options: dict[str, Any] = Field(default={}, description="of the fsspec client: endpoint, credentials, timeouts")
-    every: int = Field(default=1, gt=0, description="steps")
+    url_options: dict[str, Any] = Field(
+        default={}, description="options of the fsspec client: endpoint, credentials, timeouts"
+    )
+    every: int = Field(default=1, gt=0, description="steps between versions")
     keep: int = Field(default=4, gt=1, description="newest versions kept")
     keep_every: int = Field(default=0, ge=0, description="also keep every n-th version; 0: none")
     dtype: Literal["float32", "bfloat16"] = "float32"
     full_every: int = Field(
         default=1,
         gt=0,
-        description="every n-th version is whole, the others hold what changed since the one before; 1: all are whole",
+        description="every n-th version is complete, the others hold the changes since the one before; 1: all are complete",
     )
 
 
+def check_hold_staleness(hold_staleness: int, max_staleness: int, section: str = "") -> None:
+    """Raises ValueError when groups held to this staleness would expire before they are trained.
+
+    Args:
+        hold_staleness: the setting of that name.
+        max_staleness: the setting of that name.
+        section: prefix of both settings' names in the message, such as ``learner.``.
+    """
+    if hold_staleness > max_staleness:
+        raise ValueError(
+            f"{section}hold_staleness = {hold_staleness} is above {section}max_staleness = {max_staleness}: every group "
+            f"would expire; lower {section}hold_staleness, or raise {section}max_staleness"
+        )
+
+
 class LearnerConfig(Settings):
-    """The learner's ranks."""
+    """Settings of every rank of the learner."""
 
     model: Path = Field(description="Hugging Face directory of the initial policy")
     queue: QueueConfig
@@ -116,39 +139,41 @@ class LearnerConfig(Settings):
     groups_per_step: int = Field(default=16, gt=0)
     max_staleness: int = Field(default=4, ge=0)
     weights: dict[str, Annotated[float, Field(gt=0)]] = Field(
-        default={}, description="fleet -> share of the learner, relative; 1 for those not named"
+        default={}, description="relative share of the learner of each fleet, by its name; 1 for the others"
     )
-    hold_staleness: int = Field(default=0, ge=0, description="train only while this many steps' groups wait (studies)")
+    hold_staleness: int = Field(
+        default=0, ge=0, description="train only while groups for this many steps wait in the queue (for experiments)"
+    )
     micro_batch_tokens: int = Field(default=16_384, gt=0, description="most tokens in one micro-batch")
     min_micro_batches: int | None = Field(
         default=None,
         gt=0,
-        description="per step and data-parallel rank; default: parallel.pipeline, to fill its stages",
+        description="fewest micro-batches per step and data-parallel rank; default: parallel.pipeline, to fill its stages",
     )
     take_timeout_s: float = Field(
-        default=600.0, gt=0, description="without a full batch for so long, stop with an error"
+        default=600.0, gt=0, description="seconds without a full batch after which the learner ends with an error"
     )
     collective_timeout_s: float = Field(default=300.0, gt=0)
     watchdog_s: float | None = Field(
         default=None,
         gt=0,
-        description="a rank in which nothing moves for so long writes its stacks and ends; above the longest step; "
+        description="seconds without progress after which a rank writes its stacks and ends; must exceed the longest step; "
         "default: 2 * collective_timeout_s",
     )
     stop_grace_s: float = Field(
         default=60.0,
         gt=0,
-        description="between SIGTERM and SIGKILL: for the step under way, a last checkpoint and the publication under way",
+        description="seconds between SIGTERM and SIGKILL, for the current step, a checkpoint and the current publication",
     )
     parallel: ParallelConfig = ParallelConfig()
     layers: Literal["auto", "own", "transformer_engine"] = Field(
         default="auto",
-        description="linear layers and norms: auto: TransformerEngine's where it and CUDA exist and dtype is bfloat16",
+        description="linear layers and norms; auto: TransformerEngine's if it and CUDA are available and dtype is bfloat16",
     )
     recompute: Literal["none", "selective", "full"] = Field(
         default="none",
-        description="activations computed again in the backward pass instead of kept: selective: the attention's; full: all "
-        "but each layer's input",
+        description="activations that the backward pass recomputes instead of keeping; selective: those of attention; full: "
+        "all but each layer's input",
     )
     objective: ObjectiveConfig = ObjectiveConfig()
     behaviour: BehaviourConfig = BehaviourConfig()
@@ -161,22 +186,20 @@ class LearnerConfig(Settings):
     diagnostics: DiagnosticsConfig = DiagnosticsConfig()
     metrics_dir: Path
     loggers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
-        default=("tensorboard",), description="where step rows go besides learner.jsonl; each must be installed"
+        default=("tensorboard",),
+        description="where step rows are written besides learner.jsonl; each must be installed",
     )
     status: StatusConfig = StatusConfig()
     traces: TraceConfig = TraceConfig()
 
     @property
     def silence_s(self) -> float:
-        """Nothing moves on a rank for so long: it is stuck."""
+        """Seconds without progress after which a rank counts as stuck."""
         return self.watchdog_s or 2 * self.collective_timeout_s
 
     @model_validator(mode="after")
     def _held_within_bound(self) -> LearnerConfig:
-        if self.hold_staleness > self.max_staleness:
-            raise ValueError(
-                f"hold_staleness = {self.hold_staleness} is above max_staleness = {self.max_staleness}: all would expire"
-            )
+        check_hold_staleness(self.hold_staleness, self.max_staleness)
         return self
 
     @model_validator(mode="after")

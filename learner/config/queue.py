@@ -10,11 +10,11 @@ from runtime.settings import Settings
 
 
 class RedisTlsConfig(Settings):
-    """How a rediss:// server is verified, and how we prove who we are to it."""
+    """Certificates for a rediss:// server: how it is verified, and what we present to it."""
 
-    ca: Path | None = Field(default=None, description="PEM of the authorities trusted; unset: the system's")
-    certificate: Path | None = Field(default=None, description="PEM of our certificate, for mTLS")
-    key: Path | None = Field(default=None, description="PEM of its private key")
+    ca: Path | None = Field(default=None, description="PEM file of the trusted authorities; unset: the system's")
+    certificate: Path | None = Field(default=None, description="PEM file of our certificate, for mTLS")
+    key: Path | None = Field(default=None, description="PEM file of its private key")
 
     @model_validator(mode="after")
     def _pair(self) -> RedisTlsConfig:
@@ -24,15 +24,17 @@ class RedisTlsConfig(Settings):
 
 
 class QueueConfig(Settings):
-    """Where a run's queue lives."""
+    """Address of a run's queue in Redis, and the name of the run."""
 
     url: str = Field(
         description="redis://, rediss:// or unix:// URL of the server, with an ACL user if it has one "
         "(rediss://user:password@host:port/0); or sentinels: redis+sentinel://user:password@host:26379,host:26379/name/0, "
-        "with ?sentinel_password= (and sentinel_user=) where they have one of their own"
+        "with ?sentinel_password= (and sentinel_user=) if the sentinels have their own"
     )
     password_file: Path | None = Field(default=None, description="file that holds the password, instead of in the url")
     tls: RedisTlsConfig = RedisTlsConfig()
-    run: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$", description="the run's name, the hash tag of all its keys")
-    id_memory_s: int = Field(default=86_400, gt=0, description="seconds a finished group's id is remembered")
-    timeout_s: float = Field(default=10.0, gt=0, description="limit of one Redis round trip")
+    run: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$", description="name of the run, and the hash tag of all its keys")
+    id_memory_s: int = Field(
+        default=86_400, gt=0, description="seconds for which the id of a finished group is remembered"
+    )
+    timeout_s: float = Field(default=10.0, gt=0, description="seconds that one Redis round trip may take")

@@ -1,9 +1,9 @@
-"""Signs of a coming collapse. Pure: rows of steps in, alarms out.
+"""Alarms on the conditions that precede or accompany a collapse of training. Pure: rows of steps in, alarms out.
 
-Every rule looks at exponential means over about a window of steps. An alarm is raised once, and again only after its sign was
-gone for a whole window. What was measured behind the rules: the NLL of positives rising is the early sign (on `sort` at a
-staleness of 9 it was eight times its start six steps before the reward fell), rho near 1 is the cause where rewards are
-balanced, entropy and gradient norm alone do not separate.
+Every rule looks at exponential means over about a window of steps. An alarm is raised once, and again only after its
+condition has not held for a whole window. Measurements behind the rules: a rising NLL of positives comes first (on `sort` at
+a staleness of 9 it was eight times its start six steps before the reward fell); rho near 1 is the cause where rewards are
+balanced; entropy and gradient norm alone do not tell a healthy run from a collapsing one.
 """
 
 from __future__ import annotations
@@ -17,12 +17,19 @@ from typing import Any
 from learner.config.control import AlarmAction, AlarmConfig
 
 Row = Mapping[str, Any]
-_CEILING = {"rho": 1.0}  # a ratio that may be anything where positives hardly count; at 1 training collapses already
+# rho is clipped before averaging: with few positives it is unbounded, and above 1 larger values carry no information.
+_CEILING = {"rho": 1.0}
 
 
 @dataclass(frozen=True)
 class Alarm:
-    """A rule that has begun to hold, what is to be done, and the numbers behind it in a sentence."""
+    """A rule whose condition has begun to hold.
+
+    Attributes:
+        rule: name of the rule, a field of AlarmConfig.
+        action: what the configuration says to do about it.
+        reason: the condition and its numbers, in one sentence for people.
+    """
 
     rule: str
     action: AlarmAction
@@ -30,9 +37,9 @@ class Alarm:
 
 
 class Alarms:
-    """Watches the step rows of a run, as metrics/learner.jsonl keeps them; fields that are None or missing are passed over.
+    """Watches the step rows of a run, as metrics/learner.jsonl keeps them; fields that are None or missing are ignored.
 
-    Fed the same rows it comes to the same alarms on every rank.
+    Every rank gives it the same rows and so gets the same alarms.
     """
 
     def __init__(self, config: AlarmConfig) -> None:
@@ -45,64 +52,64 @@ class Alarms:
             "entropy": self._entropy,
             "non_finite": self._non_finite,
         }
-        self._tracks = {name: Track(config.window) for name in self._rules if name != "non_finite"}
-        self._broken: deque[bool] = deque(maxlen=config.window)
-        self._standing: dict[str, int] = {}  # rule -> steps for which its sign has been gone
+        self._means = {name: TrackedMean(config.window) for name in self._rules if name != "non_finite"}
+        self._non_finite_flags: deque[bool] = deque(maxlen=config.window)
+        self._active: dict[str, int] = {}  # rule -> steps since its condition last held
 
     def observe(self, row: Row) -> list[Alarm]:
-        """The alarms that this step's row raises."""
-        self._broken.append(not row.get("finite", True))
-        for name, track in self._tracks.items():
+        """Records a step's row and returns the alarms that it raises."""
+        self._non_finite_flags.append(not row.get("finite", True))
+        for name, mean in self._means.items():
             value = row.get(name)
             if value is not None and math.isfinite(value):
-                track.add(min(float(value), _CEILING.get(name, math.inf)))
+                mean.add(min(float(value), _CEILING.get(name, math.inf)))
         raised = []
         for rule, check in self._rules.items():
             action: AlarmAction = getattr(self._config, rule)
             reason = check() if action != "off" else None
             if reason is not None:
-                if rule not in self._standing:
+                if rule not in self._active:
                     raised.append(Alarm(rule, action, reason))
-                self._standing[rule] = 0
-            elif rule in self._standing:
-                self._standing[rule] += 1
-                if self._standing[rule] >= self._config.window:
-                    del self._standing[rule]
+                self._active[rule] = 0
+            elif rule in self._active:
+                self._active[rule] += 1
+                if self._active[rule] >= self._config.window:
+                    del self._active[rule]
         return raised
 
     @property
     def has_active(self) -> bool:
-        """Whether a sign is there, or was within the last window."""
-        return bool(self._standing)
+        """Whether the condition of any rule holds, or has held within the last window."""
+        return bool(self._active)
 
-    def forget(self) -> None:
-        """Starts anew: what was seen says nothing about what comes."""
-        for track in self._tracks.values():
-            track.clear()
-        self._broken.clear()
-        self._standing.clear()
+    def reset(self) -> None:
+        """Forgets every row, as after a change of the learning rate: they say nothing about the steps to come."""
+        for mean in self._means.values():
+            mean.clear()
+        self._non_finite_flags.clear()
+        self._active.clear()
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must keep: JSON values."""
-        tracks = {name: track.state_dict() for name, track in self._tracks.items()}
-        return {"tracks": tracks, "broken": list(self._broken), "standing": dict(self._standing)}
+        """Returns the state for a checkpoint: JSON values."""
+        means = {name: mean.state_dict() for name, mean in self._means.items()}
+        return {"means": means, "non_finite": list(self._non_finite_flags), "active": dict(self._active)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores ``state_dict``'s answer."""
-        for name, track in self._tracks.items():
-            track.load_state_dict(state["tracks"][name])
-        self._broken.clear()
-        self._broken.extend(state["broken"])
-        self._standing = dict(state["standing"])
+        """Restores what ``state_dict`` returned."""
+        for name, mean in self._means.items():
+            mean.load_state_dict(state["means"][name])
+        self._non_finite_flags.clear()
+        self._non_finite_flags.extend(state["non_finite"])
+        self._active = dict(state["active"])
 
     def _positives(self) -> str | None:
-        track, limit = self._tracks["nll_positive"], self._config.nll_rise
-        if track.mean is None or track.mean <= limit * track.lowest:
+        nll, limit = self._means["nll_positive"], self._config.nll_rise
+        if nll.mean is None or nll.mean <= limit * nll.lowest:
             return None
-        return f"the NLL of positives has risen to {track.mean:.3g} nats/token, from {track.lowest:.3g} at its lowest"
+        return f"the NLL of positives has risen to {nll.mean:.3g} nats/token, from {nll.lowest:.3g} at its lowest"
 
     def _rho(self) -> str | None:
-        mean, limit = self._tracks["rho"].mean, self._config.rho_limit
+        mean, limit = self._means["rho"].mean, self._config.rho_limit
         if mean is None or mean <= limit:
             return None
         return (
@@ -111,38 +118,44 @@ class Alarms:
         )
 
     def _ballistic(self) -> str | None:
-        mean, limit = self._tracks["ballistic"].mean, self._config.ballistic_limit
+        mean, limit = self._means["ballistic"].mean, self._config.ballistic_limit
         if mean is None or mean <= limit:
             return None
         return f"consecutive updates point the same way: cosine {mean:.2f} beyond momentum, above {limit:g}"
 
     def _reward(self) -> str | None:
-        track, limit = self._tracks["reward"], self._config.reward_fall
-        if track.mean is None or track.highest <= 0 or track.mean >= limit * track.highest:
+        reward, limit = self._means["reward"], self._config.reward_fall
+        if reward.mean is None or reward.highest <= 0 or reward.mean >= limit * reward.highest:
             return None
-        return f"the mean reward has fallen to {track.mean:.3g}, from {track.highest:.3g} at its best"
+        return f"the mean reward has fallen to {reward.mean:.3g}, from {reward.highest:.3g} at its best"
 
     def _entropy(self) -> str | None:
-        """Little entropy at the best reward ever is convergence."""
-        track, reward = self._tracks["entropy"], self._tracks["reward"]
-        if track.mean is None or track.first is None or track.mean >= self._config.entropy_fall * track.first:
+        """Returns the reason for an entropy alarm. Low entropy alone is none: at the best reward so far it is convergence."""
+        entropy, reward = self._means["entropy"], self._means["reward"]
+        if entropy.mean is None or entropy.first is None or entropy.mean >= self._config.entropy_fall * entropy.first:
             return None
         if reward.mean is None or reward.mean >= 0.9 * reward.highest:
             return None
         return (
-            f"the entropy has fallen to {track.mean:.2g} nats/token, from {track.first:.2g}, and the mean reward to "
+            f"the entropy has fallen to {entropy.mean:.2g} nats/token, from {entropy.first:.2g}, and the mean reward to "
             f"{reward.mean:.3g}, from {reward.highest:.3g}"
         )
 
     def _non_finite(self) -> str | None:
-        count, limit = sum(self._broken), self._config.non_finite_steps
+        count, limit = sum(self._non_finite_flags), self._config.non_finite_steps
         return f"{count} of the last {self._config.window} steps were not finite" if count >= limit else None
 
 
-class Track:
-    """A quantity's exponential mean over about ``window`` values, its first, highest and lowest.
+class TrackedMean:
+    """Exponential mean over about ``window`` values of a quantity, and the first, highest and lowest that the mean has been.
 
-    The mean counts from half a window on, except as the lowest: a collapse may begin with the second step.
+    The mean is known from half a window of values on. Only ``lowest`` counts earlier ones, as a collapse may begin with the
+    second step.
+
+    Attributes:
+        first: the first known mean; None before.
+        lowest: lowest mean so far; infinity before the first value.
+        highest: highest known mean; minus infinity before.
     """
 
     def __init__(self, window: int) -> None:
@@ -151,9 +164,11 @@ class Track:
 
     @property
     def mean(self) -> float | None:
+        """The mean; None before half a window of values."""
         return self._sum / self._weight if self._count >= self._window // 2 else None
 
     def add(self, value: float) -> None:
+        """Takes in one value."""
         keep = 1 - 1 / self._window
         self._count += 1
         self._sum = keep * self._sum + value
@@ -164,12 +179,13 @@ class Track:
             self.highest = max(self.highest, self.mean)
 
     def clear(self) -> None:
+        """Forgets every value."""
         self._count, self._sum, self._weight = 0, 0.0, 0.0
         self.first: float | None = None
         self.lowest, self.highest = math.inf, -math.inf
 
     def state_dict(self) -> dict[str, Any]:
-        """JSON values: no infinity."""
+        """Returns the state for a checkpoint: JSON values, which know no infinity."""
         if not self._count:
             return {}
         highest = None if self.first is None else self.highest
@@ -183,6 +199,7 @@ class Track:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what ``state_dict`` returned."""
         self.clear()
         if state:
             self._count, self._sum, self._weight = state["count"], state["sum"], state["weight"]

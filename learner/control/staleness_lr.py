@@ -1,13 +1,14 @@
-"""The staleness-aware learning rate (arXiv 2607.01083).
+"""The bound that staleness puts on the learning rate (arXiv 2607.01083).
 
-S is the rollout lag in learner versions, T the learner's steps, G_upd a bound on the update per unit learning rate:
-||theta_{t+1} - theta_t|| <= eta * G_upd. Asynchronous training is stable while
+S is the rollout lag in learner versions, T the learner's steps, eta the learning rate and G_upd a bound on the update per
+unit learning rate: ||theta_{t+1} - theta_t|| <= eta * G_upd. Asynchronous training is stable while
 
     eta < min(R_batch / (S * G_upd), R_crit / (T * G_upd)).
 
-The first keeps the drift between the policy that sampled and the one that learns, at most S * eta * G_upd, within R_batch;
-the second keeps the whole path within R_crit. How the paper measures its quantities is not given; here S and G_upd are
-envelopes of what each step shows. (For AdamW ||theta_{t+1} - theta_t|| / eta does not depend on eta: no circle.)
+The first bound keeps the drift between the policy that sampled and the one that learns, at most S * eta * G_upd, within
+R_batch; the second keeps the whole path within R_crit. The paper does not say how it measures its quantities. Our choice: S
+and G_upd are peak-hold averages of what each step shows. (For AdamW the update norm scales with eta, so estimating G_upd from
+it is not circular.)
 """
 
 from __future__ import annotations
@@ -21,22 +22,32 @@ from learner.config.control import LrControlConfig
 
 @dataclass(frozen=True)
 class Bounds:
-    """What the law allows at one step; infinite where it says nothing (no radius, no update seen yet, S = 0)."""
+    """Upper bounds on one step's learning rate.
+
+    Attributes:
+        batch: R_batch / (S * G_upd); infinite if r_batch is unset, S = 0, or no update has been measured yet.
+        critical: R_crit / (T * G_upd); infinite if r_crit is unset or no update has been measured yet.
+        active: the lower one of the two if it lies below the scheduled rate, also where ``mode`` only observes.
+        rate: the scheduled rate, capped if ``mode`` is "cap".
+    """
 
     batch: float
     critical: float
-    active: Literal["none", "batch", "critical"]  # the lower one, where it lies below the scheduled rate
-    rate: float  # the scheduled rate, capped where ``mode`` says so
+    active: Literal["none", "batch", "critical"]
+    rate: float
 
 
-class LrControl:
-    """Caps the scheduled learning rate.
+class StalenessBound:
+    """Bounds the scheduled learning rate by the staleness of each step and the size of the updates before it.
 
-    Fed the same numbers it comes to the same rate on every rank, with no collective.
+    Every rank gives it the same numbers and so gets the same rate, without a collective.
+
+    Args:
+        config: mode, radii and smoothing.
+        steps: steps of the run: T where ``config.horizon`` is unset.
     """
 
     def __init__(self, config: LrControlConfig, steps: int) -> None:
-        """``steps``: T where the configuration names none."""
         self._config = config
         self._horizon = config.horizon or steps
         self._growth = PeakHoldAverage(config.smoothing)
@@ -44,19 +55,19 @@ class LrControl:
 
     @property
     def growth(self) -> float | None:
-        """G_upd; None before the first update."""
+        """Estimate of G_upd, the update norm per unit learning rate; None before the first update."""
         return self._growth.value
 
     def expect(self, growth: float, staleness: float) -> None:
-        """What G_upd and S may be, before any is measured.
+        """Sets G_upd and S to what they may become, before either is measured.
 
-        A run's first batches are fresh, but what it learns of them is the drift of those to come, and Adam's first steps are
-        its longest.
+        A run's first batches are fresh, but every update of theirs is drift for the batches to come, and Adam's first updates
+        are its largest.
         """
         self._growth.value, self._staleness.value = growth, staleness
 
     def bounds(self, scheduled: float, staleness: float) -> Bounds:
-        """The bounds of a step whose batch lags by ``staleness``; call once a step, in order."""
+        """Bounds of a step whose batch is ``staleness`` optimizer steps old; call once a step, in order."""
         self._staleness.add(staleness)
         batch = self._bound(self._config.r_batch, self._staleness.value or 0.0)
         critical = self._bound(self._config.r_crit, self._horizon)
@@ -65,16 +76,16 @@ class LrControl:
         return Bounds(batch, critical, active, min(scheduled, lowest) if self._config.mode == "cap" else scheduled)
 
     def observe(self, update_norm: float, rate: float) -> None:
-        """Takes note of an update that was made with ``rate``; one without (rate 0) says nothing."""
+        """Records the L2 norm of an update made at learning rate ``rate``; ignored if the rate is 0 or the norm infinite."""
         if rate > 0 and math.isfinite(update_norm):
             self._growth.add(update_norm / rate)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must keep: JSON values."""
+        """Returns the state for a checkpoint: JSON values."""
         return {"growth": self._growth.value, "staleness": self._staleness.value}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores ``state_dict``'s answer."""
+        """Restores what ``state_dict`` returned."""
         self._growth.value = state["growth"]
         self._staleness.value = state["staleness"]
 
@@ -84,12 +95,17 @@ class LrControl:
 
 
 class PeakHoldAverage:
-    """Follows a rise at once and a fall slowly: max(x, decay * before + (1 - decay) * x)."""
+    """An average that rises at once and falls slowly: max(x, decay * previous + (1 - decay) * x).
+
+    Attributes:
+        value: the average; None before the first value.
+    """
 
     def __init__(self, decay: float) -> None:
         self._decay = decay
         self.value: float | None = None
 
     def add(self, value: float) -> None:
-        before = value if self.value is None else self.value
-        self.value = max(value, self._decay * before + (1 - self._decay) * value)
+        """Takes in one value."""
+        previous = value if self.value is None else self.value
+        self.value = max(value, self._decay * previous + (1 - self._decay) * value)

@@ -1,0 +1,1 @@
+"""gRPC service that fleets talk to: checks who calls, validates and queues groups, grants leases."""

@@ -1,4 +1,4 @@
-"""`python -m learner.gateway FILE [--set ...]`: one gateway. Exit status 2: the configuration cannot be used."""
+"""Runs one gateway: `python -m learner.gateway FILE [--set ...]`. Exit status 2: the configuration cannot be used."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from runtime.settings import SettingsError
 
 
 def main(arguments: list[str]) -> int:
-    """Runs the gateway; returns the exit status."""
+    """Runs the gateway until a stop signal; returns the exit status."""
     if os.environ.get("LEEWAY_CHILD") == "1":
         die_with_parent()
     parser = argparse.ArgumentParser(prog="python -m learner.gateway", description="Runs a gateway until SIGTERM.")
     add_settings(parser)
     options = parser.parse_args(arguments)
     keep_freed_memory()
-    # gRPC reads this when imported. Below errors it repeats what strangers send, byte for byte, into our log.
+    # gRPC reads this when it is imported. At lower levels it copies what clients send, byte for byte, into the log.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
     from learner.gateway.server import serve

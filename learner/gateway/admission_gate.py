@@ -1,4 +1,4 @@
-"""Who may pass to the queue now: the backlog's caps, then the fleets' rates. Who may not gets RETRY."""
+"""Decides which groups may be appended now, by backlog caps and by rate quotas; the acks of the others become RETRY."""
 
 from __future__ import annotations
 
@@ -7,83 +7,92 @@ from collections.abc import Callable, Mapping, Sequence
 
 from learner.config import AdmissionConfig
 from learner.gateway.backlog_caps import BacklogCaps
-from learner.gateway.pending_submit import RATE, UNAVAILABLE, PendingSubmit, retry
+from learner.gateway.pending_submit import PendingSubmit
 from learner.gateway.quota import Quotas
+from learner.gateway.retry_reasons import QUEUE_UNAVAILABLE, QUOTA_RATE, retry
 from learner.queue import Append, Backlog, QueueError, Rates
 
 
 class AdmissionGate:
-    """Lets arrivals pass, or makes their acks RETRY with a delay.
+    """Admits pending submits, or makes their acks RETRY with a delay.
 
     Args:
         config: caps and quotas.
-        rates: the token buckets that all gateways share.
+        rates: the token buckets in Redis that all gateways share.
     """
 
     def __init__(self, config: AdmissionConfig, rates: Rates) -> None:
         self._quotas = Quotas(config.quota, config.quotas)
-        self._admission = BacklogCaps(config, self._quotas)
+        self._backlog_caps = BacklogCaps(config, self._quotas)
         self._rates = rates
         self._backlog: dict[str, Backlog] = {}
 
     def update(self, backlog: Mapping[str, Backlog]) -> None:
-        """What Redis says is in the queue."""
+        """Replaces the known backlog of every fleet by what Redis reported last."""
         self._backlog = dict(backlog)
 
-    def refuse(self, arrival: PendingSubmit, size: Callable[[], int]) -> bool:
-        """Turns a group away at once if its fleet is over its rate; nothing is asked of Redis.
+    def refuse(self, submit: PendingSubmit, size: Callable[[], int]) -> bool:
+        """Turns a group away at once if its fleet is known to be over its rate. Asks Redis nothing.
 
         Args:
-            arrival: its ack becomes RETRY then.
-            size: computes the group's bytes, which costs something.
+            submit: its ack becomes RETRY if it is turned away.
+            size: computes the group's size in bytes; called only if the group is turned away, because it is costly.
+
+        Returns:
+            Whether the group was turned away.
         """
         now = time.monotonic()
-        if not self._quotas.closed(arrival.fleet, now):
+        if not self._quotas.closed(submit.fleet, now):
             return False
-        retry(arrival.ack, RATE, self._quotas.turn(arrival.fleet, now, size()))
+        retry(submit.ack, QUOTA_RATE, self._quotas.turn(submit.fleet, now, size()))
         return True
 
-    async def admit(self, arrivals: Sequence[PendingSubmit]) -> tuple[list[PendingSubmit], list[Append]]:
-        """Those that may be appended now, in their order, and their groups. The others' acks say RETRY."""
-        roomy = [(arrival, arrival.group) for arrival in arrivals if arrival.group is not None and self._room(arrival)]
+    async def admit(self, submits: Sequence[PendingSubmit]) -> tuple[list[PendingSubmit], list[Append]]:
+        """Admits what caps and rates allow.
+
+        Returns:
+            The submits that may be appended now, in their order, and the group of each. All other acks are RETRY.
+        """
+        within_caps = [(one, one.group) for one in submits if one.group is not None and self._within_caps(one)]
         limited: dict[str, list[PendingSubmit]] = {}
-        for arrival, _ in roomy:
-            if self._quotas.has_rate(arrival.fleet):
-                limited.setdefault(arrival.fleet, []).append(arrival)
+        for submit, _ in within_caps:
+            if self._quotas.has_rate(submit.fleet):
+                limited.setdefault(submit.fleet, []).append(submit)
         refused: set[int] = set()
         for fleet, own in limited.items():
-            passed = await self._passed(fleet, own)
+            passed = await self._within_rate(fleet, own)
             refused.update(map(id, own[passed:]))
-        admitted = [(arrival, group) for arrival, group in roomy if id(arrival) not in refused]
-        return [arrival for arrival, _ in admitted], [group for _, group in admitted]
+        admitted = [(submit, group) for submit, group in within_caps if id(submit) not in refused]
+        return [submit for submit, _ in admitted], [group for _, group in admitted]
 
-    def _room(self, arrival: PendingSubmit) -> bool:
-        reason = self._admission.refusal(arrival.fleet, self._backlog)
+    def _within_caps(self, submit: PendingSubmit) -> bool:
+        """Whether the backlog's caps leave space for the group; if not, its ack becomes RETRY."""
+        reason = self._backlog_caps.refusal(submit.fleet, self._backlog)
         if reason is not None:
-            retry(arrival.ack, reason)
+            retry(submit.ack, reason)
             return False
-        if arrival.group is not None:
-            # Counted as if it were there, until Redis says what is: one flush must not run past a cap.
-            one = self._backlog.get(arrival.fleet, Backlog(0, 0, 0))
-            size = one.bytes + len(arrival.group.payload)
-            self._backlog[arrival.fleet] = Backlog(one.queued + 1, one.groups + 1, size)
+        if submit.group is not None:
+            # Counted as queued until Redis reports the backlog again: one flush must not run past a cap.
+            known = self._backlog.get(submit.fleet, Backlog(0, 0, 0))
+            size = known.bytes + len(submit.group.payload)
+            self._backlog[submit.fleet] = Backlog(known.queued + 1, known.groups + 1, size)
         return True
 
-    async def _passed(self, fleet: str, arrivals: Sequence[PendingSubmit]) -> int:
-        """How many of a fleet's arrivals its rates let pass; the rest have got their turns."""
-        sizes = [len(arrival.group.payload) if arrival.group else 0 for arrival in arrivals]
+    async def _within_rate(self, fleet: str, submits: Sequence[PendingSubmit]) -> int:
+        """Counts how many of a fleet's first submits its rates let pass; the acks of the rest become RETRY."""
+        sizes = [len(submit.group.payload) if submit.group else 0 for submit in submits]
         quota, passed = self._quotas.of(fleet), 0
         try:
             if not self._quotas.closed(fleet, time.monotonic()):
                 permit = await self._rates.permit(fleet, quota.groups_per_s, quota.bytes_per_s, sizes)
                 passed = permit.groups
-                if passed < len(arrivals):
+                if passed < len(submits):
                     self._quotas.refused(fleet, time.monotonic(), permit.wait_s)
         except QueueError:
-            for arrival in arrivals:
-                retry(arrival.ack, UNAVAILABLE)
+            for submit in submits:
+                retry(submit.ack, QUEUE_UNAVAILABLE)
             return 0
         now = time.monotonic()
-        for arrival, size in zip(arrivals[passed:], sizes[passed:], strict=True):
-            retry(arrival.ack, RATE, self._quotas.turn(fleet, now, size))
+        for submit, size in zip(submits[passed:], sizes[passed:], strict=True):
+            retry(submit.ack, QUOTA_RATE, self._quotas.turn(fleet, now, size))
         return passed

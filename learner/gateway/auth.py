@@ -1,4 +1,4 @@
-"""Who is calling, and what the caller may do: fleets by bearer token, by client certificate, or by both."""
+"""Authenticates callers as fleets, by bearer token, by client certificate, or by both, and knows their roles."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _SAN = "x509_subject_alternative_name"
 
 
 class UnauthenticatedError(Exception):
-    """The caller did not prove to be a fleet. The message is for the caller and gives nothing away."""
+    """The caller did not prove to be a fleet. The message is sent to the caller and reveals no secret."""
 
 
 class Identity(Settings):
-    """How one fleet proves who it is, and what it may do."""
+    """Credentials and roles of one fleet, as the identities file has them."""
 
     tokens: list[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of a token")]] = Field(default=[])
     sans: list[Annotated[str, Field(min_length=1, max_length=512)]] = Field(default=[])
@@ -33,21 +33,34 @@ class Identity(Settings):
 
 
 class _Fleets(Settings):
-    """The file, wrapped: its fleets are keys that a model cannot name."""
+    """Content of the identities file under one key, because its own keys are names of fleets, not fields of a model."""
 
     fleets: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")], Identity]
 
 
 @dataclass(frozen=True)
 class PresentedCredentials:
-    """What a caller has shown: the SHA-256 of its token, and the names in its verified certificate."""
+    """Credentials that a caller has sent.
+
+    Attributes:
+        digest: SHA-256 of the bearer token, 64 hexadecimal digits; None without a token.
+        sans: subject alternative names of the verified client certificate; empty without one.
+    """
 
     digest: str | None
     sans: frozenset[str]
 
     @classmethod
     def of(cls, metadata: object, auth_context: Mapping[str, Iterable[bytes]]) -> PresentedCredentials:
-        """Reads a call's metadata and auth context. Raises UnauthenticatedError when they are malformed."""
+        """Reads the credentials of a call.
+
+        Args:
+            metadata: the call's invocation metadata, (key, value) pairs.
+            auth_context: gRPC's authentication context of the call's connection.
+
+        Raises:
+            UnauthenticatedError: the authorization metadata is malformed.
+        """
         sans = frozenset(name.decode(errors="replace") for name in auth_context.get(_SAN, ()))
         values = [str(value) for key, value in metadata or () if key == "authorization"]  # pyright: ignore
         if not values:
@@ -59,7 +72,13 @@ class PresentedCredentials:
 
 @dataclass(frozen=True)
 class Caller:
-    """A fleet on the line."""
+    """An authenticated fleet, for one call.
+
+    Attributes:
+        fleet: its name in the identities file.
+        roles: what it may do.
+        credentials: what it was recognised by.
+    """
 
     fleet: str
     roles: frozenset[Role]
@@ -70,8 +89,8 @@ class Identities:
     """Fleets and their credentials, from a JSON file that may be replaced at any time.
 
     Args:
-        path: {"fleet": {"tokens": [SHA-256 in hexadecimal], "sans": [...], "roles": ["submit", "operate"]}}. A new content
-            counts from the next call on; a damaged one is logged and the last good content stays.
+        path: {"fleet": {"tokens": [SHA-256 in hexadecimal], "sans": [...], "roles": ["submit", "operate"]}}. New content
+            applies from the next call on; damaged content is logged and the last valid content stays in force.
 
     Raises:
         SettingsError: the file is missing or damaged at the start.
@@ -84,7 +103,11 @@ class Identities:
         self._fleets = self._read()
 
     def caller(self, credentials: PresentedCredentials) -> Caller:
-        """The fleet that these credentials belong to, by the file as it is now. Raises UnauthenticatedError."""
+        """Finds the fleet that these credentials belong to, by the file as it is now.
+
+        Raises:
+            UnauthenticatedError: they belong to no fleet, or to several.
+        """
         self.reload()
         by_token = self._by_token(credentials.digest)
         by_name = {fleet for fleet, identity in self._fleets.items() if credentials.sans & set(identity.sans)}
@@ -94,16 +117,16 @@ class Identities:
             raise UnauthenticatedError("the token and the certificate belong to different fleets")
         fleet = by_token or next(iter(by_name), None)
         if fleet is None:
-            held = " and no certificate of a fleet" if credentials.sans else ""
-            raise UnauthenticatedError(f"no token{held}: send metadata 'authorization: Bearer <token>'")
+            certificate = " and no certificate of a fleet" if credentials.sans else ""
+            raise UnauthenticatedError(f"no token{certificate}: send metadata 'authorization: Bearer <token>'")
         return Caller(fleet, frozenset(self._fleets[fleet].roles), credentials)
 
     def submitters(self) -> set[str]:
-        """Fleets that may send groups."""
+        """Returns the fleets that may send groups."""
         return {fleet for fleet, identity in self._fleets.items() if "submit" in identity.roles}
 
     def reload(self) -> bool:
-        """Reads the file again when it has changed; whether there is a new content."""
+        """Reads the file again if it has changed; returns whether its new content is in force."""
         stamp = self._stamp()
         if stamp == self._seen:
             return False
@@ -117,11 +140,11 @@ class Identities:
         return True
 
     def _by_token(self, digest: str | None) -> str | None:
-        """The fleet of a token, None without one. Raises UnauthenticatedError for one that nobody has."""
+        """Returns the fleet of a token, None without one. Raises UnauthenticatedError for an unknown token."""
         if digest is None:
             return None
         found = None
-        # All entries are compared, each in constant time: how long it takes says nothing about any token.
+        # All entries are compared, each in constant time: the duration reveals nothing about any token.
         for fleet, identity in self._fleets.items():
             for expected in identity.tokens:
                 if hmac.compare_digest(digest, expected):
@@ -131,6 +154,7 @@ class Identities:
         return found
 
     def _stamp(self) -> tuple[int, int, int] | None:
+        """Returns what changes whenever the file is replaced; None if it cannot be read."""
         try:
             stat = self._path.stat()
         except OSError:
@@ -153,7 +177,7 @@ class Identities:
 
 
 def _require_distinct(fleets: Mapping[str, Identity], source: str) -> None:
-    """A credential names one fleet. Raises SettingsError."""
+    """Raises SettingsError if two fleets share a credential."""
     owners: dict[str, str] = {}
     for fleet, identity in fleets.items():
         for credential in {*identity.tokens, *identity.sans}:

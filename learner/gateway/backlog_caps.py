@@ -1,12 +1,12 @@
-"""Who has room in the backlog. Pure: numbers in, decisions out."""
+"""Decides whether the backlog has space for a group. Pure: numbers in, decisions out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
 from learner.config import AdmissionConfig
-from learner.gateway.pending_submit import BACKLOG, FULL
 from learner.gateway.quota import Quotas
+from learner.gateway.retry_reasons import QUEUE_FULL, QUOTA_BACKLOG
 from learner.queue import Backlog
 
 _EMPTY = Backlog(0, 0, 0)
@@ -15,9 +15,13 @@ _EMPTY = Backlog(0, 0, 0)
 class BacklogCaps:
     """Bounds memory by the backlog, in groups and in bytes.
 
-    A fleet's own caps hold for it alone. When the run's are reached, a fleet is turned away only if it has more than an
-    equal share of the backlog too, so that a flood does not shut the others out. The backlog then stays below twice its
-    limit. Another gateway's last flush is not known here: each may exceed a cap by so much.
+    A fleet's own caps hold for it alone. When the run's are reached, a fleet is turned away only if it also has at least
+    an equal share of the backlog, so that one that floods the run does not shut the others out. The backlog then stays
+    below twice its limit. The last flush of another gateway is not known here: each may exceed a cap by that much.
+
+    Args:
+        config: the run's caps.
+        quotas: the fleets' own caps.
     """
 
     def __init__(self, config: AdmissionConfig, quotas: Quotas) -> None:
@@ -26,27 +30,30 @@ class BacklogCaps:
         self._max_bytes = config.max_queued_bytes
 
     def refusal(self, fleet: str, backlog: Mapping[str, Backlog]) -> str | None:
-        """Why a group of ``fleet`` is not taken now, the reason of a RETRY; None when there is room.
+        """Reason for which a group of ``fleet`` is not taken now; None if there is space.
 
         Args:
-            fleet: whose group it is.
-            backlog: what of every fleet is in the queue.
+            fleet: the submitter.
+            backlog: what is in the queue, by fleet.
+
+        Returns:
+            One of learner.gateway.retry_reasons.REASONS, or None.
         """
         quota, own = self._quotas.of(fleet), backlog.get(fleet, _EMPTY)
         if quota.max_queued_groups is not None and own.queued >= quota.max_queued_groups:
-            return BACKLOG
+            return QUOTA_BACKLOG
         if quota.max_queued_bytes is not None and own.bytes >= quota.max_queued_bytes:
-            return BACKLOG
+            return QUOTA_BACKLOG
         if _over_share(fleet, backlog, self._max_groups, lambda one: one.queued):
-            return FULL
+            return QUEUE_FULL
         if _over_share(fleet, backlog, self._max_bytes, lambda one: one.bytes):
-            return FULL
+            return QUEUE_FULL
         return None
 
 
-def _over_share(fleet: str, backlog: Mapping[str, Backlog], most: int, size: Callable[[Backlog], int]) -> bool:
-    """Whether the whole backlog has reached ``most`` and the fleet has an equal share of it or more."""
-    if sum(map(size, backlog.values())) < most:
+def _over_share(fleet: str, backlog: Mapping[str, Backlog], cap: int, size: Callable[[Backlog], int]) -> bool:
+    """Whether the whole backlog has reached ``cap`` and the fleet has an equal share of ``cap`` or more."""
+    if sum(map(size, backlog.values())) < cap:
         return False
     busy = {name for name, one in backlog.items() if size(one)} | {fleet}
-    return size(backlog.get(fleet, _EMPTY)) >= most // len(busy)
+    return size(backlog.get(fleet, _EMPTY)) >= cap // len(busy)

@@ -1,4 +1,4 @@
-"""The one writer of a gateway: every group of every stream passes here, in order, in batches."""
+"""Appends submitted groups to the queue in batches, by one writer through which every group of the gateway passes."""
 
 from __future__ import annotations
 
@@ -10,129 +10,138 @@ from collections.abc import Sequence
 
 from learner.gateway.admission_gate import AdmissionGate
 from learner.gateway.metrics import GatewayMetrics
-from learner.gateway.pending_submit import MEMORY_FULL, UNAVAILABLE, PendingSubmit, retry
+from learner.gateway.pending_submit import PendingSubmit
 from learner.gateway.recent_acks import RecentAcks
+from learner.gateway.retry_reasons import QUEUE_MEMORY_FULL, QUEUE_UNAVAILABLE, retry
 from learner.queue import Append, Appended, GatewayQueue
 from leeway.v1 import rollout_pb2
 
 _UNDECIDED = rollout_pb2.OUTCOME_UNSPECIFIED
-_BREAK_S = 1.0  # after a failure Redis is left alone for so long; groups get RETRY at once
+_BREAK_S = 1.0  # after a failure Redis is not asked for this long; groups get RETRY at once
 
 
 class BatchWriter:
-    """Appends, counts and acknowledges. An ack is sent after Redis has said what became of the group, never before.
+    """Appends, counts and acknowledges groups. An ack is sent after Redis has decided about the group, never before.
 
-    Every fleet has a line of its own, and the lines take turns: a flood waits behind itself.
+    Every fleet has a first-in-first-out line of its own, and the lines take turns: a fleet that floods the gateway delays
+    only itself.
 
     Args:
         queue: the run's queue.
-        gate: says who may pass.
-        batch: the most groups in one round trip.
-        acked: told what is acknowledged.
-        meters: told of every batch.
+        gate: decides which groups may be appended.
+        batch_size: the most groups in one round trip to Redis.
+        recent_acks: remembers what is acknowledged.
+        metrics: receives the outcome of every batch.
     """
 
     def __init__(
-        self, queue: GatewayQueue, gate: AdmissionGate, batch: int, acked: RecentAcks, meters: GatewayMetrics
+        self,
+        queue: GatewayQueue,
+        gate: AdmissionGate,
+        batch_size: int,
+        recent_acks: RecentAcks,
+        metrics: GatewayMetrics,
     ) -> None:
         self._queue = queue
         self._gate = gate
-        self._batch = batch
-        self._acked = acked
-        self._meters = meters
-        self._lines: dict[str, deque[PendingSubmit]] = {}  # of fleets with arrivals; whose turn it is comes first
+        self._batch_size = batch_size
+        self._recent_acks = recent_acks
+        self._metrics = metrics
+        self._lines: dict[str, deque[PendingSubmit]] = {}  # by fleet, empty ones left out; the first has the next turn
         self._wake = asyncio.Event()
-        # Counts that Redis has not taken yet, by fleet. They survive an outage of Redis, not of this process; each is
-        # made of whole groups, so that the law holds either way.
+        # Counts by fleet that Redis has not taken yet. They survive an outage of Redis, but not the end of this process;
+        # each covers whole groups, so that the ledger balances either way.
         self._uncounted: dict[str, Counter[str]] = {}
-        self._closed_until = 0.0
+        self._paused_until = 0.0
 
-    def put(self, arrival: PendingSubmit) -> None:
-        """Takes a group in; streams bound how many."""
-        self._lines.setdefault(arrival.fleet, deque()).append(arrival)
+    def put(self, submit: PendingSubmit) -> None:
+        """Adds a submit to its fleet's line. The streams bound how many can wait."""
+        self._lines.setdefault(submit.fleet, deque()).append(submit)
         self._wake.set()
 
     async def run(self) -> None:
-        """Flushes for ever."""
+        """Writes batches until it is cancelled."""
         while True:
-            arrivals = await self._gather()
-            await self._flush(arrivals)
+            submits = await self._gather()
+            await self._flush(submits)
 
     async def finish(self) -> None:
-        """Writes the counts that are left, if Redis takes them. For the end, when no arrivals are left."""
+        """Writes the counts that are left, if Redis takes them. To be called last, when no submit is pending."""
         if self._uncounted:
             await self._flush([])
 
     async def _gather(self) -> list[PendingSubmit]:
-        """What has arrived, at least one; or nothing when counts have waited for a second."""
+        """Waits for the next batch: at least one submit, or none after counts have waited for a second."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_BREAK_S if self._uncounted else None):
                 await self._wake.wait()
-        arrivals: list[PendingSubmit] = []
-        while self._lines and len(arrivals) < self._batch:
+        submits: list[PendingSubmit] = []
+        while self._lines and len(submits) < self._batch_size:
             fleet = next(iter(self._lines))
             line = self._lines.pop(fleet)
-            arrivals.append(line.popleft())
+            submits.append(line.popleft())
             if line:
                 self._lines[fleet] = line
         if not self._lines:
             self._wake.clear()
-        return arrivals
+        return submits
 
-    async def _flush(self, arrivals: Sequence[PendingSubmit]) -> None:
-        undecided = [arrival for arrival in arrivals if arrival.group is not None]
-        if time.monotonic() < self._closed_until:
-            for arrival in undecided:
-                retry(arrival.ack, UNAVAILABLE)
-            self._count(arrivals)
+    async def _flush(self, submits: Sequence[PendingSubmit]) -> None:
+        """Decides the outcome of a batch, writes it to Redis, and delivers every ack."""
+        undecided = [submit for submit in submits if submit.group is not None]
+        if time.monotonic() < self._paused_until:
+            for submit in undecided:
+                retry(submit.ack, QUEUE_UNAVAILABLE)
+            self._count(submits)
         else:
             admitted, groups = await self._gate.admit(undecided)
-            await self._append(admitted, groups, [one for one in arrivals if one.ack.outcome != _UNDECIDED])
-        for arrival in arrivals:
-            arrival.deliver(arrival.ack)
-            if arrival.span is not None:
-                arrival.span.end(outcome=rollout_pb2.Outcome.Name(arrival.ack.outcome), reason=arrival.ack.reason)
-        self._meters.flushed(arrivals)
+            await self._append(admitted, groups, [one for one in submits if one.ack.outcome != _UNDECIDED])
+        for submit in submits:
+            submit.deliver(submit.ack)
+            if submit.span is not None:
+                submit.span.end(outcome=rollout_pb2.Outcome.Name(submit.ack.outcome), reason=submit.ack.reason)
+        self._metrics.flushed(submits)
 
     async def _append(
         self, admitted: Sequence[PendingSubmit], groups: Sequence[Append], decided: Sequence[PendingSubmit]
     ) -> None:
-        """Appends what was admitted and counts what was not."""
+        """Appends the groups of ``admitted``, and counts and quarantines what is in ``decided``."""
         self._count(decided)
         counts = {fleet: dict(fields) for fleet, fields in self._uncounted.items()}
-        quarantined = [arrival.quarantined for arrival in decided if arrival.quarantined]
+        quarantined = [submit.quarantined for submit in decided if submit.quarantined]
         asked = time.monotonic()
         flushed = await self._queue.flush(groups, counts, quarantined)
-        self._meters.asked_redis(time.monotonic() - asked)
+        self._metrics.asked_redis(time.monotonic() - asked)
         for fleet in flushed.counted:
             del self._uncounted[fleet]
         if flushed.backlog is None:
-            self._closed_until = time.monotonic() + _BREAK_S
+            self._paused_until = time.monotonic() + _BREAK_S
         else:
             self._gate.update(flushed.backlog)
-        for arrival, outcome in zip(admitted, flushed.outcomes, strict=True):
-            _settle(arrival.ack, outcome)
-        self._count([arrival for arrival in admitted if arrival.ack.outcome == rollout_pb2.OUTCOME_RETRY])
-        kept = [arrival for arrival in admitted if arrival.ack.outcome != rollout_pb2.OUTCOME_RETRY]
-        self._acked.add((arrival.fleet, arrival.ack.group_id) for arrival in kept)
+        for submit, outcome in zip(admitted, flushed.outcomes, strict=True):
+            _set_outcome(submit.ack, outcome)
+        self._count([submit for submit in admitted if submit.ack.outcome == rollout_pb2.OUTCOME_RETRY])
+        kept = [submit for submit in admitted if submit.ack.outcome != rollout_pb2.OUTCOME_RETRY]
+        self._recent_acks.add((submit.fleet, submit.ack.group_id) for submit in kept)
 
-    def _count(self, arrivals: Sequence[PendingSubmit]) -> None:
-        """Notes groups that were not accepted; the accepted and duplicate ones are counted by their append."""
-        for arrival in arrivals:
-            fields = self._uncounted.setdefault(arrival.fleet, Counter())
+    def _count(self, submits: Sequence[PendingSubmit]) -> None:
+        """Counts rejected and retried groups; accepted and duplicate ones are counted in Redis by their append."""
+        for submit in submits:
+            fields = self._uncounted.setdefault(submit.fleet, Counter())
             fields["received"] += 1
-            if arrival.ack.outcome == rollout_pb2.OUTCOME_REJECTED:
+            if submit.ack.outcome == rollout_pb2.OUTCOME_REJECTED:
                 fields["rejected"] += 1
-                fields[f"rejected:{arrival.ack.reason}"] += 1
+                fields[f"rejected:{submit.ack.reason}"] += 1
             else:
                 fields["retried"] += 1
-                fields[f"retried:{arrival.ack.reason}"] += 1
+                fields[f"retried:{submit.ack.reason}"] += 1
 
 
-def _settle(ack: rollout_pb2.Ack, outcome: Appended) -> None:
+def _set_outcome(ack: rollout_pb2.Ack, outcome: Appended) -> None:
+    """Writes the outcome of an append into its ack."""
     if outcome is Appended.ACCEPTED:
         ack.outcome = rollout_pb2.OUTCOME_ACCEPTED
     elif outcome is Appended.DUPLICATE:
         ack.outcome = rollout_pb2.OUTCOME_DUPLICATE
     else:
-        retry(ack, MEMORY_FULL if outcome is Appended.MEMORY_FULL else UNAVAILABLE)
+        retry(ack, QUEUE_MEMORY_FULL if outcome is Appended.MEMORY_FULL else QUEUE_UNAVAILABLE)

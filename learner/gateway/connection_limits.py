@@ -1,4 +1,4 @@
-"""What callers may cost: streams in all and per fleet, calls per second. Pure: time is an argument."""
+"""Limits what callers may use: streams in total and per fleet, calls per second. Pure: time is an argument."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ from collections import Counter
 
 from learner.config import ConnectionConfig
 
-_BURST_S = 1.0  # a quiet fleet may catch up on so many seconds' worth of calls at once
+_BURST_S = 1.0  # a quiet fleet may make this many seconds' worth of calls at once
+_STREAM_RETRY_MS = 2000
 
 
 class ExhaustedError(Exception):
-    """A limit is reached. The message names it; ``retry_after_ms`` says when to come again."""
+    """A limit is reached.
+
+    Attributes:
+        retry_after_ms: milliseconds after which the caller may try again.
+    """
 
     def __init__(self, text: str, retry_after_ms: int) -> None:
         super().__init__(text)
@@ -18,35 +23,47 @@ class ExhaustedError(Exception):
 
 
 class ConnectionLimits:
-    """Counts streams, and calls by token bucket, of every fleet on this gateway."""
+    """Counts open streams, and calls by token bucket, for every fleet on this gateway.
+
+    Args:
+        config: the limits.
+    """
 
     def __init__(self, config: ConnectionConfig) -> None:
         self._config = config
         self._streams: Counter[str] = Counter()
-        self._buckets: dict[str, tuple[float, float]] = {}  # fleet -> (calls left, as of when)
+        self._buckets: dict[str, tuple[float, float]] = {}  # fleet -> (calls left, at which time)
 
     def open(self, fleet: str) -> None:
-        """A fleet opens a stream; ``close`` it later. Raises ExhaustedError."""
-        if self._streams.total() >= self._config.max_streams:
-            raise ExhaustedError(f"max_streams = {self._config.max_streams}: this gateway has no stream left", 2000)
-        if self._streams[fleet] >= self._config.max_streams_per_fleet:
-            raise ExhaustedError(
-                f"max_streams_per_fleet = {self._config.max_streams_per_fleet}: {fleet} has as many open", 2000
-            )
+        """Counts a new stream of a fleet; ``close`` it later.
+
+        Raises:
+            ExhaustedError: too many streams are open, in total or of this fleet.
+        """
+        limits = self._config
+        if self._streams.total() >= limits.max_streams:
+            text = f"max_streams = {limits.max_streams}: this gateway has no stream left"
+            raise ExhaustedError(text, _STREAM_RETRY_MS)
+        if self._streams[fleet] >= limits.max_streams_per_fleet:
+            text = f"max_streams_per_fleet = {limits.max_streams_per_fleet}: {fleet} has as many open"
+            raise ExhaustedError(text, _STREAM_RETRY_MS)
         self._streams[fleet] += 1
 
     def close(self, fleet: str) -> None:
-        """A stream has ended."""
+        """Counts a stream of a fleet as ended."""
         self._streams[fleet] -= 1
         if not self._streams[fleet]:
             del self._streams[fleet]
 
     def call(self, fleet: str, now: float) -> None:
-        """A fleet makes a call that is not a stream. Raises ExhaustedError.
+        """Counts a call that is not a stream.
 
         Args:
-            fleet: whose call it is; known by its credentials, so that there are only so many.
-            now: seconds, monotonic.
+            fleet: the authenticated caller, so that the number of buckets is bounded.
+            now: monotonic seconds.
+
+        Raises:
+            ExhaustedError: the fleet calls more often than ``calls_per_s`` allows.
         """
         rate = self._config.calls_per_s
         most = max(1.0, rate * _BURST_S)

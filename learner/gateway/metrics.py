@@ -1,4 +1,4 @@
-"""What a gateway shows Prometheus. The reference is deploy/metrics.md."""
+"""Prometheus metrics of a gateway. deploy/metrics.md lists them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from learner.gateway.health import GatewayHealth
-from learner.gateway.pending_submit import REASONS, PendingSubmit
-from learner.queue import Backlog, Memory, Occupancy, check
+from learner.gateway.pending_submit import PendingSubmit
+from learner.gateway.retry_reasons import REASONS
+from learner.queue import Backlog, Memory, Occupancy, imbalances
 from leeway.v1 import rollout_pb2
 from runtime.metric_registry import MetricRegistry, Readings
 
@@ -21,116 +22,143 @@ _WAITING = ("queued", "in_flight")
 
 
 class GatewayMetrics:
-    """A gateway's metrics. The busy path calls ``flushed`` once per batch; plain counts are all it touches.
+    """Metrics of one gateway. The busy path calls ``flushed`` once per batch, which touches nothing but plain counters.
 
     Args:
-        vitals: whether groups can be taken.
+        health: knows whether groups can be taken.
+
+    Attributes:
+        registry: every metric declared here.
     """
 
     def __init__(self, health: GatewayHealth) -> None:
-        self.instruments = made = MetricRegistry()
+        self.registry = registry = MetricRegistry()
         self._start = time.time()
         self._answered: Counter[tuple[str, int, str]] = Counter()  # fleet, outcome, reason ("" where there is none)
         self._bytes: Counter[str] = Counter()
         self._heard: dict[str, float] = {}  # fleet -> Unix seconds
         self._highest_step = -1
-        by_fleet = ("fleet",)
-        made.read(
+        self._declare_service(registry, health)
+        self._declare_groups(registry)
+        self._declare_calls(registry)
+        self._declare_queue(registry)
+
+    def _declare_service(self, registry: MetricRegistry, health: GatewayHealth) -> None:
+        """Declares what says whether this gateway can do its work."""
+        registry.read(
             "leeway_gateway_ready",
-            "1 while /readyz says so: Redis takes writes and this gateway does not drain.",
+            "1 while /readyz answers 200: Redis takes writes and this gateway is not draining.",
             lambda: float(health.ready() is None),
         )
-        made.read(
+        registry.read(
             "leeway_gateway_redis_write_timestamp_seconds",
-            "When Redis last took a write of this gateway; 0: never.",
+            "When Redis last took a write of this gateway; 0 before the first.",
             lambda: health.written,
         )
-        made.read_all(
+        self._redis = registry.histogram(
+            "leeway_gateway_redis_round_trip_seconds",
+            "Seconds that Redis took for a batch of appends and counts.",
+            _REDIS_S,
+        )
+        self._certificate = registry.gauge(
+            "leeway_gateway_certificate_expiry_timestamp_seconds",
+            "When the certificate in use expires; +Inf without TLS.",
+        )
+        self._certificate.set(float("inf"))
+
+    def _declare_groups(self, registry: MetricRegistry) -> None:
+        """Declares what is counted for every group that is answered."""
+        registry.read_all(
             "leeway_gateway_groups_total",
             "Groups answered, by outcome of the ack: accepted, duplicate, rejected, retry.",
             ("fleet", "outcome"),
             self._by_outcome,
         )
-        made.read_all(
+        registry.read_all(
             "leeway_gateway_refused_groups_total",
             "Groups answered with rejected or retry, by reason.",
             ("fleet", "outcome", "reason"),
             self._by_reason,
         )
-        made.read_all(
+        registry.read_all(
             "leeway_gateway_payload_bytes_total",
-            "Payload of accepted groups.",
-            by_fleet,
+            "Payload bytes of accepted groups.",
+            ("fleet",),
             lambda: {(fleet,): size for fleet, size in dict(self._bytes).items()},
         )
-        self._ack = made.durations("leeway_gateway_ack_seconds", "From reading a group to handing out its ack.", _ACK_S)
-        self._redis = made.histogram(
-            "leeway_gateway_redis_round_trip_seconds", "A batch of appends and counts in Redis.", _REDIS_S
+        self._ack = registry.durations(
+            "leeway_gateway_ack_seconds", "Seconds from reading a group to handing out its ack.", _ACK_S
         )
-        made.read_all(
+
+    def _declare_calls(self, registry: MetricRegistry) -> None:
+        """Declares what is counted for calls and streams."""
+        by_fleet = ("fleet",)
+        registry.read_all(
             "leeway_gateway_fleet_heard_timestamp_seconds",
-            "When a fleet last sent a group or asked for a lease; the gateway's start for one not heard since.",
+            "When a fleet last sent a group or asked for a lease; the gateway's start if it has not since then.",
             by_fleet,
             lambda: {(fleet,): when for fleet, when in dict(self._heard).items()},
         )
-        self._streams = made.gauge("leeway_gateway_streams", "Open Submit and WatchPolicy streams.", by_fleet)
-        self._leased = made.counter("leeway_gateway_leased_groups_total", "Groups promised by leases.", by_fleet)
-        self._unleased = made.counter(
+        self._streams = registry.gauge("leeway_gateway_streams", "Open Submit and WatchPolicy streams.", by_fleet)
+        self._leased = registry.counter("leeway_gateway_leased_groups_total", "Groups granted by leases.", by_fleet)
+        self._unleased = registry.counter(
             "leeway_gateway_lease_waits_total",
-            "Lease calls that got nothing: the bound on staleness is reached.",
+            "Lease calls that were granted no groups, as when the bound on staleness is reached.",
             by_fleet,
         )
-        self._unauthenticated = made.counter(
-            "leeway_gateway_auth_failures_total", "Calls whose token or certificate is not a fleet's."
+        self._unauthenticated = registry.counter(
+            "leeway_gateway_auth_failures_total", "Calls whose token or certificate belongs to no fleet."
         )
-        self._certificate = made.gauge(
-            "leeway_gateway_certificate_expiry_timestamp_seconds", "When the certificate in use ends; without TLS +Inf."
-        )
-        self._certificate.set(float("inf"))
-        self._declare_queue(made)
 
-    def _declare_queue(self, made: MetricRegistry) -> None:
-        """What is read from Redis every few seconds; the same on every gateway of a run."""
+    def _declare_queue(self, registry: MetricRegistry) -> None:
+        """Declares what is read from Redis every few seconds, and is equal on all gateways of a run."""
         by_fleet = ("fleet",)
-        self._queued = made.gauge("leeway_gateway_queue_groups", "Groups that wait for the learner.", by_fleet)
-        self._queued_bytes = made.gauge(
-            "leeway_gateway_queue_bytes", "Payload of groups that wait or are in training.", by_fleet
+        self._queued = registry.gauge("leeway_gateway_queue_groups", "Groups that wait for the learner.", by_fleet)
+        self._queued_bytes = registry.gauge(
+            "leeway_gateway_queue_bytes", "Payload bytes of groups that wait or are in training.", by_fleet
         )
-        self._limit = made.gauge("leeway_gateway_queue_limit_groups", "Backlog above which groups get RETRY.")
-        self._limit_bytes = made.gauge("leeway_gateway_queue_limit_bytes", "The same in payload bytes.")
-        self._held = made.gauge(
+        self._limit = registry.gauge(
+            "leeway_gateway_queue_limit_groups", "Backlog in groups above which groups get RETRY."
+        )
+        self._limit_bytes = registry.gauge(
+            "leeway_gateway_queue_limit_bytes", "Backlog in payload bytes above which groups get RETRY."
+        )
+        self._occupied = registry.gauge(
             "leeway_gateway_capacity_held_groups",
-            "Groups promised, waiting, or taken and not stepped on yet.",
+            "Groups leased, queued, or in a training step that is not done yet.",
             by_fleet,
         )
-        self._bound = made.gauge(
-            "leeway_gateway_capacity_groups", "The most that may be held: (max_staleness + 1) * groups_per_step."
+        self._bound = registry.gauge(
+            "leeway_gateway_capacity_groups",
+            "The most groups that may be leased, queued or in an unfinished step: (max_staleness + 1) * groups_per_step.",
         )
-        self._step = made.gauge("leeway_gateway_step", "The learner's optimizer step, as it last reported it.")
-        self._stepped = made.gauge(
+        self._step = registry.gauge("leeway_gateway_step", "Optimizer step that the learner last reported.")
+        self._stepped = registry.gauge(
             "leeway_gateway_step_timestamp_seconds",
-            "When that step was last seen to pass its highest value so far; the gateway's start before.",
+            "When the learner's step last exceeded its highest value so far; the gateway's start before that.",
         )
         self._stepped.set(self._start)
-        self._ledger = made.gauge(
+        self._ledger = registry.gauge(
             "leeway_gateway_ledger_groups",
-            "The run's account: received, accepted, duplicate, rejected, retried, trained, expired, lost, vanished, queued, "
-            "in_flight.",
+            "Entries of a fleet's ledger: received, accepted, duplicate, rejected, retried, trained, expired, lost, "
+            "vanished, queued, in_flight.",
             ("fleet", "entry"),
         )
-        self._violations = made.gauge(
+        self._violations = registry.gauge(
             "leeway_gateway_ledger_violations",
-            "Rules of the account that do not hold; lost groups not among them.",
+            "Rules by which a fleet's ledger does not balance, apart from lost groups.",
             by_fleet,
         )
-        self._memory = made.gauge("leeway_gateway_redis_memory_used_bytes", "Redis's used_memory.")
-        self._max_memory = made.gauge("leeway_gateway_redis_memory_max_bytes", "Redis's maxmemory; without one +Inf.")
-        self._evicts = made.gauge(
-            "leeway_gateway_redis_evicts", "1 if Redis may throw groups away (maxmemory-policy other than noeviction)."
+        self._memory = registry.gauge("leeway_gateway_redis_memory_used_bytes", "Memory that Redis uses (used_memory).")
+        self._max_memory = registry.gauge(
+            "leeway_gateway_redis_memory_max_bytes", "Memory that Redis may use (maxmemory); +Inf without a limit."
+        )
+        self._evicts = registry.gauge(
+            "leeway_gateway_redis_evicts", "1 if Redis may evict groups (maxmemory-policy other than noeviction)."
         )
 
-    def know(self, fleets: Iterable[str]) -> None:
-        """Fleets that may submit: their counters exist, at 0, before anything happens."""
+    def add_fleets(self, fleets: Iterable[str]) -> None:
+        """Makes the counters of these fleets exist, at 0, before anything happens."""
         for fleet in set(fleets) - self._bytes.keys():
             self._bytes[fleet] = 0
             for outcome in _NAMES:
@@ -140,26 +168,26 @@ class GatewayMetrics:
             for metric in (self._leased, self._unleased, self._streams):
                 metric.labels(fleet)
 
-    def flushed(self, arrivals: Sequence[PendingSubmit]) -> None:
-        """These groups have been answered."""
+    def flushed(self, submits: Sequence[PendingSubmit]) -> None:
+        """Counts a batch of groups whose acks have been delivered."""
         now, wall = time.monotonic(), time.time()
-        for arrival in arrivals:
-            fleet, ack = arrival.fleet, arrival.ack
+        for submit in submits:
+            fleet, ack = submit.fleet, submit.ack
             outcome = ack.outcome
-            self._ack.observe(now - arrival.since)
+            self._ack.observe(now - submit.since)
             self._heard[fleet] = wall
-            if outcome == _ACCEPTED and arrival.group is not None:
+            if outcome == _ACCEPTED and submit.group is not None:
                 self._answered[fleet, outcome, ""] += 1
-                self._bytes[fleet] += len(arrival.group.payload)
+                self._bytes[fleet] += len(submit.group.payload)
             else:
                 self._answered[fleet, outcome, ack.reason] += 1
 
     def asked_redis(self, seconds: float) -> None:
-        """A flush took so long."""
+        """Records the duration of one flush."""
         self._redis.observe(seconds)
 
     def leased(self, fleet: str, groups: int) -> None:
-        """A lease call was answered."""
+        """Counts a lease call that was granted ``groups`` groups, 0 or more."""
         self._heard[fleet] = time.time()
         if groups:
             self._leased.labels(fleet).inc(groups)
@@ -167,53 +195,53 @@ class GatewayMetrics:
             self._unleased.labels(fleet).inc()
 
     def stream(self, fleet: str, change: int) -> None:
-        """A stream was opened (1) or has ended (-1)."""
+        """Counts a stream that was opened (``change`` 1) or has ended (-1)."""
         self._streams.labels(fleet).inc(change)
 
     def unauthenticated(self) -> None:
-        """Somebody without credentials called."""
+        """Counts a call without valid credentials."""
         self._unauthenticated.inc()
 
     def certificate(self, expires: float) -> None:
-        """Our certificate ends then, Unix seconds."""
+        """Shows when the gateway's certificate expires, in Unix seconds."""
         self._certificate.set(expires)
 
     def limits(self, groups: int, size: int, bound: int) -> None:
-        """The configured caps of the backlog, and the bound of what may be held."""
+        """Shows the backlog's caps in groups and in bytes, and the staleness bound in groups."""
         self._limit.set(groups)
         self._limit_bytes.set(size)
         self._bound.set(bound)
 
     def queue(self, backlog: Mapping[str, Backlog], submitters: set[str]) -> None:
-        """What waits, by fleet; ``submitters``: fleets that may submit now."""
+        """Shows the backlog by fleet; ``submitters`` are the fleets that may submit now."""
         for fleet, one in backlog.items():
             self._queued.labels(fleet).set(one.queued)
             self._queued_bytes.labels(fleet).set(one.bytes)
-            # A fleet of the run that has not been heard since our start counts from there; one revoked is missed by nobody.
+            # A fleet that has sent nothing since the gateway's start counts from there; a revoked one is no longer expected.
             if fleet in submitters:
                 self._heard.setdefault(fleet, self._start)
             else:
                 self._heard.pop(fleet, None)
 
     def occupancy(self, occupancy: Occupancy) -> None:
-        """How far the learner is, and who holds what."""
+        """Shows the learner's step, and each fleet's share of the capacity."""
         self._step.set(occupancy.step)
         if occupancy.step > self._highest_step:
             if self._highest_step >= 0:
                 self._stepped.set_to_current_time()
             self._highest_step = occupancy.step
-        for fleet, groups in occupancy.held.items():
-            self._held.labels(fleet).set(groups)
+        for fleet, groups in occupancy.occupied.items():
+            self._occupied.labels(fleet).set(groups)
 
     def ledgers(self, ledgers: Iterable[rollout_pb2.Ledger]) -> None:
-        """Every fleet's account."""
+        """Shows the entries of every fleet's ledger, and the rules by which it does not balance."""
         for ledger in ledgers:
             for entry in (*_COUNTED, *_WAITING):
                 self._ledger.labels(ledger.fleet, entry).set(getattr(ledger, entry))
-            self._violations.labels(ledger.fleet).set(len(check(ledger)) - bool(ledger.lost))
+            self._violations.labels(ledger.fleet).set(len(imbalances(ledger)) - bool(ledger.lost))
 
     def memory(self, memory: Memory) -> None:
-        """Redis's own."""
+        """Shows the memory use of Redis, its limit, and whether it may evict groups."""
         self._memory.set(memory.used)
         self._max_memory.set(memory.most or float("inf"))
         self._evicts.set(memory.evicts)

@@ -1,4 +1,4 @@
-"""The streams that fleets hold open: who holds them, and what ends them."""
+"""Keeps the list of open streams, and ends those of revoked callers, idle ones, and those that do not end by themselves."""
 
 from __future__ import annotations
 
@@ -14,15 +14,22 @@ from learner.gateway.connection_limits import ConnectionLimits
 from learner.gateway.metrics import GatewayMetrics
 
 _TICK_S = 0.5
-_CUT_AFTER_S = 10.0  # a stream that was told to end and has not: its client reads no acks
+_CANCEL_AFTER_S = 10.0  # a stream that was asked to end and has not: its client does not read its acks
 
 
 class OpenStream:
     """One open stream.
 
+    Args:
+        caller: the fleet that opened it.
+        role: the role that this fleet must keep.
+        received: returns how many messages were received so far; None for a stream that only sends.
+
     Attributes:
-        caller: who opened it.
+        caller: the fleet that opened it.
+        role: the role that this fleet must keep.
         closing: set once, when the stream is to end; ``code`` and ``text`` then say why.
+        task: the task that serves it.
     """
 
     def __init__(self, caller: Caller, role: Role, received: Callable[[], int] | None) -> None:
@@ -37,13 +44,13 @@ class OpenStream:
         self._seen_closing: float | None = None
 
     def end(self, code: grpc.StatusCode, text: str) -> None:
-        """Asks the stream to end: read nothing more, acknowledge what was read, close."""
+        """Asks the stream to end: to read nothing more, acknowledge what was read, and close with this status."""
         if not self.closing.is_set():
             self.code, self.text = code, text
             self.closing.set()
 
     def idle_s(self, now: float) -> float:
-        """For how long nothing was received; 0 for a stream that only sends."""
+        """Seconds since something was received; 0 for a stream that only sends. ``now``: monotonic seconds."""
         if self._received is None:
             return 0.0
         received = self._received()
@@ -52,71 +59,76 @@ class OpenStream:
         return now - self._last[1]
 
     def overdue(self, now: float) -> bool:
-        """Whether it should have ended long ago."""
+        """Whether the stream was asked to end more than 10 s ago. ``now``: monotonic seconds."""
         if self._seen_closing is None and self.closing.is_set():
             self._seen_closing = now
-        return self._seen_closing is not None and now - self._seen_closing > _CUT_AFTER_S
+        return self._seen_closing is not None and now - self._seen_closing > _CANCEL_AFTER_S
 
 
 class OpenStreams:
     """All open streams of a gateway.
 
     Args:
-        identities: who is revoked when their content changes.
-        limits: how many may be open.
-        idle_s: a stream on which nothing was received for so long is ended.
-        meters: told how many are open.
+        identities: a stream ends when its caller is revoked there.
+        limits: how many streams may be open.
+        idle_s: a stream on which nothing was received for this many seconds is ended.
+        metrics: shows how many streams are open.
     """
 
-    def __init__(self, identities: Identities, limits: ConnectionLimits, idle_s: float, meters: GatewayMetrics) -> None:
+    def __init__(
+        self, identities: Identities, limits: ConnectionLimits, idle_s: float, metrics: GatewayMetrics
+    ) -> None:
         self._identities = identities
         self._limits = limits
         self._idle_s = idle_s
-        self._meters = meters
+        self._metrics = metrics
         self._open: set[OpenStream] = set()
-        self._none = asyncio.Event()
-        self._none.set()
+        self._empty = asyncio.Event()
+        self._empty.set()
 
     @contextlib.contextmanager
     def opened(self, caller: Caller, role: Role, received: Callable[[], int] | None = None) -> Iterator[OpenStream]:
-        """Counts the calling task's stream while the block runs. Raises ExhaustedError.
+        """Lists the calling task's stream as open while the block runs.
 
         Args:
-            caller: who opened it.
-            role: what its caller must remain.
-            received: how many messages it has received so far, for streams that may fall idle.
+            caller: the fleet that opened it.
+            role: the role that this fleet must keep.
+            received: returns how many messages were received so far; None for a stream that only sends.
+
+        Raises:
+            ExhaustedError: too many streams are open.
         """
         self._limits.open(caller.fleet)
-        self._meters.stream(caller.fleet, 1)
+        self._metrics.stream(caller.fleet, 1)
         stream = OpenStream(caller, role, received)
         self._open.add(stream)
-        self._none.clear()
+        self._empty.clear()
         try:
             yield stream
         finally:
             self._limits.close(caller.fleet)
-            self._meters.stream(caller.fleet, -1)
+            self._metrics.stream(caller.fleet, -1)
             self._open.discard(stream)
             if not self._open:
-                self._none.set()
+                self._empty.set()
 
     def end_all(self, code: grpc.StatusCode, text: str) -> None:
-        """Asks every stream to end."""
+        """Asks every stream to end with this status."""
         for stream in self._open:
             stream.end(code, text)
 
-    async def none(self) -> None:
+    async def wait_until_empty(self) -> None:
         """Waits until no stream is open."""
-        await self._none.wait()
+        await self._empty.wait()
 
     async def run(self) -> None:
-        """Ends what must not stay open, for ever: streams of revoked callers, idle ones, and those that do not end."""
+        """Checks every stream twice a second until it is cancelled."""
         while True:
             await asyncio.sleep(_TICK_S)
             self.tick(time.monotonic())
 
     def tick(self, now: float) -> None:
-        """One look at every stream; ``now`` in seconds, monotonic."""
+        """Checks every stream once, and ends those that must not stay open. ``now``: monotonic seconds."""
         changed = self._identities.reload()
         for stream in self._open:
             if changed:
@@ -127,6 +139,7 @@ class OpenStreams:
                 stream.task.cancel()
 
     def _require_valid(self, stream: OpenStream) -> None:
+        """Ends the stream if its caller's credentials no longer give its fleet the stream's role."""
         try:
             caller = self._identities.caller(stream.caller.credentials)
         except UnauthenticatedError:

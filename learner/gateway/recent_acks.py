@@ -1,4 +1,4 @@
-"""Groups that were acknowledged and that Redis has forgotten: with AOF everysec, its last second when it is killed."""
+"""Finds groups that were acknowledged and then lost with Redis: with AOF everysec, those of its last second."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import structlog
 
 from learner.queue import GatewayQueue
 
-_REMEMBERED_S = 10.0  # fsync every second, and some more when the disk is slow
+_KEPT_S = 10.0  # Redis syncs its log every second, and later if the disk is slow
 _BATCH = 1000
 
 
 class RecentAcks:
     """Remembers what this gateway acknowledged in the last seconds, and looks for it when Redis has come back.
 
-    The producers have forgotten these groups, and so has the ledger, every counter of it: only here does anybody know.
-    What is missing is put on the fleet's account as ``vanished``.
+    The producers have forgotten these groups, and the ledger in Redis has lost them with all their counts: only this
+    gateway still knows of them. What is missing is added to the fleet's ledger as ``vanished``.
 
     Args:
-        queue: the run's.
+        queue: the run's queue.
     """
 
     def __init__(self, queue: GatewayQueue) -> None:
@@ -30,18 +30,18 @@ class RecentAcks:
         self._log = structlog.get_logger(process="gateway")
 
     def add(self, groups: Iterable[tuple[str, str]]) -> None:
-        """Fleet and id of groups whose acks go out now, ACCEPTED or DUPLICATE."""
+        """Remembers groups, as (fleet, group id), whose acks go out now as ACCEPTED or DUPLICATE."""
         now = time.monotonic()
         self._recent.append((now, list(groups)))
-        # Measured from the last ack, not from now: an outage may be long.
-        while self._recent[0][0] < now - _REMEMBERED_S:
+        # Trimmed when acks are added, not when they are verified: an outage may be long.
+        while self._recent[0][0] < now - _KEPT_S:
             self._recent.popleft()
 
     async def verify(self) -> None:
-        """Looks for each of them; to be called whenever Redis answers again.
+        """Looks for every remembered group in Redis; to be called whenever Redis answers again.
 
         Raises:
-            QueueError: Redis went away once more; call again when it is back.
+            QueueError: Redis has gone away again; call this again when it is back.
         """
         ids: defaultdict[str, list[str]] = defaultdict(list)
         for _, groups in self._recent:

@@ -1,4 +1,4 @@
-"""Looks at what a gateway does not meet on its way: the run's queue, its account, Redis's memory, our certificate."""
+"""Updates the gauges that no call of a fleet updates: queue, ledger, memory of Redis, and the gateway's certificate."""
 
 from __future__ import annotations
 
@@ -14,41 +14,41 @@ from learner.queue import GatewayQueue, QueueError
 from runtime.certificates import expiry
 
 _EVERY_S = 2.0
-_ACCOUNTS_EVERY = 5  # looks; accounts cost more, and change no faster than anybody reads them
+_LEDGERS_EVERY = 5  # updates; ledgers cost more, and nobody reads them more often
 
 
 class RunGauges:
     """Keeps a gateway's gauges of the run up to date.
 
     Args:
-        config: caps, certificate.
-        identities: who may submit.
-        queue: the run's.
-        meters: where it is shown.
+        config: caps and certificate.
+        identities: the fleets that may submit.
+        queue: the run's queue, from which the gauges are read.
+        metrics: where the gauges are.
     """
 
     def __init__(
-        self, config: GatewayConfig, identities: Identities, queue: GatewayQueue, meters: GatewayMetrics
+        self, config: GatewayConfig, identities: Identities, queue: GatewayQueue, metrics: GatewayMetrics
     ) -> None:
         self._certificate = config.tls.certificate if config.tls else None
         self._identities = identities
         self._queue = queue
-        self._meters = meters
+        self._metrics = metrics
         admission = config.admission
-        meters.limits(admission.max_queued_groups, admission.max_queued_bytes, LeaseShares(admission).bound)
-        meters.know(identities.submitters())
+        metrics.limits(admission.max_queued_groups, admission.max_queued_bytes, LeaseShares(admission).bound)
+        metrics.add_fleets(identities.submitters())
 
     async def run(self) -> None:
-        """Looks for ever; while Redis does not answer, what was last seen stays."""
+        """Updates the gauges every 2 s until it is cancelled; while Redis does not answer, they keep their last values."""
         for number in itertools.count():
             submitters = self._identities.submitters()
-            self._meters.know(submitters)
+            self._metrics.add_fleets(submitters)
             if self._certificate is not None:
-                self._meters.certificate(expiry(self._certificate))
+                self._metrics.certificate(expiry(self._certificate))
             with contextlib.suppress(QueueError):
-                self._meters.queue(await self._queue.backlog(), submitters)
-                self._meters.occupancy(await self._queue.leases.occupancy())
-                if number % _ACCOUNTS_EVERY == 0:
-                    self._meters.ledgers(await self._queue.ledgers())
-                    self._meters.memory(await self._queue.memory())
+                self._metrics.queue(await self._queue.backlog(), submitters)
+                self._metrics.occupancy(await self._queue.leases.occupancy())
+                if number % _LEDGERS_EVERY == 0:
+                    self._metrics.ledgers(await self._queue.ledgers())
+                    self._metrics.memory(await self._queue.memory())
             await asyncio.sleep(_EVERY_S)

@@ -1,12 +1,10 @@
-"""One gateway process: its parts, put together, from start to drain."""
+"""Composes one gateway process, and runs it from start to drain."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import signal
-import socket
 import time
 
 import grpc.aio
@@ -19,13 +17,13 @@ from learner.config import GatewayConfig
 from learner.gateway.admission_gate import AdmissionGate
 from learner.gateway.auth import Identities
 from learner.gateway.batch_writer import BatchWriter
-from learner.gateway.cancel_tasks import end
+from learner.gateway.cancel_tasks import cancel_all
 from learner.gateway.grpc_logging import RateLimitedHandler
 from learner.gateway.health import GatewayHealth
 from learner.gateway.metrics import GatewayMetrics
 from learner.gateway.recent_acks import RecentAcks
 from learner.gateway.run_gauges import RunGauges
-from learner.gateway.server_tls import ServerCredentials
+from learner.gateway.server_address import bind
 from learner.gateway.service import RolloutService
 from learner.gateway.submit_handler import SubmitHandler
 from learner.gateway.version_feed import VersionFeed
@@ -36,7 +34,7 @@ from runtime.settings import SettingsError
 from runtime.status import Status
 
 _SERVICE = rollout_pb2.DESCRIPTOR.services_by_name["RolloutService"].full_name
-_CUT_S = 0.5  # for calls that do not end by themselves in a drain
+_CUT_S = 0.5  # for calls that do not end by themselves while the gateway drains
 _PING_STRIKES = 2  # pings that come too early before a client is sent away
 _CALLS_PER_CONNECTION = 64  # calls under way at once, beside streams
 
@@ -44,7 +42,8 @@ _CALLS_PER_CONNECTION = 64  # calls under way at once, beside streams
 async def serve(config: GatewayConfig) -> None:
     """Runs a gateway until SIGTERM or SIGINT, then drains it.
 
-    Redis need not be there at the start, nor all the time: meanwhile groups get RETRY and health says NOT_SERVING.
+    Redis need not answer at the start, nor all the time: while it does not, groups get RETRY and the health service says
+    NOT_SERVING.
 
     Raises:
         SettingsError: the identities file, the queue's URL or its data, the certificate, or an address cannot be used.
@@ -67,8 +66,8 @@ class Gateway:
     """A started gateway.
 
     Attributes:
-        address: host:port, the port that was bound where the configuration says 0.
-        status: its HTTP endpoint.
+        address: host:port that it listens on; the port that was bound if the configured one is 0.
+        status: the HTTP status endpoint.
     """
 
     status: Status
@@ -77,28 +76,32 @@ class Gateway:
         self.address = ""
         self._drain_s = config.drain_s
         self._health = GatewayHealth()
-        self._meters = GatewayMetrics(self._health)
+        self._metrics = GatewayMetrics(self._health)
         self._server = server
         self._health_service = grpc_health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue]
         identities = Identities(config.identities_file)
         self._queue = _queue(config)
-        self._acked = RecentAcks(self._queue)
+        self._recent_acks = RecentAcks(self._queue)
         gate = AdmissionGate(config.admission, self._queue.rates)
-        self._flusher = BatchWriter(self._queue, gate, config.flush_groups, self._acked, self._meters)
-        self._policies = VersionFeed(self._queue, self._health, self._redis_changed)
+        self._batch_writer = BatchWriter(self._queue, gate, config.flush_groups, self._recent_acks, self._metrics)
+        self._version_feed = VersionFeed(self._queue, self._health, self._redis_changed)
         self._tracer = traces.start(config.traces, "gateway", config.queue.run)
         quarantine = config.quarantine_groups > 0
-        intake = SubmitHandler(config.limits, self._policies, gate, self._flusher, quarantine, self._tracer)
-        self._service = RolloutService(config, identities, intake, self._policies, self._queue, self._meters)
-        self._watch = RunGauges(config, identities, self._queue, self._meters)
+        handler = SubmitHandler(config.limits, self._version_feed, gate, self._batch_writer, quarantine, self._tracer)
+        self._service = RolloutService(config, identities, handler, self._version_feed, self._queue, self._metrics)
+        self._run_gauges = RunGauges(config, identities, self._queue, self._metrics)
         self._tasks: list[asyncio.Task[None]] = []
 
     @classmethod
     async def start(cls, config: GatewayConfig) -> Gateway:
-        """Binds the address and begins to answer. Raises SettingsError."""
+        """Binds the address and begins to answer calls.
+
+        Raises:
+            SettingsError: the identities file, the queue's URL or its data, the certificate, or an address cannot be used.
+        """
         server = grpc.aio.server(options=_options(config))
         gateway = cls(config, server)
-        registry, health = gateway._meters.instruments.registry, gateway._health
+        registry, health = gateway._metrics.registry.prometheus, gateway._health
         gateway.status = Status.start(config.status.listen, registry, health.alive, health.ready)
         try:
             await gateway._queue.check()
@@ -110,19 +113,19 @@ class Gateway:
         health_pb2_grpc.add_HealthServicer_to_server(gateway._health_service, server)
         reflection.enable_server_reflection([_SERVICE, grpc_health.SERVICE_NAME, reflection.SERVICE_NAME], server)
         await gateway._announce_health(False)
-        gateway.address = _bind(server, config)
+        gateway.address = bind(server, config)
         await server.start()
         gateway._tasks = [
-            asyncio.create_task(gateway._flusher.run()),
-            asyncio.create_task(gateway._policies.run()),
+            asyncio.create_task(gateway._batch_writer.run()),
+            asyncio.create_task(gateway._version_feed.run()),
             asyncio.create_task(gateway._service.streams.run()),
-            asyncio.create_task(gateway._watch.run()),
+            asyncio.create_task(gateway._run_gauges.run()),
             asyncio.create_task(health.loop.beat_with_loop()),
         ]
         return gateway
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Serves until ``stop`` is set; raises what ended a part that should never end."""
+        """Serves until ``stop`` is set. Raises the error that ended a background task, none of which may end before."""
         stopped = asyncio.create_task(stop.wait())
         try:
             done, _ = await asyncio.wait([stopped, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
@@ -132,35 +135,37 @@ class Gateway:
             task.result()
 
     async def drain(self) -> bool:
-        """Reads nothing more, flushes and acknowledges what was read, ends every stream with UNAVAILABLE.
+        """Reads nothing more, writes and acknowledges what was read, ends every stream with UNAVAILABLE.
 
         Returns:
-            Whether that was done within the configured time; else the rest was cut, and its clients send it again.
+            Whether that was done within the configured time; if not, the remaining streams were cut, and their clients
+            send the unacknowledged groups again.
         """
         deadline = time.monotonic() + self._drain_s
         self._health.drain()
         await self._health_service.enter_graceful_shutdown()
         self._service.drain()
-        self._policies.close()
+        self._version_feed.close()
         clean = True
         try:
             async with asyncio.timeout_at(asyncio.get_running_loop().time() + self._drain_s):
-                await self._service.streams.none()
+                await self._service.streams.wait_until_empty()
         except TimeoutError:
             clean = False
         await self._server.stop(max(_CUT_S, min(1.0, deadline - time.monotonic())) if clean else 0)
-        await end(self._tasks)
+        await cancel_all(self._tasks)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CUT_S):
-                await self._flusher.finish()
+                await self._batch_writer.finish()
         await self._queue.close()
         if self._tracer is not None:
             await asyncio.to_thread(self._tracer.close)
         return clean
 
     async def _redis_changed(self, serving: bool) -> None:
+        """Verifies the recent acks when Redis has come back, and announces whether this gateway takes groups."""
         if serving:
-            await self._acked.verify()
+            await self._recent_acks.verify()
         await self._announce_health(serving)
 
     async def _announce_health(self, serving: bool) -> None:
@@ -182,52 +187,16 @@ def _options(config: GatewayConfig) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", config.limits.max_message_bytes),
         ("grpc.max_send_message_length", config.limits.max_message_bytes),
-        # Without this two gateways could share one address, each with half of the connections.
+        # Otherwise two gateways could share one address, and each would get half of the connections.
         ("grpc.so_reuseport", 0),
         ("grpc.keepalive_time_ms", int(connections.keepalive_s * 1000)),
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", int(connections.min_ping_s * 1000)),
         ("grpc.http2.max_ping_strikes", _PING_STRIKES),
-        # What a connection may cost before anybody has said who it is.
+        # Limits of what a connection may use before its caller has authenticated.
         ("grpc.max_concurrent_streams", connections.max_streams_per_fleet + _CALLS_PER_CONNECTION),
         ("grpc.max_connection_idle_ms", int(connections.idle_s * 1000)),
         ("grpc.server_handshake_timeout_ms", 10_000),
         ("grpc.max_metadata_size", 16 << 10),
     ]
-
-
-def _bind(server: grpc.aio.Server, config: GatewayConfig) -> str:
-    """Binds and returns host:port. Raises SettingsError."""
-    listen = config.listen
-    host, separator, port = listen.rpartition(":")
-    if not separator or not host or not port.isdecimal() or int(port) > 65_535:
-        raise SettingsError(f"listen = {listen!r}: expected host:port")
-    if config.tls is None and not config.insecure and not _is_this_machine(host.strip("[]")):
-        raise SettingsError(
-            f"listen = {listen}: other machines can reach it, and without [tls] they would send tokens in plain text; "
-            "set tls.certificate and tls.key, or insecure = true where the network itself is trusted"
-        )
-    try:
-        # gRPC says only "failed to bind", after several lines of its own: ask the system first.
-        family, kind, protocol, _, address = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-        if config.tls is None:
-            bound = server.add_insecure_port(listen)
-        else:
-            bound = server.add_secure_port(listen, ServerCredentials(config.tls).grpc())
-    except (OSError, RuntimeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise SettingsError(
-            f"listen = {listen}: cannot be bound: {reason}; stop the other process or set another address"
-        ) from error
-    return f"{host}:{bound}"
-
-
-def _is_this_machine(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -1,4 +1,4 @@
-"""The gateway's own certificate, read again whenever its files are replaced."""
+"""Loads the gateway's own TLS certificate, and loads it again whenever its files are replaced."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from runtime.settings import SettingsError
 
 
 class ServerCredentials:
-    """TLS for a server; its files may be replaced at any time, one after the other.
+    """TLS credentials of a server, from files that may be replaced at any time, one after the other.
 
-    A new certificate counts from the next handshake on. While certificate and key do not belong together (one of them is
-    written, the other not yet), or a file cannot be used, the last good ones stay, and that is logged once.
+    A new certificate is used from the next handshake on. While certificate and key do not belong together (one of them is
+    written, the other not yet), or a file cannot be used, the last valid ones stay in use, and that is logged once.
 
     Args:
-        config: where the files are.
+        config: paths of the files.
 
     Raises:
         SettingsError: the files cannot be used at the start.
@@ -32,7 +32,7 @@ class ServerCredentials:
         self._first = self._read()
 
     def grpc(self) -> grpc.ServerCredentials:
-        """What gRPC listens with."""
+        """Returns the credentials in the form that a gRPC server listens with."""
         return grpc.dynamic_ssl_server_credentials(
             self._first,
             self._fetch,  # pyright: ignore[reportArgumentType] - None is documented: nothing new
@@ -40,7 +40,7 @@ class ServerCredentials:
         )
 
     def _fetch(self) -> grpc.ServerCertificateConfiguration | None:
-        """Called by gRPC, on threads of its own, before each handshake; None: nothing new."""
+        """Returns the certificate if it has changed, None if not. gRPC calls it before each handshake, on its own threads."""
         stamps = self._stamps()
         if stamps == self._seen:
             return None
@@ -76,7 +76,7 @@ class ServerCredentials:
         return grpc.ssl_server_certificate_configuration([(key, certificate)], authorities[0] if authorities else None)
 
     def _require_usable(self) -> None:
-        """OpenSSL's opinion: gRPC itself would only say that handshakes fail."""
+        """Raises SettingsError if OpenSSL cannot use the files; gRPC itself would only report that handshakes fail."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         config = self._config
         try:

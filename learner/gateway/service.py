@@ -1,4 +1,4 @@
-"""The RPCs of leeway.v1.RolloutService, as the contract describes them."""
+"""Implements the calls of leeway.v1.RolloutService; the contract, proto/leeway/v1/rollout.proto, specifies them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from learner.gateway.connection_limits import ConnectionLimits, ExhaustedError
 from learner.gateway.lease_shares import LeaseShares
 from learner.gateway.metrics import GatewayMetrics
 from learner.gateway.open_streams import OpenStreams
+from learner.gateway.submit_call import SubmitCall
 from learner.gateway.submit_handler import SubmitHandler
-from learner.gateway.submit_stream import SubmitCall
 from learner.gateway.version_feed import VersionFeed
 from learner.queue import GatewayQueue, LeaseWish, MemoryFullError, QueueError
 from leeway.v1 import rollout_pb2, rollout_pb2_grpc
@@ -31,57 +31,65 @@ _DRAINING = "this gateway is draining: connect again, and send every group witho
 
 
 class RolloutService(rollout_pb2_grpc.RolloutServiceServicer):
-    """Answers fleets. Holds nothing but streams: what it has promised is in Redis.
+    """Answers the calls of fleets. Its only state is the open streams: leases and groups are in Redis.
+
+    Args:
+        config: limits of streams, calls and leases.
+        identities: authenticates callers.
+        handler: takes submitted groups.
+        version_feed: knows which versions exist.
+        queue: the run's queue.
+        metrics: counts calls and streams.
 
     Attributes:
-        streams: those that are open; its ``run`` must be running.
+        streams: the open streams; its ``run`` must be running.
     """
 
     def __init__(
         self,
         config: GatewayConfig,
         identities: Identities,
-        intake: SubmitHandler,
-        policies: VersionFeed,
+        handler: SubmitHandler,
+        version_feed: VersionFeed,
         queue: GatewayQueue,
-        meters: GatewayMetrics,
+        metrics: GatewayMetrics,
     ) -> None:
         self._identities = identities
-        self._intake = intake
-        self._policies = policies
+        self._handler = handler
+        self._version_feed = version_feed
         self._queue = queue
         self._max_unacked = config.max_unacked
-        self._meters = meters
+        self._metrics = metrics
         self._lease_s = config.admission.lease_s
-        self._capacity = LeaseShares(config.admission)
+        self._lease_shares = LeaseShares(config.admission)
         self._limits = ConnectionLimits(config.connections)
-        self.streams = OpenStreams(identities, self._limits, config.connections.idle_s, meters)
+        self.streams = OpenStreams(identities, self._limits, config.connections.idle_s, metrics)
         self._draining = False
         self._log = structlog.get_logger(process="gateway")
 
     def drain(self) -> None:
-        """Nothing new is read from here on; streams end when every group they have read has its ack."""
+        """Refuses new calls, and lets streams end as soon as every group they have read has its ack."""
         self._draining = True
         self.streams.end_all(grpc.StatusCode.UNAVAILABLE, _DRAINING)
 
     async def Submit(
         self, requests: AsyncIterator[rollout_pb2.SubmitRequest], context: grpc.aio.ServicerContext
     ) -> None:
-        """See the contract."""
+        """Takes groups and returns acks until either side ends the stream."""
         caller = await self._caller(context, "submit")
-        stream = SubmitCall(caller.fleet, self._intake, self._max_unacked)
+        stream = SubmitCall(caller.fleet, self._handler, self._max_unacked)
         try:
-            with self.streams.opened(caller, "submit", lambda: stream.received) as held:
-                await stream.run(requests, context.write, held.closing)
-                if held.closing.is_set():
-                    await context.abort(held.code, held.text)
+            with self.streams.opened(caller, "submit", lambda: stream.received) as opened:
+                await stream.run(requests, context.write, opened.closing)
+                if opened.closing.is_set():
+                    await context.abort(opened.code, opened.text)
         except ExhaustedError as error:
             await _exhausted(context, error)
 
     async def Lease(
         self, request: rollout_pb2.LeaseRequest, context: grpc.aio.ServicerContext
     ) -> rollout_pb2.LeaseResponse:
-        """See the contract."""
+        """Grants a fleet a number of groups to generate now, within its share of the staleness bound."""
         fleet = (await self._caller_of_call(context, "submit")).fleet
         if (problem := lease_problem(request)) is not None:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
@@ -92,18 +100,18 @@ class RolloutService(rollout_pb2_grpc.RolloutServiceServicer):
             groups=request.groups,
             lifetime_s=self._lease_s,
             worker=request.worker,
-            # Weights that a fleet runs are kept; one that names versions nobody published must not keep them all.
-            running_version=running if running in self._policies.known else None,
+            # Weights that a fleet runs are kept on disk, but only if they exist: a fleet could name any number.
+            running_version=running if running in self._version_feed.known else None,
             returned=request.returned_lease_ids,
         )
         try:
-            share = self._capacity.share(wish.fleet, await self._queue.leases.occupancy())
-            granted = await self._queue.leases.grant(wish, self._capacity.bound, share)
+            share = self._lease_shares.share(wish.fleet, await self._queue.leases.occupancy())
+            granted = await self._queue.leases.grant(wish, self._lease_shares.bound, share)
         except MemoryFullError:
             granted = 0
         except QueueError as error:
             await self._unavailable(context, error)
-        self._meters.leased(fleet, granted)
+        self._metrics.leased(fleet, granted)
         if granted == 0:
             return rollout_pb2.LeaseResponse(retry_after_ms=_LEASE_RETRY_MS)
         return rollout_pb2.LeaseResponse(
@@ -111,12 +119,12 @@ class RolloutService(rollout_pb2_grpc.RolloutServiceServicer):
         )
 
     async def WatchPolicy(self, request: rollout_pb2.WatchPolicyRequest, context: grpc.aio.ServicerContext) -> None:
-        """See the contract."""
+        """Sends the newest version, then each newer one, until either side ends the stream."""
         caller = await self._caller(context, "submit")
         known = request.known_version if request.HasField("known_version") else None
         try:
-            with self.streams.opened(caller, "submit") as held:
-                closing = asyncio.create_task(held.closing.wait())
+            with self.streams.opened(caller, "submit") as opened:
+                closing = asyncio.create_task(opened.closing.wait())
                 writing = asyncio.create_task(self._write_policies(known, context))
                 try:
                     await asyncio.wait({writing, closing}, return_when=asyncio.FIRST_COMPLETED)
@@ -125,14 +133,14 @@ class RolloutService(rollout_pb2_grpc.RolloutServiceServicer):
                 finally:
                     writing.cancel()
                     closing.cancel()
-                await context.abort(held.code, held.text)
+                await context.abort(opened.code, opened.text)
         except ExhaustedError as error:
             await _exhausted(context, error)
 
     async def GetLedger(
         self, request: rollout_pb2.GetLedgerRequest, context: grpc.aio.ServicerContext
     ) -> rollout_pb2.GetLedgerResponse:
-        """See the contract."""
+        """Returns one fleet's ledger: the caller's own, or any if the caller is an operator."""
         caller = await self._caller_of_call(context, None)
         fleet = request.fleet or caller.fleet
         if fleet != caller.fleet:
@@ -145,7 +153,7 @@ class RolloutService(rollout_pb2_grpc.RolloutServiceServicer):
     async def ListLedgers(
         self, request: rollout_pb2.ListLedgersRequest, context: grpc.aio.ServicerContext
     ) -> rollout_pb2.ListLedgersResponse:
-        """See the contract."""
+        """Returns every fleet's ledger, to operators only."""
         await self._caller_of_call(context, "operate")
         try:
             return rollout_pb2.ListLedgersResponse(ledgers=await self._queue.ledgers())
@@ -153,26 +161,27 @@ class RolloutService(rollout_pb2_grpc.RolloutServiceServicer):
             await self._unavailable(context, error)
 
     async def _write_policies(self, known: int | None, context: grpc.aio.ServicerContext) -> None:
-        async for policy in self._policies.watch(known):
+        async for policy in self._version_feed.watch(known):
             await context.write(rollout_pb2.WatchPolicyResponse(policy=policy))
 
     async def _caller(self, context: grpc.aio.ServicerContext, role: Role | None) -> Caller:
-        """Who calls; ends the call when that cannot be told, when the role is missing, or when we drain."""
+        """Authenticates the caller; aborts the call without valid credentials, without the role, or while draining."""
         try:
             shown = PresentedCredentials.of(context.invocation_metadata(), context.auth_context())
             caller = self._identities.caller(shown)
         except UnauthenticatedError as error:
-            self._meters.unauthenticated()
+            self._metrics.unauthenticated()
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
         if role is not None:
             await _require_role(context, caller, role)
         if self._draining:
             await context.abort(grpc.StatusCode.UNAVAILABLE, _DRAINING)
-        structlog.contextvars.bind_contextvars(fleet=caller.fleet)  # of this call's lines: each call is a task
+        # Appears on the log lines of this call alone: each call is a task.
+        structlog.contextvars.bind_contextvars(fleet=caller.fleet)
         return caller
 
     async def _caller_of_call(self, context: grpc.aio.ServicerContext, role: Role | None) -> Caller:
-        """The same for calls that are not streams: there may be only so many per second."""
+        """Authenticates the caller of a call that is not a stream; aborts it too if the fleet calls too often."""
         caller = await self._caller(context, role)
         try:
             self._limits.call(caller.fleet, time.monotonic())
@@ -181,24 +190,25 @@ class RolloutService(rollout_pb2_grpc.RolloutServiceServicer):
         return caller
 
     async def _unavailable(self, context: grpc.aio.ServicerContext, error: QueueError) -> NoReturn:
-        # What Redis said is for our log; a fleet need not know our insides.
+        """Ends the call with UNAVAILABLE; the reason goes to the log only, because it may name internals."""
         self._log.warning("call refused", error=str(error))
         await context.abort(grpc.StatusCode.UNAVAILABLE, "the queue does not answer; try again in a second")
 
 
 async def _require_role(context: grpc.aio.ServicerContext, caller: Caller, role: Role) -> None:
+    """Ends the call with PERMISSION_DENIED if the caller does not have the role."""
     if role not in caller.roles:
         await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"{caller.fleet} lacks the role {role!r}")
 
 
 async def _exhausted(context: grpc.aio.ServicerContext, error: ExhaustedError) -> NoReturn:
-    """Ends the call; the trailing metadata tells a limit from a message over the size limit."""
+    """Ends the call; its trailing metadata distinguishes a limit of use from a message over the size limit."""
     delay = (("retry-after-ms", str(error.retry_after_ms)),)
     await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error), delay)
 
 
 def lease_problem(request: rollout_pb2.LeaseRequest) -> str | None:
-    """What is wrong with a LeaseRequest; None when it is well-formed."""
+    """Describes what is wrong with a LeaseRequest; None if it is well-formed."""
     if request.groups < 1:
         return f"groups = {request.groups}: expected at least 1"
     if len(request.worker.encode()) > _MAX_WORKER_BYTES:

@@ -1,4 +1,4 @@
-"""From a request to an arrival: validated, measured, handed to the flusher."""
+"""Validates submitted groups and hands each to the batch writer as a PendingSubmit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import structlog
 from learner.config import LimitsConfig
 from learner.gateway.admission_gate import AdmissionGate
 from learner.gateway.batch_writer import BatchWriter
-from learner.gateway.pending_submit import UNAVAILABLE, PendingSubmit, retry
+from learner.gateway.pending_submit import PendingSubmit
+from learner.gateway.retry_reasons import QUEUE_UNAVAILABLE, retry
 from learner.gateway.validation import UNKNOWN_VERSION, Measures, Violation, examine
 from learner.gateway.version_feed import VersionFeed
 from learner.queue import Append, QueueError
@@ -21,37 +22,37 @@ from leeway.v1 import rollout_pb2
 from runtime.trace_context import TRACEPARENT
 
 if TYPE_CHECKING:
-    from runtime.tracer import Tracer
+    from runtime.tracer import Tracer  # OpenTelemetry is optional
 
-_ECHOED = 64  # a group id is 36 characters; a stranger's nonsense is not sent back whole
-_QUARANTINED_BYTES = 64 << 10
+_ID_CHARACTERS = 64  # a group id is 36 characters; a longer one is cut before it is echoed or stored
+_QUARANTINED_BYTES = 64 << 10  # larger groups are quarantined without their payload
 
 
 class SubmitHandler:
-    """Judges groups and puts them in line.
+    """Decides what a submitted group is, and puts it in line for the batch writer.
 
     Args:
         limits: what a group may look like.
-        policies: says which versions exist.
-        gate: turns groups away before they are looked at.
-        flusher: where every group goes, whatever its fate.
+        version_feed: knows which versions exist.
+        gate: turns groups of fleets over their rate away before they are validated.
+        batch_writer: takes every group, also those whose outcome is decided already.
         quarantine: whether rejected groups are kept for the operator.
-        tracer: where spans of the groups that are followed go.
+        tracer: where the spans of traced groups go; None if nothing is traced.
     """
 
     def __init__(
         self,
         limits: LimitsConfig,
-        policies: VersionFeed,
+        version_feed: VersionFeed,
         gate: AdmissionGate,
-        flusher: BatchWriter,
+        batch_writer: BatchWriter,
         quarantine: bool,
         tracer: Tracer | None = None,
     ) -> None:
         self._limits = limits
-        self._policies = policies
+        self._version_feed = version_feed
         self._gate = gate
-        self._flusher = flusher
+        self._batch_writer = batch_writer
         self._quarantine = quarantine
         self._tracer = tracer
         self._reported: set[tuple[str, str]] = set()
@@ -60,59 +61,56 @@ class SubmitHandler:
     async def take(
         self, fleet: str, request: rollout_pb2.SubmitRequest, deliver: Callable[[rollout_pb2.Ack], None]
     ) -> None:
-        """Puts one group in line; ``deliver`` is called once, later, with its ack."""
+        """Puts one group in line.
+
+        Args:
+            fleet: the authenticated submitter.
+            request: the group, its sequence number and its lease.
+            deliver: called once, later, with the group's ack.
+        """
         group = request.group
-        ack = rollout_pb2.Ack(sequence=request.sequence, group_id=group.group_id[:_ECHOED])
-        arrival = PendingSubmit(fleet, ack, deliver)
-        if self._gate.refuse(arrival, group.ByteSize):
-            self._flusher.put(arrival)
+        ack = rollout_pb2.Ack(sequence=request.sequence, group_id=group.group_id[:_ID_CHARACTERS])
+        submit = PendingSubmit(fleet, ack, deliver)
+        if self._gate.refuse(submit, group.ByteSize):
+            self._batch_writer.put(submit)
             return
         begun = 0 if self._tracer is None else time.time_ns()
         try:
-            found = await self._judge(group)
+            found = await self._examine(group)
         except QueueError:
-            retry(ack, UNAVAILABLE)
+            retry(ack, QUEUE_UNAVAILABLE)
         else:
             if isinstance(found, Measures):
-                arrival.group = to_append(fleet, group, found, request.lease_id[:_ECHOED])
+                submit.group = to_append(fleet, group, found, request.lease_id[:_ID_CHARACTERS])
             else:
                 ack.outcome = rollout_pb2.OUTCOME_REJECTED
                 ack.reason, ack.field, ack.value = found.reason, found.field, found.value
                 self._report(fleet, found)
                 if self._quarantine:
-                    arrival.quarantined = _quarantined(fleet, group, found)
+                    submit.quarantined = _quarantined(fleet, group, found)
         if self._tracer is not None:
-            _follow(self._tracer, arrival, group, begun)
-        self._flusher.put(arrival)
+            _trace(self._tracer, submit, group, begun)
+        self._batch_writer.put(submit)
 
     def _report(self, fleet: str, violation: Violation) -> None:
-        """Logs the first of each kind; all are counted, and a hostile fleet must not fill the disk."""
+        """Logs the first rejection per fleet and reason; all are counted, but a hostile fleet must not fill the disk."""
         if (fleet, violation.reason) not in self._reported:
             self._reported.add((fleet, violation.reason))
             details = {"reason": violation.reason, "field": violation.field, "value": violation.value}
             self._log.warning("first rejection of its kind", fleet=fleet, **details)
 
-    async def _judge(self, group: rollout_pb2.Group) -> Violation | Measures:
-        found = examine(group, self._limits, self._policies.known)
+    async def _examine(self, group: rollout_pb2.Group) -> Violation | Measures:
+        """Validates a group; looks for newer versions first if it names one that is not known."""
+        found = examine(group, self._limits, self._version_feed.known)
         if isinstance(found, Violation) and found.reason == UNKNOWN_VERSION:
-            # It may be younger than what we have read: the worker reads weights from storage, not through us.
-            await self._policies.refresh()
-            found = examine(group, self._limits, self._policies.known)
+            # Workers read weights from storage, not through the gateway: they may know a version sooner.
+            await self._version_feed.refresh()
+            found = examine(group, self._limits, self._version_feed.known)
         return found
 
 
-def _follow(tracer: Tracer, arrival: PendingSubmit, group: rollout_pb2.Group, begun: int) -> None:
-    """The span "validate" of a group that is followed, and the beginning of "append"; ``begun``: Unix nanoseconds."""
-    place = tracer.context_of(group.group_id, group.metadata.get(TRACEPARENT, ""))
-    if place is None:
-        return
-    tracer.child("validate", place, begun, fleet=arrival.fleet, reason=arrival.ack.reason).end()
-    if arrival.group is not None:
-        arrival.span = tracer.child("append", place, fleet=arrival.fleet)
-
-
 def to_append(fleet: str, group: rollout_pb2.Group, measures: Measures, lease_id: str) -> Append:
-    """A valid group."""
+    """Builds the queue's form of a valid group."""
     return Append(
         fleet=fleet,
         group_id=group.group_id,
@@ -125,13 +123,24 @@ def to_append(fleet: str, group: rollout_pb2.Group, measures: Measures, lease_id
     )
 
 
+def _trace(tracer: Tracer, submit: PendingSubmit, group: rollout_pb2.Group, begun: int) -> None:
+    """Sends the span "validate", begun at Unix nanoseconds ``begun``, and begins "append", if the group is traced."""
+    context = tracer.context_of(group.group_id, group.metadata.get(TRACEPARENT, ""))
+    if context is None:
+        return
+    tracer.child("validate", context, begun, fleet=submit.fleet, reason=submit.ack.reason).end()
+    if submit.group is not None:
+        submit.span = tracer.child("append", context, fleet=submit.fleet)
+
+
 def _quarantined(fleet: str, group: rollout_pb2.Group, violation: Violation) -> str:
+    """Builds the quarantine record of a rejected group, as JSON."""
     payload = group.SerializeToString() if group.ByteSize() <= _QUARANTINED_BYTES else b""
     return json.dumps(
         {
             "fleet": fleet,
             "time": time.time(),
-            "group_id": group.group_id[:_ECHOED],
+            "group_id": group.group_id[:_ID_CHARACTERS],
             "reason": violation.reason,
             "field": violation.field,
             "value": violation.value,

@@ -1,4 +1,4 @@
-"""What a group must look like. Pure: a group in, the first violation or the group's measures out."""
+"""Checks a group against the contract. Pure: a group in, its first violation or its measures out."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ UNKNOWN_VERSION = "unknown_version"
 
 @dataclass(frozen=True)
 class Violation:
-    """Where a group breaks the contract."""
+    """The place where a group breaks the contract, and what would have been allowed there."""
 
     reason: str  # a constant, usable as a metric label
     field: str  # path, such as "responses[3].tokens[17]"
-    value: str  # the offending value, cut at 128 characters, and what was allowed
+    value: str  # the offending value, cut to 128 characters, and what was allowed
 
     @classmethod
     def of(cls, reason: str, field: str, value: object, allowed: str) -> Violation:
-        """Cuts the value; ``allowed`` says what would have been right."""
+        """Builds a violation; cuts the text of ``value``, and appends ``allowed``, which says what would have been right."""
         text = str(value)
         shown = text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
         return cls(reason, field, f"{shown} (allowed: {allowed})")
 
 
 class Measures(NamedTuple):
-    """How large a valid group is, and its mean reward."""
+    """Size and mean reward of a valid group."""
 
     tokens: int  # prompt and response tokens over all responses
     generated: int  # response tokens over all responses
@@ -50,20 +50,23 @@ class Measures(NamedTuple):
 
 
 def validate(group: rollout_pb2.Group, limits: LimitsConfig, known_versions: Container[int]) -> Violation | None:
-    """The first rule of the contract that ``group`` breaks; see ``examine``."""
+    """Returns the first violation in ``group``, None if it is valid; arguments as for ``examine``."""
     found = examine(group, limits, known_versions)
     return found if isinstance(found, Violation) else None
 
 
 def examine(group: rollout_pb2.Group, limits: LimitsConfig, known_versions: Container[int]) -> Violation | Measures:
-    """The first rule of the contract that ``group`` breaks, or what measuring a group that breaks none says.
+    """Checks a group against every rule of the contract.
 
     Args:
-        group: as received; everything in it is a stranger's.
-        limits: the run's.
-        known_versions: versions this run has published.
+        group: as received; nothing in it can be trusted.
+        limits: the run's limits.
+        known_versions: versions that this run has published.
+
+    Returns:
+        The first violation, or the measures of a valid group.
     """
-    # A slice is a list, made in one go; iterating over a repeated field costs four times as much.
+    # A slice is made in one call; iterating over a repeated field costs four times as much.
     responses = group.responses[:]
     # Each access to a bytes field copies it: once is enough.
     tokens = [group.prompt_tokens, *[response.tokens for response in responses]]
@@ -132,8 +135,8 @@ def _length(field: str, tokens: bytes, most: int) -> Violation | None:
 
 
 def _vocabulary(tokens: Sequence[bytes], size: int) -> Violation | None:
-    """One pass over all tokens of the group; where the culprit is matters only when there is one."""
-    # As unsigned numbers, negative ids are the largest of all.
+    """Checks that all token ids are in the vocabulary: in one pass, and a second one only to find the offender."""
+    # Read as unsigned numbers, negative ids are larger than any vocabulary.
     if int(np.frombuffer(b"".join(tokens), "<u4").max()) < size:
         return None
     for index, buffer in enumerate(tokens):
@@ -143,7 +146,7 @@ def _vocabulary(tokens: Sequence[bytes], size: int) -> Violation | None:
             position = int(outside[0])
             token = int(np.frombuffer(buffer, "<i4")[position])
             return Violation.of("token_out_of_vocabulary", f"{field}[{position}]", token, f"0 to {size - 1}")
-    raise AssertionError("a token was outside the vocabulary, and then none was")
+    raise AssertionError("the first pass found a token outside the vocabulary, the second did not")
 
 
 def _responses(
@@ -152,7 +155,7 @@ def _responses(
     limits: LimitsConfig,
     known_versions: Container[int],
 ) -> Violation | None:
-    if _plain(responses, tokens, limits, known_versions):
+    if _all_valid(responses, tokens, limits, known_versions):
         return None
     lowest, highest = limits.reward_range
     for index, (response, answer) in enumerate(zip(responses, tokens, strict=True)):
@@ -169,13 +172,13 @@ def _responses(
     return None
 
 
-def _plain(
+def _all_valid(
     responses: Sequence[rollout_pb2.Response],
     tokens: Sequence[bytes],
     limits: LimitsConfig,
     known_versions: Container[int],
 ) -> bool:
-    """Whether the responses break no rule, in a third of the time that it takes to say which one is broken."""
+    """Whether the responses break no rule; takes a third of the time that it takes to say which one is broken."""
     lowest, highest = limits.reward_range
     for response, answer in zip(responses, tokens, strict=True):
         reward = response.reward

@@ -1,4 +1,4 @@
-"""The run's published versions, as a gateway follows them: what is known, what is newest, who waits for the next."""
+"""Follows the versions that the run publishes: which are known, which is the newest, and whether Redis answers."""
 
 from __future__ import annotations
 
@@ -12,16 +12,20 @@ from learner.queue import VERSIONS_KEPT, GatewayQueue, QueueError
 from leeway.v1 import rollout_pb2
 
 _WAIT_S = 1.0
+_FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 2.0
 
 
 class VersionFeed:
-    """Follows the versions stream, and says whether Redis would take a group now.
+    """Reads announcements of versions from Redis, and tells whether Redis would take a group now.
 
     Args:
         queue: where versions are announced.
-        vitals: told every time whether groups can be appended.
-        on_health: called with the same, at each change and at the start.
+        health: told after every attempt whether Redis takes writes.
+        on_health: called with the same answer at the start and whenever it changes.
+
+    Attributes:
+        known: numbers of the versions that groups may name.
     """
 
     def __init__(
@@ -39,9 +43,9 @@ class VersionFeed:
         self._log = structlog.get_logger(process="gateway")
 
     async def run(self) -> None:
-        """Follows for ever, through any outage of Redis."""
+        """Follows the versions until it is cancelled, through any outage of Redis."""
         healthy: bool | None = None
-        pause = 0.1
+        pause = _FIRST_PAUSE_S
         while True:
             try:
                 if not healthy:
@@ -50,14 +54,15 @@ class VersionFeed:
                     await self._queue.probe()
                     await self._on_health(True)
                     self._log.info("redis answers and takes writes")
-                    healthy, pause = True, 0.1
-                    self._health.wrote()
+                    healthy, pause = True, _FIRST_PAUSE_S
+                    self._health.write_succeeded()
                 await self._read(_WAIT_S)
                 await self._queue.probe()
-                self._health.wrote()
-                await self._queue.leases.occupancy()  # their clock goes by looks
+                self._health.write_succeeded()
+                # The clock by which leases expire advances only when somebody looks at it.
+                await self._queue.leases.occupancy()
             except QueueError as error:
-                self._health.lost(str(error))
+                self._health.write_failed(str(error))
                 if healthy is not False:
                     await self._on_health(False)
                     self._log.error("redis cannot take groups; they get RETRY until it can", error=str(error))
@@ -66,14 +71,18 @@ class VersionFeed:
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
 
     async def refresh(self) -> None:
-        """Reads what was published up to now; callers at the same time share one reading. Raises QueueError."""
+        """Reads what was published up to now. Callers at the same time share one read.
+
+        Raises:
+            QueueError: Redis does not answer.
+        """
         if self._refreshing is None or self._refreshing.done():
             self._refreshing = asyncio.create_task(self._read(0.0))
-        # A caller that goes away must not cancel the reading of the others.
+        # A caller that goes away must not cancel the read that others wait for.
         await asyncio.shield(self._refreshing)
 
     async def watch(self, known: int | None) -> AsyncIterator[rollout_pb2.Policy]:
-        """The newest version, when it is newer than ``known``, then each newest one after it; ends at ``close``."""
+        """Yields the newest version if it is newer than ``known``, then each newest one after it, until ``close``."""
         while not self._closed:
             changed = self._changed
             newest = self._newest
@@ -89,10 +98,12 @@ class VersionFeed:
         self._changed.set()
 
     async def _read(self, wait_s: float) -> None:
+        """Reads the announcements since the last read; waits up to ``wait_s`` seconds for one."""
         for position, policy in await self._queue.policies(self._position, wait_s):
             self._position = position
             self.known.add(policy.version)
-            self.known.discard(policy.version - VERSIONS_KEPT)  # as Redis: a gateway started now would not know it
+            # Redis keeps only so many: a gateway that starts now would not know older ones, and all must decide alike.
+            self.known.discard(policy.version - VERSIONS_KEPT)
             if self._newest is None or policy.version > self._newest.version:
                 self._newest = policy
                 self._changed.set()

@@ -1,0 +1,1 @@
+"""Takes groups from the queue and prepares training batches, one step ahead of the training loop."""

@@ -1,4 +1,4 @@
-"""What a training step is fed: rank 0 takes groups from the queue, every rank gets the same ones."""
+"""Collects the groups of a training step: rank 0 takes them from the queue and broadcasts them to every rank."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from leeway.v1 import rollout_pb2 as pb
 from runtime.errors import LeewayError
 
 _POLL_S = 0.004
-_HEARTBEAT_S = 5.0  # other ranks wait in a collective: it must complete well within its timeout
+_HEARTBEAT_S = 5.0  # the other ranks wait in a collective, which must complete well within its timeout
 
 
 class IntakeError(LeewayError):
-    """No full batch came for longer than take_timeout_s."""
+    """No full batch of groups came within take_timeout_s."""
 
 
 class Command(enum.IntEnum):
-    """What rank 0 tells the others to do next."""
+    """Instruction in the first byte of each of rank 0's broadcasts."""
 
     WAIT = 0
     TRAIN = 1
@@ -33,7 +33,13 @@ class Command(enum.IntEnum):
 
 @dataclass(frozen=True)
 class TakenBatch:
-    """The groups of one step; ``staleness``: version -> optimizer steps. ``refs`` is empty except on rank 0."""
+    """The groups of one training step.
+
+    Attributes:
+        groups: the groups, equal on every rank.
+        refs: one reference per group, in the same order, on rank 0; empty elsewhere.
+        staleness: optimizer steps by which each version in the groups' spans is older than the step.
+    """
 
     groups: list[pb.Group]
     refs: list[GroupRef]
@@ -41,14 +47,14 @@ class TakenBatch:
 
 
 class BatchSource:
-    """Feeds all ranks from one queue.
+    """Feeds the groups of one queue to all ranks.
 
     Args:
-        config: batch size, staleness bound and the hold used by studies.
+        config: batch size, staleness bound, and the artificial staleness (hold_staleness) that studies set.
         queue: the queue on rank 0, None elsewhere.
         broadcast: collective; sends rank 0's bytes to every rank and returns them.
         stopping: asked on rank 0 before every wait; True ends the run cleanly.
-        alive: called on every rank at least every few seconds while it waits: waiting for groups is no hang.
+        report_progress: called on every rank at least every few seconds while it waits, since waiting for groups is no hang.
         pause: sleeps a moment before the queue is asked again.
     """
 
@@ -58,30 +64,33 @@ class BatchSource:
         queue: LearnerQueue | None,
         broadcast: Callable[[bytes | None], bytes],
         stopping: Callable[[], bool],
-        alive: Callable[[], None] = lambda: None,
+        report_progress: Callable[[], None] = lambda: None,
         pause: Callable[[], None] = lambda: time.sleep(_POLL_S),
     ) -> None:
         self._config = config
         self._queue = queue
         self._broadcast = broadcast
         self._stopping = stopping
-        self._alive = alive
+        self._report_progress = report_progress
         self._pause = pause
-        self._held: list[tuple[GroupRef, pb.Group]] = []
+        self._collected: list[tuple[GroupRef, pb.Group]] = []
 
     def take(self, step: int) -> TakenBatch | None:
-        """Blocks until a full batch is there. Collective. None: stop.
+        """Blocks until the batch of optimizer step ``step`` (0-based) is complete. Collective.
+
+        Returns:
+            The batch; None if the run is to stop.
 
         Raises:
             IntakeError: on every rank, when no full batch came within take_timeout_s.
         """
         deadline = time.monotonic() + self._config.take_timeout_s
         while True:
-            self._alive()
+            self._report_progress()
             message = self._next(step, deadline) if self._queue else None
             received = self._broadcast(message)
             command = Command(received[0])
-            self._alive()
+            self._report_progress()
             if command is Command.TRAIN:
                 return self._unpack(received)
             if command is Command.STOP:
@@ -93,13 +102,14 @@ class BatchSource:
                 )
 
     def _next(self, step: int, deadline: float) -> bytes:
+        """Waits on rank 0 for what to broadcast next: the batch, a stop, a failure, or after 5 s a sign of life."""
         heartbeat = time.monotonic() + _HEARTBEAT_S
         while True:
             if self._stopping():
                 return bytes([Command.STOP])
             if self._fill(step):
-                payloads = [json.dumps(self._ages(step)).encode()]
-                payloads += [group.SerializeToString() for _, group in self._held]
+                payloads = [json.dumps(self._staleness(step)).encode()]
+                payloads += [group.SerializeToString() for _, group in self._collected]
                 frames = [struct.pack("<I", len(payload)) + payload for payload in payloads]
                 return bytes([Command.TRAIN]) + b"".join(frames)
             now = time.monotonic()
@@ -110,28 +120,31 @@ class BatchSource:
             self._pause()
 
     def _fill(self, step: int) -> bool:
+        """Takes from the queue what the batch still lacks; returns whether it is complete."""
         assert self._queue is not None
         wanted = self._config.groups_per_step
-        held_back = (self._config.hold_staleness + 1) * wanted
-        if self._config.hold_staleness and not self._held and self._queue.waiting() < held_back:
+        least_waiting = (self._config.hold_staleness + 1) * wanted
+        if self._config.hold_staleness and not self._collected and self._queue.waiting() < least_waiting:
             return False
-        if len(self._held) < wanted:
-            taken = self._queue.take(wanted - len(self._held), step, self._config.max_staleness)
-            self._held += [(item.ref, item.group) for item in taken]
-        return len(self._held) >= wanted
+        if len(self._collected) < wanted:
+            taken = self._queue.take(wanted - len(self._collected), step, self._config.max_staleness)
+            self._collected += [(item.ref, item.group) for item in taken]
+        return len(self._collected) >= wanted
 
-    def _ages(self, step: int) -> dict[int, int]:
+    def _staleness(self, step: int) -> dict[int, int]:
+        """Computes how many optimizer steps each version in the collected groups is behind ``step``."""
         assert self._queue is not None
-        spans = (span for _, group in self._held for response in group.responses[:] for span in response.spans[:])
+        spans = (span for _, group in self._collected for response in group.responses[:] for span in response.spans[:])
         return {version: self._queue.staleness(version, step) for version in {span.version for span in spans}}
 
     def _unpack(self, message: bytes) -> TakenBatch:
+        """Decodes a TRAIN broadcast; rank 0 returns the groups that it has collected instead."""
         frames, offset = [], 1
         while offset < len(message):
             (size,) = struct.unpack_from("<I", message, offset)
             frames.append(message[offset + 4 : offset + 4 + size])
             offset += 4 + size
         staleness = {int(version): age for version, age in json.loads(frames[0]).items()}
-        held, self._held = self._held, []
-        groups = [group for _, group in held] or [pb.Group.FromString(frame) for frame in frames[1:]]
-        return TakenBatch(groups, [ref for ref, _ in held], staleness)
+        own, self._collected = self._collected, []
+        groups = [group for _, group in own] or [pb.Group.FromString(frame) for frame in frames[1:]]
+        return TakenBatch(groups, [ref for ref, _ in own], staleness)

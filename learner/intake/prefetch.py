@@ -1,10 +1,10 @@
-"""The next step's groups are fetched and decoded while the current step trains.
+"""Fetches and decodes the next step's groups while the current step trains.
 
-Every rank has a thread for it, and the threads a process group of their own: training's collectives and theirs interleave
-differently on every rank. The thread ends with each batch, so between two steps that nothing is fetched for there is none.
+Every rank has a thread for it. These threads have a process group of their own, because their collectives and those of
+training interleave differently on every rank. A thread ends with its batch, so none exists while nothing is fetched.
 
 What was fetched and not trained is lost neither by a kill nor by a stop: its entries are pending in the queue, and the next
-learner's first.
+learner takes them first.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from learner.batch.sequences import to_sequences
-from learner.batch.statistics import GroupStatistics, describe
+from learner.batch.statistics import GroupStatistics, group_statistics
 from learner.batch.types import Sequence
 from learner.batch.weighting import Weighting
 from learner.config import LearnerConfig
@@ -24,14 +24,20 @@ from learner.intake.batch_source import BatchSource, TakenBatch
 from learner.megatron.parallel import Ranks
 from learner.queue import LearnerQueue
 
-_POLL_S = 0.004  # while the loop waits for us
-_POLL_AHEAD_S = 0.02  # while it trains: the interpreter is the loop's
-_END_S = 30.0  # a heartbeat of the intake, several times over
+_POLL_S = 0.004  # while the training loop waits for the batch
+_POLL_AHEAD_S = 0.02  # while it trains: this thread leaves the interpreter lock to it
+_END_S = 30.0  # several heartbeats of the batch source
 
 
 @dataclass(frozen=True)
 class PreparedBatch:
-    """A step's groups, what they say before training, and the sequences made of them (``weighting`` may keep none)."""
+    """One step's groups, decoded.
+
+    Attributes:
+        taken: the groups as they were taken from the queue.
+        groups: statistics of the groups.
+        sequences: training sequences; empty if the objective's weighting keeps none.
+    """
 
     taken: TakenBatch
     groups: GroupStatistics
@@ -39,18 +45,18 @@ class PreparedBatch:
 
 
 class Prefetch:
-    """Feeds the loop, one step ahead of it.
+    """Feeds batches to the training loop, and fetches one step ahead of it.
 
-    With ``hold_staleness`` a step's groups are taken when it begins and no sooner: studies want that lag to the step.
+    With ``hold_staleness`` a step's groups are taken only when the step begins: studies need exactly that staleness.
 
     Args:
-        config: of the intake.
-        queue: on rank 0, None elsewhere. The thread takes from it; everything else stays the loop's.
-        ranks: all of them make a Prefetch at the same time.
+        config: batch size, number of steps, and limits of waiting.
+        queue: the queue on rank 0, None elsewhere. The thread only takes from it; all other calls are the loop's.
+        ranks: all ranks construct a Prefetch at the same time.
         stopping: asked on every rank before every step, and on rank 0 before every wait; True on any ends the run cleanly.
-        alive: called while the loop waits for us, and only then: a thread that waits for groups says nothing about a loop
-            that hangs in a collective.
-        weighting: the objective's.
+        report_progress: called while the loop waits for a batch, and only then: a thread that waits for groups says
+            nothing about a loop that hangs in a collective.
+        weighting: the objective's weighting of sequences.
     """
 
     def __init__(
@@ -59,76 +65,83 @@ class Prefetch:
         queue: LearnerQueue | None,
         ranks: Ranks,
         stopping: Callable[[], bool],
-        alive: Callable[[], None],
+        report_progress: Callable[[], None],
         weighting: Weighting,
     ) -> None:
         self._config = config
         self._ranks = ranks
         self._stopping = stopping
-        self._alive = alive
+        self._report_progress = report_progress
         self._weighting = weighting
-        self._awaited = threading.Event()
+        self._loop_waits = threading.Event()
         self._ending = threading.Event()
-        self._coming: Future[PreparedBatch | None] | None = None
-        self._intake = BatchSource(config, queue, ranks.channel(), self._stops, self._beat, self._pause)
+        self._prefetched: Future[PreparedBatch | None] | None = None
+        self._source = BatchSource(
+            config, queue, ranks.channel(), self._stop_requested, self._report_if_awaited, self._pause
+        )
 
     def take(self, step: int) -> PreparedBatch | None:
-        """Blocks until the batch of ``step`` is there and starts to fetch the one after it. Collective. None: stop.
+        """Blocks until the batch of ``step`` (0-based) is ready, then starts to fetch the one after it. Collective.
+
+        Returns:
+            The batch; None if the run is to stop.
 
         Raises:
             IntakeError: on every rank, when no full batch came within take_timeout_s.
-            QueueError: what the queue raised (rank 0).
+            QueueError: on rank 0, when the queue failed.
         """
-        coming = self._coming or self._fetch(step)
-        self._awaited.set()
+        fetched = self._prefetched or self._fetch(step)
+        self._loop_waits.set()
         try:
-            prepared = coming.result()
+            prepared = fetched.result()
         finally:
-            self._awaited.clear()
-            self._coming = None
-        self._alive()
-        # The batch may have been there for long: whether to train it is decided now. A node that is taken away is not always
-        # rank 0's.
+            self._loop_waits.clear()
+            self._prefetched = None
+        self._report_progress()
+        # The batch may have been ready for long, so whether to train it is decided now. Any rank may have got the stop
+        # signal: the node that is taken away need not be rank 0's.
         if self._ranks.any(prepared is None or self._stopping()):
             return None
         if not self._config.hold_staleness and step + 1 < self._config.steps:
-            self._coming = self._fetch(step + 1)
+            self._prefetched = self._fetch(step + 1)
         return prepared
 
     def close(self) -> None:
-        """Ends a fetch under way. Collective. Its groups stay the queue's."""
+        """Ends a fetch that is in progress; its groups stay in the queue. Collective."""
         self._ending.set()
-        self._awaited.set()
-        if self._coming is not None:
-            concurrent.futures.wait([self._coming], timeout=_END_S)
+        self._loop_waits.set()
+        if self._prefetched is not None:
+            concurrent.futures.wait([self._prefetched], timeout=_END_S)
 
     def _fetch(self, step: int) -> Future[PreparedBatch | None]:
-        coming: Future[PreparedBatch | None] = Future()
-        # A daemon: a loop that failed must not wait for groups before its process can end.
-        threading.Thread(target=self._run, args=(step, coming), name=f"fetch-{step}", daemon=True).start()
-        return coming
+        """Starts the thread that fetches the batch of ``step``."""
+        batch: Future[PreparedBatch | None] = Future()
+        # A daemon, so that a process whose loop has failed can end without waiting for groups.
+        threading.Thread(target=self._run, args=(step, batch), name=f"fetch-{step}", daemon=True).start()
+        return batch
 
-    def _run(self, step: int, coming: Future[PreparedBatch | None]) -> None:
+    def _run(self, step: int, batch: Future[PreparedBatch | None]) -> None:
+        """Runs in the thread: takes a batch and decodes it. Its errors are raised by ``take``, in the loop."""
         try:
-            taken = self._intake.take(step)
-            coming.set_result(self._prepare(taken) if taken is not None else None)
-        except Exception as error:  # noqa: BLE001 - the end of this thread; take() raises it in the loop
-            coming.set_exception(error)
+            taken = self._source.take(step)
+            batch.set_result(self._prepare(taken) if taken is not None else None)
+        except Exception as error:  # noqa: BLE001 - nothing may be lost with this thread; take() raises it in the loop
+            batch.set_exception(error)
 
     def _prepare(self, taken: TakenBatch) -> PreparedBatch:
         return PreparedBatch(
-            taken, describe(taken.groups, taken.staleness), to_sequences(taken.groups, self._weighting)
+            taken, group_statistics(taken.groups, taken.staleness), to_sequences(taken.groups, self._weighting)
         )
 
-    def _stops(self) -> bool:
+    def _stop_requested(self) -> bool:
         return self._ending.is_set() or self._stopping()
 
-    def _beat(self) -> None:
-        if self._awaited.is_set():
-            self._alive()
+    def _report_if_awaited(self) -> None:
+        if self._loop_waits.is_set():
+            self._report_progress()
 
     def _pause(self) -> None:
-        if self._awaited.is_set():
+        if self._loop_waits.is_set():
             self._ending.wait(_POLL_S)
         else:
-            self._awaited.wait(_POLL_AHEAD_S)
+            self._loop_waits.wait(_POLL_AHEAD_S)

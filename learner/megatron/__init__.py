@@ -1,8 +1,8 @@
 """The model and its training on megatron-core: the only package that imports megatron.
 
 Importing it makes megatron usable on this machine (learner.megatron.patches.cpu), so every module below may import megatron
-at its top. Read in this order: parallel (the ranks), model/ (what is built, and our own arithmetic), training/ (a step),
-checkpointing/ (saving and loading).
+at its top. Floors, each of which imports only those below it: checkpointing/ (saving and loading), training/ (a step), model/
+(what is built, and our own arithmetic), parallel (the ranks), patches/ (changes to megatron-core and torch).
 """
 
 import warnings

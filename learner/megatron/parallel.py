@@ -1,4 +1,4 @@
-"""The ranks of a learner: process groups, who holds which part of the model, and how rank 0 talks to the others."""
+"""The ranks of a learner: their process groups, which shard of the model each holds, and messages from rank 0."""
 
 from __future__ import annotations
 
@@ -16,35 +16,39 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
-from torch._C._distributed_c10d import Store
+from torch._C._distributed_c10d import Store  # torch.distributed exports it without declaring it
 
 from learner.config import ParallelConfig
 from learner.megatron.patches.cpu import install
 from runtime.errors import MISCONFIGURED, LeewayError
 
 T = TypeVar("T")
-_WORD_S = 1.0  # between two words from rank 0; well within the limit of a collective
+_HEARTBEAT_S = 1.0  # between two messages from rank 0 while it works; well within the timeout of a collective
 
 
 class LayoutError(LeewayError):
-    """The ranks there are cannot be laid out as configured."""
+    """The processes that were started cannot be laid out as configured."""
 
     exit_status = MISCONFIGURED
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place. Ranks are numbered tensor first, then context, then data, then pipeline: the last rank is on the
-    last stage. Expert-parallel ranks are neighbours among those of a stage.
+    """This process's indices in every parallel dimension, and the process groups it belongs to.
+
+    Ranks are numbered tensor first, then context, then data, then pipeline: the last rank is on the last stage.
+    Expert-parallel ranks are neighbours within a stage.
 
     Attributes:
-        chunks: pieces of the model on each stage (virtual pipeline); piece c of stage s is number c * pipeline_size + s of
-            all, in the order of the layers.
+        rank: index of this process, 0 to world - 1.
+        chunks: model chunks on each stage (virtual pipeline); chunk c of stage s is number c * pipeline_size + s of all
+            chunks, in the order of the layers.
+        sequence: whether sequence parallelism is on.
         tensor_group: the ranks that share this rank's layers and tokens.
-        context_group: the ranks that hold other parts of the same sequences, and the same part of the layers.
+        context_group: the ranks that hold the other tokens of the same sequences, and the same layers.
         expert_group: the ranks that hold the other experts of this rank's layers.
-        control: gloo group of all ranks for what is not training: decisions, what rank 0 has read.
-        timeout: of one collective.
+        control: gloo group of all ranks, for everything but training: decisions, and what rank 0 has read.
+        timeout: limit of one collective.
     """
 
     rank: int
@@ -70,64 +74,65 @@ class Ranks:
 
     @property
     def replicas(self) -> int:
-        """Ranks that hold the same part of the model: they differ in their tokens only."""
+        """Number of ranks that hold the same shard of the model; they differ in their tokens only."""
         return self.data_size * self.context_size
 
     @property
     def replica_rank(self) -> int:
-        """Among those."""
+        """Index of this rank among its replicas, 0 to replicas - 1."""
         return self.data_rank * self.context_size + self.context_rank
 
     @property
     def is_first_stage(self) -> bool:
+        """Whether this rank holds the embedding."""
         return self.pipeline_rank == 0
 
     @property
     def is_last_stage(self) -> bool:
+        """Whether this rank holds the output layer."""
         return self.pipeline_rank == self.pipeline_size - 1
 
     def broadcast_bytes(self, data: bytes | None) -> bytes:
-        """Rank 0's ``data``, on every rank (what others pass is ignored). Collective."""
+        """Returns rank 0's ``data`` on every rank; what others pass is ignored. Collective."""
         return _broadcast(self.control, self.rank, data)
 
     def channel(self) -> Callable[[bytes | None], bytes]:
-        """``broadcast_bytes`` in a group that nobody else uses: for one thread of every rank. Collective."""
+        """Returns a ``broadcast_bytes`` of its own process group, for use in one thread of every rank. Collective."""
         group = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=self.timeout))
         return partial(_broadcast, group, self.rank)
 
     def agree(self, values: list[int]) -> list[int]:
-        """Rank 0's ``values``, on every rank; all pass a list of the same length. Collective."""
+        """Returns rank 0's ``values`` on every rank; all pass a list of the same length. Collective."""
         agreed = torch.tensor(values, dtype=torch.int64)
         dist.broadcast(agreed, src=0, group=self.control)
         return agreed.tolist()
 
     def any(self, value: bool) -> bool:
-        """Whether some rank says so. Collective."""
-        said = torch.tensor([int(value)])
-        dist.all_reduce(said, op=dist.ReduceOp.MAX, group=self.control)
-        return bool(said)
+        """Whether ``value`` is true on some rank. Collective."""
+        return bool(self.largest(int(value)))
 
     def largest(self, value: int) -> int:
-        """The largest any rank says. Collective."""
-        said = torch.tensor([value])
-        dist.all_reduce(said, op=dist.ReduceOp.MAX, group=self.control)
-        return int(said)
+        """Returns the largest ``value`` of all ranks. Collective."""
+        largest = torch.tensor([value])
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=self.control)
+        return int(largest)
 
     def union(self, values: list[int]) -> list[int]:
-        """What some rank says, ascending. Collective."""
-        everyone: list[list[int]] = [[] for _ in range(self.world)]
-        dist.all_gather_object(everyone, values, group=self.control)
-        return sorted({value for some in everyone for value in some})
+        """Returns the distinct ``values`` of all ranks, ascending. Collective."""
+        gathered: list[list[int]] = [[] for _ in range(self.world)]
+        dist.all_gather_object(gathered, values, group=self.control)
+        return sorted({value for own in gathered for value in own})
 
-    def attended(self, work: Callable[[], T]) -> T | None:
-        """Rank 0 does ``work``, in a thread; the others wait for it, however long it takes: they hear from it all the while,
-        so that none runs into the limit of a collective. Collective.
+    def run_on_rank_zero(self, work: Callable[[], T]) -> T | None:
+        """Runs ``work`` on rank 0, in a thread, while the other ranks wait, however long it takes. Collective.
+
+        Rank 0 sends the others a message every second, so that none runs into the timeout of a collective.
 
         Returns:
-            What ``work`` returns, on rank 0; None elsewhere.
+            On rank 0, what ``work`` returns; None elsewhere.
 
         Raises:
-            Exception: what ``work`` raises, on rank 0.
+            Exception: on rank 0, whatever ``work`` raises.
         """
         if self.rank:
             while not self.agree([0])[0]:
@@ -137,7 +142,7 @@ class Ranks:
             result = pool.submit(work)
             done = False
             while not done:
-                done = bool(wait([result], timeout=_WORD_S).done)
+                done = bool(wait([result], timeout=_HEARTBEAT_S).done)
                 self.agree([int(done)])
             return result.result()
 
@@ -146,7 +151,7 @@ class Ranks:
         dist.barrier(group=self.control)
 
     def stop(self) -> None:
-        """Leaves the process groups. Collective."""
+        """Waits for every rank, then leaves the process groups. Collective."""
         self.barrier()
         parallel_state.destroy_model_parallel()
         dist.destroy_process_group()
@@ -164,15 +169,16 @@ def _broadcast(group: dist.ProcessGroup, rank: int, data: bytes | None) -> bytes
 
 
 def start(config: ParallelConfig, seed: int, timeout_s: float, store: Store | None = None) -> Ranks:
-    """Joins the other ranks (torchrun's environment variables say where) and lays the model out over them. Collective.
+    """Joins the other ranks, which torchrun's environment variables lead to, and makes the process groups. Collective.
 
     Args:
-        seed: of Megatron's random states.
-        timeout_s: limit of one collective; a rank that waits longer raises, so that a lost peer is noticed.
+        config: how the model is divided over the ranks.
+        seed: seed of Megatron's random states.
+        timeout_s: limit of one collective, seconds; a rank that waits longer raises, so that a lost peer is noticed.
         store: where the ranks find each other; torchrun's own by default, which serves one start only.
 
     Raises:
-        LayoutError: not started by torchrun, or the world size is no multiple of ``config.ranks``.
+        LayoutError: the process was not started by torchrun, or the world size is no multiple of ``config.ranks``.
     """
     device = install()
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
@@ -181,8 +187,8 @@ def start(config: ParallelConfig, seed: int, timeout_s: float, store: Store | No
     if world % config.ranks:
         raise LayoutError(
             f"world size {world} is not divisible by pipeline * lcm(tensor * context, expert) = {config.pipeline} * "
-            f"lcm({config.tensor} * {config.context}, {config.expert}) = {config.ranks} of parallel: start a multiple of "
-            f"{config.ranks} ranks or change parallel"
+            f"lcm({config.tensor} * {config.context}, {config.expert}) = {config.ranks} of learner.parallel: start a "
+            f"multiple of {config.ranks} ranks or change learner.parallel"
         )
     timeout = timedelta(seconds=timeout_s)
     backend = "nccl" if device.type == "cuda" else "gloo"
@@ -207,10 +213,10 @@ def start(config: ParallelConfig, seed: int, timeout_s: float, store: Store | No
     model_parallel_cuda_manual_seed(seed)
     # What the imports made lives for ever; megatron collects garbage at every save, and going through it all takes 0.2 s.
     gc.freeze()
-    return _place(config, device, timeout)
+    return _ranks(config, device, timeout)
 
 
-def _place(config: ParallelConfig, device: torch.device, timeout: timedelta) -> Ranks:
+def _ranks(config: ParallelConfig, device: torch.device, timeout: timedelta) -> Ranks:
     return Ranks(
         rank=dist.get_rank(),
         world=dist.get_world_size(),

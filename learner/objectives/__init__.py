@@ -1,4 +1,4 @@
-"""Objectives: log-probabilities of sampled tokens in, a loss and metrics out. Pure torch."""
+"""Objectives in pure torch: log-probabilities of sampled tokens in, a loss and metrics out."""
 
 from learner.objectives.base import Loss, MissingInputError, Objective, Responses
 from learner.objectives.registry import get, names

@@ -1,4 +1,4 @@
-"""ASymPO (arXiv 2606.03070): each response's surprise divided by its own value; optionally with a guard on rho."""
+"""ASymPO (arXiv 2606.03070v3): each response's NLL divided by its own current value; optionally with a guard on rho."""
 
 from __future__ import annotations
 
@@ -14,27 +14,34 @@ from learner.objectives.base import Loss, Objective, Responses
 
 @dataclass
 class RhoGuard:
-    """Bounds what negatives weigh against positives (our own; evidence.md).
+    """Bounds the weight of negatives against positives, rho. Our own addition, not the paper's (docs/objectives.md).
 
-    ASymPO's rho is about S_P / S_N, the mean scales of positives and negatives: where right and wrong answers are equally
-    likely nothing protects. Negatives are scaled by min(1, rho_max * E[S_N] / E[S_P]), E an exponential mean over the steps
-    *before* this one, which makes rho about min(S_P / S_N, rho_max). Before the first step the scales are taken as equal.
-    The means come from the metrics the step reduces over all ranks anyway: no extra pass, no extra collective.
+    ASymPO's rho is about S_P / S_N, the ratio of the mean scales of positives and negatives, so it is near 1 where right and
+    wrong answers are equally likely. The guard multiplies negatives by min(1, rho_max * E[S_N] / E[S_P]), where E is an
+    exponential mean over the steps *before* this one; this makes rho about min(S_P / S_N, rho_max). Before the first step the
+    two scales are assumed equal. The means come from metrics that every step reduces over all ranks anyway, so the guard
+    costs no extra pass and no extra collective.
+
+    Attributes:
+        rho_max: largest rho.
+        decay: decay of the exponential means.
+        positive: E[S_P], nats/token; None before the first step that has positives.
+        negative: E[S_N], nats/token; None before the first step that has negatives.
     """
 
     rho_max: float
     decay: float = 0.9
-    positive: float | None = None  # E[S_P], nats/token
-    negative: float | None = None  # E[S_N]
+    positive: float | None = None
+    negative: float | None = None
 
     def factor(self) -> float:
-        """What negatives are multiplied by in this step, in (0, 1]."""
+        """Factor on the advantage of negatives in this step, in (0, 1]."""
         if self.positive is None or self.negative is None:
             return min(1.0, self.rho_max)
         return min(1.0, self.rho_max * self.negative / self.positive) if self.positive > 0 else 1.0
 
     def observe(self, sums: dict[str, float]) -> None:
-        """Mixes in the scales of a step; a step without positives or without negatives leaves that mean as it is."""
+        """Updates the means with a step's sums; a mean stays unchanged if the step has no positives, or no negatives."""
         self.positive = self._mixed(self.positive, sums, "nll_positive")
         self.negative = self._mixed(self.negative, sums, "nll_negative")
 
@@ -47,21 +54,22 @@ class RhoGuard:
 
 
 class Asympo(Objective):
-    """The objective of the paper:
+    """ASymPO, which weights each response by the inverse of its own NLL (arXiv 2606.03070v3).
 
         L = (1/G) sum_g A_g S_g / sg(max(S_g, floor))          gradient: (1/G) sum_g (A_g / S_g) grad S_g
 
-    sg = stop-gradient. [P] Both signs of the advantage get the same forward mass, so the loss is 0 per group and only the
-    gradient says anything. Normalised by the response's own total NLL, 1/G within a group, then the mean over prompts.
-    Needs nothing but the current log-probabilities.
+    sg is the stop-gradient. From the paper: both signs of the advantage get the same forward mass, so the loss of a group is
+    0 and only its gradient carries information. Normalised by the response's own total NLL, by 1/G within a group, then
+    averaged over prompts. Needs only the current log-probabilities.
 
-    floor (nats/token) bounds 1 / S_g for near-certain responses, where S_g is rounding noise; the paper names it and gives
-    no value.
-
-    p_low, p_high (Appendix C [P]): log p is clipped to at most log p_high where A_g >= 0 and to at least log p_low where
-    A_g < 0, before averaging. Clipped tokens stay in S_g, numerator and denominator, and give no gradient.
-
-    guard: see RhoGuard; None is the paper's formula. With it the forward loss of a group is B (1 - factor) / G, not 0.
+    Args:
+        floor: nats/token; bounds 1 / S_g of near-certain responses, where S_g is rounding noise. The paper names it and gives
+            no value; the value is our choice.
+        p_low: from the paper's Appendix C: where A_g < 0, log p is clipped to at least log p_low before averaging. Clipped
+            tokens stay in S_g, in numerator and denominator, and give no gradient. None: no clip.
+        p_high: where A_g >= 0, log p is clipped to at most log p_high in the same way. None: no clip.
+        guard: bound on rho; None is the paper's formula. With it the forward loss of a group is B (1 - factor) / G, not 0; B
+            is the sum of the group's positive advantages.
     """
 
     def __init__(
@@ -98,7 +106,9 @@ class Asympo(Objective):
         return {"positive": self._guard.positive, "negative": self._guard.negative} if self._guard else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if self._guard:  # turned on or off between two runs: begin anew, or drop what is not used
+        if (
+            self._guard
+        ):  # if it was turned on between two runs it starts anew; if it was turned off the state is ignored
             self._guard.positive, self._guard.negative = state.get("positive"), state.get("negative")
 
     def _clip(self, logp: Tensor, responses: Responses) -> Tensor:

@@ -1,4 +1,4 @@
-"""What an objective is: log-probabilities of sampled tokens in, a loss and additive metrics out."""
+"""The interface of objectives: log-probabilities of sampled tokens in, a loss and additive metrics out."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ Loss = tuple[Tensor, dict[str, Tensor]]
 
 
 class MissingInputError(ValueError):
-    """An objective was called without log-probabilities it needs; the message says which and where they come from."""
+    """An objective was called without an input that it needs; the message names the input and where it comes from."""
 
 
 @dataclass(frozen=True)
 class Responses:
-    """The responses of a micro-batch. Responses are never split, so every per-response sum is complete here."""
+    """The responses of a micro-batch: R responses with L loss tokens in all.
+
+    A response is never split over micro-batches, so every per-response sum is complete.
+    """
 
     row: Tensor  # [L] int64: response of each loss token
     advantage: Tensor  # [R] float32
@@ -32,12 +35,12 @@ class Responses:
 
     @classmethod
     def of(cls, batch: MicroBatch, entropy: Tensor | None = None) -> Responses:
-        """The responses of a packed micro-batch."""
+        """Takes the responses of a packed micro-batch; ``entropy``: [L] float32, if the objective needs it."""
         return cls(batch.loss_row, batch.advantage, batch.weight, batch.behaviour_logp, batch.reference_logp, entropy)
 
     @classmethod
     def probe(cls) -> tuple[Tensor, Responses]:
-        """log p [1] and a response of one token with every field there: what metrics an objective has, without a batch."""
+        """Returns log p [1] and a response of one token with every field set, to find out the metrics of an objective."""
         logp, one = -torch.ones(1), torch.ones(1)
         return logp, cls(torch.zeros(1, dtype=torch.int64), one, one, logp, logp, one)
 
@@ -46,15 +49,15 @@ class Responses:
         return torch.zeros_like(self.weight, dtype=values.dtype).index_add(0, self.row, values)
 
     def lengths(self) -> Tensor:
-        """Loss tokens of each response: [R] float32."""
+        """Counts the loss tokens of each response: [R] float32."""
         return self.total(torch.ones_like(self.row, dtype=torch.float32))
 
     def mean(self, values: Tensor) -> Tensor:
-        """Means of per-token ``values`` [L] by response: [R]; 0 for a response without loss tokens."""
+        """Averages per-token ``values`` [L] by response: [R]; 0 for a response without loss tokens."""
         return self.total(values) / self.lengths().clamp(min=1)
 
     def scale(self, logp: Tensor) -> Tensor:
-        """S_g, the mean token negative log-probability of each response: [R], nats/token."""
+        """Computes S_g, the mean token negative log-probability of each response: [R], nats/token."""
         return self.mean(-logp)
 
 
@@ -63,37 +66,49 @@ class Objective(ABC):
 
     ``loss`` is a plain sum over the micro-batch's responses, each already weighted (``Responses.weight``), so that the sum
     over micro-batches and data-parallel ranks is the loss of the step, however the batch was cut. Nothing may be divided by
-    a number of the micro-batch as a whole. Metrics are sums as well, named ``<thing>_sum`` and ``<thing>_count``, the same
-    names at every call.
+    a number of the micro-batch as a whole. Metrics are sums as well, named ``<thing>_sum`` and ``<thing>_count``, with the
+    same names at every call.
 
     Every objective reports, besides its own metrics:
         nll_positive_*, nll_negative_*: S of the responses with A > 0, A < 0 (nats/token; responses).
-        naive_gap_sum: (B/G)(S_P - S_N), the mean over prompts: by how much the forward loss of REINFORCE on centred rewards
-            leaves 0, B the sum of the positive advantages of a group.
+        naive_gap_sum: (B/G)(S_P - S_N), averaged over prompts: the distance from 0 of the forward loss of REINFORCE on
+        centred
+            rewards. B is the sum of a group's positive advantages, S_P and S_N the mean scales of positives and negatives.
         rho_sum / rho_count: the effective **rho**, the total weight of the tokens whose probability the step lowers over
             that of the tokens it raises. A token's weight is |d loss / d log p|; with S_g alone in the loss the weights of
             response g add up to |d loss / d S_g|. So rho is alpha for SPO, about S_P / S_N for ASymPO, 1 for REINFORCE
-            on centred rewards, 0 for positives only. Measured from the gradient, not declared.
-        drift_sum / drift_count: log(pi/mu) over tokens, where the objective needs mu (nats; tokens).
+            on centred rewards, 0 for positives only. It is measured from the gradient, not declared.
+        drift_sum / drift_count: log(pi/mu) over tokens, if the objective needs mu (nats; tokens).
 
     State: the caller gives ``observe`` the sums of the step, reduced over all ranks, after every update. As all ranks see
-    the same numbers, state stays the same on all of them with no collective of its own.
+    the same numbers, their states stay equal without a collective.
+
+    Attributes:
+        weighting: rules for the advantages and weights that this objective is given (learner.batch.weighting).
+        needs_behaviour: whether it needs ``Responses.behaviour_logp``.
+        needs_reference: whether it needs ``Responses.reference_logp``.
+        needs_entropy: whether it needs ``Responses.entropy``.
     """
 
-    weighting = Weighting()  # what weight and advantage mean to this objective
+    weighting = Weighting()
     needs_behaviour = False
     needs_reference = False
     needs_entropy = False
 
     @abstractmethod
     def loss(self, logp: Tensor, responses: Responses) -> Loss:
-        """The formula. ``logp`` [L] float: log-probability of each sampled token under the current policy."""
+        """Computes the loss by the objective's formula, and metrics of its own.
+
+        Args:
+            logp: [L] float, log-probability of each sampled token under the current policy.
+            responses: the responses that the tokens belong to.
+        """
 
     def __call__(self, logp: Tensor, responses: Responses) -> Loss:
-        """The loss, differentiable in ``logp`` [L], and detached metrics.
+        """Returns the loss, differentiable in ``logp`` [L], and detached metrics.
 
         Raises:
-            MissingInputError: behaviour or reference log-probabilities, or entropies, are needed and not there.
+            MissingInputError: behaviour or reference log-probabilities, or entropies, are needed and missing.
         """
         self._check(logp, responses)
         leaf = logp.detach().requires_grad_()
@@ -108,19 +123,19 @@ class Objective(ABC):
         return value, {name: metric.detach() for name, metric in metrics.items()}
 
     def reduce(self, losses: Tensor, responses: Responses) -> Tensor:
-        """The sum of per-token ``losses`` [L], each with the weight that ``weighting`` gives its token."""
+        """Sums per-token ``losses`` [L], each with the weight that ``weighting`` gives its token."""
         per_response = responses.mean(losses) if self.weighting.mean == "response" else responses.total(losses)
         return (responses.weight * per_response).sum()
 
-    def observe(self, sums: dict[str, float]) -> None:  # noqa: B027 (state is an option, not an obligation)
-        """Takes note of a step that was made: its metrics, summed over all micro-batches and ranks."""
+    def observe(self, sums: dict[str, float]) -> None:  # noqa: B027 (state is optional)
+        """Records a step that was made; ``sums``: its metrics, summed over all micro-batches and ranks."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must keep: JSON values."""
+        """Returns the state for a checkpoint: JSON values."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027
-        """Restores ``state_dict``'s answer; an empty one is the state of a new objective."""
+        """Restores what ``state_dict`` returned; an empty state is that of a new objective."""
 
     def _check(self, logp: Tensor, responses: Responses) -> None:
         name = type(self).__name__
@@ -150,7 +165,7 @@ class Objective(ABC):
             )
 
     def _scales(self, logp: Tensor, responses: Responses) -> dict[str, Tensor]:
-        """What a collapse shows in first: the scales of positives and negatives, unclipped."""
+        """Computes the metrics in which a collapse shows first: the scales of positives and negatives, without any clip."""
         scale = responses.scale(logp)
         positive = responses.advantage > 0
         negative = responses.advantage < 0
@@ -166,7 +181,7 @@ class Objective(ABC):
 
 
 class _WithGradient(torch.autograd.Function):
-    """A value whose gradient is already known."""
+    """Autograd function of a value whose gradient is already known."""
 
     @staticmethod
     def forward(ctx: Any, logp: Tensor, value: Tensor, gradient: Tensor) -> Tensor:

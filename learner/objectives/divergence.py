@@ -1,7 +1,7 @@
-"""Objectives that bound how far a token's probability moves from the one it was generated with. They need log mu of the
-sampled tokens (``behaviour_logp``), and nothing of the rest of the vocabulary.
+"""Objectives that bound how far a token's probability moves from the one it was generated with.
 
-pi = current probability of the token, mu = behaviour probability, r = pi / mu.
+They need log mu of the sampled tokens (``behaviour_logp``) and nothing of the rest of the vocabulary. pi is the current
+probability of the token, mu its behaviour probability, and r = pi / mu.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from learner.objectives.base import Loss, Objective, Responses
 from learner.objectives.ratio import log_ratio, share
 
 Divergence = Literal["tv", "kl"]
-_SMALLEST = 1e-12  # 1 - p of a certain token, in logarithms
+_SMALLEST = 1e-12  # least 1 - p: a certain token has 1 - p = 0, and no logarithm
 
 
 class Dppo(Objective):
-    """DPPO (arXiv 2602.04879; formulas [P] from the official code):
+    """DPPO, which masks tokens beyond a bound on their divergence (arXiv 2602.04879; formulas from its official code).
 
         L = -(1/sum m) sum_g sum_i M_i A_g sg(min(r_i, 20)) log pi_i
         tv: M = [pi - mu <= bound] where A > 0, [pi - mu >= -bound] elsewhere;    bound 0.15
         kl: M = [KL(Bernoulli(mu) || Bernoulli(pi)) <= bound], or the token is moving back towards mu;    bound 0.05
 
-    Normalised by the step's tokens (verl's port of it [P]). Needs mu. A is mean-centred [D].
+    Normalised by the step's tokens, as verl's port does. Needs mu. Our choice: A is mean-centred.
     """
 
     weighting = Weighting(mean="batch")
@@ -40,7 +40,7 @@ class Dppo(Objective):
         advantage = responses.advantage[responses.row]
         ratio = log_ratio(logp.detach(), responses).exp().clamp(max=20.0)
         moved = logp.detach().exp() - responses.behaviour_logp.exp()
-        outward = torch.where(advantage > 0, moved, -moved)  # how far the token has already gone where A drives it
+        outward = torch.where(advantage > 0, moved, -moved)  # how far the token has already moved in the direction of A
         if self._divergence == "tv":
             masked = outward > self._bound
         else:
@@ -50,14 +50,14 @@ class Dppo(Objective):
 
 
 class Drpo(Objective):
-    """DRPO (arXiv 2606.09821; formula [P] from the official code):
+    """DRPO, which penalises the divergence instead of masking tokens (arXiv 2606.09821; formula from its official code).
 
         maximise (1/sum m) sum_g sum_i r_i A_g - |A_g| / (2 delta) mu_i (r_i - 1)^2
         = weight w_i = 1 - sign(A (r - 1)) |pi - mu| / delta on r A grad log pi
 
-    A penalty instead of a mask. r stays differentiable and is not truncated (log r cut at +-20); one update per batch; A is
-    mean-centred; delta = 12.5, at which w stays within [0.92, 1.08]: pulling tokens back needs delta < 1 [D]. Normalised by
-    the step's tokens [D]. Needs mu.
+    From the code: r stays differentiable and is not truncated (log r is clamped to +-20); one update per batch; A is
+    mean-centred; delta = 12.5. Derived here: at that delta w stays within [0.92, 1.08], and only a delta below 1 pulls tokens
+    back. Our choice: normalised by the step's tokens. Needs mu.
     """
 
     weighting = Weighting(mean="batch")
@@ -76,13 +76,13 @@ class Drpo(Objective):
 
 
 class M2po(Objective):
-    """M2PO (arXiv 2510.01161; objectives.md's table [S]): the largest (log r)^2 are masked until the mean of the others is
-    at most ``threshold`` (0.04).
+    """M2PO, which masks the largest (log r)^2 until the mean of the others is at most ``threshold`` (arXiv 2510.01161).
 
         L = -(1/G) sum_g (1/m_g) sum_i M_i r_i A_g,    A = (reward - mean) / std
 
-    Its source masks over the whole batch. Here over each response [D]: only so is the gradient the same however the batch is
-    cut; it is the stricter reading, as one far token is not outweighed by other responses. Normalised as GRPO [D]. Needs mu.
+    threshold = 0.04 is the paper's. The paper masks over the whole batch; our choice is to mask within each response, because
+    only then is the gradient independent of how the batch is cut. That is stricter: other responses do not outweigh a far
+    token. Our choice: normalised as GRPO. Needs mu.
     """
 
     weighting = Weighting(advantage="std")
@@ -99,7 +99,7 @@ class M2po(Objective):
 
 
 def _within_mean(values: Tensor, responses: Responses, bound: float) -> Tensor:
-    """[L] bool: in each response, the smallest ``values``, as many as have a mean of at most ``bound``."""
+    """Flags in each response the smallest ``values`` [L], as many as have a mean of at most ``bound``: [L] bool."""
     ascending = values.argsort(stable=True)
     order = ascending[responses.row[ascending].argsort(stable=True)]  # by response, then by value
     row = responses.row[order]
@@ -113,7 +113,7 @@ def _within_mean(values: Tensor, responses: Responses, bound: float) -> Tensor:
 
 
 def _bernoulli_kl(log_mu: Tensor, log_pi: Tensor) -> Tensor:
-    """KL(Bernoulli(mu) || Bernoulli(pi)), nats."""
+    """Computes KL(Bernoulli(mu) || Bernoulli(pi)) elementwise, in nats."""
     rest_mu = (-log_mu.expm1()).clamp(min=_SMALLEST)
     rest_pi = (-log_pi.expm1()).clamp(min=_SMALLEST)
     return log_mu.exp() * (log_mu - log_pi) + rest_mu * (rest_mu.log() - rest_pi.log())

@@ -1,7 +1,7 @@
-"""Behaviour-free objectives whose weights are constants: A_g times a number, on log p under the *current* policy.
+"""Objectives with constant weights: the advantage times a number, on log p under the *current* policy.
 
-None of them needs the probabilities of the policy that generated the responses, none has state.
-S_g is the mean token negative log-probability of response g (nats/token), A_g its advantage.
+None of them needs the probabilities of the policy that generated the responses, and none has state. S_g is the mean token
+negative log-probability of response g (nats/token), A_g its advantage.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from learner.objectives.base import Loss, Objective, Responses
 
 
 class Spo(Objective):
-    """Scaled Policy Optimization (arXiv 2606.03070 [P]; another method than *Simple* Policy Optimization):
+    """Scaled Policy Optimization (arXiv 2606.03070v3). *Simple* Policy Optimization is another method.
 
         L = (1/G) sum_g A_g C_g S_g,    C_g = 1 where A_g >= 0, alpha where A_g < 0
 
-    then the mean over prompts. Normalised by 1/m within a response, 1/G within a group. Needs nothing. rho = alpha (0.2 in
-    all the paper's runs).
+    The loss of the step is the mean over prompts. Normalised by 1/m within a response and 1/G within a group. Needs no other
+    log-probabilities. rho = alpha, which is 0.2 in all the paper's runs.
     """
 
     def __init__(self, alpha: float) -> None:
@@ -31,28 +31,31 @@ class Spo(Objective):
 
 
 class Reinforce(Spo):
-    """L = (1/G) sum_g A_g S_g: REINFORCE on centred rewards, which the ASymPO paper calls naive [P]. rho = 1 with
-    mean-centred advantages, whose signs balance. Normalised as Spo; needs nothing."""
+    """REINFORCE on centred rewards, L = (1/G) sum_g A_g S_g, which the ASymPO paper calls naive.
+
+    Normalised as SPO. Needs no other log-probabilities. rho = 1, because positive and negative mean-centred advantages
+    cancel.
+    """
 
     def __init__(self) -> None:
         super().__init__(alpha=1.0)
 
 
 class Positives(Spo):
-    """L = (1/G) sum_{A_g > 0} A_g S_g: responses better than their group's mean only; SPO at alpha = 0 [P]. rho = 0."""
+    """Trains on responses above their group's mean only, L = (1/G) sum_{A_g > 0} A_g S_g: SPO at alpha = 0. rho = 0."""
 
     def __init__(self) -> None:
         super().__init__(alpha=0.0)
 
 
 class Opmd(Objective):
-    """Online policy mirror descent in its simple form:
+    """Online policy mirror descent in its simple form.
 
         L = -(1/sum m) sum_g sum_i A_g log p_{g,i} / (1 + tau)
 
-    Source: objectives.md's table; Trinity-RFT's ``opmd`` (arXiv 2505.17826), whose code takes the mean over the batch's
-    tokens [P from that code]. tau = 0 is REINFORCE with a token mean; under Adam tau does little more than scale what
-    clipping sees. Needs nothing.
+    From Trinity-RFT (arXiv 2505.17826), whose code for ``opmd`` averages over the batch's tokens. tau = 0 is REINFORCE with a
+    token mean. Derived here: under Adam, tau does little more than scale the gradient norm that clipping compares. Needs no
+    other log-probabilities.
     """
 
     weighting = Weighting(mean="batch")
@@ -65,13 +68,14 @@ class Opmd(Objective):
 
 
 class Asymre(Objective):
-    """Asymmetric REINFORCE (arXiv 2506.20520; objectives.md's table [S]): a baseline V below the mean reward.
+    """Asymmetric REINFORCE, with a baseline V below the mean reward (arXiv 2506.20520).
 
         L = -(1/G) sum_g (r_g - V) log p(y_g),    V = mean(r) - shift,    log p(y) = sum_i log p_i
 
-    With the mean-centred advantage, r - V = A + shift. Normalised by 1/G, not by length, as log p(y) is the response's.
-    Needs nothing. Responses at the mean of a mixed group are trained on (A = 0, r - V = shift); groups without contrast are
-    left out here [D]: by the letter they would be pushed up by shift, whether all right or all wrong.
+    With the mean-centred advantage, r - V = A + shift. Normalised by 1/G, not by length, since log p(y) is the response's.
+    Needs no other log-probabilities. Responses at the mean of a mixed group are trained on (A = 0, r - V = shift). Our
+    choice: groups without contrast are left out; by the formula they would be pushed up by shift, whether all right or all
+    wrong.
     """
 
     weighting = Weighting(mean="sum", keep="informative")

@@ -1,7 +1,8 @@
-"""Objectives on the probability ratio of tokens, pi / mu. They need log mu of the sampled tokens (``behaviour_logp``):
-mu is the policy that generated the token, not the current one.
+"""Objectives on the probability ratio of tokens, r = pi / mu.
 
-One update is made per batch, so pi is the only current policy and there is no separate "proximal" one.
+They need log mu of the sampled tokens (``behaviour_logp``): mu is the policy that generated the token, not the current one.
+One update is made per batch, so pi is the only current policy and there is no separate "proximal" one. What in each formula
+is the paper's and what is ours is in docs/objectives.md.
 """
 
 from __future__ import annotations
@@ -12,33 +13,35 @@ from torch import Tensor
 from learner.batch.weighting import Weighting
 from learner.objectives.base import Loss, Objective, Responses
 
-_LIMIT = 20.0  # |log ratio| beyond it is cut, as DRPO's code does: exp(88) is infinite in fp32. No gradient beyond it.
+_LIMIT = (
+    20.0  # |log ratio| is clamped to it, as DRPO's code does, since exp(89) is infinite in fp32; no gradient beyond it
+)
 
 
 def log_ratio(logp: Tensor, responses: Responses) -> Tensor:
-    """log(pi / mu) of each token, [L], cut at +-20."""
+    """Computes log(pi / mu) of each token, clamped to +-20: [L]."""
     assert responses.behaviour_logp is not None
     return (logp - responses.behaviour_logp).clamp(-_LIMIT, _LIMIT)
 
 
 def clipped_surrogate(ratio: Tensor, advantage: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
-    """PPO's pessimistic surrogate min(r A, clip(r, 1 - low, 1 + high) A), elementwise, and where the clip holds (bool)."""
+    """Computes PPO's surrogate min(r A, clip(r, 1 - low, 1 + high) A) elementwise, and where the clip is active (bool)."""
     bounded = ratio.clamp(1 - low, 1 + high) * advantage
     free = ratio * advantage
     return torch.minimum(free, bounded), bounded.detach() < free.detach()
 
 
 def share(name: str, flags: Tensor) -> dict[str, Tensor]:
-    """``flags`` [n] bool as a metric that becomes a share."""
+    """Makes of ``flags`` [n] bool the two sums of a metric whose ratio is the share of true flags."""
     return {f"{name}_sum": flags.float().sum(), f"{name}_count": torch.ones_like(flags, dtype=torch.float32).sum()}
 
 
 class Grpo(Objective):
-    """GRPO (arXiv 2402.03300; objectives.md's table [S]):
+    """GRPO, which clips each token's ratio as PPO does (arXiv 2402.03300).
 
         maximise (1/G) sum_g (1/m_g) sum_i min(r_i A_g, clip(r_i, 1 - low, 1 + high) A_g),    A = (reward - mean) / std
 
-    Normalised by 1/m and 1/G, and by the group's std. Needs mu. low = high = 0.2; DAPO's clip-higher is high = 0.28.
+    Normalised by 1/m, by 1/G, and by the group's std. Needs mu. low = high = 0.2; DAPO's clip-higher is high = 0.28.
     """
 
     weighting = Weighting(advantage="std")
@@ -54,11 +57,11 @@ class Grpo(Objective):
 
 
 class DrGrpo(Grpo):
-    """Dr.GRPO (arXiv 2503.20783; objectives.md's table [S]): GRPO without the two biases, 1/m and 1/std.
+    """Dr. GRPO, which is GRPO without its two biases, 1/m and 1/std (arXiv 2503.20783).
 
         maximise (1/G) sum_g (1/length) sum_i min(r_i A_g, clip(r_i) A_g),    A = reward - mean
 
-    Normalised by 1/G and a constant ``length`` (tokens; the generation budget, as its code does). Needs mu.
+    Normalised by 1/G and by the constant ``length`` (tokens; its authors' code uses the generation budget). Needs mu.
     """
 
     weighting = Weighting(mean="sum")
@@ -72,12 +75,12 @@ class DrGrpo(Grpo):
 
 
 class Tis(Objective):
-    """Truncated importance sampling (objectives.md's table [S]):
+    """REINFORCE with truncated importance sampling (Yao et al., On the Rollout-Training Mismatch in Modern RL Systems, 2025).
 
         L = -(1/G) sum_g (1/m_g) sum_i sg(min(r_i, cap)) A_g log p_i
 
-    The truncated ratio is a constant weight, so tokens beyond the cap still learn. Needs mu. Its source applies it to
-    whatever loss there is; the means over the response and the group are GRPO's, the advantage is centred only [D].
+    The truncated ratio is a constant weight, so tokens beyond the cap still learn. Needs mu. The source applies the weight to
+    any loss; our choice here: means over the response and the group as in GRPO, and an advantage that is only centred.
     """
 
     needs_behaviour = True
@@ -92,12 +95,12 @@ class Tis(Objective):
 
 
 class Cispo(Objective):
-    """CISPO (arXiv 2506.13585; objectives.md's table [S]): the ratio is clipped, not the token's gradient.
+    """CISPO, which clips the ratio as a weight and leaves no token's gradient out (MiniMax-M1, arXiv 2506.13585).
 
         L = -(1 / sum_g m_g) sum_g sum_i sg(clip(r_i, 1 - low, 1 + high)) A_g log p_i,    A = (reward - mean) / std
 
-    Normalised by the group's tokens. Needs mu. The lower side is open (low = 1) and the paper gives no value for high [S];
-    4 bounds the ratio at 5 [D].
+    Normalised by the group's tokens. Needs mu. There is no lower clip (low = 1). The paper is reported to give no value for
+    high; our choice, 4, bounds the ratio at 5.
     """
 
     weighting = Weighting(advantage="std", mean="group")

@@ -1,4 +1,4 @@
-"""Objectives by name: ours, and those of installed distributions (entry-point group ``leeway.objectives``)."""
+"""Builds objectives by name: ours, and those of installed distributions (entry-point group ``leeway.objectives``)."""
 
 from __future__ import annotations
 
@@ -28,12 +28,13 @@ def _dppo(config: ObjectiveConfig) -> Objective:
 
 
 def _clip(config: ObjectiveConfig) -> dict[str, float]:
-    """The clip's bounds as far as they are set: the objective knows its source's."""
+    """The clip's bounds that are set; for the others the objective's own defaults hold."""
     bounds = {"low": config.clip_low, "high": config.clip_high}
     return {name: bound for name, bound in bounds.items() if bound is not None}
 
 
-_BUILDERS: dict[str, Callable[[ObjectiveConfig], Objective]] = {
+# The same names as learner.config.objectives_table.
+BUILDERS: dict[str, Callable[[ObjectiveConfig], Objective]] = {
     "asympo": _asympo,
     "spo": lambda config: Spo(config.spo_alpha),
     "reinforce": lambda config: Reinforce(),
@@ -54,25 +55,27 @@ _BUILDERS: dict[str, Callable[[ObjectiveConfig], Objective]] = {
 
 
 def names() -> list[str]:
-    """The known objectives, ours and others'."""
-    return sorted({*_BUILDERS, *plugins()})
+    """Names of all known objectives, ours and those of installed distributions, in alphabetical order."""
+    return sorted({*BUILDERS, *plugins()})
 
 
 def get(config: ObjectiveConfig) -> Objective:
-    """The objective a configuration names, its constants bound, in the state of one that has seen no step.
+    """Builds the objective that a configuration names, with its constants, in the state before the first step.
 
     Raises:
-        SettingsError: another distribution's entry point has the name of one of ours, or gave something that is not an
-            Objective.
+        SettingsError: an installed distribution's entry point has the name of one of our objectives, or returned something
+            that is not an Objective.
     """
     others = plugins()
-    if config.name in _BUILDERS and config.name in others:
-        raise SettingsError(f"{GROUP}: {others[config.name].value} takes the name of our {config.name!r}: rename it")
-    build = _BUILDERS[config.name] if config.name in _BUILDERS else others[config.name].load()
+    if config.name in BUILDERS and config.name in others:
+        raise SettingsError(
+            f"{GROUP}: {others[config.name].value} takes the name of our objective {config.name!r}: rename it"
+        )
+    build = BUILDERS[config.name] if config.name in BUILDERS else others[config.name].load()
     objective = build(config)
     if not isinstance(objective, Objective):
         raise SettingsError(
-            f"{GROUP}: {config.name!r} gave a {type(objective).__name__}, not a learner.objectives.Objective"
+            f"{GROUP}: {config.name!r} returned a {type(objective).__name__}, not a learner.objectives.Objective"
         )
     if config.advantage is not None:
         objective.weighting = replace(objective.weighting, advantage=config.advantage)

@@ -1,4 +1,4 @@
-"""Terms that can be added to any objective: KL to a frozen reference, and entropy."""
+"""Terms that can be added to any objective: KL to a frozen reference, and an entropy bonus."""
 
 from __future__ import annotations
 
@@ -9,21 +9,26 @@ from torch import Tensor
 
 from learner.objectives.base import Loss, Objective, Responses
 
-_LIMIT = 20.0  # |log-ratio| beyond it is cut: exp(88) is infinite in fp32
+_LIMIT = 20.0  # |log-ratio| is clamped to it, since exp(89) is infinite in fp32
 
 
 class Regularised(Objective):
-    """L = L_objective + kl * KL(pi || ref) - entropy * H(pi)
+    """An objective with a KL term and an entropy term added: L = L_objective + kl * KL(pi || ref) - entropy * H(pi).
 
-    Both are per token and reduced over tokens as the objective reduces its own (its ``weighting``), over *all* responses:
-    they do not vanish with the advantage, so groups without contrast are forwarded too.
+    Both terms are per token and reduced over tokens as the objective reduces its own (its ``weighting``), over *all*
+    responses: they do not vanish with the advantage, so groups without contrast are forwarded too.
 
-    KL is the k3 estimator of Schulman on sampled tokens: exp(d) - d - 1 with d = log ref - log pi, cut at +-20: >= 0,
-    unbiased when tokens are sampled from pi. They are sampled from an older policy here: an approximation, as in GRPO (whose
-    estimator it is, arXiv 2402.03300 [S]). It needs ``reference_logp``. Its gradient is kl * (1 - exp(d)) on log pi.
+    KL is Schulman's k3 estimator on sampled tokens, which GRPO uses too (arXiv 2402.03300): exp(d) - d - 1 with d = log ref -
+    log pi, clamped to +-20. It is >= 0, and unbiased if the tokens are sampled from pi. Here they are sampled from an older
+    policy, so it is an approximation. It needs ``reference_logp``. Its gradient on log pi is kl * (1 - exp(d)).
 
-    The entropy bonus needs ``entropy``, differentiable. rho stays the objective's own.
+    The entropy bonus needs ``entropy``, differentiable. rho stays that of the objective alone.
     Metrics: kl_sum / kl_count (nats; tokens).
+
+    Args:
+        objective: the objective that the terms are added to.
+        kl: coefficient of the KL term; 0: none.
+        entropy: coefficient of the entropy bonus; 0: none.
     """
 
     def __init__(self, objective: Objective, kl: float = 0.0, entropy: float = 0.0) -> None:
@@ -35,7 +40,7 @@ class Regularised(Objective):
         self.needs_entropy = entropy > 0
 
     def loss(self, logp: Tensor, responses: Responses) -> Loss:
-        """The objective's own, without the terms."""
+        """Computes the objective's own loss, without the added terms."""
         return self._objective.loss(logp, responses)
 
     def __call__(self, logp: Tensor, responses: Responses) -> Loss:

@@ -11,13 +11,13 @@ from learner.objectives.ratio import clipped_surrogate, log_ratio, share
 
 
 class Gspo(Objective):
-    """GSPO (arXiv 2507.18071; objectives.md's table [S]):
+    """GSPO, which clips one ratio for the whole response (arXiv 2507.18071).
 
         maximise (1/G) sum_g min(s_g A_g, clip(s_g, 1 - low, 1 + high) A_g)
         s_g = exp((1/m_g) sum_i log r_i),    A = (reward - mean) / std
 
-    s is the response's ratio per token (its geometric mean). Normalised by 1/m inside s, by 1/G and the group's std. Needs
-    mu. low = 3e-4 and high = 4e-4 are the paper's [S]: far smaller than GRPO's, as s averages over the response.
+    s is the geometric mean of the response's token ratios. Normalised by 1/m inside s, by 1/G and by the group's std. Needs
+    mu. low = 3e-4 and high = 4e-4 are the paper's values: far smaller than GRPO's, because s averages over the response.
     """
 
     weighting = Weighting(advantage="std")
@@ -33,12 +33,13 @@ class Gspo(Objective):
 
 
 class Topr(Objective):
-    """TOPR, tapered off-policy REINFORCE (arXiv 2503.14286; objectives.md's table [S]):
+    """TOPR, tapered off-policy REINFORCE (arXiv 2503.14286).
 
         L = -(1/G) sum_g w_g A_g log p(y_g),    w_g = 1 where A_g >= 0, sg(min(pi(y_g) / mu(y_g), 1)) where A_g < 0
 
-    log p(y) = sum_i log p_i; the ratio is the whole response's, so a negative that has become unlikely is let go. Normalised
-    by 1/G, not by length. Needs mu. The paper's rewards are +-1; the sign is that of the centred advantage here [D].
+    log p(y) = sum_i log p_i; the ratio is the whole response's, so a negative that has become unlikely loses its weight.
+    Normalised by 1/G, not by length. Needs mu. The paper's rewards are +-1 and their sign decides; our choice is the sign of
+    the centred advantage.
     """
 
     weighting = Weighting(mean="sum")

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning, for warm starts."""
+"""Supervised fine-tuning, the objective of warm starts."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from learner.objectives.base import Loss, Objective, Responses
 
 
 class Sft(Objective):
-    """Negative log-likelihood of the responses: sum over tokens, times the response's weight. Advantages are not read.
+    """Negative log-likelihood of the responses, summed over tokens and weighted. Advantages are not read.
 
-    With ``Responses.weight`` = 1 / (all loss tokens of the step) this is the mean NLL per token. Needs nothing.
+    With ``Responses.weight`` = 1 / (all loss tokens of the step) this is the mean NLL per token. Needs no other
+    log-probabilities.
 
-    Metrics: ``nll_sum`` / ``nll_count`` (nats; tokens) and ``probability_sum`` / ``probability_count``: the probability of
+    Metrics: ``nll_sum`` / ``nll_count`` (nats; tokens), and ``probability_sum`` / ``probability_count``: the probability of
     each whole response, which for a task with one right answer is the expected reward of sampling.
     """
 

@@ -1,0 +1,1 @@
+"""Lifetime of a learner rank: health checks, stop signals, and a watchdog against hangs."""

@@ -1,4 +1,4 @@
-"""What a supervisor may ask a learner rank: does it get on, does it take batches? Read by the status endpoint's threads."""
+"""Tells a supervisor whether a learner rank makes progress, and whether it takes batches."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from runtime.status import Heartbeat
 
 
 class RankHealth:
-    """Told by the loop what happens; answers ``alive`` and ``ready`` (runtime.status.Check).
+    """State of a rank, set by its training loop and read by the threads of the status endpoint.
+
+    ``alive`` and ``ready`` are checks in the sense of runtime.status.Check.
 
     Args:
-        limit_s: nothing moves for so long: the rank is stuck (learner.process.watchdog ends it then, unless it cannot).
+        limit_s: seconds without progress after which the rank counts as stuck. learner.process.watchdog ends it then; if
+            that fails too, ``alive`` reports it.
 
     Attributes:
-        moved: when something last did, Unix seconds; 0 before the first time.
+        moved: when the rank last made progress, Unix seconds; 0 before the first time.
     """
 
     def __init__(self, limit_s: float) -> None:
@@ -23,22 +26,22 @@ class RankHealth:
         self._unready: str | None = "starting: model, checkpoint or warm start"
 
     def progress(self) -> None:
-        """Something moved."""
+        """Records that the rank has made progress."""
         self.moved = time.time()
         self._progress.beat()
 
     def opened(self) -> None:
-        """From here on batches are taken."""
+        """Records that the run is open: batches are taken from here on."""
         self._unready = None
 
     def closing(self) -> None:
-        """The last batch has been taken."""
+        """Records that the last batch has been taken."""
         self._unready = "ending"
 
     def alive(self) -> str | None:
-        """What only a restart mends."""
+        """Describes a fault that only a restart repairs; None if there is none, and before and after training."""
         return self._progress.problem() if self._unready is None else None
 
     def ready(self) -> str | None:
-        """Why no batch is taken."""
+        """Describes why no batch is taken; None while batches are taken."""
         return self._unready

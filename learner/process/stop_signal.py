@@ -1,4 +1,4 @@
-"""A stop signal, and how long it leaves."""
+"""Handles SIGTERM and SIGINT: a clean stop within the grace period, and an enforced one at its end."""
 
 from __future__ import annotations
 
@@ -11,54 +11,58 @@ from types import FrameType
 
 import structlog
 
-_LEAVING_S = 1.0  # to close the queue and leave the process groups in good order
-_LAST_S = 0.5  # before the period is over: to say so before whoever sent the signal kills us
+_LEAVE_S = 1.0  # to close the queue and leave the process groups
+_REPORT_S = 0.5  # before the period is over: to log a hang before the supervisor kills the process
 
 
 class StopSignal:
-    """Remembers that SIGTERM or SIGINT came, so that the loop can end between two steps. Made in the main thread.
+    """Remembers that SIGTERM or SIGINT came, so that the loop can end between two steps. Construct it in the main thread.
 
     Args:
-        grace_s: from the signal until whoever sent it kills us.
+        grace_s: seconds from the signal until its sender kills the process.
     """
 
     def __init__(self, grace_s: float) -> None:
         self._grace_s = grace_s
         self._since: float | None = None
-        self._heard, self._bell = os.pipe()  # a handler may take no lock, and an Event has one
+        # A pipe, not a threading.Event: a signal handler must not take a lock, and an Event has one.
+        self._read_end, self._write_end = os.pipe()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
 
     def requested(self) -> bool:
+        """Whether a stop signal has come."""
         return self._since is not None
 
     def left_s(self) -> float | None:
-        """Seconds of the grace period that are left for work, at least 0; None when no signal came."""
+        """Seconds of the grace period that are left for work, at least 0; None if no signal has come."""
         if self._since is None:
             return None
-        return max(0.0, self._since + self._grace_s - _LEAVING_S - time.monotonic())
+        return max(0.0, self._since + self._grace_s - _LEAVE_S - time.monotonic())
 
     def enforce(self) -> None:
-        """The process ends with the grace period, whatever hangs: a save into a file system that does not answer, a
-        collective, a thread that the interpreter waits for. Exit status 1, after a line of log and every thread's stack.
+        """Makes the process end with the grace period, whatever hangs.
 
-        What was being written is no checkpoint: the one before it stays the newest, and groups since then stay in the queue.
+        That may be a save into a file system that does not answer, a collective, or a thread that the interpreter waits
+        for. The process then logs an error and every thread's stack, and ends with exit status 1. A checkpoint that was
+        being written does not count: the one before it stays the newest, and groups since then stay in the queue.
         """
         threading.Thread(target=self._enforce, name="grace", daemon=True).start()
 
     def _enforce(self) -> None:
-        os.read(self._heard, 1)
+        os.read(self._read_end, 1)
         assert self._since is not None
-        while (left := self._since + self._grace_s - _LAST_S - time.monotonic()) > 0:
+        while (left := self._since + self._grace_s - _REPORT_S - time.monotonic()) > 0:
             time.sleep(left)
-        last_words = threading.Thread(target=self._say, daemon=True)  # stderr may be a file there too
-        last_words.start()
-        last_words.join(_LAST_S / 2)
+        # In a thread, because stderr may be a file in the file system that hangs.
+        report = threading.Thread(target=self._report, daemon=True)
+        report.start()
+        report.join(_REPORT_S / 2)
         os._exit(1)
 
-    def _say(self) -> None:
+    def _report(self) -> None:
         structlog.get_logger().error(
-            "not done within the grace period: ended as it is; the run goes on from its newest whole checkpoint",
+            "not done within the grace period: the process ends now; the run continues from its newest complete checkpoint",
             stop_grace_s=self._grace_s,
         )
         faulthandler.dump_traceback(all_threads=True)
@@ -66,4 +70,4 @@ class StopSignal:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._since is None:
             self._since = time.monotonic()
-            os.write(self._bell, b"!")
+            os.write(self._write_end, b"!")

@@ -1,9 +1,9 @@
-"""Ends a rank that has stopped: a peer that froze, a collective that never completes, a file system that hangs.
+"""Ends a rank that hangs: on a frozen peer, in a collective that never completes, or in a file system that does not answer.
 
-Collectives have a timeout of their own, for the calls that honour it; this covers all the rest, and says where each thread
-was. Every rank has its own, so that the one whose peers are gone needs nobody to tell it. The clock is faulthandler's thread,
-which needs no interpreter lock: a rank stuck in native code with the lock held ends too. The supervisor then starts the run
-again from its checkpoint.
+Collectives have a timeout of their own, but not every call honours it; the watchdog covers all the rest, and prints where
+each thread was. Every rank has one, so that a rank whose peers are gone needs no message from them. The clock is
+faulthandler's thread, which needs no interpreter lock: a rank that is stuck in native code and has taken the lock ends too.
+The supervisor then starts the run again from its checkpoint.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from collections.abc import Callable
 
 
 class Watchdog:
-    """Ends the process ``limit_s`` seconds after the last ``alive``: every thread's stack to stderr, exit status 1.
+    """Ends the process ``limit_s`` seconds after the last ``alive``, with every thread's stack on stderr and exit status 1.
 
-    A process that was itself frozen for so long ends too when it is thawed: its peers have given it up.
+    A process that was itself suspended for that long ends when it is resumed: its peers have given it up.
 
     Args:
-        limit_s: the longest silence.
-        told: called by every ``alive`` too.
+        limit_s: the longest time in seconds without a call of ``alive``.
+        on_alive: called by every ``alive`` too.
     """
 
-    def __init__(self, limit_s: float, told: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, limit_s: float, on_alive: Callable[[], None] = lambda: None) -> None:
         self._limit_s = limit_s
-        self._told = told
+        self._on_alive = on_alive
 
     def alive(self) -> None:
-        """Something moved: the clock starts again. The first call starts it."""
+        """Reports progress: starts the clock, or starts it again."""
         faulthandler.dump_traceback_later(self._limit_s, exit=True, file=sys.stderr)
-        self._told()
+        self._on_alive()
 
     def stop(self) -> None:
-        """Nothing is watched any more."""
+        """Stops the clock."""
         faulthandler.cancel_dump_traceback_later()

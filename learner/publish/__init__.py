@@ -1,0 +1,1 @@
+"""Publication of policy versions: writing, mirroring, listing and reading them back."""

@@ -1,60 +1,43 @@
-"""The published versions in a directory, as they lie there. No torch: the `leeway` command reads it too."""
+"""Which published versions a directory holds, and what each is based on. No torch: the `leeway` command reads it too."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from google.protobuf import json_format
-
 from leeway.v1 import manifest_pb2
 from runtime.errors import LeewayError
+from runtime.version_format.manifest_file import ManifestError, read_manifest_into
+from runtime.version_format.names import MANIFEST, version_name
 
 POINTER = "latest"
-MANIFEST = "manifest.json"
 PINNED = "pinned"
-_NAME = re.compile(r"weight_v(\d{6,})")
 
 
 class CatalogError(LeewayError):
     """A version that cannot be read; the message names it and what to do."""
 
 
-def version_name(version: int) -> str:
-    """``weight_v000012``: the layout slime and miles read."""
-    return f"weight_v{version:06d}"
-
-
-def version_of(name: str) -> int | None:
-    """The version that a directory of this name holds; None when it is no such name."""
-    found = _NAME.fullmatch(name)
-    return int(found.group(1)) if found else None
-
-
-def versions_on_disk(root: Path) -> list[int]:
-    """Versions under their final names, orphans too, in order."""
-    found = (version_of(path.name) for path in root.glob("weight_v*"))
-    return sorted(version for version in found if version is not None)
-
-
 def read_manifest(root: Path, version: int) -> manifest_pb2.Manifest:
-    """Raises CatalogError."""
-    path = root / version_name(version) / MANIFEST
+    """Reads the manifest of a version under ``root``. Raises CatalogError: missing, malformed or of another schema."""
+    directory = root / version_name(version)
     try:
-        return json_format.Parse(path.read_bytes(), manifest_pb2.Manifest(), ignore_unknown_fields=True)
-    except (OSError, json_format.ParseError) as error:
-        raise CatalogError(f"{path}: no manifest of a version ({error})") from error
+        return read_manifest_into(manifest_pb2.Manifest(), directory)
+    except ManifestError as error:
+        raise CatalogError(f"{directory / MANIFEST}: no manifest of a version ({error.field} {error.value})") from error
 
 
 def base_of(root: Path, version: int) -> int | None:
-    """The version that a delta applies to; None for a full one. Raises CatalogError."""
+    """Number of the version that a delta applies to; None for a full version. Raises CatalogError."""
     manifest = read_manifest(root, version)
     return manifest.base_version if manifest.HasField("base_version") else None
 
 
 def with_bases(root: Path, versions: Iterable[int]) -> set[int]:
-    """``versions`` and all that those among them which are deltas need; one that cannot be read needs nothing."""
+    """``versions`` and, for each that is a delta, every version it is built on.
+
+    A version whose manifest cannot be read counts as having no base.
+    """
     wanted: set[int] = set()
     waiting = list(versions)
     while waiting:
@@ -72,5 +55,5 @@ def with_bases(root: Path, versions: Iterable[int]) -> set[int]:
 
 
 def pinned(root: Path) -> set[int]:
-    """Versions that an operator keeps: ``pinned/000012`` is a file for each."""
+    """Versions that an operator keeps: ``pinned/000012`` is an empty file for version 12."""
     return {int(path.name) for path in (root / PINNED).glob("[0-9]*") if path.name.isdigit()}

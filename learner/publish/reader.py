@@ -1,151 +1,116 @@
-"""The tensors of a published version, full or delta, as raw bits. numpy only; the format is in manifest.proto."""
+"""The tensors of a published version, full or delta, as raw bits, and checks of its files. numpy, no torch."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from learner.publish.catalog import CatalogError, read_manifest, version_name
+from learner.publish.catalog import CatalogError, read_manifest
 from leeway.v1 import manifest_pb2
-from runtime.digest import DigestError, algorithm_of, hasher, of_file, text
-
-_GAPS, _VALUES = "#gaps", "#values"
-_READERS = 4  # threads: hashing releases the interpreter lock
-_TYPES = {"U8": np.uint8, "BF16": np.uint16, "F16": np.uint16, "U16": np.uint16, "F32": np.uint32, "U32": np.uint32}
-
-
-@dataclass(frozen=True)
-class _Place:
-    file: Path
-    dtype: str
-    start: int
-    stop: int
-
-    def read(self) -> np.ndarray:
-        """Flat unsigned integers."""
-        with self.file.open("rb") as content:
-            content.seek(self.start)
-            return np.frombuffer(content.read(self.stop - self.start), _TYPES[self.dtype])
+from runtime.digest import DigestError, algorithm_of, hasher, text
+from runtime.version_format.delta_codec import DeltaError, TensorChange, apply_change, changes_in
+from runtime.version_format.file_check import ExpectedFile, FileFault, faults_of
+from runtime.version_format.names import version_name
+from runtime.version_format.safetensors_header import HeaderError, SafetensorsHeader, StoredTensor, read_header
+from runtime.version_format.tensor_bits import read_bits
 
 
 class VersionReader:
-    """One version. Reads headers at once and tensors when asked for.
+    """Reads one version; the headers at once, a tensor whenever it is asked for.
+
+    Attributes:
+        manifest: the version's own manifest.
+        chain: numbers of the versions it is built from: a full version, then deltas, this version last.
 
     Raises:
-        CatalogError: it, or a version it is a delta of, cannot be read.
+        CatalogError: the version, or one that it is built on, cannot be read.
     """
 
     def __init__(self, root: Path, version: int) -> None:
         self.manifest = read_manifest(root, version)
-        chain = [self.manifest]
-        while chain[-1].HasField("base_version"):
-            if chain[-1].base_version >= chain[-1].version:
+        manifests = [self.manifest]
+        while manifests[-1].HasField("base_version"):
+            if manifests[-1].base_version >= manifests[-1].version:
                 raise CatalogError(
-                    f"version {chain[-1].version}: a delta of version {chain[-1].base_version}, a later one"
+                    f"version {manifests[-1].version}: a delta of version {manifests[-1].base_version}, a later one"
                 )
-            chain.append(read_manifest(root, chain[-1].base_version))
-        full, *deltas = chain[::-1]
-        self.chain = [manifest.version for manifest in chain[::-1]]
-        self._layouts: dict[str, bytes] = {}
-        self._full: dict[str, _Place] = {}
-        self._deltas: list[dict[str, _Place]] = []
-        for file in _shards(root, full):
-            self._layouts[file.name], places = _places(file)
-            self._full |= places
-        for delta in deltas:
-            found: dict[str, _Place] = {}
-            for file in _shards(root, delta):
-                found |= _places(file)[1]
-            self._deltas.append(found)
+            manifests.append(read_manifest(root, manifests[-1].base_version))
+        full, *deltas = manifests[::-1]
+        self.chain = [manifest.version for manifest in manifests[::-1]]
+        self._headers: dict[str, SafetensorsHeader] = {path.name: header for path, header in _headers(root, full)}
+        self._full: dict[str, StoredTensor] = {}
+        for header in self._headers.values():
+            self._full |= header.tensors
+        self._deltas = [_changes(root, delta) for delta in deltas]
 
     def names(self) -> list[str]:
-        """Of all tensors, in order."""
+        """Names of all tensors, sorted."""
         return sorted(self._full)
 
     def bits(self, name: str) -> np.ndarray:
-        """A tensor, flat, as unsigned integers."""
-        values = self._full[name].read()
-        for delta in self._deltas:
-            if name in delta:
-                values = delta[name].read()
-            elif name + _VALUES in delta:
-                values = values.copy()
-                where = np.cumsum(delta[name + _GAPS].read(), dtype=np.int64)
-                values[where] = delta[name + _VALUES].read()
+        """A tensor as a new flat array of unsigned integers as wide as its dtype. Raises CatalogError, OSError."""
+        stored = self._full[name]
+        try:
+            values = read_bits(stored)
+            for changes in self._deltas:
+                if name in changes:
+                    apply_change(name, changes[name], stored, values)
+        except (HeaderError, DeltaError) as error:
+            raise CatalogError(f"version {self.manifest.version}: {error}") from error
         return values
 
     def floats(self, name: str) -> np.ndarray:
-        """A tensor, flat, in float32."""
+        """A tensor as a flat float32 array. Raises CatalogError, OSError."""
         bits = self.bits(name)
         if self._full[name].dtype == "BF16":
             return (bits.astype(np.uint32) << 16).view(np.float32)
         return bits.view(np.float16 if self._full[name].dtype == "F16" else np.float32).astype(np.float32)
 
     def wrong_results(self) -> Iterator[str]:
-        """A delta's files of the full version that are not what its manifest says."""
+        """Descriptions of the files that applying a delta yields and that are not what its manifest says."""
         for result in self.manifest.results:
-            if result.name not in self._layouts:
+            if result.name not in self._headers:
                 continue
             try:
-                algorithm = algorithm_of(digest_of(result))
+                algorithm = algorithm_of(result.digest)
             except DigestError as error:
                 yield f"{result.name}: {error}"
                 continue
+            header = self._headers[result.name]
             found = hasher(algorithm)
-            found.update(memoryview(self._layouts[result.name]))
-            mine = [item for item in self._full.items() if item[1].file.name == result.name]
-            for name, _ in sorted(mine, key=lambda item: item[1].start):
+            found.update(memoryview(header.raw))
+            for name, _ in sorted(header.tensors.items(), key=lambda item: item[1].start):
                 found.update(self.bits(name).view(np.uint8).data)
-            if text(found.digest(), algorithm) != digest_of(result):
+            if text(found.digest(), algorithm) != result.digest:
                 yield f"{result.name}: applying the delta does not give the digest in its manifest"
 
 
-def wrong_files(root: Path, manifest: manifest_pb2.Manifest) -> list[str]:
+def wrong_files(root: Path, manifest: manifest_pb2.Manifest) -> list[FileFault]:
     """Files of a version's directory that are not what its manifest says. Reads every byte, several files at a time."""
-    check = partial(_wrong, root / version_name(manifest.version))
-    with ThreadPoolExecutor(_READERS) as pool:
-        return [reason for reason in pool.map(check, manifest.files) if reason]
+    expected = [ExpectedFile(file.name, file.size, file.digest) for file in manifest.files]
+    return faults_of(root / version_name(manifest.version), expected)
 
 
-def digest_of(file: manifest_pb2.ManifestFile) -> str:
-    """What a manifest of any schema says of a file."""
-    return file.digest or f"sha256:{file.sha256}"
-
-
-def _wrong(directory: Path, file: manifest_pb2.ManifestFile) -> str:
-    expected = digest_of(file)
-    try:
-        size, digest = of_file(directory / file.name, algorithm_of(expected))
-    except OSError as error:
-        return f"{file.name}: {error.strerror}"
-    except DigestError as error:
-        return f"{file.name}: {error}"
-    if (size, digest) != (file.size, expected):
-        return f"{file.name}: {size} bytes, {digest[:19]}..., expected {file.size} and {expected[:19]}..."
-    return ""
-
-
-def _shards(root: Path, manifest: manifest_pb2.Manifest) -> list[Path]:
+def _headers(root: Path, manifest: manifest_pb2.Manifest) -> Iterator[tuple[Path, SafetensorsHeader]]:
+    """Paths and headers of a version's safetensors files. Raises CatalogError."""
     directory = root / version_name(manifest.version)
-    return [directory / file.name for file in manifest.files if file.name.endswith(".safetensors")]
+    for file in manifest.files:
+        if file.name.endswith(".safetensors"):
+            path = directory / file.name
+            try:
+                yield path, read_header(path)
+            except (OSError, HeaderError) as error:
+                raise CatalogError(f"{path}: cannot be read ({error})") from error
 
 
-def _places(path: Path) -> tuple[bytes, dict[str, _Place]]:
-    try:
-        with path.open("rb") as content:
-            length = content.read(8)
-            header = content.read(int.from_bytes(length, "little"))
-        start = 8 + len(header)
-        items = {name: item for name, item in json.loads(header).items() if name != "__metadata__"}
-        return length + header, {
-            name: _Place(path, item["dtype"], start + item["data_offsets"][0], start + item["data_offsets"][1])
-            for name, item in items.items()
-        }
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CatalogError(f"{path}: not safetensors ({error})") from error
+def _changes(root: Path, delta: manifest_pb2.Manifest) -> dict[str, TensorChange]:
+    """Changes that a delta version stores, by tensor. Raises CatalogError."""
+    found: dict[str, TensorChange] = {}
+    for path, header in _headers(root, delta):
+        try:
+            found |= changes_in(header.tensors)
+        except DeltaError as error:
+            raise CatalogError(f"{path}: {error}") from error
+    return found

@@ -1,4 +1,4 @@
-"""A rank's part of a version: whole, or what changed since the version before it."""
+"""The files that one rank writes of a version: all its tensors, or what changed in them since the version before it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from learner.publish.delta import changes
+from learner.publish.delta_writer import changes
 from learner.publish.safetensors_file import digest, write
 from learner.storage.digests import FileDigest
 
@@ -18,8 +18,8 @@ Shard = Sequence[tuple[str, Tensor]]
 
 
 @dataclass(frozen=True)
-class _Held:
-    """A version as this rank wrote it: the base of the next delta."""
+class _WrittenShard:
+    """The tensors of the version that this rank wrote last: the base of the next delta."""
 
     version: int
     tensors: dict[str, Tensor]
@@ -29,17 +29,17 @@ class ShardWriter:
     """Writes one rank's shards.
 
     Args:
-        rank: names the files.
-        dtype: "float32" or "bfloat16".
-        deltas: whether to hold what was written, a copy of the rank's weights in host memory, so that the next may be a
-            delta.
+        rank: this process's rank; it is part of the files' names.
+        dtype: "float32" or "bfloat16", the dtype of what is written.
+        deltas: whether to keep what was written, a copy of the rank's weights in host memory, so that the next version may
+            be a delta.
     """
 
     def __init__(self, rank: int, dtype: str, deltas: bool) -> None:
         self._rank = rank
         self._dtype = getattr(torch, dtype)
         self._deltas = deltas
-        self._held: _Held | None = None
+        self._last: _WrittenShard | None = None
 
     def write(
         self, directory: Path, version: int, shard: Shard, base: int | None
@@ -47,14 +47,17 @@ class ShardWriter:
         """Writes the rank's file, if there is anything to write.
 
         Args:
-            directory: made if need be, without parents: a replaced learner's room must not come back.
-            base: write what changed since that version; None: everything.
+            directory: made if it is missing, without parents: a replaced learner must not make its staging directory again.
+            version: the version's number.
+            shard: (name, tensor) pairs that this rank writes; empty on ranks that write nothing.
+            base: write only what changed since that version; None writes everything.
 
         Returns:
-            The file written, and the full file that it is or yields; None for a file that is not.
+            Digests of the file written, and of the full file that it is or yields. The first is None for a delta in which
+            nothing changed, both are None for an empty shard.
 
         Raises:
-            OSError: it cannot be written, or the rank does not hold that base.
+            OSError: the file cannot be written, or this rank did not write ``base`` last.
         """
         directory.mkdir(exist_ok=True)
         if not shard:
@@ -63,24 +66,24 @@ class ShardWriter:
         if base is None:
             written = result = write(directory / model_file(self._rank), tensors)
         else:
-            held = self._held
-            if held is None or held.version != base:
-                raise OSError(f"rank {self._rank} does not hold version {base}: a full version is needed")
+            last = self._last
+            if last is None or last.version != base:
+                raise OSError(f"rank {self._rank} has no copy of version {base}: a full version is needed")
             with ThreadPoolExecutor(1) as thread:
                 full = thread.submit(digest, tensors)
-                found = changes(tensors, held.tensors)
+                found = changes(tensors, last.tensors)
                 written = write(directory / delta_file(self._rank), found) if found else None
                 result = full.result()
         if self._deltas:
-            self._held = _Held(version, tensors)
+            self._last = _WrittenShard(version, tensors)
         return written, result
 
 
 def model_file(rank: int) -> str:
-    """A rank's file in a full version."""
+    """Name of a rank's file in a full version."""
     return f"model-{rank:05d}.safetensors"
 
 
 def delta_file(rank: int) -> str:
-    """A rank's file in a delta."""
+    """Name of a rank's file in a delta version."""
     return f"delta-{rank:05d}.safetensors"

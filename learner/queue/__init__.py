@@ -1,4 +1,4 @@
-"""The only user of Redis: what gateways append and the learner takes, commits and is accountable for."""
+"""The queue of groups in Redis: gateways append, the learner takes and commits, a ledger counts both."""
 
 from learner.queue.embedded import EmbeddedRedis
 from learner.queue.entries import GroupRef, TakenGroup
@@ -6,10 +6,10 @@ from learner.queue.errors import FencedError, MemoryFullError, QueueError, Unava
 from learner.queue.gateway_queue import Append, Appended, Backlog, Flushed, GatewayQueue, Memory
 from learner.queue.learner_queue import LearnerQueue
 from learner.queue.leases import LeaseWish, Occupancy
-from learner.queue.ledger import check, ledgers_in, read_ledgers
+from learner.queue.ledger import imbalances, ledgers_in, read_ledgers
 from learner.queue.rates import Permit, Rates
 from learner.queue.recount import Discrepancy, Recount, recount
-from learner.queue.registry import VERSIONS_KEPT, UnknownVersionError
+from learner.queue.version_registry import VERSIONS_KEPT, UnknownVersionError
 
 __all__ = [
     "VERSIONS_KEPT",
@@ -34,7 +34,7 @@ __all__ = [
     "TakenGroup",
     "UnavailableError",
     "UnknownVersionError",
-    "check",
+    "imbalances",
     "ledgers_in",
     "read_ledgers",
     "recount",

@@ -1,9 +1,10 @@
-"""What Leeway's user needs in a Redis of its own access control list, and nothing else.
+"""The permissions that Leeway needs as a Redis user: an access control list (ACL) with nothing beyond them.
 
     ACL SETUSER leeway on >PASSWORD resetkeys ~leeway:* resetchannels -@all +get +set ...
 
-``rule`` writes that line. Commands that scripts call are checked like direct ones, so they are listed too. No command here
-reads keys of others, changes the server or its configuration, or flushes anything; AUTH needs no permission.
+``rule`` returns the arguments of that command. Redis checks commands that scripts call like direct ones, so they are listed
+too. No command here reads other users' keys, changes the server or its configuration, or flushes anything; AUTH needs no
+permission.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 KEY_PATTERN = "~leeway:*"
 
 COMMANDS = (
-    # connections, and the server's own name for its life (a restart is noticed by it)
+    # connections; INFO has the run_id, by which a restart is noticed
     *("ping", "select", "info", "time"),
     # scripts
     *("eval", "evalsha", "script|load"),
@@ -33,6 +34,6 @@ COMMANDS = (
 
 
 def rule(user: str, password: str) -> list[str]:
-    """The arguments of ``ACL SETUSER`` that make ``user``, with everything it had before taken away."""
+    """Returns the arguments of ``ACL SETUSER`` that create ``user``, or reset it, with exactly these permissions."""
     permissions = [f"+{command}" for command in COMMANDS]
     return [user, "reset", "on", f">{password}", KEY_PATTERN, "resetchannels", "-@all", *permissions]

@@ -1,4 +1,4 @@
-"""Where Redis is and how we prove who we are: the queue's URL, its password file and its TLS files, for redis-py."""
+"""Turns the queue's URL, password file and TLS files into arguments for redis-py."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _QUERY_PASSWORD = re.compile(r"(password=)[^&]*")
 
 @dataclass(frozen=True)
 class Address:
-    """A server, or the sentinels that know it.
+    """Address of a Redis server, or of the sentinels that know it, as redis-py takes it.
 
     Attributes:
-        url: for redis-py, of the server; "" with sentinels.
+        url: URL of the server; "" with sentinels.
         options: further keyword arguments for connections to the server.
-        sentinels: (host, port) of each.
-        service: the name sentinels know the server by.
-        sentinel_options: keyword arguments for connections to them.
+        sentinels: (host, port) of each sentinel.
+        service: name by which the sentinels know the server.
+        sentinel_options: keyword arguments for connections to the sentinels.
     """
 
     url: str
@@ -40,7 +40,11 @@ class Address:
 
     @classmethod
     def of(cls, config: QueueConfig) -> Address:
-        """Raises QueueError for what cannot be an address, or files that cannot be read."""
+        """Parses the configured address and checks that its files can be read.
+
+        Raises:
+            QueueError: ``queue.url`` is not a valid address, or a file cannot be read.
+        """
         try:
             parts = urlsplit(config.url)
             if parts.scheme not in (*_SERVERS, *_SENTINELS):
@@ -59,22 +63,32 @@ class Address:
 
 
 def without_password(url: str) -> str:
-    """The URL as it may be shown."""
+    """Returns the URL with its credentials replaced by ``***``, for messages."""
     scheme, separator, rest = url.partition("://")
-    place, question, query = rest.partition("?")
-    credentials, at, address = place.rpartition("@")
-    shown = f"***@{address}" if at and credentials else place
+    authority, question, query = rest.partition("?")
+    credentials, at, address = authority.rpartition("@")
+    shown = f"***@{address}" if at and credentials else authority
     return f"{scheme}{separator}{shown}{question}" + _QUERY_PASSWORD.sub(r"\1***", query)
 
 
 class PasswordFile(CredentialProvider):
-    """Reads the password anew for each connection, so that it may be changed while we run."""
+    """Credentials from a file that is read again for each connection, so that the password can change at run time.
+
+    Args:
+        path: the file; white space around the password is ignored.
+        user: user name; None for Redis's default user.
+    """
 
     def __init__(self, path: Path, user: str | None) -> None:
         self._path = path
         self._user = user
 
     def get_credentials(self) -> tuple[str] | tuple[str, str]:
+        """Reads the file and returns (user, password), or (password,) for the default user.
+
+        Raises:
+            AuthenticationError: the file cannot be read.
+        """
         try:
             password = self._path.read_text().strip()
         except OSError as error:
@@ -82,6 +96,7 @@ class PasswordFile(CredentialProvider):
         return (self._user, password) if self._user else (password,)
 
     async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
+        """Asyncio variant of ``get_credentials``."""
         return self.get_credentials()
 
 
@@ -89,7 +104,7 @@ def _behind_sentinels(config: QueueConfig, parts: SplitResult, secured: dict[str
     path = [unquote(part) for part in parts.path.strip("/").split("/")]
     if not path[0] or len(path) > 2 or (len(path) == 2 and not path[1].isdecimal()):
         raise ValueError("expected redis+sentinel://[user:password@]host:26379,host:26379/name/0")
-    # As (host, port): what urlsplit makes of several hosts is of no use.
+    # urlsplit cannot parse several hosts: they are split here.
     hosts = parts.netloc.rpartition("@")[2].split(",")
     query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
     unknown = set(query) - {"sentinel_user", "sentinel_password"}
@@ -102,10 +117,10 @@ def _behind_sentinels(config: QueueConfig, parts: SplitResult, secured: dict[str
         options["credential_provider"] = credentials
     else:
         options.update(username=user, password=password)
-    asked = {"username": query.get("sentinel_user"), "password": query.get("sentinel_password"), **secured}
+    sentinel_options = {"username": query.get("sentinel_user"), "password": query.get("sentinel_password"), **secured}
     if parts.scheme == "rediss+sentinel":
-        options["ssl"] = asked["ssl"] = True
-    return Address("", options, tuple(_host_and_port(host) for host in hosts), path[0], asked)
+        options["ssl"] = sentinel_options["ssl"] = True
+    return Address("", options, tuple(_host_and_port(host) for host in hosts), path[0], sentinel_options)
 
 
 def _credentials(config: QueueConfig, parts: SplitResult) -> PasswordFile | None:
@@ -113,7 +128,7 @@ def _credentials(config: QueueConfig, parts: SplitResult) -> PasswordFile | None
         return None
     user, password = _userinfo(parts)
     if password is not None:
-        raise ValueError("it holds a password, and password_file is set: use one of them")
+        raise ValueError("the URL contains a password, and queue.password_file is set: use one of them")
     _require_readable("password_file", config.password_file)
     return PasswordFile(config.password_file, user)
 
@@ -135,7 +150,9 @@ def _tls(config: QueueConfig, scheme: str) -> dict[str, Any]:
     files = {"ca": config.tls.ca, "certificate": config.tls.certificate, "key": config.tls.key}
     if not scheme.startswith("rediss"):
         if any(files.values()):
-            raise ValueError("tls is set, but this is no TLS address: write rediss:// or rediss+sentinel://")
+            raise ValueError(
+                "queue.tls is set, but the URL is not a TLS address: write rediss:// or rediss+sentinel://"
+            )
         return {}
     for name, path in files.items():
         if path is not None:

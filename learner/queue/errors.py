@@ -1,4 +1,4 @@
-"""What may go wrong between a process and its run's queue."""
+"""Errors of the queue."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from runtime.errors import LeewayError
 
 
 class QueueError(LeewayError):
-    """The queue cannot do what was asked. The message says what to do."""
+    """The queue cannot do what it was asked to. The message says what to do."""
 
 
 class UnavailableError(QueueError):
@@ -14,8 +14,8 @@ class UnavailableError(QueueError):
 
 
 class MemoryFullError(UnavailableError):
-    """Redis has reached its maxmemory and refuses to grow."""
+    """Redis has reached its maxmemory and takes no more data."""
 
 
 class FencedError(QueueError):
-    """A newer learner has started: this one may change nothing any more and must end."""
+    """A newer learner has started: this one may change nothing more and must end."""

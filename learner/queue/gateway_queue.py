@@ -1,4 +1,4 @@
-"""A gateway's side of the queue: append in batches, count, lease, follow the versions. asyncio; many per run."""
+"""A gateway's side of the queue: append in batches, count, lease, follow the versions. Asyncio; a run has many."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from learner.queue.leases import Leases, member
 from learner.queue.ledger import decode, ledger_keys
 from learner.queue.rates import Rates
 from learner.queue.resp_pipeline import Command, execute
-from learner.queue.schema import SCHEMA, check_gateway_schema
+from learner.queue.schema import SCHEMA, require_schema
 from learner.queue.scripts import Script, script
 from leeway.v1 import rollout_pb2
 
-_PAYLOAD_TTL_S = 3600  # a payload whose append never came must not stay for ever
+_PAYLOAD_TTL_S = 3600  # a payload whose append never came must not stay forever
 _PROBE_TTL_S = 60
 _SCRIPTS = ("append", "count", "backlog", "lease", "ledger", "occupancy", "vanished", "permit")
 
 
 @dataclass(frozen=True, slots=True)
 class Append:
-    """A valid group on its way into the queue."""
+    """A validated group to be appended to the queue."""
 
     fleet: str
     group_id: str
     payload: bytes  # the serialized Group
-    tokens: int  # prompt and response tokens over all responses: what training on it costs
+    tokens: int  # prompt and response tokens over all responses: the cost of training on it
     generated: int  # response tokens over all responses
     responses: int
     reward: float = 0.0  # mean over the responses
@@ -43,50 +43,50 @@ class Append:
 
 
 class Appended(Enum):
-    """What became of an Append."""
+    """Result of appending one group."""
 
     ACCEPTED = "accepted"
     DUPLICATE = "duplicate"
-    UNAVAILABLE = "unavailable"  # not accepted, or not known to be: to be sent again
+    UNAVAILABLE = "unavailable"  # not accepted, or it is unknown whether: send it again
     MEMORY_FULL = "memory_full"
 
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What of one fleet is in the queue."""
+    """Size of one fleet's part of the queue."""
 
-    queued: int  # groups that wait
-    groups: int  # those, and the ones that the learner holds
+    queued: int  # groups that the learner has not taken
+    groups: int  # queued, and in flight
     bytes: int  # payload bytes of ``groups``
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Redis's own."""
+    """Memory of the Redis server."""
 
     used: int  # bytes
-    most: int  # bytes; 0: no limit
-    evicts: bool  # whether it makes room by throwing keys away
+    most: int  # its maxmemory, bytes; 0: no limit
+    evicts: bool  # whether it deletes keys when it is full
 
 
 @dataclass(frozen=True)
 class Flushed:
-    """The result of one flush."""
+    """Result of one flush."""
 
     outcomes: list[Appended]  # in the order of the groups
-    counted: set[str]  # the fleets whose counts were taken
-    backlog: dict[str, Backlog] | None  # by fleet; None when Redis did not say
+    counted: set[str]  # the fleets whose counts were added to their ledgers
+    backlog: dict[str, Backlog] | None  # by fleet; None when Redis did not answer
 
 
 class GatewayQueue:
-    """One gateway's connection to a run's queue. All methods raise QueueError or a subclass; ``flush`` does not.
+    """One gateway's connection to a run's queue. All methods except ``flush`` raise QueueError or a subclass.
 
     Args:
         config: where the queue is.
-        quarantine_groups: rejected groups kept for the operator.
+        quarantine_groups: how many rejected groups to keep for the operator.
 
     Attributes:
-        leases: the run's promises.
+        leases: the run's leases.
         rates: the fleets' token buckets.
     """
 
@@ -100,30 +100,30 @@ class GatewayQueue:
         self.rates = Rates(self._keys, self._call)
 
     async def check(self) -> None:
-        """Before it has succeeded once, nothing is appended.
+        """Checks that the run's data is of this release's schema. Nothing is appended before this has succeeded once.
 
         Raises:
-            UnavailableError: Redis does not answer, or the run's data waits for a learner to bring it to our schema.
-            QueueError: Redis refuses us, or the run's data is of a newer schema.
+            UnavailableError: Redis does not answer.
+            QueueError: Redis refuses us, or the run's data is of another schema.
         """
         with translated():
-            found: Any = await self._redis.get(self._keys.schema)
-            if found is None:
+            stored: Any = await self._redis.get(self._keys.schema)
+            if stored is None:
                 await self._redis.set(self._keys.schema, SCHEMA, nx=True)
-        check_gateway_schema(found, self._keys)
+        require_schema(stored, self._keys)
         self._checked = True
 
     async def flush(
         self, groups: Sequence[Append], counts: Mapping[str, Mapping[str, int]], quarantined: Sequence[str]
     ) -> Flushed:
-        """Appends groups in order, adds to the ledgers, keeps rejected groups for the operator: one round trip.
+        """Appends groups in order, adds to the ledgers and keeps rejected groups for the operator, in one round trip.
 
-        Never raises for Redis: what it cannot do is said in the result, group by group and fleet by fleet.
+        Does not raise when Redis fails: the result says so, group by group and fleet by fleet.
 
         Args:
-            groups: to append; known ids are not appended again.
-            counts: fleet -> ledger field -> amount.
-            quarantined: JSON texts.
+            groups: to append; groups whose ids are known are not appended again.
+            counts: fleet -> ledger field -> amount to add.
+            quarantined: rejected groups, as JSON.
         """
         if not self._checked:
             return Flushed([Appended.UNAVAILABLE] * len(groups), set(), None)
@@ -160,22 +160,25 @@ class GatewayQueue:
         )
 
     async def backlog(self) -> dict[str, Backlog]:
-        """What is in the queue, by fleet."""
+        """Reads the size of every fleet's part of the queue."""
         reply = await self._call("backlog", [self._keys.fleets], [self._keys.stream_prefix, self._keys.ledger_prefix])
         return _backlog(reply) or {}
 
     async def memory(self) -> Memory:
-        """How full Redis is."""
+        """Reads how full Redis is."""
         with translated():
-            found: Any = await self._redis.info("memory")
-        return Memory(found["used_memory"], found["maxmemory"], found["maxmemory_policy"] != "noeviction")
+            info: Any = await self._redis.info("memory")
+        return Memory(info["used_memory"], info["maxmemory"], info["maxmemory_policy"] != "noeviction")
 
     async def policies(self, after: str, wait_s: float = 0.0) -> list[tuple[str, rollout_pb2.Policy]]:
-        """Versions published after the position ``after`` ("0": all), each with its position.
+        """Reads the versions published after a position in their stream.
 
         Args:
-            after: a position.
-            wait_s: how long to wait for one when there is none; below the configured time limit.
+            after: position of the last version already read; "0" for all.
+            wait_s: seconds to wait for a version when there is none; below the configured time limit.
+
+        Returns:
+            (position, policy) of each, oldest first.
         """
         with translated():
             streams: Any = {self._keys.versions: after}
@@ -188,17 +191,25 @@ class GatewayQueue:
         ]
 
     async def note_vanished(self, fleet: str, group_ids: Sequence[str]) -> int:
-        """Of groups that were acknowledged, puts those that Redis does not know on the fleet's account; how many are new."""
+        """Counts acknowledged groups whose ids Redis no longer knows as vanished.
+
+        Args:
+            fleet: who submitted them.
+            group_ids: ids of acknowledged groups.
+
+        Returns:
+            How many of them vanished and were not counted before.
+        """
         keys = self._keys
         names = [keys.fleets, keys.stream(fleet), keys.vanished(fleet), *(keys.id(fleet, one) for one in group_ids)]
         return await self._call("vanished", names, [fleet, *group_ids])
 
     async def ledger(self, fleet: str) -> rollout_pb2.Ledger:
-        """The fleet's account, at one instant."""
+        """Reads the fleet's ledger, at one instant."""
         return decode(fleet, await self._call("ledger", ledger_keys(self._keys, fleet), []))
 
     async def ledgers(self) -> list[rollout_pb2.Ledger]:
-        """Every fleet's account, by name; each at one instant."""
+        """Reads every fleet's ledger, sorted by fleet; each at one instant."""
         with translated():
             names: Any = await self._redis.smembers(self._keys.fleets)  # pyright: ignore[reportGeneralTypeIssues]
         fleets = sorted(name.decode() for name in names)
@@ -210,7 +221,11 @@ class GatewayQueue:
         return [decode(fleet, reply) for fleet, reply in zip(fleets, replies, strict=True)]
 
     async def probe(self) -> None:
-        """A small write: raises unless Redis would take an append now (it answers, and is neither full nor read-only)."""
+        """Makes a small write to test that Redis takes appends: that it answers, and is neither full nor read-only.
+
+        Raises:
+            QueueError: Redis would take no append now.
+        """
         with translated():
             await self._redis.set(self._keys.probe, 1, ex=_PROBE_TTL_S)
 
@@ -235,12 +250,12 @@ class GatewayQueue:
         return reply
 
     async def _pipeline(self, commands: Sequence[Command]) -> list[Any]:
-        """The reply to each command, or the QueueError that it met."""
+        """Returns the reply to each command; for a command that failed, its QueueError."""
         try:
             replies = await execute(self._redis, commands, self._timeout_s)
             unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
             if unknown:
-                # Redis has restarted and forgotten its scripts; none of these ran. Their order is kept.
+                # A restart emptied Redis's script cache; none of these ran. Their order is kept.
                 for name in _SCRIPTS:
                     await self._redis.script_load(script(name).text)
                 again = [commands[i] for i in unknown]
@@ -256,7 +271,7 @@ def _evalsha(code: Script, keys: Sequence[str], arguments: Sequence[str | int]) 
 
 
 def _outcome(stored: Any, appended: Any, number: int) -> Appended:
-    """What became of a group, by the replies to its SET and to its fleet's append, in which it is the ``number``th."""
+    """Result for a group, from the replies to its SET and to its fleet's append, in which its index is ``number``."""
     if isinstance(stored, MemoryFullError) or isinstance(appended, MemoryFullError):
         return Appended.MEMORY_FULL
     letter = "" if isinstance(appended, QueueError) else chr(appended[number])

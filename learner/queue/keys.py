@@ -27,7 +27,7 @@ class Keys:
         self.clock = prefix + "clock"
         self.hungry = prefix + "hungry"
         self.stepped = prefix + "stepped"
-        self.probe = prefix + "probe"  # written by gateways to see whether Redis takes writes
+        self.probe = prefix + "probe"  # gateways write it to test whether Redis takes writes
         self.stream_prefix = prefix + "stream:"
         self.payload_prefix = prefix + "group:"
         self.id_prefix = prefix + "id:"
@@ -37,29 +37,29 @@ class Keys:
         self._vanished = prefix + "vanished:"
 
     def stream(self, fleet: str) -> str:
-        """The fleet's queue: references to accepted groups."""
+        """Key of the fleet's queue: a stream of references to accepted groups."""
         return self.stream_prefix + fleet
 
     def payload(self, fleet: str, group_id: str) -> str:
-        """The serialized group."""
+        """Key of the serialized group."""
         return f"{self.payload_prefix}{fleet}:{group_id}"
 
     def id(self, fleet: str, group_id: str) -> str:
-        """The memory of a group's id: "queued", "trained:<step>", "expired:<step>" or "lost:<step>"."""
+        """Key of a group's state: "queued", "trained:<step>", "expired:<step>" or "lost:<step>"."""
         return f"{self.id_prefix}{fleet}:{group_id}"
 
     def ledger(self, fleet: str) -> str:
-        """The fleet's counters."""
+        """Key of the fleet's counters."""
         return self.ledger_prefix + fleet
 
     def running(self, fleet: str) -> str:
-        """What the fleet's workers run: worker -> "version:unix_ms"."""
+        """Key of the hash of versions that the fleet's workers run: worker -> "version:unix_ms"."""
         return self._running + fleet
 
     def rates(self, fleet: str) -> str:
-        """The fleet's token buckets."""
+        """Key of the fleet's token buckets."""
         return self._rates + fleet
 
     def vanished(self, fleet: str) -> str:
-        """Ids of groups that were acknowledged and that Redis had forgotten when it came back."""
+        """Key of the set of group ids that were acknowledged and that Redis had lost after a restart."""
         return self._vanished + fleet

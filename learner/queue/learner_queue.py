@@ -1,4 +1,4 @@
-"""The learner's side of the queue: begin, take, commit, report, publish. Synchronous; rank 0 only."""
+"""The learner's side of the queue: begin, take, commit, report, publish. Synchronous; used by rank 0 only."""
 
 from __future__ import annotations
 
@@ -12,36 +12,37 @@ from google.protobuf import json_format
 from google.protobuf.message import DecodeError
 
 from learner.config import QueueConfig
-from learner.queue.completion import CompletionWriter
-from learner.queue.connect import connect
+from learner.queue.completion_writer import CompletionWriter
+from learner.queue.connect import connect, translated
 from learner.queue.entries import GroupRef, QueueEntry, TakenGroup
 from learner.queue.errors import QueueError
 from learner.queue.fairness import DeficitRoundRobin
 from learner.queue.keys import Keys
 from learner.queue.redis_session import Call, RedisSession
-from learner.queue.registry import VERSIONS_KEPT, Timeline, UnknownVersionError, read_registry
-from learner.queue.schema import check_learner_schema, migrate
+from learner.queue.schema import SCHEMA, require_schema
 from learner.queue.stream_reader import StreamReader
+from learner.queue.version_registry import VERSIONS_KEPT, Timeline, UnknownVersionError, read_registry
 from leeway.v1 import rollout_pb2
 
 Audit = Callable[[str, int, Sequence[GroupRef]], None]
 
-_ANNOUNCED_AGAIN = 64  # versions; more than are published in the seconds that a Redis may forget
-_OUTAGE_S = 60.0  # how long a Redis that does not answer is waited for
+_REPUBLISHED = 64  # versions; more than are published in the seconds of writes that Redis may lose
+_OUTAGE_S = 60.0  # how long a call waits for a Redis that does not answer
 
 
 class LearnerQueue:
-    """One learner's hold on a run's queue. Make it with ``open``, then ``begin``.
+    """One learner's access to a run's queue. Made with ``open``; ``begin`` comes before any other call.
 
     Every call that changes something carries the learner's epoch; once a newer learner has opened the queue, those calls
-    raise FencedError and change nothing. A Redis that restarts is waited for, up to a minute; then UnavailableError. What
-    it may have forgotten (AOF everysec) is done again: our start, the newest versions, groups finished in the last seconds.
+    raise FencedError and change nothing. Calls wait up to a minute for a Redis that restarts, then raise UnavailableError.
+    What Redis may have lost in a restart (AOF everysec) is written again: this learner's start, the newest versions, and
+    the groups finished in the last seconds.
 
     Threads: one may take while another commits and reports, and a third publishes.
 
     Attributes:
-        epoch: the number of this learner start, from 1.
-        unusable: groups expired because of a version of theirs (see ``require``), since the start.
+        epoch: number of this learner's start, from 1.
+        unusable: groups expired since the start because one of their versions was not usable (see ``require``).
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class LearnerQueue:
         self.unusable = 0
         self._session = session
         self._keys = Keys(config.run)
-        self._finisher = CompletionWriter(session, self._keys, epoch, config.id_memory_s)
+        self._completions = CompletionWriter(session, self._keys, epoch, config.id_memory_s)
         self._fairness = DeficitRoundRobin(weights)
         self._reader = StreamReader(session, self._keys, self._fairness)
         self._registry = session.with_retry(lambda: read_registry(session.client, self._keys))
@@ -64,9 +65,9 @@ class LearnerQueue:
         self._audit = audit
         self._timeline: Timeline | None = None
         self._usable: Callable[[int], bool] = lambda version: True
-        self._groups = threading.RLock()  # what is held, and what has become of it
-        self._published: deque[list[Any]] = deque(maxlen=_ANNOUNCED_AGAIN)  # the arguments of the last publications
-        session.on_return(self._repeat)
+        self._groups = threading.RLock()  # guards which groups are in flight, and what has become of them
+        self._published: deque[list[Any]] = deque(maxlen=_REPUBLISHED)  # arguments of the last calls of publish.lua
+        session.on_restart(self._repeat_after_restart)
 
     @classmethod
     def open(
@@ -76,38 +77,42 @@ class LearnerQueue:
         above: int = 0,
         audit: Audit | None = None,
     ) -> LearnerQueue:
-        """Connects, starts a new epoch, which fences every older learner, and migrates a run of an older schema.
+        """Connects and starts a new epoch, which fences every older learner.
 
         Args:
             config: where the queue is.
-            weights: fleet -> share of the learner, relative; 1 for those not named.
-            above: the new epoch is higher, whatever Redis has forgotten.
-            audit: told outcome, step and groups before a take finishes those it does not hand out.
+            weights: fleet -> relative share of the learner, > 0; 1 for fleets not named.
+            above: the new epoch is higher than this, even if Redis has lost its own record of the last epoch.
+            audit: called with outcome, step and groups before a take finishes groups that it does not hand out.
 
         Raises:
-            QueueError: Redis cannot be reached or refuses us, or the run's data is of a newer schema.
+            QueueError: Redis cannot be reached or refuses us, or the run's data is of another schema.
         """
         session, keys = RedisSession(connect(config), _OUTAGE_S), Keys(config.run)
-        check_learner_schema(session.client, keys)
+        with translated():
+            stored: Any = session.client.get(keys.schema)
+            if stored is None:
+                session.client.set(keys.schema, SCHEMA, nx=True)
+        require_schema(stored, keys)
         epoch = session.call("start", [keys.epoch], [above])
-        migrate(session, keys, epoch)
         return cls(session, config, epoch, weights, audit)
 
     def begin(self, resumed_step: int, trained: Sequence[GroupRef]) -> int:
-        """Goes on from a checkpoint: commits the groups it contains and takes over what a dead learner held.
+        """Continues from a checkpoint: commits the groups it contains, takes over the groups a dead learner had in flight.
 
         Args:
             resumed_step: optimizer steps in the checkpoint; 0 without one.
-            trained: the groups it contains that were not committed when it was made.
+            trained: groups that the checkpoint contains and that were not committed when it was made.
 
         Returns:
-            How many of those had not been committed yet. All other groups that the dead learner held are taken first.
+            How many of ``trained`` had not been committed yet. All other groups that the dead learner had in flight are
+            the first that ``take`` returns.
         """
         timeline = Timeline(self.epoch, resumed_step)
         self._session.call("begin", *self._begin_call(timeline))
         self._registry.begin(timeline)
         committed = self._finish("trained", resumed_step, trained)
-        self._finisher.settle("trained", trained)
+        self._completions.mark_completed("trained", trained)
         prefixes = [self._keys.stream_prefix, self._keys.ledger_prefix]
         self._change("recover", [self._keys.progress, self._keys.fleets], prefixes)
         self._session.with_retry(self._reader.recover)
@@ -115,15 +120,15 @@ class LearnerQueue:
         return committed
 
     def next_version(self) -> int:
-        """One above every version ever published, orphans too; 0 for a new run."""
+        """Returns one above the highest version ever published, on any timeline; 0 for a new run."""
         newest: Any = self._session.with_retry(lambda: self._session.client.xrevrange(self._keys.versions, count=1))
         known = self._registry.newest()
         return 1 + max([-1 if known is None else known] + [int(fields[b"version"]) for _, fields in newest])
 
     def take(self, groups: int, step: int, max_staleness: int) -> list[TakenGroup]:
-        """The next groups, fairly over the fleets and oldest first within each. Does not wait for more to come.
+        """Takes the next groups, fairly over the fleets and oldest first within each. Does not wait for more to come.
 
-        Groups older than the bound are counted as expired and forgotten; they do not count against their fleet's share.
+        Groups more stale than the bound are counted as expired and deleted; they do not use up their fleet's share.
 
         Args:
             groups: the most to return.
@@ -131,67 +136,86 @@ class LearnerQueue:
             max_staleness: in optimizer steps; a group is as stale as its most stale span.
 
         Returns:
-            0 to ``groups`` groups, held by this learner until committed.
+            0 to ``groups`` groups, in flight with this learner until it commits them.
+
+        Raises:
+            QueueError: ``begin`` was not called.
         """
         if self._timeline is None:
-            raise QueueError("take() before begin(): a dead learner's groups would be left behind")
+            raise QueueError(
+                "take() was called before begin(): groups of a dead learner would stay behind; call begin()"
+            )
         with self._groups:
             return self._take(groups, step, max_staleness)
 
     def waiting(self) -> int:
-        """Groups that a take could return or expire: queued of all fleets, and a dead learner's not handed out yet."""
+        """Counts the groups that a take could return or expire: queued, or a dead learner's and not handed out yet."""
         prefixes = [self._keys.stream_prefix, self._keys.ledger_prefix]
         reply = self._session.call("backlog", [self._keys.fleets], prefixes)
         with self._groups:
             return sum(reply[1::4]) + self._reader.recovered()
 
     def staleness(self, version: int, step: int) -> int:
-        """Optimizer steps between a version's weights and ours at ``step``. Raises UnknownVersionError."""
+        """Optimizer steps between a version's weights and this learner's at ``step``.
+
+        Raises:
+            UnknownVersionError: the run has not published the version, or too long ago to be remembered.
+        """
         return self._registry.staleness(version, step)
 
     def fresh(self, versions: Iterable[int], staleness: int) -> set[int]:
-        """Those of ``versions`` that are known and at most so stale at the newest version's step."""
+        """Returns those of ``versions`` that are known and at most ``staleness`` steps stale at the newest version's step."""
         return self._registry.fresh(versions, staleness)
 
     def require(self, usable: Callable[[int], bool]) -> None:
-        """From now on groups with tokens of a version that is not usable expire, as those that are too stale do."""
+        """Makes later takes expire groups with tokens of a version for which ``usable(version)`` is false."""
         self._usable = usable
 
     def commit(self, step: int, refs: Sequence[GroupRef]) -> int:
-        """Ends the life of trained groups. Only once a checkpoint that contains ``step`` is durable.
+        """Removes trained groups from the queue for good. Call it only once a checkpoint that contains ``step`` is durable.
 
         Returns:
-            How many were not finished before; calling it again is harmless.
+            How many of ``refs`` this call finished; calling it again is harmless and returns 0.
         """
         return self._finish("trained", step, refs)
 
     def finished(self, refs: Sequence[GroupRef]) -> int:
-        """How many of ``refs`` are not in the queue any more."""
-        return self._finisher.gone(refs)
+        """Counts those of ``refs`` that are no longer in the queue."""
+        return self._completions.absent(refs)
 
     def report(self, step: int, version: int, uncommitted: int) -> None:
-        """Says how far we are; admission counts on ``uncommitted``, the groups stepped on and not yet committed."""
+        """Records the learner's progress, which gateways grant leases by.
+
+        Args:
+            step: optimizer steps done.
+            version: the newest published version.
+            uncommitted: groups that an optimizer step was made with and that are not committed yet.
+        """
         with self._groups:
-            held = self._reader.held()
-        # Groups are stepped on in the order they were handed out.
-        fleets = Counter(ref.fleet for ref in held[:uncommitted])
+            in_flight = self._reader.in_flight()
+        # Groups are trained on in the order they were handed out.
+        fleets = Counter(ref.fleet for ref in in_flight[:uncommitted])
         flat = [text for pair in fleets.items() for text in pair]
         self._change("report", [self._keys.progress, self._keys.stepped], [step, version, uncommitted, *flat])
 
     def publish(self, policy: rollout_pb2.Policy) -> None:
-        """Announces a version to every fleet. Raises QueueError when it is not above all published ones."""
+        """Announces a version to every fleet.
+
+        Raises:
+            QueueError: a version at least as high was published before.
+        """
         text = json_format.MessageToJson(policy, preserving_proto_field_name=True, indent=None)
-        # Known here before any fleet can answer with it: publication and take run in different threads.
+        # Registered before any fleet can answer with it: publication and take run in different threads.
         self._registry.add(policy.version, policy.step, policy.epoch)
         self._published.append([policy.version, text, VERSIONS_KEPT])
         self._change("publish", [self._keys.versions], self._published[-1])
 
     def running_versions(self, max_age_s: float = 600.0) -> set[int]:
-        """Versions that any fleet's workers said they run, within the last ``max_age_s`` seconds."""
+        """Returns the versions that workers of any fleet reported to run within the last ``max_age_s`` seconds."""
         return self._session.with_retry(lambda: self._read_running(max_age_s))
 
     def expired(self) -> int:
-        """Groups expired so far, all fleets, over the life of the run."""
+        """Counts the groups of all fleets that have expired since the run began."""
 
         def read() -> int:
             ledgers = [self._keys.ledger(fleet) for fleet in self._fleets()]
@@ -201,7 +225,7 @@ class LearnerQueue:
         return self._session.with_retry(read)
 
     def close(self) -> None:
-        """Lets go of the connection. What we hold stays pending for the next learner."""
+        """Closes the connection. Groups in flight stay pending for the next learner."""
         self._session.client.close()
 
     def _take(self, groups: int, step: int, max_staleness: int) -> list[TakenGroup]:
@@ -214,37 +238,37 @@ class LearnerQueue:
                 if reply is None:
                     break
                 fetched += reply
-                taken += self._sort_out(reply, step, max_staleness)
+                taken += self._keep_trainable(reply, step, max_staleness)
         except QueueError:
-            # The caller gets none of them; whoever takes next must.
+            # The caller gets none of them, so the next take must return them.
             self._reader.put_back(entry.ref for entry, _ in fetched)
             raise
         return taken
 
-    def _sort_out(
+    def _keep_trainable(
         self, fetched: Sequence[tuple[QueueEntry, bytes | None]], step: int, max_staleness: int
     ) -> list[TakenGroup]:
-        """Those fresh enough to train; the others are finished here."""
+        """Returns the groups fresh enough to train on. Finishes the others as expired, lost, or what they were before."""
         taken: list[TakenGroup] = []
-        over: dict[str, list[GroupRef]] = {"expired": [], "lost": []}
+        dropped: dict[str, list[GroupRef]] = {"expired": [], "lost": []}
         for entry, payload in fetched:
-            if (outcome := self._finisher.settled(entry.ref)) is not None:
+            if (outcome := self._completions.completed_as(entry.ref)) is not None:
                 self._finish(outcome, step, [entry.ref])
             elif (group := self._parse(entry, payload)) is None:
-                over["lost"].append(entry.ref)
+                dropped["lost"].append(entry.ref)
             elif (staleness := self._group_staleness(group, step, max_staleness)) is None:
-                over["expired"].append(entry.ref)
+                dropped["expired"].append(entry.ref)
                 self._fairness.refund(entry.ref.fleet, entry.tokens)
             else:
                 taken.append(TakenGroup(entry.ref, group, staleness))
-        for outcome, refs in over.items():
+        for outcome, refs in dropped.items():
             if refs and self._audit is not None:
                 self._audit(outcome, step, refs)
             self._finish(outcome, step, refs)
         return taken
 
     def _parse(self, entry: QueueEntry, payload: bytes | None) -> rollout_pb2.Group | None:
-        """The group; None, said aloud, when it is gone or damaged. Then it counts as lost and breaks the law for good."""
+        """Parses the group. Returns None, and logs an error, if the payload is missing or corrupt: such a group is lost."""
         reason = "its payload is missing"
         if payload is not None:
             try:
@@ -256,7 +280,7 @@ class LearnerQueue:
         return None
 
     def _group_staleness(self, group: rollout_pb2.Group, step: int, bound: int) -> int | None:
-        """The most stale span's; None when it is above the bound, or a version is too old to be remembered or not usable."""
+        """Staleness of the most stale span. None if it exceeds the bound, or a version is forgotten or not usable."""
         versions = {span.version for response in group.responses[:] for span in response.spans[:]}
         try:
             staleness = max((self._registry.staleness(version, step) for version in versions), default=0)
@@ -271,19 +295,19 @@ class LearnerQueue:
 
     def _finish(self, outcome: str, step: int, refs: Sequence[GroupRef]) -> int:
         with self._groups:
-            finished = self._finisher.finish(outcome, step, refs)
+            finished = self._completions.finish(outcome, step, refs)
             self._reader.release(refs)
             return finished
 
-    def _repeat(self) -> None:
-        """After an outage; every part of it does nothing when Redis has forgotten nothing."""
+    def _repeat_after_restart(self) -> None:
+        """Writes again what Redis may have lost in a restart. Changes nothing if it has lost nothing."""
         if self._timeline is not None:
             self._session.execute_once("begin", [self._begin_call(self._timeline)])
-        self._announce_again()
-        self._finisher.repeat(self._reader.held())
+        self._republish()
+        self._completions.repeat(self._reader.in_flight())
         self._reader.put_back([])
 
-    def _announce_again(self) -> None:
+    def _republish(self) -> None:
         newest: Any = self._session.client.xrevrange(self._keys.versions, count=1)
         known = int(newest[0][1][b"version"]) if newest else -1
         for arguments in list(self._published):
@@ -297,7 +321,7 @@ class LearnerQueue:
         return keys, [self.epoch, timeline.resumed_step, timeline.to_json()]
 
     def _change(self, name: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
-        """A fenced script: first key and first argument are the epoch's."""
+        """Runs a fenced script, whose first key and first argument are the epoch's."""
         return self._session.call(name, [self._keys.epoch, *keys], [self.epoch, *arguments])
 
     def _fleets(self) -> list[str]:
@@ -305,7 +329,7 @@ class LearnerQueue:
         return sorted(name.decode() for name in members)
 
     def _read_running(self, max_age_s: float) -> set[int]:
-        # Redis wrote the times; its clock is the one to compare them with.
+        # Redis wrote the times, so its clock is the one to compare them with.
         seconds, _ = self._session.client.time()  # pyright: ignore[reportGeneralTypeIssues]
         versions = set()
         for fleet in self._fleets():

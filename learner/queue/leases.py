@@ -1,4 +1,4 @@
-"""Promises of capacity, kept in Redis: every gateway of a run gives from the same store."""
+"""Leases: promises of queue capacity to fleets, kept in Redis so that all gateways of a run grant from one store."""
 
 from __future__ import annotations
 
@@ -13,7 +13,17 @@ Call = Callable[[str, Sequence[str], Sequence[Any]], Awaitable[Any]]
 
 @dataclass(frozen=True)
 class LeaseWish:
-    """A worker's wish for capacity."""
+    """A worker's request for capacity.
+
+    Attributes:
+        fleet: the worker's fleet.
+        lease_id: id of the lease to grant.
+        groups: how many groups the worker wants to submit.
+        lifetime_s: seconds until the lease expires.
+        worker: the worker's name.
+        running_version: version of the weights the worker generates with; None if it did not say.
+        returned: ids of leases that the worker gives back.
+    """
 
     fleet: str
     lease_id: str
@@ -26,23 +36,24 @@ class LeaseWish:
 
 @dataclass(frozen=True)
 class Occupancy:
-    """Who holds what of the capacity, at one instant."""
+    """How much of the capacity each fleet occupies, at one instant."""
 
-    step: int  # the learner's
-    held: dict[str, int]  # fleet -> groups that are promised, queued, or in flight and not stepped on yet
-    hungry: frozenset[str]  # fleets that asked for more than they got, within the last seconds
+    step: int  # optimizer steps the learner has done
+    occupied: dict[str, int]  # fleet -> groups that are promised, queued, or in flight and not trained on yet
+    hungry: frozenset[str]  # fleets that asked for more than they got within the last 3 seconds
 
 
 class Leases:
-    """A gateway's hold on the run's promises. All methods raise QueueError or a subclass.
+    """A gateway's access to the run's leases. All methods raise QueueError or a subclass.
 
-    Time is Redis's own, made monotone: it never goes back, and never forward by more than five seconds between two
-    looks at it. A clock that is set changes the life of a promise by no more than that. Every gateway looks once a second.
+    Leases expire by Redis's clock, made monotone: it never goes back, and advances by at most five seconds between two
+    calls of ``occupancy``, which every gateway makes once a second. Setting the machine's clock therefore changes the life
+    of a lease by no more than that.
 
     Args:
-        keys: the run's.
+        keys: the run's keys.
         call: runs one script.
-        clock_offset_ms: added to Redis's clock. For tests: as if that clock had been set.
+        clock_offset_ms: added to Redis's clock, for tests that set the clock.
     """
 
     def __init__(self, keys: Keys, call: Call, clock_offset_ms: Callable[[], int] = lambda: 0) -> None:
@@ -51,21 +62,24 @@ class Leases:
         self._clock_offset_ms = clock_offset_ms
 
     async def occupancy(self) -> Occupancy:
-        """Looks at the clock, takes back promises that are over, and says what is held then."""
+        """Advances the clock, takes back leases that have expired, and returns what is occupied then."""
         keys = self._keys
         names = [keys.fleets, keys.leases, keys.lease_remaining, keys.progress, keys.stepped, keys.clock, keys.hungry]
         step, fleets = await self._call("occupancy", names, [keys.stream_prefix, self._clock_offset_ms()])
-        held = {name.decode(): max(0, count) for name, count in zip(fleets[::3], fleets[1::3], strict=True)}
+        occupied = {name.decode(): max(0, count) for name, count in zip(fleets[::3], fleets[1::3], strict=True)}
         hungry = [name.decode() for name, hungry in zip(fleets[::3], fleets[2::3], strict=True) if hungry]
-        return Occupancy(int(step), held, frozenset(hungry))
+        return Occupancy(int(step), occupied, frozenset(hungry))
 
     async def grant(self, wish: LeaseWish, bound: int, share: int) -> int:
-        """Promises capacity to a fleet: how many groups, 0 to what it asked for.
+        """Grants a lease.
 
         Args:
-            wish: who asks for how much.
-            bound: the most groups that may be held, over all fleets and gateways. Never exceeded by a promise.
-            share: the most that this fleet may hold.
+            wish: the request.
+            bound: the most groups that all fleets together may occupy. No lease exceeds it.
+            share: the most groups that this fleet may occupy.
+
+        Returns:
+            How many groups were granted, 0 to ``wish.groups``.
         """
         keys = self._keys
         version = "" if wish.running_version is None else wish.running_version
@@ -87,5 +101,5 @@ class Leases:
 
 
 def member(fleet: str, lease_id: str) -> str:
-    """A lease's name in Redis."""
+    """Returns a lease's name in Redis."""
     return f"{fleet}/{lease_id}"

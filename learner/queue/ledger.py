@@ -1,4 +1,6 @@
-"""A fleet's account: read at one instant, and held against the law.
+"""Reads a fleet's ledger, at one instant, and checks the accounting invariant.
+
+The ledger balances if
 
 received = accepted + duplicate + rejected + retried
 accepted = trained + expired + lost + queued + in_flight, and lost = 0
@@ -23,8 +25,8 @@ _COUNTERS = (
 _MEASURES = {"length": rollout_pb2.MEASURE_LENGTH, "reward": rollout_pb2.MEASURE_REWARD}
 
 
-def check(ledger: rollout_pb2.Ledger) -> list[str]:
-    """Where a ledger breaks the law, in words; empty when it balances."""
+def imbalances(ledger: rollout_pb2.Ledger) -> list[str]:
+    """Returns a sentence for each equation of the accounting invariant that a ledger violates; empty if it balances."""
     name = f"fleet {ledger.fleet!r}"
     arrived = ledger.accepted + ledger.duplicate + ledger.rejected + ledger.retried
     kept = ledger.trained + ledger.expired + ledger.lost + ledger.queued + ledger.in_flight
@@ -51,12 +53,16 @@ def check(ledger: rollout_pb2.Ledger) -> list[str]:
 
 
 def read_ledgers(url: str, run: str, timeout_s: float = 10.0) -> list[rollout_pb2.Ledger]:
-    """The same of a run on a server that needs no more than a URL."""
+    """Reads the ledger of every fleet of a run on a server that a URL suffices for (see ``ledgers_in``)."""
     return ledgers_in(QueueConfig(url=url, run=run, timeout_s=timeout_s))
 
 
 def ledgers_in(config: QueueConfig) -> list[rollout_pb2.Ledger]:
-    """The account of every fleet of a run, by name; each at one instant. Raises QueueError."""
+    """Reads the ledger of every fleet of a run, sorted by fleet; each at one instant.
+
+    Raises:
+        QueueError: Redis cannot be read, or a stream was trimmed.
+    """
     keys = Keys(config.run)
     ledger = script("ledger")
     with contextlib.closing(connect(config)) as client, translated():
@@ -67,16 +73,22 @@ def ledgers_in(config: QueueConfig) -> list[rollout_pb2.Ledger]:
 
 
 def ledger_keys(keys: Keys, fleet: str) -> list[str]:
-    """The keys of ledger.lua."""
+    """Returns the keys that ledger.lua takes."""
     return [keys.ledger(fleet), keys.stream(fleet), keys.vanished(fleet)]
 
 
 def decode(fleet: str, reply: Sequence) -> rollout_pb2.Ledger:
-    """The message for what ledger.lua returned."""
+    """Converts the reply of ledger.lua.
+
+    Raises:
+        QueueError: the stream has fewer entries than are pending, because something trimmed it.
+    """
     fields, queued, in_flight, vanished = reply
     counts = {fields[i].decode(): int(fields[i + 1]) for i in range(0, len(fields), 2)}
     if queued < 0:
-        raise QueueError(f"fleet {fleet!r}: {in_flight} entries pending but fewer in its stream: it was trimmed")
+        raise QueueError(
+            f"fleet {fleet!r}: {in_flight} entries are pending, but its stream has fewer: something trimmed it"
+        )
     return rollout_pb2.Ledger(
         fleet=fleet,
         **{name: counts.get(name, 0) for name in _COUNTERS},
@@ -95,7 +107,7 @@ def _under(prefix: str, counts: Mapping[str, int]) -> dict[str, int]:
 
 
 def _histogram(counts: Mapping[str, int]) -> list[rollout_pb2.Bucket]:
-    """The buckets that finish.lua counts as ``<measure>:<outcome>:<end>``."""
+    """Converts the counters that finish.lua names ``<measure>:<outcome>:<end of the interval>`` into buckets."""
     buckets = []
     for name, count in counts.items():
         measure, _, rest = name.partition(":")

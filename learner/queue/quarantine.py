@@ -1,4 +1,4 @@
-"""Rejected groups that a run keeps for its operator: the newest few, as its gateways wrote them."""
+"""Reads and deletes the rejected groups that a run keeps for its operator: the newest few, as gateways wrote them."""
 
 from __future__ import annotations
 
@@ -21,10 +21,14 @@ class Quarantined:
 
     Attributes:
         key: names it in commands; 8 hexadecimal digits.
+        fleet: who submitted it.
         time: when it was rejected, Unix seconds by the gateway's clock.
-        field: path of what was wrong with it, and ``value`` what stood there.
+        group_id: its id.
+        reason: why it was rejected.
+        field: path of the field that was wrong.
+        value: the field's value.
         payload: the serialized Group; None when it was too large to be kept.
-        text: as Redis has it.
+        text: the entry as Redis stores it.
     """
 
     key: str
@@ -39,14 +43,18 @@ class Quarantined:
 
     @classmethod
     def parse(cls, text: bytes) -> Quarantined:
-        """An entry as a gateway wrote it. Raises QueueError."""
+        """Parses an entry as a gateway wrote it.
+
+        Raises:
+            QueueError: it is not such an entry.
+        """
         key = hashlib.sha256(text).hexdigest()[:8]
         try:
             values = json.loads(text)
             payload = values.pop("payload")
             return cls(key=key, payload=base64.b64decode(payload) if payload else None, text=text, **values)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise QueueError(f"quarantine entry {key} is not one of ours ({error}): purge it") from error
+            raise QueueError(f"quarantine entry {key} was not written by a gateway ({error}): purge it") from error
 
 
 class Quarantine:
@@ -67,18 +75,18 @@ class Quarantine:
         self._client.close()
 
     def entries(self) -> list[Quarantined]:
-        """Newest first."""
+        """Reads all entries, newest first."""
         with translated():
             texts: Any = self._client.lrange(self._key, 0, -1)
         return [Quarantined.parse(text) for text in texts]
 
     def remove(self, entries: Sequence[Quarantined]) -> int:
-        """Takes entries out; how many were still there."""
+        """Deletes entries and returns how many of them were still there."""
         with translated():
             return sum(int(self._client.lrem(self._key, 1, entry.text)) for entry in entries)  # pyright: ignore
 
     def purge(self) -> int:
-        """Takes everything out, entries that nobody can read too; how many there were."""
+        """Deletes all entries, unreadable ones too, and returns how many there were."""
         with translated(), self._client.pipeline(transaction=True) as pipeline:
             pipeline.llen(self._key)
             pipeline.delete(self._key)

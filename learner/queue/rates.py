@@ -1,4 +1,4 @@
-"""The rates of the fleets' quotas, kept in Redis: they hold over all gateways of a run together."""
+"""Rate limits of the fleets' quotas, kept in Redis: they apply to all gateways of a run together."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ Call = Callable[[str, Sequence[str], Sequence[Any]], Awaitable[Any]]
 
 @dataclass(frozen=True)
 class Permit:
-    """What may pass now."""
+    """How many of the requested groups may pass now."""
 
-    groups: int  # the first ones of those asked for
-    wait_s: float  # until the next one could; 0 when all pass
+    groups: int  # the first ones of those requested
+    wait_s: float  # seconds until the next one may pass; 0 when all pass
 
 
 class Rates:
-    """A gateway's hold on the run's token buckets (permit.lua).
+    """A gateway's access to the run's token buckets (permit.lua).
 
     Args:
-        keys: the run's.
+        keys: the run's keys.
         call: runs one script.
     """
 
@@ -34,16 +34,16 @@ class Rates:
     async def permit(
         self, fleet: str, groups_per_s: float | None, bytes_per_s: float | None, sizes: Sequence[int]
     ) -> Permit:
-        """Asks for groups of a fleet; those that pass are paid for, whatever becomes of them.
+        """Asks to let groups of a fleet pass. Those that pass use up the quota, even if they are not accepted later.
 
         Args:
-            fleet: whose they are.
-            groups_per_s: None: no limit.
-            bytes_per_s: of payload; None: no limit.
-            sizes: payload bytes of each, in order.
+            fleet: who submits them.
+            groups_per_s: the quota's rate; None: no limit.
+            bytes_per_s: the quota's rate of payload bytes; None: no limit.
+            sizes: payload bytes of each group, in order.
 
         Raises:
-            QueueError: Redis cannot say.
+            QueueError: Redis cannot be asked.
         """
         arguments = [groups_per_s or 0, bytes_per_s or 0, *sizes]
         groups, wait_ms = await self._call("permit", [self._keys.rates(fleet)], arguments)

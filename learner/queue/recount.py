@@ -1,7 +1,7 @@
-"""A second opinion on the ledger: everything is counted again, from what is really there.
+"""Recounts a run from the entries, payloads, ids and leases in Redis, and compares the result with its ledgers.
 
-A live queue changes under our eyes. Each page of a stream is read in one script; what is read apart (ids, payloads,
-leases) is read twice, and only what is wrong both times, in the same place, is reported.
+A live queue changes while it is read. Each page of a stream is read in one script; what is read separately (ids, payloads,
+leases) is read twice, and only a discrepancy found both times is reported.
 """
 
 from __future__ import annotations
@@ -21,58 +21,58 @@ from learner.queue.keys import Keys
 from learner.queue.scripts import script
 
 _PAGE = 1000
-_QUIET_ATTEMPTS = 5  # to read a stream of several pages while nothing changes
+_QUIET_ATTEMPTS = 5  # attempts to read a stream of several pages while nothing changes
 
 
 @dataclass(frozen=True, order=True)
 class Discrepancy:
-    """Something that is not as the ledger says."""
+    """A difference between the ledger and what is in Redis, or between two things in Redis."""
 
-    fleet: str  # "" when it is nobody's
-    kind: str  # a constant
-    subject: str  # a group or lease id, or a number's name
-    text: str = field(compare=False)  # the whole story, in words
+    fleet: str  # "" if no fleet is concerned
+    kind: str  # one of the constants below: "total", "trimmed", ...
+    subject: str  # a group or lease id, or the name of a number
+    text: str = field(compare=False)  # the message
 
 
 @dataclass(frozen=True)
 class Recount:
-    """What was found."""
+    """Result of a recount."""
 
     entries: int  # in all streams
-    payload_bytes: int
-    remembered: dict[str, int]  # ids in memory, by outcome
+    payload_bytes: int  # of the groups in all streams
+    remembered: dict[str, int]  # outcome ("queued", "trained", ...) -> ids that Redis remembers with it
     discrepancies: list[Discrepancy]
-    unproven: list[str]  # what could not be compared, because the queue did not stand still
+    unverified: list[str]  # messages on what could not be compared, because the queue kept changing
 
 
 def recount(config: QueueConfig, trained: Sequence[GroupRef] = ()) -> Recount:
-    """Counts a run again.
+    """Recounts a run.
 
     Args:
         config: where the queue is.
-        trained: the groups that the newest checkpoint says it contains and that may not have been committed.
+        trained: groups that the newest checkpoint contains and that may not have been committed.
 
     Raises:
         QueueError: Redis cannot be read.
     """
     with contextlib.closing(connect(config)) as client, translated():
-        found = _Pass(client, Keys(config.run), trained).run()
-        if not found.discrepancies:
-            return found
-        again = _Pass(client, Keys(config.run), trained).run()
-    lasting = sorted(set(found.discrepancies) & set(again.discrepancies))
-    return Recount(again.entries, again.payload_bytes, again.remembered, lasting, again.unproven)
+        first = _Count(client, Keys(config.run), trained).run()
+        if not first.discrepancies:
+            return first
+        second = _Count(client, Keys(config.run), trained).run()
+    lasting = sorted(set(first.discrepancies) & set(second.discrepancies))
+    return Recount(second.entries, second.payload_bytes, second.remembered, lasting, second.unverified)
 
 
-class _Pass:
-    """One look at everything."""
+class _Count:
+    """One count of everything, without repetition."""
 
     def __init__(self, client: redis.Redis, keys: Keys, trained: Sequence[GroupRef]) -> None:
         self._client = client
         self._keys = keys
         self._trained = trained
-        self._found: list[Discrepancy] = []
-        self._unproven: list[str] = []
+        self._discrepancies: list[Discrepancy] = []
+        self._unverified: list[str] = []
         self._entries: dict[str, dict[str, str]] = {}  # fleet -> group id -> entry id
         self._bytes = 0
         self._remembered: Counter[tuple[str, str]] = Counter()  # fleet, outcome
@@ -93,11 +93,11 @@ class _Pass:
         for (_, outcome), count in self._remembered.items():
             remembered[outcome] += count
         entries = sum(map(len, self._entries.values()))
-        return Recount(entries, self._bytes, dict(remembered), sorted(self._found), self._unproven)
+        return Recount(entries, self._bytes, dict(remembered), sorted(self._discrepancies), self._unverified)
 
     def _report(self, fleet: str, kind: str, subject: str, text: str) -> None:
         name = f"fleet {fleet!r}: " if fleet else ""
-        self._found.append(Discrepancy(fleet, kind, subject, name + text))
+        self._discrepancies.append(Discrepancy(fleet, kind, subject, name + text))
 
     def _unlisted(self, fleets: Sequence[str]) -> None:
         for prefix in (self._keys.stream_prefix, self._keys.ledger_prefix):
@@ -106,41 +106,41 @@ class _Pass:
                     self._report(name, "unlisted", prefix, f"{prefix}{name} exists, but the fleet is not in the list")
 
     def _stream(self, fleet: str) -> None:
-        """Every entry has its payload and its id; the counters agree with the stream."""
+        """Checks that every entry has its payload and its id, and that the counters agree with the stream."""
         for _ in range(_QUIET_ATTEMPTS):
             pages = list(self._pages(fleet))
             quiet = all(page[:3] == pages[0][:3] for page in pages)
             if quiet:
                 break
         else:
-            self._unproven.append(f"fleet {fleet!r}: its stream did not stand still long enough to be added up")
+            self._unverified.append(f"fleet {fleet!r}: its stream kept changing and could not be added up")
         entries = [entry for page in pages for entry in page[3]]
         mine = self._entries[fleet] = {}
         total = 0
-        for entry_id, group_id, said, length, memory in entries:
-            name, place = group_id.decode(), entry_id.decode()
-            total += int(said or max(0, length))
-            self._entry(fleet, name, place, memory.decode(), (said, length))
+        for entry_id, group_id, declared, length, state in entries:
+            name, entry = group_id.decode(), entry_id.decode()
+            total += int(declared or max(0, length))
+            self._entry(fleet, name, entry, state.decode(), (declared, length))
             if name in mine:
-                self._report(fleet, "twice", name, f"group {name} is in the stream twice: {mine[name]} and {place}")
-            mine[name] = place
+                self._report(fleet, "twice", name, f"group {name} is in the stream twice: {mine[name]} and {entry}")
+            mine[name] = entry
         self._bytes += total
         listed = {entry[0] for entry in entries}
-        for place in {place for page in pages for place in page[4]} - listed:
-            text = f"entry {place.decode()} is pending, but not in the stream: it was trimmed"
-            self._report(fleet, "trimmed", place.decode(), text)
+        for entry_id in {pending for page in pages for pending in page[4]} - listed:
+            text = f"entry {entry_id.decode()} is pending, but not in the stream: it was trimmed"
+            self._report(fleet, "trimmed", entry_id.decode(), text)
         if quiet:
             self._totals(fleet, pages[0], len(entries), total)
 
-    def _entry(self, fleet: str, group_id: str, place: str, memory: str, sizes: tuple[bytes, int]) -> None:
-        said, length = sizes
+    def _entry(self, fleet: str, group_id: str, entry_id: str, state: str, sizes: tuple[bytes, int]) -> None:
+        declared, length = sizes
         if length < 0:
-            self._report(fleet, "payload_missing", group_id, f"group {group_id} (entry {place}) has no payload")
-        elif said and int(said) != length:
-            text = f"group {group_id}: the entry says {int(said)} bytes, the payload has {length}"
+            self._report(fleet, "payload_missing", group_id, f"group {group_id} (entry {entry_id}) has no payload")
+        elif declared and int(declared) != length:
+            text = f"group {group_id}: the entry says {int(declared)} bytes, the payload has {length}"
             self._report(fleet, "payload_size", group_id, text)
-        if memory != "queued":
-            text = f"group {group_id} is in the stream, but its id says {memory or 'nothing'!r}, not 'queued'"
+        if state != "queued":
+            text = f"group {group_id} is in the stream, but its id says {state or 'nothing'!r}, not 'queued'"
             self._report(fleet, "id_not_queued", group_id, text)
 
     def _totals(self, fleet: str, page: Any, entries: int, total: int) -> None:
@@ -170,7 +170,7 @@ class _Pass:
             after = reply[3][-1][0].decode()
 
     def _ids(self) -> None:
-        """An id that says "queued" is in the stream."""
+        """Checks that a group whose id says "queued" is in the stream."""
         for names, values in self._read(self._keys.id_prefix, "get"):
             for name, value in zip(names, values, strict=True):
                 if value is None:
@@ -183,16 +183,16 @@ class _Pass:
                     self._report(fleet, "not_in_stream", group_id, text)
 
     def _payloads(self) -> None:
-        """A payload that does not expire is in the stream."""
+        """Checks that a group whose payload does not expire is in the stream."""
         for names, values in self._read(self._keys.payload_prefix, "ttl"):
             for name, ttl in zip(names, values, strict=True):
                 fleet, _, group_id = name.partition(":")
                 if ttl == -1 and group_id not in self._entries.get(fleet, {}):
-                    text = f"the payload of group {group_id} stays for ever, but the group is not in the stream"
+                    text = f"the payload of group {group_id} never expires, but the group is not in the stream"
                     self._report(fleet, "payload_orphaned", group_id, text)
 
     def _outcomes(self, fleet: str) -> None:
-        """No more ids are remembered than were counted. (They are forgotten after a while.)"""
+        """Checks that Redis remembers no more ids than were counted; it may remember fewer, because ids expire."""
         for outcome in ("trained", "expired", "lost"):
             count: Any = self._client.hget(self._keys.ledger(fleet), outcome)
             remembered = self._remembered[fleet, outcome]
@@ -212,10 +212,10 @@ class _Pass:
                 self._report(lease.decode().rpartition("/")[0], "lease", lease.decode(), text)
 
     def _checkpoint(self) -> None:
-        """What the newest checkpoint contains was trained, or is pending and will be committed."""
+        """Checks that every group in the newest checkpoint was trained, or is pending and will be committed."""
         for ref in self._trained:
-            memory: Any = self._client.get(self._keys.id(ref.fleet, ref.group_id))
-            outcome = (memory or b"").decode().partition(":")[0]
+            state: Any = self._client.get(self._keys.id(ref.fleet, ref.group_id))
+            outcome = (state or b"").decode().partition(":")[0]
             entry = self._entries.get(ref.fleet, {}).get(ref.group_id)
             if outcome in ("expired", "lost"):
                 text = f"group {ref.group_id} is in the newest checkpoint, but was counted as {outcome}"
@@ -227,7 +227,7 @@ class _Pass:
                 self._report(ref.fleet, "checkpoint", ref.group_id, text)
 
     def _read(self, prefix: str, command: str) -> Iterator[tuple[list[str], list[Any]]]:
-        """Every key under the prefix (the rest of its name) and what ``command`` says of it, a batch at a time."""
+        """Yields batches of the keys under a prefix, without the prefix, with the replies of ``command`` on each key."""
         batch: list[str] = []
         for name in self._scan(prefix):
             batch.append(name)
@@ -249,5 +249,5 @@ class _Pass:
 
 
 def _literal(text: str) -> str:
-    """A glob pattern that matches the text itself."""
+    """Returns a glob pattern that matches only the text itself."""
     return "".join(f"\\{letter}" if letter in "*?[]\\" else letter for letter in text)

@@ -1,4 +1,4 @@
-"""A synchronous session with Redis: scripts by name, patience with a server that restarts."""
+"""A synchronous session with Redis: runs scripts by name and waits for a server that restarts."""
 
 from __future__ import annotations
 
@@ -20,42 +20,52 @@ Call = tuple[Sequence[str], Sequence[Any]]  # keys, arguments
 
 
 class RedisSession:
-    """Runs scripts and reads; what it raises is QueueError or a subclass.
+    """Runs scripts and other commands. All methods raise QueueError or a subclass.
 
     Args:
-        client: not connected yet; retries of its own switched off.
-        outage_s: how long a server that does not answer is waited for.
+        client: not connected yet; with its own retries switched off.
+        outage_s: seconds to wait for a server that does not answer.
     """
 
     def __init__(self, client: redis.Redis, outage_s: float) -> None:
         self.client = client
         self._outage_s = outage_s
-        self._server = ""  # which life of which Redis we know
+        self._server = ""  # the "run_id:" line of the server of the last connection; a restart changes it
         self._restarted = False
-        self._returning = threading.RLock()
-        self._on_return: Callable[[], None] | None = None
+        self._restarting = threading.RLock()
+        self._on_restart: Callable[[], None] | None = None
         client.connection_pool.connection_kwargs["redis_connect_func"] = self._connected
         self._log = structlog.get_logger(process="learner")
 
-    def on_return(self, action: Callable[[], None]) -> None:
-        """``action`` runs first when Redis answers after a restart: it may have forgotten its last second."""
-        self._on_return = action
+    def on_restart(self, action: Callable[[], None]) -> None:
+        """Sets what to run first when Redis answers after a restart, which may have lost its last second of writes."""
+        self._on_restart = action
 
     def call(self, name: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
-        """One script that may safely be repeated: its reply, however often Redis had to be asked."""
+        """Runs one script that may safely be repeated, retrying while Redis is unavailable, and returns its reply."""
         return self.with_retry(lambda: self.execute_once(name, [(keys, arguments)])[0])
 
     def execute_once(self, name: str, calls: Sequence[Call], read: Sequence[str] = ()) -> list[Any]:
-        """The script for each of ``calls`` in one round trip, never repeated once it may have run.
+        """Runs a script once for each of ``calls``, in one round trip. Never repeats a call that may have taken effect.
 
-        With ``read``, the values of those keys are read in the same round trip: the last element, a list.
+        Args:
+            name: of the script.
+            calls: keys and arguments of each call.
+            read: keys whose values are read in the same round trip.
+
+        Returns:
+            The reply to each call; with ``read``, then the list of its values.
+
+        Raises:
+            FencedError: a newer learner has started.
+            UnavailableError: Redis did not answer; which calls took effect is unknown.
         """
         code = script(name)
         with translated():
             replies = self._pipeline(code.sha, calls, read)
             unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
             if unknown:
-                # Redis has forgotten its scripts; none of these ran.
+                # A restart emptied Redis's script cache; none of these ran.
                 self.client.script_load(code.text)
                 again = self._pipeline(code.sha, [calls[i] for i in unknown])
                 for i, reply in zip(unknown, again, strict=True):
@@ -66,13 +76,17 @@ class RedisSession:
         return replies
 
     def with_retry(self, action: Callable[[], T]) -> T:
-        """``action()``, again and again while Redis is unavailable, up to the outage limit."""
+        """Calls ``action`` until it succeeds, pausing in between, and returns its result.
+
+        Raises:
+            UnavailableError: Redis is still unavailable when the session's limit is over.
+        """
         deadline = time.monotonic() + self._outage_s
         pause = 0.05
         while True:
             try:
                 with translated():
-                    self._return()
+                    self._run_restart_action()
                     return action()
             except UnavailableError as error:
                 if time.monotonic() + pause > deadline:
@@ -82,7 +96,7 @@ class RedisSession:
                 pause = min(2 * pause, 1.0)
 
     def _connected(self, connection: Any) -> None:
-        """Runs in each new connection. The first one to another life of Redis ends here, before any command is sent."""
+        """Prepares each new connection. Refuses the first one after a restart, before any other command is sent on it."""
         connection.on_connect()
         connection.send_command("INFO", "server")
         lines = connection.read_response().decode().splitlines()
@@ -92,13 +106,13 @@ class RedisSession:
             self._restarted = True
             raise redis.ConnectionError("it has restarted")
 
-    def _return(self) -> None:
-        # Publication has a thread of its own: nobody goes on before what was forgotten is there again.
-        with self._returning:
-            if self._restarted and self._on_return is not None:
+    def _run_restart_action(self) -> None:
+        # Threads share the session: none may continue before the lost writes are there again.
+        with self._restarting:
+            if self._restarted and self._on_restart is not None:
                 self._restarted = False
                 try:
-                    self._on_return()
+                    self._on_restart()
                 except UnavailableError:
                     self._restarted = True
                     raise

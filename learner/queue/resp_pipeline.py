@@ -1,4 +1,4 @@
-"""Many commands in one round trip, as redis-py's own pipeline does, but without copying payloads. asyncio."""
+"""Sends many commands in one round trip, as redis-py's own pipeline does, but without copying payloads. For asyncio."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import redis.asyncio
 
 Command = Sequence[str | bytes | int]
 
-_LARGE = 4096  # from here on a copy costs more than one more element of a vectored write
+_LARGE = 4096  # bytes; copying a larger argument costs more than one more element of a vectored write
 
 
 async def execute(client: redis.asyncio.Redis, commands: Sequence[Command], timeout_s: float) -> list[Any]:
-    """The reply to each command, in order, or the ResponseError that it met.
+    """Runs commands and returns the reply to each, in order; for a command that failed, its ResponseError.
 
     Args:
-        client: whose connections are used.
+        client: provides the connection.
         commands: name and arguments of each.
         timeout_s: limit of the whole round trip.
 
@@ -30,7 +30,7 @@ async def execute(client: redis.asyncio.Redis, commands: Sequence[Command], time
     complete = False
     try:
         async with asyncio.timeout(timeout_s):
-            await connection.send_packed_command(packed(commands), check_health=False)
+            await connection.send_packed_command(encode(commands), check_health=False)
             replies = [await _reply(connection) for _ in commands]
         complete = True
         return replies
@@ -38,13 +38,13 @@ async def execute(client: redis.asyncio.Redis, commands: Sequence[Command], time
         raise redis.TimeoutError(f"no answer within {timeout_s:g} s") from error
     finally:
         if not complete:
-            # Replies that are still to come belong to nobody.
+            # Replies that are still to come must not be taken for those of later commands.
             await connection.disconnect(nowait=True)
         await client.connection_pool.release(connection)
 
 
-def packed(commands: Sequence[Command]) -> list[bytes]:
-    """The commands as Redis reads them (RESP), in pieces to be written one after another."""
+def encode(commands: Sequence[Command]) -> list[bytes]:
+    """Encodes commands in Redis's wire format (RESP), as buffers to be written one after another."""
     pieces: list[bytes] = []
     text: list[bytes] = []
     for command in commands:

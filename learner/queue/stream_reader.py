@@ -1,4 +1,4 @@
-"""Reading the fleets' streams: what comes next, and making it ours without losing any when a reply is lost."""
+"""Reads the fleets' streams: chooses the next entries and takes them, without losing any when a reply never arrives."""
 
 from __future__ import annotations
 
@@ -17,63 +17,70 @@ _PAGE = 1000
 class StreamReader:
     """The single consumer of every fleet's stream.
 
-    An entry that was delivered once is pending in Redis until it is finished. Those that are pending but not held by this
-    process (a dead learner's, or the loot of a take whose reply was lost) are *recovered*, and come before new ones.
+    An entry that was delivered once is pending in Redis until it is finished. Entries that are pending but not in flight in
+    this process (a dead learner's, or entries delivered by an XREADGROUP whose reply never arrived) are *recovered*: they
+    are handed out before new ones.
+
+    Args:
+        session: connection to Redis.
+        keys: the run's keys.
+        fairness: decides which fleet's entry is next.
     """
 
     def __init__(self, session: RedisSession, keys: Keys, fairness: DeficitRoundRobin) -> None:
         self._session = session
         self._keys = keys
         self._fairness = fairness
-        self._held: dict[tuple[str, str], GroupRef] = {}
+        self._in_flight: dict[tuple[str, str], GroupRef] = {}
         self._recovered: dict[str, deque[QueueEntry]] = {}
-        self._uncertain = True
+        self._must_recover = True  # what is pending in Redis must be read again before the next take
 
     def next(self, groups: int, epoch: int) -> list[tuple[QueueEntry, bytes | None]] | None:
-        """The next 1 to ``groups`` entries with their payloads, from now on held by us; None when nothing waits.
+        """Takes the next entries with their payloads; they are in flight from then on.
 
-        A payload is None when it is not there. The list is empty when the streams have changed under us: ask again.
-        The same after UnavailableError: nothing is lost, the next call finds out what this one has done.
+        Returns:
+            1 to ``groups`` entries, each with its payload, or None for a payload that is missing. None instead of a list
+            if no entry is left. An empty list if the streams changed during the call: call again.
 
         Raises:
-            UnavailableError: see above.
+            UnavailableError: Redis did not answer. Nothing is lost: the next call finds out what this one has done.
             FencedError: a newer learner has started.
         """
-        if self._uncertain:
+        if self._must_recover:
             self.recover()
         entries = self._choose(groups)
         return self._fetch(entries, epoch) if entries else None
 
     def recover(self) -> None:
-        """Finds what is pending and not held. Needed once before the first take; repeats itself after a lost reply."""
+        """Finds the entries that are pending and not in flight. ``next`` calls it when it has to."""
         fleets: Any = self._session.client.smembers(self._keys.fleets)
         recovered = {}
         for fleet in sorted(name.decode() for name in fleets):
             pending = self._pending(fleet)
-            recovered[fleet] = deque(e for e in pending if (fleet, e.ref.entry_id) not in self._held)
+            recovered[fleet] = deque(e for e in pending if (fleet, e.ref.entry_id) not in self._in_flight)
         self._recovered = recovered
-        self._uncertain = False
+        self._must_recover = False
 
     def recovered(self) -> int:
-        """Entries found by ``recover`` and not handed out yet."""
+        """Number of entries found by ``recover`` and not handed out yet."""
         return sum(map(len, self._recovered.values()))
 
     def release(self, refs: Iterable[GroupRef]) -> None:
-        """The groups are finished."""
+        """Forgets groups that are finished: they are no longer in flight."""
         for ref in refs:
-            self._held.pop((ref.fleet, ref.entry_id), None)
+            self._in_flight.pop((ref.fleet, ref.entry_id), None)
 
-    def held(self) -> list[GroupRef]:
-        """Handed out, and neither finished nor put back."""
-        return list(self._held.values())
+    def in_flight(self) -> list[GroupRef]:
+        """Lists the groups handed out and neither finished nor put back, in the order they were handed out."""
+        return list(self._in_flight.values())
 
     def put_back(self, refs: Iterable[GroupRef]) -> None:
-        """The groups were not handed out after all; they come again."""
+        """Undoes the take of groups that were not handed out after all: ``next`` returns them again."""
         self.release(refs)
-        self._uncertain = True
+        self._must_recover = True
 
     def _choose(self, groups: int) -> list[QueueEntry]:
-        """Which entries come next: fairly over fleets, oldest first within each. Changes nothing in Redis."""
+        """Chooses the next entries: fairly over fleets, oldest first within each. Changes nothing in Redis."""
         reply = self._session.execute_once("peek", [([self._keys.fleets], [self._keys.stream_prefix, groups])])[0]
         waiting = {fleet: list(entries)[:groups] for fleet, entries in self._recovered.items()}
         for name, entries in zip(reply[::2], reply[1::2], strict=True):
@@ -85,30 +92,30 @@ class StreamReader:
         return [next(turns[fleet]) for fleet in self._fairness.choose(costs, groups)]
 
     def _fetch(self, entries: Sequence[QueueEntry], epoch: int) -> list[tuple[QueueEntry, bytes | None]]:
-        """Makes the entries ours and reads their payloads: a fenced script per fleet and one MGET, in one round trip."""
+        """Takes the entries and reads their payloads: a fenced script per fleet and one MGET, in one round trip."""
         by_fleet: dict[str, list[QueueEntry]] = {}
         for entry in entries:
             by_fleet.setdefault(entry.ref.fleet, []).append(entry)
-        old = {fleet: min(len(chosen), len(self._recovered.get(fleet, ()))) for fleet, chosen in by_fleet.items()}
+        recovered = {fleet: min(len(chosen), len(self._recovered.get(fleet, ()))) for fleet, chosen in by_fleet.items()}
         calls = [
-            ([self._keys.epoch, self._keys.stream(fleet)], [epoch, len(chosen) - old[fleet]])
+            ([self._keys.epoch, self._keys.stream(fleet)], [epoch, len(chosen) - recovered[fleet]])
             for fleet, chosen in by_fleet.items()
         ]
         names = [self._keys.payload(entry.ref.fleet, entry.ref.group_id) for entry in entries]
-        self._uncertain = True
+        self._must_recover = True
         *replies, payloads = self._session.execute_once("take", calls, read=names)
         for (fleet, chosen), fresh in zip(by_fleet.items(), replies, strict=True):
-            if [entry_id.decode() for entry_id in fresh] != [e.ref.entry_id for e in chosen[old[fleet] :]]:
+            if [entry_id.decode() for entry_id in fresh] != [e.ref.entry_id for e in chosen[recovered[fleet] :]]:
                 return []
-        found: dict[GroupRef, bytes | None] = dict(zip([entry.ref for entry in entries], payloads, strict=True))
+        payload_of: dict[GroupRef, bytes | None] = dict(zip([entry.ref for entry in entries], payloads, strict=True))
         for fleet in by_fleet:
-            for _ in range(old[fleet]):
+            for _ in range(recovered[fleet]):
                 self._recovered[fleet].popleft()
-        self._uncertain = False
-        # Held already: Redis lost the last second of its file, take included, and has delivered the group twice.
-        new = [entry for entry in entries if (entry.ref.fleet, entry.ref.entry_id) not in self._held]
-        self._held |= {(entry.ref.fleet, entry.ref.entry_id): entry.ref for entry in new}
-        return [(entry, found[entry.ref]) for entry in new]
+        self._must_recover = False
+        # In flight already: Redis lost the last second of its file, take included, and has delivered the group twice.
+        new = [entry for entry in entries if (entry.ref.fleet, entry.ref.entry_id) not in self._in_flight]
+        self._in_flight |= {(entry.ref.fleet, entry.ref.entry_id): entry.ref for entry in new}
+        return [(entry, payload_of[entry.ref]) for entry in new]
 
     def _pending(self, fleet: str) -> list[QueueEntry]:
         entries: list[QueueEntry] = []
@@ -116,7 +123,7 @@ class StreamReader:
         while True:
             reply: Any = self._session.client.xreadgroup(GROUP, CONSUMER, {self._keys.stream(fleet): after}, _PAGE)
             page = reply[0][1] if reply else []
-            # No fields: somebody else trimmed the stream. Such an entry cannot be found again; the ledger shows it.
+            # No fields: something else trimmed the stream. Such an entry cannot be restored; the ledger shows its loss.
             entries += [QueueEntry.parse(fleet, key, fields) for key, fields in page if fields]
             if len(page) < _PAGE:
                 return entries

@@ -1,4 +1,4 @@
-"""File digests (size and BLAKE3), their form in collectives, and fsync."""
+"""Sizes and digests of files, how they travel through collectives, and fsync of several files at once."""
 
 from __future__ import annotations
 
@@ -10,44 +10,45 @@ from pathlib import Path
 
 from runtime.digest import ALGORITHM, SIZE, of_file, text
 
-ROW = 1 + SIZE
-_AT_ONCE = 8
+ROW = 1 + SIZE  # integers: the size, then the digest's bytes
+_THREADS = 8
 
 
 @dataclass(frozen=True)
 class FileDigest:
-    """What a file must be: its size in bytes, and its digest as runtime.digest writes it."""
+    """Size of a file in bytes, and its digest as runtime.digest writes it."""
 
     size: int
     digest: str
 
 
 def file_digest(path: Path) -> FileDigest:
-    """Reads a file whole. Raises OSError."""
+    """Reads a whole file and returns its size and digest. Raises OSError."""
     return FileDigest(*of_file(path))
 
 
 def file_digests(directory: Path, names: Iterable[str]) -> dict[str, FileDigest]:
-    """Reads the named files of a directory. Raises OSError."""
+    """Reads the named files of a directory; name -> size and digest. Raises OSError."""
     return {name: file_digest(directory / name) for name in names}
 
 
 def make_durable(paths: Iterable[Path]) -> None:
-    """Returns when files, and directories' lists of names, are on disk. Asked all at once, a journal is written once.
+    """Returns when files, and the lists of names of directories, are on disk (fsync). Raises OSError.
 
-    Raises OSError."""
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
+    All are asked for at once, so that the file system writes its log once for all of them.
+    """
+    with ThreadPoolExecutor(_THREADS) as pool:
         for _ in pool.map(_sync, paths):
             pass
 
 
 def to_row(found: FileDigest | None) -> list[int]:
-    """ROW integers, for a collective; zeros for None."""
+    """Encodes a digest as ROW integers, for a collective; zeros stand for None."""
     return [0] * ROW if found is None else [found.size, *bytes.fromhex(found.digest.removeprefix(f"{ALGORITHM}:"))]
 
 
 def of_row(row: list[int]) -> FileDigest | None:
-    """The inverse of ``to_row``."""
+    """Decodes what ``to_row`` has encoded."""
     return FileDigest(row[0], text(bytes(row[1:]))) if row[0] else None
 
 

@@ -1,0 +1,1 @@
+"""Reports what the learner does: metrics files, Prometheus, experiment loggers, and traces."""

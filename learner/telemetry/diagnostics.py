@@ -1,4 +1,4 @@
-"""What a step's numbers say about the run's health."""
+"""Diagnostics derived from a step's sums, groups and updates."""
 
 from __future__ import annotations
 
@@ -9,26 +9,37 @@ from leeway.v1 import rollout_pb2 as pb
 
 
 def ratios(sums: Mapping[str, float]) -> dict[str, float | None]:
-    """An objective's sums as one number each: ``<thing>_sum`` over ``<thing>_count``, or the bare sum where none is counted.
+    """Turns an objective's sums into one number per quantity: <quantity>_sum / <quantity>_count.
 
-    None where there was nothing to count, or it is not finite.
+    Args:
+        sums: values under the names <quantity>_sum and <quantity>_count.
+
+    Returns:
+        Quantity -> mean, or its bare sum if ``sums`` has no count of it; None if the count is 0 or the result not finite.
     """
     found: dict[str, float | None] = {}
     for name, value in sums.items():
-        thing, _, kind = name.rpartition("_")
+        quantity, _, kind = name.rpartition("_")
         if kind == "sum":
-            count = sums.get(f"{thing}_count")
-            found[thing] = value if count is None else value / count if count else None
-    return {thing: value if value is None or math.isfinite(value) else None for thing, value in found.items()}
+            count = sums.get(f"{quantity}_count")
+            found[quantity] = value if count is None else value / count if count else None
+    return {name: value if value is None or math.isfinite(value) else None for name, value in found.items()}
 
 
 def ballistic(cosine: float | None, beta: float) -> float | None:
-    """The lag-one correlation of gradients that would make Adam's consecutive updates agree so much.
+    """Computes the lag-one correlation of gradients that explains the cosine of Adam's consecutive updates.
 
-    The staleness paper (arXiv 2607.01083) calls updates ballistic when their cosine stays above about 0.5 and diffusive near
-    0. Adam's momentum alone makes it ``beta`` (its first, usually 0.9): such are exponential means of white noise. Gradients
-    whose correlation falls as phi^k give (phi + beta) / (1 + phi beta); solved for phi, that is 0 where only momentum speaks
-    and 1 on a straight path. Between -1 and 1; None where the cosine is not known.
+    The staleness paper (arXiv 2607.01083) calls updates ballistic if their cosine stays above about 0.5 and diffusive if
+    it is near 0. Adam's momentum alone makes that cosine ``beta``: consecutive exponential means of white noise correlate
+    that much. Gradients whose correlation falls as phi^k give a cosine of (phi + beta) / (1 + phi beta); solved for phi,
+    that is 0 if the cosine comes from momentum only and 1 on a straight path.
+
+    Args:
+        cosine: between consecutive updates; None if it is not known.
+        beta: the decay of Adam's first moment, usually 0.9.
+
+    Returns:
+        phi, between -1 and 1; None if the cosine is not known.
     """
     if cosine is None:
         return None
@@ -36,10 +47,14 @@ def ballistic(cosine: float | None, beta: float) -> float | None:
 
 
 def reward_by_staleness(groups: Sequence[pb.Group], staleness: Mapping[int, int]) -> dict[int, tuple[float, int]]:
-    """Mean reward and number of the responses of each age, ascending; a response is as old as its oldest token.
+    """Groups responses by staleness; a response is as stale as its oldest token.
 
     Args:
-        staleness: optimizer steps of each version in the groups' spans.
+        groups: groups of one step.
+        staleness: optimizer steps by which each version in the groups' spans is older than the step.
+
+    Returns:
+        Staleness in optimizer steps, ascending -> (mean reward, number of responses).
     """
     rewards: dict[int, list[float]] = {}
     for group in groups:

@@ -1,7 +1,7 @@
-"""Where the numbers of steps go besides our own files: TensorBoard, Weights & Biases, MLflow. Used on rank 0 only.
+"""Sends the numbers of steps to experiment loggers: TensorBoard, Weights & Biases, MLflow. Used on rank 0 only.
 
-The last two are optional packages, imported only when they are asked for. Both send in the background, so that a slow server
-does not hold up a step; one that fails is dropped with a warning, and training goes on.
+The last two are optional packages, imported only if they are configured. Both send in the background, so that a slow server
+does not delay a step; a logger that fails is dropped with a warning, and training goes on.
 """
 
 from __future__ import annotations
@@ -18,24 +18,28 @@ from tensorboardX import SummaryWriter
 from runtime.settings import SettingsError
 
 _PROJECT = "leeway"
-_START_S = 60  # a server that does not answer for so long is as good as none
+_START_S = 60  # a server that has not answered by then is given up
 
 
 class Logger(Protocol):
-    """Takes the numbers of steps."""
+    """One experiment logger, whichever service is behind it."""
 
     @property
     def failures(self) -> tuple[type[Exception], ...]:
-        """What its service raises when it fails."""
+        """Exceptions that its service raises when it fails."""
         ...
 
-    def log(self, step: int, values: Mapping[str, float]) -> None: ...
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Sends the numbers of one optimizer step."""
+        ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Sends what has not been sent yet, and ends the logger."""
+        ...
 
 
 class TensorBoard:
-    """Event files in ``directory``/tensorboard."""
+    """Writes event files into ``directory``/tensorboard."""
 
     failures = (OSError,)
 
@@ -51,9 +55,10 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A run of project "leeway" whose id is the run's name: a learner that resumes goes on in it.
+    """Logs to a run of project "leeway" whose id is the run's name: a learner that resumes continues that run.
 
-    The service takes every step once: what is trained again after a resume from an older checkpoint stays as it was.
+    The service takes every step once: a step that is trained again after a resume from an older checkpoint keeps its first
+    numbers.
     """
 
     def __init__(self, directory: Path, run: str) -> None:
@@ -75,7 +80,7 @@ class WeightsAndBiases:
 
 
 class MLflow:
-    """A run of experiment "leeway" at MLFLOW_TRACKING_URI; its id is kept in ``directory``, to go on in it after a resume."""
+    """Logs to a run of experiment "leeway" at MLFLOW_TRACKING_URI; ``directory`` keeps its id, for a learner that resumes."""
 
     def __init__(self, directory: Path, run: str) -> None:
         self._mlflow = _package("mlflow")
@@ -85,7 +90,7 @@ class MLflow:
             self._mlflow.set_experiment(_PROJECT)
             started = self._mlflow.start_run(run_id=known.read_text() if known.is_file() else None, run_name=run)
         except self.failures as error:
-            raise SettingsError(f'loggers = ["mlflow"]: {error}; see to MLFLOW_TRACKING_URI, or remove it') from error
+            raise SettingsError(f'loggers = ["mlflow"]: {error}; check MLFLOW_TRACKING_URI, or remove it') from error
         known.write_text(started.info.run_id)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -103,11 +108,11 @@ _KINDS: dict[str, Callable[[Path, str], Logger]] = {
 
 
 class Loggers:
-    """Those that are configured.
+    """All configured experiment loggers.
 
     Args:
-        names: of ``LearnerConfig.loggers``.
-        directory: what they keep on disk goes here.
+        names: as in ``LearnerConfig.loggers``.
+        directory: where loggers keep files.
         run: the run's name.
 
     Raises:
@@ -118,14 +123,15 @@ class Loggers:
         self._loggers = {name: _KINDS[name](directory, run) for name in names}
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Sends a step's numbers everywhere."""
+        """Sends the numbers of one optimizer step to every logger."""
         self._each(lambda logger: logger.log(step, values))
 
     def close(self) -> None:
-        """Sends what is left."""
+        """Closes every logger."""
         self._each(lambda logger: logger.close())
 
     def _each(self, call: Callable[[Logger], None]) -> None:
+        """Calls ``call`` with each logger, and drops those that fail."""
         for name, logger in list(self._loggers.items()):
             try:
                 call(logger)
@@ -135,6 +141,7 @@ class Loggers:
 
 
 def _package(name: str) -> ModuleType:
+    """Imports an optional package. Raises SettingsError, naming it, if it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""What a learner rank shows Prometheus. The reference is deploy/metrics.md."""
+"""Prometheus metrics of a learner rank. deploy/metrics.md lists them."""
 
 from __future__ import annotations
 
@@ -9,27 +9,30 @@ from runtime.metric_registry import MetricRegistry
 
 
 class RankMetrics:
-    """One rank's metrics; rank 0 has the run's too.
+    """Metrics that every rank has. Rank 0 adds those of the run.
+
+    Args:
+        health: whether the rank makes progress and takes batches.
 
     Attributes:
-        vitals: whether the rank gets on.
-        instruments: what /metrics shows.
+        health: the argument.
+        registry: every metric declared here or by the run metrics.
     """
 
     def __init__(self, health: RankHealth) -> None:
         self.health = health
-        self.instruments = MetricRegistry()
-        self.instruments.read(
+        self.registry = MetricRegistry()
+        self.registry.read(
             "leeway_learner_ready",
-            "1 while /readyz says so: the rank has opened the run and takes batches. Every rank has this one.",
+            "1 while /readyz answers 200: the rank has opened the run and takes batches. Every rank has this metric.",
             lambda: float(health.ready() is None),
         )
-        self.instruments.read(
+        self.registry.read(
             "leeway_learner_progress_timestamp_seconds",
-            "When anything last moved on this rank, waiting for groups included; 0: never. Every rank has this one.",
+            "When this rank last made progress, waiting included; 0 before the first time. Every rank has this metric.",
             lambda: health.moved,
         )
 
-    def lead(self, config: LearnerConfig) -> RunMetrics:
-        """Rank 0's: the run's metrics from here on."""
-        return RunMetrics(self.instruments, config)
+    def add_run(self, config: LearnerConfig) -> RunMetrics:
+        """Adds the metrics of the run to this rank's, to be called once, on rank 0."""
+        return RunMetrics(self.registry, config)

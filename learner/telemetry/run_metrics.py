@@ -1,4 +1,4 @@
-"""What rank 0 shows Prometheus of the run: the rows of learner.jsonl, as metrics."""
+"""Prometheus metrics of the run, on rank 0: the rows of learner.jsonl. deploy/metrics.md lists them."""
 
 from __future__ import annotations
 
@@ -14,107 +14,144 @@ from runtime.metric_registry import MetricRegistry
 _STEP_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
 _BOUNDS = ("none", "batch", "critical", "hold")
 _RULES = tuple(name for name in AlarmConfig.model_fields if getattr(AlarmConfig(), name) == "warn")
-# Field of a step's row -> metric, help. Where a step has no value (nothing trained, not measured) it is NaN.
-_OF_STEP = {
+# Field of a step's row -> metric, help. NaN after a step without a value (nothing trained, or not measured).
+_EVERY_STEP = {
     "reward": ("reward", "Mean reward of the step's responses."),
     "staleness_mean": ("staleness_mean_steps", "Mean staleness of the step's tokens, in optimizer steps."),
-    "staleness_max": ("staleness_max_steps", "Staleness of the step's oldest token."),
-    "rho": ("rho", "Weight of negatives against that of positives; near 1 the objective is no longer held together."),
-    "entropy": ("entropy_nats", "Mean entropy of the policy at the step's tokens."),
-    "loss": ("loss", "The objective's value."),
+    "staleness_max": ("staleness_max_steps", "Staleness of the step's oldest token, in optimizer steps."),
+    "rho": ("rho", "Weight of negative against positive responses; training is impaired when it nears 1."),
+    "entropy": ("entropy_nats", "Mean entropy of the policy at the step's tokens, in nats."),
+    "loss": ("loss", "Value of the objective."),
     "grad_norm": ("grad_norm", "Norm of the gradient before clipping."),
-    "update_norm": ("update_norm", "Norm of the weights' change."),
-    "lr": ("learning_rate", "What the optimizer used."),
-    "lr_scheduled": ("learning_rate_scheduled", "What the schedule said."),
-    "version": ("version", "Newest version handed to publication."),
-    "epoch": ("epoch", "Number of this learner's start."),
+    "update_norm": ("update_norm", "Norm of the change of the weights."),
+    "lr": ("learning_rate", "Learning rate that the optimizer used."),
+    "lr_scheduled": (
+        "learning_rate_scheduled",
+        "Learning rate before the staleness bound: schedule, holds and rollbacks.",
+    ),
+    "version": ("version", "Newest version handed to the publisher."),
+    "epoch": ("epoch", "Number of this learner's start in the run, from 1."),
 }
-# The same, measured on some steps only: the last value stays.
-_NOW_AND_THEN = {
-    "unusable": ("unusable_groups", "Groups expired since the start because their version cannot be recomputed."),
-    "true_drift": ("drift_nats", "Mean log of policy over recomputed behaviour at the sampled tokens."),
-    "effective_share": ("effective_sample_ratio", "Effective sample size under that ratio, as a share of the tokens."),
-    "beyond_bound": ("drift_beyond_bound_ratio", "Share of tokens whose probability has moved by more than 0.15."),
+# Field -> metric, help, for what is measured on some steps only: the last value stays.
+_SOME_STEPS = {
+    "unusable": (
+        "unusable_groups",
+        "Groups expired since the learner's start because their version cannot be recomputed.",
+    ),
+    "true_drift": (
+        "drift_nats",
+        "Mean log ratio of policy to recomputed behaviour policy at the sampled tokens, in nats.",
+    ),
+    "effective_share": (
+        "effective_sample_ratio",
+        "Effective sample size under the ratio of policy to behaviour policy, as a share of the tokens.",
+    ),
+    "beyond_bound": (
+        "drift_beyond_bound_ratio",
+        "Share of tokens whose probability has changed by more than 0.15 since they were sampled.",
+    ),
 }
 
 
 class RunMetrics:
-    """The run's metrics, fed with the rows that learner.telemetry.metrics_writer.MetricsWriter writes.
+    """Metrics of the run, updated from the rows that learner.telemetry.metrics_writer.MetricsWriter writes.
 
     Args:
-        instruments: where they are declared.
-        config: the run's.
+        registry: where the metrics are declared.
+        config: planned steps, staleness limit, and the directories whose disk space is shown.
     """
 
-    def __init__(self, instruments: MetricRegistry, config: LearnerConfig) -> None:
-        made = instruments
-        self._of_step = {field: made.gauge(f"leeway_learner_{name}", text) for field, (name, text) in _OF_STEP.items()}
-        self._now_and_then = {
-            field: made.gauge(f"leeway_learner_{name}", text) for field, (name, text) in _NOW_AND_THEN.items()
+    def __init__(self, registry: MetricRegistry, config: LearnerConfig) -> None:
+        self._every_step = {
+            field: registry.gauge(f"leeway_learner_{name}", text) for field, (name, text) in _EVERY_STEP.items()
         }
-        for field, gauge in {**self._of_step, **self._now_and_then}.items():
+        self._some_steps = {
+            field: registry.gauge(f"leeway_learner_{name}", text) for field, (name, text) in _SOME_STEPS.items()
+        }
+        for field, gauge in {**self._every_step, **self._some_steps}.items():
             gauge.set(0 if field == "unusable" else math.nan)
-        self._nll = made.gauge("leeway_learner_nll_nats", "Mean NLL per token of right or wrong responses.", ("sign",))
-        self._step = made.gauge("leeway_learner_step", "Optimizer steps behind the weights.")
-        self._stepped = made.gauge("leeway_learner_step_timestamp_seconds", "When the last step, or the start, was.")
-        made.gauge("leeway_learner_steps_planned", "learner.steps: the run ends there.").set(config.steps)
-        made.gauge("leeway_learner_staleness_limit_steps", "learner.max_staleness: older groups expire.").set(
-            config.max_staleness
+        self._nll = registry.gauge(
+            "leeway_learner_nll_nats", "Mean NLL per token of positive or negative responses, in nats.", ("sign",)
         )
-        self._bound = made.gauge(
-            "leeway_learner_learning_rate_bound", "1 for what keeps the learning rate below the schedule.", ("bound",)
+        self._step = registry.gauge(
+            "leeway_learner_step", "Optimizer steps that the current weights have been trained for."
         )
-        self._tokens = made.counter(
-            "leeway_learner_trained_tokens_total", "Tokens in training batches, padding not among them."
+        self._stepped = registry.gauge(
+            "leeway_learner_step_timestamp_seconds",
+            "When the last step ended; before the first, when the learner started.",
         )
-        self._groups = made.counter("leeway_learner_groups_total", "Groups taken into steps.")
-        self._steps = made.histogram("leeway_learner_step_seconds", "A step with all its phases.", _STEP_S)
-        self._phases = made.counter(
-            "leeway_learner_phase_seconds_total", "Where steps spend their time; wait: for groups.", ("phase",)
+        registry.gauge("leeway_learner_steps_planned", "Optimizer step at which the run ends (learner.steps).").set(
+            config.steps
         )
-        self._skipped = made.counter("leeway_learner_skipped_steps_total", "Steps that changed no weights.")
-        self._alarms = made.counter("leeway_learner_alarms_total", "Alarms raised, by rule.", ("rule",))
-        self._rollbacks = made.counter("leeway_learner_rollbacks_total", "Starts that went back because of an alarm.")
-        self._declare_storage(made, config)
+        registry.gauge(
+            "leeway_learner_staleness_limit_steps",
+            "Staleness above which groups expire (learner.max_staleness), in optimizer steps.",
+        ).set(config.max_staleness)
+        self._bound = registry.gauge(
+            "leeway_learner_learning_rate_bound",
+            "1 for the bound that keeps the learning rate below the schedule, 0 for the others.",
+            ("bound",),
+        )
+        self._tokens = registry.counter(
+            "leeway_learner_trained_tokens_total", "Tokens in training batches, without padding."
+        )
+        self._groups = registry.counter("leeway_learner_groups_total", "Groups taken into training steps.")
+        self._steps = registry.histogram(
+            "leeway_learner_step_seconds", "Seconds of a step with all its phases.", _STEP_S
+        )
+        self._phases = registry.counter(
+            "leeway_learner_phase_seconds_total",
+            "Seconds that steps spent in each phase; wait: waiting for groups.",
+            ("phase",),
+        )
+        self._skipped = registry.counter("leeway_learner_skipped_steps_total", "Steps that changed no weights.")
+        self._alarms = registry.counter("leeway_learner_alarms_total", "Alarms raised, by rule.", ("rule",))
+        self._rollbacks = registry.counter(
+            "leeway_learner_rollbacks_total", "Starts that rolled the run back because of an alarm."
+        )
+        self._declare_storage(registry, config)
         for rule in _RULES:
             self._alarms.labels(rule)
         for sign in ("positive", "negative"):
             self._nll.labels(sign).set(math.nan)
 
-    def _declare_storage(self, made: MetricRegistry, config: LearnerConfig) -> None:
-        self._saved = made.gauge(
+    def _declare_storage(self, registry: MetricRegistry, config: LearnerConfig) -> None:
+        """Declares what is known of checkpoints, publications and the disks they go to."""
+        self._saved = registry.gauge(
             "leeway_learner_checkpoint_timestamp_seconds",
-            "When a checkpoint was last durable; before, when we started.",
+            "When a checkpoint last became durable; before the first, when the learner started.",
         )
         self._saved.set_to_current_time()
-        self._save_s = made.gauge("leeway_learner_checkpoint_seconds", "From its snapshot to its commit, the last one.")
-        self._not_saved = made.counter(
+        self._save_s = registry.gauge(
+            "leeway_learner_checkpoint_seconds", "Seconds from snapshot to commit of the last checkpoint."
+        )
+        self._not_saved = registry.counter(
             "leeway_learner_checkpoint_failures_total", "Checkpoints that could not be written."
         )
-        self._committed = made.counter(
+        self._committed = registry.counter(
             "leeway_learner_committed_groups_total", "Groups that left the queue as trained."
         )
-        self._given_up = made.counter(
+        self._given_up = registry.counter(
             "leeway_learner_given_up_groups_total",
-            "Groups that the ledger calls trained and these weights have not seen: a rollback, or damaged checkpoints.",
+            "Groups that the ledger counts as trained but a rollback, or damaged checkpoints, removed from the weights.",
         )
-        self._published = made.gauge(
+        self._published = registry.gauge(
             "leeway_learner_publication_timestamp_seconds",
-            "When a version was last announced; before, when we started.",
+            "When a version was last announced; before the first, when the learner started.",
         )
         self._published.set_to_current_time()
-        self._publish_s = made.gauge(
-            "leeway_learner_publication_seconds", "From snapshot to announcement, the last one."
+        self._publish_s = registry.gauge(
+            "leeway_learner_publication_seconds", "Seconds from snapshot to announcement of the last version."
         )
-        self._not_published = made.counter(
+        self._not_published = registry.counter(
             "leeway_learner_publication_failures_total", "Versions that could not be written or announced."
         )
         disks = DiskWatch({"checkpoints": config.checkpoint.dir, "weights": config.publish.dir})
         for name, text, seen in (
-            ("free", "Room left where checkpoints and versions go.", disks.free),
-            ("size", "Size of that file system.", disks.size),
+            ("free", "Free space in the file systems of checkpoints and versions.", disks.free),
+            ("size", "Size of the file systems of checkpoints and versions.", disks.size),
         ):
-            made.read_all(
+            registry.read_all(
                 f"leeway_learner_disk_{name}_bytes",
                 text,
                 ("directory",),
@@ -122,7 +159,7 @@ class RunMetrics:
             )
 
     def event(self, kind: str, values: Mapping[str, Any]) -> None:
-        """A row of learner.jsonl. Kinds that have no metric are passed over."""
+        """Updates the metrics from a row of learner.jsonl; rows of other kinds have no metric and are ignored."""
         if kind == "step":
             self._observe(values)
         elif kind == "start":
@@ -151,9 +188,10 @@ class RunMetrics:
         }
 
     def _observe(self, row: Mapping[str, Any]) -> None:
-        for field, gauge in self._of_step.items():
+        """Updates the metrics from the row of a step."""
+        for field, gauge in self._every_step.items():
             gauge.set(_number(row.get(field)))
-        for field, gauge in self._now_and_then.items():
+        for field, gauge in self._some_steps.items():
             if row.get(field) is not None:
                 gauge.set(row[field])
         for sign in ("positive", "negative"):

@@ -1,4 +1,4 @@
-"""The record of one step, from what was taken and what training returned."""
+"""Builds the metrics row of one step from what was taken and what training returned."""
 
 from __future__ import annotations
 
@@ -16,7 +16,17 @@ from learner.telemetry.diagnostics import ballistic, ratios, reward_by_staleness
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What is known after step ``step`` (1-based). ``beta``: decay of Adam's momentum."""
+    """Everything that the metrics row of one step is made of.
+
+    Attributes:
+        step: number of the step, 1-based.
+        taken: the groups of the step.
+        groups: their statistics.
+        batch: what was trained; None if no group had a contrast.
+        stats: results of training; None if nothing was trained.
+        decision: the step's learning rate, and what bounded it.
+        beta: decay of Adam's first moment.
+    """
 
     step: int
     taken: TakenBatch
@@ -28,7 +38,7 @@ class StepRecord:
 
 
 def step_row(record: StepRecord) -> dict[str, Any]:
-    """The numbers of a step, as metrics/learner.jsonl keeps them; the same on every rank. None: not known."""
+    """Returns the fields of a step's row in learner.jsonl, equal on every rank; None where a number is not known."""
     groups, stats = record.groups, record.stats
     by_age = reward_by_staleness(record.taken.groups, record.taken.staleness)
     row = {
@@ -51,11 +61,19 @@ def step_row(record: StepRecord) -> dict[str, Any]:
         "grad_norm": stats.grad_norm if stats else 0.0,
         "finite": stats is None or (math.isfinite(stats.loss) and math.isfinite(stats.grad_norm)),
     }
-    return row | (ratios(stats.metrics) if stats else {}) | _update(record) | _pace(record.decision)
+    return row | (ratios(stats.metrics) if stats else {}) | _update(record) | _learning_rate(record.decision)
 
 
 def timing(start: float, waited: float, packed: float, trained: float, end: float) -> dict[str, float]:
-    """Seconds of a step's parts, from when it started, had its groups, had packed them, had trained, and was done."""
+    """Returns the seconds of each phase of a step.
+
+    Args:
+        start: when the step started, monotonic seconds, as all others.
+        waited: when it had its groups.
+        packed: when it had packed them.
+        trained: when it had trained.
+        end: when it was done.
+    """
     return {
         "wait_s": waited - start,
         "pack_s": packed - waited,
@@ -66,7 +84,7 @@ def timing(start: float, waited: float, packed: float, trained: float, end: floa
 
 
 def _update(record: StepRecord) -> dict[str, float | None]:
-    """How the weights moved; ``growth`` is G_upd of this step, the norm per unit learning rate."""
+    """Returns how the weights moved; ``growth`` is G_upd of this step, the update norm per unit of learning rate."""
     update = record.stats.update if record.stats else None
     rate = record.decision.rate
     return {
@@ -77,7 +95,8 @@ def _update(record: StepRecord) -> dict[str, float | None]:
     }
 
 
-def _pace(decision: LearningRateDecision) -> dict[str, Any]:
+def _learning_rate(decision: LearningRateDecision) -> dict[str, Any]:
+    """Returns the learning rate of the step, and the bounds on it if the controller computed any."""
     row: dict[str, Any] = {"lr": decision.rate, "lr_scheduled": decision.scheduled, "lr_active": decision.active}
     if decision.bounds is not None:
         finite = {"lr_batch": decision.bounds.batch, "lr_critical": decision.bounds.critical}

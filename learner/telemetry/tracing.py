@@ -1,7 +1,7 @@
-"""The learner's part of the traces that follow groups (runtime.traces), on rank 0.
+"""Emits the learner's spans of traced groups, on rank 0; runtime.traces describes the whole trace.
 
-A group's "queue" lasts from its append, by Redis's clock, to the step it is trained in; "commit" and "publish" are those of
-the first checkpoint and of the first version that contain it.
+A group's span "queue" lasts from its append, by Redis's clock, to the step it is trained in; "commit" and "publish" are
+those of the first checkpoint and of the first version that contain it.
 """
 
 from __future__ import annotations
@@ -17,65 +17,86 @@ from leeway.v1 import rollout_pb2
 from runtime.trace_context import TRACEPARENT, SpanContext
 
 if TYPE_CHECKING:
-    from runtime.tracer import Tracer
+    from runtime.tracer import Tracer  # OpenTelemetry is optional
 
-_AWAITED = 4096  # followed groups that are in no version, or no checkpoint, yet; more are not followed to their end
+_MAX_UNFINISHED = 4096  # traced groups that no version, or no checkpoint, contains yet; spans of more are dropped
 
 
 class LearnerTracing:
-    """Follows groups through step, checkpoint and publication; without a tracer it does nothing."""
+    """Emits the spans of traced groups through step, checkpoint and publication.
+
+    Args:
+        tracer: where the spans go; without one nothing is done.
+    """
 
     def __init__(self, tracer: Tracer | None = None) -> None:
         self._tracer = tracer
-        self._lock = threading.Lock()  # versions are published by a thread of its own
-        self._unpublished: list[tuple[int, SpanContext]] = []  # step, where
+        self._lock = threading.Lock()  # the publisher's thread reports versions
+        self._unpublished: list[tuple[int, SpanContext]] = []  # (step, span context)
         self._uncommitted: dict[str, SpanContext] = {}  # by group id
 
     def trained(self, step: int, taken: TakenBatch, trained_s: float) -> None:
-        """Step ``step`` (1-based) has just been trained on these groups, in so many seconds. Before it is published."""
+        """Emits "queue" and "train" for the groups of a step; to be called right after it and before it is published.
+
+        Args:
+            step: number of the step, 1-based.
+            taken: its groups.
+            trained_s: seconds that training took.
+        """
         if self._tracer is None:
             return
         end = time.time_ns()
         begin = end - int(trained_s * 1e9)
         for ref, group in zip(taken.refs, taken.groups, strict=True):
-            place = self._tracer.context_of(ref.group_id, group.metadata.get(TRACEPARENT, ""))
-            if place is None:
+            context = self._tracer.context_of(ref.group_id, group.metadata.get(TRACEPARENT, ""))
+            if context is None:
                 continue
             appended = min(int(ref.entry_id.partition("-")[0]) * 1_000_000, begin)
-            self._tracer.child("queue", place, appended, fleet=ref.fleet).end(begin)
-            self._tracer.child("train", place, begin, step=step).end(end)
+            self._tracer.child("queue", context, appended, fleet=ref.fleet).end(begin)
+            self._tracer.child("train", context, begin, step=step).end(end)
             with self._lock:
-                if len(self._unpublished) < _AWAITED:
-                    self._unpublished.append((step, place))
-                if len(self._uncommitted) < _AWAITED:
-                    self._uncommitted[ref.group_id] = place
+                if len(self._unpublished) < _MAX_UNFINISHED:
+                    self._unpublished.append((step, context))
+                if len(self._uncommitted) < _MAX_UNFINISHED:
+                    self._uncommitted[ref.group_id] = context
 
     def published(self, policy: rollout_pb2.Policy, seconds: float) -> None:
-        """A version has been announced; it took so many seconds from the snapshot on."""
+        """Emits "publish" for the groups that a version is the first to contain, and "version" for the version.
+
+        Args:
+            policy: the announced version.
+            seconds: from its snapshot to its announcement.
+        """
         if self._tracer is None:
             return
         begin, version = time.time_ns() - int(seconds * 1e9), SpanContext.of_version(policy.manifest_sha256)
         with self._lock:
-            contained = [place for step, place in self._unpublished if step <= policy.step]
-            self._unpublished = [(step, place) for step, place in self._unpublished if step > policy.step]
+            contained = [context for step, context in self._unpublished if step <= policy.step]
+            self._unpublished = [(step, context) for step, context in self._unpublished if step > policy.step]
         links = () if version is None else (version,)
         if version is not None:
             about = {"version": policy.version, "step": policy.step, "followed_groups": len(contained)}
             self._tracer.version(version, begin, **about).end()
-        for place in contained:
-            self._tracer.child("publish", place, begin, links, version=policy.version, step=policy.step).end()
+        for context in contained:
+            self._tracer.child("publish", context, begin, links, version=policy.version, step=policy.step).end()
 
     def committed(self, step: int, refs: Sequence[GroupRef], seconds: float) -> None:
-        """A checkpoint of ``step`` is durable, and these groups have left the queue."""
+        """Emits "commit" for the groups that a durable checkpoint has removed from the queue.
+
+        Args:
+            step: number of the checkpoint's step.
+            refs: the groups.
+            seconds: from its snapshot to its commit.
+        """
         if self._tracer is None:
             return
         begin = time.time_ns() - int(seconds * 1e9)
         for ref in refs:
-            place = self._uncommitted.pop(ref.group_id, None)
-            if place is not None:
-                self._tracer.child("commit", place, begin, step=step).end()
+            context = self._uncommitted.pop(ref.group_id, None)
+            if context is not None:
+                self._tracer.child("commit", context, begin, step=step).end()
 
     def close(self) -> None:
-        """Sends what waits."""
+        """Sends the spans that wait to be sent."""
         if self._tracer is not None:
             self._tracer.close()

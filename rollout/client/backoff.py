@@ -1,4 +1,4 @@
-"""Waiting longer after each failure in a row, with jitter so that a fleet does not come back all at once."""
+"""Exponential backoff with jitter, so that many clients of one gateway do not return at the same moment."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ import random
 
 
 class Backoff:
-    """Delays of first_s, 2 first_s, 4 first_s ... up to largest_s, each shortened by up to half at random."""
+    """Delays of first_s, 2 first_s, 4 first_s ... up to largest_s, each shortened by up to half at random.
+
+    Attributes:
+        failures: failures since the last ``reset``.
+    """
 
     def __init__(self, first_s: float, largest_s: float) -> None:
         self._first = first_s
@@ -15,7 +19,7 @@ class Backoff:
         self.failures = 0
 
     def reset(self) -> None:
-        """After a success."""
+        """Starts again at ``first_s``; call it after a success."""
         self.failures = 0
 
     def delay(self) -> float:
@@ -25,5 +29,5 @@ class Backoff:
         return full * random.uniform(0.5, 1.0)
 
     async def wait(self) -> None:
-        """Counts one more failure and sleeps for ``delay``."""
+        """Counts one more failure and sleeps for ``delay()`` seconds."""
         await asyncio.sleep(self.delay())

@@ -1,62 +1,40 @@
-"""The public submit SDK: everything a fleet needs to talk to a gateway. A whole fleet in a few lines:
-
-    async with SubmitClient("gateway:50051", token) as client:
-        async for policy in client.watch_policy():
-            engine.load(policy.uri)                                   # weights, verified by the manifest there
-            lease = await client.lease(groups=8)
-            for prompt in my_prompts(lease.groups):
-                tokens, rewards = engine.sample(prompt, responses=8)  # yours
-                group = rollout_pb2.Group(
-                    group_id=new_group_id(), prompt_id=prompt.name, prompt_tokens=encode_ids(prompt.ids), task="mine",
-                    temperature=1.0,
-                    responses=[
-                        rollout_pb2.Response(
-                            tokens=encode_ids(ids), reward=reward, finish_reason=rollout_pb2.FINISH_REASON_STOP,
-                            spans=[rollout_pb2.Span(version=policy.version, start=0, end=len(ids))],
-                        )
-                        for ids, reward in zip(tokens, rewards)
-                    ],
-                )
-                ack = await client.submit(group, lease.lease_id)      # ACCEPTED, DUPLICATE or REJECTED
-
-Programs in other languages need only proto/leeway/v1/rollout.proto, which is the specification.
-"""
+"""The client that submits groups, asks for leases and follows policies, over whatever the network does."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Self
 
 import grpc
 import grpc.aio
-import structlog
 
 from leeway.v1 import rollout_pb2
 from rollout.client.backoff import Backoff
 from rollout.client.endpoints import Credentials, Endpoints
-from rollout.client.ids import new_group_id
-from rollout.client.submit_stream import AuthError, SubmitStream
-from rollout.client.wire import encode_ids
-from rollout.telemetry.tracing import WorkerTracing
+from rollout.client.errors import AuthError
+from rollout.client.submit_stream import SubmitStream
+from rollout.client.tracing import SubmitTracing
 
-__all__ = ["AuthError", "Credentials", "SubmitClient", "encode_ids", "new_group_id"]
+_log = logging.getLogger(__name__)
 
 _AUTH = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
-_WATCH_S = 300.0  # a watch is opened anew after so long: the one way to notice a peer that vanished without a word
+_WATCH_S = 300.0  # a watch is reopened after this long: a peer that vanished silently is noticed in no other way
 
 
 class SubmitClient:
-    """A fleet's connection to a gateway. Survives gateway restarts and network cuts; make it inside a running event loop.
+    """A fleet's connection to a gateway. Survives gateway restarts and network cuts; create it inside a running event loop.
 
     Args:
-        address: host:port; several with commas between are gateways of one run, of which one is used at a time.
+        address: host:port; several, separated by commas, are gateways of one run, of which one is used at a time.
         credentials: the fleet's bearer token; or Credentials, for TLS, with a client certificate or a token or both.
         worker: names this process within its fleet, for operators; at most 64 bytes.
-        in_flight: most groups submitted and not yet acknowledged; ``submit`` waits above it.
-        max_message_bytes: largest message either way; larger groups are rejected here.
-        timeout_s: limit of one lease or ledger call, and of silence on a stream that owes acks.
+        in_flight: largest number of groups submitted and not yet acknowledged; ``submit`` waits while it is reached.
+        max_message_bytes: largest message in either direction; larger groups are rejected here.
+        timeout_s: limit of one lease or ledger call. A submit stream that owes acks and gives none for three times as long
+            is reopened.
 
     Attributes:
         retried: RETRY acks obeyed so far.
@@ -75,15 +53,15 @@ class SubmitClient:
         max_message_bytes: int = 16 << 20,
         timeout_s: float = 10.0,
     ) -> None:
-        shown = Credentials(token=credentials) if isinstance(credentials, str) else credentials
+        given = Credentials(token=credentials) if isinstance(credentials, str) else credentials
         self.retried = 0
-        self._endpoints = Endpoints(address, shown, max_message_bytes)
-        self._metadata = shown.metadata
+        self._endpoints = Endpoints(address, given, max_message_bytes)
+        self._metadata = given.metadata
         self._worker = worker
-        self._room = asyncio.Semaphore(in_flight)
+        self._slots = asyncio.Semaphore(in_flight)
         self._max_message_bytes = max_message_bytes
         self._timeout_s = timeout_s
-        self._tracing = WorkerTracing()
+        self._tracing = SubmitTracing()
         self._stream = SubmitStream(self._endpoints, self._metadata, max_message_bytes, ack_timeout_s=3 * timeout_s)
 
     async def __aenter__(self) -> Self:
@@ -92,13 +70,13 @@ class SubmitClient:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    def follow(self, tracing: WorkerTracing) -> None:
-        """From here on, some of the groups that are submitted are followed; see runtime.traces."""
+    def follow(self, tracing: SubmitTracing) -> None:
+        """Opens a span "submit" for every sampled group from here on; see runtime.traces."""
         self._tracing = tracing
 
     @property
     def unacked(self) -> int:
-        """Groups sent and not acknowledged yet."""
+        """Groups submitted and not acknowledged yet, those in retry delays excepted."""
         return self._stream.unacked
 
     @property
@@ -109,8 +87,8 @@ class SubmitClient:
     async def submit(self, group: rollout_pb2.Group, lease_id: str = "") -> rollout_pb2.Ack:
         """Delivers a group, however long that takes, and returns its final ack: ACCEPTED, DUPLICATE or REJECTED.
 
-        RETRY is obeyed here: the gateway's delay, plus jitter. Cancelling leaves it unknown whether the group was accepted;
-        submitting the same group (same id) again is safe.
+        An ack RETRY is obeyed here: the group is sent again after the gateway's delay plus jitter. Cancelling leaves unknown
+        whether the group was accepted; submitting it again with the same id is safe.
 
         Raises:
             AuthError: the credentials are refused.
@@ -132,7 +110,7 @@ class SubmitClient:
                 field="group",
                 value=value,
             )
-        async with self._room:
+        async with self._slots:
             while True:
                 ack = await self._stream.send(group.group_id, payload, lease_id)
                 if ack.outcome != rollout_pb2.OUTCOME_RETRY:
@@ -147,8 +125,8 @@ class SubmitClient:
 
         Args:
             groups: how many are wanted, at least 1.
-            running_version: what the engines run; None before the first refit.
-            returned: ids of leases whose unused promises are given back.
+            running_version: the version that the engines run; None before the first refit.
+            returned: ids of leases that will not be used any further.
 
         Raises:
             AuthError: the credentials are refused.
@@ -159,11 +137,23 @@ class SubmitClient:
         return await self._unary("Lease", request)
 
     async def get_ledger(self, fleet: str = "") -> rollout_pb2.Ledger:
-        """The fleet's own account; with the role operate any fleet's. Raises AuthError."""
+        """Reads a fleet's ledger: how many of its groups were received, and what became of them.
+
+        Args:
+            fleet: "": the caller's own; another one needs the role operate.
+
+        Raises:
+            AuthError: the credentials are refused.
+        """
         return (await self._unary("GetLedger", rollout_pb2.GetLedgerRequest(fleet=fleet))).ledger
 
     async def watch_policy(self, known_version: int | None = None) -> AsyncGenerator[rollout_pb2.Policy, None]:
-        """The newest policy at once, then each newer one, for ever: over reconnects, never back, never twice.
+        """Yields the newest policy at once and then each newer one, without end and over reconnects.
+
+        Versions only increase: none is yielded twice.
+
+        Args:
+            known_version: the version the caller has already; only newer ones are yielded.
 
         Raises:
             AuthError: the credentials are refused.
@@ -186,18 +176,18 @@ class SubmitClient:
                     backoff.reset()
                 else:
                     self._endpoints.move_on(stub)
-                    _log(error, "policy watch broke")
+                    _warn("policy watch broke", error)
             finally:
                 call.cancel()
             await backoff.wait()
 
     async def close(self) -> None:
-        """Drops what is not acknowledged and closes the connection."""
+        """Cancels the submits that still wait for their acks, and closes the connections."""
         await self._stream.close()
         await self._endpoints.close()
 
     async def _unary(self, method: str, request: Any) -> Any:
-        """Calls until there is an answer. Only safe for what may be asked twice: a lost lease expires by itself."""
+        """Calls until there is an answer. Only for methods that may be repeated: a lease whose reply is lost expires."""
         backoff = Backoff(0.1, 5.0)
         while True:
             stub = self._endpoints.stub
@@ -210,7 +200,7 @@ class SubmitClient:
                 delay_s = _retry_after_s(error)
                 if delay_s is None:
                     self._endpoints.move_on(stub)
-                    _log(error, "call failed")
+                    _warn(f"call {method} failed", error)
             await asyncio.sleep(max(backoff.delay(), (delay_s or 0.0) * random.uniform(1.0, 1.5)))
 
 
@@ -219,12 +209,12 @@ def _require_auth(error: grpc.aio.AioRpcError) -> None:
         raise AuthError(f"the gateway refuses the credentials: {error.details()}") from error
 
 
-def _log(error: grpc.aio.AioRpcError, what: str) -> None:
-    structlog.get_logger().warning(what, code=error.code().name, details=error.details())
+def _warn(event: str, error: grpc.aio.AioRpcError) -> None:
+    _log.warning("%s: %s: %s", event, error.code().name, error.details())
 
 
 def _retry_after_s(error: grpc.aio.AioRpcError) -> float | None:
-    """Seconds to wait after a limit of the gateway; None when the call failed for another reason."""
+    """Seconds to wait where the gateway refused because of a limit; None when the call failed for another reason."""
     for key, value in error.trailing_metadata() or ():
         if key == "retry-after-ms" and str(value).isdecimal():
             return int(value) / 1000

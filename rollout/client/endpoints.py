@@ -1,29 +1,39 @@
-"""The gateways of a run: one is used at a time, and the next one when it fails."""
+"""Connections to the gateways of a run: one is used at a time, and the next one when it fails."""
 
 from __future__ import annotations
 
 import ipaddress
+import logging
 import random
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 import grpc.aio
-import structlog
 
 from leeway.v1 import rollout_pb2, rollout_pb2_grpc
 from rollout.config import ClientTlsConfig
 from runtime.settings import SettingsError
+
+_log = logging.getLogger(__name__)
 
 _SUBMIT = "/leeway.v1.RolloutService/Submit"
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """How a fleet proves who it is: a bearer token, a client certificate in ``tls``, or both."""
+    """A fleet's credentials: a bearer token, a client certificate in ``tls``, or both.
+
+    Attributes:
+        token: the fleet's bearer token.
+        tls: None: the connection is plain text.
+
+    Raises:
+        SettingsError: there is neither a token nor a client certificate.
+    """
 
     token: str | None = None
-    tls: ClientTlsConfig | None = None  # None: plain text
+    tls: ClientTlsConfig | None = None
 
     def __post_init__(self) -> None:
         if not self.token and (self.tls is None or self.tls.certificate is None):
@@ -33,19 +43,19 @@ class Credentials:
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """What each call carries."""
+        """The gRPC metadata of each call: the bearer token, or nothing."""
         return (("authorization", f"Bearer {self.token}"),) if self.token else ()
 
 
 class Endpoints:
-    """Connections to a run's gateways, made when first used.
+    """Connections to a run's gateways, opened when first used.
 
-    Clients start at random among several gateways, so that these share the load.
+    A client starts with a random one of several gateways, so that they share the load.
 
     Args:
-        addresses: host:port, or several with commas between: gateways of the same run.
-        credentials: whose tls says how gateways are verified.
-        max_message_bytes: largest message either way.
+        addresses: host:port; several, separated by commas, are gateways of the same run.
+        credentials: the fleet's; ``credentials.tls`` says how gateways are verified.
+        max_message_bytes: largest message in either direction.
 
     Raises:
         SettingsError: an address is malformed, or a TLS file cannot be read.
@@ -60,13 +70,13 @@ class Endpoints:
         if tls is not None and tls.server_name is not None:
             self._options.append(("grpc.ssl_target_name_override", tls.server_name))
         if tls is None and not all(map(_is_this_machine, self._addresses)):
-            structlog.get_logger().warning("the token and all groups travel in plain text; set tls", gateway=addresses)
+            _log.warning("gateway = %s: the token and all groups travel in plain text; set tls", addresses)
         self._current = 0
         self._open: dict[str, tuple[grpc.aio.Channel, rollout_pb2_grpc.RolloutServiceStub]] = {}
 
     @property
     def stub(self) -> rollout_pb2_grpc.RolloutServiceStub:
-        """Of the gateway in use. Its Submit takes encoded requests."""
+        """The stub of the gateway in use. Its Submit takes SubmitRequests that are encoded already (``bytes``)."""
         address = self._addresses[self._current]
         if address not in self._open:
             if self._credentials is None:
@@ -74,13 +84,13 @@ class Endpoints:
             else:
                 channel = grpc.aio.secure_channel(address, self._credentials, options=self._options)
             stub = rollout_pb2_grpc.RolloutServiceStub(channel)
-            # Of requests that are bytes already: a group is serialized once, however often it is sent.
+            # Without a serializer: a group is serialized once, however often it is sent.
             stub.Submit = channel.stream_stream(_SUBMIT, None, rollout_pb2.SubmitResponse.FromString)
             self._open[address] = (channel, stub)
         return self._open[address][1]
 
     def move_on(self, failed: rollout_pb2_grpc.RolloutServiceStub) -> None:
-        """Uses the next gateway, unless another caller has moved on from ``failed`` already."""
+        """Switches to the next gateway, unless another caller has switched away from ``failed`` already."""
         if self.stub is failed:
             self._current = (self._current + 1) % len(self._addresses)
 
@@ -126,7 +136,7 @@ def _options(max_message_bytes: int) -> list[tuple[str, int | str]]:
     return [
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.max_receive_message_length", max_message_bytes),
-        # A connection cut without a word is noticed after a minute, and tried again at most every 5 s.
+        # A connection that was cut silently is noticed after a minute, and retried at most every 5 s.
         ("grpc.keepalive_time_ms", 40_000),
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.initial_reconnect_backoff_ms", 200),

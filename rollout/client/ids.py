@@ -8,7 +8,7 @@ import uuid
 
 
 def new_group_id() -> str:
-    """A new id in canonical text: 48 bits of Unix milliseconds, version, 74 random bits, variant."""
+    """Returns a new id in canonical text: 48 bits of Unix milliseconds, version, 74 random bits, variant."""
     milliseconds = time.time_ns() // 1_000_000
     value = (milliseconds & (1 << 48) - 1) << 80 | int.from_bytes(os.urandom(10))
     value = value & ~(0xF << 76) | 0x7 << 76

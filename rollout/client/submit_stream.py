@@ -1,9 +1,10 @@
-"""One Submit stream that never forgets: what is not acknowledged is sent again on the next stream, same group id."""
+"""Delivers groups over Submit streams: what a broken stream did not acknowledge is sent again on the next one."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,24 +12,18 @@ from typing import Any
 
 import grpc
 import grpc.aio
-import structlog
 
 from leeway.v1 import rollout_pb2
 from rollout.client.backoff import Backoff
 from rollout.client.endpoints import Endpoints
-from runtime.errors import REFUSED, LeewayError
+from rollout.client.errors import AuthError
+from rollout.client.framing import joined, submit_request
 
-_MESSAGE_BYTES = 512 << 10  # groups that wait go together, up to here: the cost per message is shared
+_log = logging.getLogger(__name__)
+
+_MESSAGE_BYTES = 512 << 10  # groups that wait travel in one message, up to here: the cost per message is shared
 _MESSAGE_GROUPS = 64
-# Tags of SubmitRequest's fields group and more: (field number << 3) | 2, length-delimited.
-_GROUP, _MORE = 2 << 3 | 2, 4 << 3 | 2
-_TOO_LARGE = "larger than max"  # in gRPC's own words; RESOURCE_EXHAUSTED is also said of limits that pass
-
-
-class AuthError(LeewayError):
-    """The gateway does not accept the credentials, or does not let them do this. Trying again does not help."""
-
-    exit_status = REFUSED
+_TOO_LARGE = "larger than max"  # gRPC's own words; RESOURCE_EXHAUSTED alone may also be a limit that passes
 
 
 @dataclass(frozen=True)
@@ -42,16 +37,16 @@ class _Pending:
 
 
 class SubmitStream:
-    """Sends groups and gives each its ack, over as many gRPC streams as it takes.
+    """Sends groups and returns each one's ack, over as many gRPC streams as it takes.
 
     Args:
         endpoints: the gateways.
-        metadata: the credentials.
-        max_message_bytes: what the channel lets through.
-        ack_timeout_s: with groups waiting and no ack for so long, the stream is taken for dead and opened anew.
+        metadata: the call credentials, (key, value) pairs.
+        max_message_bytes: largest message that the channel lets through.
+        ack_timeout_s: a stream on which groups wait and no ack came for this long is cancelled and reopened.
 
     Attributes:
-        opened: streams so far.
+        opened: streams opened so far.
     """
 
     def __init__(self, endpoints: Endpoints, metadata: Any, max_message_bytes: int, ack_timeout_s: float) -> None:
@@ -60,27 +55,27 @@ class SubmitStream:
         self._ack_timeout_s = ack_timeout_s
         self.opened = 0
         self._sequence = 0
-        self._pending: dict[int, _Pending] = {}  # in the order of sequences
-        self._unsent: deque[int] = deque()  # those that the stream now open has not written
+        self._pending: dict[int, _Pending] = {}  # ordered by sequence
+        self._unsent: deque[int] = deque()  # sequences that the open stream has not written yet
         self._wake = asyncio.Event()
         self._message_bytes = min(_MESSAGE_BYTES, max_message_bytes // 2)
-        self._sent_up_to = 0  # highest sequence written on the stream now open
-        self._several = False  # whether a message on it held more than one group
-        self._failure: AuthError | None = None
+        self._sent_up_to = 0  # highest sequence written on the open stream
+        self._several = False  # whether a message on the open stream contained more than one group
+        self._failure: BaseException | None = None
         self._backoff = Backoff(0.1, 5.0)
         self._task: asyncio.Task[None] | None = None
 
     async def send(self, group_id: str, payload: bytes, lease_id: str) -> rollout_pb2.Ack:
-        """Sends one group, serialized, and waits for its ack, whatever its outcome. Raises AuthError."""
+        """Sends one serialized group and waits for its ack, whatever its outcome. Raises AuthError."""
         if self._failure:
             raise self._failure
         if self._task is None:
             self._task = asyncio.create_task(self._run())
+            self._task.add_done_callback(self._on_end)
         self._sequence += 1
         sequence = self._sequence
-        head = rollout_pb2.SubmitRequest(sequence=sequence, lease_id=lease_id).SerializeToString()
-        encoded = b"".join([head, _prefix(_GROUP, payload), payload])
         future: asyncio.Future[rollout_pb2.Ack] = asyncio.get_running_loop().create_future()
+        encoded = submit_request(sequence, lease_id, payload)
         self._pending[sequence] = _Pending(sequence, group_id, encoded, future)
         self._unsent.append(sequence)
         self._wake.set()
@@ -91,11 +86,11 @@ class SubmitStream:
 
     @property
     def unacked(self) -> int:
-        """Groups that wait for their acks."""
+        """Number of groups that wait for their acks."""
         return len(self._pending)
 
     async def close(self) -> None:
-        """Ends the stream; sends still waiting are cancelled."""
+        """Ends the stream; sends that still wait are cancelled."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -103,28 +98,29 @@ class SubmitStream:
             pending.ack.cancel()
 
     async def _run(self) -> None:
-        try:
-            while self._failure is None:
-                if not self._pending:
-                    self._wake.clear()
-                    await self._wake.wait()
-                error = await self._one_stream()
-                if error is not None:
-                    self._judge(error)
-                if self._failure is None:
-                    await self._backoff.wait()
-        except Exception as error:
-            # A defect here must not leave every send waiting for ever.
-            self._fail_all(error)
-            raise
+        while self._failure is None:
+            if not self._pending:
+                self._wake.clear()
+                await self._wake.wait()
+            error = await self._one_stream()
+            if error is not None:
+                self._on_broken_stream(error)
+            if self._failure is None:
+                await self._backoff.wait()
 
-    def _fail_all(self, error: Exception) -> None:
+    def _on_end(self, task: asyncio.Task[None]) -> None:
+        """Fails every send when ``_run`` ends with a defect: none may wait for ever."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail_all(error)
+
+    def _fail_all(self, error: BaseException) -> None:
+        self._failure = error
         for pending in self._pending.values():
             if not pending.ack.done():
                 pending.ack.set_exception(error)
 
     async def _one_stream(self) -> grpc.aio.AioRpcError | None:
-        """Writes everything pending in order and handles acks, until the stream ends. Returns how it failed, if it did."""
+        """Writes everything pending in order and handles acks until the stream ends. Returns its error, if it failed."""
         self._sent_up_to = 0
         self._several = False
         self._unsent = deque(self._pending)
@@ -137,17 +133,17 @@ class SubmitStream:
         try:
             async for response in call:
                 self._backoff.reset()
-                self._settle(response.acks)
+                self._resolve(response.acks)
         except grpc.aio.AioRpcError as error:
             self._endpoints.move_on(stub)
             return error
         except asyncio.CancelledError:
-            # Ours, or the watchdog's cancellation of the call: the latter is just one more broken stream.
+            # This task was cancelled, or the watchdog cancelled the call: the latter is one more broken stream.
             current = asyncio.current_task()
             if current is not None and current.cancelling():
                 raise
             self._endpoints.move_on(stub)
-            structlog.get_logger().warning("submit stream gave no acks, opening it anew", waited_s=self._ack_timeout_s)
+            _log.warning("submit stream gave no ack for %g s, reopening it", self._ack_timeout_s)
         finally:
             for task in (writer, watchdog):
                 task.cancel()
@@ -156,7 +152,7 @@ class SubmitStream:
         return None
 
     async def _write(self, call: Any) -> None:
-        # A write on a broken stream raises too; the reading side learns why, so here it only ends the writing.
+        # A write on a broken stream raises too; the reading side learns the cause, so here it only ends the writing.
         with contextlib.suppress(grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError):
             while True:
                 await self._wake.wait()
@@ -165,26 +161,23 @@ class SubmitStream:
                     await call.write(message)
 
     def _next_message(self) -> bytes:
-        """What waits, as far as it fits in one message; empty when nothing does."""
-        pieces: list[bytes] = []
-        size = groups = 0
-        while self._unsent and groups < _MESSAGE_GROUPS:
+        """Encodes the next unsent groups, as many as fit in one message; empty when there is none."""
+        requests: list[bytes] = []
+        size = 0
+        while self._unsent and len(requests) < _MESSAGE_GROUPS:
             pending = self._pending.get(self._unsent[0])
             if pending is not None:
-                if pieces and size + len(pending.encoded) > self._message_bytes:
+                if requests and size + len(pending.encoded) > self._message_bytes:
                     break
-                if pieces:
-                    pieces.append(_prefix(_MORE, pending.encoded))
-                pieces.append(pending.encoded)
+                requests.append(pending.encoded)
                 size += len(pending.encoded)
-                groups += 1
                 self._sent_up_to = pending.sequence
             self._unsent.popleft()
-        self._several |= groups > 1
-        return b"".join(pieces)
+        self._several |= len(requests) > 1
+        return joined(requests)
 
     async def _watch(self, call: Any) -> None:
-        """Cancels a call on which the oldest group gets no ack: a connection cut without a word."""
+        """Cancels a call whose oldest group gets no ack in time: a connection that was cut silently."""
         while True:
             oldest = next(iter(self._pending), None)
             await asyncio.sleep(self._ack_timeout_s)
@@ -192,41 +185,30 @@ class SubmitStream:
                 call.cancel()
                 return
 
-    def _settle(self, acks: Iterable[rollout_pb2.Ack]) -> None:
+    def _resolve(self, acks: Iterable[rollout_pb2.Ack]) -> None:
         for ack in acks:
             pending = self._pending.get(ack.sequence)
             if pending is not None and not pending.ack.done():
                 pending.ack.set_result(ack)
 
-    def _judge(self, error: grpc.aio.AioRpcError) -> None:
-        """What a failed stream means for the groups on it."""
+    def _on_broken_stream(self, error: grpc.aio.AioRpcError) -> None:
+        """Fails all sends, rejects the group that is too large, or leaves everything to the next stream."""
         code, details = error.code(), error.details()
         if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
-            self._failure = AuthError(f"the gateway refuses the credentials: {details}")
-            self._fail_all(self._failure)
+            self._fail_all(AuthError(f"the gateway refuses the credentials: {details}"))
         elif code is grpc.StatusCode.RESOURCE_EXHAUSTED and self._pending and _TOO_LARGE in str(details):
-            self._refused_as_too_large(str(details))
+            self._on_too_large(str(details))
         else:
-            structlog.get_logger().warning("submit stream broke", code=code.name, details=details)
+            _log.warning("submit stream broke: %s: %s", code.name, details)
 
-    def _refused_as_too_large(self, details: str) -> None:
-        """One message over the gateway's limit breaks the stream for all, and would for ever."""
+    def _on_too_large(self, details: str) -> None:
+        """Handles a message over the gateway's limit, which breaks the stream for all groups and would do so each time."""
         if self._several:
-            self._message_bytes = 0  # from now on each group goes alone, and only its own size counts
+            self._message_bytes = 0  # from now on each group travels alone, and only its own size counts
             return
         largest = max(self._pending.values(), key=lambda pending: len(pending.encoded))
         value = f"{len(largest.encoded)} bytes: {details}"
-        self._settle([_rejected(largest, reason="message_too_large", value=value)])
-
-
-def _prefix(tag: int, message: bytes) -> bytes:
-    """What comes before a message inside another one: the field's tag, the length as a varint."""
-    prefix, length = bytearray([tag]), len(message)
-    while length > 0x7F:
-        prefix.append(length & 0x7F | 0x80)
-        length >>= 7
-    prefix.append(length)
-    return bytes(prefix)
+        self._resolve([_rejected(largest, reason="message_too_large", value=value)])
 
 
 def _rejected(pending: _Pending, reason: str, value: str) -> rollout_pb2.Ack:

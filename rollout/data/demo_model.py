@@ -1,7 +1,7 @@
-"""The demo's model, made on the spot: a Qwen3-shaped policy of about 0.6M parameters and its digit-level tokenizer.
+"""Writes the demo's model: a Qwen3-shaped policy of about 0.6M random parameters and its digit-level tokenizer.
 
-Written file by file (config.json, model.safetensors, tokenizer.json, ...) so that neither torch nor transformers is
-imported; transformers, SGLang and the learner load the result like any other Hugging Face directory.
+The files (config.json, model.safetensors, tokenizer.json, ...) are written without torch and transformers, which take
+seconds to import; transformers, SGLang and the learner load the result like any other Hugging Face directory.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 
 SPECIAL = ("<eos>", "<pad>", "<bos>", "<unk>")
 TOKENS = (*"0123456789", "+", "=", *SPECIAL)
@@ -22,7 +23,7 @@ EOS, PAD, BOS = (TOKENS.index(token) for token in ("<eos>", "<pad>", "<bos>"))
 
 @dataclass(frozen=True)
 class DemoShape:
-    """Sizes of the model. The defaults give 0.595M parameters."""
+    """Sizes of the model. The defaults give 594,688 parameters."""
 
     layers: int = 2
     hidden: int = 128
@@ -34,7 +35,7 @@ class DemoShape:
 
 
 def write_model(directory: Path, seed: int, shape: DemoShape | None = None) -> int:
-    """Writes the model; the same seed and shape give the same bytes. Returns the number of parameters."""
+    """Writes a model directory; the same seed and shape give the same bytes. Returns the number of parameters."""
     shape = shape or DemoShape()
     directory.mkdir(parents=True, exist_ok=True)
     tensors = dict(_tensors(shape, np.random.default_rng(seed)))
@@ -42,7 +43,7 @@ def write_model(directory: Path, seed: int, shape: DemoShape | None = None) -> i
     (directory / "model.safetensors").chmod(0o644)  # save_file leaves 0600: fleets may run as another user
     _write_json(directory / "config.json", _config(shape))
     _write_json(directory / "generation_config.json", {"bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD})
-    _write_json(directory / "tokenizer.json", _tokenizer())
+    (directory / "tokenizer.json").write_text(_tokenizer().to_str(pretty=True) + "\n")
     _write_json(
         directory / "tokenizer_config.json",
         {
@@ -59,7 +60,10 @@ def write_model(directory: Path, seed: int, shape: DemoShape | None = None) -> i
 
 
 def _tensors(shape: DemoShape, rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
-    """Matrices N(0, 0.7 / sqrt(inputs)), embeddings and head N(0, 0.02), norms 1; float32 [outputs, inputs]."""
+    """Yields (name, float32 tensor [outputs, inputs]).
+
+    Matrices are drawn with standard deviation 0.7 / sqrt(inputs), embeddings and head with 0.02; norms are 1.
+    """
 
     def normal(outputs: int, inputs: int, scale: float) -> np.ndarray:
         return (rng.standard_normal((outputs, inputs)) * scale).astype(np.float32)
@@ -117,41 +121,15 @@ def _config(shape: DemoShape) -> dict[str, Any]:
     }
 
 
-def _tokenizer() -> dict[str, Any]:
-    """One token per character; the special tokens by their names in angle brackets."""
-    added = [
-        {
-            "id": TOKENS.index(token),
-            "content": token,
-            "single_word": False,
-            "lstrip": False,
-            "rstrip": False,
-            "normalized": False,
-            "special": True,
-        }
-        for token in SPECIAL
-    ]
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": added,
-        "normalizer": None,
-        "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "."}, "behavior": "Isolated", "invert": False},
-        # Puts <bos> before every text, as real models' tokenizers do.
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": [{"SpecialToken": {"id": "<bos>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
-            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
-            "special_tokens": {"<bos>": {"id": "<bos>", "ids": [BOS], "tokens": ["<bos>"]}},
-        },
-        "decoder": {"type": "Fuse"},
-        "model": {
-            "type": "WordLevel",
-            "vocab": {token: index for index, token in enumerate(TOKENS)},
-            "unk_token": "<unk>",
-        },
-    }
+def _tokenizer() -> Tokenizer:
+    """Makes one token of each character; the special tokens are written as their names in angle brackets."""
+    tokenizer = Tokenizer(models.WordLevel({token: index for index, token in enumerate(TOKENS)}, unk_token="<unk>"))
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL])
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    # Puts <bos> before every text, as the tokenizers of real models do.
+    tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", BOS)])
+    tokenizer.decoder = decoders.Fuse()
+    return tokenizer
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

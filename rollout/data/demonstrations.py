@@ -1,4 +1,4 @@
-"""Supervised examples from a task's own solutions, for warm starts."""
+"""Writes supervised examples from a task's own solutions, for warm starts."""
 
 from __future__ import annotations
 
@@ -12,12 +12,18 @@ from rollout.tasks import TaskError, load_task
 
 
 def write_demonstrations(config: WorkerConfig, count: int, seed: int, out: Path) -> None:
-    """Writes ``count`` lines {"prompt": [ids], "response": [ids]}; the end token closes each response.
+    """Writes ``count`` lines {"prompt": [ids], "response": [ids]}; each response ends with the end token.
+
+    Args:
+        config: names the task and the model whose tokenizer is used.
+        count: number of lines.
+        seed: the run's; the prompts differ from those of a worker with the same seed.
+        out: JSON lines file; replaced atomically.
 
     Raises:
         TaskError: the task knows no solutions.
     """
-    # Another stream of prompts than the worker's with the same seed: it should not be trained on what it was shown.
+    # A worker with the same seed must not be asked what the model was shown.
     task = load_task(config.task.name, -1 - seed, config.task.options)
     tokenizer = Tokenizer(config.model, config.task.prompt_format)
     out.parent.mkdir(parents=True, exist_ok=True)

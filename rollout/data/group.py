@@ -1,4 +1,4 @@
-"""From engine responses and scores to the group that travels."""
+"""Builds the wire's groups from engine responses and their scores."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import time
 from collections.abc import Sequence
 
 from leeway.v1 import rollout_pb2
-from rollout.client.ids import new_group_id
-from rollout.client.wire import encode_ids
+from rollout.client import encode_ids, new_group_id
 from rollout.engine.sglang import Response
 from rollout.tasks import Prompt
 from rollout.tasks.scoring import Score
@@ -22,11 +21,14 @@ _FINISH = {
 def make_group(
     task: str, prompt: Prompt, prompt_ids: Sequence[int], scored: Sequence[tuple[Response, Score]], temperature: float
 ) -> rollout_pb2.Group:
-    """A group with a new id.
+    """Returns a group with a new id, created now.
 
     Args:
+        task: the task's name.
+        prompt: what was asked.
+        prompt_ids: the prompt's token ids.
         scored: every response with its score, in any order.
-        temperature: the responses were sampled at it.
+        temperature: the temperature at which the responses were sampled.
     """
     group = rollout_pb2.Group(
         group_id=new_group_id(),

@@ -1,4 +1,4 @@
-"""The resumable prompt source: which indices are done survives the process, so acknowledged work is not done again."""
+"""A resumable source of prompt indices: a file records which are done, so that acknowledged work is not repeated."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ class CursorError(LeewayError):
 
 
 class PromptSource:
-    """Hands out the indices i, i + n, i + 2n, ... of shard (i, n), each until it is done.
+    """Hands out the indices i, i + n, i + 2n, ... of shard (i, n), until each is done.
 
-    The file holds a watermark (this shard's first ``watermark`` indices are all done) and the positions done above it; it
-    is replaced atomically each time some are done. After a crash, what was handed out and not done is handed out again.
-    The file is safe against the death of the process, not of the machine: then some done work may be handed out again.
+    The file contains a watermark (the first ``watermark`` indices of the shard are all done) and the positions done above
+    it; it is replaced atomically each time indices are done. After a crash, indices that were handed out and not done are
+    handed out again. The file survives a crash of the process; after a crash of the machine, some that were done may be
+    handed out again.
 
     Args:
-        path: the cursor file; made when missing.
+        path: the cursor file; created when missing.
         shard: (i, n), 0 <= i < n.
 
     Raises:
@@ -41,7 +42,7 @@ class PromptSource:
         self._returned: list[int] = []
 
     def take(self, count: int) -> list[int]:
-        """The next ``count`` indices: given-back ones first, then new ones."""
+        """Hands out the next ``count`` indices: returned ones first, then new ones."""
         positions = []
         while len(positions) < count:
             if self._returned:
@@ -54,12 +55,12 @@ class PromptSource:
         return [offset + stride * position for position in positions]
 
     def give_back(self, indices: Iterable[int]) -> None:
-        """Indices whose work came to nothing; they are handed out again before new ones."""
+        """Takes back indices whose work failed; they are handed out again before new ones."""
         for index in indices:
             heapq.heappush(self._returned, self._position(index))
 
     def done(self, indices: Iterable[int]) -> None:
-        """Marks indices as finished, for good, and writes the file."""
+        """Marks indices as done for good, and writes the file."""
         self._above.update(self._position(index) for index in indices)
         while self._watermark in self._above:
             self._above.remove(self._watermark)

@@ -1,4 +1,4 @@
-"""Text to token ids and back, and token ids as they travel.
+"""Converts text to token ids and back.
 
 Uses the light `tokenizers` library on the model's tokenizer.json; transformers is imported only to render a chat template.
 """
@@ -22,11 +22,15 @@ class TokenizerError(LeewayError):
 
 
 class Tokenizer:
-    """The tokenizer and the special ids of one model directory.
+    """The tokenizer and the special token ids of one model directory.
 
     Args:
         model: Hugging Face directory with tokenizer.json and config.json.
         prompt_format: "raw" (the text as it is) or "chat" (one user turn through the model's chat template).
+
+    Attributes:
+        vocab_size: number of ids, from config.json.
+        eos_ids: ids of the end tokens, from generation_config.json or config.json.
 
     Raises:
         TokenizerError: a file is missing or unreadable, or no end token is declared.
@@ -50,26 +54,26 @@ class Tokenizer:
             raise TokenizerError(f"model = {model}: eos_token_id is in neither generation_config.json nor config.json")
 
     def prompt_ids(self, text: str) -> list[int]:
-        """The token ids the engine gets for a prompt, special tokens of the model's format included."""
+        """Returns the token ids of a prompt, the special tokens of the model's format included."""
         if self._format == "raw":
             return self._tokenizer.encode(text).ids
         return self._tokenizer.encode(self._render(text), add_special_tokens=False).ids
 
     def response_ids(self, text: str) -> list[int]:
-        """The token ids of a whole response with its end token: what a demonstration teaches."""
+        """Returns the token ids of a whole response with its end token, as a demonstration needs them."""
         return [*self._tokenizer.encode(text, add_special_tokens=False).ids, self.eos_ids[0]]
 
     def text(self, ids: Sequence[int], stop_ids: Sequence[int] = ()) -> str:
-        """A response as text: without its final end or stop token, other special tokens by their names.
+        """Returns a response as text, without its final end or stop token.
 
-        Special tokens in the middle are kept, so that a judge sees them and an exact match does not.
+        Special tokens in the middle are written as their names: reward functions see them, and exact matches fail.
         """
         if ids and ids[-1] in (*self.eos_ids, *stop_ids):
             ids = ids[:-1]
         return self._tokenizer.decode(list(ids), skip_special_tokens=False)
 
     def single_id(self, token: str) -> int:
-        """The id of a text that is one token. Raises TokenizerError when it is none or several."""
+        """Returns the id of a text that is one token. Raises TokenizerError when it is none or several."""
         ids = self._tokenizer.encode(token, add_special_tokens=False).ids
         if len(ids) != 1:
             raise TokenizerError(f"stop = {token!r}: is {len(ids)} tokens in {self._model}, a stop must be one")

@@ -6,7 +6,7 @@ import time
 
 
 class BusyClock:
-    """How long at least one request was under way, and how long none was, since the first ``start``. Seconds."""
+    """Seconds with at least one request under way, and seconds with none, since the first ``start``."""
 
     def __init__(self) -> None:
         self._requests = 0
@@ -15,26 +15,26 @@ class BusyClock:
         self._idle = 0.0
 
     def start(self) -> None:
-        """An engine is ready: from now on doing nothing counts as idle."""
+        """Starts the clock at the first call: an engine is ready, and time without requests now counts as idle."""
         if self._changed is None:
             self._changed = time.monotonic()
 
     def enter(self) -> None:
-        """A request begins."""
-        self._settle()
+        """Counts a request that begins."""
+        self._add_elapsed()
         self._requests += 1
 
     def leave(self) -> None:
-        """A request ended."""
-        self._settle()
+        """Counts a request that has ended."""
+        self._add_elapsed()
         self._requests -= 1
 
     def read(self) -> tuple[float, float]:
-        """(busy, idle) seconds so far."""
-        self._settle()
+        """Returns (busy, idle) seconds so far."""
+        self._add_elapsed()
         return self._busy, self._idle
 
-    def _settle(self) -> None:
+    def _add_elapsed(self) -> None:
         now = time.monotonic()
         if self._changed is not None:
             if self._requests:

@@ -1,19 +1,19 @@
-"""The states of an engine replica, and the interface of those who are told about them."""
+"""The states of an engine replica, and the interface through which they are reported."""
 
 from __future__ import annotations
 
 from typing import Literal, Protocol
 
-State = Literal["starting", "stale", "serving", "dead"]
+ReplicaState = Literal["starting", "stale", "serving", "dead"]
 
 
 class Observer(Protocol):
-    """Who is told what happens to engines."""
+    """Receives the events of engine replicas."""
 
-    def engine_state(self, engine: int, state: State) -> None:
-        """The engine went into a state."""
+    def engine_state(self, engine: int, state: ReplicaState) -> None:
+        """Reports that an engine has entered a state."""
         ...
 
     def engine_refit(self, engine: int, version: int, seconds: float) -> None:
-        """The engine now has a version."""
+        """Reports that an engine has loaded a version, and the seconds it took."""
         ...

@@ -1,10 +1,10 @@
-"""Runs a program, and ends its whole process group when the program ends or our own parent dies.
+"""Runs a program, and kills its whole process group when the program ends or the guard's parent dies.
 
-    python guard.py PARENT_PID PROGRAM ARGUMENT...
+    python parent_death_guard.py PARENT_PID PROGRAM ARGUMENT...
 
-An inference server forks workers that the kernel does not tie to us. While they still import they would outlive a parent
-that was killed with SIGKILL; this small process in between is told by the kernel (SIGTERM), and takes the group with it.
-It imports nothing of ours: it has to be armed within milliseconds.
+An inference server forks workers that the kernel does not tie to the rollout worker. While they still import, they would
+outlive a worker that was killed with SIGKILL; this small process in between gets SIGTERM from the kernel then, and kills
+the group. It imports nothing but the standard library: it has to be armed within milliseconds.
 """
 
 import ctypes
@@ -16,20 +16,21 @@ import sys
 _PR_SET_PDEATHSIG = 1
 
 
-def _end_group(*_: object) -> None:
+def _kill_group(*_: object) -> None:
     os.killpg(0, signal.SIGKILL)
 
 
 def main() -> None:
+    """Runs the program that the command line names; never returns, because the guard belongs to the group it kills."""
     parent, *command = sys.argv[1:]
-    signal.signal(signal.SIGTERM, _end_group)
+    signal.signal(signal.SIGTERM, _kill_group)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != int(parent):  # it died before the kernel was asked
-        _end_group()
+        _kill_group()
     code = subprocess.Popen(command).wait()
     sys.stderr.write(f"{command[0]} ended with exit code {code}\n")
     sys.stderr.flush()
-    _end_group()
+    _kill_group()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The engines of one worker: which serves, which gets the next request, and who does it again when one dies."""
+"""The engines of one worker: each request goes to a serving one, and to another when that one fails."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ import structlog
 
 from rollout.config import WorkerConfig
 from rollout.engine.busy_clock import BusyClock
-from rollout.engine.observer import Observer, State
+from rollout.engine.observer import Observer, ReplicaState
 from rollout.engine.replica import EngineReplica, PoolContext, TargetVersion
 from rollout.engine.server_process import Server
 from rollout.engine.sglang import Engine, EngineError, Response, Sampling
 from rollout.versions.verifier import Version
 
-_ATTEMPTS = 3  # of one request, each on an engine that serves then; a request that kills engines must end
+_ATTEMPTS = 3  # of one request, each on an engine that serves then: a request that kills engines must end
 
 
 class EnginePool:
-    """Engines behind one ``generate``. Open it with ``Fleet.open`` and keep ``run`` running.
+    """Engines behind one ``generate``. Open it with ``EnginePool.open`` and keep ``run`` running.
 
     Attributes:
-        clock: how long some engine worked and how long none did.
+        clock: seconds with and without a request under way on any engine.
     """
 
     def __init__(
@@ -36,53 +36,53 @@ class EnginePool:
         self._target = TargetVersion()
         self._serving = asyncio.Event()
         timeout_s = config.engine.request_timeout_s
-        shared = PoolContext(
+        context = PoolContext(
             session=session,
             target=self._target,
             refit=config.engine.refit,
             observer=self,
             connect=lambda url: Engine(url, session, vocab_size, timeout_s),
         )
-        self._members = [EngineReplica(index, source, shared) for index, source in enumerate(_sources(config))]
+        self._replicas = [EngineReplica(index, source, context) for index, source in enumerate(_sources(config))]
 
     @classmethod
     @contextlib.asynccontextmanager
     async def open(cls, config: WorkerConfig, vocab_size: int, observer: Observer) -> AsyncIterator[EnginePool]:
-        """A fleet whose servers are gone when the block ends."""
-        # Idle connections go before the server's own 5 s are over: a request must not meet one that it is just closing.
+        """Opens a pool and kills the servers that it started when the block ends."""
+        # Idle connections close before the server's own 5 s are over: a request must not meet one that it is just closing.
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=2.0)
         async with aiohttp.ClientSession(connector=connector, read_bufsize=1 << 20) as session:
-            fleet = cls(config, vocab_size, session, observer)
+            pool = cls(config, vocab_size, session, observer)
             try:
-                yield fleet
+                yield pool
             finally:
-                for member in fleet._members:
-                    member.take_down()
+                for replica in pool._replicas:
+                    replica.take_down()
 
     async def run(self) -> None:
-        """Lives every engine's life; never returns. Raises PortInUseError."""
+        """Starts every engine and keeps it running; never returns. Raises PortInUseError."""
         async with asyncio.TaskGroup() as group:
-            for member in self._members:
-                group.create_task(member.run())
+            for replica in self._replicas:
+                group.create_task(replica.run())
 
     async def load(self, version: Version) -> None:
-        """Makes a verified version current: every engine refits to it, and new ones start with it."""
+        """Makes a verified version current: every engine refits to it, and engines that start later load it first."""
         await self._target.set(version)
 
     def serving(self) -> int:
-        """How many engines serve."""
-        return sum(member.version is not None for member in self._members)
+        """Number of engines that serve."""
+        return sum(replica.version is not None for replica in self._replicas)
 
     def running_version(self) -> int | None:
         """The oldest version that an engine serves; None when none serves."""
-        return min((member.version for member in self._members if member.version is not None), default=None)
+        return min((replica.version for replica in self._replicas if replica.version is not None), default=None)
 
     def behind(self) -> str | None:
-        """Why no engine serves the current version; None when one does. May be called on any thread."""
+        """Says why no engine serves the current version; None when one does. May be called on any thread."""
         current = self._target.version
         if current is None:
             return "no version has been published yet"
-        if any(member.version == current.number for member in self._members):
+        if any(replica.version == current.number for replica in self._replicas):
             return None
         return f"no engine serves version {current.number} yet"
 
@@ -91,21 +91,21 @@ class EnginePool:
         await self._pick()
 
     async def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Response]:
-        """One response for each prompt from one engine; from another, or the same after its restart, when it dies.
+        """Generates one response for each prompt on one engine; when it fails, again on an engine that serves then.
 
         Raises:
             RefusedError: the request is wrong.
-            EngineError: so many engines died of it that it is to blame.
+            EngineError: the request failed on three engines in a row.
         """
         for attempt in range(1, _ATTEMPTS + 1):
-            member = await self._pick()
+            replica = await self._pick()
             self.clock.enter()
             try:
-                return await member.generate(prompts, sampling)
+                return await replica.generate(prompts, sampling)
             except EngineError as error:
-                member.fail(str(error))
+                replica.fail(str(error))
                 structlog.get_logger().warning(
-                    "generation failed", engine=member.index, attempt=attempt, error=str(error)
+                    "generation failed", engine=replica.index, attempt=attempt, error=str(error)
                 )
                 if attempt == _ATTEMPTS:
                     raise
@@ -113,23 +113,23 @@ class EnginePool:
                 self.clock.leave()
         raise AssertionError("unreachable")
 
-    def engine_state(self, engine: int, state: State) -> None:
-        """A member's news; passed on."""
+    def engine_state(self, engine: int, state: ReplicaState) -> None:
+        """Passes a replica's new state on to the pool's observer."""
         if state == "serving":
             self.clock.start()
             self._serving.set()
         self._observer.engine_state(engine, state)
 
     def engine_refit(self, engine: int, version: int, seconds: float) -> None:
-        """A member's news; passed on."""
+        """Passes a replica's refit on to the pool's observer."""
         self._observer.engine_refit(engine, version, seconds)
 
     async def _pick(self) -> EngineReplica:
-        """The serving engine with the fewest requests; waits until one serves."""
+        """Returns the serving engine with the fewest requests; waits until one serves."""
         while True:
-            serving = [member for member in self._members if member.version is not None]
+            serving = [replica for replica in self._replicas if replica.version is not None]
             if serving:
-                return min(serving, key=lambda member: member.requests)
+                return min(serving, key=lambda replica: replica.requests)
             self._serving.clear()
             await self._serving.wait()
 

@@ -1,22 +1,21 @@
-"""One engine of the fleet through its life: starting -> stale -> serving(version) -> dead -> starting ...
+"""One engine of the pool, kept running: starting -> stale -> serving(version) -> dead -> starting ...
 
-An engine serves only after a refit to the version that is current then: one that has just started holds the initial
-policy, whose label means nothing.
+An engine serves only after a refit to the version that is current then: one that has just started has the weights of the
+initial policy, which belong to no published version.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import aiohttp
 import structlog
 
 from rollout.client.backoff import Backoff
-from rollout.engine.observer import Observer, State
+from rollout.engine.drain_gate import DrainGate
+from rollout.engine.observer import Observer, ReplicaState
 from rollout.engine.server_process import PortInUseError, Server, ServerError, answers
 from rollout.engine.sglang import Engine, EngineError, RefitMode, Response, Sampling
 from rollout.versions.verifier import Version
@@ -27,123 +26,88 @@ _ENDED_EVERY_S = 0.1
 
 
 class TargetVersion:
-    """The version that engines have to serve; None until the first."""
+    """The version that engines have to serve.
+
+    Attributes:
+        version: None until the first one is set.
+    """
 
     def __init__(self) -> None:
         self.version: Version | None = None
         self._changed = asyncio.Condition()
 
     async def set(self, version: Version) -> None:
-        """A newer version is current."""
+        """Makes a version current and wakes those who wait for it."""
         async with self._changed:
             self.version = version
             self._changed.notify_all()
 
     async def other_than(self, number: int | None) -> Version:
-        """The current version as soon as it is not ``number``."""
+        """Returns the current version as soon as its number is not ``number``."""
         async with self._changed:
             await self._changed.wait_for(lambda: self.version is not None and self.version.number != number)
             assert self.version is not None
             return self.version
 
 
-class DrainGate:
-    """Lets requests through, except during a refit that drains.
-
-    The server itself lets a request slip in between the new weights and the flush of its cache, and then refuses to flush.
-    """
-
-    def __init__(self) -> None:
-        self._changed = asyncio.Condition()
-        self._inside = 0
-        self._shut = False
-
-    async def through(self, request: Coroutine[Any, Any, list[Response]]) -> list[Response]:
-        """Runs the request as soon as the gate is open."""
-        try:
-            async with self._changed:
-                await self._changed.wait_for(lambda: not self._shut)
-                self._inside += 1
-        except asyncio.CancelledError:
-            request.close()
-            raise
-        try:
-            return await request
-        finally:
-            self._inside -= 1
-            await asyncio.shield(self._tell())
-
-    @contextlib.asynccontextmanager
-    async def closed(self, wait: bool) -> AsyncIterator[None]:
-        """With ``wait``: keeps new requests out and begins when those inside have ended. Without: does nothing."""
-        if not wait:
-            yield
-            return
-        self._shut = True
-        try:
-            async with self._changed:
-                await self._changed.wait_for(lambda: not self._inside)
-            yield
-        finally:
-            self._shut = False
-            await asyncio.shield(self._tell())
-
-    async def _tell(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
-
-
 @dataclass(frozen=True)
 class PoolContext:
-    """What the members of a fleet share."""
+    """The objects that the replicas of one pool share.
+
+    Attributes:
+        connect: returns the client of the server at a URL.
+    """
 
     session: aiohttp.ClientSession
     target: TargetVersion
     refit: RefitMode
     observer: Observer
-    connect: Callable[[str], Engine]  # the client of the server at a URL
+    connect: Callable[[str], Engine]
 
 
 class EngineReplica:
-    """One engine: its server if it is ours, its client, its state.
+    """One engine: its server if the pool starts it, its client, its state.
 
     Args:
         index: its number in the worker.
-        source: the URL of a server that runs elsewhere, or a function that starts ours.
+        source: the URL of a server that runs elsewhere, or a function that starts one here.
+        context: what the replicas share.
 
     Attributes:
-        version: what it serves; None unless serving.
-        requests: generations under way on it.
+        version: the version it serves; None unless serving.
+        requests: number of generations under way on it.
     """
 
-    def __init__(self, index: int, source: str | Callable[[], Server], shared: PoolContext) -> None:
+    def __init__(self, index: int, source: str | Callable[[], Server], context: PoolContext) -> None:
         self.index = index
         self.version: int | None = None
         self.requests = 0
         self._gate = DrainGate()
         self._source = source
-        self._shared = shared
+        self._context = context
         self._server: Server | None = None
         self._engine: Engine | None = None
         self._failure: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._backoff = Backoff(0.5, 30.0)
 
     async def run(self) -> None:
-        """Starts it, keeps it at the current version, and starts it again, later each time, when it fails. Never returns.
+        """Starts the engine, refits it to each current version, and restarts it when it fails. Never returns.
+
+        The delay before a restart grows with the failures in a row.
 
         Raises:
-            PortInUseError: at its first start; a restart waits for the port instead.
+            PortInUseError: at the first start; a restart waits for the port instead.
         """
-        lives = 0
+        starts = 0
         while True:
-            self._tell("starting")
+            self._report("starting")
             try:
                 self._engine = await self._bring_up()
-                lives += 1
-                self._tell("stale")
-                await self._live(self._engine)
+                starts += 1
+                self._report("stale")
+                await self._run_until_failure(self._engine)
             except PortInUseError as error:
-                if not lives:
+                if not starts:
                     raise
                 structlog.get_logger().warning("engine cannot restart", engine=self.index, error=str(error))
             except (ServerError, EngineError) as error:
@@ -151,17 +115,17 @@ class EngineReplica:
             finally:
                 self.fail("the engine ended")
                 self.take_down()
-            self._tell("dead")
+            self._report("dead")
             await self._backoff.wait()
 
     async def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Response]:
-        """As Engine.generate, and ends with the engine's life. Raises EngineError, RefusedError."""
+        """Generates as ``Engine.generate`` does; fails at once when the engine fails. Raises EngineError, RefusedError."""
         if self._engine is None or self.version is None:
             raise EngineError(f"engine {self.index} does not serve")
         failure = self._failure
         self.requests += 1
         request = asyncio.ensure_future(self._gate.through(self._engine.generate(prompts, sampling)))
-        # How it ends is of no interest to anybody once the engine's life has; asyncio logs errors that nobody looked at.
+        # Once the engine has failed nobody awaits the request; asyncio logs errors that were never retrieved.
         request.add_done_callback(lambda request: request.cancelled() or request.exception())
         try:
             await asyncio.wait({request, failure}, return_when=asyncio.FIRST_COMPLETED)
@@ -173,13 +137,13 @@ class EngineReplica:
             request.cancel()
 
     def fail(self, reason: str) -> None:
-        """Ends this life of the engine, and every request on it. A request that found it not answering calls this."""
+        """Marks the engine as failed: every request on it ends with EngineError, and ``run`` restarts it."""
         self.version = None
         if not self._failure.done():
             self._failure.set_result(reason)
 
     def take_down(self) -> None:
-        """Kills the server if it is ours."""
+        """Kills the server if the pool started it."""
         if self._server is not None:
             self._server.kill()
             self._server = None
@@ -187,15 +151,15 @@ class EngineReplica:
     async def _bring_up(self) -> Engine:
         self._failure = asyncio.get_running_loop().create_future()
         if isinstance(self._source, str):
-            while not await answers(self._shared.session, self._source):  # noqa: ASYNC110 - nothing signals it
+            while not await answers(self._context.session, self._source):  # noqa: ASYNC110 - nothing signals it
                 await asyncio.sleep(1.0)
-            return self._shared.connect(self._source)
+            return self._context.connect(self._source)
         self._server = self._source()
-        await self._server.wait_until_up(self._shared.session)
-        return self._shared.connect(self._server.url)
+        await self._server.wait_until_up(self._context.session)
+        return self._context.connect(self._server.url)
 
-    async def _live(self, engine: Engine) -> None:
-        """Refits and watches until something fails. Raises EngineError."""
+    async def _run_until_failure(self, engine: Engine) -> None:
+        """Refits the engine and watches it until something fails. Raises EngineError."""
         duties = (self._follow_versions(engine), self._probe(engine), self._watch_process(), self._await_failure())
         tasks = [asyncio.create_task(duty) for duty in duties]
         try:
@@ -210,21 +174,21 @@ class EngineReplica:
     async def _follow_versions(self, engine: Engine) -> None:
         loaded: int | None = None
         while True:
-            version = await self._shared.target.other_than(loaded)
+            version = await self._context.target.other_than(loaded)
             loaded = version.number
             if not (version.path / "manifest.json").is_file():
                 # Removed since it was verified: the learner keeps only the newest, so another is on its way.
                 structlog.get_logger().warning("version is gone", engine=self.index, version=version.number)
                 continue
             # Nothing runs before the first refit: nothing to pause.
-            mode = "drain" if self.version is None else self._shared.refit
+            mode = "drain" if self.version is None else self._context.refit
             async with self._gate.closed(wait=mode == "drain"):
                 seconds = await engine.refit(version.number, version.path, mode)
-            self._shared.observer.engine_refit(self.index, version.number, seconds)
+            self._context.observer.engine_refit(self.index, version.number, seconds)
             first, self.version = self.version is None, version.number
             if first:
                 self._backoff.reset()
-                self._tell("serving")
+                self._report("serving")
 
     async def _probe(self, engine: Engine) -> None:
         while True:
@@ -240,6 +204,6 @@ class EngineReplica:
     async def _await_failure(self) -> None:
         raise EngineError(await asyncio.shield(self._failure))
 
-    def _tell(self, state: State) -> None:
-        self._shared.observer.engine_state(self.index, state)
+    def _report(self, state: ReplicaState) -> None:
+        self._context.observer.engine_state(self.index, state)
         structlog.get_logger().info(f"engine {state}", engine=self.index, version=self.version)

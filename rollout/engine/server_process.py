@@ -1,4 +1,4 @@
-"""One SGLang server of our own: started with flags that suit the device, watched while it loads, killed with its children."""
+"""An SGLang server as a child process: started with flags for its device, watched while it loads, killed as a group."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from pathlib import Path
 import aiohttp
 
 from rollout.config import EngineConfig
+from rollout.engine.cpu_shims import cpu_shims
 from runtime.children import Child
 from runtime.errors import MISCONFIGURED, LeewayError
 
 _HOST = "127.0.0.1"
-_HERE = Path(__file__).parent
-# Facts behind the flags: docs of SGLang 0.5.23, and measurements on two cores (BENCHMARKS.md).
+_GUARD = Path(__file__).with_name("parent_death_guard.py")
+# Sources: the documentation of SGLang 0.5.23, and measurements on two cores (BENCHMARKS.md).
 _ALWAYS = (
     "--skip-tokenizer-init",  # token ids in and out; text never reaches the server
     "--skip-server-warmup",  # the first refit and request prove more than its warm-up would
     "--sleep-on-idle",  # else the idle scheduler burns a core
-    *("--log-level-http", "warning"),  # a line for every request would be most of the log
+    *("--log-level-http", "warning"),  # lines for every request would be most of the log
 )
 _CPU = (
     *("--device", "cpu", "--attention-backend", "torch_native", "--dtype", "float32"),
@@ -30,14 +31,12 @@ _CPU = (
     "--disable-overlap-schedule",  # no device to overlap with: it only adds a thread
     *("--mem-fraction-static", "0.3", "--max-total-tokens", "16384", "--max-running-requests", "256"),
 )
-
-
 # In-place refits keep the cache, and a shared prefix would serve keys and values of ever older weights to new requests.
 _IN_PLACE = ("--disable-radix-cache",)
 
 
 class ServerError(LeewayError):
-    """A server that cannot be started. The message holds the end of its log."""
+    """A server that cannot be started. The message contains the end of its log."""
 
 
 class PortInUseError(ServerError):
@@ -47,15 +46,17 @@ class PortInUseError(ServerError):
 
 
 class Server:
-    """A running SGLang server. Start it from the main thread.
+    """A running SGLang server. Create it on the main thread: the kernel ties the process to the thread that forked it.
 
     Args:
-        index: which of the worker's engines; listens on ``config.base_port + index``.
+        config: how servers are started.
+        index: number of the engine in its worker; the server listens on ``config.base_port + index``.
         model: Hugging Face directory of the initial policy.
-        log: its output, appended.
+        log: file that its output is appended to.
 
     Raises:
         PortInUseError: the port is taken.
+        SettingsError: config.device is "cpu" and SGLang is not installed in the release that its stand-ins are for.
     """
 
     def __init__(self, config: EngineConfig, index: int, model: Path, log: Path) -> None:
@@ -67,14 +68,15 @@ class Server:
 
     @property
     def pid(self) -> int:
+        """Process id of the guard, which leads the server's process group."""
         return self._child.pid
 
     def ended(self) -> bool:
-        """Whether the process is gone."""
+        """Whether the process has ended."""
         return self._child.exit_code() is not None
 
     async def wait_until_up(self, session: aiohttp.ClientSession) -> None:
-        """Returns once it answers HTTP, which it does only after its model is loaded.
+        """Waits until the server answers HTTP, which it does only after its model is loaded.
 
         Raises:
             ServerError: it ended, or did not answer within ``start_timeout_s``.
@@ -94,16 +96,16 @@ class Server:
         )
 
     def tail(self) -> str:
-        """The end of its log, for an error message."""
+        """The last lines of its log, for an error message."""
         return self._child.tail(12)
 
     def kill(self) -> None:
-        """SIGKILL to the server and all its children: it keeps nothing that would need a clean end."""
+        """Sends SIGKILL to the server and all its children: it has no state that would need a clean end."""
         self._child.kill()
 
 
 async def answers(session: aiohttp.ClientSession, url: str) -> bool:
-    """Whether a server is up at the URL (it describes its model)."""
+    """Whether a server answers at the URL: it describes its model."""
     try:
         async with session.get(f"{url}/model_info", timeout=aiohttp.ClientTimeout(total=5)) as response:
             return response.status == 200
@@ -113,32 +115,24 @@ async def answers(session: aiohttp.ClientSession, url: str) -> bool:
 
 def _command(config: EngineConfig, model: Path, port: int) -> list[str]:
     server = [sys.executable, "-m", "sglang.launch_server", "--model-path", str(model.resolve())]
-    server += [
-        "--host",
-        _HOST,
-        "--port",
-        str(port),
-        *_ALWAYS,
-        *_chosen(config),
-        *config.arguments,
-    ]
-    return [sys.executable, "-S", "-E", str(_HERE / "guard.py"), str(os.getpid()), *server]
+    server += ["--host", _HOST, "--port", str(port), *_ALWAYS, *_flags(config), *config.arguments]
+    return [sys.executable, "-S", "-E", str(_GUARD), str(os.getpid()), *server]
 
 
-def _chosen(config: EngineConfig) -> tuple[str, ...]:
+def _flags(config: EngineConfig) -> tuple[str, ...]:
     return (_CPU if config.device == "cpu" else ()) + (_IN_PLACE if config.refit == "in_place" else ())
 
 
 def _environment(config: EngineConfig) -> dict[str, str]:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
     if config.device == "cpu":
-        environment |= {"SGLANG_USE_CPU_ENGINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(_HERE / "cpu_engine")}
+        environment |= {"SGLANG_USE_CPU_ENGINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(cpu_shims())}
     return environment
 
 
 def _require_free(port: int) -> None:
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: TIME_WAIT is no occupant
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: TIME_WAIT does not block
         try:
             probe.bind((_HOST, port))
         except OSError as error:

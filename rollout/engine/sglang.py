@@ -1,4 +1,4 @@
-"""The HTTP client of one SGLang server: generation with version spans, and refits. The only module that speaks its API."""
+"""The HTTP client of one SGLang server: generation with version spans, and refits. Only this module knows its API."""
 
 from __future__ import annotations
 
@@ -20,21 +20,27 @@ class EngineError(Exception):
 
 
 class RefusedError(Exception):
-    """The server is fine and the request is not (HTTP 400, or an id outside the vocabulary). Retrying is pointless."""
+    """The request is wrong and the server is fine (HTTP 400, or an id outside the vocabulary). Retrying is pointless."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn: the full softmax at a temperature, so that the learner can compute the same probabilities."""
+    """Sampling parameters: the full softmax at a temperature, whose probabilities the learner can compute.
 
-    temperature: float  # 0: greedy
+    Attributes:
+        temperature: 0: greedy.
+        max_new_tokens: largest number of tokens in a response.
+        stop_ids: token ids that end a response.
+    """
+
+    temperature: float
     max_new_tokens: int
     stop_ids: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class VersionSpan:
-    """Tokens [start, end) were generated with the weights of ``version``."""
+    """A range [start, end) of response tokens that were generated with the weights of ``version``."""
 
     version: int
     start: int
@@ -43,19 +49,25 @@ class VersionSpan:
 
 @dataclass(frozen=True)
 class Response:
-    """What came of one prompt. ``spans`` cover ``tokens`` without a gap."""
+    """One response to a prompt.
 
-    tokens: list[int]  # the end or stop token included
+    Attributes:
+        tokens: token ids, the end or stop token included.
+        finish: why it ended: an end or stop token, the length limit, or the server aborted it.
+        spans: which version generated which tokens; they cover ``tokens`` without a gap.
+    """
+
+    tokens: list[int]
     finish: Literal["stop", "length", "abort"]
     spans: list[VersionSpan]
 
 
 class Engine:
-    """One server.
+    """The client of one server.
 
     Args:
         url: http://host:port.
-        session: shared; its own limits do not apply, every call has its timeout here.
+        session: shared; its own timeouts do not apply, every call sets one.
         vocab_size: ids must lie in [0, vocab_size).
         timeout_s: limit of one generation or refit.
     """
@@ -67,11 +79,17 @@ class Engine:
         self._timeout_s = timeout_s
 
     async def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Response]:
-        """One response for each prompt, in order. Repeat a prompt to get several: faster than the server's own ``n``.
+        """Generates one response for each prompt, in order.
+
+        Repeat a prompt to get several responses to it: faster than the server's own parameter ``n``.
+
+        Args:
+            prompts: token ids of each prompt, at least one.
+            sampling: how tokens are drawn.
 
         Raises:
-            RefusedError: an id outside the vocabulary (it would kill the server), or the server said 400.
-            EngineError: no or no sound answer within the time limit.
+            RefusedError: an id is outside the vocabulary (it would kill the server), or the server answered HTTP 400.
+            EngineError: no answer within the time limit, or a malformed one.
         """
         self._require_ids(prompts)
         parameters = {
@@ -87,13 +105,16 @@ class Engine:
     async def refit(self, version: int, path: Path, mode: RefitMode) -> float:
         """Loads the weights in a directory and labels them. Returns the seconds it took.
 
-        drain: running requests end first, under the old weights; new ones wait. in_place: running requests go on with the
-        new weights and their old KV cache (start the server with --disable-radix-cache, or prefixes stay old for ever).
-        retract: they go on with their KV cache recomputed under the new weights, so that nothing old is left in them but
-        the tokens themselves.
+        Args:
+            version: the label.
+            path: directory of the weights, which the server can read.
+            mode: "drain": running requests end first, under the old weights, and new ones wait. "in_place": running requests
+                continue with the new weights and their old KV cache (start the server with --disable-radix-cache, or cached
+                prefixes stay old for ever). "retract": running requests continue with their KV cache recomputed under the
+                new weights, so that only their tokens come from the old ones.
 
         Raises:
-            EngineError: it failed. What the server then holds is unknown: restart it.
+            EngineError: it failed, and the server's weights are unknown: restart it.
         """
         started = time.monotonic()
         try:
@@ -102,7 +123,7 @@ class Engine:
             except RefusedError:
                 if mode != "drain":
                     raise
-                # A health probe passes no gate of ours: one under way kept the server from dropping its cache.
+                # Health probes do not pass the drain gate: one under way kept the server from dropping its cache.
                 await self._load(version, path, "retract")
         except RefusedError as error:
             raise EngineError(f"refit to version {version} failed: {error}") from error
@@ -122,15 +143,15 @@ class Engine:
                 await self._post("/continue_generation", {})
 
     async def label(self) -> str:
-        """The label of the weights it holds; "default" before the first refit. Raises EngineError."""
+        """Reads the label of the server's weights; "default" before the first refit. Raises EngineError."""
         async with self._call("/model_info", timeout_s=10), self._get("/model_info", 10) as response:
             return str((await response.json())["weight_version"])
 
     async def require_health(self, timeout_s: float) -> None:
-        """Makes it prove that it still generates: one token when idle, any token when busy. Takes about a second.
+        """Makes the server prove that it still generates: one token when idle, any token when busy. Takes about a second.
 
         Raises:
-            EngineError: it does not, within the limit.
+            EngineError: it did not within the limit.
         """
         async with self._call("/health", timeout_s), self._get("/health", timeout_s) as response:
             if response.status != 200:
@@ -154,7 +175,7 @@ class Engine:
 
     @contextlib.asynccontextmanager
     async def _call(self, path: str, timeout_s: float) -> AsyncIterator[None]:
-        """Turns every way a call can fail into EngineError."""
+        """Converts every error of a call to EngineError."""
         try:
             yield
         except TimeoutError as error:

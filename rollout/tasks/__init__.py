@@ -1,4 +1,4 @@
-"""What is asked and how it is judged: built-in tasks, and the loader of a user's own."""
+"""Tasks: what is asked and how responses are scored; built-in ones, and a loader for others."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ BUILT_IN = {
 
 
 def load_task(name: str, seed: int, options: dict[str, Any]) -> Task:
-    """Builds a task from a built-in name or ``module:Class``.
+    """Creates a task from a built-in name or ``module:Class``.
 
     Raises:
-        TaskError: no such task, it is no Task, or it refuses the options.
+        TaskError: there is no such task, it is no subclass of Task, or it does not accept the options.
     """
     module_name, separator, class_name = BUILT_IN.get(name, name).partition(":")
     if not separator:

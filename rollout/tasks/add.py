@@ -1,4 +1,4 @@
-"""Addition, answered from the last digit on: 123+989= -> 2111 (1112 reversed)."""
+"""The task add: a sum, its last digit first: 123+989= -> 2111 (1112 reversed)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from rollout.tasks.base import Prompt, Task
 
 
 class Add(Task):
-    """Two numbers of ``digits`` digits. The answer's digits are reversed, as carrying goes. Reward 1 for the exact answer."""
+    """Sums of two numbers of ``digits`` digits, answered with the digits reversed, which is the order of carrying.
+
+    The reward is 1 for exactly the reversed sum, else 0.
+    """
 
     name = "add"
 

@@ -1,4 +1,6 @@
-"""The interface of a task. A task of your own is about twenty lines:
+"""The interface of a task.
+
+A task of your own is about twenty lines:
 
     class Reverse(Task):
         name = "reverse"
@@ -37,9 +39,9 @@ class Prompt:
     """One question.
 
     Attributes:
-        prompt_id: its name in the ledger and in logs; 1 to 256 bytes. The same question keeps the same name.
+        prompt_id: its name in the ledger and in logs, 1 to 256 bytes; the same question always has the same name.
         text: what the model reads.
-        data: whatever ``reward`` needs to judge; never leaves the worker.
+        data: whatever ``reward`` needs to score a response; never leaves the worker.
     """
 
     prompt_id: str
@@ -48,31 +50,37 @@ class Prompt:
 
 
 class Task(ABC):
-    """Prompts without end, and a judge.
+    """An endless supply of prompts, and the reward of a response.
 
     ``prompt`` must be a function of (seed, index) alone: a worker that restarts asks again for the indices whose groups
     were not acknowledged.
+
+    Attributes:
+        name: its name in groups and messages.
+        stop: texts, each one token of the model, that end a response besides the model's end token.
+        slow: True: responses are scored in processes of their own, under a time limit.
+        seed: the worker's seed.
     """
 
     name: str = ""
-    stop: tuple[str, ...] = ()  # texts, each one token of the model, that end a response besides the model's end token
-    slow: bool = False  # True: judged in a process of its own, under a time limit
+    stop: tuple[str, ...] = ()
+    slow: bool = False
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
 
     @abstractmethod
     def prompt(self, index: int) -> Prompt:
-        """The prompt of a number >= 0. Any number must give one."""
+        """Returns the prompt of any index >= 0."""
 
     @abstractmethod
     def reward(self, prompt: Prompt, response: str) -> Reward:
-        """Judges one response, its end token removed: a number, or named parts whose sum is the reward."""
+        """Scores one response, its end token removed: a number, or named parts whose sum is the reward."""
 
     def solution(self, prompt: Prompt) -> str | None:
-        """A right answer, for supervised warm starts; None where the task knows none."""
+        """Returns a right answer, for supervised warm starts; None where the task knows none."""
         return None
 
     def rng(self, index: int) -> random.Random:
-        """A generator of its own for every (seed, index)."""
+        """Returns a random generator that depends on the task, the seed and the index alone."""
         return random.Random(f"{type(self).__qualname__}:{self.seed}:{index}")

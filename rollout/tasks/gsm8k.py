@@ -1,4 +1,4 @@
-"""Grade-school mathematics (Cobbe et al. 2021, arXiv 2110.14168) from its JSON lines, judged by math-verify."""
+"""The task gsm8k: grade-school mathematics (Cobbe et al. 2021, arXiv 2110.14168), scored by math-verify."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _INSTRUCTION = "\nThink step by step, then give the final number in \\boxed{}."
 
 
 class Gsm8k(Task):
-    """Questions from a file of {"question", "answer"} lines, in an order of its own for every pass and seed.
+    """Questions from a file of {"question", "answer"} lines, in a different order for every pass and seed.
 
     Args:
         path: the JSON lines file (train.jsonl of the data set's repository).
@@ -25,7 +25,7 @@ class Gsm8k(Task):
     """
 
     name = "gsm8k"
-    slow = True  # parsing an adversarial answer can take math-verify long: never in the worker's event loop
+    slow = True  # math-verify can take long to parse an adversarial answer: never in the worker's event loop
 
     def __init__(self, seed: int = 0, path: str = "", instruction: str = _INSTRUCTION) -> None:
         super().__init__(seed)
@@ -39,7 +39,7 @@ class Gsm8k(Task):
         return Prompt(f"gsm8k:{row}", question + self._instruction, {"final": _final(answer), "answer": answer})
 
     def reward(self, prompt: Prompt, response: str) -> float:
-        from math_verify import parse, verify  # imports sympy: only where something is judged
+        from math_verify import parse, verify  # imports sympy: only where a response is scored
 
         gold = parse(f"${prompt.data['final']}$")
         found = parse(response)

@@ -1,9 +1,7 @@
-"""A reward worker process: `python -m rollout.tasks.reward_worker`.
+"""A reward worker process, `python -m rollout.tasks.reward_worker`: scores responses away from the worker's event loop.
 
-Tasks with ``slow = True`` are scored here, away from the event loop.
-
-JSON lines. First in: {"name", "seed", "options"} of the task. Then {"index", "response"} in, {"reward"} or {"error"} out.
-The prompt is a function of its index, so it need not travel.
+It speaks JSON lines. First in: {"name", "seed", "options"} of the task. Then {"index", "response"} in and {"reward"} or
+{"error"} out, once per response. The prompt is a function of its index, so it need not travel.
 """
 
 from __future__ import annotations
@@ -16,6 +14,7 @@ from rollout.tasks import load_task
 
 
 def main() -> None:
+    """Answers requests from stdin until it ends."""
     # stdout carries the answers; what a task prints must not mix with them.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

@@ -1,4 +1,4 @@
-"""Scores for responses: at once for quick tasks, in processes of their own under a time limit for slow ones."""
+"""Scores responses: in place for quick tasks, in processes of their own under a time limit for slow ones."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from rollout.config import TaskConfig
 from rollout.tasks import Prompt, Reward, Task, TaskError
 from runtime.children import die_with_parent
 
+_START_S = 60.0  # limit of a reward worker's imports, which can take seconds
+
 
 @dataclass(frozen=True)
 class Score:
@@ -25,7 +27,11 @@ class Score:
 
 
 def as_score(reward: Reward) -> Score:
-    """Named parts add up to the reward. Raises TaskError for anything but a number or a mapping to numbers."""
+    """Converts what a task returned; named parts add up to the reward.
+
+    Raises:
+        TaskError: it is neither a number nor a mapping to numbers.
+    """
     parts = reward if isinstance(reward, dict) else {}
     numbers = list(parts.values()) if isinstance(reward, dict) else [reward]
     if not all(isinstance(number, (int, float)) for number in numbers):
@@ -34,63 +40,77 @@ def as_score(reward: Reward) -> Score:
 
 
 class RewardPool:
-    """Scores the responses of one task."""
+    """Scores the responses of one task; for a slow task, in ``config.reward_workers`` processes.
+
+    Attributes:
+        timeouts: responses that were not scored within the time limit.
+    """
 
     def __init__(self, task: Task, config: TaskConfig, seed: int) -> None:
         self._task = task
         self.timeouts = 0
         self._idle: asyncio.Queue[_RewardWorker] = asyncio.Queue()
-        self._judges = [_RewardWorker(config, seed) for _ in range(config.judges)] if task.slow else []
-        for judge in self._judges:
-            self._idle.put_nowait(judge)
+        self._workers = [_RewardWorker(config, seed) for _ in range(config.reward_workers)] if task.slow else []
+        for worker in self._workers:
+            self._idle.put_nowait(worker)
 
     async def score(self, index: int, prompt: Prompt, responses: Sequence[str]) -> list[Score]:
-        """One score for each response. A slow judgement that outlasts its time limit is a reward of 0, and counted.
+        """Scores each response to a prompt. One that is not scored within the time limit gets reward 0, and is counted.
+
+        Args:
+            index: the prompt's index in the task.
+            prompt: the prompt itself.
+            responses: texts, their end tokens removed.
 
         Raises:
             TaskError: the task raised, or returned something that is no reward.
         """
-        if not self._judges:
+        if not self._workers:
             return [as_score(self._task.reward(prompt, response)) for response in responses]
-        return list(await asyncio.gather(*(self._judge(index, response) for response in responses)))
+        return list(await asyncio.gather(*(self._score_elsewhere(index, response) for response in responses)))
 
-    async def _judge(self, index: int, response: str) -> Score:
-        judge = await self._idle.get()
+    async def _score_elsewhere(self, index: int, response: str) -> Score:
+        worker = await self._idle.get()
         try:
-            return as_score(await judge.reward(index, response))
+            return as_score(await worker.reward(index, response))
         except TimeoutError:
             self.timeouts += 1
-            structlog.get_logger().warning("judge timed out", index=index, response=response[:200])
+            structlog.get_logger().warning("reward timed out", index=index, response=response[:200])
             return Score(0.0)
         finally:
-            self._idle.put_nowait(judge)
+            self._idle.put_nowait(worker)
 
     async def close(self) -> None:
-        """Ends the judging processes."""
-        for judge in self._judges:
-            await judge.kill()
+        """Kills the reward workers."""
+        for worker in self._workers:
+            await worker.kill()
 
 
 class _RewardWorker:
-    """One judging process, started when first needed and again after it had to be killed."""
+    """A process that scores responses, started when first needed and again after it was killed."""
 
     def __init__(self, config: TaskConfig, seed: int) -> None:
-        self._greeting = {"name": config.name, "seed": seed, "options": config.options}
-        self._timeout = config.judge_timeout_s
+        self._task = {"name": config.name, "seed": seed, "options": config.options}
+        self._timeout = config.reward_timeout_s
         self._process: asyncio.subprocess.Process | None = None
 
     async def reward(self, index: int, response: str) -> Reward:
-        """Raises TimeoutError after the limit; the process is then killed, for nothing else stops a stuck parser."""
+        """Scores one response.
+
+        Raises:
+            TimeoutError: the limit is over; the process is killed, because nothing else stops a parser that hangs.
+            TaskError: the task raised, or the process ended.
+        """
         try:
             process = self._process or await self._start()
             async with asyncio.timeout(self._timeout):
                 answer = await self._ask(process, {"index": index, "response": response})
         except BaseException:
-            # Half an exchange cannot be resumed, whatever broke it off: a limit, a crash or our own cancellation.
+            # Half an exchange cannot be resumed, whatever interrupted it: the limit, a crash or a cancellation.
             await self.kill()
             raise
         if "error" in answer:
-            raise TaskError(f"task.name = {self._greeting['name']!r}: reward failed: {answer['error']}")
+            raise TaskError(f"task.name = {self._task['name']!r}: reward failed: {answer['error']}")
         return answer["reward"]
 
     async def _start(self) -> asyncio.subprocess.Process:
@@ -101,9 +121,9 @@ class _RewardWorker:
             preexec_fn=die_with_parent,
             limit=1 << 20,
         )
-        self._write(self._process, self._greeting)
-        # The first judgement pays for imports that can take seconds; they are no fault of the response.
-        async with asyncio.timeout(60):
+        self._write(self._process, self._task)
+        # The first response would pay for the imports; an empty one does instead.
+        async with asyncio.timeout(_START_S):
             await self._ask(self._process, {"index": 0, "response": ""})
         return self._process
 
@@ -114,7 +134,7 @@ class _RewardWorker:
         await process.stdin.drain()
         line = await process.stdout.readline()
         if not line:
-            raise TaskError(f"task.name = {self._greeting['name']!r}: its judging process ended; see the worker's log")
+            raise TaskError(f"task.name = {self._task['name']!r}: its reward worker ended; see the worker's log")
         return json.loads(line)
 
     @staticmethod
@@ -123,6 +143,7 @@ class _RewardWorker:
         process.stdin.write(json.dumps(message).encode() + b"\n")
 
     async def kill(self) -> None:
+        """Kills the process, if there is one, and waits for its end."""
         process, self._process = self._process, None
         if process is None:
             return

@@ -1,4 +1,4 @@
-"""Digits in, the sorted digits out: 314159= -> 113459."""
+"""The task sort: digits in, the sorted digits out: 314159= -> 113459."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from rollout.tasks.base import Prompt, Task
 
 
 class Sort(Task):
-    """Reward 1 for exactly the sorted digits, else 0."""
+    """Strings of ``digits`` random digits. The reward is 1 for exactly the sorted digits, else 0."""
 
     name = "sort"
 

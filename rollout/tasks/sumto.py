@@ -1,4 +1,4 @@
-"""Any digits that add up to a target: 17= -> 98, or 773. Many right answers, unlike sort and add."""
+"""The task sumto: any digits that add up to a target: 17= -> 98, or 773. Many answers are right."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from rollout.tasks.base import Prompt, Task
 
 
 class SumTo(Task):
-    """Targets 1 to ``largest``; at most ``length`` digits may be used. Reward 1 when they add up to the target."""
+    """Targets 1 to ``largest``. The reward is 1 for at most ``length`` digits that add up to the target, else 0."""
 
     name = "sumto"
 
@@ -22,12 +22,12 @@ class SumTo(Task):
         return Prompt(prompt_id=f"sumto:{target}", text=f"{target}=", data=target)
 
     def reward(self, prompt: Prompt, response: str) -> float:
-        # isascii: int() would also read other scripts' digits
+        # isascii: int() would also accept the digits of other scripts
         if not (response.isascii() and response.isdigit() and len(response) <= self.length):
             return 0.0
         return float(sum(map(int, response)) == prompt.data)
 
     def solution(self, prompt: Prompt) -> str:
-        """One of the many, a function of the target: as few digits as possible, the largest first."""
+        """Returns one of the right answers: as few digits as possible, the largest first."""
         nines, rest = divmod(prompt.data, 9)
         return "9" * nines + (str(rest) if rest else "")

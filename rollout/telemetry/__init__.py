@@ -1,0 +1,1 @@
+"""Metrics, log files and traces of a worker."""

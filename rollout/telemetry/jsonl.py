@@ -1,4 +1,4 @@
-"""What a worker tells about itself: lines appended to metrics/<worker>.jsonl, and the clocks behind them."""
+"""JSON-lines files of a worker: one object per line, stamped with the time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from typing import Any
 
 
 class JsonLines:
-    """A JSON-lines file, appended to; every line is stamped and written at once."""
+    """A JSON-lines file that is appended to; every line is written at once.
+
+    Args:
+        path: the file; created, with its directory, when missing.
+    """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -20,4 +24,5 @@ class JsonLines:
         self._file.write(json.dumps({"time": round(time.time(), 3), **row}) + "\n")
 
     def close(self) -> None:
+        """Closes the file."""
         self._file.close()

@@ -1,4 +1,4 @@
-"""A fleet's part of the traces that follow groups (runtime.traces)."""
+"""A worker's spans: of the groups it generates and submits, and of the versions its engines load (see runtime.traces)."""
 
 from __future__ import annotations
 
@@ -7,27 +7,37 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from leeway.v1 import rollout_pb2
-from rollout.engine.observer import Observer, State
-from runtime.trace_context import TRACEPARENT, SpanContext
+from rollout.client.tracing import SubmitTracing, write_span_context
+from rollout.engine.observer import Observer, ReplicaState
+from runtime.trace_context import SpanContext
 
 if TYPE_CHECKING:
     from runtime.tracer import OpenSpan, Tracer
 
-_OPEN = 4096  # groups followed at once; more are not
-_VERSIONS = 16  # announced versions whose places are remembered
-_METADATA_KEYS, _METADATA_BYTES = 32, 4096  # the contract's, see Group.metadata
+_OPEN = 4096  # largest number of open "group" spans; groups above it get none
+_VERSIONS = 16  # announced versions whose span contexts are kept
 
 
-class WorkerTracing:
-    """Follows groups from their prompts to their acks, and versions into engines; without a tracer it does nothing."""
+class WorkerTracing(SubmitTracing):
+    """Traces groups from their prompts to their acks, and versions into engines.
+
+    Args:
+        tracer: None: no spans.
+    """
 
     def __init__(self, tracer: Tracer | None = None) -> None:
-        self._tracer = tracer
-        self._roots: dict[str, OpenSpan] = {}
+        super().__init__(tracer)
+        self._roots: dict[str, OpenSpan] = {}  # group id -> its span "group"
         self._versions: dict[int, SpanContext] = {}
 
-    def generated(self, groups: Sequence[rollout_pb2.Group], begun: int, answered: int, judged: int) -> None:
-        """Groups of one request, not yet submitted; when it was sent, answered, and judged, in Unix nanoseconds."""
+    def generated(self, groups: Sequence[rollout_pb2.Group], begun: int, answered: int, scored: int) -> None:
+        """Opens the span "group" of the sampled groups of one request, and records "generate" and "reward" in it.
+
+        Args:
+            groups: not submitted yet.
+            begun, answered, scored: when the engine request was sent, answered, and its responses were scored, in Unix
+                nanoseconds.
+        """
         if self._tracer is None:
             return
         for group in groups:
@@ -36,76 +46,52 @@ class WorkerTracing:
             version = max(span.version for response in group.responses for span in response.spans)
             tokens = sum(len(response.tokens) // 4 for response in group.responses)
             root = self._tracer.root("group", group.group_id, begun, prompt=group.prompt_id, task=group.task)
-            self._tracer.child("generate", root.place, begun, version=version, tokens=tokens).end(answered)
-            self._tracer.child("reward", root.place, answered).end(judged)
-            if _mark(group, root):
+            self._tracer.child("generate", root.context, begun, version=version, tokens=tokens).end(answered)
+            self._tracer.child("reward", root.context, answered).end(scored)
+            if write_span_context(group, root):
                 self._roots[group.group_id] = root
 
-    def submitting(self, group: rollout_pb2.Group) -> OpenSpan | None:
-        """The span "submit" of a group that is followed; from here on the group says so. Before it is serialized."""
-        if self._tracer is None:
-            return None
-        parent = self._tracer.context_of(group.group_id, group.metadata.get(TRACEPARENT, ""))
-        if parent is not None:
-            span = self._tracer.child("submit", parent)
-        elif self._tracer.is_sampled(group.group_id):
-            span = self._tracer.root("submit", group.group_id, time.time_ns())
-        else:
-            return None
-        return span if _mark(group, span) else None
-
     def acknowledged(self, ack: rollout_pb2.Ack) -> None:
-        """A group's final ack: the worker is done with it."""
+        """Ends a group's span "group" with its final ack."""
         root = self._roots.pop(ack.group_id, None)
         if root is not None:
             root.end(outcome=rollout_pb2.Outcome.Name(ack.outcome))
 
     def announced(self, policy: rollout_pb2.Policy) -> None:
-        """A version that engines will load."""
-        place = None if self._tracer is None else SpanContext.of_version(policy.manifest_sha256)
-        if place is not None:
-            self._versions[policy.version] = place
+        """Remembers the span context of a version that engines will load."""
+        context = None if self._tracer is None else SpanContext.of_version(policy.manifest_sha256)
+        if context is not None:
+            self._versions[policy.version] = context
             while len(self._versions) > _VERSIONS:
                 del self._versions[min(self._versions)]
 
     def refitted(self, engine: int, version: int, seconds: float) -> None:
-        """An engine has loaded a version."""
-        place = self._versions.get(version)
-        if self._tracer is not None and place is not None:
+        """Records the span "refit" of an engine that has just loaded a version."""
+        context = self._versions.get(version)
+        if self._tracer is not None and context is not None:
             begun = time.time_ns() - int(seconds * 1e9)
-            self._tracer.child("refit", place, begun, engine=engine, version=version).end()
+            self._tracer.child("refit", context, begun, engine=engine, version=version).end()
 
     def observing(self, observer: Observer) -> Observer:
-        """An observer that tells us of refits too."""
-        return observer if self._tracer is None else _Both(observer, self)
+        """Returns an observer that passes events on to ``observer`` and records refits as spans."""
+        return observer if self._tracer is None else _TracingObserver(observer, self)
 
     def close(self) -> None:
-        """Sends what waits."""
+        """Sends the spans that wait to be exported."""
         if self._tracer is not None:
             self._tracer.close()
 
 
-class _Both:
-    """An observer, and a trail beside it."""
+class _TracingObserver:
+    """Passes engine events on to an observer, and refits to the tracing too."""
 
     def __init__(self, observer: Observer, tracing: WorkerTracing) -> None:
         self._observer = observer
         self._tracing = tracing
 
-    def engine_state(self, engine: int, state: State) -> None:
+    def engine_state(self, engine: int, state: ReplicaState) -> None:
         self._observer.engine_state(engine, state)
 
     def engine_refit(self, engine: int, version: int, seconds: float) -> None:
         self._observer.engine_refit(engine, version, seconds)
         self._tracing.refitted(engine, version, seconds)
-
-
-def _mark(group: rollout_pb2.Group, span: OpenSpan) -> bool:
-    """Writes the span's place into the metadata; not where that would make the group break the contract."""
-    others = {key: value for key, value in group.metadata.items() if key != TRACEPARENT}
-    value = span.place.traceparent
-    size = sum(len(key.encode()) + len(text.encode()) for key, text in others.items()) + len(TRACEPARENT) + len(value)
-    if len(others) >= _METADATA_KEYS or size > _METADATA_BYTES:
-        return False
-    group.metadata[TRACEPARENT] = value
-    return True

@@ -1,4 +1,4 @@
-"""What a worker writes about its work: metrics, sample responses, and the ids whose acceptance it saw."""
+"""The files a worker writes: progress lines, sample responses, and the ids of accepted groups."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from dataclasses import dataclass
 from leeway.v1 import rollout_pb2
 from rollout.config import WorkerConfig
 from rollout.engine.busy_clock import BusyClock
-from rollout.engine.observer import State
+from rollout.engine.observer import ReplicaState
 from rollout.telemetry.jsonl import JsonLines
 from rollout.telemetry.worker_metrics import WorkerMetrics
-from rollout.versions.verifier import VersionError
+from rollout.versions.manifest import VersionError
 
 _SAMPLES = 4  # responses, to different prompts, logged at a time
 
 
 @dataclass
 class _Counts:
+    """Counters of the progress lines; they start at 0 with the process."""
+
     groups_generated: int = 0
     groups_accepted: int = 0
     groups_rejected: int = 0
@@ -35,31 +37,31 @@ class Sample:
 
 
 class WorkerLog:
-    """The files of one worker. Counters start at 0 with the process.
+    """The log files of one worker; every event is counted in its metrics too.
 
     metrics/<worker>.jsonl: progress once a second, refits, engine states, refused versions.
     state/<worker>.samples.jsonl: a few responses every ``sample_every_s``.
-    state/<worker>.acked.jsonl: one line per accepted group: the producer's side of the account.
+    state/<worker>.acked.jsonl: one line per accepted group: the producer's side of the ledger.
     """
 
-    def __init__(self, config: WorkerConfig, meters: WorkerMetrics) -> None:
-        self._meters = meters
-        metrics = config.metrics_dir or config.state_dir.parent / "metrics"
-        self._metrics = JsonLines(metrics / f"{config.name}.jsonl")
+    def __init__(self, config: WorkerConfig, metrics: WorkerMetrics) -> None:
+        self._metrics = metrics
+        directory = config.metrics_dir or config.state_dir.parent / "metrics"
+        self._events = JsonLines(directory / f"{config.name}.jsonl")
         self._samples = JsonLines(config.state_dir / f"{config.name}.samples.jsonl")
         self._acked = JsonLines(config.state_dir / f"{config.name}.acked.jsonl")
         self._every_s = config.sample_every_s
         self._next_sample = 0.0
         self._counts = _Counts()
         self._rewards: list[float] = []  # since the last progress line
-        self._reward: float | None = None  # the mean when last there was one
-        self._last = (time.monotonic(), 0)  # when progress was last written, tokens then
+        self._reward: float | None = None  # mean of the last progress line that had any
+        self._last = (time.monotonic(), 0)  # time and tokens_generated of the last progress line
 
     def generated(self, groups: Sequence[rollout_pb2.Group], samples: Sequence[Sample]) -> None:
-        """A request is complete: its groups, and some of its responses, of which a few are logged now and then."""
+        """Counts the groups of a complete request; a few of the samples are logged every ``sample_every_s``."""
         responses = [response for group in groups for response in group.responses]
         tokens, rewards = sum(len(response.tokens) // 4 for response in responses), [one.reward for one in responses]
-        self._meters.generated(len(groups), tokens, rewards)
+        self._metrics.generated(len(groups), tokens, rewards)
         self._counts.groups_generated += len(groups)
         self._counts.tokens_generated += tokens
         self._rewards += rewards
@@ -71,8 +73,8 @@ class WorkerLog:
                 self._samples.append(version=version, **vars(sample))
 
     def acknowledged(self, ack: rollout_pb2.Ack) -> None:
-        """A group's final ack."""
-        self._meters.acknowledged(ack)
+        """Counts a group's final ack; the id of an accepted one is written."""
+        self._metrics.acknowledged(ack)
         if ack.outcome == rollout_pb2.OUTCOME_REJECTED:
             self._counts.groups_rejected += 1
             return
@@ -80,37 +82,40 @@ class WorkerLog:
         self._acked.append(group_id=ack.group_id)
 
     def waited(self, seconds: float) -> None:
-        """A request slot has no lease and waits."""
-        self._meters.waited(seconds)
+        """Counts the time that a request slot has to wait for a lease."""
+        self._metrics.waited(seconds)
 
     def skipped(self, prompts: int) -> None:
-        """Prompts were given up: no engine could answer them."""
-        self._meters.skipped(prompts)
+        """Counts prompts that were given up because no engine could answer them."""
+        self._metrics.skipped(prompts)
 
     def refused(self, version: int, error: VersionError) -> None:
-        """A published version was not loaded."""
-        self._meters.refused()
-        self._metrics.append(kind="refused", version=version, reason=str(error))
+        """Records a published version that failed its verification and was not loaded."""
+        self._metrics.refused()
+        self._events.append(kind="refused", version=version, reason=str(error))
 
-    def engine_state(self, engine: int, state: State) -> None:
-        """An engine went into a state."""
-        self._meters.engine_state(engine, state)
-        self._metrics.append(kind="engine", engine=engine, state=state)
+    def engine_state(self, engine: int, state: ReplicaState) -> None:
+        """Records an engine's change of state."""
+        self._metrics.engine_state(engine, state)
+        self._events.append(kind="engine", engine=engine, state=state)
 
     def engine_refit(self, engine: int, version: int, seconds: float) -> None:
-        """An engine has a version."""
-        self._meters.engine_refit(engine, version, seconds)
-        self._metrics.append(kind="refit", engine=engine, version=version, seconds=round(seconds, 4))
+        """Records that an engine has loaded a version."""
+        self._metrics.engine_refit(engine, version, seconds)
+        self._events.append(kind="refit", engine=engine, version=version, seconds=round(seconds, 4))
 
     def progress(self, version: int | None, engines_serving: int, clock: BusyClock) -> None:
-        """One line: counters since the start; tokens/s and mean reward since the line before (or the last known)."""
+        """Writes a progress line: counters since the start, tokens/s and mean reward since the line before.
+
+        The reward is the last known one when no request was completed since then.
+        """
         now, tokens = time.monotonic(), self._counts.tokens_generated
         since, before = self._last
         busy, idle = clock.read()
-        self._meters.progressed(busy, idle)
+        self._metrics.progressed(busy, idle)
         if self._rewards:
             self._reward = sum(self._rewards) / len(self._rewards)
-        self._metrics.append(
+        self._events.append(
             kind="progress",
             **vars(self._counts),
             tokens_per_s=round((tokens - before) / max(now - since, 1e-9), 1),
@@ -125,5 +130,5 @@ class WorkerLog:
 
     def close(self) -> None:
         """Closes the files."""
-        for lines in (self._metrics, self._samples, self._acked):
+        for lines in (self._events, self._samples, self._acked):
             lines.close()

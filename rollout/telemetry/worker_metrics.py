@@ -1,4 +1,4 @@
-"""What a rollout worker shows Prometheus. The reference is deploy/metrics.md."""
+"""The Prometheus metrics of a rollout worker; deploy/metrics.md lists them."""
 
 from __future__ import annotations
 
@@ -6,41 +6,43 @@ import math
 from collections.abc import Sequence
 
 from leeway.v1 import rollout_pb2
-from rollout.client.client import SubmitClient
-from rollout.engine.observer import State
+from rollout.client import SubmitClient
+from rollout.engine.observer import ReplicaState
 from rollout.engine.pool import EnginePool
 from runtime.metric_registry import MetricRegistry
 from runtime.status import Heartbeat
 
-_LOOP_S = 30.0  # an event loop that stands still for longer is stuck for good
+_LOOP_S = 30.0  # an event loop that stands still for longer counts as stuck
 _REFIT_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 300.0)
-_STATES: tuple[State, ...] = ("starting", "stale", "serving", "dead")
+_STATES: tuple[ReplicaState, ...] = ("starting", "stale", "serving", "dead")
 
 
 class WorkerMetrics:
     """A worker's metrics.
 
     Args:
-        engines: how many it has.
+        engines: number of the worker's engines.
 
     Attributes:
-        loop: beaten by the worker's event loop.
-        instruments: what /metrics shows.
+        loop: heartbeat of the worker's event loop.
+        registry: every metric declared here.
     """
 
     def __init__(self, engines: int) -> None:
         self.loop = Heartbeat("the event loop", _LOOP_S)
-        self.instruments = made = MetricRegistry()
-        self._state: dict[int, State] = {}
+        self.registry = made = MetricRegistry()
+        self._state: dict[int, ReplicaState] = {}
         self._worked = 0.0, 0.0
         made.read_all("leeway_worker_engines", "Engines by state.", ("state",), self._by_state)
-        self._restarts = made.counter("leeway_worker_engine_restarts_total", "Lives after the first.", ("engine",))
+        self._restarts = made.counter(
+            "leeway_worker_engine_restarts_total", "Starts of an engine after its first.", ("engine",)
+        )
         self._refits = made.histogram(
             "leeway_worker_refit_seconds", "Loading a version into an engine, running requests paused.", _REFIT_S
         )
-        self._version = made.gauge("leeway_worker_engine_version", "What an engine was last given.", ("engine",))
+        self._version = made.gauge("leeway_worker_engine_version", "Version an engine loaded last.", ("engine",))
         self._refused = made.counter(
-            "leeway_worker_refused_versions_total", "Published versions that were damaged or not this model's."
+            "leeway_worker_refused_versions_total", "Published versions that were damaged or not of this model."
         )
         self._groups = made.counter(
             "leeway_worker_groups_total", "Groups generated, and by final ack accepted or rejected.", ("stage",)
@@ -51,22 +53,22 @@ class WorkerMetrics:
         self._reward.set(math.nan)
         self._skipped = made.counter("leeway_worker_skipped_prompts_total", "Prompts given up: no engine could answer.")
         self._waited = made.counter(
-            "leeway_worker_lease_wait_seconds_total", "Time that request slots waited for leave to generate, summed."
+            "leeway_worker_lease_wait_seconds_total", "Time that request slots waited for a lease, summed."
         )
         for stage in ("generated", "accepted", "rejected"):
             self._groups.labels(stage)
         for engine in range(engines):
             self._restarts.labels(str(engine))
 
-    def follow(self, client: SubmitClient, fleet: EnginePool) -> None:
-        """Shows what these two know from here on."""
-        made = self.instruments
+    def follow(self, client: SubmitClient, pool: EnginePool) -> None:
+        """Declares the metrics that every scrape reads from the client and the engine pool."""
+        made = self.registry
         made.read(
             "leeway_worker_ready",
-            "1 while /readyz says so: an engine serves the current version.",
-            lambda: float(fleet.behind() is None),
+            "1 while /readyz answers 200: an engine serves the current version.",
+            lambda: float(pool.behind() is None),
         )
-        made.read("leeway_worker_unacked_groups", "Submitted, and not acknowledged yet.", lambda: client.unacked)
+        made.read("leeway_worker_unacked_groups", "Groups submitted and not acknowledged yet.", lambda: client.unacked)
         made.read("leeway_worker_retries_total", "RETRY acks obeyed.", lambda: client.retried)
         made.read(
             "leeway_worker_reconnects_total", "Submit streams opened after the first.", lambda: client.reconnected
@@ -74,17 +76,17 @@ class WorkerMetrics:
         made.read(
             "leeway_worker_version",
             "Oldest version that an engine serves; NaN while none does.",
-            lambda: _number(fleet),
+            lambda: _version_or_nan(pool),
         )
         made.read("leeway_worker_busy_seconds_total", "Time with a request under way.", lambda: self._worked[0])
         made.read(
             "leeway_worker_idle_seconds_total",
-            "Time with none, since an engine first served.",
+            "Time without a request under way, since an engine first served.",
             lambda: self._worked[1],
         )
 
     def generated(self, groups: int, tokens: int, rewards: Sequence[float]) -> None:
-        """A request is complete: how many groups, response tokens, and each response's reward."""
+        """Counts a complete request: its groups, its response tokens, and the reward of each response."""
         self._groups.labels("generated").inc(groups)
         self._responses.inc(len(rewards))
         self._tokens.inc(tokens)
@@ -92,35 +94,35 @@ class WorkerMetrics:
             self._reward.set(sum(rewards) / len(rewards))
 
     def acknowledged(self, ack: rollout_pb2.Ack) -> None:
-        """A group's final ack."""
+        """Counts a group's final ack as accepted or rejected."""
         rejected = ack.outcome == rollout_pb2.OUTCOME_REJECTED
         self._groups.labels("rejected" if rejected else "accepted").inc()
 
     def progressed(self, busy_s: float, idle_s: float) -> None:
-        """The event loop turns; seconds with and without a request under way, so far."""
+        """Beats the event loop's heartbeat and sets the seconds with and without a request under way, so far."""
         self.loop.beat()
         self._worked = busy_s, idle_s
 
     def waited(self, seconds: float) -> None:
-        """A request slot got no lease and waits."""
+        """Counts the time that a request slot has to wait for a lease."""
         self._waited.inc(seconds)
 
     def skipped(self, prompts: int) -> None:
-        """Prompts were given up."""
+        """Counts prompts that were given up."""
         self._skipped.inc(prompts)
 
     def refused(self) -> None:
-        """A version was not loaded."""
+        """Counts a published version that was not loaded."""
         self._refused.inc()
 
-    def engine_state(self, engine: int, state: State) -> None:
-        """An engine went into a state."""
+    def engine_state(self, engine: int, state: ReplicaState) -> None:
+        """Sets an engine's state; "starting" counts as a restart, except the first time."""
         if state == "starting" and engine in self._state:
             self._restarts.labels(str(engine)).inc()
         self._state[engine] = state
 
     def engine_refit(self, engine: int, version: int, seconds: float) -> None:
-        """An engine has a version."""
+        """Records the version that an engine has loaded, and the seconds it took."""
         self._refits.observe(seconds)
         self._version.labels(str(engine)).set(version)
 
@@ -129,6 +131,6 @@ class WorkerMetrics:
         return {(state,): states.count(state) for state in _STATES}
 
 
-def _number(fleet: EnginePool) -> float:
-    version = fleet.running_version()
+def _version_or_nan(pool: EnginePool) -> float:
+    version = pool.running_version()
     return math.nan if version is None else version

@@ -1,0 +1,1 @@
+"""Published versions in the worker: found, downloaded, rebuilt from deltas, verified before use."""

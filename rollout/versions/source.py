@@ -1,4 +1,4 @@
-"""Where published versions lie: a directory of this machine, or a URL that fsspec reaches, read through a local copy."""
+"""Sources of published versions: a directory of this machine, or a URL that fsspec reaches, through a local copy."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
-from rollout.versions.manifest import MANIFEST, VersionError, plain, read_manifest
+from rollout.versions.manifest import VersionError, plain, read_manifest
+from runtime.version_format.names import MANIFEST, version_name, versions_on_disk
 
-_KEPT = 3  # an engine may still read the one before the newest
+_KEPT = 3  # versions; an engine may still read the one before the newest
 
 
 class VersionSource(Protocol):
-    """A place of publication."""
+    """Somewhere a learner publishes its versions."""
 
     def directory(self, version: int) -> Path:
-        """A local directory with the version's manifest and files; unverified. Raises VersionError."""
+        """Returns a local directory with the version's manifest and files, unverified. Raises VersionError."""
         ...
 
 
 class LocalSource:
-    """A directory of this machine."""
+    """Versions in a directory of this machine, usually on a shared file system."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -33,14 +34,14 @@ class LocalSource:
 
 
 class RemoteSource:
-    """A URL; versions are copied to ``cache`` when asked for, the newest few stay.
+    """Versions at a URL, copied to ``cache`` when they are asked for; the newest few copies stay.
 
     Raises:
-        VersionError: no client for the scheme.
+        VersionError: there is no client for the URL's scheme.
     """
 
     def __init__(self, url: str, cache: Path) -> None:
-        import fsspec  # only those who read from elsewhere need it
+        import fsspec  # imported only where versions are read from a URL
 
         self._cache = cache
         with _translated(url):
@@ -48,27 +49,35 @@ class RemoteSource:
 
     def directory(self, version: int) -> Path:
         name = version_name(version)
-        here, there = self._cache / name, f"{self._root}/{name}"
+        local, remote = self._cache / name, f"{self._root}/{name}"
         temporary = self._cache / ".fetching"
-        with _translated(there):
-            content = self._store.cat_file(f"{there}/{MANIFEST}")
-            if here.is_dir() and (here / MANIFEST).read_bytes() == content and _complete(here):
-                return here
+        with _translated(remote):
+            content = self._store.cat_file(f"{remote}/{MANIFEST}")
+            if local.is_dir() and (local / MANIFEST).read_bytes() == content and _is_complete(local):
+                return local
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
             (temporary / MANIFEST).write_bytes(content)
             for file in read_manifest(temporary).files:
-                self._store.get_file(f"{there}/{plain(file.name)}", str(temporary / file.name))
-        shutil.rmtree(here, ignore_errors=True)
-        temporary.rename(here)
-        for old in sorted(self._cache.glob("weight_v*"), key=lambda path: int(path.name[8:]))[:-_KEPT]:
-            if old != here:
-                shutil.rmtree(old, ignore_errors=True)
-        return here
+                self._store.get_file(f"{remote}/{plain(file.name)}", str(temporary / file.name))
+        shutil.rmtree(local, ignore_errors=True)
+        temporary.rename(local)
+        for old in versions_on_disk(self._cache)[:-_KEPT]:
+            if old != version:
+                shutil.rmtree(self._cache / version_name(old), ignore_errors=True)
+        return local
 
 
 def source_of(uri: str, cache: Path | None) -> VersionSource:
-    """Where the version at ``uri`` and its siblings lie. Raises VersionError."""
+    """Returns the source that holds the version at ``uri`` and its siblings.
+
+    Args:
+        uri: URI of a version's directory, as its announcement gives it.
+        cache: where versions from other machines are copied; None refuses them.
+
+    Raises:
+        VersionError: ``uri`` has a scheme that cannot be read.
+    """
     parts = urlsplit(uri)
     if parts.scheme == "file" and parts.netloc in ("", "localhost"):
         return LocalSource(Path(unquote(parts.path)).parent)
@@ -77,13 +86,8 @@ def source_of(uri: str, cache: Path | None) -> VersionSource:
     return RemoteSource(uri.rstrip("/").rpartition("/")[0], cache)
 
 
-def version_name(version: int) -> str:
-    """``weight_v000012``."""
-    return f"weight_v{version:06d}"
-
-
-def _complete(directory: Path) -> bool:
-    """Whether every file has its size; the checksums are the reader's business."""
+def _is_complete(directory: Path) -> bool:
+    """Whether every file has the size in the manifest; digests are checked later, by the verifier."""
     sizes = {path.name: path.stat().st_size for path in directory.iterdir()}
     return all(sizes.get(file.name) == file.size for file in read_manifest(directory).files)
 
@@ -94,5 +98,5 @@ def _translated(what: str) -> Iterator[None]:
         yield
     except VersionError:
         raise
-    except Exception as error:  # the boundary to a client of somebody else, which may raise anything
+    except Exception as error:  # a third-party client may raise anything
         raise VersionError("policy.uri", f"{what}: {type(error).__name__}: {error}") from error

@@ -1,4 +1,4 @@
-"""Published versions, verified against their manifest before an engine may load them.
+"""Verification of published versions against their manifests before an engine may load them.
 
 SGLang loads a damaged or foreign checkpoint without complaint and then answers wrongly, so nothing reaches it unchecked.
 """
@@ -10,44 +10,45 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from leeway.v1 import rollout_pb2
-from rollout.versions.delta import DeltaError, entries
-from rollout.versions.manifest import VersionError, expect, read, read_manifest, verify_files
+from rollout.versions.manifest import VersionError, expect, read_manifest, verify_files
 from rollout.versions.rebuild import Rebuilder
 from rollout.versions.source import source_of
-
-_SCHEMAS = (1, 2)
-
-__all__ = ["Verifier", "Version", "VersionError"]
+from runtime.version_format.safetensors_header import HeaderError, read_header
 
 
 @dataclass(frozen=True)
 class Version:
-    """A version that passed: number and directory."""
+    """A verified version.
+
+    Attributes:
+        number: its version number.
+        path: directory of the full version, ready to be loaded.
+    """
 
     number: int
     path: Path
 
 
 class Verifier:
-    """Knows the initial model, and verifies versions of it.
+    """Verifies versions of one model.
 
     Args:
         model: Hugging Face directory of the initial policy.
-        cache: where the full versions that deltas yield are kept, and what comes from elsewhere; None: both are refused.
+        cache: where versions rebuilt from deltas, and versions copied from other machines, are kept; None refuses both.
 
     Raises:
-        VersionError: that directory itself has no readable config.json or safetensors.
+        VersionError: ``model`` has no readable config.json or safetensors.
     """
 
     def __init__(self, model: Path, cache: Path | None = None) -> None:
         self._cache = cache
-        self._config_sha256 = hashlib.sha256(read(model / "config.json")).hexdigest()
+        self._config_sha256 = hashlib.sha256(_read(model / "config.json")).hexdigest()
         self._shapes = _tensor_shapes(sorted(model.glob("*.safetensors")))
         if not self._shapes:
             raise VersionError("model", f"{model} holds no *.safetensors")
 
     def verify(self, policy: rollout_pb2.Policy) -> Version:
-        """Reads every byte of the version once, rebuilds it when it is a delta; blocking, so call it in a thread.
+        """Reads every byte of the version, and rebuilds it when it is a delta. Blocks: call it in a thread.
 
         Raises:
             VersionError: schema, version, base, sizes, checksums, config or tensors are not what they should be.
@@ -56,8 +57,6 @@ class Verifier:
         source = source_of(policy.uri, downloads)
         directory = source.directory(policy.version)
         manifest = read_manifest(directory, policy.manifest_sha256)
-        if manifest.schema not in _SCHEMAS:
-            raise VersionError("manifest.schema", f"{manifest.schema}, expected {' or '.join(map(str, _SCHEMAS))}")
         expect("manifest.version", manifest.version, policy.version)
         expect("manifest.config_sha256", manifest.config_sha256, self._config_sha256)
         files = manifest.files
@@ -82,12 +81,19 @@ class Verifier:
             expect(f"tensors[{name}].shape", shape, self._shapes[name])
 
 
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise VersionError(path.name, f"cannot be read: {error}") from error
+
+
 def _tensor_shapes(files: list[Path]) -> dict[str, tuple[int, ...]]:
-    """Names and shapes, from the headers alone."""
+    """Shapes of the tensors in ``files``, by name, from the headers alone. Raises VersionError."""
     shapes: dict[str, tuple[int, ...]] = {}
     for path in files:
         try:
-            shapes |= {name: entry.shape for name, entry in entries(path).items()}
-        except DeltaError as error:
+            shapes |= {name: tensor.shape for name, tensor in read_header(path).tensors.items()}
+        except HeaderError as error:
             raise VersionError(f"files[{path.name}]", str(error)) from error
     return shapes

@@ -1,4 +1,4 @@
-"""What a backlog costs: memory per payload byte, and whether append and take slow down."""
+"""Measures what a backlog costs: memory per payload byte, and whether append and take slow down."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _RATED = 4000  # groups for each rate
 
 @dataclass(frozen=True)
 class BacklogCost:
-    """A backlog, and what it costs."""
+    """Size and cost of a backlog."""
 
     groups: int
     payload_bytes: int  # of one group
@@ -49,7 +49,7 @@ def backlog_cost(queue: QueueConfig, groups: int, tokens: int) -> BacklogCost:
 
 
 def _wait_for_disk(client: redis.Redis) -> None:
-    """Until Redis neither syncs nor rewrites its file: what is measured next is the backlog, not how it was made."""
+    """Waits until Redis neither syncs nor rewrites its file, so that what is measured next is the backlog alone."""
     deadline = time.monotonic() + _DISK_S
     while time.monotonic() < deadline:
         info: Any = client.info("persistence")
@@ -60,7 +60,7 @@ def _wait_for_disk(client: redis.Redis) -> None:
 
 
 def _take(queue: QueueConfig, groups: int) -> float:
-    """Groups per second, taken and committed."""
+    """Takes and commits all groups; returns groups per second."""
     learner = LearnerQueue.open(queue)
     learner.begin(0, [])
     if learner.next_version() == 0:

@@ -1,8 +1,8 @@
-"""The staleness law at work: `python -m tests.bench.cap [STEPS]`, five minutes on two cores. Exit status 1: it does not hold.
+"""`python -m tests.bench.cap [STEPS]`: runs with and without the staleness bound; five minutes on two cores.
 
-The demo with REINFORCE at a staleness of 16 and six times the demo's learning rate, held: once with the law only observed,
-once capped. ``R_BATCH`` lies between what runs of this kind bore (0.18) and what they collapsed of (0.36), as `leeway
-fit-radii` reads them.
+The demo with REINFORCE at a staleness of 16 and six times the demo's learning rate, constant: once with the bound on the
+learning rate only observed, once capped by it. ``R_BATCH`` lies between the radii at which such runs were stable (0.18) and
+collapsed (0.36), as `leeway fit-radii` estimates them. Exit status 1: the first did not collapse, or the second did.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SETTINGS = {
 
 
 def learn(directory: Path, mode: str, steps: int) -> list[dict[str, Any]]:
-    """The step rows of a run with the law in ``mode``."""
+    """Runs the demo with ``learner.lr_control.mode`` = ``mode``; returns its step rows."""
     settings = SETTINGS | {"run.dir": directory, "learner.steps": steps, "learner.lr_control.mode": mode}
     options = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     command = [sys.executable, "-m", "learner.cli.app", "up", "configs/demo.toml", *options]

@@ -22,7 +22,7 @@ _POLL_S = 0.004  # as the learner's intake does
 
 
 def decode(group: pb.Group) -> int:
-    """All token ids of a group as packing wants them; how many bytes they were on the wire."""
+    """Decodes all token ids of a group as packing needs them; returns their bytes on the wire."""
     buffers = [group.prompt_tokens, *(response.tokens for response in group.responses)]
     for buffer in buffers:
         token_ids(buffer)
@@ -30,7 +30,7 @@ def decode(group: pb.Group) -> int:
 
 
 def consume(queue: LearnerQueue, ended: threading.Event) -> dict[str, Any]:
-    """Takes and commits until ``ended`` and nothing waits."""
+    """Takes and commits groups until ``ended`` is set and none waits."""
     groups = step = size = 0
     taking = taking_cpu = 0.0
     while True:

@@ -20,15 +20,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from learner.config import PublishConfig
-from learner.publish.catalog import version_name
 from learner.publish.publisher import Publisher
 from learner.storage.fence import DirectoryFence
 from leeway.v1 import rollout_pb2
 from rollout.versions.verifier import Verifier
+from runtime.version_format.names import version_name
 
 
 class Registry:
-    """Keeps what is announced."""
+    """Callbacks of a publisher that remember its last announcement."""
 
     def __init__(self) -> None:
         self.policy = rollout_pb2.Policy()
@@ -74,9 +74,9 @@ def main(options: argparse.Namespace) -> None:
 
 
 def measure(root: Path, index: int, start: dict[str, Tensor], after: dict[str, Tensor]) -> str:
-    """One row: a full version of ``start`` and a delta to ``after``, written and read."""
+    """Writes and reads a full version of ``start`` and a delta to ``after``; returns the table's row."""
     fence = DirectoryFence(root / f"weights{index}", 1)
-    fence.take()
+    fence.acquire()
     registry = Registry()
     settings = PublishConfig(dir=fence.root, dtype="bfloat16", full_every=2)
     publisher = Publisher(settings, fence, root / "model", 0, registry)

@@ -20,7 +20,7 @@ _MB = 1_000_000
 
 
 def main(options: argparse.Namespace) -> int:
-    """Makes the model and starts the ranks."""
+    """Makes the model, starts the ranks, and returns their exit status."""
     import transformers
 
     config = transformers.Qwen3Config(
@@ -40,11 +40,11 @@ def main(options: argparse.Namespace) -> int:
 
 
 def rank(directory: Path, tensor: int, pipeline: int) -> None:
-    """Exports twice: the first time warms up what libraries allocate once."""
+    """Exports twice and prints the second time's figures: in the first, libraries allocate what they allocate once."""
     import learner.megatron  # noqa: F401  makes megatron usable before the imports below
     from learner.config import LearnerConfig
     from learner.megatron.model.build import load_policy
-    from learner.megatron.model.convert import export
+    from learner.megatron.model.export import export
     from learner.megatron.parallel import start
     from tests.bench.logprobs import _Peak, _resident
 

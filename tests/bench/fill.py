@@ -1,4 +1,4 @@
-"""Groups put into a run's queue as a gateway does it, without the network."""
+"""Puts groups into a run's queue as a gateway does, without the network."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import time
 from learner.config import QueueConfig
 from learner.queue import Append, Appended, GatewayQueue
 from leeway.v1 import rollout_pb2 as pb
-from rollout.client.ids import new_group_id
+from rollout.client import new_group_id
 from tests.bench.sample import RESPONSES, sample_group
 
 _FLUSH = 128
 
 
 async def fill(queue: QueueConfig, groups: int, tokens: int, template: pb.Group | None = None) -> float:
-    """Appends groups of ``tokens`` ids each, copies of ``template`` where there is one; how many per second."""
+    """Appends groups of ``tokens`` ids each, copies of ``template`` if given; returns groups per second."""
     gateway = GatewayQueue(queue, quarantine_groups=0)
     await gateway.check()
     template = template or sample_group(tokens)

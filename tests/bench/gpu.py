@@ -43,7 +43,7 @@ _KERNELS = (  # what a kernel's or an operator's name says it does; the first th
 
 @dataclass(frozen=True)
 class Shape:
-    """A Qwen3's, and the row it is fed."""
+    """Dimensions of a Qwen3, and length of the packed row it is fed."""
 
     vocab: int
     hidden: int
@@ -69,7 +69,7 @@ class Shape:
         torch.set_default_dtype(torch.float32)
 
     def batch(self, seed: int) -> Batch:
-        """Prompts of an eighth, responses of one to seven eighths of the longest: uneven, as sampled ones are."""
+        """Makes a batch of uneven sequences: prompts of an eighth, responses of one to seven eighths of the longest."""
         draw, made, used = random.Random(seed), [], 0
         prompt = self.longest // 8
         while used < self.row * self.rows * 0.97:
@@ -115,7 +115,7 @@ def largest_that_fits(device: torch.device) -> str:
 
 
 def matrix_rate(device: torch.device, size: int) -> float:
-    """Floating-point operations per second of a square bf16 product, the best of ten."""
+    """Measures floating-point operations per second of a square bf16 product, the best of ten."""
     a, b = (torch.randn(size, size, dtype=torch.bfloat16, device=device) for _ in range(2))
     seconds = []
     for _ in range(10):
@@ -133,7 +133,7 @@ def _wait(device: torch.device) -> None:
 
 
 def _where(trainer: Trainer, batch: Batch, ranks: Ranks) -> dict[str, float]:
-    """Shares of one step's device time."""
+    """Shares of one step's device time, by kind of kernel."""
     cuda = ranks.device.type == "cuda"
     activity = torch.profiler.ProfilerActivity.CUDA if cuda else torch.profiler.ProfilerActivity.CPU
     with torch.profiler.profile(activities=[activity]) as profile:

@@ -1,4 +1,4 @@
-"""`python -m tests.bench.intake [SECONDS]`: the intake against what it is made of, all rungs in one run.
+"""`python -m tests.bench.intake [SECONDS]`: measures the intake against its parts, all in one run.
 
 memcpy, a bare gRPC bidi stream, bare pipelined XADD, and the whole path: client, gateway, Redis with its append-only file
 synced every second, learner; accounting on. Groups of 80 KB. Prints a table and writes runs/bench/intake.json.
@@ -37,7 +37,7 @@ _REPORT = Path("runs/bench/intake.json")
 
 
 def memcpy() -> float:
-    """Standard messages copied per second."""
+    """Measures standard messages copied per second."""
     message, copies = sample_group().SerializeToString(), 20_000
     started = time.monotonic()
     for _ in range(copies):
@@ -46,7 +46,7 @@ def memcpy() -> float:
 
 
 def echo(seconds: float) -> Measured:
-    """Bare gRPC."""
+    """Measures a bare gRPC stream."""
     command = [sys.executable, "-m", "tests.bench.echo", "serve"]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
@@ -59,7 +59,7 @@ def echo(seconds: float) -> Measured:
 
 @contextlib.contextmanager
 def redis_everysec(directory: Path) -> Iterator[EmbeddedRedis]:
-    """The system's Redis where there is one, as in production; else the bundled one."""
+    """Starts the system's Redis where there is one, as in production; else the bundled one."""
     binary = shutil.which("redis-server")
     server = EmbeddedRedis.start(directory, aof="everysec", binary=Path(binary) if binary else None)
     yield server
@@ -67,7 +67,7 @@ def redis_everysec(directory: Path) -> Iterator[EmbeddedRedis]:
 
 
 def whole_path(directory: Path, server: EmbeddedRedis, seconds: float) -> tuple[Measured, Measured]:
-    """From client to learner: as much as it takes, and at ``_LOAD`` of that."""
+    """Measures the path from client to learner, saturated and at ``_LOAD`` of that rate."""
     with Pipeline(directory, server) as path:
         settings = {"address": path.address, "token": TOKEN, "lanes": _LANES, "seconds": seconds}
         most = measure("tests.bench.producer", {**settings, "rate": 0}, path.pids, _LIMIT_S)
@@ -77,7 +77,7 @@ def whole_path(directory: Path, server: EmbeddedRedis, seconds: float) -> tuple[
 
 
 def decoding(server: EmbeddedRedis) -> dict[str, float]:
-    """A learner alone with a backlog, from take to token arrays: GB/s of token bytes, by wall clock and by its own CPU."""
+    """Measures a learner alone with a backlog, take to token arrays: GB/s of token bytes, by wall clock and by its CPU."""
     queue = QueueConfig(url=server.url, run="decode")
     asyncio.run(fill(queue, _DECODED, TOKENS))
     output, _ = start_consumer(queue).communicate(timeout=_LIMIT_S)
@@ -87,7 +87,7 @@ def decoding(server: EmbeddedRedis) -> dict[str, float]:
 
 
 def report(seconds: float) -> dict[str, Any]:
-    """Runs all rungs, printing each."""
+    """Runs all measurements and prints each."""
     values: dict[str, Any] = {"load_at_start": os.getloadavg()[0], "memcpy_per_s": memcpy()}
     print(f"memcpy       {values['memcpy_per_s']:8.0f} groups/s", flush=True)
     bare = echo(seconds)
@@ -125,7 +125,7 @@ def report(seconds: float) -> dict[str, Any]:
 
 
 def show(name: str, measured: Measured) -> None:
-    """One row of the table."""
+    """Prints a row of the table."""
     processes = "  ".join(f"{process} {cost:.0f}" for process, cost in measured.cpu_us.items())
     latency = "  ".join(f"{key} {value:.1f}" for key, value in measured.results.items())
     total = sum(measured.cpu_us.values())
@@ -133,7 +133,7 @@ def show(name: str, measured: Measured) -> None:
 
 
 def main(seconds: float) -> None:
-    """Runs, prints and writes."""
+    """Runs the bench, prints the table and writes the report."""
     values = report(seconds)
     _REPORT.parent.mkdir(parents=True, exist_ok=True)
     _REPORT.write_text(json.dumps(values, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""Peak memory of log-probabilities at a large vocabulary: `python -m tests.bench.logprobs [ROWS] [VOCABULARY] [WIDTH]`.
+"""`python -m tests.bench.logprobs [ROWS] [VOCABULARY] [WIDTH]`: peak memory of log-probabilities at a large vocabulary.
 
 Forward and backward over the output layer, entropy included, in a process of its own for each line. plain: the logits of all
 rows and torch.log_softmax. whole: ours, all rows in one chunk. chunked: ours as it runs. The figure is the peak resident size
@@ -24,7 +24,7 @@ _NEEDS = 6  # times the logits in fp32, at most, without chunks
 
 
 def measure(kind: str, dtype: torch.dtype, rows: int, vocabulary: int, width: int) -> tuple[float, float]:
-    """Peak MiB above the inputs and their gradients; seconds."""
+    """Measures peak MiB above the inputs and their gradients, and seconds."""
     torch.manual_seed(0)
     hidden = torch.randn(rows, width).to(dtype).requires_grad_()
     weight = (torch.randn(vocabulary, width) / width**0.5).to(dtype).requires_grad_()
@@ -60,7 +60,7 @@ def _ours(whole: bool):
 
 
 class _Peak:
-    """The largest resident size while it is entered, sampled every millisecond: the kernel's own peak cannot be reset."""
+    """Largest resident size during a block, sampled every millisecond: the kernel's own peak cannot be reset."""
 
     def __enter__(self) -> _Peak:
         self.value = 0

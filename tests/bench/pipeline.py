@@ -20,11 +20,11 @@ _READY_S = 60.0
 
 
 class Pipeline:
-    """Processes from the gateway to the learner; the client is the driver of a measurement.
+    """The processes from the gateway to the learner; the client is the driver of a measurement.
 
     Attributes:
-        redis: the server.
-        queue: where the run's queue is.
+        redis: the server process.
+        queue: settings of the run's queue.
         address: the gateway's.
         pids: name -> pid, to attribute CPU time.
     """
@@ -45,13 +45,13 @@ class Pipeline:
         self._consumer.kill()
 
     def finish(self) -> dict[str, Any]:
-        """Lets the consumer take what is left; what it says at the end."""
+        """Lets the consumer take what is left; returns what it reports at the end."""
         output, _ = self._consumer.communicate(timeout=_READY_S)
         return json.loads(output)
 
 
 def start_consumer(queue: QueueConfig) -> subprocess.Popen[str]:
-    """A learner that consumes until its standard input ends and nothing waits."""
+    """Starts a learner that consumes until its standard input ends and no group waits."""
     settings = json.dumps({"url": queue.url, "run": queue.run})
     command = [sys.executable, "-m", "tests.bench.consumer", settings]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

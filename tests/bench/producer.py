@@ -11,8 +11,7 @@ from typing import Any
 import uvloop
 
 from leeway.v1 import rollout_pb2 as pb
-from rollout.client.client import SubmitClient
-from rollout.client.ids import new_group_id
+from rollout.client import SubmitClient, new_group_id
 from runtime.allocator import keep_freed_memory
 from tests.bench.sample import samples
 from tests.bench.window import Driver, percentile
@@ -30,7 +29,7 @@ class Producer:
         self.latencies: list[float] = []
 
     async def saturate(self, seconds: float) -> None:
-        """All lanes, one group after another."""
+        """Submits on all lanes, one group after another."""
         end = time.monotonic() + seconds
 
         async def lane(group: pb.Group) -> None:
@@ -40,7 +39,7 @@ class Producer:
         await asyncio.gather(*(lane(group) for group in self._groups))
 
     async def decide(self, seconds: float, rate: float) -> None:
-        """``rate`` groups a second whatever the gateway does; latency counts from when a group was due."""
+        """Submits ``rate`` groups a second whatever the gateway does; latency counts from the time a group was due."""
         start = time.monotonic()
         idle = list(self._groups)
         tasks: set[asyncio.Task[None]] = set()

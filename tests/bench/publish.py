@@ -40,7 +40,7 @@ _AGAINST = ("save_file", "save_file, fsync")
 
 
 def weights(megabytes: float, dtype: torch.dtype) -> dict[str, Tensor]:
-    """A decoder's matrices, as many layers as it takes."""
+    """Makes the matrices of a decoder with as many layers as ``megabytes`` takes."""
     hidden = _HIDDEN if megabytes > 100 else _HIDDEN // 8
     shapes = {"q": (1, 1), "o": (1, 1), "gate": (3, 1), "up": (3, 1), "down": (1, 3)}
     found: dict[str, Tensor] = {"model.embed_tokens.weight": torch.randn(16 * hidden, hidden).to(dtype)}
@@ -52,10 +52,12 @@ def weights(megabytes: float, dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 class Bench:
-    """One size: the ways of writing it and of reading it again.
+    """Tensors of one total size, and the ways of writing them and of reading them again.
 
     Args:
-        root: an empty directory on the disk to measure.
+        root: a directory that is made on the disk to measure.
+        megabytes: total size.
+        dtype: "float32" or "bfloat16".
     """
 
     def __init__(self, root: Path, megabytes: float, dtype: str) -> None:
@@ -66,7 +68,7 @@ class Bench:
         root.mkdir()
         (root / "config.json").write_text("{}")
         self._fence = DirectoryFence(root / "weights", 1)
-        self._fence.take()
+        self._fence.acquire()
         self._registry = Registry()
         settings = PublishConfig.model_validate({"dir": self._fence.root, "dtype": dtype, "keep": 2})
         self._publisher = Publisher(settings, self._fence, root, 0, self._registry)
@@ -85,20 +87,20 @@ class Bench:
 
     @property
     def directory(self) -> Path:
-        """Of the published version."""
+        """Directory of the published version."""
         (directory,) = self._fence.root.glob("weight_v*")
         return directory
 
-    def versions(self) -> dict[str, manifest_pb2.Manifest]:
-        """The published version's manifest, and one with SHA-256 as before."""
-        manifest, old = read_manifest(self.directory), manifest_pb2.Manifest()
-        for file in manifest.files:
+    def manifests(self) -> dict[str, manifest_pb2.Manifest]:
+        """The published version's manifest, and one with SHA-256 for comparison, by the name of the measurement."""
+        published, compared = read_manifest(self.directory), manifest_pb2.Manifest()
+        for file in published.files:
             _, digest = of_file(self.directory / file.name, "sha256")
-            old.files.add(name=file.name, size=file.size, digest=digest)
-        return {"verification": manifest, "verification, SHA-256": old}
+            compared.files.add(name=file.name, size=file.size, digest=digest)
+        return {"verification": published, "verification, SHA-256": compared}
 
     def clear(self) -> None:
-        """What the round before left behind is not the next one's."""
+        """Removes what the previous round has written."""
         (self._root / "saved").unlink(missing_ok=True)
         for path in self._fence.root.glob("weight_v*"):
             shutil.rmtree(path)
@@ -106,7 +108,7 @@ class Bench:
 
 
 def measure(bench: Bench, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each way, round by round."""
+    """Runs every way in every round; returns its seconds, round by round."""
     ways = list(zip((*_AGAINST, "publication"), (bench.save, bench.save_durably, bench.publish), strict=True))
     seconds: dict[str, list[float]] = {name: [] for name, _ in ways}
     for _ in range(rounds):
@@ -114,7 +116,7 @@ def measure(bench: Bench, rounds: int) -> dict[str, list[float]]:
             bench.clear()
             seconds[name].append(_timed(way))
             if name == "publication":
-                for reading, manifest in bench.versions().items():
+                for reading, manifest in bench.manifests().items():
                     read = partial(verify_files, bench.directory, manifest.files)
                     seconds.setdefault(reading, []).append(_timed(read))
         ways = [*ways[1:], ways[0]]

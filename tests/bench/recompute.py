@@ -29,7 +29,7 @@ from tests.bench import subject
 
 
 def steps(directory: Path) -> dict[str, Callable[[], float]]:
-    """A step of each objective, which returns the gradient's norm."""
+    """Makes a step function for each objective; it returns the gradient's norm."""
     config = subject.config(directory)
     ranks = subject.alone(config)
     policy = load_policy(directory, ranks, config)
@@ -41,10 +41,10 @@ def steps(directory: Path) -> dict[str, Callable[[], float]]:
     def step(name: str) -> Callable[[], float]:
         objective = get(config.objective.model_copy(update={"name": name, "rho_max": None}))
         behaviour = Behaviour(config, objective, Scorer(policy, ranks, "float32"), ranks, layout)
-        behaviour.hold(0)
+        behaviour.cache_current(0)
 
         def run() -> float:
-            filled, _ = behaviour.fill(batch, 0, {0: 0})
+            filled, _ = behaviour.recompute(batch, 0, {0: 0})
             assert filled is not None
             return trainer.train_step(filled, objective, subject.LR).grad_norm
 

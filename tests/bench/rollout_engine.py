@@ -1,4 +1,4 @@
-"""`python -m tests.bench.rollout_engine [SECONDS]`: the rollout worker against bare SGLang, and refits by mode.
+"""`python -m tests.bench.rollout_engine [SECONDS]`: compares the rollout worker with bare SGLang, and refit modes.
 
 One real server with the demo's model on the CPU; 16 prompts x 8 responses, 7 new tokens. Bare is the same batched request
 sent again and again. The worker is a process of its own with a gateway that grants and accepts everything. Both are run
@@ -41,7 +41,7 @@ def batch() -> list[list[int]]:
 
 
 async def bare(session: aiohttp.ClientSession, url: str, seconds: float, requests: int) -> tuple[float, float]:
-    """(responses/s, tokens/s) of plain requests, ``requests`` under way at once."""
+    """Measures (responses/s, tokens/s) of plain requests, ``requests`` of them under way at once."""
     counts = [0, 0]
     end = time.monotonic() + seconds
     parameters = {"temperature": 1.0, "max_new_tokens": 7, "stop_token_ids": [12]}
@@ -83,7 +83,7 @@ class WorkerUnderTest:
         return next((row for row in reversed(rows) if row["kind"] == "progress" and row["groups_generated"]), None)
 
     async def measure(self, seconds: float) -> tuple[float, float, float]:
-        """(responses/s, tokens/s, CPU seconds of the worker per 128 responses)."""
+        """Measures (responses/s, tokens/s, CPU seconds of the worker per 128 responses)."""
         await until(lambda: self.progress() is not None, "progress", 60)
         first, cpu = self.progress(), sum(psutil.Process(self.child.pid).cpu_times()[:2])
         await asyncio.sleep(seconds)
@@ -100,7 +100,7 @@ class WorkerUnderTest:
 
 
 class Refits:
-    """Generation with refits every ``REFIT_EVERY_S`` in one mode; totals over several slices of time."""
+    """Totals of generation with refits every ``REFIT_EVERY_S`` in one mode, over several slices of time."""
 
     def __init__(self, engine: Engine, weights: list[Path], mode: RefitMode | None, requests: int) -> None:
         self._engine, self._weights, self._requests = engine, weights, requests
@@ -140,7 +140,7 @@ MODES: tuple[RefitMode | None, ...] = (None, "drain", "retract", "in_place")
 
 
 async def compare_modes(engine: Engine, weights: list[Path], seconds: float) -> None:
-    """Short slices in turn, so that what else the machine does hits all modes alike."""
+    """Runs the modes in short slices in turn, so that other load on the machine hits all alike."""
     runs = [Refits(engine, weights, mode, requests) for requests in (1, 2) for mode in MODES]
     for _ in range(_ROUNDS):
         for run in runs:
@@ -150,7 +150,7 @@ async def compare_modes(engine: Engine, weights: list[Path], seconds: float) -> 
 
 
 async def compare_paths(server: Server, directory: Path, gateway: ScriptedGateway, seconds: float) -> None:
-    """Bare requests and the worker in turn on one server."""
+    """Measures bare requests and the worker in turn on one server."""
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=120)) as session:
         for requests in (1, 2):
             rows = []

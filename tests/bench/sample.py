@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from leeway.v1 import rollout_pb2 as pb
-from rollout.client.ids import new_group_id
+from rollout.client import new_group_id
 
 RESPONSES, PROMPT, VOCABULARY = 8, 400, 150_000
 TOKENS = 20_000
 
 
 def sample_group(tokens: int = TOKENS, seed: int = 0) -> pb.Group:
-    """A group whose prompt and ``RESPONSES`` equal responses have ``tokens`` ids on the wire in all."""
+    """Makes a group whose prompt and ``RESPONSES`` equal responses have ``tokens`` ids on the wire in all."""
     random = np.random.default_rng(seed)
     prompt = min(PROMPT, tokens // 10)
     length = (tokens - prompt) // RESPONSES
@@ -36,7 +36,7 @@ def sample_group(tokens: int = TOKENS, seed: int = 0) -> pb.Group:
 
 
 def samples(count: int, tokens: int = TOKENS) -> list[pb.Group]:
-    """Groups of their own that differ in their ids only."""
+    """Makes groups that differ in their ids only."""
     template = sample_group(tokens).SerializeToString()
     groups = [pb.Group.FromString(template) for _ in range(count)]
     for group in groups:

@@ -1,4 +1,4 @@
-"""What of a learner's step is not the model: `python -m tests.bench.stall [STEPS]`. One rank, CPU, 15.7M parameters.
+"""`python -m tests.bench.stall [STEPS]`: the share of a learner's step that is not the model. One rank, CPU.
 
 The learner is the real one, started by torchrun, with a version published every step and a checkpoint every fifth; its groups
 are in the queue before it starts. The shares are of the wall time between two rows of its metrics, so what nobody names is in
@@ -38,7 +38,7 @@ PARTS = {
 
 
 def group() -> pb.Group:
-    """Uneven responses, half of them right."""
+    """Makes a group of uneven responses, half of them right."""
     random = np.random.default_rng(0)
     responses = []
     for number in range(RESPONSES):
@@ -55,7 +55,7 @@ def group() -> pb.Group:
 
 
 def learn(directory: Path, queue: QueueConfig, steps: int) -> list[dict[str, float]]:
-    """The step rows of a learner that trains ``steps`` steps from a queue that is full."""
+    """Runs a learner for ``steps`` steps from a full queue; returns its step rows."""
     before = LearnerQueue.open(queue)
     before.begin(0, [])
     before.publish(pb.Policy(version=0, step=0, epoch=before.epoch, uri="file:///of/the/bench"))
@@ -83,7 +83,7 @@ def learn(directory: Path, queue: QueueConfig, steps: int) -> list[dict[str, flo
 
 
 def shares(rows: list[dict[str, float]]) -> dict[str, float]:
-    """Each part's share of the wall time after the first few steps."""
+    """Share of each part in the wall time after the first few steps."""
     wall = rows[-1]["time"] - rows[FIRST - 1]["time"]
     spent = {part: sum(row[part] for row in rows[FIRST:]) for part in PARTS if part != "rest"}
     return {part: spent.get(part, wall - sum(spent.values())) / wall for part in PARTS}

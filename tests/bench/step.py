@@ -1,4 +1,4 @@
-"""Our optimizer step against plain Hugging Face transformers, one process, CPU, fp32: `python -m tests.bench.step [ROUNDS]`.
+"""`python -m tests.bench.step [ROUNDS]`: our optimizer step against plain transformers, one process, CPU, fp32.
 
 Same model, sequences, loss (ASymPO) and AdamW, three ways: ours packed; transformers with the sequences padded to one
 batch, its usual way; transformers one sequence at a time. The three take turns, so that what else the machine does hits
@@ -39,7 +39,7 @@ def ours(directory: Path, batch: list[Sequence]) -> Callable[[], float]:
 
 
 def plain(directory: Path, batch: list[Sequence], at_once: int) -> Callable[[], float]:
-    """Right-padded: a causal model needs no mask for that."""
+    """Runs transformers on right-padded sequences; a causal model needs no mask for that."""
     model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
     optimizer = torch.optim.AdamW(model.parameters(), lr=subject.LR, betas=(0.9, 0.999), weight_decay=0.0)
 

@@ -1,4 +1,4 @@
-"""What steps are measured on: a Qwen3 of 7M parameters and uneven sequences, trained by a world of one rank."""
+"""The model and data that steps are measured on: a Qwen3 of 7M parameters and uneven sequences, on one rank."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SHAPE = {
 
 
 def sequences(count: int = 32) -> list[Sequence]:
-    """Prompts of 32 tokens, responses of 16 to 224: uneven, as sampled ones are."""
+    """Makes sequences of uneven length: prompts of 32 tokens, responses of 16 to 224."""
     draw = random.Random(0)
     made = []
     for _ in range(count):
@@ -34,7 +34,7 @@ def sequences(count: int = 32) -> list[Sequence]:
 
 
 def write(directory: Path) -> float:
-    """Writes the model, the same each time; its parameters in millions."""
+    """Writes the model, the same each time; returns its parameters in millions."""
     transformers.utils.logging.disable_progress_bar()
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(transformers.Qwen3Config(**_SHAPE)).float()
@@ -43,14 +43,14 @@ def write(directory: Path) -> float:
 
 
 def config(directory: Path) -> LearnerConfig:
-    """Of a learner that trains the model there and does nothing else."""
+    """Settings of a learner that trains the model in ``directory`` and does nothing else."""
     unused = {"checkpoint": {"dir": "unused"}, "publish": {"dir": str(directory)}, "metrics_dir": "unused", "steps": 1}
     queue = {"url": "redis://unused", "run": "bench"}
     return LearnerConfig.parse({"model": str(directory), "queue": queue, **unused}, source="bench")
 
 
 def alone(settings: LearnerConfig) -> Ranks:
-    """Makes this process the one rank of its world."""
+    """Makes this process the only rank of its world."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -1,4 +1,4 @@
-"""A stretch of measuring that two processes agree on: the driver prints "go" and "done", the bench reads CPU times."""
+"""A measuring window that two processes agree on: the driver prints "go" and "done", the bench reads CPU times."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def own_cpu_s() -> float:
 
 
 class Driver:
-    """The side that drives: it says when the window opens, and what it saw when it closes."""
+    """The process that makes the load: says when the window opens, and what it saw when it closes."""
 
     def __init__(self) -> None:
         self._started = self._cpu = 0.0
@@ -45,7 +45,7 @@ class Driver:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a window showed."""
+    """Results of a window."""
 
     groups: int
     elapsed_s: float
@@ -75,7 +75,7 @@ def measure(module: str, settings: Mapping[str, Any], watched: Mapping[str, int]
 
 
 def _lines(process: subprocess.Popen[str], limit_s: float) -> Any:
-    """The driver's output after its "go"; its death instead is an error."""
+    """Yields the driver's output after its "go". Raises RuntimeError if the driver ends before."""
     assert process.stdout is not None
     deadline = time.monotonic() + limit_s
     for line in process.stdout:
@@ -87,6 +87,6 @@ def _lines(process: subprocess.Popen[str], limit_s: float) -> Any:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value below which ``share`` of ``values`` lie."""
+    """Returns the value below which ``share`` of ``values`` lie."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]

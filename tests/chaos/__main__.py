@@ -18,7 +18,7 @@ from tests.chaos.report import show, vanished
 from tests.chaos.schedule import KILLS, schedule
 from tests.chaos.stack import Stack
 
-_OWN_ENGINE = 3  # kills of a worker together with its engine, each of which starts for half a minute
+_OWN_ENGINE = 3  # kills of a worker together with its engine, which takes half a minute to start again
 
 
 def main(arguments: list[str]) -> int:
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
 
 
 def verdict(result: Result, aof: str) -> int:
-    """Prints the last lines; the exit status."""
+    """Prints the last lines and returns the exit status."""
     kills, lost, doubled = sum(result.kills.values()), len(result.lost), len(result.account.doubled)
     for name, ids in (("lost", result.lost), ("doubled", result.account.doubled)):
         if ids:

@@ -21,15 +21,15 @@ Id = tuple[str, str]  # fleet, group id
 
 @dataclass(frozen=True)
 class Account:
-    """What the logs of a run say.
+    """What the logs of a run say about its groups.
 
     Attributes:
         acked: ids whose acceptance a producer saw.
         trained: how often each id is in the surviving weights.
         expired: ids that a learner set out to expire.
-        retrained: steps' groups that were lost with a timeline: they had to be trained again.
-        resent: acks that said DUPLICATE.
-        rejected: by reason.
+        retrained: groups of steps that were lost with an abandoned timeline, so that they had to be trained again.
+        resent: number of acks that said DUPLICATE.
+        rejected: number of rejected groups by reason.
     """
 
     acked: set[Id] = field(default_factory=set)
@@ -41,17 +41,22 @@ class Account:
 
     @property
     def lost(self) -> list[Id]:
-        """Acknowledged, and neither trained nor expired. Only true when nothing waits any more."""
+        """Groups that were acknowledged and neither trained nor expired. Valid once nothing waits in the queue any more."""
         return sorted(self.acked - set(self.trained) - self.expired)
 
     @property
     def doubled(self) -> list[Id]:
-        """In the surviving weights more than once."""
+        """Groups that are in the surviving weights more than once."""
         return sorted(id_ for id_, count in self.trained.items() if count > 1)
 
     @classmethod
     def read(cls, directory: Path, workers: Mapping[str, str] | None = None) -> Account:
-        """From a stack's directory. ``workers``: rollout worker -> its fleet; local for those that are not named."""
+        """Reads the logs of a stack's directory.
+
+        Args:
+            directory: the stack's.
+            workers: rollout worker -> its fleet; "local" for those that are not named.
+        """
         acked: set[Id] = set()
         rejected: Counter[str] = Counter()
         resent = 0
@@ -77,7 +82,7 @@ class Account:
 
 
 def lineage(starts: Iterable[dict[str, Any]]) -> dict[int, float]:
-    """Epoch -> the last of its steps that is in the surviving weights; epochs of which nothing survives are left out.
+    """Returns epoch -> the last of its steps that is in the surviving weights. Epochs of which nothing survives are left out.
 
     Args:
         starts: rows with epoch, resumed_step and resumed_epoch, whose checkpoint it was (None: the initial model).
@@ -93,7 +98,7 @@ def lineage(starts: Iterable[dict[str, Any]]) -> dict[int, float]:
 
 
 def _answers(directory: Path, workers: Mapping[str, str]) -> Iterable[tuple[str, dict[str, Any]]]:
-    """Fleet and row of every ack that a producer or worker has logged."""
+    """Yields the fleet and the row of every ack that a producer or worker has logged."""
     for path in sorted(directory.glob("producers/*.jsonl")):
         fleet = path.stem.replace("producer", "fleet")
         yield from ((fleet, row) for row in Tail(path).rows() if row["kind"] == "ack")

@@ -22,12 +22,12 @@ _SLOW = ("learner", "worker")  # these come back by themselves while other fault
 
 
 class ChaosError(Exception):
-    """Something did not hold. The message says what, after which faults, and how the logs end."""
+    """A check of a chaos run failed. The message says which one, after which faults, and how the logs end."""
 
 
 @dataclass
 class Recovery:
-    """What a fault waits for."""
+    """The conditions that must come true before a fault counts as recovered."""
 
     fault: Fault
     conditions: list[Condition]
@@ -40,7 +40,7 @@ class Recovery:
 
 @dataclass
 class Result:
-    """What a campaign has found."""
+    """Counts, recovery times and the final account of a campaign."""
 
     kills: Counter[str] = field(default_factory=Counter)  # by process
     others: Counter[str] = field(default_factory=Counter)  # by kind of fault
@@ -63,7 +63,7 @@ class Campaign:
     Args:
         stack: started, ready or not.
         faults: the schedule.
-        minutes: no fault begins after so long.
+        minutes: no fault begins later than this after the start.
         own_engine: how many kills of the worker take its engine with it; from then on the engine runs beside it.
     """
 
@@ -78,7 +78,7 @@ class Campaign:
         self._done: list[Fault] = []
 
     def run(self) -> Result:
-        """Raises ChaosError."""
+        """Runs the schedule, drains the stack and checks the account. Raises ChaosError."""
         started = time.monotonic()
         try:
             self._stack.ready()
@@ -127,12 +127,12 @@ class Campaign:
         self._check()
 
     def _in_the_way(self, pending: Fault, fault: Fault) -> bool:
-        # What a learner's own recovery is judged by must not be asked of a learner that is not there.
+        # The conditions of a learner's own recovery must not be evaluated while no learner runs.
         same = pending.target == fault.target
         return same or (pending.target == "learner" and fault.kind != "kill")
 
     def _settle(self, which) -> None:
-        """Waits for the recoveries that ``which`` names; notes those that are over."""
+        """Waits for the recoveries that ``which`` selects; records the duration of every one that is over."""
         while wanted := [recovery for recovery in self._pending if which(recovery)]:
             waited = time.monotonic() - wanted[0].started
             self._stack.until(self._some_over, str(wanted[0].fault), _RECOVERY_S - waited)
@@ -158,7 +158,7 @@ class Campaign:
 
 
 def campaign_directory(root: Path, seed: int) -> Path:
-    """A new directory for a run's files."""
+    """Creates a new directory for a run's files."""
     directory = root / time.strftime(f"%Y%m%d-%H%M%S-seed{seed}")
     directory.mkdir(parents=True)
     return directory

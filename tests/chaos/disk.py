@@ -22,7 +22,7 @@ class SmallDisk:
     @classmethod
     @contextlib.contextmanager
     def mounted(cls, directory: Path, megabytes: int) -> Iterator[SmallDisk | None]:
-        """Mounts it for the block; None where that is not permitted."""
+        """Mounts a tmpfs of ``megabytes`` for the block; yields None where mounting is not permitted."""
         directory.mkdir()
         command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "none", str(directory)]
         try:
@@ -38,7 +38,7 @@ class SmallDisk:
             subprocess.run(["umount", "--lazy", str(directory)], timeout=20, check=True)
 
     def fill(self) -> None:
-        """Leaves not one byte."""
+        """Fills the disk to its last byte."""
         with contextlib.suppress(OSError), self._filler.open("ab", buffering=0) as file:
             for block in (b"\0" * (1 << 16), b"\0" * 512):
                 with contextlib.suppress(OSError):

@@ -17,7 +17,7 @@ _QUIET_S = 4.0  # without a step for so long, the learner has less than a batch
 
 
 def drain(stack: Stack) -> None:
-    """Stops the fleets, lets the learner train what waits, stops it. Raises AssertionError when one of them does not end.
+    """Stops the fleets, lets the learner train what waits, then stops it. Raises AssertionError if one of them does not end.
 
     The last groups are fewer than a batch: a few more, logged like any other, fill it up.
     """
@@ -40,13 +40,13 @@ def drain(stack: Stack) -> None:
 
 
 def waiting(stack: Stack) -> set[Id]:
-    """The groups in the streams themselves, taken or not."""
+    """Ids of the groups in the stack's streams, taken or not."""
     with contextlib.closing(redis.Redis.from_url(stack.redis_url)) as client:
         return groups_in(client, RUN)
 
 
 def groups_in(client: redis.Redis, run: str) -> set[Id]:
-    """The groups in a run's streams, taken or not."""
+    """Ids of the groups in a run's streams, taken or not."""
     prefix = Keys(run).stream_prefix
     found: set[Id] = set()
     for key in client.scan_iter(prefix + "*"):
@@ -57,7 +57,7 @@ def groups_in(client: redis.Redis, run: str) -> set[Id]:
 
 
 class _Quiet:
-    """Holds once a learner has begun and nobody has made a step for a while."""
+    """A condition that holds once a learner has begun and no step has been made for a while."""
 
     def __init__(self, stack: Stack, seconds: float = _QUIET_S) -> None:
         self._stack = stack

@@ -1,4 +1,4 @@
-"""How each fault is done to a stack, and when it is over.
+"""Injects each kind of fault into a stack, and says when the stack has recovered.
 
 A fault returns what recovery means after it: a condition, to be asked until it holds. Recovery is never only that a
 process is there again, always that work goes on through it.
@@ -19,12 +19,12 @@ from tests.chaos.stack import Stack
 
 Condition = Callable[[], bool]
 _SIGNS = {"checkpoint": "checkpoints/.epoch_*/*", "publish": "weights/.epoch_*/*"}
-_ANSWERS = '"redis answers'  # a gateway's word for it
+_ANSWERS = '"redis answers'  # what a gateway logs then
 _AIM_S = 20.0  # how long a phase is waited for; then the learner dies anyway
 
 
 class Progress:
-    """Holds once a count has grown after something was ready."""
+    """A condition that holds once a count has grown since the moment something was ready."""
 
     def __init__(self, ready: Condition, count: Callable[[], int]) -> None:
         self._ready = ready
@@ -40,14 +40,14 @@ class Progress:
 
 
 class Faults:
-    """Does faults to a stack."""
+    """Injects faults into a stack."""
 
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
         self._watch = stack.watch
 
     def do(self, fault: Fault) -> list[Condition]:
-        """Does it, waits for its end if it has one; the conditions of recovery, all to hold."""
+        """Injects a fault and waits until it is over; returns the conditions that hold once the stack has recovered."""
         how = getattr(self, f"_{fault.kind}_{fault.target}", None) or getattr(self, f"_{fault.kind}")
         return how(fault)
 
@@ -60,7 +60,7 @@ class Faults:
         return [Progress(lambda: self._stack.members[name].starts > starts, lambda: self._watch.answers[name])]
 
     def _kill_redis(self, fault: Fault) -> list[Condition]:
-        """With AOF everysec the power fails: a mere SIGKILL loses nothing as long as the disk is quick."""
+        """Kills Redis; with AOF everysec as a power cut does, because a mere SIGKILL loses nothing."""
         gateways = [member for name, member in self._stack.members.items() if name.startswith("gateway")]
         before = [member.output().count(_ANSWERS) for member in gateways]
         self._stack.members["redis"].kill()
@@ -86,19 +86,19 @@ class Faults:
         return [Progress(lambda: self._epochs() > before, lambda: self._watch.steps)]
 
     def _take_aim(self, fault: Fault) -> None:
-        """Waits until the learner is where the fault is to meet it."""
+        """Waits until the learner is in the phase that the fault aims at."""
         learner, directory = self._stack.members["learner"], self._stack.directory
         if fault.aim in _SIGNS:
             # No pause between looks: some of these phases last a few milliseconds.
             _wait_for(lambda: any(directory.glob(_SIGNS[fault.aim])) or not learner.alive, _AIM_S)
         elif fault.aim == "start":
             # Its imports take some seconds; then it takes over, loads, begins and publishes in quick succession.
-            rooms = set(directory.glob("checkpoints/.epoch_*"))
-            _wait_for(lambda: set(directory.glob("checkpoints/.epoch_*")) != rooms or not learner.alive, _AIM_S)
+            staging = set(directory.glob("checkpoints/.epoch_*"))
+            _wait_for(lambda: set(directory.glob("checkpoints/.epoch_*")) != staging or not learner.alive, _AIM_S)
             _wait_for(lambda: False, fault.index % 8 / 10)
 
     def _epochs(self) -> int:
-        """The newest learner that has begun."""
+        """Epoch of the newest learner that has begun."""
         self._watch.poll()
         return max(self._watch.epochs, default=0)
 
@@ -110,7 +110,7 @@ class Faults:
         return [*self._all_acks(), self._steps()]
 
     def _zombie_learner(self, fault: Fault) -> list[Condition]:
-        """A frozen learner is replaced, and wakes up while the new one trains: nothing it does may count."""
+        """Freezes the learner, has it replaced, and thaws it while the new one trains: nothing it does may count."""
         self._take_aim(fault)
         before = self._epochs()
         old = self._stack.zombie()
@@ -153,7 +153,7 @@ class Faults:
         return [*self._all_acks(), self._steps()]
 
     def _full_disk(self, fault: Fault) -> list[Condition]:
-        """The learner may not write files as large as its weights (EFBIG where a full disk says ENOSPC)."""
+        """Forbids the learner to write files as large as its weights (EFBIG where a full disk says ENOSPC)."""
         pid = self._stack.members["learner"].child.pid
         limit = (self._stack.directory / "model/model.safetensors").stat().st_size // 2
         with _limited(pid, limit):
@@ -177,7 +177,7 @@ class Faults:
         return names[fault.index % len(names)]
 
     def _acks_through(self, gateway: int, ready: Condition = lambda: True) -> Condition:
-        """By the producer without leases that is connected there."""
+        """A condition that holds once the producer without leases behind that gateway has received a new ack."""
         return Progress(ready, lambda: self._watch.acked(f"producer-{gateway}"))
 
     def _all_acks(self, ready: Condition = lambda: True) -> list[Condition]:
@@ -189,7 +189,7 @@ class Faults:
 
 @contextlib.contextmanager
 def _limited(pid: int, size: int) -> Iterator[None]:
-    """The process may not make a file larger than ``size`` bytes during the block."""
+    """Forbids a process to make a file larger than ``size`` bytes during the block."""
     before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -200,7 +200,7 @@ def _limited(pid: int, size: int) -> Iterator[None]:
 
 
 def _wait_for(condition: Condition, timeout_s: float) -> None:
-    """Without a pause between looks; returns at the latest after ``timeout_s``."""
+    """Polls ``condition`` without a pause; returns at the latest after ``timeout_s``."""
     deadline = time.monotonic() + timeout_s
     while not condition() and time.monotonic() < deadline:
         pass

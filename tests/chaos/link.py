@@ -1,4 +1,4 @@
-"""TCP links between processes, that can be cut, go silent and heal, without either end being told."""
+"""TCP links between processes that can be cut, silenced and healed without either end being told."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Links:
         self._links: list[Link] = []
 
     def to(self, target: Callable[[], Address]) -> Link:
-        """A new link on a free port of loopback. ``target`` is asked at each connection: it may move."""
+        """Opens a link on a free port of loopback. ``target`` is called for each connection, so the target may move."""
 
         async def make() -> Link:
             link = Link(target)
@@ -32,15 +32,15 @@ class Links:
         return self._links[-1]
 
     def do(self, work: Any) -> Any:
-        """Runs a coroutine in the thread; its result."""
+        """Runs a coroutine in the thread and returns its result."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(20)
 
     def cut(self, link: Link) -> None:
-        """Every connection ends at once; new ones may be made."""
+        """Ends every connection of a link at once; new ones may be made."""
         self.do(link.cut())
 
     def silence(self, link: Link, silent: bool) -> None:
-        """Bytes stay where they are, and nobody is told: as when packets are dropped. Or they go on."""
+        """Stops forwarding bytes without telling either end, as when packets are dropped; ``silent=False`` goes on."""
         self.do(link.silence(silent))
 
     def close(self) -> None:
@@ -53,7 +53,7 @@ class Links:
 
 
 class Link:
-    """One listening address and where its connections go. Made by ``Links``; its coroutines run in their thread.
+    """A listening address that forwards its connections. Made by ``Links``; its coroutines run in that thread.
 
     Attributes:
         address: host:port to connect to.

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 
 from learner.config import QueueConfig
-from learner.queue import EmbeddedRedis, LearnerQueue, check, read_ledgers
+from learner.queue import EmbeddedRedis, LearnerQueue, imbalances, read_ledgers
 from leeway.v1 import rollout_pb2 as pb
 from tests.chaos.report import quantile
 from tests.chaos.streams import StreamsConfig
@@ -29,13 +29,13 @@ _START_S = 6.0  # for the clients' imports and connections
 
 @dataclass(frozen=True)
 class Crowd:
-    """What the clients saw, all together."""
+    """Totals of what all clients saw."""
 
     latencies: list[float]  # seconds from sending a group to its ack, ascending
     errors: list[str]  # everything that was not an acceptance
     streams: int
     fleets: int  # that the ledger knows
-    violations: list[str]  # of the law
+    violations: list[str]  # of the accounting invariant
     gateway_cpu: float  # of one core, while the groups came
 
     def __str__(self) -> str:
@@ -43,7 +43,7 @@ class Crowd:
         return (
             f"{self.fleets} fleets, {self.streams} streams: {len(self.latencies)} groups, {len(self.errors)} errors, ack p50 "
             f"{p50:.1f} ms, p99 {p99:.1f} ms, longest {1000 * self.latencies[-1]:.1f} ms; gateway at "
-            f"{self.gateway_cpu:.0%} of a core; {len(self.violations)} violations of the law"
+            f"{self.gateway_cpu:.0%} of a core; {len(self.violations)} imbalances of ledgers"
         )
 
 
@@ -85,7 +85,7 @@ async def measure(directory: Path, groups: int, per_s: float, length: int = 256)
             errors=[error for one in seen for error in one["errors"]],
             streams=STREAMS,
             fleets=len(ledgers),
-            violations=[line for ledger in ledgers for line in check(ledger)],
+            violations=[line for ledger in ledgers for line in imbalances(ledger)],
             gateway_cpu=(_cpu(gateway) - cpu) / (groups / per_s),
         )
     finally:
@@ -98,7 +98,7 @@ async def measure(directory: Path, groups: int, per_s: float, length: int = 256)
 
 
 async def _train_until_done(queue: LearnerQueue, clients: list[subprocess.Popen[str]]) -> list[str]:
-    """Takes and commits while the clients run; what each of them printed."""
+    """Takes and commits while the clients run; returns what each of them printed."""
     reading = [asyncio.create_task(asyncio.to_thread(client.communicate, timeout=300)) for client in clients]
     step = 0
     while not all(task.done() for task in reading):
@@ -119,7 +119,7 @@ def _cpu(gateway: GatewayProcess) -> float:
 
 
 def main() -> int:
-    """Prints the figures; exit status 1 when something was refused or does not add up."""
+    """Prints the figures; returns exit status 1 if something was refused or does not add up."""
     with tempfile.TemporaryDirectory() as root:
         crowd = asyncio.run(measure(Path(root), groups=60, per_s=2.0))
     print(crowd)

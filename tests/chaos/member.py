@@ -1,4 +1,4 @@
-"""One process of the stack, kept alive: started again whenever it is found dead."""
+"""Keeps one process of a stack alive: starts it again whenever it is found dead."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _YOUNG_S = 5.0
 
 
 class Member:
-    """A process by name.
+    """A process that is restarted when it dies.
 
     Args:
         name: what the schedule calls it.
@@ -47,12 +47,12 @@ class Member:
 
     @property
     def child(self) -> Child:
-        """The newest life."""
+        """The process as it was started last."""
         return self._lives[-1]
 
     @property
     def finished(self) -> bool:
-        """Ended by itself, with status 0."""
+        """Whether the process has ended by itself with status 0, where it may."""
         return self.may_finish and self.child.exit_code() == 0
 
     @property
@@ -60,7 +60,7 @@ class Member:
         return self.child.exit_code() is None
 
     def output(self) -> str:
-        """What the newest life has logged."""
+        """What the process has logged since its last start."""
         with self.child.log.open("rb") as file:
             file.seek(self._output_start)
             return file.read().decode(errors="replace")
@@ -74,7 +74,7 @@ class Member:
         self._dead = False
 
     def tick(self) -> None:
-        """Notices a death, and starts it again when the pause is over."""
+        """Notices a death, and restarts the process when the pause is over."""
         now = time.monotonic()
         if not self._dead and (status := self.child.exit_code()) is not None:
             self._dead = True
@@ -86,12 +86,12 @@ class Member:
             self.start()
 
     def kill(self) -> None:
-        """SIGKILL to the process alone: what it leaves behind is its own affair."""
+        """Sends SIGKILL to the process alone; its children are left as they are."""
         os.kill(self.child.pid, signal.SIGKILL)
         self.child.process.wait(20)
 
     def freeze(self) -> None:
-        """Stops every process of its session."""
+        """Sends SIGSTOP to every process of its session."""
         os.killpg(self.child.pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
@@ -99,14 +99,14 @@ class Member:
             os.killpg(self.child.pid, signal.SIGCONT)
 
     def set_aside(self) -> Child:
-        """Leaves the life as it is and starts another beside it; the old one is ours no longer."""
+        """Starts another process beside the present one, and returns the old one to the caller, who has to end it."""
         old = self.child
         self.start()
         self._lives.remove(old)
         return old
 
     def end(self, grace_s: float) -> int | None:
-        """SIGTERM, and no restart; its exit status, None when it had to be killed."""
+        """Sends SIGTERM, without a restart; returns the exit status, None if the process had to be killed."""
         self.wanted = False
         self.child.terminate()
         self.child.wait(time.monotonic() + grace_s)
@@ -115,7 +115,7 @@ class Member:
         return status
 
     def sweep(self) -> None:
-        """Kills whatever is left of any of its lives."""
+        """Kills every process that was started under this name and still runs."""
         self.wanted = False
         for child in self._lives:
             child.kill()

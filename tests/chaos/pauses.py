@@ -1,4 +1,4 @@
-"""How long a fleet was left without an answer, from its producers' own logs."""
+"""Measures how long a fleet was left without an answer, from its producers' own logs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.chaos.tail import Tail
 
 
 def longest_pauses(directory: Path) -> dict[str, float]:
-    """Producer -> the longest time, in seconds, in which it waited for acks or a lease and nothing came.
+    """Returns producer -> the longest time, in seconds, in which it waited for acks or a lease and nothing came.
 
     The time in which the producer itself was dead does not count.
     """

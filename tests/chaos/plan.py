@@ -1,4 +1,4 @@
-"""What a chaos stack is made of."""
+"""The settings of a chaos stack: how many processes of which kind, and their configuration."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class Plan:
-    """What a stack is made of.
+    """Settings of a stack.
 
     Each gateway is fed by one producer without leases, which goes on whatever the learner does, and one with leases. The
     worker has an SGLang server: its own, which dies with it, or one beside it.

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from leeway.v1 import rollout_pb2 as pb
-from rollout.client.client import Credentials, SubmitClient, encode_ids, new_group_id
+from rollout.client import Credentials, SubmitClient, encode_ids, new_group_id
 from rollout.config import ClientTlsConfig
 from runtime import logs
 from runtime.children import die_with_parent
@@ -25,7 +25,7 @@ from runtime.settings import Settings
 
 
 class ProducerConfig(Settings):
-    """One producer."""
+    """Settings of one producer."""
 
     name: str
     address: str
@@ -43,7 +43,7 @@ class ProducerConfig(Settings):
 
 
 class Log:
-    """What was made and what was acknowledged, as JSON lines; each write is on disk when it returns."""
+    """Records groups made and acks received, as JSON lines; each write is on disk when it returns."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ class Log:
         self._file = path.open("ab")
 
     def write(self, *rows: dict[str, Any]) -> None:
-        """Appends rows, stamped with the time."""
+        """Appends rows with the time added."""
         now = round(time.time(), 4)
         self._file.write(b"".join(json.dumps({"time": now, **row}).encode() + b"\n" for row in rows))
         self._file.flush()
@@ -69,7 +69,7 @@ class Log:
 
 
 def make_group(config: ProducerConfig, group_id: str, version: int) -> pb.Group:
-    """The group of an id: the same one whichever process makes it."""
+    """Makes the group of an id: always the same content, whichever process makes it."""
     draw = random.Random(group_id)
     responses = []
     for _ in range(config.responses):
@@ -100,7 +100,7 @@ class Producer:
         self._sending: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Returns after a stop, when everything has its ack."""
+        """Makes and delivers groups; returns after a stop, once every group has its ack."""
         self._log.write({"kind": "start"})
         for group_id, version in list(self._log.unacked.items()):
             self._send(group_id, version, "")

@@ -1,4 +1,4 @@
-"""What a chaos run prints at its end."""
+"""The tables that a chaos run prints at its end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.chaos.campaign import Result
 
 
 def show(result: Result) -> None:
-    """The tables, and nothing after them: the verdict is the caller's last line."""
+    """Prints the tables of faults and of the account; the caller prints the verdict as the last line."""
     console = Console(width=110)
     console.print(_faults(result))
     console.print(_numbers(result))
@@ -56,12 +56,12 @@ def _numbers(result: Result) -> Table:
 
 
 def vanished(result: Result) -> int:
-    """Acknowledged groups that Redis has forgotten, as the ledger counts them."""
+    """Number of acknowledged groups that Redis has forgotten, as the ledgers count them."""
     return sum(ledger.vanished for ledger in result.ledgers)
 
 
 def quantile(ordered: Sequence[float], q: float) -> float:
-    """Of ascending values; between two of them, in proportion."""
+    """The ``q``-quantile of ascending values, interpolated linearly."""
     return (
         ordered[0]
         if len(ordered) == 1

@@ -1,4 +1,4 @@
-"""`python -m tests.chaos.restarts`: the real learner killed and started again ten times, while fleets go on.
+"""`python -m tests.chaos.restarts`: kills and restarts the real learner ten times while fleets go on.
 
 What the fleets must not notice is measured in their own logs: the longest time any of them waited for an answer, an ack or
 a grant of a lease. Fleets with leases stop by themselves when nothing more is promised, and are told so.
@@ -19,7 +19,7 @@ from tests.chaos.stack import Stack
 
 
 def measure(root: Path, restarts: int) -> Result:
-    """Raises ChaosError."""
+    """Kills the learner ``restarts`` times and returns what the campaign found. Raises ChaosError."""
     faults = [Fault(number, "kill", "learner", number, AIMS[number % len(AIMS)]) for number in range(1, restarts + 1)]
     stack = Stack(campaign_directory(root, 0), Plan())
     try:
@@ -29,7 +29,7 @@ def measure(root: Path, restarts: int) -> Result:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Prints the figures; exit status 1 when a group was lost or doubled, or a fleet had nothing accepted meanwhile."""
+    """Prints the figures; returns exit status 1 if a group was lost or trained twice."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.restarts", description=__doc__)
     parser.add_argument("--restarts", type=int, default=10)
     options = parser.parse_args(arguments)

@@ -25,16 +25,16 @@ OTHERS = (
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that goes wrong.
+    """A fault to inject.
 
     Attributes:
-        number: its place in the schedule, from 1.
+        number: its position in the schedule, from 1.
         kind: "kill", or what else is done ("freeze", "cut", ...).
         target: "gateway", "redis", "learner", "producer", "worker", "fleet" (its network) or "disk".
         index: which of several targets: to be taken modulo their number.
         aim: where a learner is when it dies or freezes, see AIMS.
         wait_s: pause before it, so that it meets any phase.
-        lasts_s: of faults that end.
+        lasts_s: duration of faults that end by themselves, in seconds.
     """
 
     number: int
@@ -52,13 +52,13 @@ class Fault:
 
 
 def schedule(kills: int, seed: int, targets: Sequence[str], other_every: int = 5) -> list[Fault]:
-    """A sequence with exactly ``kills`` kills and another fault after every ``other_every`` of them.
+    """Draws a sequence with exactly ``kills`` kills and another fault after every ``other_every`` of them.
 
     Args:
         kills: SIGKILLs in all; each target gets its share, rounded, and at least one where there are enough.
-        seed: the same seed, the same schedule.
-        targets: those of KILLS that there are.
-        other_every: 0: kills only.
+        seed: decides the whole schedule.
+        targets: keys of KILLS that the stack has.
+        other_every: 0 for kills only.
     """
     draw = random.Random(seed)
     names = _shares(kills, targets)
@@ -81,7 +81,7 @@ def schedule(kills: int, seed: int, targets: Sequence[str], other_every: int = 5
 
 
 def _shares(kills: int, targets: Sequence[str]) -> list[str]:
-    """Targets by their shares of KILLS, ``kills`` in all: largest remainders last to be left out."""
+    """Divides ``kills`` among the targets in proportion to KILLS, by largest remainders."""
     total = sum(KILLS[target] for target in targets)
     exact = {target: kills * KILLS[target] / total for target in targets}
     counts = {target: max(int(share), 1 if kills >= len(targets) else 0) for target, share in exact.items()}
@@ -93,7 +93,7 @@ def _shares(kills: int, targets: Sequence[str]) -> list[str]:
 
 
 def _cycle(items: Sequence[str], draw: random.Random):
-    """All items in a random order, then again in another, for ever."""
+    """Yields all items in a random order, then again in another one, without end."""
     while True:
         order = list(items)
         draw.shuffle(order)

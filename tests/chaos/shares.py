@@ -1,4 +1,4 @@
-"""`python -m tests.chaos.shares`: how the learner is shared between fleets that all send more than it can train.
+"""`python -m tests.chaos.shares`: measures how the learner is shared between fleets that send more than it can train.
 
 A real gateway and a real Redis; a learner that takes and commits and does nothing else, slower than the fleets. Two fleets
 of weights 3 and 1, whose groups differ in size; then the same two beside a third one that floods at twenty times its quota.
@@ -35,7 +35,7 @@ _DEPTH = 48  # groups that each fleet keeps unacknowledged or waiting
 
 @dataclass
 class Shares:
-    """What was trained, and what the flood was told."""
+    """Tokens trained by fleet, and the outcomes of the flood's groups."""
 
     tokens: Counter[str] = field(default_factory=Counter)  # by fleet
     starved: int = 0  # takes at which a saturating fleet had nothing waiting
@@ -47,7 +47,7 @@ class Shares:
         return self.tokens["alpha"] / self.tokens["beta"]
 
     def share(self, fleet: str) -> float:
-        """Of all trained tokens."""
+        """Fraction of all trained tokens that came from a fleet."""
         return self.tokens[fleet] / sum(self.tokens.values())
 
 
@@ -102,7 +102,7 @@ def _groups(fleet: str, sizes: str) -> Any:
 
 
 async def _saturate(gateway: GatewayProcess, name: str, room: asyncio.Semaphore, sizes: str) -> None:
-    """Keeps groups waiting at the learner: as soon as one is trained, another is sent."""
+    """Keeps a fleet's groups waiting at the learner: as soon as one is trained, another is sent."""
     async with gateway.connect(_token(name)) as fleet:
         call = fleet.open(timeout=600)
         reading = asyncio.create_task(_only_accepted(call))
@@ -124,7 +124,7 @@ async def _only_accepted(call: Any) -> None:
 
 
 async def _flood(gateway: GatewayProcess, shares: Shares) -> None:
-    """Sends at FLOOD_PER_S and heeds nobody."""
+    """Sends FLOOD_PER_S groups a second, whatever the gateway answers."""
     async with gateway.connect(_token(FLOOD)) as fleet:
         call = fleet.open(timeout=600)
 
@@ -170,13 +170,13 @@ def _queued(url: str) -> Counter[str]:
 
 
 def _cost(taken: TakenGroup) -> int:
-    """Tokens that training on the group costs: prompt and response of each."""
+    """Number of tokens that training on the group costs: prompt and response of each sequence."""
     group = taken.group
     return sum(len(group.prompt_tokens) + len(response.tokens) for response in group.responses) // 4
 
 
 def main() -> int:
-    """Prints the figures; exit status 1 when a bound is broken."""
+    """Prints the figures; returns exit status 1 if a bound is broken."""
     failed = False
     with tempfile.TemporaryDirectory() as root:
         for name, flood, sizes in (("same sizes", False, "same"), ("different sizes", False, "different")):

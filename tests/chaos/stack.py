@@ -1,4 +1,4 @@
-"""A whole run of real processes, each of which may be killed and is started again: Redis, gateways, learner, fleets."""
+"""Runs Redis, gateways, a learner and fleets as real processes; each may be killed and is started again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from learner.config import GatewayConfig, LearnerConfig, QueueConfig
-from learner.queue import EmbeddedRedis, QueueError, check, read_ledgers
+from learner.queue import EmbeddedRedis, QueueError, imbalances, read_ledgers
 from leeway.v1 import rollout_pb2 as pb
 from rollout.config import EngineConfig, WorkerConfig
 from rollout.data.demo_model import write_model
@@ -35,13 +35,13 @@ _VOCABULARY = 16
 
 
 class Stack:
-    """The processes of a plan in a directory. All methods from the main thread.
+    """The processes of a plan, with their files in one directory. Call all methods from the main thread.
 
     Attributes:
-        members: by name: redis, gateway-0, ..., producer-0, ..., learner, worker.
-        links: by name: fleet-<gateway> between producers and a gateway, redis before Redis for all.
-        watch: what the logs say.
-        power: of the machine that Redis runs on.
+        members: processes by name: redis, gateway-0, ..., producer-0, ..., learner, worker.
+        links: TCP links by name: fleet-<gateway> between producers and a gateway, redis between everybody and Redis.
+        watch: counters over the logs.
+        power: simulates a power cut at the machine that Redis runs on.
     """
 
     def __init__(self, directory: Path, plan: Plan) -> None:
@@ -55,7 +55,7 @@ class Stack:
         self._redis: EmbeddedRedis | None = None
         self._aside: list[Child] = []
         self._closed = False
-        self.power = PowerCut(directory / "redis/appendonly.aof")
+        self.power = PowerCut(directory / "redis/appendonlydir")
         self._environment = {**os.environ, "LEEWAY_CHILD": "1", "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
         (directory / "config").mkdir(parents=True)
         write_model(directory / "model", 0)
@@ -85,12 +85,12 @@ class Stack:
 
     @property
     def redis_url(self) -> str:
-        """Of the server itself."""
+        """URL of the Redis server itself, without the link before it."""
         assert self._redis is not None
         return self._redis.url
 
     def tick(self) -> None:
-        """Starts again what has died; reads the logs."""
+        """Restarts processes that have died, and reads the logs."""
         for member in self.members.values():
             member.tick()
         self.watch.poll()
@@ -98,7 +98,11 @@ class Stack:
             self.power.sample()
 
     def until(self, condition: Callable[[], Any], what: str, timeout_s: float) -> float:
-        """Waits, and keeps the processes alive meanwhile; the seconds it took. Raises AssertionError at the deadline."""
+        """Waits for a condition and keeps the processes alive meanwhile; returns the seconds it took.
+
+        Raises:
+            AssertionError: the condition did not come true within ``timeout_s``.
+        """
         started = time.monotonic()
         while not condition():
             if time.monotonic() - started > timeout_s:
@@ -114,7 +118,7 @@ class Stack:
         self.until(lambda: self.watch.steps > 3, "training", timeout_s)
 
     def stop_producers(self, timeout_s: float) -> None:
-        """Waits until each has every ack."""
+        """Tells the producers to stop, and waits until each has received every ack."""
         producers = [member for name, member in self.members.items() if name.startswith("producer")]
         for member in producers:
             member.may_finish = True
@@ -123,23 +127,23 @@ class Stack:
         (self.directory / "stop").unlink()
 
     def add_groups(self, count: int, timeout_s: float) -> None:
-        """A few more groups of the first fleet's, acknowledged when this returns."""
+        """Submits ``count`` more groups of the first fleet; all are acknowledged when this returns."""
         config = ProducerConfig.load(self._config("producer-0"))
         config.model_copy(update={"total": count, "batch": 1}).write(self._config("producer-0"))
         self.members["producer-0"].start()
         self.until(lambda: self.members["producer-0"].finished, f"acks of {count} more groups", timeout_s)
 
     def ledgers(self) -> list[pb.Ledger]:
-        """The accounts of all fleets. Raises QueueError."""
+        """Reads the ledgers of all fleets. Raises QueueError."""
         return read_ledgers(self.redis_url, RUN, timeout_s=5.0)
 
     def imbalance(self, timeout_s: float = 30.0) -> list[str]:
-        """Where a ledger breaks the law, as soon as Redis can be asked."""
+        """Violations of the accounting invariant, read as soon as Redis answers; empty when every ledger balances."""
         found: list[str] = []
 
         def asked() -> bool:
             try:
-                found[:] = [line for ledger in self.ledgers() for line in check(ledger)]
+                found[:] = [line for ledger in self.ledgers() for line in imbalances(ledger)]
             except QueueError:
                 return False
             return True
@@ -148,21 +152,21 @@ class Stack:
         return found
 
     def zombie(self) -> Child:
-        """Freezes the learner and starts another; the frozen one stays the caller's to thaw, the stack's to bury."""
+        """Freezes the learner, starts another, and returns the frozen one. The caller may thaw it; ``close`` kills it."""
         self.members["learner"].freeze()
         self._aside.append(self.members["learner"].set_aside())
         return self._aside[-1]
 
     def thaw(self, child: Child) -> None:
-        """Ends a freeze of a process set aside."""
+        """Sends SIGCONT to a process that ``zombie`` froze."""
         os.killpg(child.pid, signal.SIGCONT)
 
     def listening(self, gateway: str) -> bool:
-        """Whether the gateway's newest life has bound its address."""
+        """Whether the gateway has bound its address since its last start."""
         return self.members[gateway].alive and '"gateway listening"' in self.members[gateway].output()
 
     def use_engine(self, kind: Literal["own engine", "engine beside"]) -> None:
-        """Where the worker's next life finds its SGLang server."""
+        """Chooses the SGLang server that the worker uses from its next start on."""
         if kind == "engine beside" and self._engine is None:
             settings = EngineConfig(base_port=free_port(), refit="drain")
             self._engine = Server(settings, 0, self.directory / "model", self.directory / "logs/engine-beside.log")
@@ -170,7 +174,7 @@ class Stack:
         self._worker_config(urls).write(self._config("worker"))
 
     def tails(self) -> str:
-        """The ends of all logs."""
+        """The last lines of all logs."""
         texts = []
         for name, member in self.members.items():
             texts.append(
@@ -179,7 +183,7 @@ class Stack:
         return "\n".join(texts)
 
     def close(self) -> None:
-        """Leaves no process behind. A second call does nothing."""
+        """Kills every process. A second call does nothing."""
         if self._closed:
             return
         self._closed = True
@@ -204,14 +208,14 @@ class Stack:
         return self._redis.child
 
     def _start_learner(self) -> Child:
-        """One rank, in the environment that torchrun would give it: its own start would double the restart's time."""
+        """Starts the learner's one rank without torchrun, whose own start would double the time of a restart."""
         rank = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
         where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
         command = [sys.executable, "-m", "learner", str(self._config("learner"))]
         return Child("learner", command, self.directory / "logs/learner.log", {**self._environment, **rank, **where})
 
     def _queue(self) -> QueueConfig:
-        """By way of the link."""
+        """Settings of the queue as processes reach it, through the link."""
         credentials = self.redis_url.rpartition("@")[0]
         return QueueConfig(url=f"{credentials}@{self.links['redis'].address}/0", run=RUN, timeout_s=2.0)
 
@@ -279,6 +283,6 @@ def _address(url: str) -> Address:
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
+    """Finds a port that nobody listens on now."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return probe.getsockname()[1]

@@ -1,4 +1,4 @@
-"""Many fleets' streams in one process: `python -m tests.chaos.streams FILE.json`; prints what it saw as one line of JSON.
+"""`python -m tests.chaos.streams FILE.json`: many fleets' streams in one process; prints what it saw as a line of JSON.
 
 Each stream sends at its own pace, whatever its acks do, so that a slow gateway shows as latency and not as fewer groups.
 """
@@ -21,7 +21,7 @@ from tests.service.fleet import Fleet, valid_group
 
 
 class StreamsConfig(Settings):
-    """What a process sends."""
+    """Settings of a process that sends streams of groups."""
 
     address: str
     tokens: list[str]  # one stream for each
@@ -32,7 +32,7 @@ class StreamsConfig(Settings):
 
 
 class Stream:
-    """One Submit call; latencies in seconds, and everything that was not an acceptance."""
+    """One Submit call; keeps latencies in seconds, and every answer that was not an acceptance."""
 
     def __init__(self, config: StreamsConfig, token: str, delay_s: float) -> None:
         self.latencies: list[float] = []
@@ -43,14 +43,14 @@ class Stream:
         self._sent: dict[int, float] = {}
 
     async def run(self) -> None:
-        """Returns when every group has its ack, or the stream has broken."""
+        """Sends all groups; returns when every group has its ack, or the stream has broken."""
         async with Fleet(self._config.address, self._token) as fleet:
             call = fleet.open(timeout=300)
             writing = asyncio.create_task(self._write(call))
             try:
                 async for response in call:
                     for ack in response.acks:
-                        self._settle(ack)
+                        self._record(ack)
                 await writing
             except grpc.aio.AioRpcError as error:
                 self.errors.append(f"{error.code().name}: {error.details()}")
@@ -65,14 +65,14 @@ class Stream:
             await call.write(pb.SubmitRequest(sequence=sequence, group=group))
         await call.done_writing()
 
-    def _settle(self, ack: pb.Ack) -> None:
+    def _record(self, ack: pb.Ack) -> None:
         self.latencies.append(time.monotonic() - self._sent.pop(ack.sequence))
         if ack.outcome != pb.OUTCOME_ACCEPTED:
             self.errors.append(f"{pb.Outcome.Name(ack.outcome)} {ack.reason} {ack.field} {ack.value}")
 
 
 async def main(config: StreamsConfig) -> dict[str, Any]:
-    """All streams at once, their beginnings spread over one period."""
+    """Runs all streams at once, with their beginnings spread over one period."""
     count = len(config.tokens)
     streams = [Stream(config, token, index / count / config.per_s) for index, token in enumerate(config.tokens)]
     await asyncio.gather(*(stream.run() for stream in streams))

@@ -1,4 +1,4 @@
-"""A JSON-lines file that others append to, read as it grows."""
+"""Reads a JSON-lines file as it grows."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 
 class Tail:
-    """Hands out each whole row once."""
+    """A JSON-lines file that others append to; each whole row is returned once."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._offset = 0
 
     def rows(self) -> list[dict[str, Any]]:
-        """What is new. A process that was killed may have left half a row, on which another went on: that is skipped."""
+        """Rows that are new since the last call. A row that a killed process left unfinished is skipped."""
         if not self.path.exists():
             return []
         with self.path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""The chaos runs' own account, schedule and pauses, worked by hand: what they say is what those runs stand on."""
+"""Tests of the account, schedule and pauses of chaos runs, against cases worked by hand."""
 
 import json
 from collections import Counter
@@ -26,7 +26,7 @@ def test_the_lineage_follows_checkpoints_and_not_the_order_of_starts():
     # 2 went on from 1's step 8, 3 from 1's step 4 again: nothing of 2 survives. 4 went on from 3's step 6.
     starts = [start(1, 0, None), start(2, 8, 1), start(3, 4, 1), start(4, 6, 3)]
     assert lineage(starts) == {4: float("inf"), 3: 6, 1: 4}
-    # 5 resumed from what a zombie of epoch 2 had sealed at step 10: then that is what the weights contain.
+    # 5 resumed from what a zombie of epoch 2 had completed at step 10: then that is what the weights contain.
     assert lineage([*starts, start(5, 10, 2)]) == {5: float("inf"), 2: 10, 1: 8}
     assert lineage([]) == {}
 

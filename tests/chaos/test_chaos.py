@@ -1,4 +1,4 @@
-"""The failure matrix with real processes, end to end: what fleets saw acknowledged is trained once, or expired.
+"""Tests with real processes, end to end, that what fleets saw acknowledged is trained once or expired, whatever fails.
 
 Each test starts a whole run (Redis, two gateways, a learner, four producers); they take a minute or two each.
 """
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.timeout(900)
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[[Plan], Stack]]:
-    """Starts stacks; none outlives the test."""
+    """Starts stacks, and closes them after the test."""
     started: list[Stack] = []
 
     def start_one(plan: Plan) -> Stack:
@@ -40,14 +40,14 @@ def start(tmp_path: Path) -> Iterator[Callable[[Plan], Stack]]:
 
 
 def assert_nothing_lost_or_doubled(stack: Stack) -> Account:
-    """Of a stack that has been drained."""
+    """Asserts that every acknowledged group of a drained stack was trained once or expired; returns the account."""
     account = Account.read(stack.directory)
     assert (account.lost, account.doubled) == ([], [])
     assert len(account.trained) > 100
     assert waiting(stack) == set()
     assert stack.imbalance() == []
     assert {(ledger.queued, ledger.in_flight) for ledger in stack.ledgers()} == {(0, 0)}
-    # The ledger, held against the logs: it is not what the account was made from.
+    # The ledger, compared with the logs, from which alone the account was made.
     assert sum(ledger.trained for ledger in stack.ledgers()) == len(account.trained)
     assert sum(ledger.accepted for ledger in stack.ledgers()) == len(account.acked)
     return account
@@ -66,7 +66,7 @@ def test_a_short_schedule_of_kills_loses_and_doubles_nothing(start):
 
 @pytest.mark.parametrize("aim", ["checkpoint", "publish"])
 def test_a_learner_thawed_after_its_replacement_has_begun_changes_nothing(start, aim: str):
-    """Frozen while it writes; the second learner trains; thawed; the second is killed; the third goes on from the second."""
+    """Freezes a learner while it writes, thaws it beside a second one, kills that, and lets a third go on from the second."""
     stack = start(Plan(gateways=1))
     faults = Faults(stack)
     stack.ready()

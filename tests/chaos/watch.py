@@ -1,4 +1,4 @@
-"""What the processes' own logs say of their progress, as it happens."""
+"""Follows the progress of a stack through the logs of its processes."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ class Watch:
 
     Attributes:
         steps: optimizer steps seen, over all learners.
-        epoch: the newest learner that has trained a step.
-        epochs: learners that have begun, each with the step it resumed at.
-        answers: by producer: acks of any outcome, and grants or refusals of leases.
+        epoch: epoch of the newest learner that has trained a step.
+        epochs: epoch of each learner that has begun -> the step it resumed at.
+        answers: producer -> number of acks of any outcome, and of grants or refusals of leases.
     """
 
     def __init__(self, directory: Path) -> None:
         self.steps = 0
         self.epoch = 0
-        self.begun = 0.0  # Unix seconds: when the newest learner settled its accounts
+        self.begun = 0.0  # Unix seconds: when the newest learner had taken over the queue
         self.epochs: dict[int, int] = {}
         self.events: Counter[str] = Counter()  # of the learner, by kind
         self.answers: Counter[str] = Counter()
@@ -31,7 +31,7 @@ class Watch:
         self._producers: dict[str, Tail] = {}
 
     def acked(self, producer: str) -> int:
-        """Groups of a producer, or the worker, that are the service's now."""
+        """Number of acknowledged groups of a producer or the worker."""
         return self._acked[producer]
 
     def poll(self) -> None:

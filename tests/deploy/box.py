@@ -24,7 +24,7 @@ _ETC = ("passwd", "group", "nsswitch.conf", "ld.so.cache", "ssl", "alternatives"
 
 
 class Box:
-    """One container, started at once on a host of the pod's. From the main thread.
+    """A container, started at once on the pod's host. Make it in the main thread.
 
     Args:
         name: POD.CONTAINER: its host name is POD, as the kubelet has it, and its log NAME.log.
@@ -64,19 +64,19 @@ class Box:
 
     @property
     def exit_code(self) -> int | None:
-        """None while it runs."""
+        """Exit status of the container; None while it runs."""
         return self.child.exit_code()
 
     @property
     def started(self) -> bool:
-        """Its file system stands, and the command has been executed: what a container runtime reports as started."""
+        """Whether the command has been executed in its file system: what a container runtime reports as started."""
         try:
             return any(os.readlink(f"/proc/{pid}/root") == self._root for pid in self._inner())
         except FileNotFoundError:
             return False
 
     def signal(self, number: signal.Signals) -> None:
-        """To the container's process 1, which is our command itself."""
+        """Sends a signal to the container's process 1, which is our command itself."""
         for pid in self._inner():
             os.kill(pid, number)
 
@@ -84,7 +84,7 @@ class Box:
         return self.child.wait(deadline)
 
     def execute(self, command: list[str], timeout_s: float) -> int:
-        """Runs a command in the container, as exec probes do; its exit status, 1 when it takes too long."""
+        """Runs a command in the container, as exec probes do; returns its exit status, 1 when it takes too long."""
         inner = self._inner()
         if not inner:
             return 1
@@ -98,17 +98,17 @@ class Box:
             return 1
 
     def kill(self) -> None:
-        """SIGKILL to everything in it."""
+        """Sends SIGKILL to every process in the container."""
         self.child.kill()
 
     def _inner(self) -> list[int]:
-        """The process 1 of the container, as the machine numbers it; nothing when it has ended."""
+        """Process ids, on this machine, of the container's process 1; empty when it has ended."""
         file = Path(f"/proc/{self.child.pid}/task/{self.child.pid}/children")
         return [int(pid) for pid in file.read_text().split()] if file.exists() else []
 
 
 def refusal() -> str | None:
-    """Why boxes cannot be made here; None when they can."""
+    """Why containers cannot be made on this machine; None when they can."""
     if os.geteuid():
         return "only root can make mount namespaces here"
     probe = ["unshare", "--mount", "--pid", "--fork", "sh", "-c", "mount -t tmpfs none /mnt && setpriv --version"]
@@ -120,7 +120,7 @@ def refusal() -> str | None:
 
 
 def _root(root: Path, names: Mapping[str, str]) -> list[str]:
-    """A root directory with the machine's programs, our code and an /etc with no more than programs ask for."""
+    """Makes a root directory with the machine's programs, our code and an /etc with no more than programs ask for."""
     lines = ["mount --make-rprivate /", f"mount -t tmpfs -o mode=755 tmpfs {root}", f"cd {root}"]
     lines.append("mkdir -p -m 755 proc sys dev etc opt/leeway run var/lib home && mkdir -m 1777 tmp")
     for name in _SYSTEM:
@@ -142,7 +142,7 @@ def _root(root: Path, names: Mapping[str, str]) -> list[str]:
 
 
 def _interpreters() -> list[str]:
-    """Where Python itself lies, when that is not among the system's directories."""
+    """Directories of the Python installation that are not among the system's own."""
     base = sys.base_prefix
     return [] if base.lstrip("/").split("/")[0] in _SYSTEM else [base]
 
@@ -173,7 +173,7 @@ def _bound(source: str, target: str, read_only: bool) -> list[str]:
 
 
 def _demoted(container: Container, command: list[str] | None = None) -> list[str]:
-    """The command as the pod's user, without any capability and without a way to get one."""
+    """Command line that runs ``command`` as the pod's user, without any capability and without a way to get one."""
     groups = "--clear-groups" if container.file_group is None else f"--groups={container.file_group}"
     rights = ["--no-new-privs", "--bounding-set=-all", "--inh-caps=-all", groups]
     return [

@@ -21,7 +21,7 @@ class Instruction:
     rest: str
 
     def exec_form(self) -> list[str]:
-        """The words of ``["a", "b"]``. Raises ValueError for a shell line, which would run under a shell as pid 1."""
+        """Words of the exec form ``["a", "b"]``. Raises ValueError for a shell line, which would make a shell pid 1."""
         words = json.loads(self.rest)
         if not isinstance(words, list):
             raise ValueError(f"{self.word} {self.rest}: expected the exec form")
@@ -30,7 +30,7 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Stage:
-    """What stands between two FROM lines. ``base`` has its build arguments filled in."""
+    """The instructions between two FROM lines. ``base`` has its build arguments filled in."""
 
     base: str
     name: str | None
@@ -40,13 +40,13 @@ class Stage:
         return [instruction for instruction in self.instructions if instruction.word == word]
 
     def last(self, word: str) -> Instruction:
-        """Raises AssertionError when there is none."""
+        """Returns the last instruction of a kind. Raises AssertionError when there is none."""
         found = self.all(word)
         assert found, f"no {word}"
         return found[-1]
 
     def pairs(self, word: str) -> dict[str, str]:
-        """``a=b c="d"`` of every LABEL or ENV."""
+        """Key and value of every ``a=b c="d"`` in LABEL or ENV instructions."""
         text = " ".join(instruction.rest for instruction in self.all(word))
         return {name: value.strip('"') for name, value in re.findall(r'([\w.-]+)=("[^"]*"|\S+)', text)}
 
@@ -64,7 +64,7 @@ class Dockerfile:
 
     @property
     def command(self) -> list[str]:
-        """What a container runs when its pod says nothing: ENTRYPOINT and CMD."""
+        """ENTRYPOINT and CMD: what a container runs when its pod names no command."""
         return self.entrypoint + self.arguments
 
     @property
@@ -87,7 +87,7 @@ def read(image: str) -> Dockerfile:
 
 
 def parse(image: str, text: str) -> Dockerfile:
-    """Raises ValueError: see ``read``."""
+    """Parses the text of a Dockerfile. Raises ValueError: see ``read``."""
     arguments: dict[str, str] = {}
     stages: list[Stage] = []
     for instruction in _instructions(text):

@@ -1,4 +1,4 @@
-"""`python -m tests.deploy.drill [DIRECTORY]`: alerts fire against the real thing, and end when it is mended.
+"""`python -m tests.deploy.drill [DIRECTORY]`: causes faults in real processes, and waits for alerts to fire and to end.
 
 Real Redis, gateway, learner and two producers (the chaos tests' stack), scraped by a real Prometheus with the rules of
 deploy/prometheus, their limits shortened to seconds. Then: no checkpoint is due for a long time; a fleet freezes; the learner
@@ -29,7 +29,7 @@ class Drill:
     """One drill in a directory. ``close`` leaves no process behind.
 
     Attributes:
-        times: what happened -> seconds it took to be noticed.
+        times: what happened -> seconds until an alert fired or ended.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -45,7 +45,7 @@ class Drill:
         self._server = Prometheus(directory / "prometheus", RUN, {"gateway": gateway, "learner": learner}, LIMITS)
 
     def run(self) -> None:
-        """Raises AssertionError where an alert does not come, does not go, or comes uncalled."""
+        """Causes each fault in turn. Raises AssertionError if an alert does not fire or end, or fires without cause."""
         stack, server = self._stack, self._server
         stack.ready()
         stack.until(server.answers, "Prometheus", 30.0)
@@ -63,7 +63,7 @@ class Drill:
         assert stack.imbalance() == []
 
     def close(self) -> None:
-        """Ends everything."""
+        """Ends every process."""
         self._server.child.kill()
         self._stack.close()
 
@@ -71,7 +71,7 @@ class Drill:
         return self._server.value(f'leeway_learner_step{{run="{RUN}"}}') or 0.0
 
     def _note(self, what: str, condition: Callable[[], bool]) -> None:
-        """Waits for it, looking twice a second; the stack's processes are kept alive meanwhile."""
+        """Polls a condition twice a second until it holds, keeps the stack alive meanwhile, and records the seconds."""
         due = [0.0]
 
         def looked() -> bool:

@@ -16,13 +16,13 @@ _EOS = 12
 
 
 def answer(prompt: list[int]) -> list[int]:
-    """To [<bos>, six digits, =]: the digits in order, or as they are."""
+    """Answers [<bos>, six digits, =] with the digits in order, or as they are."""
     digits = prompt[1:-1]
     return [*(sorted(digits) if random.random() < 0.5 else digits), _EOS]
 
 
 async def serve(port: int) -> None:
-    """Until it is killed."""
+    """Serves until the process is killed."""
     engine = ScriptedEngine()
     engine.port, engine.answer = port, answer
     await engine.start()

@@ -12,15 +12,15 @@ GONE: Any = object()  # as a value: what is at the path is removed
 
 @dataclass(frozen=True)
 class Fault:
-    """A change and what should be said about it.
+    """A change of rendered objects, and the finding that it must cause.
 
     Attributes:
         policy: the policy that must notice.
         overlay: where it is planted.
         target: Kind/name; a name with a generated hash may be shortened.
-        path: keys and indices with dots between; the last may be ``+``: append to the list before it.
-        value: what is put there; GONE: nothing. A pair (old, new) of strings replaces a part of the text.
-        said: a part of the finding.
+        path: keys and indices separated by dots; the last may be ``+``, which appends to the list before it.
+        value: what is put there; GONE removes it. A pair (old, new) of strings replaces a part of the text.
+        said: a substring of the finding.
     """
 
     policy: str
@@ -31,7 +31,7 @@ class Fault:
     said: str
 
     def plant(self, objects: list[Object]) -> list[Object]:
-        """Changes the objects and returns them. Raises LookupError when there is no such place."""
+        """Changes the objects and returns them. Raises LookupError when they have no such path."""
         kind, _, name = self.target.partition("/")
         found = [item for item in objects if item["kind"] == kind and _is(item["metadata"]["name"], name)]
         if len(found) != 1:
@@ -61,5 +61,5 @@ class Fault:
 
 
 def _is(full: str, name: str) -> bool:
-    """Whether it is that name, or that name with kustomize's hash of ten letters."""
+    """Whether ``name`` is the given one, or that one with kustomize's hash of ten letters."""
     return full == name or (full.startswith(f"{name}-") and len(full) == len(name) + 11)

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rollout.client.wire import encode_ids
+from rollout.client import encode_ids
 from rollout.data.demonstrations import write_demonstrations
 from rollout.data.tokenizer import Tokenizer
 from tests.chaos.account import Account, Id
@@ -37,14 +37,14 @@ _SHOWN = 200  # group ids and prompts that are looked for on the wire
 
 @dataclass(frozen=True)
 class Show:
-    """What is shown.
+    """Options of a run over five hosts.
 
     Attributes:
         cut_s: how long the link is cut.
-        sglang: how many fleets have an SGLang server, the first ones; the others, what stands in for it.
+        sglang: how many of the fleets, from the first on, have an SGLang server; the others have tests/deploy/engine.py.
         steps: optimizer steps before the cut, and again after it.
         settings: ``section.key=value`` of the run.
-        warm: with the demo's supervised start, so that rewards mean something.
+        warm: whether to begin with the demo's supervised start, without which hardly a response is right.
     """
 
     cut_s: float
@@ -56,22 +56,22 @@ class Show:
 
 @dataclass
 class Result:
-    """What came of it. Seconds unless said otherwise.
+    """Outcome of a run over five hosts. Times are in seconds.
 
     Attributes:
-        during: what happened while the link was cut, by name: groups or steps.
+        during: groups or steps, by name, while the link was cut.
         back_s: from the healing to the first new ack that the fleet saw.
-        lost: acknowledged, and neither trained, nor expired, nor in the queue.
-        law: what `leeway ledger --recount` found wrong; empty when all balances.
-        wire: what was not TLS on the link.
-        leaked: secrets seen there in clear, by name.
+        lost: groups that were acknowledged and are neither trained, nor expired, nor in the queue.
+        imbalances: what `leeway ledger --recount` found wrong; empty when all balances.
+        wire: streams on the link that were not TLS, with the reason.
+        leaked: names of secrets seen there in clear.
     """
 
     during: dict[str, int] = field(default_factory=dict)
     back_s: float = 0.0
     lost: list[Id] = field(default_factory=list)
     doubled: list[Id] = field(default_factory=list)
-    law: list[str] = field(default_factory=list)
+    imbalances: list[str] = field(default_factory=list)
     ledgers: list[dict[str, Any]] = field(default_factory=list)
     account: Account = field(default_factory=Account)
     streams: list[Stream] = field(default_factory=list)
@@ -81,12 +81,12 @@ class Result:
 
     @property
     def good(self) -> bool:
-        """Whether all that was to be shown holds."""
-        return not (self.lost or self.doubled or self.law or self.wire or self.leaked)
+        """Whether nothing was lost, doubled, unbalanced or seen in clear."""
+        return not (self.lost or self.doubled or self.imbalances or self.wire or self.leaked)
 
 
 class Hosts:
-    """The run of a show."""
+    """A run over five hosts."""
 
     def __init__(self, site: Site, show: Show) -> None:
         self._site = site
@@ -96,7 +96,7 @@ class Hosts:
         self._counts: dict[str, int] = dict.fromkeys(FLEETS, 0)
 
     def run(self) -> Result:
-        """Raises AssertionError when something does not happen in time."""
+        """Runs to the cut, through it and to the end. Raises AssertionError when something does not happen in time."""
         site, show, cut = self._site, self._show, FLEETS[0]
         for name in ("learner", *FLEETS):
             site.hosts[name] = site.network.host(name)
@@ -160,7 +160,7 @@ class Hosts:
         if not saved or saved[-1]["step"] != site.step():
             raise AssertionError(f"the learner ended at step {site.step()} without a checkpoint\n{site.tails()}")
         accounts = site.accounts({fleet: fleet for fleet in FLEETS})
-        result.account, result.law, result.lost = accounts.account, accounts.law, accounts.lost
+        result.account, result.imbalances, result.lost = accounts.account, accounts.imbalances, accounts.lost
         result.doubled = result.account.doubled
         result.ledgers = [ledger for ledger in accounts.ledgers if ledger["fleet"] in FLEETS]
         site.end("gateway", 30)
@@ -183,7 +183,7 @@ class Hosts:
         )
 
     def _secrets(self, fleet: str) -> list[tuple[str, bytes]]:
-        """What must not be seen on the fleet's link, by name: who it is, which run it is, and what it sent."""
+        """What must not be seen on the fleet's link, by name: its identity, the run's name, and what it sent."""
         site = self._site
         tokenizer = Tokenizer(site.run.model)
         ids = [row["group_id"] for row in Tail(site.run.state / f"{fleet}.acked.jsonl").rows()]
@@ -216,7 +216,7 @@ class Hosts:
         result.lines = [f"{name:8} {site.hosts[name].address:14} {text}" for name, text in what.items()]
 
     def _poll(self) -> dict[str, int]:
-        """Groups whose acceptance each fleet has seen."""
+        """Returns the number of groups whose acceptance each fleet has seen so far."""
         for fleet, tail in self._acked.items():
             self._counts[fleet] += len(tail.rows())
         return dict(self._counts)
@@ -227,7 +227,7 @@ class Hosts:
 
 
 def perform(directory: Path, show: Show) -> Result:
-    """Runs a show in a directory of its own. Raises AssertionError, NetworkError."""
+    """Runs the demo over five hosts, in a directory of its own. Raises AssertionError, NetworkError."""
     settings = ("run.name=hosts", "learner.steps=100000", *show.settings)
     with Site(directory, settings) as site:
         return Hosts(site, show).run()
@@ -239,7 +239,7 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Prints a line per host and the verdict; exit status 1 when it is not good, 2 when there can be no hosts here."""
+    """Prints a line per host and the verdict; returns exit status 1 if it is bad, 2 if this machine permits no hosts."""
     parser = argparse.ArgumentParser(prog="python -m tests.deploy.hosts", description=__doc__)
     parser.add_argument("--cut", type=float, default=60.0, help="seconds")
     parser.add_argument("--sglang", type=int, choices=(0, 1, 2), default=2, help="fleets with an SGLang server")
@@ -255,10 +255,10 @@ def main(arguments: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         result = perform(options.keep or Path(temporary) / "site", show)
     print("\n".join(result.lines))
-    law = "balanced" if not result.law else "; ".join(result.law)
+    ledger = "balanced" if not result.imbalances else "; ".join(result.imbalances)
     wire = "tls" if not (result.wire or result.leaked) else "NOT TLS"
     print(
-        f"hosts=5 cut={show.cut_s:.0f}s lost={len(result.lost)} doubled={len(result.doubled)} ledger={law} wire={wire}"
+        f"hosts=5 cut={show.cut_s:.0f}s lost={len(result.lost)} doubled={len(result.doubled)} ledger={ledger} wire={wire}"
     )
     return int(not result.good)
 

@@ -27,7 +27,7 @@ class PodError(Exception):
 
 @dataclass(frozen=True)
 class Ending:
-    """How a container went when its pod was deleted."""
+    """How a container ended when its pod was deleted."""
 
     container: str
     exit_code: int | None
@@ -40,7 +40,7 @@ class Ending:
 
 
 class RunningPod:
-    """One pod. ``tick`` moves it on; call that, and nothing that starts containers, from the main thread."""
+    """A running pod. ``tick`` advances it; call ``tick`` from the main thread only, because it starts containers."""
 
     def __init__(self, pod: Pod, node: Node, host: Host, volumes: Mapping[str, Path]) -> None:
         self.pod = pod
@@ -57,11 +57,11 @@ class RunningPod:
 
     @property
     def ready(self) -> bool:
-        """A Job's pod has ended well or is ready; another's containers all run and are ready."""
+        """Whether all containers run and are ready; a Job's pod may instead have ended with status 0."""
         return self.done or (bool(self.probers) and all(prober.ready for prober in self.probers))
 
     def tick(self) -> None:
-        """Raises PodError."""
+        """Starts, probes and restarts containers as due. Raises PodError."""
         if self.boxes or self.done:
             self._watch()
         elif self._waiting is not None and self._waiting.exit_code is not None:
@@ -74,7 +74,7 @@ class RunningPod:
             self.probers = [Prober(box, self.pod.address, enter) for box in self.boxes]
 
     def stop(self) -> list[Ending]:
-        """What happens when the pod is deleted. Returns when nothing of it runs."""
+        """Ends the pod as a deletion does: preStop, SIGTERM, grace period, SIGKILL. Returns when none of it runs."""
         began = time.monotonic()
         for prober in self.probers:
             prober.stop()
@@ -139,7 +139,7 @@ class RunningPod:
 
 
 class Node:
-    """The pods of an overlay on a network of their own. Use it with ``with``: nothing of it is left afterwards.
+    """The pods of an overlay on a network of their own. Use it with ``with``, which ends and removes all of it.
 
     Args:
         overlay: what to run.
@@ -180,7 +180,7 @@ class Node:
                     box.kill()
 
     def tick(self) -> None:
-        """Moves every pod on. Raises PodError."""
+        """Advances every pod. Raises PodError."""
         for pod in self.pods:
             pod.tick()
 

@@ -1,4 +1,4 @@
-"""`python -m tests.deploy.manifests`: every overlay builds, validates and keeps the policies; exits 1 naming what does not.
+"""`python -m tests.deploy.manifests`: builds and validates every overlay and checks the policies; exits 1 with findings.
 
 Needs kubectl (for its kustomize); without it, says so and exits 0.
 """
@@ -28,11 +28,11 @@ Object = dict[str, Any]
 
 
 class BuildError(Exception):
-    """kustomize refused a directory. The message is its own."""
+    """A directory that kustomize refused; the message is kustomize's own."""
 
 
 def build(directory: Path) -> list[Object]:
-    """The objects of a kustomization. Raises BuildError."""
+    """Builds a kustomization and returns its objects. Raises BuildError."""
     command = ["kubectl", "kustomize", str(directory)]
     if not directory.is_relative_to(KUBERNETES):  # a variant's files are an overlay's
         command.append("--load-restrictor=LoadRestrictionsNone")
@@ -43,7 +43,7 @@ def build(directory: Path) -> list[Object]:
 
 
 def render(name: str) -> list[Object]:
-    """The objects of an overlay or variant, built once per process; the caller may change what it gets."""
+    """Objects of an overlay or variant, built once per process; each caller gets its own copy."""
     return copy.deepcopy(_built(name))
 
 

@@ -31,7 +31,7 @@ class NetworkError(Exception):
 
 
 def refusal() -> str | None:
-    """Why namespaces cannot be made here; None when they can."""
+    """Why namespaces cannot be made on this machine; None when they can."""
     if shutil.which("ip") is None:
         return "there is no `ip` command (iproute2)"
     try:
@@ -53,12 +53,12 @@ def sweep() -> None:
 
 
 def end_on_sigterm() -> None:
-    """Makes SIGTERM an exception in the main thread, so that what is open is closed."""
+    """Turns SIGTERM into an exception in the main thread, so that ``with`` blocks are left."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
 
 class Network:
-    """A switch and its hosts. Use it with ``with``: nothing of it is left afterwards, processes included."""
+    """A switch and its hosts. Use it with ``with``, which ends every process there and removes all of it."""
 
     def __init__(self) -> None:
         self._name = f"lw-{os.getpid()}-{secrets.token_hex(2)}"
@@ -81,7 +81,7 @@ class Network:
         self.close()
 
     def host(self, name: str, address: int | None = None) -> Host:
-        """A new host; its address ends with ``address``, or with the next free number from 11 on."""
+        """Makes a new host; its address ends with ``address``, or with the next free number from 11 on."""
         self._count += 1
         host = Host(f"{self._name}-{name}-{self._count}", f"{_SUBNET}.{address or 10 + self._count}", self._switch)
         self._hosts.append(host)
@@ -99,7 +99,7 @@ class Network:
 
 
 class Host:
-    """One namespace and its link to the switch. Made by ``Network.host``.
+    """A network namespace and its link to the switch. Made by ``Network.host``.
 
     Attributes:
         address: IPv4, on the switch's subnet.
@@ -125,16 +125,16 @@ class Host:
             _ip("-n", self.namespace, "link", "set", device, "up")
 
     def command(self, *words: str) -> list[str]:
-        """The command line that runs ``words`` there; the process that comes of it is the command itself."""
+        """Command line that runs ``words`` on this host; the process that starts is the command itself."""
         return ["ip", "netns", "exec", self.namespace, *words]
 
     def start(self, name: str, words: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> Child:
-        """Starts a process there. From the main thread."""
+        """Starts a process on this host. Call it from the main thread."""
         self._children.append(Child(name, self.command(*words), log, environment))
         return self._children[-1]
 
     def cut(self) -> None:
-        """Takes the link away at the switch: packets are dropped, and no connection is told."""
+        """Takes the link down at the switch: packets are dropped, and no connection is told."""
         _ip("-n", self._switch, "link", "set", self._port, "down")
 
     def heal(self) -> None:
@@ -142,12 +142,12 @@ class Host:
         _ip("-n", self._switch, "link", "set", self._port, "up")
 
     def ends_within(self, seconds: float) -> bool:
-        """Whether every process that was started there ends by itself in that time."""
+        """Whether every process that was started on this host ends by itself within ``timeout_s``."""
         end = time.monotonic() + seconds
         return all(child.wait(end) for child in self._children)
 
     def kill(self) -> None:
-        """SIGKILL to every process there, until none is left."""
+        """Sends SIGKILL to every process on this host, until none is left."""
         end = time.monotonic() + _LIMIT_S
         while pids := _ip("netns", "pids", self.namespace).split():
             for pid in pids:
@@ -160,7 +160,7 @@ class Host:
             child.kill()  # dead already: this takes note of it
 
     def remove(self) -> None:
-        """Kills what runs there and takes the host off the network; its address may be given to another."""
+        """Kills what runs on this host and takes it off the network; its address may be used again."""
         self.kill()
         _ip("netns", "del", self.namespace)
 
@@ -170,7 +170,7 @@ class Host:
 
 
 class Capture:
-    """tcpdump on a host's own end of its link, where a stream is complete however the link behaves. Already recording."""
+    """A running tcpdump on a host's own end of its link, where a stream is complete however the link behaves."""
 
     def __init__(self, host: Host, path: Path) -> None:
         self.path = path
@@ -184,7 +184,7 @@ class Capture:
             time.sleep(0.02)
 
     def finish(self) -> Path:
-        """Stops recording; the file. Raises NetworkError when packets were dropped: what is missing proves nothing."""
+        """Stops recording and returns the file. Raises NetworkError if packets were dropped: then it proves nothing."""
         self._child.terminate()
         self._child.wait(time.monotonic() + _LIMIT_S)
         if "\n0 packets dropped by kernel" not in self._child.log.read_text():

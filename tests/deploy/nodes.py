@@ -40,14 +40,14 @@ _SETTINGS = (
 
 @dataclass(frozen=True)
 class Show:
-    """What is shown.
+    """Options of a run over two nodes.
 
     Attributes:
         kill: which node dies.
-        power: it is cut off first: no peer hears of its end.
-        collective_s: after how long ranks give up a peer that is silent.
+        power: whether its link is cut first, so that no peer is told of its end.
+        collective_s: seconds after which ranks give up a silent peer.
         steps: optimizer steps of each learner, at the least.
-        alone: go on with one node at the end.
+        alone: whether one node goes on alone at the end.
         tensor: tensor-parallel size, and ranks of a node.
     """
 
@@ -61,16 +61,16 @@ class Show:
 
 @dataclass
 class Result:
-    """What came of it.
+    """Outcome of a run over two nodes.
 
     Attributes:
         starts: the learners' start rows, in order: epoch, resumed_step, resumed_epoch.
-        steps: of the surviving line: (epoch, step, loss), in order.
+        steps: (epoch, step, loss) of the surviving timeline, in order.
         repeated: (step, loss before, loss after) of steps that were lost and trained again on the same groups.
-        hung: the survivor's torchrun did not notice that its rendezvous was gone, and had to be killed.
+        hung: whether the survivor's torchrun did not notice that its rendezvous was gone, and had to be killed.
         back_s: seconds from the kill until the replacement's learner had trained.
-        lost, doubled: by the producer's and the learners' logs, and the queue itself.
-        law: what `leeway ledger --recount` found wrong.
+        lost, doubled: groups, by the producer's and the learners' logs and the queue itself.
+        imbalances: what `leeway ledger --recount` found wrong.
     """
 
     starts: list[dict[str, Any]] = field(default_factory=list)
@@ -80,13 +80,13 @@ class Result:
     back_s: float = 0.0
     lost: list[Id] = field(default_factory=list)
     doubled: list[Id] = field(default_factory=list)
-    law: list[str] = field(default_factory=list)
+    imbalances: list[str] = field(default_factory=list)
     account: Account = field(default_factory=Account)
     lines: list[str] = field(default_factory=list)
 
     @property
     def faults(self) -> list[str]:
-        """What does not hold; empty when all is well."""
+        """Every check that failed, one line each; empty when all is well."""
         found = [f"{len(self.lost)} groups lost"] * bool(self.lost) + [f"{len(self.doubled)} doubled"] * bool(
             self.doubled
         )
@@ -97,11 +97,11 @@ class Result:
         for step, before, after in self.repeated:
             if abs(before - after) > _TOLERANCE * max(1.0, abs(before)):
                 found.append(f"step {step}: loss {before} before, {after} after")
-        return found + self.law
+        return found + self.imbalances
 
 
 class Nodes:
-    """The run of a show."""
+    """A run over two nodes."""
 
     def __init__(self, site: Site, show: Show) -> None:
         self._site = site
@@ -113,7 +113,7 @@ class Nodes:
         )
 
     def run(self) -> Result:
-        """Raises AssertionError when something does not happen in time."""
+        """Trains, kills a node, replaces it, and goes on. Raises AssertionError when something does not happen in time."""
         self._start_fleet()
         first, second = self._host(_FIRST), self._host(_FIRST + 10)
         self._start_nodes(2, self._learner, first, second)
@@ -132,7 +132,7 @@ class Nodes:
         return self._result
 
     def _host(self, address: int | None = None) -> str:
-        """A learner host; one that replaces another has an address that sorts before all others: the harder case."""
+        """Makes a learner host; a replacement's address sorts before all others, which is the harder case."""
         self._lives += 1
         name = f"node-{self._lives}"
         self._site.hosts[name] = self._site.network.host(name, address or _FIRST - self._lives)
@@ -168,7 +168,7 @@ class Nodes:
         site.start(FLEET, FLEET, words)
 
     def _kill(self, first: str, second: str) -> None:
-        """A node dies between two checkpoints, and what is needed to go on is started."""
+        """Kills a node between two checkpoints, and starts what is needed to go on."""
         site, show, every = self._site, self._show, self._learner.checkpoint.every
         dead, other = (second, first) if show.kill == "worker" else (first, second)
         site.until(lambda: site.step() % every >= every // 2, "step between two checkpoints", 120)
@@ -186,7 +186,7 @@ class Nodes:
         self._start_nodes(2, self._learner, replacement, other)
 
     def _epoch(self) -> int:
-        """Of the newest learner that has begun; 0 for none."""
+        """Epoch of the newest learner that has begun; 0 for none."""
         return max((row["epoch"] for row in self._site.learner_rows("start")), default=0)
 
     def _trained(self, beyond: int) -> None:
@@ -200,7 +200,7 @@ class Nodes:
         self._site.until(enough, f"{self._show.steps} steps of a learner after epoch {beyond}", 240)
 
     def _stop(self) -> None:
-        """SIGTERM to a node without rank 0: the learner ends with a checkpoint all the same. Then to the others."""
+        """Sends SIGTERM to a node without rank 0, which ends the learner with a checkpoint, and then to the others."""
         site = self._site
         nodes = [name for name in site.children if name.startswith("node-")]
         for name in sorted(nodes, key=lambda name: site.hosts[name].address, reverse=True):
@@ -219,7 +219,7 @@ class Nodes:
             raise AssertionError(f"the fleet did not end well\n{producer.tail()}")
         self._stop()
         accounts = site.accounts()
-        result.account, result.law, result.lost = accounts.account, accounts.law, accounts.lost
+        result.account, result.imbalances, result.lost = accounts.account, accounts.imbalances, accounts.lost
         result.doubled = result.account.doubled
         result.starts = site.learner_rows("start")
         rows = site.learner_rows("step")
@@ -266,13 +266,13 @@ class Nodes:
 
 
 def perform(directory: Path, show: Show) -> Result:
-    """Runs a show in a directory of its own. Raises AssertionError, NetworkError."""
+    """Runs a learner over two nodes, in a directory of its own. Raises AssertionError, NetworkError."""
     with Site(directory, [*_SETTINGS, f"learner.parallel.tensor={show.tensor}"]) as site:
         return Nodes(site, show).run()
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Prints what happened and the verdict; exit status 1 when it is not good, 2 when there can be no hosts here."""
+    """Prints what happened and the verdict; returns exit status 1 if it is bad, 2 if this machine permits no hosts."""
     parser = argparse.ArgumentParser(prog="python -m tests.deploy.nodes", description=__doc__)
     parser.add_argument("--kill", choices=("worker", "rendezvous"), default="worker")
     parser.add_argument("--power", action="store_true")

@@ -31,7 +31,7 @@ _LAST = {"redis"}  # what the others still need while they end
 
 @dataclass
 class Outcome:
-    """What came of it. ``probes``: text and whether all was green at the end."""
+    """Outcome of a run. ``probes``: text of each probe's tally, and whether all were green at the end."""
 
     steps: int = 0
     seconds: float = 0.0
@@ -41,7 +41,7 @@ class Outcome:
 
 
 def refusal() -> str | None:
-    """Why this cannot run here; None when it can."""
+    """Why pods cannot run on this machine; None when they can."""
     for command in ("kubectl", "redis-server", "redis-cli", "nsenter", "setpriv"):
         if shutil.which(command) is None:
             return f"there is no `{command}`"
@@ -54,7 +54,8 @@ def refusal() -> str | None:
 def run(steps: int, scratch: Path, limit_s: float = LIMIT_S) -> Outcome:
     """Brings the overlay up, waits for ``steps`` steps with every probe green, and takes it down.
 
-    Raises PodError: a pod failed, or the time is over; its message says where it stood.
+    Raises:
+        PodError: a pod failed, or the time is over; the message says which pods were not ready.
     """
     outcome = Outcome()
     began = time.monotonic()
@@ -80,7 +81,7 @@ def run(steps: int, scratch: Path, limit_s: float = LIMIT_S) -> Outcome:
 
 
 def _standing(node: Node) -> str:
-    """Which pods are not ready, and the end of their newest log."""
+    """Describes the pods that are not ready, with the end of their newest log."""
     lines = []
     for pod in node.pods:
         if not pod.ready:

@@ -1,4 +1,4 @@
-"""What the kubelet makes of rendered manifests: pods with their containers' commands, environments, mounts and probes.
+"""Reads rendered manifests as the kubelet does: pods with their containers' commands, environments, mounts and probes.
 
 Reads the kinds that our overlays use, and refuses what it does not know: a field that was left out would be a test that
 says less than it seems to.
@@ -21,7 +21,7 @@ Manifest = dict[str, Any]
 
 @dataclass(frozen=True)
 class Probe:
-    """``kind``: startup, readiness or liveness. ``check``: httpGet, exec or tcpSocket, as the manifest has it."""
+    """A probe. ``kind``: startup, readiness or liveness. ``check``: httpGet, exec or tcpSocket, as in the manifest."""
 
     kind: str
     check: Manifest
@@ -48,7 +48,7 @@ class Mount:
 
 @dataclass(frozen=True)
 class Container:
-    """What is executed, with every ``$(VAR)`` and reference filled in."""
+    """A container's command, environment and mounts, with every ``$(VAR)`` and reference filled in."""
 
     name: str
     command: list[str]
@@ -65,7 +65,7 @@ class Container:
 
 @dataclass(frozen=True)
 class Pod:
-    """``ends``: its containers are to end by themselves (a Job's). ``claims``: volume name -> a claim of its own."""
+    """A pod. ``ends``: whether its containers are to end by themselves (a Job's). ``claims``: volume name -> own claim."""
 
     name: str
     address: str
@@ -90,15 +90,15 @@ class Overlay:
         self._objects = objects
 
     def names(self) -> list[str]:
-        """The pods' names, in the order of the manifests."""
+        """Names of the pods, in the order of the manifests."""
         return [name for _, name, _ in self._replicas()]
 
     def pods(self, addresses: Mapping[str, str]) -> list[Pod]:
-        """The pods. ``addresses``: name -> IP. Raises ValueError for what cannot be run here."""
+        """Makes the pods. ``addresses``: pod name -> IP. Raises ValueError for fields that this reader does not know."""
         return [self._pod(workload, name, index, addresses[name]) for workload, name, index in self._replicas()]
 
     def service_names(self, addresses: Mapping[str, str]) -> dict[str, str]:
-        """DNS name -> the address of the one pod behind it. Raises ValueError where that would take a proxy."""
+        """Returns DNS name -> address of the only pod behind it. Raises ValueError unless there is exactly one."""
         names: dict[str, str] = {}
         for service in self._of("Service"):
             selector = service["spec"]["selector"].items()
@@ -122,7 +122,7 @@ class Overlay:
         return names
 
     def files(self, kind: str, name: str) -> dict[str, bytes]:
-        """The content of a ConfigMap or a Secret. Raises ValueError when the overlay has none of that name."""
+        """Returns the content of a ConfigMap or a Secret. Raises ValueError when the overlay has none of that name."""
         for found in self._of(kind):
             if found["metadata"]["name"] == name:
                 data = found.get("data", {})
@@ -207,7 +207,7 @@ class Overlay:
 
 
 def expand(text: str, variables: Mapping[str, str]) -> str:
-    """``$(NAME)`` as the kubelet expands it: what is unknown stays as it is, ``$$(NAME)`` is the text ``$(NAME)``."""
+    """Expands ``$(NAME)`` as the kubelet does: unknown names stay as they are, ``$$(NAME)`` becomes ``$(NAME)``."""
 
     def replace(match: re.Match[str]) -> str:
         return match[0][1:] if match[0].startswith("$$") else variables.get(match[1], match[0])
@@ -220,7 +220,7 @@ def _template(workload: Manifest) -> Manifest:
 
 
 def _image(reference: str) -> dockerfile.Dockerfile | None:
-    """The Dockerfile of one of our images, by its name without registry and tag; None for somebody else's."""
+    """Returns the Dockerfile of one of our images, by its name without registry and tag; None for any other image."""
     name = reference.rpartition("/")[2].partition(":")[0].removeprefix("leeway-")
     return dockerfile.read(name) if name in dockerfile.images() else None
 
@@ -248,7 +248,7 @@ _DEFAULTS = {"initialDelaySeconds": 0, "periodSeconds": 10, "timeoutSeconds": 1,
 
 
 def _number(port: int | str, containers: list[Manifest]) -> int:
-    """A port's number from its number or its name. Raises ValueError when no container has it."""
+    """Returns a port's number, given its number or its name. Raises ValueError when no container has it."""
     for known in (known for container in containers for known in container.get("ports", [])):
         if port in (known["containerPort"], known.get("name")):
             return known["containerPort"]

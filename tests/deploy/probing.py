@@ -20,7 +20,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass
 class Tally:
-    """How a probe went. Times are seconds since its container started."""
+    """Results of a probe so far. Times are seconds since its container started."""
 
     probe: Probe
     passed: int = 0
@@ -31,12 +31,12 @@ class Tally:
 
     @property
     def green(self) -> bool:
-        """Its last answer was good."""
+        """Whether the last answer was good."""
         return self.passed > 0 and not self.failed_in_a_row
 
     @property
     def given_up(self) -> bool:
-        """The kubelet would act now: restart the container, or take the pod out of its services."""
+        """Whether the kubelet would act now: restart the container, or take the pod out of its services."""
         return self.failed_in_a_row >= self.probe.failures
 
     def add(self, good: bool, after_s: float) -> None:
@@ -81,11 +81,11 @@ class Prober:
 
     @property
     def ready(self) -> bool:
-        """Every probe is green: what `kubectl wait --for=condition=Ready` waits for, and liveness too."""
+        """Whether every probe is green: what `kubectl wait --for=condition=Ready` waits for, and liveness too."""
         return all(tally.green for tally in self.tallies)
 
     def stop(self) -> None:
-        """No more probes; those under way end by their own timeouts."""
+        """Starts no more probes; those under way end by their own timeouts."""
         self._stop.set()
         self._started.set()
         for thread in self._threads:

@@ -1,4 +1,4 @@
-"""A real Prometheus server with our rules, made quick: it scrapes and evaluates every second, and limits are seconds."""
+"""A real Prometheus server with our rules, sped up: it scrapes and evaluates every second, and limits are seconds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RULES = Path(__file__).parents[2] / "deploy" / "prometheus" / "rules"
 
 
 class Prometheus:
-    """A server, its data below ``directory``.
+    """A server with its data below ``directory``.
 
     Args:
         directory: made when missing.
@@ -50,12 +50,12 @@ class Prometheus:
         return {"/".join([one["alertname"], *([one["fleet"]] if "fleet" in one else [])]) for one in labels}
 
     def value(self, query: str) -> float | None:
-        """An instant query with one result; None when it has none."""
+        """Runs an instant query and returns its only result; None when it has none."""
         result = self._get(f"query?{urllib.parse.urlencode({'query': query})}")["result"]
         return float(result[0]["value"][1]) if result else None
 
     def answers(self) -> bool:
-        """Whether it is up."""
+        """Whether the server answers."""
         try:
             self._get("alerts")
         except (urllib.error.URLError, ConnectionError):
@@ -68,7 +68,7 @@ class Prometheus:
 
 
 def quick_rules(limits: Mapping[str, float]) -> list[dict[str, Any]]:
-    """The groups of deploy/prometheus/rules: limits replaced, alerts pending for a second at most."""
+    """Returns the groups of deploy/prometheus/rules with limits replaced and alerts pending for a second at most."""
     groups = [group for path in sorted(RULES.glob("*.yaml")) for group in yaml.safe_load(path.read_text())["groups"]]
     rules = [rule for group in groups for rule in group["rules"]]
     recorded = {rule["record"].rpartition(":")[2]: rule for rule in rules if "record" in rule}

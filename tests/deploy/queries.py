@@ -1,4 +1,4 @@
-"""What PromQL reads: the names of the metrics in an expression, good enough for the queries that we write."""
+"""Finds the metric names in PromQL expressions; good enough for the queries that we write."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _KEYWORDS = {"and", "or", "unless", "offset", "bool", "group_left", "group_right
 
 
 def metrics_of(expression: str) -> set[str]:
-    """Names of series, histogram suffixes included."""
+    """Names of the series that an expression reads, histogram suffixes included."""
     bare = re.sub(r"\[[^\]]*\]", "", _LABELS.sub("", _MATCHERS.sub("", _STRING.sub('""', expression))))
     found = set()
     for match in _NAME.finditer(bare):

@@ -1,4 +1,4 @@
-"""Rendered objects against schemas: Kubernetes' own for three versions, and ours for the kinds of operators.
+"""Checks rendered objects against schemas: Kubernetes' own for three versions, and ours for the operators' kinds.
 
 ``crds/KIND.json`` holds the fields of a custom kind as its CRD has them; a field that is not there is refused. Pods and
 jobs inside custom kinds are checked as what they are.
@@ -24,7 +24,7 @@ _SCHEMAS = Path(__file__).parent / "crds"
 
 
 def violations(objects: list[Object], version: str) -> list[str]:
-    """What does not fit the schemas of a Kubernetes version, one line each."""
+    """Violations of the schemas of a Kubernetes version, one line each."""
     return [f"{_name(item)} ({version}): {problem}" for item in objects for problem in _check(item, version)]
 
 
@@ -49,7 +49,7 @@ def _native(item: Object, version: str) -> Iterator[str]:
 
 
 def _inside(item: Object) -> Iterator[Object]:
-    """The native objects in a custom one."""
+    """Yields the native objects inside a custom one."""
     if item["kind"] == "JobSet":
         for job in item["spec"]["replicatedJobs"]:
             yield {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": job["name"]}, **job["template"]}

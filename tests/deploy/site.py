@@ -1,4 +1,4 @@
-"""What every show of several hosts starts with: a run file, a Redis host and a gateway host, each on its own address.
+"""The common part of runs over several hosts: a run file, a Redis host and a gateway host, each with its own address.
 
 Redis speaks TLS only, to clients with a certificate, and knows one user, who may do what learner/queue/acl.py lists. The
 gateway speaks TLS only, to clients with a certificate. Weights, checkpoints and metrics are files that every host sees, as
@@ -36,7 +36,7 @@ _REDIS_PORT, _GATEWAY_PORT, _STATUS_PORT = 6379, 50_051, 9100
 
 
 def refusal() -> str | None:
-    """Why no site can be made here, besides what network.refusal says; None when it can."""
+    """Why no site can be made on this machine, besides what network.refusal says; None when it can."""
     for program in ("redis-server", "tcpdump"):
         if shutil.which(program) is None:
             return f"there is no {program}"
@@ -47,32 +47,32 @@ class Accounts(NamedTuple):
     """What logs, ledger and queue say at the end of a run.
 
     Attributes:
-        account: from logs alone.
-        law: what a recount of the queue found wrong, or where the ledger and the logs differ.
+        account: what the logs alone say.
+        imbalances: what a recount of the queue found wrong, or where the ledger and the logs differ.
         waiting: the groups in the queue.
         ledgers: each fleet's, by field.
     """
 
     account: Account
-    law: list[str]
+    imbalances: list[str]
     waiting: set[Id]
     ledgers: list[dict[str, Any]]
 
     @property
     def lost(self) -> list[Id]:
-        """Acknowledged, and neither trained, nor expired, nor waiting."""
+        """Groups that were acknowledged and are neither trained, nor expired, nor waiting."""
         return sorted(set(self.account.lost) - self.waiting)
 
 
 class Site:
-    """A run on several hosts, under ``directory``. Use it with ``with``; all methods from the main thread.
+    """A run on several hosts, under ``directory``. Use it with ``with``; call all methods from the main thread.
 
     Args:
         directory: made here; the run's own is ``run`` in it.
         overrides: ``section.key=value`` on top of configs/demo.toml, as for `leeway up`.
 
     Attributes:
-        plan: each process's settings; of the workers, one that ``worker_config`` makes a fleet's own.
+        plan: each process's settings; ``worker_config`` adapts the worker's to a fleet.
         run: the run's directory: `leeway ledger` and the like work on it, from a host that reaches Redis.
     """
 
@@ -122,7 +122,7 @@ class Site:
         self.until(lambda: '"gateway listening"' in self.log("gateway"), "gateway", 60)
 
     def _settings(self) -> list[str]:
-        """Where the hosts are and what proves who they are, for the run file."""
+        """Addresses and certificates of the hosts, as overrides of the run file."""
         redis, gateway = self.hosts["redis"].address, self.hosts["gateway"].address
         server = self.authority.issue("gateway", gateway)
         client = self.authority.issue("queue", "queue.leeway.test")
@@ -170,7 +170,7 @@ class Site:
         self.until(lambda: "Ready to accept connections" in self.log("redis"), "Redis", 30)
 
     def add_fleet(self, fleet: str, token: bool) -> ClientTlsConfig:
-        """Makes a fleet known by a name in a certificate made for it, and by a token if asked; the token is in its file."""
+        """Registers a fleet by a name in a certificate made for it, and by a token if asked; the token is in its file."""
         san = f"spiffe://leeway.test/fleet/{fleet}"
         drawn = add_fleet(self.run, fleet, sans=[san], token=token)
         if drawn is not None:
@@ -179,7 +179,7 @@ class Site:
         return ClientTlsConfig(ca=self.authority.certificate, certificate=pair.certificate, key=pair.key)
 
     def worker_config(self, fleet: str, tls: ClientTlsConfig, **changes: Any) -> WorkerConfig:
-        """The settings of a fleet's worker, as the run file has them, with the fleet's own credentials."""
+        """Settings of a fleet's worker: those of the run file with the fleet's own credentials."""
         secret = self.run.secret(fleet)
         own = {"name": fleet, "tls": tls, "token_file": secret if secret.exists() else None, **changes}
         return WorkerConfig.parse({**self.plan.workers[0].model_dump(), **own}, fleet)
@@ -191,11 +191,11 @@ class Site:
         return self.children[name]
 
     def log(self, name: str) -> str:
-        """What a process has said."""
+        """Output of a process so far."""
         return self.children[name].log.read_text(errors="replace")
 
     def until(self, condition: Callable[[], Any], what: str, timeout_s: float) -> float:
-        """Waits; the seconds it took. Raises AssertionError at the deadline, or when a process has ended."""
+        """Waits for a condition; returns the seconds it took. Raises AssertionError at the deadline, or if a process ends."""
         started = time.monotonic()
         while not condition():
             ended = [child for child in self.children.values() if child.exit_code() is not None]
@@ -211,12 +211,12 @@ class Site:
         return [row for row in self.rows if row["kind"] == kind]
 
     def step(self) -> int:
-        """The newest learner's last step."""
+        """Last step of the newest learner."""
         rows = self.learner_rows("step")
         return rows[-1]["step"] if rows else 0
 
     def end(self, name: str, timeout_s: float) -> int:
-        """SIGTERM; the exit status. Raises AssertionError when it has to be killed."""
+        """Sends SIGTERM and returns the exit status. Raises AssertionError if the process has to be killed."""
         child = self.children.pop(name)
         child.terminate()
         if not child.wait(time.monotonic() + timeout_s):
@@ -240,19 +240,19 @@ class Site:
             workers: rollout worker -> its fleet.
         """
         words = ["ledger", str(self.run.root), "--check", "--recount", "--json"]
-        answer = self.ask("gateway", [sys.executable, "-m", "learner.cli.app", *words])  # fails when the law is broken
+        answer = self.ask("gateway", [sys.executable, "-m", "learner.cli.app", *words])  # fails at an imbalance
         listed = self.ask(
             "gateway", [sys.executable, "-m", "tests.deploy.waiting", str(self.run.config / "gateway.json")]
         )
         account = Account.read(self.run.root, workers)
-        law = [str(one) for one in answer["recount"]["discrepancies"]]
+        imbalances = [str(one) for one in answer["recount"]["discrepancies"]]
         trained = sum(ledger["trained"] for ledger in answer["ledgers"])
         if trained != len(account.trained):
-            law.append(f"the ledger says {trained} trained, the learners' logs {len(account.trained)}")
-        return Accounts(account, law, {(fleet, id_) for fleet, id_ in listed}, answer["ledgers"])
+            imbalances.append(f"the ledger says {trained} trained, the learners' logs {len(account.trained)}")
+        return Accounts(account, imbalances, {(fleet, id_) for fleet, id_ in listed}, answer["ledgers"])
 
     def tails(self) -> str:
-        """The ends of all logs."""
+        """The last lines of all logs."""
         return "\n".join(
             f"--- {child.name} ({child.exit_code()})\n{child.tail(15)}" for child in self.children.values()
         )

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from tests.deploy.queries import metrics_of, queries_of
-from tests.tools.metric_reference import declared, instruments
+from tests.tools.metric_reference import declared, registries
 
 BOARDS = sorted((Path(__file__).parents[2] / "deploy" / "grafana").glob("*.json"))
 # Of Prometheus itself, of its client library, and our recorded limits.
@@ -40,7 +40,7 @@ def test_queries_read_metrics_that_exist_of_the_run_that_is_chosen(path: Path):
 
 def test_every_metric_is_on_a_board():
     shown = {name for path in BOARDS for query in queries_of(board(path)) for name in metrics_of(query)}
-    for made in instruments().values():
+    for made in registries().values():
         for metric in made.declared:
             assert {metric.name, f"{metric.name}_bucket", f"{metric.name}_count"} & shown, metric.name
 

@@ -1,4 +1,4 @@
-"""What Kubernetes would run of overlays/dev is what runs here: the demo to some steps with green probes, then a clean end."""
+"""Runs what Kubernetes would run of overlays/dev: the demo to some steps with green probes, then a clean end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No progress, a silent fleet and an old checkpoint, live."""
+"""Tests that alerts on no progress, a silent fleet and an old checkpoint fire in a real Prometheus."""
 
 from __future__ import annotations
 

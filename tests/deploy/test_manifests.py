@@ -1,4 +1,4 @@
-"""Every overlay builds, fits the schemas of three Kubernetes versions and of the operators, and keeps all policies."""
+"""Tests that every overlay builds, fits the schemas of three Kubernetes versions and operators, and keeps all policies."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_the_demo_is_the_demo():
 
 
 def _essence(config) -> dict:
-    """Settings without what depends on where the process runs."""
+    """Settings without those that depend on where the process runs."""
     values = config.model_dump(mode="json", exclude={"queue", "status", "tls", "name", "run", "fleet"})
     for key in ("listen", "insecure", "gateway", "identities_file", "token_file", "cache_dir", "stop_grace_s"):
         values.pop(key, None)
@@ -96,7 +96,7 @@ def _without_paths(value):
 
 
 def test_documented_secrets_are_used():
-    """A row of the README that no overlay needs is a step for nothing."""
+    """Every Secret in the README's table is needed by an overlay; otherwise nobody should have to make it."""
     used = {word for name in ALL for item in render(name) for pod in pods([item]) for word in _words(pod.template)}
     assert set(documented()) <= used
 

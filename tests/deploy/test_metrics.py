@@ -17,7 +17,7 @@ def test_names_say_process_and_unit_and_labels_are_bounded():
     allowed = {
         "fleet", "outcome", "reason", "entry", "engine", "state", "stage", "sign", "bound", "phase", "rule", "directory",
     }  # fmt: skip
-    for process, made in reference.instruments().items():
+    for process, made in reference.registries().items():
         assert len(made.declared) > 15
         for metric in made.declared:
             assert re.fullmatch(rf"leeway_{process.lower()}_[a-z0-9]+(_[a-z0-9]+)*", metric.name)

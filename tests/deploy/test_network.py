@@ -1,4 +1,4 @@
-"""Hosts: they reach each other, a cut drops packets and tells nobody, and nothing is left behind."""
+"""Tests that hosts reach each other, that a cut drops packets and tells nobody, and that nothing is left behind."""
 
 from __future__ import annotations
 

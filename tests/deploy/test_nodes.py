@@ -1,4 +1,4 @@
-"""A learner over two nodes, of which one is killed and replaced: `python -m tests.deploy.nodes`, shorter."""
+"""A learner over two nodes, of which one is killed and replaced: a shorter `python -m tests.deploy.nodes`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each policy catches what it is there for: a fault is planted in an overlay that is sound."""
+"""Tests that each policy finds the faults it is for: one is planted in an overlay that is sound."""
 
 from __future__ import annotations
 
@@ -46,6 +46,6 @@ def test_findings_name_the_policy():
 
 
 def test_objects_are_everybodys_own():
-    """A fault that one test plants is not there for the next."""
+    """A fault that one test plants is not in the objects of the next test."""
     Fault("", "dev", "Service/leeway-gateway", "", GONE, "").plant(render("dev"))
     assert findings(render("dev")) == []

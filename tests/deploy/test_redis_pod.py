@@ -39,11 +39,11 @@ _PASSWORDS = {"leeway": "of-leeway", "exporter": "of-the-exporter"}
 
 @dataclass(frozen=True)
 class Running:
-    """A pod's server.
+    """A running server of a Redis pod.
 
     Attributes:
-        pod: what it runs.
-        root: where its paths lie.
+        pod: the pod that it runs.
+        root: directory that stands for the root of its paths.
         tls: keyword arguments of a client with a certificate; empty where it speaks plain text.
     """
 
@@ -57,7 +57,7 @@ class Running:
         return redis.Redis("127.0.0.1", self.port, **{**once, **self.tls, **options})  # pyright: ignore
 
     def config(self) -> QueueConfig:
-        """The settings of a gateway of the overlay, for this place."""
+        """Settings of a gateway of the overlay, with paths and port moved."""
         password = self.root / "password"
         password.write_text(_PASSWORDS["leeway"] + "\n")
         tls = self.root / "etc/redis/tls"
@@ -71,13 +71,13 @@ class Running:
         )
 
     def words(self, words: list[str]) -> list[str]:
-        """A command of the pod, for this place."""
+        """Words of a command of the pod, with paths and port moved."""
         return [_moved(word, self.root).replace("6379", str(self.port)) for word in words]
 
 
 @contextlib.contextmanager
 def running(overlay: str, root: Path) -> Iterator[Running]:
-    """The Redis of an overlay: volumes filled, init container run, server started; paths and the port are moved."""
+    """Starts an overlay's Redis: fills volumes, runs the init container and the server, with paths and port moved."""
     objects = render(overlay)
     [pod] = [found for found in pods(objects) if found.component == "redis"]
     port = free_port()

@@ -1,4 +1,4 @@
-"""The reader of captures, on captures made by hand: what is TLS passes, whatever the order; plain text does not."""
+"""Tests of the capture reader on captures made by hand: TLS passes in whatever order, plain text does not."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def frame(sequence: int, payload: bytes, flags: int = dpkt.tcp.TH_ACK) -> bytes:
 
 
 def captured(directory: Path, segments: list[tuple[int, bytes]], syn: bool = True) -> list[Stream]:
-    """What is read of segments (offset, payload) after a SYN."""
+    """Returns the streams read from a capture of the segments (offset, payload) after a SYN."""
     buffer = io.BytesIO()
     writer = dpkt.pcap.Writer(buffer)
     if syn:

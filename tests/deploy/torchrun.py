@@ -41,7 +41,7 @@ _PORT = 29_400
 
 @dataclass(frozen=True)
 class Rendezvous:
-    """A meeting of ``nodes`` nodes with ``ranks`` ranks each, held by an agent on ``holder``, under a name."""
+    """A named rendezvous of ``nodes`` nodes with ``ranks`` ranks each, whose store the agent on ``holder`` runs."""
 
     holder: Host
     nodes: int
@@ -50,7 +50,7 @@ class Rendezvous:
 
 
 def command(rendezvous: Rendezvous, host: Host) -> tuple[list[str], dict[str, str]]:
-    """The command of one node, without the learner's own arguments, and its environment."""
+    """Returns the command of one node, without the learner's own arguments, and its environment."""
     conf = f"is_host={int(host is rendezvous.holder)},join_timeout=120,read_timeout=20"
     words = [
         *(sys.executable, "-m", "torch.distributed.run", f"--nnodes={rendezvous.nodes}"),

@@ -1,4 +1,4 @@
-"""Volumes of pods as directories: what a ConfigMap, a Secret, an emptyDir or a claim looks like from a container."""
+"""Makes volumes of pods as directories: ConfigMaps, Secrets, emptyDirs and claims as a container sees them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.deploy.podspec import Overlay, Pod
 
 
 def materialise(overlay: Overlay, pod: Pod, scratch: Path) -> dict[str, Path]:
-    """Makes every volume of a pod below ``scratch``; volume name -> directory. Claims are shared between pods by name.
+    """Makes every volume of a pod below ``scratch``; returns volume name -> directory. Pods share claims by name.
 
     Raises ValueError for a kind of volume that is not known here.
     """

@@ -1,4 +1,4 @@
-"""`python -m tests.deploy.waiting FILE`: the groups that are in the queue of a gateway's settings, as [[fleet, id], ...].
+"""`python -m tests.deploy.waiting FILE`: prints the groups in the queue of a gateway's settings, as [[fleet, id], ...].
 
 Run on a host that reaches Redis; a group that was taken and not yet committed is among them.
 """
@@ -15,7 +15,7 @@ from tests.chaos.drain import groups_in
 
 
 def main(file: str) -> None:
-    """Prints them."""
+    """Prints the groups as JSON."""
     config = GatewayConfig.load(file).queue
     with contextlib.closing(connect(config)) as client:
         print(json.dumps(sorted(groups_in(client, config.run))))

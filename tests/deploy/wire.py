@@ -1,4 +1,4 @@
-"""What travelled on a link: the byte streams of each TCP connection in a capture, and whether they are all TLS."""
+"""Reads the byte streams of each TCP connection in a capture, and tells whether they are all TLS."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ End = tuple[str, int]  # address, port
 
 @dataclass
 class Stream:
-    """One direction of a connection, put together from its segments, in order and without repetitions.
+    """One direction of a connection, reassembled from its segments.
 
     Attributes:
-        data: from the first byte on, as far as there is no gap.
+        data: bytes from the first one to the first gap.
         opened: whether the capture holds its beginning.
     """
 
@@ -34,12 +34,12 @@ class Stream:
     _waiting: dict[int, bytes] = field(default_factory=dict)
 
     def begin(self, sequence: int) -> None:
-        """A SYN was seen: the first byte comes after it."""
+        """Records a SYN: the first byte of the stream comes after ``sequence``."""
         if not self.opened:
             self.opened, self._next = True, (sequence + 1) % (1 << 32)
 
     def add(self, sequence: int, payload: bytes) -> None:
-        """A segment; segments may come twice, overlap, and out of order."""
+        """Adds a segment. Segments may come twice, overlap, and be out of order."""
         if not self.opened:
             self.data += payload  # no beginning: kept as it came, to be reported
             return
@@ -52,16 +52,16 @@ class Stream:
 
     @property
     def gap(self) -> bool:
-        """Whether segments are there that nothing leads up to."""
+        """Whether bytes are missing before a segment that was captured."""
         return bool(self._waiting)
 
     def _following(self) -> int | None:
-        """A segment that begins at or before the next byte."""
+        """Finds a segment that begins at or before the next byte."""
         return next((known for known in self._waiting if (self._next - known) % (1 << 32) < 1 << 31), None)
 
 
 def read(capture: Path) -> list[Stream]:
-    """Every direction of every TCP connection over IPv4 in a pcap file. A port that is used again begins another stream."""
+    """Reads both directions of every TCP connection over IPv4 in a pcap file. A port used again begins another stream."""
     streams: list[Stream] = []
     current: dict[tuple[End, End], Stream] = {}
     with capture.open("rb") as file:
@@ -83,7 +83,7 @@ def read(capture: Path) -> list[Stream]:
 
 
 def faults(stream: Stream) -> list[str]:
-    """Why a stream is not TLS from its first byte to its last; nothing when it is. The last record may be cut short."""
+    """Reasons why a stream is not TLS from the first byte to the last; empty when it is. The last record may be cut short."""
     name = f"{stream.source[0]}:{stream.source[1]} -> {stream.target[0]}:{stream.target[1]}"
     if not stream.data:
         return []
@@ -101,13 +101,13 @@ def faults(stream: Stream) -> list[str]:
 
 
 def leaks(streams: Iterable[Stream], secrets: Iterable[tuple[str, bytes]]) -> list[str]:
-    """Secrets, by name, that some stream shows as they are."""
+    """Names of the secrets that a stream contains in clear."""
     data = [bytes(stream.data) for stream in streams]
     return [name for name, secret in secrets if any(secret in one for one in data)]
 
 
 def _packet(frame: bytes) -> Any:
-    """The IPv4 packet of a frame, when it carries TCP."""
+    """Returns the IPv4 packet of a frame; None if it does not carry TCP."""
     packet = dpkt.ethernet.Ethernet(frame).data
     return packet if isinstance(packet, dpkt.ip.IP) and isinstance(packet.data, dpkt.tcp.TCP) else None
 

@@ -26,7 +26,7 @@ class Pod:
 
     Attributes:
         where: Kind/name of what makes it, with the role where a kind has several templates.
-        count: how many there are at once; None: an autoscaler's business.
+        count: how many there are at once; None where an autoscaler decides.
         owner: the object that makes it.
     """
 
@@ -53,14 +53,14 @@ class Pod:
 
     @property
     def claims(self) -> set[str]:
-        """Volumes that a StatefulSet makes for it."""
+        """Names of the volumes that a StatefulSet makes for the pod."""
         return {item["metadata"]["name"] for item in self.owner["spec"].get("volumeClaimTemplates", [])}
 
     def containers(self) -> list[Object]:
         return self.spec.get("containers", [])
 
     def everything(self) -> list[Object]:
-        """Init containers too."""
+        """All containers, init containers included."""
         return [*self.spec.get("initContainers", []), *self.containers()]
 
     def ports(self) -> dict[str, int]:
@@ -94,12 +94,12 @@ def _pods(item: Object) -> Iterator[Pod]:
 
 
 def named(objects: list[Object], kind: str) -> dict[str, Object]:
-    """Name -> object of a kind."""
+    """Returns name -> object, for the objects of a kind."""
     return {item["metadata"]["name"]: item for item in objects if item["kind"] == kind}
 
 
 def selects(selector: Object, labels: dict[str, str]) -> bool:
-    """Whether a label selector matches; the empty one matches all."""
+    """Whether a label selector matches the labels; the empty selector matches all."""
     return all(labels.get(key) == value for key, value in selector.get("matchLabels", {}).items()) and all(
         _satisfies(rule, labels) for rule in selector.get("matchExpressions", [])
     )
@@ -119,12 +119,12 @@ def variables(container: Object) -> set[str]:
 
 
 def expanded(words: list[str], values: dict[str, str]) -> list[str]:
-    """The words with $(VARIABLES) replaced, as the kubelet does; unknown ones stay."""
+    """Replaces $(VARIABLES) in words as the kubelet does; unknown ones stay."""
     return [_VARIABLE.sub(lambda found: values.get(found[1], found[0]), word) for word in words]
 
 
 def quantity(text: Any) -> float:
-    """A Kubernetes quantity as a number: "500m", "2Gi", "4". Raises ValueError."""
+    """Converts a Kubernetes quantity ("500m", "2Gi", "4") to a number. Raises ValueError."""
     match = re.fullmatch(r"([0-9.]+)([a-zA-Z]*)", str(text))
     if match is None or match[2] not in _SUFFIXES:
         raise ValueError(f"{text!r} is not a quantity")

@@ -1,4 +1,4 @@
-"""An account of a finished run that does not trust the ledger: from the producers' and the learner's own logs."""
+"""The account of a finished run from the producers' and the learner's own logs, independent of the ledger."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Accounts:
-    """What the logs of a run say."""
+    """What the logs of a run say about its groups."""
 
     acked: set[Id]  # ids whose acceptance a worker saw
     surviving: list[Id]  # ids in the surviving weights, with repetition if there is one

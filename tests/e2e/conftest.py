@@ -14,7 +14,7 @@ from tests.e2e.live import REPOSITORY, LiveRun
 
 @pytest.fixture(scope="session")
 def start_run() -> Iterator[Callable[..., LiveRun]]:
-    """Starts runs; what is still alive at the end is stopped."""
+    """Starts runs, and stops those that are still alive at the end."""
     started: list[LiveRun] = []
 
     def start(directory: Path, *arguments: str) -> LiveRun:

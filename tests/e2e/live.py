@@ -1,4 +1,4 @@
-"""A real run on this machine, seen from outside: real Redis, gateway, SGLang and Megatron under `leeway up`."""
+"""Starts and observes a real run on this machine: Redis, gateway, SGLang and Megatron under `leeway up`."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def free_ports(count: int) -> int:
-    """The first of so many free ports in a row, below those that the system gives to outgoing connections."""
+    """Finds ``count`` free ports in a row below those of outgoing connections, and returns the first."""
     lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     for _ in range(100):
         first = random.randrange(10_000, lowest - count)
-        with contextlib.ExitStack() as held, contextlib.suppress(OSError):
+        with contextlib.ExitStack() as taken, contextlib.suppress(OSError):
             for port in range(first, first + count):
-                held.enter_context(socket.create_server(("127.0.0.1", port)))
+                taken.enter_context(socket.create_server(("127.0.0.1", port)))
             return first
     pytest.fail(f"no {count} free ports in a row")
 
@@ -52,7 +52,7 @@ class LiveRun:
         return max((row["step"] for row in self.rows("learner.jsonl") if row["kind"] == "step"), default=0)
 
     def wait_until(self, condition: Callable[[], bool], what: str, timeout_s: float) -> None:
-        """Raises AssertionError with the run's own output when it ends or the time is over first."""
+        """Waits for a condition. Raises AssertionError with the run's output if the run ends, or the time is over, first."""
         deadline = time.monotonic() + timeout_s
         while not condition():
             assert self.process.poll() is None, f"the run ended before {what}:\n{self.output.read_text()[-4000:]}"

@@ -1,4 +1,4 @@
-"""A live run as Prometheus sees it, held against what dashboards and alerts read."""
+"""Compares the metrics of a live run with those that dashboards and alerts read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A rollout worker with its own SGLang, a gateway and Redis, all real; the test plays the learner."""
+"""Starts a real rollout worker with its own SGLang, a gateway and Redis; the test plays the learner."""
 
 from __future__ import annotations
 
@@ -81,14 +81,14 @@ class Stack:
         return version
 
     def take(self) -> list[TakenGroup]:
-        """All waiting groups, out of the queue, so that the worker makes others."""
+        """Takes and commits all waiting groups, so that the worker makes others."""
         step = max(0, self.versions - 1)
         taken = self.queue.take(10_000, step, 10_000)
         self.queue.commit(step, [group.ref for group in taken])
         return taken
 
     async def groups(self, of_version: int) -> list[pb.Group]:
-        """Groups of a version, as soon as there are some."""
+        """Waits for groups of a version, and returns them."""
         found: list[pb.Group] = []
 
         def some() -> bool:

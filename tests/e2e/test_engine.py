@@ -1,4 +1,4 @@
-"""The rollout worker with real SGLang, gateway and Redis: one stack for the module, the tests in the order of its life."""
+"""Tests of the rollout worker with real SGLang, gateway and Redis. All share one stack and depend on their order."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ import torch
 
 from learner.queue import EmbeddedRedis
 from leeway.v1 import rollout_pb2 as pb
-from rollout.client.wire import decode_ids
+from rollout.client import decode_ids
 from rollout.data.demo_model import write_model
 from rollout.engine.sglang import Engine, Response, Sampling
 from tests.e2e.stack import Stack
 from tests.parallel.ranks import run_cases
 from tests.service.fleet import GatewayProcess
-from tests.tools.published import seal
+from tests.tools.published import write_manifest
 
 _OUTSTANDING = 64  # groups that wait until a test takes them
 
@@ -57,7 +57,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, redis: EmbeddedRedis) -> Ite
 
 @pytest.fixture
 async def engine(stack: Stack) -> AsyncIterator[Engine]:
-    """The test's own connection to the worker's server."""
+    """Connects to the worker's server, beside the worker."""
     async with aiohttp.ClientSession() as session:
         yield Engine(stack.url, session, vocab_size=16, timeout_s=60)
 
@@ -82,7 +82,7 @@ async def test_groups_arrive_in_redis_with_the_version_that_made_them(stack: Sta
 
 
 def hugging_face(directory: Path, prompts: list[list[int]], length: int) -> list[list[int]]:
-    """Greedy continuations by transformers, up to the end token."""
+    """Generates greedy continuations by transformers, up to the end token."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -141,7 +141,7 @@ async def test_spans_show_a_switch_of_versions_within_a_response(stack: Stack, e
 
 
 async def test_the_servers_log_probabilities_are_those_the_learner_recomputes(stack: Stack, tmp_path: Path):
-    """The learner knows tokens, spans and the versions it published; nothing else. Two spans in some responses."""
+    """Gives the learner tokens, spans and published versions only; some responses have two spans."""
     before = stack.publish()
     await stack.serving(before)
     sampled: list[Sampled] = []
@@ -185,7 +185,7 @@ async def test_the_servers_log_probabilities_are_those_the_learner_recomputes(st
 
 
 async def test_a_draining_refit_waits_for_health_probes(stack: Stack, engine: Engine):
-    """A probe generates a token and goes through no gate of ours."""
+    """SGLang's health probe generates a token, and does not pass our drain gate."""
     version = stack.publish()
     await stack.serving(version)
     over = False
@@ -206,7 +206,7 @@ async def test_a_draining_refit_waits_for_health_probes(stack: Stack, engine: En
 
 @dataclass(frozen=True)
 class Sampled:
-    """A response with what the server itself says of its tokens: version and log-probability."""
+    """A response with the version and log-probability of each token, as the server reports them."""
 
     prompt: list[int]
     tokens: list[int]
@@ -215,7 +215,7 @@ class Sampled:
 
 
 async def sample(url: str, temperature: float) -> list[Sampled]:
-    """Long responses, under way for as long as the context allows."""
+    """Samples responses that are as long as the context allows."""
     prompts = [[14, *map(int, f"{number:04d}"), 11] for number in range(0, 6400, 100)]
     parameters = {"temperature": temperature, "max_new_tokens": 56, "ignore_eos": True}
     body = {"input_ids": prompts, "sampling_params": parameters, "return_logprob": True}
@@ -262,7 +262,7 @@ async def test_a_foreign_architecture_is_refused(stack: Stack):
     write_model(directory, 0)
     replace(directory)
     stack.versions += 1
-    stack.queue.publish(seal(directory, version))
+    stack.queue.publish(write_manifest(directory, version))
     await stack.until(lambda: any(row["version"] == version for row in stack.events("refused")), "refusal")
     assert "config_sha256" in stack.events("refused")[-1]["reason"]
 

@@ -1,9 +1,9 @@
 """`python -m tests.fuzz.messages --count N --seed S`: hostile messages against what a gateway does with a message.
 
-Each goes through the gateway's own deserializer, Intake (validation, measuring, quarantine) and the lease check. A message
-may hold several groups; they are what is accepted or rejected. Looked for: an exception other than DecodeError, an accepted
-group that breaks the contract by the reference validator, wrong sizes in the account, and memory that grows. Exit status 1
-when one is found; the message is printed, in hexadecimal, with its seed.
+Each goes through the gateway's own deserializer, the submit handler (validation, measuring, quarantine) and the lease
+check. A message may hold several groups; they are what is accepted or rejected. Looked for: an exception other than
+DecodeError, an accepted group that breaks the contract by the reference validator, wrong sizes in the account, and memory
+that grows. Exit status 1 when one is found; the message is printed, in hexadecimal, with its seed.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from learner.config import AdmissionConfig, LimitsConfig
 from learner.gateway.admission_gate import AdmissionGate
 from learner.gateway.pending_submit import PendingSubmit
 from learner.gateway.service import lease_problem
+from learner.gateway.submit_call import flat
 from learner.gateway.submit_handler import SubmitHandler
-from learner.gateway.submit_stream import flat
 from learner.queue import Append
 from leeway.v1 import rollout_pb2 as pb
 from tests.fuzz.mutations import VERSIONS, Corpus
@@ -44,11 +44,11 @@ _MOST_GROWTH_MIB = 16.0
 
 
 class FoundError(AssertionError):
-    """Something that must not happen. The message has what is needed to see it again."""
+    """A failure found by fuzzing. The message contains what is needed to reproduce it."""
 
 
 class _Policies:
-    """Those of a run whose versions are VERSIONS; there are no newer ones to be read."""
+    """Policies of a run whose versions are VERSIONS; there are no newer ones to be read."""
 
     known = frozenset(VERSIONS)
 
@@ -56,31 +56,31 @@ class _Policies:
         pass
 
 
-class _Flusher:
-    """Keeps the last arrival."""
+class _BatchWriter:
+    """Keeps the last pending submit."""
 
     last: PendingSubmit
 
-    def put(self, arrival: PendingSubmit) -> None:
-        self.last = arrival
+    def put(self, submit: PendingSubmit) -> None:
+        self.last = submit
 
 
 class Target:
-    """A gateway's way of a message, without network and Redis.
+    """The part of a gateway that handles a message, without network and Redis.
 
     Attributes:
-        outcomes: how many groups, or undecodable messages, ended how.
+        outcomes: outcome -> number of groups, or of undecodable messages.
     """
 
     def __init__(self) -> None:
         self.outcomes: Counter[str] = Counter()
-        self._flusher = _Flusher()
+        self._batch_writer = _BatchWriter()
         no_rates: Any = None
-        stand_ins: Any = (_Policies(), AdmissionGate(AdmissionConfig(), no_rates), self._flusher)
-        self._intake = SubmitHandler(LIMITS, *stand_ins, quarantine=True)
+        stand_ins: Any = (_Policies(), AdmissionGate(AdmissionConfig(), no_rates), self._batch_writer)
+        self._handler = SubmitHandler(LIMITS, *stand_ins, quarantine=True)
 
     def submit(self, message: bytes) -> list[str]:
-        """One message: "undecodable", or "accepted" or "rejected" for each of its groups. Raises FoundError."""
+        """Submits a message; returns "undecodable", or "accepted" or "rejected" for each group. Raises FoundError."""
         try:
             outcomes = self._submit(message)
         except FoundError as error:
@@ -91,7 +91,7 @@ class Target:
         return outcomes
 
     def call(self, message: bytes) -> None:
-        """The same bytes as each of the other requests. Raises FoundError."""
+        """Parses a message as each of the other requests. Raises FoundError."""
         try:
             for kind in (pb.LeaseRequest, pb.WatchPolicyRequest, pb.GetLedgerRequest, pb.ListLedgersRequest):
                 request = kind.FromString(message)
@@ -110,18 +110,18 @@ class Target:
         return [self._take(one) for one in flat(request)]
 
     def _take(self, request: pb.SubmitRequest) -> str:
-        _run(self._intake.take("fuzz", request, lambda _: None))
-        arrival = self._flusher.last
-        if arrival.group is None:
-            if arrival.ack.outcome != pb.OUTCOME_REJECTED or not (arrival.ack.reason and arrival.ack.value):
+        _run(self._handler.take("fuzz", request, lambda _: None))
+        submit = self._batch_writer.last
+        if submit.group is None:
+            if submit.ack.outcome != pb.OUTCOME_REJECTED or not (submit.ack.reason and submit.ack.value):
                 raise FoundError("neither taken nor rejected with a reason")
-            json.loads(arrival.quarantined)
-            arrival.ack.SerializeToString()
+            json.loads(submit.quarantined)
+            submit.ack.SerializeToString()
             return "rejected"
-        payload = bytes(arrival.group.payload)
+        payload = bytes(submit.group.payload)
         if found := problems(payload, LIMITS, _Policies.known):
             raise FoundError(f"accepted in spite of {', '.join(found)}")
-        _require_measured(arrival.group, pb.Group.FromString(payload))
+        _require_measured(submit.group, pb.Group.FromString(payload))
         return "accepted"
 
 
@@ -134,7 +134,7 @@ def _require_measured(append: Append, group: pb.Group) -> None:
 
 
 def _run(coroutine: Coroutine[Any, Any, None]) -> None:
-    """Runs what never has to wait here."""
+    """Runs a coroutine that must not wait for anything. Raises FoundError if it does."""
     try:
         coroutine.send(None)
     except StopIteration:
@@ -144,14 +144,14 @@ def _run(coroutine: Coroutine[Any, Any, None]) -> None:
 
 
 def resident_mib() -> float:
-    """This process's resident memory."""
+    """Resident memory of this process in MiB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one process has seen."""
+    """Outcome of one process."""
 
     messages: int
     outcomes: Counter[str]
@@ -160,7 +160,7 @@ class Result:
 
 
 def run(count: int, seed: int, progress: Any = None) -> Result:
-    """So many messages in this process. Raises FoundError."""
+    """Submits ``count`` messages in this process. Raises FoundError."""
     structlog.configure(logger_factory=structlog.ReturnLoggerFactory(), processors=[lambda *_: ""])
     target, corpus = Target(), Corpus(seed)
     start = resident_mib()

@@ -1,4 +1,4 @@
-"""Messages as a hostile or broken fleet would send them: valid ones, broken ones, and bytes that are neither."""
+"""Makes messages as a hostile or broken fleet would send them: valid ones, broken ones, and damaged bytes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HUGE_VARINTS = (b"\xff" * 9 + b"\x01", b"\xff" * 10, b"\xff" * 5 + b"\x7f", b"\
 
 
 def valid(rng: random.Random) -> pb.SubmitRequest:
-    """A small request that breaks no rule."""
+    """Makes a small request that breaks no rule."""
     length = rng.choice((1, 2, 5, 16))
     responses = []
     for _ in range(rng.randint(2, 4)):
@@ -36,7 +36,7 @@ def valid(rng: random.Random) -> pb.SubmitRequest:
 
 
 def broken(rng: random.Random) -> pb.SubmitRequest:
-    """A request that is well-formed on the wire and breaks a rule, or stands right at its edge."""
+    """Makes a request that is well-formed on the wire and breaks a rule, or just keeps it."""
     request = valid(rng)
     rng.choice(_RULES)(rng, request.group)
     return request
@@ -99,7 +99,7 @@ _RULES: Sequence[Callable[[random.Random, pb.Group], None]] = (
 
 
 def mangled(rng: random.Random, message: bytes, other: bytes) -> bytes:
-    """The message with its bytes damaged in one of many ways; ``other`` lends parts."""
+    """Damages the bytes of a message in one of many ways, some of which insert pieces of ``other``."""
     data = bytearray(message)
     at = rng.randrange(len(data) + 1)
     kind = rng.randrange(12)
@@ -132,11 +132,11 @@ def mangled(rng: random.Random, message: bytes, other: bytes) -> bytes:
 
 
 class Corpus:
-    """A stream of messages, the same for the same seed.
+    """A stream of messages that its seed determines.
 
     Args:
-        seed: of everything that is drawn, except group ids.
-        size: how many well-formed messages are kept to be mangled; all are drawn anew again and again.
+        seed: determines everything that is drawn, except group ids.
+        size: how many well-formed messages are kept to be mangled; they are replaced over time.
     """
 
     def __init__(self, seed: int, size: int = 512) -> None:
@@ -144,7 +144,7 @@ class Corpus:
         self._messages = [self._drawn() for _ in range(size)]
 
     def next(self) -> bytes:
-        """One message: as drawn (1 in 4), or mangled once or twice."""
+        """Returns the next message: as drawn (1 in 4), or mangled once or twice."""
         rng, messages = self._rng, self._messages
         number = rng.randrange(len(messages))
         kind = rng.randrange(32)
@@ -156,7 +156,7 @@ class Corpus:
         return mangled(rng, message, messages[number - 1]) if kind < 12 and message else message
 
     def giant(self) -> bytes:
-        """A message with very many small parts."""
+        """Makes a message with very many small fields."""
         rng = self._rng
         part = rng.choice(("responses", "spans", "metadata", "unknown"))
         request = valid(rng)

@@ -1,4 +1,4 @@
-"""The contract's rules for a group, written once more in plain Python: slow, obvious, none of the gateway's code."""
+"""A reference validator: the contract's rules for a group in plain Python, slow and obvious, without the gateway's code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _HEX = set("0123456789abcdef")
 
 
 def problems(payload: bytes, limits: LimitsConfig, known_versions: Container[int]) -> list[str]:
-    """What is wrong with a serialized group; [] when it obeys the contract."""
+    """Returns what is wrong with a serialized group; [] when it obeys the contract."""
     group = pb.Group.FromString(payload)
     found = []
     if not is_uuid7(group.group_id):
@@ -38,7 +38,7 @@ def problems(payload: bytes, limits: LimitsConfig, known_versions: Container[int
 
 
 def response_problems(response: pb.Response, limits: LimitsConfig, known_versions: Container[int]) -> list[str]:
-    """The same for one response."""
+    """Returns what is wrong with a response of a group."""
     found = []
     if not are_tokens(response.tokens, limits.max_response_tokens, limits.vocab_size):
         found.append("tokens")
@@ -68,7 +68,7 @@ def response_problems(response: pb.Response, limits: LimitsConfig, known_version
 
 
 def is_uuid7(text: str) -> bool:
-    """A UUID of version 7 in canonical form."""
+    """Whether the text is a UUID of version 7 in canonical form."""
     if len(text) != 36 or any(text[position] != "-" for position in (8, 13, 18, 23)):
         return False
     digits = text.replace("-", "")
@@ -76,7 +76,7 @@ def is_uuid7(text: str) -> bool:
 
 
 def are_tokens(data: bytes, most: int, vocabulary: int) -> bool:
-    """Little-endian int32 ids, 1 to ``most``, each in [0, vocabulary)."""
+    """Whether the bytes are 1 to ``most`` little-endian int32 ids, each in [0, vocabulary)."""
     if len(data) % 4 or not 1 <= len(data) // 4 <= most:
         return False
     return all(0 <= token < vocabulary for (token,) in struct.iter_unpack("<i", data))

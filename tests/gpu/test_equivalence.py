@@ -1,4 +1,4 @@
-"""The equivalence matrix's cells of one rank on a CUDA device: `pytest tests/gpu`."""
+"""The one-rank cells of the equivalence matrix on a CUDA device: `pytest tests/gpu`."""
 
 from __future__ import annotations
 

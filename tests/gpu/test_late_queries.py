@@ -1,4 +1,4 @@
-"""Queries of a later part of a sequence on a CUDA device: its kernel against a mask written out."""
+"""Attention of a sequence's last queries on a CUDA device: the kernel against an explicit mask."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ QUERIES, SEEN = 96, 352
 
 
 def attended(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> list[Tensor]:
-    """The output, and the gradients of a weighted sum of it."""
+    """Output of the attention, and the gradients of a weighted sum of it."""
     inputs = [t.detach().requires_grad_() for t in (q, k, v)]
     out = F.scaled_dot_product_attention(*inputs, attn_mask=mask, enable_gqa=True)
     weights = torch.linspace(-1, 1, out.numel(), device=out.device, dtype=out.dtype).view_as(out)

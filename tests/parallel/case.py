@@ -1,4 +1,4 @@
-"""One layout of one model, as the ranks build it for a case."""
+"""One layout of one model, built by the ranks for a test case."""
 
 from __future__ import annotations
 
@@ -57,15 +57,18 @@ class Case:
         self.trainer = Trainer(self.policy, self.config.optimizer, self.ranks)
 
     def batch(self, sequences: list[Sequence] | None = None) -> Batch:
+        """Packs this data-parallel rank's share of ``sequences``, by default all of the reference run's."""
         count = self.spec.get("micro_batches", 2)
         multiple = LONGEST if count == PADDED else self.ranks.tensor_size
         layout = Layout(self.ranks.data_size, count, 16_384, multiple, self.ranks.context_size)
         return pack(sequences or self.sequences, layout, self.ranks.data_rank)
 
     def step(self) -> StepStats:
+        """Takes one step of REINFORCE on the whole batch."""
         return self.trainer.train_step(self.batch(), Reinforce(), self.spec["lr"])
 
     def keep(self, name: str, tensors: list[tuple[str, Tensor]]) -> None:
+        """Writes ``tensors`` to <out>/<case>.<name>.<rank>.safetensors; no file if there are none."""
         if tensors:
             save_file(dict(tensors), self.out / f"{self.spec['name']}.{name}.{self.ranks.rank}.safetensors")
 

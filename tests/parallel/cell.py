@@ -1,4 +1,4 @@
-"""What the ranks run for a cell of the equivalence matrix."""
+"""The ranks' part of a cell of the equivalence matrix."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from torch import Tensor
 
 from learner.batch.sequences import to_sequences
 from learner.batch.types import Batch
-from learner.megatron.model.convert import export, load_weights
+from learner.megatron.model.convert import load_weights
+from learner.megatron.model.export import export
 from learner.megatron.model.hf_weights import Weights
 from learner.megatron.training.trainer import Trainer
 from learner.objectives import Objective, get
@@ -22,8 +23,10 @@ PLANT = 1.01
 
 
 def cell(case: Case) -> dict[str, Any]:
-    """The steps of the reference; then one step from the start with an error of 1% in the last layer's last matrix: in the
-    slice that the last tensor-parallel rank holds, or in every expert's."""
+    """Takes the steps of the reference; then one step from the start with a planted error.
+
+    The error is 1% in the last layer's last matrix: in the slice of the last tensor-parallel rank, or in every expert's.
+    """
     real = _train(case, get(case.config.objective), case.spec["steps"], "real")
     for model in case.policy.models:
         load_weights(model, case.policy.architecture, Weights(case.config.model), case.ranks)
@@ -77,7 +80,7 @@ def _bytes(tokens: list[int]) -> bytes:
 
 
 def _gather_gradient(case: Case) -> None:
-    """Puts together the slices of the reduced gradient that the distributed optimizer leaves on the data-parallel ranks."""
+    """Gathers the slices of the reduced gradient, which the distributed optimizer leaves on the data-parallel ranks."""
     group: Any = parallel_state.get_data_parallel_group(with_context_parallel=True)
     expert_group: Any = parallel_state.get_expert_data_parallel_group()
     for chunk in case.policy.chunks:
@@ -88,6 +91,6 @@ def _gather_gradient(case: Case) -> None:
 def _gather_buffers(buffers: Any, group: Any) -> None:
     for bucket in (bucket for buffer in buffers for bucket in buffer.buckets):
         slices: list[Tensor] = list(bucket.grad_data.chunk(dist.get_world_size(group)))
-        gathered = [torch.empty_like(part) for part in slices]
+        gathered = [torch.empty_like(one) for one in slices]
         dist.all_gather(gathered, slices[dist.get_rank(group)].clone(), group=group)
         bucket.grad_data.copy_(torch.cat(gathered))

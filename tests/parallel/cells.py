@@ -1,4 +1,4 @@
-"""The cells of the equivalence matrix: which layout trains which model with which objective."""
+"""The cells of the equivalence matrix: a layout, a model and an objective each."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 from learner.config import ObjectiveConfig, ParallelConfig
 from learner.objectives import get, names
 
-PADDED = 12  # micro-batches: more than there are sequences, so that each lies in a row of its own, most of it padding
-LONGEST = 144  # tokens, what such a row is padded to
+PADDED = 12  # micro-batches: so many that each sequence has a row of its own, most of it padding
+LONGEST = 144  # tokens that such a row is padded to
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,8 @@ class Cell:
     """One run of three steps.
 
     Attributes:
-        ranks: how many; data parallelism is what parallel leaves of them.
-        micro_batches: per data-parallel rank, at least.
+        ranks: number of ranks; data parallelism takes what ``parallel`` leaves of them.
+        micro_batches: least number of micro-batches on a data-parallel rank.
     """
 
     model: str
@@ -31,29 +31,33 @@ class Cell:
 
     @property
     def data(self) -> int:
-        cut = ParallelConfig(**self.parallel)
-        return self.ranks // (cut.tensor * cut.pipeline * cut.context)
+        """Number of data-parallel ranks."""
+        parallel = ParallelConfig(**self.parallel)
+        return self.ranks // (parallel.tensor * parallel.pipeline * parallel.context)
 
     @property
     def layout(self) -> str:
-        cut = ParallelConfig(**self.parallel)
-        parts = [("TP", cut.tensor), ("CP", cut.context), ("PP", cut.pipeline), ("VPP", cut.virtual_pipeline)]
-        parts += [("DP", self.data), ("EP", cut.expert)]
-        words = [f"{name}{size}" for name, size in parts if size > 1] + ["SP"] * cut.sequence
+        """Short name of the layout, such as "TP2 PP2 SP"."""
+        parallel = ParallelConfig(**self.parallel)
+        sizes = [("TP", parallel.tensor), ("CP", parallel.context), ("PP", parallel.pipeline)]
+        sizes += [("VPP", parallel.virtual_pipeline), ("DP", self.data), ("EP", parallel.expert)]
+        words = [f"{name}{size}" for name, size in sizes if size > 1] + ["SP"] * parallel.sequence
         return " ".join(words) or "TP1"
 
     @property
     def rows(self) -> str:
+        """Whether sequences share rows ("packed") or not ("padded")."""
         return "padded" if self.micro_batches == PADDED else "packed"
 
     @property
     def title(self) -> str:
+        """The objective with its options."""
         extra = {key: value for key, value in self.objective.items() if key != "name"}
         return self.objective["name"] + "".join(f" {key}={value}" for key, value in extra.items())
 
 
 def behaviour_free() -> list[str]:
-    """Every objective of the registry that trains from rewards and needs nothing but current log-probabilities."""
+    """Names of the objectives that train from rewards and need only the current log-probabilities."""
     built = {name: get(ObjectiveConfig(name=name)) for name in names() if name != "sft"}
     return [name for name, objective in built.items() if not objective.needs_behaviour]
 
@@ -66,7 +70,7 @@ EP2, EP4 = {"expert": 2}, {"expert": 4}
 
 
 def layouts() -> list[Cell]:
-    """Every way of cutting, alone and together, over the models."""
+    """Every parallel dimension, alone and with others, over the models."""
     asympo = {"name": "asympo"}
     return [
         Cell("qwen2 tied", 1, objective=asympo),
@@ -111,7 +115,7 @@ def layouts() -> list[Cell]:
 
 
 def objectives() -> list[Cell]:
-    """Every behaviour-free objective, and its options, under a layout that cuts the vocabulary, the layers and the tokens."""
+    """Behaviour-free objectives with their options, under a layout that splits vocabulary, layers and tokens."""
     options = [
         {"name": "asympo", "rho_max": "off"},
         {"name": "asympo", "p_low": 0.005, "p_high": 0.02},

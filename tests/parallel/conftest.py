@@ -1,4 +1,4 @@
-"""Models made on the spot, their Hugging Face reference runs, and torchrun."""
+"""Fixtures of the parallel tests: small models, their Hugging Face reference runs, and torchrun."""
 
 from __future__ import annotations
 
@@ -37,9 +37,15 @@ CONFIGS: dict[str, Callable[[], Any]] = {
 
 @dataclass(frozen=True)
 class Reference:
-    """A model and what plain Hugging Face makes of it in one process.
+    """A model, and the results of plain Hugging Face training in one process.
 
-    ``losses`` of six steps; ``initial`` and ``trained`` weights (after three steps); ``gradient`` of the first.
+    Attributes:
+        losses: losses of six steps.
+        norm: norm of the first step's gradient before clipping.
+        entropy: entropy in nats, summed over the loss tokens of the first step.
+        initial: weights before the first step.
+        gradient: gradient of the first step.
+        trained: weights after three steps.
     """
 
     directory: Path
@@ -54,27 +60,28 @@ class Reference:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a case left behind."""
+    """The results of a case: values of rank 0, and the tensors that the ranks exported."""
 
     values: dict[str, Any]
     directory: Path
     name: str
 
     def by_rank(self, kind: str) -> list[dict[str, Tensor]]:
-        """What each rank that exported something exported."""
+        """Tensors of each rank that exported any."""
         return [load_file(path) for path in sorted(self.directory.glob(f"{self.name}.{kind}.*.safetensors"))]
 
     def tensors(self, kind: str) -> dict[str, Tensor]:
-        """What the ranks exported, together; a tensor exported twice is an error."""
+        """Tensors that all ranks exported; a tensor exported twice is an error."""
         together: dict[str, Tensor] = {}
-        for part in self.by_rank(kind):
-            assert not together.keys() & part.keys()
-            together |= part
+        for exported in self.by_rank(kind):
+            assert not together.keys() & exported.keys()
+            together |= exported
         return together
 
 
 @pytest.fixture(scope="session")
 def references(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reference]:
+    """The reference of each model in CONFIGS."""
     root = tmp_path_factory.mktemp("models")
     rows = _sequences()
     (root / "sequences.json").write_text(json.dumps(rows))
@@ -83,7 +90,7 @@ def references(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reference]
 
 @pytest.fixture(scope="session")
 def launch(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, list[dict[str, Any]]], dict[str, Outcome]]:
-    """Runs cases on so many ranks; fails with the ranks' output when they fail."""
+    """A function that runs cases on a number of ranks; it fails with the ranks' output if they fail."""
 
     def run(world: int, cases: list[dict[str, Any]]) -> dict[str, Outcome]:
         out = tmp_path_factory.mktemp(f"world{world}")
@@ -95,7 +102,7 @@ def launch(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, list[dict
 
 
 def _sequences() -> list[dict[str, Any]]:
-    """Uneven lengths, one much longer than the others; environment tokens amid the response; several temperatures."""
+    """Sequences of uneven lengths, one much longer than the others, with environment tokens and several temperatures."""
     draw = random.Random(1)
     rows = []
     for length in (11, 5, 23, 8, 8, 140, 3, 17, 30, 9, 12, 26):

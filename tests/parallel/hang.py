@@ -1,4 +1,4 @@
-"""What a rank runs in test_watchdog: steps that need its peer, each reported by a growing file.
+"""The program of a rank in test_watchdog: steps that need its peer, each recorded by one more byte in a file.
 
 Arguments: rank, the store's file, the progress file, the watchdog's limit in seconds.
 """
@@ -15,6 +15,7 @@ from learner.process.watchdog import Watchdog
 
 
 def main(rank: int, store: str, progress: Path, limit_s: float) -> None:
+    """Steps until it is killed, or until its peer is silent for ``limit_s`` seconds."""
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     watchdog = Watchdog(limit_s)
     while True:

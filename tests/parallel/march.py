@@ -1,4 +1,4 @@
-"""What the ranks of the kill-and-resume chain run: steps, each followed by a checkpoint, from the newest one on."""
+"""The ranks' part of the kill-and-resume test: steps from the newest checkpoint on, each followed by a checkpoint."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.parallel.case import Case
 
 
 class _Silent:
-    """There is no queue here."""
+    """A learner queue that does nothing: the test has none."""
 
     def committed(self, step: int, refs: Sequence[GroupRef], seconds: float) -> None:
         pass
@@ -27,12 +27,12 @@ class _Silent:
 
 
 def march(case: Case) -> dict[str, Any]:
-    """``steps`` steps, each on other sequences; every loss is in <out>/<case>.losses before the next step begins."""
+    """Takes ``steps`` steps, each on other sequences; writes each loss to <out>/<case>.losses before the next step."""
     spec, ranks = case.spec, case.ranks
     root, lead = Path(spec["checkpoints"]), ranks.rank == 0
     fence = DirectoryFence(root, spec["epoch"])
     if lead:
-        fence.take()
+        fence.acquire()
     ranks.barrier()
     state = ShardedState(case.policy, case.trainer, ranks)
     found = latest(root)

@@ -1,4 +1,4 @@
-"""The equivalence matrix: `python -m tests.parallel.matrix` prints it; 1 when a cell is off or a planted error passes."""
+"""The equivalence matrix: `python -m tests.parallel.matrix` prints it; exits with 1 if a cell is off or misses an error."""
 
 from __future__ import annotations
 
@@ -23,13 +23,19 @@ from tests.parallel.cells import Cell, layouts, objectives
 from tests.parallel.ranks import run_cases
 from tests.parallel.reference import CLIP, OPTIMIZER, STEPS, Expected, expect, prompts, save_model
 
-CAUGHT = 3.0  # a planted error must be so many times over the limit
+CAUGHT = 3.0  # times the limit that a planted error must exceed
 
 
 @dataclass(frozen=True)
 class Errors:
-    """loss, scale (the mean S of positives and of negatives): |x - reference|, over |reference| where that is above 1.
-    gradient, update: the worst tensor's |x - reference| / |reference|."""
+    """Distances from the reference.
+
+    Attributes:
+        loss: |x - reference|, divided by |reference| where that is above 1.
+        scale: the same measure for the mean S of positives and of negatives.
+        gradient: |x - reference| / |reference| of the worst tensor.
+        update: the same measure for the change of the weights.
+    """
 
     loss: float
     scale: float
@@ -43,17 +49,20 @@ LIMITS = Errors(loss=7e-7, scale=1e-6, gradient=1e-5, update=5e-4)
 
 @dataclass(frozen=True)
 class Result:
+    """Errors of a cell, and of its run with a planted error."""
+
     cell: Cell
     real: Errors
     planted: Errors
 
     @property
     def equal(self) -> bool:
+        """Whether every error is within its limit."""
         return all(getattr(self.real, name) <= limit for name, limit in asdict(LIMITS).items())
 
     @property
     def caught(self) -> dict[str, bool]:
-        """By column. asympo's loss is a constant of the advantages: only its gradient knows the model."""
+        """Whether each column shows the planted error. asympo's loss depends on the advantages only: it has none."""
         told = asdict(LIMITS).items()
         found = {name: getattr(self.planted, name) > CAUGHT * limit for name, limit in told}
         return {
@@ -62,7 +71,7 @@ class Result:
 
 
 def run(cells: Sequence[Cell], directory: Path, say: Callable[[str], None] = lambda _: None) -> list[Result]:
-    """All cells, in one start of ranks, against one reference for each model and objective."""
+    """Runs all cells in one start of ranks; compares with one reference for each model and objective."""
     rows = prompts()
     names = [f"cell{i}" for i in range(len(cells))]
     for model in {cell.model for cell in cells}:
@@ -105,12 +114,12 @@ def _result(name: str, cell: Cell, expected: Expected, directory: Path) -> Resul
 
 
 def _largest(found: Sequence[float], expected: Sequence[float]) -> float:
-    """As far as ``found`` goes: the planted run takes one step."""
+    """Largest error over the steps in ``found``: the planted run takes only one."""
     return max(abs(a - b) / max(1.0, abs(b)) for a, b in zip(found, expected, strict=False))
 
 
 def _tensors(directory: Path, prefix: str) -> dict[str, Tensor]:
-    """What the stages exported, together; a tensor exported twice is an error."""
+    """Tensors that all ranks exported; a tensor exported twice is an error."""
     together: dict[str, Tensor] = {}
     for path in sorted(directory.glob(f"{prefix}.*.safetensors")):
         part = load_file(path)
@@ -125,6 +134,7 @@ def _worst(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float
 
 
 def table(results: Sequence[Result]) -> Table:
+    """All results as a table; errors over their limit and missed planted errors are red."""
     shown = Table(title="fp32 against Hugging Face transformers in float64: errors, and those of a planted 1%")
     for column in ("model", "layout", "rows", "recompute", "objective"):
         shown.add_column(column)
@@ -143,6 +153,7 @@ def table(results: Sequence[Result]) -> Table:
 
 
 def main() -> int:
+    """Runs and prints the matrix; returns the exit status."""
     console = Console(width=max(190, Console().width))
     transformers.utils.logging.disable_progress_bar()
     started = time.monotonic()

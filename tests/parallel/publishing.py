@@ -1,4 +1,4 @@
-"""What a rank runs in test_publication: versions of a model cut in two, the third of which rank 1 cannot write.
+"""The program of a rank in test_publication: it publishes versions of a model of two shards; rank 1 fails to write the third.
 
 Arguments: rank, directory (with `store`, `model` and, afterwards, `announced.json` of rank 0).
 """
@@ -22,7 +22,7 @@ VERSIONS, BROKEN = 6, 2
 
 
 class Registry:
-    """Keeps what is announced."""
+    """Records what is announced."""
 
     def __init__(self) -> None:
         self.policies: list[rollout_pb2.Policy] = []
@@ -39,22 +39,23 @@ class Registry:
 
 
 def weights(rank: int, version: int) -> torch.Tensor:
-    """The rank's tensor: of every version, one element differs from the version before."""
+    """The rank's tensor of a version; one element differs from the previous version."""
     tensor = torch.arange(400).bfloat16() + rank
     tensor[: version + 1] = -1.0
     return tensor
 
 
 def main(rank: int, directory: Path) -> None:
+    """Publishes all versions; rank 0 writes announced.json at the end."""
     dist.init_process_group("gloo", init_method=f"file://{directory}/store", rank=rank, world_size=2)
     fence = DirectoryFence(directory / "weights", 1)
     registry = Registry() if rank == 0 else None
     if registry is not None:
-        fence.take()
+        fence.acquire()
     config = PublishConfig(dir=fence.root, dtype="bfloat16", full_every=9, keep=9)
     publisher = Publisher(config, fence, directory / "model", 0, registry)
     for version in range(VERSIONS):
-        blocker = fence.path(f"weight_v{version:06d}") / f"delta-{rank:05d}.safetensors"
+        blocker = fence.staging_path(f"weight_v{version:06d}") / f"delta-{rank:05d}.safetensors"
         if version == BROKEN and rank == 1:
             blocker.mkdir(parents=True)  # a directory where the file should be
         publisher.publish(version, [(f"part{rank}", weights(rank, version))])

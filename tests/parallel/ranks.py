@@ -1,4 +1,4 @@
-"""torchrun, for tests: runs worker.py's cases on a few ranks of this machine."""
+"""Starts torchrun for tests: runs the cases of tests/parallel/worker.py on a few ranks of this machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ WORKER = Path(__file__).parent / "worker.py"
 def run_cases(world: int, cases: list[dict[str, Any]], out: Path, timeout_s: float = 540) -> None:
     """Runs ``cases`` one after another on ``world`` ranks; a case with ``world`` of its own runs on the first of them.
 
-    Raises AssertionError with the ranks' output when a rank fails or time runs out.
+    Raises:
+        AssertionError: a rank fails or time runs out; the message has the ranks' output.
     """
     with started(world, cases, out) as process:
         try:
@@ -30,7 +31,7 @@ def run_cases(world: int, cases: list[dict[str, Any]], out: Path, timeout_s: flo
 
 @contextlib.contextmanager
 def started(world: int, cases: list[dict[str, Any]], out: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The running torchrun; on exit it and its ranks are ended. Each rank writes its process id to <out>/<rank>.pid."""
+    """Runs torchrun, and ends it and its ranks on exit. Each rank writes its process id to <out>/<rank>.pid."""
     (out / "cases.json").write_text(json.dumps(cases))
     root = WORKER.parents[2]
     path = [str(root), str(root / "proto"), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -51,7 +52,7 @@ def started(world: int, cases: list[dict[str, Any]], out: Path) -> Iterator[subp
 
 
 def kill(out: Path) -> None:
-    """SIGKILL for every rank that is still there."""
+    """Sends SIGKILL to every rank that is still running."""
     for file in out.glob("*.pid"):
         with contextlib.suppress(ProcessLookupError):
             os.kill(int(file.read_text()), signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""What a rank runs in test_behaviour: versions published, and log-probabilities of tokens under them recomputed."""
+"""The ranks' part of test_behaviour: publishes versions, and recomputes log-probabilities of tokens under them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from learner.batch.packing import Layout, pack
 from learner.batch.types import Batch, Sequence
 from learner.behaviour.recompute import Behaviour
 from learner.config import LearnerConfig, ObjectiveConfig
-from learner.megatron.model.convert import export
+from learner.megatron.model.export import export
 from learner.megatron.training.scorer import Scorer
 from learner.objectives import get, names
 from learner.publish.publisher import Publisher
@@ -27,10 +27,10 @@ STALENESS = {0: 2, 1: 1, 2: 0}  # version -> optimizer steps, at step 2
 
 
 def recompute(case: Case) -> dict[str, Any]:
-    """Publishes three versions, one a step, where the case says so, or finds them on disk; then fills a batch.
+    """Publishes three versions, one per step, if the case says so, or finds them on disk; then fills a batch.
 
-    Every rank of the last stage that holds results leaves them in <name>.<rank>.logp: for each sequence, the places of its
-    loss tokens, log mu and the reference's log-probabilities.
+    Every rank of the last stage that has results writes them to <name>.<rank>.logp: for each sequence, the positions of its
+    loss tokens, their versions, log mu and the reference's log-probabilities.
     """
     config = _config(case)
     layout = Layout(
@@ -42,10 +42,10 @@ def recompute(case: Case) -> dict[str, Any]:
     if case.spec["publishes"]:
         _publish(case, config, behaviour)
     elif config.objective.kl_coef:
-        behaviour.freeze(0, step=2)
+        behaviour.freeze_reference(0, step=2)
     before = [parameter.detach().clone() for model in case.policy.models for parameter in model.parameters()]
     batch = pack(_with_versions(case.sequences), layout, case.ranks.data_rank)
-    filled, numbers = behaviour.fill(batch, 2, STALENESS)
+    filled, numbers = behaviour.recompute(batch, 2, STALENESS)
     after = [parameter for model in case.policy.models for parameter in model.parameters()]
     kept = all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert filled is not None
@@ -67,13 +67,13 @@ def _config(case: Case) -> LearnerConfig:
 def _publish(case: Case, config: LearnerConfig, behaviour: Behaviour) -> None:
     fence, registry = DirectoryFence(config.publish.dir, 1), None
     if case.ranks.rank == 0:
-        fence.take()
+        fence.acquire()
         registry = _Keeps(behaviour)
     publisher = Publisher(config.publish, fence, config.model, 0, registry)
-    behaviour.freeze(0, step=0)
+    behaviour.freeze_reference(0, step=0)
     for step in range(3):
         publisher.publish(step, export(case.policy, case.ranks))
-        behaviour.hold(publisher.version)
+        behaviour.cache_current(publisher.version)
         if step < 2:
             case.step()
     publisher.wait()
@@ -85,7 +85,7 @@ def _publish(case: Case, config: LearnerConfig, behaviour: Behaviour) -> None:
 
 
 class _Keeps(Registry):
-    """All that may be needed, as the loop's registry does."""
+    """A registry that keeps every version that may be needed, as the loop's does."""
 
     def __init__(self, behaviour: Behaviour) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class _Keeps(Registry):
 
 
 def _with_versions(sequences: list[Sequence]) -> list[Sequence]:
-    """Those of the case; or whole sequences of each version, and some whose last tokens are of the next one."""
+    """The sequences with their versions; if they have none, whole sequences of each, some ending in the next version."""
     marked = []
     for number, sequence in enumerate(sequences):
         if sequence.version is not None:
@@ -110,12 +110,12 @@ def _with_versions(sequences: list[Sequence]) -> list[Sequence]:
 
 
 def _rows(batch: Batch) -> dict[int, list[tuple[float, ...]]]:
-    """For each sequence: place, version, log mu and, if there is one, the reference's log-probability of its loss tokens."""
+    """Position, version, log mu and the reference's log-probability, if any, of each loss token, by sequence."""
     rows: dict[int, list[tuple[float, ...]]] = {}
     for micro_batch, members in zip(batch.micro_batches, batch.members, strict=True):
         values = (micro_batch.version, micro_batch.behaviour_logp, micro_batch.reference_logp)
-        places = (micro_batch.positions[0, micro_batch.loss_index] + 1).tolist()
-        found = zip(places, *(value.tolist() for value in values if value is not None), strict=True)
+        positions = (micro_batch.positions[0, micro_batch.loss_index] + 1).tolist()
+        found = zip(positions, *(value.tolist() for value in values if value is not None), strict=True)
         for row, item in zip(micro_batch.loss_row.tolist(), found, strict=True):
             rows.setdefault(members[row], []).append(item)
     return rows

@@ -1,5 +1,5 @@
-"""What a step should compute: plain Hugging Face transformers in float64, one process, one response a row, with every
-objective written out from its paper. Shares no code with the learner.
+"""The expected result of a step: plain Hugging Face transformers in float64, in one process, one response per row, with every
+objective written out from its paper. It shares no code with the learner.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ MODELS: dict[str, Callable[[], Any]] = {
 
 @dataclass(frozen=True)
 class Answer:
-    """A response: its tokens, which of them the policy generated, its reward."""
+    """A response: its tokens, whether the policy generated each of them, and its reward."""
 
     tokens: list[int]
     generated: list[bool]
@@ -61,14 +61,19 @@ class Answer:
 
 @dataclass(frozen=True)
 class Prompt:
+    """A prompt and its group of responses, sampled at one temperature."""
+
     tokens: list[int]
     temperature: float
     answers: list[Answer]
 
 
 def prompts() -> list[dict[str, Any]]:
-    """Uneven lengths, one response of one token and one long one, tokens of the environment amid responses, rewards at the
-    mean, a group without contrast, several temperatures."""
+    """Makes prompts with their responses, with every difficulty that a step has to cope with.
+
+    Uneven lengths, one response of one token and one long one, tokens of the environment inside responses, rewards equal to
+    the mean, a group whose rewards are all equal, several temperatures.
+    """
     draw = random.Random(5)
     lengths = [(9, (4, 1, 12, 7)), (3, (90, 20, 6, 11)), (14, (5, 5, 5, 5)), (6, (17, 2, 30, 8))]
     rewards = [(1.0, 0.0, 0.0, 0.0), (1.0, 0.0, 0.5, 0.5), (0.5, 0.5, 0.5, 0.5), (0.2, 0.9, 0.7, -0.4)]
@@ -88,7 +93,7 @@ def _tokens(draw: random.Random, count: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Scored:
-    """A response under the model: advantage, and per generated token its negative log-probability and the entropy."""
+    """A response under the model: its advantage, and each generated token's negative log-probability and entropy."""
 
     advantage: float
     nll: Tensor
@@ -100,7 +105,7 @@ Groups = list[list[Scored]]
 
 @dataclass
 class Means:
-    """The exponential means of S over positives and negatives that asympo's bound on rho goes by, as of the step before."""
+    """Exponential means of S over positives and negatives, after the previous step: asympo's bound on rho uses them."""
 
     positive: float | None = None
     negative: float | None = None
@@ -120,7 +125,7 @@ class Means:
 
 
 def scales(groups: Groups) -> tuple[float, float]:
-    """The mean S of positives and of negatives."""
+    """Mean S of the responses with a positive advantage, and of those with a negative one."""
     scored = [(s.advantage, s.nll.mean().item()) for group in groups for s in group]
     up = [scale for advantage, scale in scored if advantage > 0]
     down = [scale for advantage, scale in scored if advantage < 0]
@@ -143,7 +148,7 @@ def asympo(groups: Groups, objective: Any, means: Means) -> Tensor:
 
 
 def scaled(groups: Groups, alpha: float) -> Tensor:
-    """Positives by their advantage, negatives by alpha times theirs; each response by the mean over its tokens."""
+    """Weights positives by their advantage, negatives by alpha times theirs; each response counts by its tokens' mean."""
     terms = [
         (s.advantage if s.advantage >= 0 else alpha * s.advantage) * s.nll.mean() / len(group)
         for group in groups
@@ -175,8 +180,14 @@ FORMULAS: dict[str, Callable[[Groups, Any, Means], Tensor]] = {
 
 @dataclass
 class Expected:
-    """Losses of the steps and, with them, the mean S of the responses with A > 0 and with A < 0; the first step's gradient
-    after clipping; the change of every weight after 1 and after all steps."""
+    """The results of all steps.
+
+    Attributes:
+        losses: loss of each step.
+        scales: for each step, the mean S of the responses with A > 0 and of those with A < 0.
+        gradient: the first step's gradient after clipping.
+        updates: the change of every weight, by the number of steps it took: 1 and all.
+    """
 
     losses: list[float] = field(default_factory=list)
     scales: list[tuple[float, float]] = field(default_factory=list)
@@ -185,7 +196,7 @@ class Expected:
 
 
 def save_model(directory: Path, name: str) -> None:
-    """A model as large in its weights as trained ones are, norms and biases off their defaults."""
+    """Saves a model with weights as large as trained ones, and with norms and biases off their defaults."""
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(MODELS[name]()).float()
     with torch.no_grad():
@@ -195,10 +206,16 @@ def save_model(directory: Path, name: str) -> None:
 
 
 def expect(directory: Path, rows: list[dict[str, Any]], objective: Any) -> Expected:
-    """``objective``: anything with the constants as attributes, and ``name``.
+    """Trains the model for all steps.
 
-    Raises AssertionError when some token is all but undecided between two experts: its loss jumps there, and rounding would
-    say which way. Then the test needs other weights.
+    Args:
+        directory: the model.
+        rows: prompts with their responses.
+        objective: anything with ``name`` and the objective's constants as attributes.
+
+    Raises:
+        AssertionError: a token is nearly undecided between two experts. Its loss jumps there, and rounding would choose the
+            side: the test needs other weights.
     """
     plain = {"dtype": torch.float64, "experts_implementation": "eager"}  # grouped kernels know no float64
     model = transformers.AutoModelForCausalLM.from_pretrained(directory, **plain)
@@ -230,10 +247,13 @@ def expect(directory: Path, rows: list[dict[str, Any]], objective: Any) -> Expec
 
 
 def watch_routers(model: Any, live: Tensor | None = None) -> list[float]:
-    """Filled as the model runs: of every router's tokens the least distance from the last chosen logit to the next one.
+    """Records, each time a router runs, the least distance of any token's last chosen logit to the next one.
 
     Args:
-        live: [rows, width] bool, false where rows are padded; None: they are not.
+        live: [rows, width] bool, false where rows are padded; None if they are not padded.
+
+    Returns:
+        A list that is filled as the model runs.
     """
     gaps: list[float] = []
 
@@ -249,7 +269,7 @@ def watch_routers(model: Any, live: Tensor | None = None) -> list[float]:
 
 
 def _score(model: Any, rows: list[dict[str, Any]]) -> Groups:
-    """Rows are padded at their end, which a causal model does not see."""
+    """Scores all groups. Rows are padded at their end, which a causal model does not see."""
     logits = iter(model(_pad(_rows(rows))).logits)
     return [_score_group(row, logits) for row in rows]
 
@@ -278,15 +298,15 @@ def _score_group(row: dict[str, Any], rows_logits: Iterator[Tensor]) -> list[Sco
 
 
 def on_disk(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies under the names that files have: in memory all experts of a layer are one tensor, gate and up projection too."""
+    """Copies under the names that files have. In memory all experts of a layer are one tensor, gate and up projection too."""
     named: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         layer, _, kind = name.rpartition(".experts.")
-        parts = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}.get(kind if layer else "")
-        if parts is None:
+        projections = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}.get(kind if layer else "")
+        if projections is None:
             named[name] = tensor.detach().clone()
             continue
         for number, expert in enumerate(tensor.detach()):
-            for part, value in zip(parts, expert.chunk(len(parts)), strict=True):
-                named[f"{layer}.experts.{number}.{part}.weight"] = value.clone()
+            for projection, value in zip(projections, expert.chunk(len(projections)), strict=True):
+                named[f"{layer}.experts.{number}.{projection}.weight"] = value.clone()
     return named

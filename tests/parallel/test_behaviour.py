@@ -1,4 +1,4 @@
-"""Log mu recomputed under any layout, from memory or from disk, is what plain Hugging Face says of the published weights."""
+"""Log mu, recomputed under any layout, from memory or from disk, equals plain Hugging Face on the published weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.parallel.conftest import Outcome, Reference
 from tests.parallel.reference import UNDECIDED, watch_routers
 
 LAYOUTS = {
-    "held": {"world": 4, "parallel": {"tensor": 2, "pipeline": 2, "sequence": True}, "publishes": True},
+    "cached": {"world": 4, "parallel": {"tensor": 2, "pipeline": 2, "sequence": True}, "publishes": True},
     "read by two": {"world": 2, "parallel": {}, "publishes": False},
     "read, interleaved": {"world": 2, "parallel": {"pipeline": 2, "virtual_pipeline": 2}, "publishes": False},
     "read, context": {"world": 4, "parallel": {"context": 2, "pipeline": 2}, "publishes": False},
@@ -32,8 +32,9 @@ LAYOUTS = {
         "behaviour": {"cache_bytes": 0},
     },
 }
-SHARED = {  # experts: on four data-parallel ranks some have no token of a version, but of others' tokens theirs to do
-    "held": {"world": 4, "parallel": {"tensor": 2, "pipeline": 2, "sequence": True, "expert": 2}, "publishes": True},
+# With experts. Of four data-parallel ranks, some have no token of a version, but must run their experts on others' tokens.
+SHARED = {
+    "cached": {"world": 4, "parallel": {"tensor": 2, "pipeline": 2, "sequence": True, "expert": 2}, "publishes": True},
     "read by one": {"world": 1, "parallel": {}, "publishes": False},
     "read again and again": {
         "world": 4,
@@ -68,22 +69,23 @@ def test_recomputed_log_probabilities_are_those_of_the_published_weights(
     expected = {version: _logp(path, sequences) for version, path in _published(versions, reference).items()}
     # Not vacuous: the versions disagree by far more than the error allowed below.
     assert (expected[0][5] - expected[1][5]).abs().max() > 0.1
-    now = _logp_of(reference, cases["held"].tensors("now"), tmp_path / "now", sequences)
+    now = _logp_of(reference, cases["cached"].tensors("now"), tmp_path / "now", sequences)
     for name, outcome in cases.items():
         rows = _rows(outcome)
         assert sorted(rows) == list(range(len(sequences)))
         assert outcome.values["kept"], "the current weights have changed"
         for number, items in rows.items():
-            assert [place for place, *_ in items] == _predicted(sequences[number])
-            for place, version, log_mu, log_reference in items:
-                assert log_mu == pytest.approx(expected[version][number][place].item(), abs=2e-5), (name, number, place)
-                assert log_reference == pytest.approx(expected[0][number][place].item(), abs=2e-5), (name, number)
+            assert [position for position, *_ in items] == _predicted(sequences[number])
+            for position, version, log_mu, log_reference in items:
+                exact = expected[version][number][position].item()
+                assert log_mu == pytest.approx(exact, abs=2e-5), (name, number, position)
+                assert log_reference == pytest.approx(expected[0][number][position].item(), abs=2e-5), (name, number)
         assert {version for _, version, *_ in rows[3]} == {0, 1}  # two spans in one response
-    held, read = cases["held"].values["numbers"], cases["read again and again"].values["numbers"]
-    assert held["versions_read"] == 0
+    cached, read = cases["cached"].values["numbers"], cases["read again and again"].values["numbers"]
+    assert cached["versions_read"] == 0
     assert read["versions_read"] == 3
-    _check_drift(held, _rows(cases["held"]), now)
-    first, *others = (outcome.values["losses"] for name, outcome in cases.items() if name != "held")
+    _check_drift(cached, _rows(cases["cached"]), now)
+    first, *others = (outcome.values["losses"] for name, outcome in cases.items() if name != "cached")
     assert len(first) == 9  # objectives, at the initial weights, whose loss and gradient do not depend on the layout
     for losses in others:
         for name, (loss, norm) in losses.items():
@@ -92,11 +94,11 @@ def test_recomputed_log_probabilities_are_those_of_the_published_weights(
 
 
 def _check_drift(numbers: Mapping[str, Any], rows: Rows, now: list[torch.Tensor]) -> None:
-    """The sample was everything: drift by its definition, one token at a time."""
+    """The sample was the whole batch: compares drift with its definition, token by token."""
     ages: dict[str, list[tuple[float, float]]] = {"0": [], "1": [], "2-3": []}
     for number, items in rows.items():
-        for place, version, log_mu, _ in items:
-            ages[("2-3", "1", "0")[version]].append((now[number][place].item(), log_mu))
+        for position, version, log_mu, _ in items:
+            ages[("2-3", "1", "0")[version]].append((now[number][position].item(), log_mu))
     everything = [pair for pairs in ages.values() for pair in pairs]
     figures = [numbers[name] for name in ("true_drift", "effective_share", "beyond_bound", "drift_tokens")]
     assert figures == pytest.approx(_drift(everything), rel=1e-4, abs=1e-5)
@@ -116,7 +118,7 @@ def _drift(pairs: list[tuple[float, float]]) -> list[float]:
 
 
 def _published(root: Path, reference: Reference) -> dict[int, Path]:
-    """Every version as a fleet reads it: full ones as they are, deltas applied."""
+    """The directory of every version as a fleet has it: full ones as they are, deltas applied."""
     verifier = Verifier(reference.directory, root.parent / "cache")
     policies = [
         json_format.ParseDict(row, rollout_pb2.Policy()) for row in json.loads((root / "policies.json").read_text())
@@ -132,7 +134,7 @@ def _rows(outcome: Outcome) -> Rows:
 
 
 def _predicted(sequence: dict[str, Any]) -> list[int]:
-    return [place for place, generated in enumerate(sequence["generated"]) if generated and place]
+    return [position for position, generated in enumerate(sequence["generated"]) if generated and position]
 
 
 def _logp(directory: Path, sequences: list[dict[str, Any]]) -> list[torch.Tensor]:
@@ -148,7 +150,7 @@ def _logp_of(
 
 
 def _scores(model: Any, sequences: list[dict[str, Any]]) -> list[torch.Tensor]:
-    """Log-probability of every token of every sequence; a sequence's first has none."""
+    """Log-probability of every token of every sequence; 0 for a sequence's first token, which has none."""
     scores, gaps = [], watch_routers(model)
     with torch.no_grad():
         for row in sequences:

@@ -1,4 +1,4 @@
-"""The learner's loop with an objective that needs log mu: killed, resumed, and a version taken away. Real Redis; the test
+"""The learner's loop with an objective that needs log mu: killed, resumed, and one version deleted. Real Redis; the test
 plays gateway and fleet."""
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pytest
 import transformers
 
 from learner.config import LearnerConfig, QueueConfig
-from learner.queue import EmbeddedRedis, check, read_ledgers
+from learner.queue import EmbeddedRedis, imbalances, read_ledgers
 from leeway.v1 import rollout_pb2 as pb
 from runtime.children import Child
 from tests.parallel.conftest import SMALL
@@ -29,7 +29,7 @@ _LIMIT_S = 300
 
 
 class Loop:
-    """A learner of one rank, and what it leaves on disk."""
+    """A learner of one rank, and its files."""
 
     def __init__(self, directory: Path, queue: QueueConfig) -> None:
         self.directory = directory
@@ -58,7 +58,7 @@ class Loop:
         return self.child
 
     def feed(self, *versions: tuple[int, int]) -> None:
-        """A group for each pair: its first tokens are of one version, the others of the other."""
+        """Puts a group into the queue for each pair: its first tokens are of the first version, the others of the second."""
         groups = []
         for first, second in versions:
             self.fed += 1
@@ -126,5 +126,5 @@ def test_log_mu_survives_a_kill_and_a_lost_version_is_not_trained_on(loop: Loop)
     assert second[-1]["unusable"] == 1
     assert all(row["finite"] for row in second)
     (ledger,) = read_ledgers(loop.queue.url, "loop")
-    assert not check(ledger)
+    assert not imbalances(ledger)
     assert (ledger.trained, ledger.expired) == (STEPS * GROUPS, 1)

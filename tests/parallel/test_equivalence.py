@@ -1,4 +1,4 @@
-"""Every layout computes what plain Hugging Face computes in one process: loss, gradient, Adam's steps, the way back."""
+"""Every layout computes what plain Hugging Face computes in one process: loss, gradient, Adam's steps, exported weights."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_loss_norm_and_entropy(outcomes, references):
 def test_gradient_of_every_tensor(outcomes, references):
     for name, (world, model, parallel) in LAYOUTS.items():
         if world > parallel.get("tensor", 1) * parallel.get("pipeline", 1):
-            continue  # scattered over the data ranks; the trained weights below cover them
+            continue  # the gradient is scattered over the data ranks; the trained weights below cover it
         gradient, expected = outcomes[name].tensors("gradient"), references[model].gradient
         assert gradient.keys() == expected.keys(), (name, parallel)
         for key, value in expected.items():
@@ -124,7 +124,7 @@ def test_round_trip_is_bit_exact(outcomes, references):
 
 
 def test_every_rank_exports_its_share(outcomes):
-    """Tensor- and data-parallel ranks alike: nobody has more than his part of his stage and one parameter."""
+    """No tensor- or data-parallel rank exports more than its equal share of the stage and one parameter."""
     for name, (world, _, parallel) in LAYOUTS.items():
         stages = parallel.get("pipeline", 1)
         sizes = [[tensor.nbytes for tensor in part.values()] for part in outcomes[name].by_rank("initial")]
@@ -183,18 +183,18 @@ def test_empty_micro_batches(outcomes):
 
 
 def test_stages_agree_on_the_length_of_every_micro_batch(outcomes, references):
-    """However many there are: with neither schedule does a stage ask how long what comes next is."""
+    """With either schedule, and any number of micro-batches, stages know the next tensor's length without asking."""
     for name in ("counts_pp4", "counts_vpp"):
         values, reference = outcomes[name].values, references["qwen3"]
         assert values["losses"] == pytest.approx([reference.losses[0]] * len(values["losses"]), abs=1e-6), name
         assert values["norms"] == pytest.approx([reference.norm] * len(values["norms"]), rel=1e-5), name
 
 
-def test_rows_that_sequence_parallelism_cannot_cut(outcomes):
+def test_rows_that_sequence_parallelism_cannot_split(outcomes):
     assert "a micro-batch of 11 tokens is not divisible by 2" in outcomes["ragged"].values["error"]
 
 
-def test_ranks_hear_rank_zero(outcomes):
+def test_messages_of_rank_zero_reach_every_rank(outcomes):
     assert outcomes["talk"].values == {"good": 4}
 
 
@@ -203,7 +203,7 @@ def test_reading_a_checkpoint_may_take_longer_than_a_collective(outcomes):
 
 
 def test_save_and_resume_under_other_layouts(outcomes, references):
-    """The snapshot is of step 3 although training went on while it was written; resumed runs equal the uninterrupted one."""
+    """The snapshot is of step 3 although training went on while it was written; resumed runs equal the undisturbed one."""
     losses = references["qwen3"].losses
     saved = outcomes["save"].values
     assert saved["losses"] == pytest.approx(losses, abs=1e-6)
@@ -219,7 +219,7 @@ def test_save_and_resume_under_other_layouts(outcomes, references):
 
 
 def test_experts_are_resumed_wherever_they_go(outcomes, references):
-    """Shared out over data-parallel ranks, tensor-parallel ones or none, and from one to the other."""
+    """Experts may be distributed over data-parallel ranks, over tensor-parallel ones or over none, and resumed as another."""
     losses = references["moe"].losses
     assert abs(losses[3] - losses[4]) > 1e-2  # else the comparison says nothing
     for name in ("save_ep2", "save_ep1"):

@@ -6,7 +6,7 @@ import pytest
 
 from learner.config import LearnerConfig, ParallelConfig
 from learner.megatron.parallel import LayoutError, start
-from learner.megatron.training.pipeline import _turn
+from learner.megatron.training.pipeline import microbatch_group_size
 from runtime.settings import SettingsError
 
 
@@ -51,12 +51,12 @@ def test_too_few_micro_batches_to_interleave():
 
 
 @pytest.mark.parametrize(
-    ("micro_batches", "stages", "turn"), [(4, 2, 2), (5, 2, 3), (7, 4, 7), (8, 4, 4), (9, 4, 5), (2, 2, 2)]
+    ("micro_batches", "stages", "size"), [(4, 2, 2), (5, 2, 3), (7, 4, 7), (8, 4, 4), (9, 4, 5), (2, 2, 2)]
 )
-def test_turns_leave_none_or_enough(micro_batches, stages, turn):
-    assert _turn(micro_batches, stages) == turn
+def test_groups_of_micro_batches_are_as_small_as_the_schedule_allows(micro_batches, stages, size):
+    assert microbatch_group_size(micro_batches, stages) == size
 
 
 def test_fewer_micro_batches_than_stages():
     with pytest.raises(ValueError, match=r"3 micro-batches for parallel\.pipeline = 4 stages"):
-        _turn(3, 4)
+        microbatch_group_size(3, 4)

@@ -1,4 +1,4 @@
-"""The equivalence matrix, cell by cell; `python -m tests.parallel.matrix` prints it."""
+"""The equivalence matrix has no cell off, and catches planted errors; `python -m tests.parallel.matrix` prints it."""
 
 from __future__ import annotations
 

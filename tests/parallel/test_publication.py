@@ -1,4 +1,4 @@
-"""Two ranks publish their shards as deltas; one fails once: both know, and the next version is full."""
+"""Two ranks publish their shards as deltas; one fails once: both know it, and the next version is a full one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.parallel.publishing import BROKEN, VERSIONS, weights
 SCRIPT = Path(__file__).parent / "publishing.py"
 
 
-def test_every_rank_writes_its_part_and_a_failure_is_everybodys(tmp_path: Path):
+def test_every_rank_writes_its_shard_and_all_see_a_failure(tmp_path: Path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
     save_file({f"part{rank}": weights(rank, 0) for rank in range(2)}, tmp_path / "model" / "model.safetensors")

@@ -1,4 +1,4 @@
-"""SIGKILL at a random moment and on under another layout, twice: the losses are those of a run that nothing happened to."""
+"""SIGKILL at a random moment, resumed under another layout, twice: the losses are those of an undisturbed run."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""A collapse that is planted in the rewards: the learner rolls back, its supervisor starts it again, every group is accounted
-for. Real Redis, real ranks under torchrun; the groups are in the queue from the start, so every number is known."""
+"""Rewards that collapse as planned: the learner rolls back, its supervisor restarts it, and every group is accounted for.
+
+Real Redis, real ranks under torchrun. All groups are in the queue from the start, so every number is known.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,9 @@ import transformers
 
 from learner.cli.up.process import Process
 from learner.config import LearnerConfig, QueueConfig
-from learner.queue import Append, EmbeddedRedis, GatewayQueue, LearnerQueue, check, read_ledgers
+from learner.queue import Append, EmbeddedRedis, GatewayQueue, LearnerQueue, imbalances, read_ledgers
 from leeway.v1 import rollout_pb2 as pb
-from rollout.client.ids import new_group_id
+from rollout.client import new_group_id
 from runtime.children import Child
 from tests.e2e.accounts import Accounts
 from tests.parallel.conftest import SMALL
@@ -33,7 +35,7 @@ _LIMIT_S = 300
 
 
 def group(right: int, seed: int) -> pb.Group:
-    """Of version 0, with ``right`` responses rewarded."""
+    """Makes a group of version 0 with ``right`` rewarded responses."""
     random = np.random.default_rng(seed)
     ids = random.integers(0, SMALL["vocab_size"], (RESPONSES + 1, 6), dtype="<i4")
     spans = [pb.Span(version=0, start=0, end=6)]
@@ -58,7 +60,7 @@ async def fill(queue: QueueConfig, groups: list[pb.Group]) -> None:
 
 
 def prepare(directory: Path, queue: QueueConfig) -> Path:
-    """A small model, version 0 announced, more groups than the steps need; the learner's file."""
+    """Makes a small model, announces version 0, fills the queue with enough groups; returns the learner's file."""
     before = LearnerQueue.open(queue)
     before.begin(0, [])
     before.publish(pb.Policy(version=0, step=0, epoch=before.epoch, uri="file:///of/the/test"))
@@ -79,7 +81,7 @@ def prepare(directory: Path, queue: QueueConfig) -> Path:
 
 
 def supervise(directory: Path, file: Path) -> Process:
-    """Runs the learner as `leeway up` does, to its end."""
+    """Runs the learner to its end, restarting it as `leeway up` does."""
 
     def launch() -> Child:
         with socket.socket() as probe:
@@ -145,5 +147,5 @@ def test_a_planted_collapse_is_rolled_back_and_every_group_is_accounted_for(tmp_
     surviving = Accounts.read(tmp_path).surviving
     assert max(Counter(surviving).values()) == 1
     assert len(surviving) == STEPS * GROUPS
-    assert check(ledger) == []
+    assert imbalances(ledger) == []
     assert (ledger.trained, ledger.in_flight) == (len(surviving) + rollback["lost"], 0)

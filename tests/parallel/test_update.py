@@ -1,4 +1,4 @@
-"""The update meter under every kind of cut: what it says is what the exported weights did."""
+"""The update meter under every kind of layout: it reports how the exported weights moved."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def test_norm_and_cosine_are_those_of_the_exported_weights(references, launch):
         for name, (model, parallel) in LAYOUTS.items()
     ]
     for name, outcome in launch(4, cases).items():
-        places = [flat(outcome.tensors(f"at{number}")) for number in range(4)]
-        moves = [after - before for before, after in pairwise(places)]
+        weights = [flat(outcome.tensors(f"at{number}")) for number in range(4)]
+        moves = [after - before for before, after in pairwise(weights)]
         expected = [(float(move.norm()), None) for move in moves[:1]]
         expected += [
             (float(move.norm()), float(torch.cosine_similarity(move, last, dim=0))) for last, move in pairwise(moves)

@@ -1,4 +1,4 @@
-"""A rank freezes inside a step: the other ends within its limit, saying where it stood."""
+"""A rank freezes inside a step: its peer ends within the watchdog's limit, and its log says where it was waiting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the ranks run: the cases of a JSON file one after another, each under a layout of its own.
+"""The program of the ranks: it runs the cases of a JSON file one after another, each under a layout of its own.
 
 Started by torchrun (see ranks.py). Results come back as <out>/<case>.json from rank 0 and <out>/<case>.<rank>.safetensors
 from every rank that exports tensors.
@@ -29,7 +29,7 @@ from learner.checkpoint.store import CheckpointState, latest, name, write_state
 from learner.config.control import DiagnosticsConfig
 from learner.megatron.checkpointing.async_save import SaveError
 from learner.megatron.checkpointing.sharded_state import ShardedState
-from learner.megatron.model.convert import export
+from learner.megatron.model.export import export
 from learner.megatron.training.trainer import Trainer
 from learner.objectives.base import Loss, Objective, Responses
 from learner.objectives.policy_gradient import Reinforce
@@ -41,11 +41,11 @@ from tests.parallel.recompute import recompute
 
 
 def equivalence(case: Case) -> dict[str, Any]:
-    """Loss and gradient of the first step, then three steps of Adam."""
+    """Computes loss and gradient of the first step, then takes three steps of Adam."""
     case.keep("initial", export(case.policy, case.ranks))
     unclipped = case.config.optimizer.model_copy(update={"clip_grad": 1e9})
     still = Trainer(case.policy, unclipped, case.ranks).train_step(case.batch(), Reinforce(), 0.0)
-    if case.ranks.replicas == 1:  # otherwise each rank holds a part of the reduced gradient
+    if case.ranks.replicas == 1:  # otherwise each rank holds a slice of the reduced gradient
         case.keep("gradient", export(case.policy, case.ranks, "main_grad"))
     before = case.trainer.evaluate(case.batch(), Reinforce())
     stats = [case.step() for _ in range(3)]
@@ -54,7 +54,7 @@ def equivalence(case: Case) -> dict[str, Any]:
 
 
 def movement(case: Case) -> dict[str, Any]:
-    """Three steps, what the meter says of each, and the weights before and after them."""
+    """Takes three steps; returns what the meter says of each, and keeps the weights before and after them."""
     trainer = Trainer(case.policy, case.config.optimizer, case.ranks, DiagnosticsConfig(update_stride=1))
     case.keep("at0", export(case.policy, case.ranks))
     updates = []
@@ -67,7 +67,7 @@ def movement(case: Case) -> dict[str, Any]:
 
 
 def guard(case: Case) -> dict[str, Any]:
-    """Steps that must not happen, in between three that do."""
+    """Attempts steps that must be skipped, in between three that are not."""
     poisoned = [*case.sequences[:-1], Sequence(**{**vars(case.sequences[-1]), "advantage": float("nan")})]
     mute = [Sequence(**{**vars(s), "generated": torch.zeros_like(s.generated)}) for s in case.sequences]
     losses = [case.step().loss]
@@ -82,7 +82,7 @@ def guard(case: Case) -> dict[str, Any]:
 
 
 def save(case: Case) -> dict[str, Any]:
-    """Three steps, a save, and three more steps while it is being written. The draw after it is left for ``resume``."""
+    """Takes three steps, saves, and takes three more while the save is written. Leaves random numbers for ``resume``."""
     torch.manual_seed(40 + case.ranks.rank)
     state = ShardedState(case.policy, case.trainer, case.ranks)
     directory = Path(case.spec["checkpoint"])
@@ -101,7 +101,7 @@ def save(case: Case) -> dict[str, Any]:
 
 
 def resume(case: Case) -> dict[str, Any]:
-    """Loads another layout's checkpoint and goes on for three steps."""
+    """Loads a checkpoint, of another layout in most cases, and takes three steps."""
     checkpoint = Path(case.spec["checkpoint"])
     ShardedState(case.policy, case.trainer, case.ranks).load(checkpoint)
     drawn = case.out / f"{checkpoint.name}.draw.{case.ranks.rank}"
@@ -111,7 +111,7 @@ def resume(case: Case) -> dict[str, Any]:
 
 
 def unwritable(case: Case) -> dict[str, Any]:
-    """A save into a directory that is not there must be reported by every rank, and not break the next one."""
+    """Saves into a directory that does not exist: every rank must report it, and the next step must work."""
     state = ShardedState(case.policy, case.trainer, case.ranks)
     case.step()
     failure = ""
@@ -126,7 +126,7 @@ def unwritable(case: Case) -> dict[str, Any]:
 
 
 def sparse(case: Case) -> dict[str, Any]:
-    """Fewer sequences than micro-batches: some are empty. Also one micro-batch a rank, for comparison."""
+    """Trains on fewer sequences than micro-batches, so that some are empty; and on one micro-batch per rank, to compare."""
     few = case.sequences[:3]
     stats = [case.trainer.train_step(case.batch(few), Reinforce(), 0.0)]
     case.spec["micro_batches"] = 1
@@ -139,7 +139,7 @@ def sparse(case: Case) -> dict[str, Any]:
 
 
 def counts(case: Case) -> dict[str, Any]:
-    """The same sequences in ever more micro-batches, each of its own length, forward and forward and backward."""
+    """Runs all sequences in more and more micro-batches, each of its own length; forward, then forward and backward."""
     losses, norms = [], []
     for count in range(case.ranks.pipeline_size, 10):
         case.spec["micro_batches"] = count
@@ -151,7 +151,7 @@ def counts(case: Case) -> dict[str, Any]:
 
 
 def ragged(case: Case) -> dict[str, Any]:
-    """A micro-batch that sequence parallelism cannot cut is refused by name, before any rank waits for another."""
+    """Trains on a micro-batch that sequence parallelism cannot split: refused before any rank waits for another."""
     batch = pack(case.sequences[:1], Layout(case.ranks.data_size, 1))  # 11 tokens
     try:
         case.trainer.train_step(batch, Reinforce(), 0.0)
@@ -161,25 +161,27 @@ def ragged(case: Case) -> dict[str, Any]:
 
 
 def talk(case: Case) -> dict[str, Any]:
-    """Rank 0's messages reach everybody, and a thread's through a channel of its own while the ranks are busy with others."""
+    """Sends messages from rank 0 to all, and others at the same time through a thread's own channel."""
     lead = case.ranks.rank == 0
     received = case.ranks.broadcast_bytes(b"\x00groups\xff" if lead else None)
     empty = case.ranks.broadcast_bytes(b"" if lead else None)
     agreed = case.ranks.agree([7, -1] if lead else [0, 0])
-    channel, heard = case.ranks.channel(), []
+    channel, received_in_thread = case.ranks.channel(), []
     texts = [bytes([number]) * (1 + 1000 * number) for number in range(40)]
-    thread = threading.Thread(target=lambda: heard.extend(channel(text if lead else None) for text in texts))
+    thread = threading.Thread(
+        target=lambda: received_in_thread.extend(channel(text if lead else None) for text in texts)
+    )
     thread.start()
-    said = [case.ranks.broadcast_bytes(text if lead else None) for text in texts]
+    received_here = [case.ranks.broadcast_bytes(text if lead else None) for text in texts]
     thread.join()
-    together = received == b"\x00groups\xff" and empty == b"" and agreed == [7, -1]
-    good = torch.tensor(int(together and heard == said == texts))
+    first = received == b"\x00groups\xff" and empty == b"" and agreed == [7, -1]
+    good = torch.tensor(int(first and received_in_thread == received_here == texts))
     dist.all_reduce(good)
     return {"good": int(good)}
 
 
 def slow_reader(case: Case) -> dict[str, Any]:
-    """Rank 0 reads a checkpoint for longer than a collective may take; the others are still there afterwards."""
+    """Reads a checkpoint on rank 0 for longer than a collective may take; the other ranks must survive it."""
     root, ranks = Path(case.spec["checkpoint"]), case.ranks
     limit = timedelta(seconds=case.spec["limit_s"])
     hasty = replace(ranks, control=cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=limit)))
@@ -194,32 +196,33 @@ def slow_reader(case: Case) -> dict[str, Any]:
         return found.directory.name if found else ""
 
     began = time.monotonic()
-    found = hasty.attended(read)
+    found = hasty.run_on_rank_zero(read)
     waited = torch.tensor(int(time.monotonic() - began > limit.total_seconds()))
     dist.all_reduce(waited)
     return {"found": found, "waited": int(waited), "agreed": hasty.agree([5])}
 
 
 class _InfiniteSlope(Objective):
-    """Finite (0), with a gradient that is not: the slope of a square root at 0."""
+    """A loss that is finite (0) with a gradient that is not: the slope of a square root at 0."""
 
     def loss(self, logp: Tensor, responses: Responses) -> Loss:
         return (logp - logp.detach()).abs().sqrt().sum(), {}
 
 
 def main(path: Path) -> None:
+    """Runs the cases in ``path``; a case of fewer ranks leaves out the last ones."""
     rank, world = os.environ["RANK"], os.environ["WORLD_SIZE"]
     (path.parent / f"{rank}.pid").write_text(str(os.getpid()))
     for spec in json.loads(path.read_text()):
         os.environ["WORLD_SIZE"] = str(spec.get("world", world))
         if int(rank) >= int(os.environ["WORLD_SIZE"]):
-            continue  # and wait for the others where the next case of all ranks begins
+            continue  # and waits for the others where the next case of all ranks begins
         case = Case(spec, path.parent)
         result = RUNS[spec["run"]](case)
         if case.ranks.rank == 0:
             (path.parent / f"{spec['name']}.json").write_text(json.dumps(result))
         case.ranks.stop()
-        # Groups end with the last that knows them, and each has threads; a start freezes what the case before left behind.
+        # A process group and its threads live as long as something refers to it; the next case's start would freeze it.
         del case, result
         gc.unfreeze()
         gc.collect()

@@ -1,4 +1,4 @@
-"""A certificate authority of the tests' own: certificates for gateways, fleets and Redis, made anew for each test."""
+"""A certificate authority for tests: makes certificates for gateways, fleets and Redis, anew for each test."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Authority:
         self.certificate.write_bytes(_pem(signed.sign(self._key, hashes.SHA256())))
 
     def issue(self, name: str, *sans: str, days: float = 1) -> Pair:
-        """A certificate for DNS names, IP addresses and URIs; for servers and for clients. It ends in so many days."""
+        """Issues a certificate for DNS names, IP addresses and URIs, valid for servers and clients for ``days`` days."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         names = x509.SubjectAlternativeName([_general_name(san) for san in sans])

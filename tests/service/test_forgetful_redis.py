@@ -1,5 +1,7 @@
-"""Redis with AOF everysec that was killed has forgotten its last second. Here the second is cut off on purpose: the
-append-only file is put back to an earlier state, so that what is forgotten is known."""
+"""Tests of what a Redis with AOF everysec loses when it is killed: its last second of writes.
+
+The loss is made on purpose: the append-only file is put back to an earlier state, so that the test knows what is lost.
+"""
 
 from __future__ import annotations
 
@@ -18,20 +20,23 @@ from tests.service.queueing import begun, feed, ids, ledger
 
 
 class Forgetful:
-    """A Redis that can be killed and come back as it was at ``mark``."""
+    """A Redis that can be killed and restarted in the state it had at ``mark``."""
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
+        self._files = directory / "appendonlydir"
+        self._marked = directory / "marked"
         self.server = EmbeddedRedis.start(directory)
 
     def mark(self) -> None:
-        # AOF always: what has been answered is in the file.
-        shutil.copy(self._directory / "appendonly.aof", self._directory / "marked")
+        """Keeps a copy of the append-only file. With AOF always, every write that was answered is in it."""
+        shutil.rmtree(self._marked, ignore_errors=True)
+        shutil.copytree(self._files, self._marked)
 
     def forget(self) -> None:
-        """Kills Redis; what came after ``mark`` is gone."""
+        """Kills Redis and starts it without the writes after ``mark``."""
         self.server.child.kill()
-        shutil.copy(self._directory / "marked", self._directory / "appendonly.aof")
+        shutil.rmtree(self._files)
+        shutil.copytree(self._marked, self._files)
         self.server = self.server.restart()
 
 
@@ -69,8 +74,8 @@ async def test_a_committed_group_whose_append_was_forgotten_too(
 ):
     learner = begun(open_learner)
     redis_that_forgets.mark()
-    group, held, resent = valid_group(), valid_group(), valid_group()
-    await feed(gateway_queue, [group, resent, held])
+    group, kept, resent = valid_group(), valid_group(), valid_group()
+    await feed(gateway_queue, [group, resent, kept])
     taken = learner.take(3, 0, 2)
     learner.commit(1, [one.ref for one in taken[:2]])
     redis_that_forgets.forget()
@@ -79,7 +84,7 @@ async def test_a_committed_group_whose_append_was_forgotten_too(
     assert learner.take(9, 1, 2) == []
     assert await feed(gateway_queue, [group]) == [Appended.DUPLICATE]
     learner.commit(2, [taken[2].ref])
-    assert await feed(gateway_queue, [held]) == [Appended.DUPLICATE]
+    assert await feed(gateway_queue, [kept]) == [Appended.DUPLICATE]
     account = ledger(config)
     assert (account.accepted, account.trained, account.queued, account.in_flight) == (3, 3, 0, 0)
 

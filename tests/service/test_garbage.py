@@ -1,4 +1,4 @@
-"""Raw garbage at a gateway's port and methods: it lives, and other fleets notice nothing."""
+"""Tests that a gateway survives garbage at its port and methods, and that other fleets notice nothing."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _SERVICE = "/leeway.v1.RolloutService/"
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes, length: int | None = None) -> bytes:
-    """An HTTP/2 frame; ``length`` may lie."""
+    """Encodes an HTTP/2 frame; ``length`` may be wrong on purpose."""
     size = len(payload) if length is None else length
     return struct.pack(">I", size)[1:] + bytes((kind, flags)) + struct.pack(">I", stream) + payload
 
 
 def garbage() -> list[bytes]:
-    """What a port scanner, a browser and a broken HTTP/2 client say."""
+    """Yields what a port scanner, a browser and a broken HTTP/2 client send."""
     rng = random.Random(7)
     frames = [
         frame(rng.randrange(16), rng.randrange(256), rng.getrandbits(31), rng.randbytes(rng.randrange(64)))
@@ -56,7 +56,7 @@ def garbage() -> list[bytes]:
 
 
 async def throw(address: str, data: bytes) -> None:
-    """Sends, reads what comes, hangs up."""
+    """Connects, sends ``data``, reads the reply and hangs up."""
     host, _, port = address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     with contextlib.suppress(OSError):
@@ -72,7 +72,7 @@ async def throw(address: str, data: bytes) -> None:
 
 @contextlib.asynccontextmanager
 async def busy_neighbour(gateway: GatewayProcess) -> AsyncIterator[list[int]]:
-    """A fleet that submits on one stream all the while; none of its calls may fail."""
+    """Keeps a fleet submitting on one stream during the block; none of its calls may fail."""
     accepted = [0]
     stop = asyncio.Event()
 
@@ -103,7 +103,7 @@ async def test_bytes_that_are_no_grpc(start_gateway):
 
 
 def raw(fleet: Fleet, method: str, streaming: bool) -> Any:
-    """A method that takes bytes as they are."""
+    """A gRPC method that takes bytes as they are."""
     make = fleet.channel.stream_stream if streaming else fleet.channel.unary_unary
     if method == "WatchPolicy":
         make = fleet.channel.unary_stream
@@ -111,7 +111,7 @@ def raw(fleet: Fleet, method: str, streaming: bool) -> Any:
 
 
 async def outcome(call: Any) -> grpc.StatusCode:
-    """How a call of any kind ends."""
+    """Makes a call of any kind and returns the status code it ends with."""
     try:
         async with asyncio.timeout(60):
             if hasattr(call, "read"):
@@ -155,7 +155,7 @@ async def test_messages_that_are_no_messages(start_gateway, token):
     assert gateway.child.exit_code() is None, gateway.log()
     # Every line is ours, and few are about this.
     said = [json.loads(line)["event"] for line in gateway.log().splitlines()]
-    assert said.count("grpc says") < 20
+    assert said.count("grpc message") < 20
 
 
 _UNARY = ("Lease", "GetLedger", "ListLedgers")

@@ -16,7 +16,7 @@ import redis
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from learner.config import QueueConfig
-from learner.queue import LearnerQueue, check
+from learner.queue import LearnerQueue, imbalances
 from leeway.v1 import rollout_pb2 as pb
 from tests.service.conftest import publish
 from tests.service.fleet import RUN, TOKENS, eventually, health, refusal, tokens, valid_group, write_tokens
@@ -91,7 +91,7 @@ async def test_groups_of_a_stream_are_queued_in_order(start_gateway, redis_serve
 
 
 async def test_unacknowledged_groups_of_a_stream_are_bounded(start_gateway, redis_server):
-    """While Redis hangs, the gateway stops reading and the client's writes stall; afterwards all is well."""
+    """Freezes Redis: the gateway stops reading and the client's writes stall; thawed, it acknowledges every group."""
     gateway = await start_gateway(max_unacked=4, queue={"url": redis_server.url, "run": RUN, "timeout_s": 30.0})
     groups = [valid_group(length=60_000) for _ in range(80)]  # 480 KB each: no flow-control window hides them all
     written = 0
@@ -131,7 +131,7 @@ async def test_a_full_backlog_turns_the_flood_away_and_nobody_else(start_gateway
         # Counts of what was turned away follow with the next flush, at the latest after a second.
         ledger = await eventually(flood.ledger, lambda ledger: ledger.received == 16)
     assert (ledger.accepted, ledger.retried) == (10, 6)
-    assert check(ledger) == []
+    assert imbalances(ledger) == []
 
 
 async def test_leases_expire_and_come_back(start_gateway):
@@ -146,11 +146,11 @@ async def test_leases_expire_and_come_back(start_gateway):
         again = await other.lease(1, returned_lease_ids=[second.lease_id])  # returned early
         assert again.groups == 1
         # What nobody returns comes back by itself, piece by piece: what a try got of it is returned by the next.
-        held: list[str] = []
+        unused: list[str] = []
 
         async def ask_for_all() -> int:
-            reply = await fleet.lease(8, returned_lease_ids=held)
-            held[:] = [reply.lease_id] if reply.groups else []
+            reply = await fleet.lease(8, returned_lease_ids=unused)
+            unused[:] = [reply.lease_id] if reply.groups else []
             return reply.groups
 
         assert await eventually(ask_for_all, lambda groups: groups == 8) == 8
@@ -259,4 +259,4 @@ async def test_groups_of_one_message_are_acknowledged_one_by_one(start_gateway):
         assert [ack.group_id for ack in acks] == [group.group_id for group in groups]
         outcomes = [pb.Outcome.Name(ack.outcome) for ack in acks]
         assert outcomes == ["OUTCOME_ACCEPTED", "OUTCOME_REJECTED", "OUTCOME_ACCEPTED", "OUTCOME_ACCEPTED"]
-        assert check(await fleet.ledger()) == []
+        assert imbalances(await fleet.ledger()) == []

@@ -1,4 +1,4 @@
-"""Starting, draining, dying and surviving: the gateway as a process."""
+"""Tests of the gateway as a process: it starts, drains, is killed, and survives failures of Redis."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import grpc
 import pytest
 import redis
 
-from learner.queue import EmbeddedRedis, check, read_ledgers
+from learner.queue import EmbeddedRedis, imbalances, read_ledgers
 from leeway.v1 import rollout_pb2 as pb
 from tests.service.conftest import publish
 from tests.service.fleet import RUN, Fleet, GatewayProcess, eventually, health, until, valid_group
 
 
 class Stream:
-    """Submits one group after the other until the stream breaks; remembers what was acknowledged."""
+    """A stream that submits one group after the other until it breaks, and records which were acknowledged."""
 
     def __init__(self, fleet: Fleet) -> None:
         self.call = fleet.open(timeout=120)
@@ -31,7 +31,7 @@ class Stream:
         self.code: grpc.StatusCode | None = None
 
     async def run(self) -> None:
-        """Ends when the other side ends it."""
+        """Submits groups until the gateway ends the stream."""
         writing = asyncio.create_task(self._write())
         try:
             async for response in self.call:
@@ -49,7 +49,7 @@ class Stream:
             await self.call.write(pb.SubmitRequest(sequence=sequence, group=group))
 
     def unacked(self) -> list[pb.Group]:
-        """What a fleet must send again."""
+        """Groups that were sent and not acknowledged, which a fleet must send again."""
         acked = {ack.sequence for ack in self.acks}
         return [group for sequence, group in enumerate(self.sent) if sequence not in acked]
 
@@ -61,9 +61,9 @@ async def collect(call: Any, acks: list[pb.Ack]) -> None:
 
 
 def account(url: str) -> pb.Ledger:
-    """The only fleet's account; it balances."""
+    """Reads the only fleet's ledger, after checking that it balances."""
     (ledger,) = read_ledgers(url, RUN)
-    assert check(ledger) == []
+    assert imbalances(ledger) == []
     return ledger
 
 
@@ -187,7 +187,7 @@ async def test_an_outage_of_redis_and_its_end(start_gateway, redis_server):
             await eventually(lambda: fleet.outcomes(groups[:5]), lambda outcomes: "RETRY" not in outcomes)
             # What happened meanwhile is in the account.
             ledger = await eventually(fleet.ledger, lambda ledger: ledger.rejected == 1)
-            assert (ledger.accepted, check(ledger)) == (6, [])
+            assert (ledger.accepted, imbalances(ledger)) == (6, [])
             assert ledger.retried >= 6
         finally:
             await asyncio.to_thread(server.stop)

@@ -1,4 +1,4 @@
-"""What a gateway cannot start with, said in one line with exit status 2; and what it starts with all the same."""
+"""Tests of settings with which a gateway refuses to start, in one line with exit status 2, and of those it tolerates."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.tools.refusals import refusals
 
 
 def cases(url: str, taken: str) -> list[tuple[dict[str, Any], str]]:
-    """Settings that cannot be used, beside Redis at ``url`` and an address that is taken; and what is said to each."""
+    """Yields settings that cannot be used, and the message for each; ``taken`` is an address in use."""
     elsewhere = url.rpartition("@")[2]
     return [
         ({"listen": "nowhere"}, "listen = 'nowhere': expected host:port"),
@@ -34,7 +34,7 @@ def cases(url: str, taken: str) -> list[tuple[dict[str, Any], str]]:
         ),
         ({"max_unacked": 0}, "max_unacked = 0: Input should be greater than 0"),
         ({"queue": {"url": "http://x", "run": RUN}}, "queue.url = 'http://x': expected one of redis://"),
-        ({"queue": {"url": url, "run": "newer"}}, "schema = '7': the run was written by a newer release"),
+        ({"queue": {"url": url, "run": "newer"}}, "schema = '7': another release wrote this run's data"),
         ({"queue": {"url": f"redis://:wrong@{elsewhere}", "run": RUN}}, "refuses the credentials"),
     ]
 

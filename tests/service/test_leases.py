@@ -1,4 +1,4 @@
-"""Promises of capacity on a real Redis: several gateways, clocks that jump, fleets that compete."""
+"""Tests of leases on a real Redis: several gateways, clocks that jump, fleets that compete."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BOUND = 10
 
 
 class Clock:
-    """Redis's clock, as if it had been set."""
+    """An offset in ms that is added to Redis's clock, as if that had been set."""
 
     def __init__(self) -> None:
         self.offset_ms = 0
@@ -40,12 +40,12 @@ def leases(gateway_queue: GatewayQueue, clock: Clock) -> Leases:
     return Leases(Keys(RUN), gateway_queue._call, clock)
 
 
-async def held(leases: Leases) -> int:
-    return sum((await leases.occupancy()).held.values())
+async def promised(leases: Leases) -> int:
+    return sum((await leases.occupancy()).occupied.values())
 
 
 async def pass_time(leases: Leases, clock: Clock, seconds: int) -> None:
-    """As gateways see it: they look once a second."""
+    """Lets ``seconds`` pass as gateways see it, which read the occupancy once a second."""
     for _ in range(seconds):
         clock.offset_ms += 1000
         await leases.occupancy()
@@ -55,9 +55,9 @@ async def test_a_promise_that_is_not_kept_returns(leases: Leases, clock: Clock):
     await leases.occupancy()
     assert await leases.grant(wish("a", 6, lifetime_s=60), BOUND, BOUND) == 6
     await pass_time(leases, clock, 58)
-    assert await held(leases) == 6
+    assert await promised(leases) == 6
     await pass_time(leases, clock, 4)
-    assert await held(leases) == 0
+    assert await promised(leases) == 0
     assert await leases.grant(wish("b", 10), BOUND, BOUND) == 10
 
 
@@ -65,7 +65,7 @@ async def test_what_is_given_back_is_free_at_once(leases: Leases):
     await leases.occupancy()
     assert await leases.grant(wish("a", 10), BOUND, BOUND) == 10
     assert await leases.grant(wish("b", 4, returned=["a"]), BOUND, BOUND) == 4
-    assert await held(leases) == 4
+    assert await promised(leases) == 4
 
 
 @pytest.mark.parametrize("jump_s", [3600, 30 * 86_400])
@@ -74,9 +74,9 @@ async def test_a_clock_that_jumps_forward_mints_nothing(leases: Leases, clock: C
     await leases.grant(wish("a", 6, lifetime_s=60), BOUND, BOUND)
     clock.offset_ms += jump_s * 1000
     await pass_time(leases, clock, 50)
-    assert await held(leases) == 6  # the jump was worth 5 s at most
+    assert await promised(leases) == 6  # the jump was worth 5 s at most
     await pass_time(leases, clock, 10)
-    assert await held(leases) == 0
+    assert await promised(leases) == 0
 
 
 @pytest.mark.parametrize("jump_s", [3600, 30 * 86_400])
@@ -85,23 +85,23 @@ async def test_a_clock_that_jumps_back_keeps_nothing_for_longer(leases: Leases, 
     await leases.grant(wish("a", 6, lifetime_s=60), BOUND, BOUND)
     clock.offset_ms -= jump_s * 1000
     await pass_time(leases, clock, 58)
-    assert await held(leases) == 6
+    assert await promised(leases) == 6
     await pass_time(leases, clock, 6)
-    assert await held(leases) == 0
+    assert await promised(leases) == 0
 
 
 async def test_a_clock_that_swings_neither_mints_nor_keeps(leases: Leases, clock: Clock):
-    """Set back and forth by an hour every ten seconds: 12 swings, of which 6 are worth up to 5 s each."""
+    """Sets the clock back and forth by an hour every ten seconds; each jump forward may be worth 5 s at most."""
     await leases.occupancy()
     await leases.grant(wish("a", 6, lifetime_s=60), BOUND, BOUND)
     for swing in range(3):
         clock.offset_ms += 3_600_000 if swing % 2 else -3_600_000
         await pass_time(leases, clock, 10)
-    assert await held(leases) == 6
+    assert await promised(leases) == 6
     for swing in range(4):
         clock.offset_ms += 3_600_000 if swing % 2 else -3_600_000
         await pass_time(leases, clock, 10)
-    assert await held(leases) == 0
+    assert await promised(leases) == 0
 
 
 async def test_gateways_side_by_side_keep_one_bound(config: QueueConfig, gateway_queue: GatewayQueue):
@@ -119,14 +119,14 @@ async def test_gateways_side_by_side_keep_one_bound(config: QueueConfig, gateway
 async def test_a_commit_before_the_next_report_mints_nothing(
     gateway_queue: GatewayQueue, leases: Leases, open_learner: Open
 ):
-    """Groups stepped on do not count; that they leave the queue must not count a second time."""
+    """Groups that were trained on do not count; when they leave the queue, they must not be subtracted a second time."""
     learner = begun(open_learner)
     await feed(gateway_queue, [valid_group() for _ in range(8)])
     taken = learner.take(8, 0, 2)
     learner.report(1, 0, uncommitted=8)
-    assert (await leases.occupancy()).held == {"alpha": 0}
+    assert (await leases.occupancy()).occupied == {"alpha": 0}
     learner.commit(1, [one.ref for one in taken])
-    assert await held(leases) == 0
+    assert await promised(leases) == 0
     assert await leases.grant(wish("a", 99), BOUND, 99) == BOUND
 
 
@@ -138,7 +138,7 @@ async def test_only_groups_not_stepped_on_count_against_their_fleet(
     await feed(gateway_queue, [valid_group() for _ in range(4)], "beta")
     assert len(learner.take(6, 0, 2)) == 6
     learner.report(1, 0, uncommitted=4)
-    assert (await leases.occupancy()).held == {"alpha": 2, "beta": 2}
+    assert (await leases.occupancy()).occupied == {"alpha": 2, "beta": 2}
     assert await leases.grant(wish("a", 9), 99, share=5) == 3
 
 
@@ -156,7 +156,7 @@ async def test_the_hungry_are_known_and_forgotten(leases: Leases, clock: Clock):
 async def test_saturating_fleets_are_promised_what_their_weights_say(
     gateway_queue: GatewayQueue, leases: Leases, open_learner: Open
 ):
-    """Leases are the bottleneck: every promise becomes a group at once, and the learner trains all that waits."""
+    """Makes leases the bottleneck: every promise becomes a group at once, and the learner trains all that waits."""
     learner = begun(open_learner)
     rule = LeaseShares(AdmissionConfig(groups_per_step=8, max_staleness=4, weights={"alpha": 3.0}))
     granted: Counter[str] = Counter()
@@ -169,7 +169,7 @@ async def test_saturating_fleets_are_promised_what_their_weights_say(
             if groups:
                 await gateway_queue.flush(groups, {}, [])
                 granted[fleet] += count if turn >= 10 else 0
-        assert await held(leases) <= rule.bound
+        assert await promised(leases) <= rule.bound
         taken = learner.take(99, turn, 99)
         learner.commit(turn, [one.ref for one in taken])
     assert granted["alpha"] / granted.total() == pytest.approx(0.75, abs=0.015)

@@ -1,4 +1,4 @@
-"""`leeway ledger` on a run's own data, with the second opinion and the moving picture."""
+"""`leeway ledger` on a run's own data, with --recount and --watch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def leeway(*arguments: object) -> Result:
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[tuple[RunDirectory, QueueConfig, list[GroupRef]]]:
-    """A run with its Redis running: fleet alpha has 3 groups trained, 1 expired, 2 in flight, 1 queued."""
+    """Makes a run with its Redis running, where fleet alpha has 3 groups trained, 1 expired, 2 in flight, 1 queued."""
     run = make_run(tmp_path / "run").directory
     server = EmbeddedRedis.start(run.redis)
     config = QueueConfig(url=server.url, run=run.identity("demo"))
@@ -58,12 +58,12 @@ def served(tmp_path: Path) -> Iterator[tuple[RunDirectory, QueueConfig, list[Gro
     server.stop()
 
 
-def test_accounts_and_recount(served: tuple[RunDirectory, QueueConfig, list[GroupRef]]):
+def test_ledgers_and_recount(served: tuple[RunDirectory, QueueConfig, list[GroupRef]]):
     run, config, _ = served
     result = leeway("ledger", run.root, "--check", "--recount")
     assert result.exit_code == 0, result.output
-    assert "the law holds for 1 fleet" in result.output
-    assert "counted again: 3 groups in the queue" in result.output
+    assert "the ledger balances for 1 fleet" in result.output
+    assert "recounted: 3 groups in the queue" in result.output
     assert "ids remembered: 1 expired, 3 queued, 3 trained" in result.output
     result = leeway("ledger", run.root, "--json", "--recount")
     content = json.loads(result.output)
@@ -79,10 +79,16 @@ def test_accounts_and_recount(served: tuple[RunDirectory, QueueConfig, list[Grou
         raw.hincrby(Keys(config.run).ledger("alpha"), "trained", 1)
     result = leeway("ledger", run.root, "--recount")
     assert result.exit_code == 1
-    assert "wrong: fleet 'alpha': accepted - trained - expired - lost = 2, but 3 are in the stream" in result.output
+    assert (
+        "discrepancy: fleet 'alpha': accepted - trained - expired - lost = 2, but 3 are in the stream" in result.output
+    )
+    result = leeway("ledger", run.root, "--check")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("the ledger does not balance: fleet 'alpha': accepted 7 != trained 4 + expired 1")
+    assert "(difference -1)" in result.stderr
 
 
-def test_the_newest_checkpoint_is_held_against_the_queue(
+def test_the_newest_checkpoint_is_compared_with_the_queue(
     served: tuple[RunDirectory, QueueConfig, list[GroupRef]], monkeypatch: pytest.MonkeyPatch
 ):
     run, config, refs = served

@@ -1,4 +1,4 @@
-"""Fifty fleets with two hundred streams at once on one gateway: everything accepted, everything accounted."""
+"""Tests fifty fleets with two hundred streams at once on one gateway: every group is accepted and accounted for."""
 
 from __future__ import annotations
 

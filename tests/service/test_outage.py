@@ -1,4 +1,4 @@
-"""Redis killed, replies lost: nothing accepted is lost, nothing is handed out twice, everybody goes on."""
+"""Tests that nothing accepted is lost or handed out twice when Redis is killed or its replies are lost."""
 
 from __future__ import annotations
 
@@ -119,22 +119,22 @@ async def test_an_append_whose_reply_is_lost(redis_server):
     assert (account.accepted, account.duplicate, account.queued) == (9, 8, 9)
 
 
-async def test_groups_held_by_a_failed_take_come_again(config, any_redis, gateway_queue, open_learner, monkeypatch):
-    """A take that fails half-way (the outage outlasts its patience) hands nothing out; the next one has it all."""
+async def test_groups_of_a_failed_take_come_again(config, any_redis, gateway_queue, open_learner, monkeypatch):
+    """Makes a take fail half-way, by an outage longer than it waits: it hands nothing out, and the next take everything."""
     learner = begun(open_learner, versions=[0, 1, 2])
     groups = [valid_group(2), valid_group(0), valid_group(2)]  # the second expires: that needs Redis once more
     await feed(gateway_queue, groups)
     monkeypatch.setattr(learner._session, "_outage_s", 0.2)
-    original = learner._sort_out
+    original = learner._keep_trainable
 
     def kill_before_expiring(*arguments):
         any_redis.child.kill()
         return original(*arguments)
 
-    monkeypatch.setattr(learner, "_sort_out", kill_before_expiring)
+    monkeypatch.setattr(learner, "_keep_trainable", kill_before_expiring)
     with pytest.raises(UnavailableError):
         learner.take(3, 2, 1)
-    monkeypatch.setattr(learner, "_sort_out", original)
+    monkeypatch.setattr(learner, "_keep_trainable", original)
     server = any_redis.restart()
     try:
         assert ids(learner.take(3, 2, 1)) == [groups[0].group_id, groups[2].group_id]
@@ -155,7 +155,7 @@ async def test_scripts_are_loaded_again_after_a_flush_of_the_cache(config, gatew
 
 
 async def test_a_commit_repeated_while_other_groups_are_uncommitted(gateway_queue, open_learner):
-    """As after a lost reply: nothing is left to finish, and what admission counts on stays as it is."""
+    """Repeats a commit, as after a lost reply: nothing is left to finish, and admission's counts stay as they are."""
     learner = begun(open_learner)
     await feed(gateway_queue, [valid_group() for _ in range(4)])
     taken = learner.take(4, 0, 2)

@@ -24,7 +24,7 @@ Start = Callable[..., Awaitable[GatewayProcess]]
 
 
 def status_address(gateway: GatewayProcess) -> str:
-    """Where the gateway's status endpoint listens, as its log says."""
+    """Reads the address of the gateway's status endpoint from its log."""
     lines = [json.loads(line) for line in gateway.log().splitlines() if line.startswith("{")]
     return next(line["status"] for line in lines if line["event"] == "gateway listening")
 

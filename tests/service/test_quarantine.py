@@ -1,4 +1,4 @@
-"""What a gateway rejected, from Redis to the operator's commands and back into the queue."""
+"""Tests that rejected groups are kept in Redis, shown to the operator, and replayed into the queue."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def unknown_token(token: int = VOCABULARY + 5) -> pb.Group:
 
 @pytest.fixture
 async def config(redis_server: EmbeddedRedis, start_gateway: Any) -> QueueConfig:
-    """A run whose fleet has sent two bad groups, one with an unknown token, and one too large to be kept."""
+    """Settings of a run whose fleet has sent two bad groups, one with an unknown token and one too large to be kept."""
     gateway = await start_gateway()
     large = valid_group(length=20_000, temperature=-1.0)
     async with gateway.connect() as fleet:
@@ -79,7 +79,7 @@ async def test_purge_and_what_nobody_can_read(config: QueueConfig):
 
 
 def command(monkeypatch: pytest.MonkeyPatch, config: QueueConfig, run: Path, *arguments: str) -> tuple[int, str]:
-    """Runs `leeway quarantine`; the run's queue and limits are the test's."""
+    """Runs `leeway quarantine` with the test's queue and limits."""
     run.mkdir(exist_ok=True)
     (run / "run.json").write_text("{}")
     with monkeypatch.context() as patch:
@@ -104,6 +104,6 @@ async def test_the_commands(config: QueueConfig, tmp_path: Path, monkeypatch: py
     code, output = await leeway("replay", token["key"], hot["group_id"])
     assert (code, output.splitlines()[-1]) == (1, "1 submitted, 1 stay in quarantine")
     assert f"{token['key']} accepted" in output
-    assert (await leeway("purge", "--fleet", "beta"))[1] == "0 thrown away\n"
-    assert (await leeway("purge"))[1] == "2 thrown away\n"
-    assert (await leeway("list"))[1] == "nothing is in quarantine\n"
+    assert (await leeway("purge", "--fleet", "beta"))[1] == "0 deleted\n"
+    assert (await leeway("purge"))[1] == "2 deleted\n"
+    assert (await leeway("list"))[1] == "no group is in quarantine\n"

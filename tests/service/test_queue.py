@@ -1,4 +1,4 @@
-"""Append, take, commit and expire on a real Redis; on the bundled one, and on the system's where there is one."""
+"""Tests of appending, taking, committing and expiring on real servers: the bundled one and, if there is one, the system's."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from learner.queue import (
     LearnerQueue,
     QueueError,
     UnknownVersionError,
-    check,
+    imbalances,
     read_ledgers,
 )
 from learner.queue.keys import Keys
@@ -77,7 +77,7 @@ async def test_queued_payloads_do_not_expire(config, gateway_queue):
 
 
 async def test_an_append_without_its_payload_is_not_accepted(config):
-    """As when the payload of an earlier attempt expires right after the SET NX found it there."""
+    """The payload of an earlier attempt may expire right after SET NX has found it there."""
     group = valid_group()
     keys = Keys(RUN)
     names = [keys.fleets, keys.stream("alpha"), keys.ledger("alpha"), keys.leases, keys.lease_remaining]
@@ -121,7 +121,7 @@ async def test_a_zombie_learner_changes_nothing(config, gateway_queue, open_lear
     assert ledger(config) == before
     assert learner.next_version() == 1
     learner.begin(0, [])
-    assert ids(learner.take(9, 0, 2))[:2] == ids(taken)  # what the zombie held comes first
+    assert ids(learner.take(9, 0, 2))[:2] == ids(taken)  # what the zombie had in flight comes first
 
 
 async def test_a_dead_learners_groups_come_first_and_committed_ones_not_again(config, gateway_queue, open_learner):
@@ -154,10 +154,10 @@ async def test_a_group_whose_payload_is_gone_is_lost_aloud(config, gateway_queue
     assert ids(learner.take(5, 0, 2)) == [fine.group_id]
     logged = capsys.readouterr()
     assert "an accepted group is lost" in logged.out + logged.err
-    # Nobody may call that balanced.
+    # Such a ledger must not count as balanced.
     (account,) = read_ledgers(config.url, config.run)
     assert account.lost == 2
-    assert "lost 2" in check(account)[0]
+    assert "lost 2" in imbalances(account)[0]
 
 
 async def test_fleets_share_by_tokens(config, gateway_queue, open_learner):
@@ -222,7 +222,7 @@ async def test_leases_never_promise_more_than_the_bound(config, gateway_queue, o
     assert await lease(gateway_queue, wish("a", 6), bound=10) == 6
     assert await lease(gateway_queue, wish("b", 6, "beta"), bound=10) == 4
     assert await lease(gateway_queue, wish("c", 1), bound=10) == 0
-    # A promise that becomes a group waits instead: no capacity is freed or counted twice.
+    # A leased group that arrives is queued instead: no capacity is freed or counted twice.
     groups = [valid_group() for _ in range(3)]
     flushed = await gateway_queue.flush([append(group, lease_id="a") for group in groups], {}, [])
     assert flushed.outcomes == [ACCEPTED] * 3
@@ -230,7 +230,7 @@ async def test_leases_never_promise_more_than_the_bound(config, gateway_queue, o
     # Another fleet's lease cannot be used or given back.
     assert await lease(gateway_queue, wish("e", 9, "beta", returned=["a"]), bound=10) == 0
     assert await lease(gateway_queue, wish("f", 9, "alpha", returned=["a"]), bound=10) == 3
-    # Groups that were stepped on no longer count, committed or not.
+    # Groups that a step was made with no longer count, committed or not.
     taken = learner.take(3, 0, 2)
     assert await lease(gateway_queue, wish("g", 9), bound=10) == 0
     learner.report(1, 0, uncommitted=3)

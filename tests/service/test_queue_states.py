@@ -1,4 +1,4 @@
-"""Whatever happens, in whatever order, the law holds: a real Redis against a plain-Python model of the queue."""
+"""Tests that the ledger balances after any operations in any order: a real Redis against a model of the queue in Python."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from learner.queue import (
     GroupRef,
     LearnerQueue,
     UnavailableError,
-    check,
+    imbalances,
     read_ledgers,
     recount,
 )
@@ -45,8 +45,11 @@ BOUND = 12
 
 
 class QueueMachine(RuleBasedStateMachine):
-    """Appends (again), takes, commits (again), expiry, learner crashes and reclaims, zombies, Redis kills, leases that are
-    used, given back or left to expire, in any order."""
+    """Operations on the queue, in any order.
+
+    Appends (again), takes, commits (again), expiry, learner crashes and takeovers, zombies, Redis kills, and leases that are
+    used, given back or left to expire.
+    """
 
     directory: Path
     server: EmbeddedRedis
@@ -60,7 +63,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.models = {fleet: Model() for fleet in FLEETS}
         self.groups: list[tuple[str, pb.Group]] = []
-        self.held: list[tuple[str, GroupRef]] = []  # handed out to the living learner, not finished
+        self.in_flight: list[tuple[str, GroupRef]] = []  # handed out to the living learner, not finished
         self.checkpoint: list[tuple[str, GroupRef]] = []  # trained, in a durable checkpoint, not committed
         self.done: list[GroupRef] = []
         self.handed: set[str] = set()  # to the living learner
@@ -99,10 +102,10 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(fleet=st.sampled_from(FLEETS), groups=st.sampled_from([1, 3, BOUND + 2]), data=st.data())
     def lease(self, fleet: str, groups: int, data: st.DataObject) -> None:
-        """Promises never exceed the bound, and use all of it; another fleet's lease cannot be given back."""
+        """Checks that leases never exceed the bound and use all of it, and that no fleet can give back another's lease."""
         returned = data.draw(st.sampled_from(["", *self.promised]))
         occupancy = self.run(self.leases.occupancy())
-        assert sum(occupancy.held.values()) == self.holding()
+        assert sum(occupancy.occupied.values()) == self.holding()
         if returned and self.promised[returned][0] == fleet:
             del self.promised[returned]
         room = max(0, BOUND - self.holding())
@@ -146,7 +149,7 @@ class QueueMachine(RuleBasedStateMachine):
                     cut += 1
                 self.deliver(model, fresh[cut])
                 cut += 1
-                self.held.append((fleet, one.ref))
+                self.in_flight.append((fleet, one.ref))
                 self.handed.add(one.ref.group_id)
             # Groups behind the last one handed out may have expired too; those that did must be too old.
             real = self.account(fleet).expired
@@ -158,10 +161,10 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule()
     def train(self) -> None:
-        """A step on what is held, and a durable checkpoint that contains it; the commit is still to come."""
+        """Makes a step with the groups in flight, and a durable checkpoint that contains them; commits nothing yet."""
         self.step += 1
-        self.checkpoint += self.held
-        self.held = []
+        self.checkpoint += self.in_flight
+        self.in_flight = []
         self.learner.publish(pb.Policy(version=self.learner.next_version(), step=self.step, epoch=self.learner.epoch))
         self.learner.report(self.step, 0, len(self.checkpoint))
         self.stepped = len(self.checkpoint)
@@ -181,7 +184,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.finish_checkpoint()
         for model in self.models.values():
             model.counts["redelivered"] += len(model.pending)
-        self.held = []
+        self.in_flight = []
         self.handed = set()
 
     @precondition(lambda self: self.zombie is not None)
@@ -190,7 +193,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert self.zombie is not None
         for action in (
             lambda zombie: zombie.commit(
-                99, [ref for _, ref in self.held] or self.done or [GroupRef("alpha", "x", "1-1")]
+                99, [ref for _, ref in self.in_flight] or self.done or [GroupRef("alpha", "x", "1-1")]
             ),
             lambda zombie: zombie.report(99, 99, 0),
             lambda zombie: zombie.publish(pb.Policy(version=9999, step=99, epoch=zombie.epoch)),
@@ -209,10 +212,10 @@ class QueueMachine(RuleBasedStateMachine):
             self.run(self.gateway.ledger("alpha"))  # the gateway notices
 
     @invariant()
-    def the_law_holds(self) -> None:
+    def the_ledger_balances(self) -> None:
         sizes = {group.group_id: group.ByteSize() for _, group in self.groups}
         for ledger in read_ledgers(self.config.url, self.config.run):
-            assert check(ledger) == []
+            assert imbalances(ledger) == []
             expected = self.models[ledger.fleet].ledger(ledger.fleet, sizes)
             if ledger.rejected:
                 expected.rejected_by_reason["temperature"] = ledger.rejected
@@ -229,7 +232,7 @@ class QueueMachine(RuleBasedStateMachine):
     def a_recount_agrees(self) -> None:
         found = recount(self.config, [ref for _, ref in self.checkpoint])
         assert found.discrepancies == []
-        assert found.unproven == []
+        assert found.unverified == []
         assert found.entries == sum(len(model.queued) + len(model.pending) for model in self.models.values())
 
     def teardown(self) -> None:
@@ -245,12 +248,12 @@ class QueueMachine(RuleBasedStateMachine):
         return next((one for one in read_ledgers(self.config.url, self.config.run) if one.fleet == fleet), pb.Ledger())
 
     def holding(self) -> int:
-        """Groups that are promised, queued, or in flight and not stepped on."""
+        """Counts the groups that are leased, queued, or in flight and not trained on."""
         present = sum(len(model.queued) + len(model.pending) for model in self.models.values())
         return present - self.stepped + sum(groups for _, groups in self.promised.values())
 
     def use(self, fleet: str, lease: str) -> None:
-        """A group was accepted under a lease; another fleet's lease is nobody's."""
+        """Records that a group was accepted under a lease; ignores a lease of another fleet."""
         owner, groups = self.promised.get(lease, ("", 0))
         if owner == fleet:
             self.promised[lease] = (owner, groups - 1)
@@ -281,7 +284,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.stepped = 0
 
 
-def test_the_law_holds_in_every_reachable_state():
+def test_the_ledger_balances_in_every_reachable_state():
     with tempfile.TemporaryDirectory() as directory:
         QueueMachine.server = EmbeddedRedis.start(Path(directory) / "redis")
         try:

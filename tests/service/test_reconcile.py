@@ -1,4 +1,4 @@
-"""The reconciler finds every fault that is planted, and none in a queue that is merely busy."""
+"""Tests that the recount finds every planted fault, and none in a queue that is merely busy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KEYS = Keys(RUN)
 
 @pytest.fixture
 async def refs(gateway_queue: GatewayQueue, open_learner: Open) -> list[GroupRef]:
-    """A run with two groups trained, two in flight and two queued, of fleet alpha; the refs of the first four."""
+    """Fills a run with two groups trained, two in flight and two queued; returns the refs of the first four."""
     learner = begun(open_learner)
     await feed(gateway_queue, [valid_group() for _ in range(6)])
     await lease(gateway_queue, wish("l", 3), bound=99)
@@ -36,7 +36,7 @@ def kinds(config: QueueConfig, trained: list[GroupRef] | None = None) -> list[st
 
 async def test_a_sound_run(config: QueueConfig, refs: list[GroupRef]):
     found = recount(config, refs[:3])
-    assert (found.entries, found.remembered, found.discrepancies, found.unproven) == (
+    assert (found.entries, found.remembered, found.discrepancies, found.unverified) == (
         4,
         {"queued": 4, "trained": 2},
         [],
@@ -57,7 +57,7 @@ def memory(ref: GroupRef) -> str:
 
 
 def twin(raw: Any, ref: GroupRef) -> None:
-    """A second entry of the same group."""
+    """Adds a second entry for a queued group."""
     ((_, fields),) = raw.xrange(STREAM, ref.entry_id, ref.entry_id)
     raw.xadd(STREAM, fields)
 
@@ -81,7 +81,7 @@ FAULTS: dict[str, tuple[Callable[[Any, GroupRef], Any], set[str], str]] = {
     "a stray payload": (
         lambda raw, _: raw.set(KEYS.payload("alpha", "stray"), "x"),
         {"payload_orphaned"},
-        "group stray stays for ever",
+        "group stray never expires",
     ),
     "trained too high": (lambda raw, _: raw.hincrby(LEDGER, "trained", 1), {"total"}, "= 3, but 4 are in the stream"),
     "trained too low": (lambda raw, _: raw.hincrby(LEDGER, "trained", -1), {"total", "outcome"}, "but 2 ids say"),
@@ -132,7 +132,7 @@ async def test_a_stream_of_many_pages(config: QueueConfig, gateway_queue: Gatewa
     for _ in range(6):
         await feed(gateway_queue, [valid_group() for _ in range(400)])
     found = recount(config)
-    assert (found.entries, found.discrepancies, found.unproven) == (2400, [], [])
+    assert (found.entries, found.discrepancies, found.unverified) == (2400, [], [])
     with client(config) as raw:
         group_id = raw.xrange(STREAM)[2222][1][b"id"].decode()  # pyright: ignore
         raw.delete(KEYS.payload("alpha", group_id))

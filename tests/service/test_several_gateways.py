@@ -1,4 +1,4 @@
-"""Gateways side by side: readiness that means "can append", and restarts one after the other that lose nothing."""
+"""Tests of gateways side by side: ready means that they can append, and rolling restarts lose nothing."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import asyncio
 import pytest
 import redis
 
-from learner.queue import check, read_ledgers
+from learner.queue import imbalances, read_ledgers
 from leeway.v1 import rollout_pb2 as pb
-from rollout.client.client import SubmitClient
+from rollout.client import SubmitClient
 from tests.service.fleet import RUN, TOKENS, GatewayProcess, eventually, health, until, valid_group
 
 
 class Producer:
-    """Submits group after group through the SDK, several at a time, until told to stop."""
+    """A fleet that submits group after group through the SDK, several at a time, until told to stop."""
 
     def __init__(self, addresses: str, token: str) -> None:
         self.client = SubmitClient(addresses, token, in_flight=16, timeout_s=2.0)
@@ -28,14 +28,14 @@ class Producer:
             self.outcomes[group.group_id] = (await self.client.submit(group)).outcome
 
     async def finish(self) -> None:
-        """Every group that was begun gets its ack."""
+        """Stops making groups, and waits until every one that was begun has its ack."""
         self._stop.set()
         await asyncio.wait_for(asyncio.gather(*self._lanes), 60)
         await self.client.close()
 
 
 async def restarted(old: GatewayProcess, start_gateway) -> GatewayProcess:
-    """Another process on the same address, serving."""
+    """Starts another gateway on the address of one that has ended; returns it once it serves."""
     old.child.terminate()
     await until(lambda: old.child.exit_code() is not None)
     assert (old.child.exit_code(), '"clean": true' in old.log()) == (0, True), old.log()
@@ -59,7 +59,7 @@ async def test_a_rolling_restart_loses_and_doubles_nothing(start_gateway, redis_
     for producer in producers:
         assert set(producer.outcomes.values()) <= {pb.OUTCOME_ACCEPTED, pb.OUTCOME_DUPLICATE}
     ledgers = await asyncio.to_thread(read_ledgers, redis_server.url, RUN)
-    assert [violation for ledger in ledgers for violation in check(ledger)] == []
+    assert [violation for ledger in ledgers for violation in imbalances(ledger)] == []
     assert [ledger.accepted for ledger in ledgers] == [len(producer.outcomes) for producer in producers]
 
 

@@ -1,4 +1,4 @@
-"""Fleets that all send more than the learner can train get it by weight, in tokens; a flood takes nothing from others."""
+"""Tests that fleets that send more than the learner can train share it by weight in tokens, also beside a flood."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def test_weights_share_the_learner_in_tokens_when_groups_are_alike(tmp_pat
 
 
 async def test_a_flood_at_twenty_times_its_quota_changes_nobodys_share(tmp_path: Path):
-    """Groups of different sizes; first without the flood, then beside it."""
+    """Measures shares with groups of different sizes, first without the flood, then beside it."""
     alone = await measure(tmp_path / "alone", TOKENS, flood=False)
     assert_three_to_one(alone)
     beside = await measure(tmp_path / "beside", TOKENS, flood=True)

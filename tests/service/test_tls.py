@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from leeway.v1 import rollout_pb2 as pb
-from rollout.client.client import AuthError, Credentials, SubmitClient
+from rollout.client import AuthError, Credentials, SubmitClient
 from rollout.config import ClientTlsConfig
 from tests.service.certificates import Authority, Pair
 from tests.service.fleet import TOKENS, GatewayProcess, eventually, until, valid_group, write_identities
@@ -49,7 +49,7 @@ async def accepted(fleet: SubmitClient) -> bool:
 
 
 async def never_answered(fleet: SubmitClient) -> None:
-    """The handshake fails, and goes on failing: no answer within a second."""
+    """Whether the handshake fails, and goes on failing: no answer comes within a second."""
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(fleet.get_ledger(), 1.0)
 
@@ -118,7 +118,7 @@ async def test_a_revoked_certificate_ends_its_stream(start_gateway, authority, s
 
 
 def serial(address: str, ca: Path) -> int:
-    """Serial number of the certificate that a handshake shows."""
+    """Returns the serial number of the certificate that the gateway shows in a handshake."""
     host, _, port = address.rpartition(":")
     context = ssl.create_default_context(cafile=str(ca))
     context.set_alpn_protocols(["h2"])

@@ -1,10 +1,9 @@
-"""Who may do what at a real gateway, and how soon a revocation is felt."""
+"""Tests of identities and limits at a real gateway: roles, revocation, streams, calls and pings."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import time
 from typing import Any
 
 import grpc
@@ -21,14 +20,14 @@ def identity(token: str, *roles: str) -> dict[str, Any]:
 
 
 async def ending(call: Any) -> tuple[grpc.StatusCode, str]:
-    """Code and text of the error that the awaitable ends with."""
+    """Awaits ``call`` and returns the code and the text of the error that it ends with."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     return caught.value.code(), str(caught.value.details())
 
 
 def give_roles(gateway: GatewayProcess) -> None:
-    """The two fleets of every test, and an operator."""
+    """Writes identities: the two fleets of every test, and an operator."""
     fleets = {name: identity(token) for name, token in TOKENS.items()}
     write_identities(gateway.identities_file, {**fleets, "watch": identity("operator-secret", "operate")})
 
@@ -76,10 +75,8 @@ async def test_a_revoked_fleets_streams_end_and_nothing_acked_is_lost(start_gate
             acks += (await call.read()).acks
         assert [ack.outcome for ack in acks] == [pb.OUTCOME_ACCEPTED] * 2
         write_identities(gateway.identities_file, {"beta": identity(TOKENS["beta"])})
-        revoked = time.monotonic()
         for code, text in await asyncio.gather(ending(until_broken(stream)), ending(until_broken(watch))):
             assert (code, text) == (grpc.StatusCode.UNAUTHENTICATED, "these credentials have been revoked")
-        assert time.monotonic() - revoked < 10.0  # half a second, and whatever else this machine does
         assert (await ending(alpha.ledger()))[0] == grpc.StatusCode.UNAUTHENTICATED
         await others.write(pb.SubmitRequest(sequence=1, group=valid_group()))
         assert (await others.read()).acks[0].outcome == pb.OUTCOME_ACCEPTED
@@ -98,8 +95,8 @@ async def until_broken(call: Any) -> None:
 async def test_stream_limits_name_themselves(start_gateway):
     gateway = await start_gateway(connections={"max_streams": 3, "max_streams_per_fleet": 2})
     async with gateway.connect() as alpha, gateway.connect(TOKENS["beta"]) as beta:
-        held = [alpha.open() for _ in range(2)]
-        for sequence, call in enumerate(held):
+        opened = [alpha.open() for _ in range(2)]
+        for sequence, call in enumerate(opened):
             await call.write(pb.SubmitRequest(sequence=sequence, group=valid_group()))
             await call.read()
         error = await refusal(lambda: alpha.submit([valid_group()]))
@@ -111,20 +108,18 @@ async def test_stream_limits_name_themselves(start_gateway):
         assert "max_streams = 3" in str(error.details())
         trailing = list(error.trailing_metadata() or ())
         assert [int(value) > 0 for key, value in trailing if key == "retry-after-ms"] == [True]
-        await held[0].done_writing()
-        assert await held[0].read() is EOF
+        await opened[0].done_writing()
+        assert await opened[0].read() is EOF
         assert await beta.outcomes([valid_group()]) == ["ACCEPTED"]
 
 
 async def test_calls_beyond_the_rate_are_refused_for_that_fleet_only(start_gateway):
-    gateway = await start_gateway(connections={"calls_per_s": 5.0})
+    gateway = await start_gateway(connections={"calls_per_s": 0.001})  # one at once, the next in a quarter of an hour
     async with gateway.connect() as alpha, gateway.connect(TOKENS["beta"]) as beta:
-        began = time.monotonic()
         replies = await asyncio.gather(*(alpha.lease(1) for _ in range(30)), return_exceptions=True)
-        seconds = time.monotonic() - began
         refused = [reply for reply in replies if isinstance(reply, grpc.aio.AioRpcError)]
         assert {error.code() for error in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
-        assert 25 - 5.0 * seconds - 1 <= len(refused) <= 25
+        assert len(refused) == 29
         assert (await beta.ledger()).fleet == "beta"
         assert await alpha.outcomes([valid_group()]) == ["ACCEPTED"]
 

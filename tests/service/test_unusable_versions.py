@@ -1,4 +1,4 @@
-"""Groups of a version that the learner cannot use expire: counted, settled, not handed out."""
+"""Tests that groups of a version that the learner cannot use expire: they are counted, finished and not handed out."""
 
 from __future__ import annotations
 

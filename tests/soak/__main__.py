@@ -1,4 +1,4 @@
-"""`python -m tests.soak --minutes N`: the demo for a long time, and whether anything in it grows.
+"""`python -m tests.soak --minutes N`: runs the demo for a long time, and reports whether anything in it grows.
 
 Exit status: 0 flat and balanced, 1 not, 2 the run did not get going.
 """
@@ -27,7 +27,7 @@ _SETTINGS = ("learner.steps=1000000000", "learner.optimizer.decay=constant", "qu
 
 
 def main() -> int:
-    """Runs, samples, stops, judges."""
+    """Starts a run, samples it, stops it, and prints the verdict."""
     options = _options()
     directory = RunDirectory.at(options.dir)
     settings = [f"run.dir={directory.root}", "run.name=soak", "run.overwrite=true", *_SETTINGS, *options.set]
@@ -73,7 +73,7 @@ def _options() -> argparse.Namespace:
 
 
 class _Stop:
-    """Ctrl-C ends the soak early; what was sampled is judged."""
+    """Flag that Ctrl-C sets: it ends the soak early, and the samples so far are judged."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -110,7 +110,7 @@ def _sample(probe: Probe, process: subprocess.Popen[bytes], run: RunDirectory, s
 
 
 def _step(run: RunDirectory) -> int:
-    """The last whole step row's number; 0 before there is one."""
+    """Number of the last whole step row; 0 before there is one."""
     try:
         with (run.metrics / "learner.jsonl").open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - 65_536))

@@ -1,4 +1,4 @@
-"""What a run holds at one moment: memory, descriptors and threads of every process, Redis's memory, bytes on disk."""
+"""Samples what a run uses: memory, descriptors and threads of every process, Redis's memory, bytes on disk."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PARTS = ("redis", "weights", "checkpoints", "metrics", "state", "logs", "config"
 
 
 class Probe:
-    """Looks at a run from outside.
+    """Samples a run from outside.
 
     Args:
         run: its directory.
@@ -33,7 +33,7 @@ class Probe:
         self._supervisor = supervisor
 
     def take(self) -> dict[str, float]:
-        """Series name -> value; memory and disk in MB. A process that ends while it is looked at is left out."""
+        """Returns series name -> value; memory and disk in MB. A process that ends during the sampling is left out."""
         values: dict[str, float] = {}
         for name, process in self._processes():
             with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
@@ -88,7 +88,7 @@ class Probe:
 
 
 def _kind(process: psutil.Process) -> str:
-    """What a descendant is, from its title or its command line."""
+    """Names a descendant process, from its title or its command line."""
     words = process.cmdline()
     title = words[0] if words else process.name()
     if "sglang::" in title:

@@ -1,4 +1,4 @@
-"""Robust slopes of a soak's series, and what may be called flat."""
+"""Robust slopes of a soak's series, and the limits up to which they count as flat."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LEAST_POINTS = 8
 
 @dataclass(frozen=True)
 class Limit:
-    """When a series passes.
+    """The condition under which a series passes.
 
     Attributes:
         rule: flat: the slope decides; bounded: the largest value decides; reported: no verdict.
@@ -63,7 +63,7 @@ LIMITS: Mapping[str, Limit] = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One series in numbers; ``slope`` per hour, None with too few points."""
+    """Figures of one series; ``slope`` per hour, None with too few points."""
 
     owner: str
     measure: str
@@ -76,7 +76,7 @@ class Finding:
 
     @property
     def passes(self) -> bool | None:
-        """None: nothing to judge."""
+        """Whether the series keeps its limit; None where there is nothing to judge."""
         if self.limit.rule == "bounded":
             return self.most <= self.limit.most
         if self.limit.rule == "reported" or self.slope is None:
@@ -85,7 +85,7 @@ class Finding:
 
 
 def theil_sen(times: Sequence[float], values: Sequence[float]) -> float:
-    """The median of the slopes between all pairs of points: half of them may be outliers (Theil 1950, Sen 1968)."""
+    """Median of the slopes between all pairs of points, robust to outliers (Theil 1950, Sen 1968)."""
     t, v = np.asarray(times, float), np.asarray(values, float)
     if len(t) > _MOST_POINTS:
         chosen = np.linspace(0, len(t) - 1, _MOST_POINTS).astype(int)
@@ -96,10 +96,10 @@ def theil_sen(times: Sequence[float], values: Sequence[float]) -> float:
 
 
 def judge(samples: Sequence[Mapping[str, float]], warmup_s: float) -> list[Finding]:
-    """A finding for every series that outlives the warm-up.
+    """Returns a finding for every series that outlives the warm-up.
 
     Args:
-        samples: of ``Probe.take``, each with "time" in seconds since the start.
+        samples: results of ``Probe.take``, each with "time" in seconds since the start.
         warmup_s: samples before it count for nothing.
     """
     steady = [sample for sample in samples if sample["time"] >= warmup_s]
@@ -118,7 +118,7 @@ def judge(samples: Sequence[Mapping[str, float]], warmup_s: float) -> list[Findi
 
 
 def restarts(samples: Sequence[Mapping[str, float]], warmup_s: float) -> dict[str, int]:
-    """Processes whose pid changed after the warm-up: a series over two lives says nothing about either."""
+    """Counts changes of a process's pid after the warm-up: a series over two processes says nothing about either."""
     changed: dict[str, int] = {}
     last: dict[str, float] = {}
     for sample in samples:

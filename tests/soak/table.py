@@ -1,4 +1,4 @@
-"""What a soak prints at its end."""
+"""The table that a soak prints at its end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _UNITS = {"descriptors": "", "threads": "", "lasting keys": ""}
 
 
 def show(findings: Sequence[Finding], samples: Sequence[Mapping[str, float]], warmup_s: float) -> None:
-    """A row per series: from where to where, how fast, and whether that is flat."""
+    """Prints a row per series: first and last value, slope, and verdict."""
     last = samples[-1]
     steady = [sample for sample in samples if sample["time"] >= warmup_s]
     rate = _rate(steady)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from learner.cli.doctor import Finding
-from learner.cli.doctor.subject import Subject
+from learner.cli.doctor.examined_config import ExaminedConfig
 from rollout.data.demo_model import DemoShape, write_model
 from tests.service.certificates import Authority
 from tests.tools.runs import DEMO
@@ -19,12 +19,12 @@ MODEL = DemoShape(layers=2, hidden=32, ffn=32)
 
 
 def bad(findings: Iterator[Finding]) -> list[str]:
-    """What is not ok, as ``state check: found``."""
+    """Returns the findings that are not ok, as ``state check: found``."""
     return [f"{one.state} {one.check}: {one.found}" for one in findings if one.state != "ok"]
 
 
 class Site:
-    """Files of each process, as a container has them; every one sound until a test changes it."""
+    """The files of each process, as a container has them; all are sound until a test changes one."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -43,10 +43,10 @@ class Site:
         path.chmod(mode)
         return path
 
-    def read(self, kind: str, *overrides: str, **changes: Any) -> Subject:
+    def read(self, kind: str, *overrides: str, **changes: Any) -> ExaminedConfig:
         path = self.root / f"{kind}.json"
         path.write_text(json.dumps({**getattr(self, f"_{kind}")(), **changes}, default=str))
-        return Subject.read(path, overrides)
+        return ExaminedConfig.read(path, overrides)
 
     def _gateway(self) -> dict[str, Any]:
         return {
@@ -76,5 +76,5 @@ class Site:
         }
 
 
-def run_subject(site: Site, *overrides: str) -> Subject:
-    return Subject.read(DEMO, [f"run.dir={site.root / 'run'}", "run.status_port=0", *overrides])
+def examined_run(site: Site, *overrides: str) -> ExaminedConfig:
+    return ExaminedConfig.read(DEMO, [f"run.dir={site.root / 'run'}", "run.status_port=0", *overrides])

@@ -26,7 +26,10 @@ async def until(condition: Callable[[], bool], what: str, timeout_s: float = 60.
 
 
 class ScriptedGateway(rollout_pb2_grpc.RolloutServiceServicer):
-    """Does what ``decide`` says with each group; None: no ack, ever. ``break_after`` ends a stream after so many groups."""
+    """A gateway that answers each group with ``decide(group)``; None means no ack, ever.
+
+    ``break_after`` ends a stream after that many groups.
+    """
 
     def __init__(self) -> None:
         self.decide: Callable[[pb.Group], pb.Ack | None] = lambda _: pb.Ack(outcome=pb.OUTCOME_ACCEPTED)

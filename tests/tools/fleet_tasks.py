@@ -1,4 +1,4 @@
-"""Tasks of a user's own, as tests need them; also imported by judging processes."""
+"""Tasks of a user's own, as tests need them; also imported by reward workers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Reverse(Task):
 
 
 class Slow(Task):
-    """Judged in its own process. The response says what happens: "hang", "raise", "print", "parts", or a number."""
+    """Scored in a reward worker. The response says what happens: "hang", "raise", "print", "parts", or a number."""
 
     slow = True
 

@@ -23,13 +23,13 @@ _HEAD = """# Metrics
 Made from the code by `python -m tests.tools.metric_reference --write`. Every process serves them at `/metrics` of its
 status endpoint (`status.listen`), with `process_*` (memory, CPU, descriptors) beside them. Names end in their unit; points
 in time are Unix seconds: the age of something is `time() - x`. Labels are bounded: `fleet` by the identities file,
-`engine` by the worker's engines, all others by the code. The target label `run` comes from the scrape configuration. Histograms have the
-usual `_bucket`, `_sum` and `_count`. What has not happened yet exists, at 0.
+`engine` by the worker's engines, all others by the code. The target label `run` comes from the scrape configuration.
+Histograms have the usual `_bucket`, `_sum` and `_count`. What has not happened yet exists, at 0.
 """
 
 
-def instruments() -> dict[str, MetricRegistry]:
-    """Each process's, as after its start."""
+def registries() -> dict[str, MetricRegistry]:
+    """The metric registry of each kind of process, as it is after the start."""
     nowhere: dict[str, Any] = {"dir": "/nowhere"}
     config = LearnerConfig.parse(
         {
@@ -38,16 +38,16 @@ def instruments() -> dict[str, MetricRegistry]:
         }, "the reference",
     )  # fmt: skip
     learner, worker, absent = RankMetrics(RankHealth(1.0)), WorkerMetrics(1), Any
-    learner.lead(config)
+    learner.add_run(config)
     worker.follow(absent, absent)  # pyright: ignore[reportArgumentType] - asked only by a scrape
     made = GatewayMetrics(GatewayHealth())
-    return {"Gateway": made.instruments, "Learner": learner.instruments, "Worker": worker.instruments}
+    return {"Gateway": made.registry, "Learner": learner.registry, "Worker": worker.registry}
 
 
 def declared() -> set[str]:
     """Names of every series that our processes may show."""
     names: set[str] = set()
-    for one in instruments().values():
+    for one in registries().values():
         for metric in one.declared:
             suffixes = ("_bucket", "_sum", "_count") if metric.kind == "histogram" else ("",)
             names |= {metric.name + suffix for suffix in suffixes}
@@ -57,7 +57,7 @@ def declared() -> set[str]:
 def text() -> str:
     """The whole reference."""
     parts = [_HEAD]
-    for process, made in instruments().items():
+    for process, made in registries().items():
         rows = [_row(metric) for metric in sorted(made.declared, key=lambda one: one.name)]
         parts.append(f"## {process}\n\n| metric | kind | labels | |\n|---|---|---|---|\n" + "\n".join(rows) + "\n")
     return "\n".join(parts)

@@ -1,4 +1,4 @@
-"""Groups for the tests of objectives, and the way they take through advantages, weights and packing."""
+"""Groups for the tests of objectives, and their conversion to micro-batches by advantages, weights and packing."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ VARIANTS: dict[str, dict[str, object]] = {
 
 
 def objective(variant: str, **constants: object) -> Objective:
-    """An objective of the reference's table."""
+    """Builds an objective, or one of VARIANTS, by its name in the reference's TERMS."""
     return objectives.get(ObjectiveConfig.parse(VARIANTS.get(variant, {"name": variant}) | constants, "test"))
 
 
@@ -45,8 +45,11 @@ def _response(source: random.Random, reward: float, length: int) -> Response:
 
 
 def hard_groups() -> list[Group]:
-    """Both signs, a reward at its group's mean, all-equal rewards (0.1 seven times: the mean is not 0.1 in binary), one-token
-    responses, S near 0, 40-nat tokens, tokens that went from certain to all but impossible and back."""
+    """Groups with numerically hard cases.
+
+    They have both signs of the advantage, a reward at its group's mean, equal rewards (0.1 seven times: the mean is not 0.1
+    in binary), one-token responses, S near 0, 40-nat tokens, and tokens that went from certain to nearly impossible and back.
+    """
     groups = random_groups(1, [[1, 0, 1, 0], [1, 1, 1], [0, 0.5, 1], [0.1] * 7, [0, 1]])
     groups[0][0] = Response(1, [-1e-7], [-0.2])
     groups[0][1] = Response(0, [-1e-6] * 7, [-1e-6] * 7)
@@ -57,7 +60,7 @@ def hard_groups() -> list[Group]:
 
 
 def micro_batches(groups: list[Group], chosen: Objective, layout: Layout) -> list[MicroBatch]:
-    """All ranks' micro-batches. Token i of the groups has id i + 1, and mu comes along; id 0 is the prompt."""
+    """Packs micro-batches for all ranks, with log mu. Token i of the groups has id i + 1; id 0 is the prompt."""
     behaviour = torch.tensor([0.0, *(m for group in groups for response in group for m in response.mu)]).double()
     following = iter(range(1, len(behaviour)))
     wire = [
@@ -84,7 +87,7 @@ def micro_batches(groups: list[Group], chosen: Objective, layout: Layout) -> lis
 def evaluate(
     groups: list[Group], chosen: Objective, layout: Layout = WHOLE, dtype: torch.dtype = torch.float64
 ) -> tuple[float, Tensor, dict[str, float]]:
-    """Loss, gradient by token [N] and summed metrics of a step, cut as ``layout`` says."""
+    """Computes loss, gradient by token [N] and summed metrics of a step that is packed with ``layout``."""
     table = log_probabilities(groups, dtype).requires_grad_()
     total, sums = 0.0, dict[str, float]()
     for micro in micro_batches(groups, chosen, layout):
@@ -97,7 +100,7 @@ def evaluate(
 
 
 def log_probabilities(groups: list[Group], dtype: torch.dtype = torch.float64) -> Tensor:
-    """log p by token id; that of the prompt is never used."""
+    """Table of log p by token id; the prompt's entry is never used."""
     return torch.tensor([math.nan, *(v for group in groups for response in group for v in response.logp)], dtype=dtype)
 
 

@@ -1,8 +1,9 @@
-"""Every objective once more: loops over Python numbers, from the formulas of the papers, sharing nothing with the code under
-test. Log-probabilities may be complex, so that a derivative is the imaginary part of a step along i: exact to rounding, where
-a difference of two real losses would drown the small terms in the large ones.
+"""An independent implementation of every objective: loops over Python numbers that share nothing with the code under test.
 
-``base`` holds the log-probabilities that stop-gradient parts are taken at: they stay put while ``x`` moves.
+The formulas are those of docs/objectives.md. Log-probabilities may be complex, so that a derivative is the imaginary part of
+a step along i: exact to rounding, where a difference of two real losses would drown the small terms in the large ones.
+
+``base`` are the log-probabilities at which stop-gradient terms are evaluated: they stay constant while ``x`` moves.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ STEP = 1e-30
 
 
 def gradient(name: str, groups: list[Group]) -> list[float]:
-    """d loss / d logp of every token, in order, by complex steps."""
+    """Computes d loss / d logp of every token, in order, by complex steps."""
     base = [list(response.logp) for group in groups for response in group]
     slopes = []
     for r, values in enumerate(base):
@@ -40,7 +41,7 @@ def gradient(name: str, groups: list[Group]) -> list[float]:
 
 
 def central_difference(name: str, groups: list[Group], h: float = 1e-5) -> list[float]:
-    """The same by central differences."""
+    """Computes d loss / d logp of every token, in order, by central differences of step ``h``."""
     base = [list(map(complex, response.logp)) for group in groups for response in group]
     slopes = []
     for r, values in enumerate(base):
@@ -55,7 +56,7 @@ def central_difference(name: str, groups: list[Group], h: float = 1e-5) -> list[
 
 
 def loss(name: str, groups: list[Group], x: list[Numbers]) -> complex:
-    """The step's loss at log-probabilities ``x`` (a list for each response of all groups), with our default constants."""
+    """Computes the step's loss at log-probabilities ``x`` (a list for each response), with our default constants."""
     position, total = 0, 0j
     step_tokens = sum(len(response.logp) for group in groups for response in group)
     for group in groups:
@@ -106,8 +107,8 @@ def _asympo(factor: float, low: float = -math.inf, high: float = math.inf) -> Ca
             return v if v.real >= low else complex(low)
 
         scale = -_mean([bound(v) for v in x])
-        held = max(-_mean([bound(v) for v in base]).real, 1e-3)
-        return a * (1 if a >= 0 else factor) * scale / held
+        constant = max(-_mean([bound(v) for v in base]).real, 1e-3)
+        return a * (1 if a >= 0 else factor) * scale / constant
 
     return term
 

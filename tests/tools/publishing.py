@@ -48,7 +48,7 @@ class Scene:
         save_file(self.weights, self.model / "model.safetensors")
         self.registry = Registry()
         self.fence = DirectoryFence(self.root, 1)
-        self.fence.take()
+        self.fence.acquire()
         config = PublishConfig(dir=self.root, dtype="bfloat16", **settings)
         self.publisher = Publisher(config, self.fence, self.model, 0, self.registry)
         self.history: list[dict[str, Tensor]] = []
@@ -63,7 +63,7 @@ class Scene:
             self.publisher.wait()
 
     def reader(self, cache: Path) -> Callable[[int], None]:
-        """Reads a version and checks every bit of it."""
+        """Returns a function that verifies a version as a worker does, with ``cache``, and compares every bit of it."""
         verifier = Verifier(self.model, cache)
 
         def read(version: int) -> None:

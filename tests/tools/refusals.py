@@ -1,4 +1,4 @@
-"""Configurations that a process must refuse, tried one after another in one interpreter: its imports are what costs."""
+"""Tries configurations that a process must refuse, all in one interpreter because its imports take the time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ for file in sys.argv[2:]:
 
 
 def refusals(module: str, files: Sequence[Path]) -> list[tuple[int, str]]:
-    """Exit status, and what was said on stderr, of ``python -m module FILE`` for each file."""
+    """Returns exit status and stderr of ``python -m module FILE`` for each file."""
     command = [sys.executable, "-c", _TRY, module, *map(str, files)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     said = done.stderr.split("\x1e")[:-1]

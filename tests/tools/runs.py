@@ -1,4 +1,4 @@
-"""Run directories as their processes would leave them, in numbers small enough to check by hand."""
+"""Makes run directories as their processes would leave them, with numbers small enough to check by hand."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def step(number: int, **values: Any) -> dict[str, Any]:
-    """A step row; step n ends at time 1000 + n."""
+    """Makes a step row; step n ends at time 1000 + n."""
     row: dict[str, Any] = {
         "kind": "step", "time": 1000.0 + number, "step": number, "version": number, "reward": 0.5, "epoch": 1,
         "staleness_mean": 1.0, "staleness_max": 1, "groups": 2, "responses": 4, "informative": 0.5, "tokens": 10,
@@ -40,7 +40,7 @@ def sample(time: float, version: int, response: str, reward: float = 1.0) -> dic
 
 
 def make_run(directory: Path, steps: int = 3) -> RunFile:
-    """The demo's run file with a directory that holds ``steps`` steps of one worker."""
+    """Makes the directory of a demo run with ``steps`` steps of one worker; returns its run file."""
     run_file = RunFile.read(DEMO, [f"run.dir={directory}", f"learner.steps={steps}"])
     run = run_file.directory
     run.create()

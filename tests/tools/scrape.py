@@ -1,4 +1,4 @@
-"""What a status endpoint says: its pages, and its metrics by name and labels."""
+"""Reads a status endpoint: its pages, and its metrics by name and labels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 
 class Scrape:
-    """One page.
+    """The metrics of one scrape.
 
     Args:
         address: host:port of the endpoint.
@@ -22,7 +22,7 @@ class Scrape:
         self.samples = [sample for family in families for sample in family.samples]
 
     def value(self, name: str, **labels: str) -> float | None:
-        """The one sample of that name with exactly these labels; None when there is none."""
+        """Value of the sample of that name with exactly these labels; None when there is none."""
         return next((one.value for one in self.samples if one.name == name and one.labels == labels), None)
 
     def names(self) -> Iterator[str]:
@@ -31,7 +31,7 @@ class Scrape:
 
 
 def probe(address: str, path: str) -> tuple[int, str]:
-    """Status code and text of a page of the endpoint at host:port."""
+    """Fetches a page of the endpoint at host:port; returns status code and text."""
     try:
         with urllib.request.urlopen(f"http://{address}{path}", timeout=30) as reply:
             return reply.status, reply.read().decode()

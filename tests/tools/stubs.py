@@ -1,4 +1,4 @@
-"""`python -m tests.tools.stubs`: the committed stubs are what the contract generates today; exits 1 naming what differs."""
+"""`python -m tests.tools.stubs`: checks that the committed stubs are what protoc generates; exits 1 naming what differs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from grpc_tools import protoc
 
 
 def differing() -> list[str]:
-    """Committed stub files that differ from freshly generated ones."""
+    """Names of committed stub files that differ from freshly generated ones."""
     protos = sorted(str(path) for path in Path("proto/leeway/v1").glob("*.proto"))
     includes = [f"-I{root}" for root in ("proto", Path(grpc_tools.__file__).parent / "_proto")]
     with tempfile.TemporaryDirectory() as fresh:

@@ -55,8 +55,7 @@ def main(directory: str, programs: str, *settings: str) -> None:
     run_file = RunFile.read(DEMO, [f"run.dir={directory}", "queue.url=redis://127.0.0.1:9/0", *settings])
     run_file.directory.create()
     outcome = Supervisor(run_file, NoDisplay(), Programs(run_file, json.loads(programs))).run()
-    values = {name: getattr(outcome, name) for name in ("signal", "failure", "restarts")}
-    print(json.dumps({**values, "seconds": outcome.ended - outcome.stopping}))
+    print(json.dumps({name: getattr(outcome, name) for name in ("signal", "failure", "restarts")}))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`leeway doctor`: looks for what usually goes wrong, before it does."""
+"""`leeway doctor`: finds what would go wrong in a run, before the run is started."""
 
 from learner.cli.doctor.examine import examine
 from learner.cli.doctor.finding import Finding

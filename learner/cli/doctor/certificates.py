@@ -1,4 +1,4 @@
-"""Certificates: readable, with their key, in date, by an authority that the other side trusts, for the right names."""
+"""Checks certificates: readable, matching their key, in date, for the right names, from an authority the peer trusts."""
 
 from __future__ import annotations
 
@@ -8,96 +8,105 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from learner.cli.doctor.examined_config import ExaminedConfig
 from learner.cli.doctor.finding import Finding, fail, ok, warn
-from learner.cli.doctor.handshake import Shown, Side, handshake, names, own
-from learner.cli.doctor.subject import Subject
+from learner.cli.doctor.handshake import (
+    PresentedCertificates,
+    TlsSide,
+    alternative_names,
+    handshake,
+    self_handshake,
+)
 from learner.config import ServerTlsConfig
 from learner.gateway.auth import Identities, PresentedCredentials, UnauthenticatedError
 from rollout.config import ClientTlsConfig, WorkerConfig
 from runtime.settings import SettingsError
 
-_SOON_S = 14 * 86_400
+_RENEW_WITHIN_S = 14 * 86_400
 
 
-def certificates(subject: Subject) -> Iterator[Finding]:
-    """The gateway's, each worker's, and ours for Redis."""
-    server = subject.gateway.tls if subject.gateway is not None else None
+def certificates(examined: ExaminedConfig) -> Iterator[Finding]:
+    """Checks the certificates of the gateway, of each worker, and of this process for Redis."""
+    server = examined.gateway.tls if examined.gateway is not None else None
     if server is not None:
         yield from _pair("gateway.tls", server.certificate, server.key)
-    for worker in subject.workers:
+    for worker in examined.workers:
         if worker.tls is None:
             continue
         if worker.tls.certificate is not None and worker.tls.key is not None:
             yield from _pair(f"{worker.name} tls", worker.tls.certificate, worker.tls.key)
         if server is not None:
-            yield from _between(server, worker.tls, worker, subject)
+            yield from _mutual_trust(server, worker.tls, worker, examined)
         elif worker.tls.ca is not None:
             yield _authority(f"{worker.name} tls.ca", worker.tls.ca)
-    if subject.kind == "gateway" and server is not None and server.client_ca is not None:
+    if examined.kind == "gateway" and server is not None and server.client_ca is not None:
         yield _authority("gateway.tls.client_ca", server.client_ca)
-    queue = subject.queue
+    queue = examined.queue
     if queue is not None and queue.tls.certificate is not None and queue.tls.key is not None:
         yield from _pair("queue.tls", queue.tls.certificate, queue.tls.key)
 
 
-def _pair(whose: str, certificate: Path, key: Path) -> Iterator[Finding]:
+def _pair(section: str, certificate: Path, key: Path) -> Iterator[Finding]:
     fix = "expected a PEM certificate (with its chain) and its unencrypted PEM key"
     try:
-        shown = own(certificate, key)
+        presented = self_handshake(certificate, key)
     except (ssl.SSLError, OSError) as error:
-        yield fail("certificate", f"{whose}: {certificate} and {key}: {_reason(error)}", fix)
+        yield fail("certificate", f"{section}: {certificate} and {key}: {_reason(error)}", fix)
         return
-    if shown.error:
-        yield fail("certificate", f"{whose}: {certificate}: {shown.error}", "issue it anew")
+    if presented.error:
+        yield fail("certificate", f"{section}: {certificate}: {presented.error}", "issue a new certificate")
         return
-    yield _dated(whose, certificate, shown.server)
+    yield _validity(section, certificate, presented.server)
 
 
-def _dated(whose: str, path: Path, certificate: dict[str, Any]) -> Finding:
+def _validity(section: str, path: Path, certificate: dict[str, Any]) -> Finding:
     ends = ssl.cert_time_to_seconds(certificate["notAfter"])
     days = (ends - time.time()) / 86_400
-    text = f"{whose}: {path}: for {', '.join(names(certificate)) or 'no name'}, {days:.0f} days left"
-    if ends - time.time() < _SOON_S:
-        return warn("certificate", text, "renew it now; processes read replaced files by themselves")
+    names = ", ".join(alternative_names(certificate)) or "no name"
+    text = f"{section}: {path}: for {names}, {days:.0f} days left"
+    if ends - time.time() < _RENEW_WITHIN_S:
+        return warn("certificate", text, "renew it now; running processes read the new file without a restart")
     return ok("certificate", text)
 
 
-def _between(
-    server: ServerTlsConfig, client: ClientTlsConfig, worker: WorkerConfig, subject: Subject
+def _mutual_trust(
+    server: ServerTlsConfig, client: ClientTlsConfig, worker: WorkerConfig, examined: ExaminedConfig
 ) -> Iterator[Finding]:
-    """Whether this worker and this gateway would talk to each other."""
+    """Whether this worker and this gateway would accept each other's certificates."""
     for address in worker.gateway.split(","):
         name = client.server_name or address.strip().rpartition(":")[0].strip("[]")
         try:
-            shown = handshake(
-                Side(server.certificate, server.key, server.client_ca),
-                Side(client.certificate, client.key, client.ca),
+            presented = handshake(
+                TlsSide(server.certificate, server.key, server.client_ca),
+                TlsSide(client.certificate, client.key, client.ca),
                 name,
             )
         except (ssl.SSLError, OSError) as error:
-            yield fail("certificate", f"{worker.name} and the gateway: {_reason(error)}", "see the files of both [tls]")
+            fix = "check the files in gateway.tls and in the worker's tls"
+            yield fail("certificate", f"{worker.name} and the gateway: {_reason(error)}", fix)
             continue
-        if shown.error:
+        if presented.error:
             fix = (
-                "the names of its certificate must cover the address, tls.ca and client_ca must have signed the other's"
+                "the gateway's certificate must name this address; the worker's tls.ca must have signed it, and "
+                "gateway.tls.client_ca the worker's"
             )
-            yield fail("certificate", f"{worker.name} at {name}: {shown.error}", fix)
+            yield fail("certificate", f"{worker.name} at {name}: {presented.error}", fix)
             continue
-        yield ok("certificate", f"{worker.name} accepts the gateway's certificate as {name}'s")
-        if shown.client:
-            yield from _known(worker, shown, subject)
+        yield ok("certificate", f"{worker.name} accepts the gateway's certificate for {name}")
+        if presented.client:
+            yield from _fleet_of(worker, presented, examined)
 
 
-def _known(worker: WorkerConfig, shown: Shown, subject: Subject) -> Iterator[Finding]:
-    """Whether a client certificate is a fleet's. A token may say it instead, but not another fleet."""
-    sans = names(shown.client)
-    path = subject.gateway.identities_file if subject.gateway is not None else None
+def _fleet_of(worker: WorkerConfig, presented: PresentedCertificates, examined: ExaminedConfig) -> Iterator[Finding]:
+    """Whether a client certificate identifies a fleet. Without a token file it must."""
+    sans = alternative_names(presented.client)
+    path = examined.gateway.identities_file if examined.gateway is not None else None
     if path is None or not path.is_file():
         return
     try:
         caller = Identities(path).caller(PresentedCredentials(None, frozenset(sans)))
     except SettingsError:
-        return  # said by the check of identities
+        return  # the check of credentials reports it
     except UnauthenticatedError as error:
         if worker.token_file is None:
             fix = f"`leeway fleet add RUN NAME --san {sans[0] if sans else 'NAME'}`"
@@ -113,9 +122,9 @@ def _authority(key: str, path: Path) -> Finding:
     except (ssl.SSLError, OSError) as error:
         return fail("certificate", f"{key} = {path}: {_reason(error)}", "expected PEM certificates of authorities")
     authorities = [entry for entry in context.get_ca_certs() if "notAfter" in entry]
-    over = [entry for entry in authorities if ssl.cert_time_to_seconds(str(entry["notAfter"])) < time.time()]
-    if over or not authorities:
-        what = f"{len(over)} of {len(authorities)} have expired" if over else "it holds no authority (CA:TRUE)"
+    expired = [entry for entry in authorities if ssl.cert_time_to_seconds(str(entry["notAfter"])) < time.time()]
+    if expired or not authorities:
+        what = f"{len(expired)} of {len(authorities)} have expired" if expired else "it contains no authority (CA:TRUE)"
         return fail("certificate", f"{key} = {path}: {what}", "put the authority's current certificate there")
     return ok("certificate", f"{key} = {path}: {len(authorities)} authorities")
 

@@ -1,4 +1,4 @@
-"""Tokens, identities and the files that hold secrets."""
+"""Checks tokens, identities and the permissions of files that contain secrets."""
 
 from __future__ import annotations
 
@@ -8,19 +8,22 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from learner.cli.doctor.examined_config import ExaminedConfig
 from learner.cli.doctor.finding import Finding, fail, ok, warn
-from learner.cli.doctor.subject import Subject
 from learner.gateway.auth import Identities, PresentedCredentials, UnauthenticatedError
 from runtime.settings import SettingsError
 
+_LISTED_FLEETS = 5
 
-def credentials(subject: Subject) -> Iterator[Finding]:
-    """The identities file is sound and names a fleet; the worker's token is one of its; secrets are closed to others."""
+
+def credentials(examined: ExaminedConfig) -> Iterator[Finding]:
+    """Checks that the identities file names a fleet, that workers' tokens are known, and that secrets are unreadable to
+    other users."""
     identities = None
-    if subject.gateway is not None:
-        path = subject.gateway.identities_file
-        if subject.run is not None and not path.is_file():
-            yield ok("identities", "made by `leeway up`, with a token for this machine's fleet")
+    if examined.gateway is not None:
+        path = examined.gateway.identities_file
+        if examined.run is not None and not path.is_file():
+            yield ok("identities", "`leeway up` will make them, with a token for this machine's fleet")
         else:
             try:
                 identities = Identities(path)
@@ -28,18 +31,18 @@ def credentials(subject: Subject) -> Iterator[Finding]:
                 yield fail("identities", str(error), "make it with `leeway fleet add`, or mount the Secret")
             else:
                 yield _fleets(identities, path)
-    for worker in subject.workers:
-        if worker.token_file is not None and not (subject.run is not None and not worker.token_file.exists()):
+    for worker in examined.workers:
+        if worker.token_file is not None and not (examined.run is not None and not worker.token_file.exists()):
             yield _token(worker.token_file, identities)
-    yield from _closed(subject)
+    yield from _file_modes(examined)
 
 
 def _fleets(identities: Identities, path: Path) -> Finding:
-    submitters = identities.submitters()
+    submitters = sorted(identities.submitters())
     if not submitters:
         return fail("identities", f"{path}: no fleet may submit", "add one: `leeway fleet add RUN NAME`")
-    more = ", ..." if len(submitters) > 5 else ""
-    return ok("identities", f"{path}: may submit: {', '.join(sorted(submitters)[:5])}{more}")
+    more = ", ..." if len(submitters) > _LISTED_FLEETS else ""
+    return ok("identities", f"{path}: these fleets may submit: {', '.join(submitters[:_LISTED_FLEETS])}{more}")
 
 
 def _token(path: Path, identities: Identities | None) -> Finding:
@@ -53,30 +56,30 @@ def _token(path: Path, identities: Identities | None) -> Finding:
     if any(character.isspace() or not character.isascii() for character in token):
         return fail("token", f"token_file = {path}: more than one word, or not ASCII", fix)
     if identities is None:
-        return ok("token", f"{path}: readable; whether the gateway knows it is seen at its side")
+        return ok("token", f"{path}: readable; only `leeway doctor` on the gateway's file can tell whether it is known")
     try:
         caller = identities.caller(PresentedCredentials(hashlib.sha256(token.encode()).hexdigest(), frozenset()))
     except UnauthenticatedError as error:
-        return fail("token", f"{path}: {error} (for the gateway)", "`leeway fleet add` draws another")
+        return fail("token", f"{path}: {error} (for the gateway)", "`leeway fleet add` makes a new one")
     if "submit" not in caller.roles:
         return fail("token", f"{path}: fleet {caller.fleet} may not submit", "`leeway fleet add --role submit`")
-    return ok("token", f"{path}: of fleet {caller.fleet}")
+    return ok("token", f"{path}: the token of fleet {caller.fleet}")
 
 
-def _closed(subject: Subject) -> Iterator[Finding]:
-    """Secrets that other users of the machine can read. A Secret mounted by Kubernetes belongs to root and our group."""
-    secret: list[Path] = []
-    if subject.gateway is not None and subject.gateway.tls is not None:
-        secret.append(subject.gateway.tls.key)
-    for worker in subject.workers:
-        secret += [path for path in (worker.token_file, worker.tls.key if worker.tls else None) if path is not None]
-    queue = subject.queue
+def _file_modes(examined: ExaminedConfig) -> Iterator[Finding]:
+    """Warns of secrets that every user can read. Secrets mounted by Kubernetes are readable for root and our group only."""
+    secrets: list[Path] = []
+    if examined.gateway is not None and examined.gateway.tls is not None:
+        secrets.append(examined.gateway.tls.key)
+    for worker in examined.workers:
+        secrets += [path for path in (worker.token_file, worker.tls.key if worker.tls else None) if path is not None]
+    queue = examined.queue
     if queue is not None:
-        secret += [path for path in (queue.password_file, queue.tls.key) if path is not None]
-    for path in dict.fromkeys(secret):
+        secrets += [path for path in (queue.password_file, queue.tls.key) if path is not None]
+    for path in dict.fromkeys(secrets):
         try:
             mode = stat.S_IMODE(os.stat(path).st_mode)
         except OSError:
-            continue  # said elsewhere
+            continue  # the check that reads the file reports it
         if mode & stat.S_IROTH:
             yield warn("permissions", f"{path}: mode {mode:04o}, every user may read it", f"chmod 600 {path}")

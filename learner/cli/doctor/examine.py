@@ -1,4 +1,4 @@
-"""All checks, in the order in which their findings make sense."""
+"""Runs all checks, in an order in which their findings are easy to read."""
 
 from __future__ import annotations
 
@@ -7,40 +7,41 @@ from pathlib import Path
 
 from learner.cli.doctor.certificates import certificates
 from learner.cli.doctor.credentials import credentials
+from learner.cli.doctor.examined_config import ExaminedConfig
 from learner.cli.doctor.finding import Finding, fail, ok
 from learner.cli.doctor.machine import machine
 from learner.cli.doctor.model import model
 from learner.cli.doctor.peers import peers
-from learner.cli.doctor.pitfalls import pitfalls
 from learner.cli.doctor.ports import ports
 from learner.cli.doctor.redis import redis
+from learner.cli.doctor.settings_lint import settings_lint
 from learner.cli.doctor.sharing import sharing
 from learner.cli.doctor.storage import storage
-from learner.cli.doctor.subject import Subject
 from learner.cli.doctor.versions import versions
 from runtime.settings import SettingsError
 
-CHECKS: Sequence[Callable[[Subject], Iterator[Finding]]] = (
-    pitfalls, ports, credentials, certificates, redis, peers, model, storage, sharing, machine, versions,
+CHECKS: Sequence[Callable[[ExaminedConfig], Iterator[Finding]]] = (
+    settings_lint, ports, credentials, certificates, redis, peers, model, storage, sharing, machine, versions,
 )  # fmt: skip
 
 
 def examine(config: Path, overrides: Iterable[str] = (), weights: str | None = None) -> Iterator[Finding]:
-    """Every finding about CONFIG, as it is made. A file that no process would take is the only one then.
+    """Runs every check on CONFIG and yields each finding as soon as it is made.
+
+    If no process would accept the file, the findings say only why.
 
     Args:
-        config: a run file, a run's directory, or the file of a gateway, learner or worker.
-        overrides: ``section.key=value``.
-        weights: a worker's file: the URI of the learner's publish.dir (or publish.url) as this machine sees it.
+        config: a run file, a run's directory, or the settings file of a gateway, learner or worker.
+        overrides: changes of single settings, as ``section.key=value``.
+        weights: for a worker's file: the URI of the learner's publish.dir (or publish.url) as this machine sees it.
     """
     try:
-        subject = Subject.read(config, overrides, weights)
+        examined = ExaminedConfig.read(config, overrides, weights)
     except SettingsError as error:
         for line in str(error).splitlines():
-            yield fail("configuration", line, "mend the file, or give it with --set")
+            yield fail("configuration", line, "correct it in the file, or with --set")
         return
-    yield ok(
-        "configuration", f"{config}: a {subject.kind}{' file' if subject.kind == 'run' else ' process'}'s settings"
-    )
+    kind = "run file" if examined.kind == "run" else f"settings of a {examined.kind} process"
+    yield ok("configuration", f"{config}: {kind}")
     for check in CHECKS:
-        yield from check(subject)
+        yield from check(examined)

@@ -1,4 +1,4 @@
-"""A TLS handshake in memory: OpenSSL's own opinion of certificate, key, chain, dates and names."""
+"""A TLS handshake in memory: lets OpenSSL itself verify certificates, keys, chains, dates and names."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+_MOST_ROUNDS = 10  # TLS needs fewer; the bound ends a handshake that makes no progress
+
 
 @dataclass(frozen=True)
-class Shown:
-    """What the two sides have seen of each other.
+class PresentedCertificates:
+    """The certificates that client and server presented to each other in one handshake, or why it failed.
 
     Attributes:
-        error: why they did not agree; "" when they did.
-        server, client: the certificates as ssl.SSLObject.getpeercert gives them; {} when none was verified.
+        error: why the handshake failed; "" when it succeeded.
+        server, client: the certificates, in the form of ssl.SSLObject.getpeercert; {} when none was verified.
     """
 
     error: str
@@ -23,54 +25,68 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Side:
-    """Files of one side. ``ca``: whom it trusts; None: this side does not verify the other."""
+class TlsSide:
+    """The PEM files of one side of a connection.
+
+    Attributes:
+        certificate, key: what this side presents; None: it presents nothing.
+        ca: the authorities that this side trusts; None: it does not verify the other side.
+    """
 
     certificate: Path | None = None
     key: Path | None = None
     ca: Path | None = None
 
 
-def handshake(server: Side, client: Side, name: str | None) -> Shown:
-    """Lets the two shake hands. ``name``: what the client expects in the server's certificate; None: anything.
+def handshake(server: TlsSide, client: TlsSide, name: str | None) -> PresentedCertificates:
+    """Performs a TLS handshake between the two sides, without a network.
+
+    Args:
+        server: the files of the server's side.
+        client: the files of the client's side.
+        name: the name that the client expects in the server's certificate; None: any.
 
     Raises:
-        ssl.SSLError, OSError: files that cannot be used, before any handshake.
+        ssl.SSLError, OSError: a file cannot be used; there was no handshake.
     """
-    answering = _context(ssl.PROTOCOL_TLS_SERVER, server)
-    asking = _context(ssl.PROTOCOL_TLS_CLIENT, client)
-    asking.check_hostname = name is not None and client.ca is not None
-    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
-    caller = asking.wrap_bio(back, there, server_hostname=name)
-    callee = answering.wrap_bio(there, back, server_side=True)
-    waiting = [caller, callee]
+    server_context = _context(ssl.PROTOCOL_TLS_SERVER, server)
+    client_context = _context(ssl.PROTOCOL_TLS_CLIENT, client)
+    client_context.check_hostname = name is not None and client.ca is not None
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client_end = client_context.wrap_bio(to_client, to_server, server_hostname=name)
+    server_end = server_context.wrap_bio(to_server, to_client, server_side=True)
+    unfinished = [client_end, server_end]
     try:
-        for _ in range(10):
-            waiting = [side for side in waiting if not _advance(side)]
-            if not waiting:
+        for _ in range(_MOST_ROUNDS):
+            unfinished = [end for end in unfinished if not _advance(end)]
+            if not unfinished:
                 break
     except ssl.SSLCertVerificationError as error:
-        return Shown(error.verify_message)
+        return PresentedCertificates(error.verify_message)
     except ssl.SSLError as error:
-        return Shown(error.reason or str(error))
-    return Shown("", caller.getpeercert() or {}, callee.getpeercert() or {})
+        return PresentedCertificates(error.reason or str(error))
+    return PresentedCertificates("", client_end.getpeercert() or {}, server_end.getpeercert() or {})
 
 
-def own(certificate: Path, key: Path) -> Shown:
-    """A certificate alone, taken as its own authority: its dates and names."""
-    return handshake(Side(certificate, key), Side(ca=certificate), None)
+def self_handshake(certificate: Path, key: Path) -> PresentedCertificates:
+    """Performs a handshake in which a certificate is its own authority, which reads its names and checks its dates.
+
+    Raises:
+        ssl.SSLError, OSError: a file cannot be used, or the key is not the certificate's.
+    """
+    return handshake(TlsSide(certificate, key), TlsSide(ca=certificate), None)
 
 
-def names(certificate: dict[str, Any]) -> list[str]:
-    """Subject alternative names."""
+def alternative_names(certificate: dict[str, Any]) -> list[str]:
+    """The subject alternative names of a certificate."""
     return [str(value) for _, value in certificate.get("subjectAltName", ())]
 
 
-def _context(protocol: int, side: Side) -> ssl.SSLContext:
+def _context(protocol: int, side: TlsSide) -> ssl.SSLContext:
     context = ssl.SSLContext(protocol)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE if side.ca is None else ssl.CERT_REQUIRED
-    # A file of authorities may hold an intermediate one only.
+    # A file of authorities may contain an intermediate one only.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     if side.ca is not None:
         context.load_verify_locations(cafile=side.ca)
@@ -80,9 +96,10 @@ def _context(protocol: int, side: Side) -> ssl.SSLContext:
     return context
 
 
-def _advance(side: ssl.SSLObject) -> bool:
+def _advance(end: ssl.SSLObject) -> bool:
+    """Takes one end as far as it can go; returns whether its handshake is complete."""
     try:
-        side.do_handshake()
+        end.do_handshake()
     except ssl.SSLWantReadError:
         return False
     return True

@@ -1,4 +1,4 @@
-"""The machine itself: GPUs, descriptors, shared memory."""
+"""Checks the machine itself: GPUs, file descriptors and shared memory."""
 
 from __future__ import annotations
 
@@ -9,70 +9,73 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 
+from learner.cli.doctor.examined_config import ExaminedConfig
 from learner.cli.doctor.finding import Finding, fail, ok, size, warn
 from learner.cli.doctor.model import parameters
-from learner.cli.doctor.subject import Subject
 
-_ASK_S = 5.0
-_LARGE = 100_000_000  # parameters; more are no work for a CPU
-_TENSOR = ("--tp", "--tp-size", "--tensor-parallel-size")
-_DATA = ("--dp", "--dp-size", "--data-parallel-size")
-_LEAST_FILES = 4096
-_LEAST_SHARED = 1 << 30
+_NVIDIA_SMI_S = 5.0
+_MOST_PARAMETERS_ON_CPU = 100_000_000
+_TENSOR_OPTIONS = ("--tp", "--tp-size", "--tensor-parallel-size")
+_DATA_OPTIONS = ("--dp", "--dp-size", "--data-parallel-size")
+_FEWEST_DESCRIPTORS = 4096
+_LEAST_SHARED_BYTES = 1 << 30
 
 
-def machine(subject: Subject) -> Iterator[Finding]:
-    """GPUs enough for the layout, descriptors and shared memory enough for many connections and ranks."""
-    if subject.learner is not None or subject.workers:
-        yield from _gpus(subject)
-    yield from _descriptors(subject)
-    if subject.learner is not None or any(not worker.engine.urls for worker in subject.workers):
+def machine(examined: ExaminedConfig) -> Iterator[Finding]:
+    """Checks that there are enough GPUs for the layout, and enough descriptors and shared memory for all connections."""
+    if examined.learner is not None or examined.workers:
+        yield from _gpus(examined)
+    yield from _descriptors(examined)
+    if examined.learner is not None or any(not worker.engine.urls for worker in examined.workers):
         yield from _shared_memory()
 
 
 def gpus() -> list[str]:
-    """One line per GPU, as nvidia-smi lists them; none where there is no driver."""
+    """The machine's GPUs, one line for each as nvidia-smi prints it; empty without a driver."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return []
     try:
-        listed = subprocess.run([program, "-L"], capture_output=True, text=True, timeout=_ASK_S, check=False)
+        listed = subprocess.run([program, "-L"], capture_output=True, text=True, timeout=_NVIDIA_SMI_S, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return []
     return [line for line in listed.stdout.splitlines() if line.startswith("GPU ")]
 
 
-def _gpus(subject: Subject) -> Iterator[Finding]:
-    there = len(gpus())
-    wanted = sum(engine_gpus(worker.engine.arguments) * worker.engine.count for worker in subject.workers
+def _gpus(examined: ExaminedConfig) -> Iterator[Finding]:
+    available = len(gpus())
+    wanted = sum(engine_gpus(worker.engine.arguments) * worker.engine.count for worker in examined.workers
                  if worker.engine.device == "cuda" and not worker.engine.urls)  # fmt: skip
-    learner = subject.learner
+    learner = examined.learner
     ranks = 0
     if learner is not None:
-        ranks = subject.world or learner.parallel.ranks
-    if not there:
-        count = parameters(subject) or 0
+        ranks = examined.world or learner.parallel.ranks
+    if not available:
+        count = parameters(examined) or 0
         if wanted:
-            yield fail(
-                "gpus", f"engines want {wanted}, nvidia-smi lists none", 'a machine with GPUs, or engine.device = "cpu"'
-            )
-        elif count > _LARGE:
-            yield fail("gpus", f"none, for {count:,} parameters", "a machine with GPUs")
+            text = f"engines need {wanted}, nvidia-smi lists none"
+            yield fail("gpus", text, 'use a machine with GPUs, or set engine.device = "cpu"')
+        elif count > _MOST_PARAMETERS_ON_CPU:
+            yield fail("gpus", f"none, for a model of {count:,} parameters", "use a machine with GPUs")
         else:
             yield ok("gpus", f"none: {'the learner' if learner else 'everything'} runs on {os.cpu_count()} CPU cores")
         return
-    if learner is not None and ranks > there and subject.kind == "run":
-        yield fail("gpus", f"{there}, and {ranks} learner ranks", "smaller learner.processes or parallel")
-    elif ranks + wanted > there:
-        text = f"{there}, for {ranks} learner ranks and {wanted} of engines"
-        yield warn("gpus", text, "set CUDA_VISIBLE_DEVICES and --mem-fraction-static where they share one")
+    text = f"{available}, for {ranks} learner ranks; engines need {wanted}"
+    if learner is not None and ranks > available and examined.kind == "run":
+        yield fail("gpus", text, "lower learner.processes or the sizes in learner.parallel")
+    elif ranks + wanted > available:
+        yield warn("gpus", text, "set CUDA_VISIBLE_DEVICES and --mem-fraction-static where they share a GPU")
     else:
-        yield ok("gpus", f"{there}, for {ranks} learner ranks and {wanted} of engines")
+        yield ok("gpus", text)
 
 
 def engine_gpus(arguments: Sequence[str]) -> int:
-    """How many GPUs one SGLang server takes: tensor times data parallel size."""
-    return _option(arguments, _TENSOR) * _option(arguments, _DATA)
+    """Number of GPUs that one SGLang server uses: its tensor-parallel times its data-parallel size.
+
+    Args:
+        arguments: the server's command-line arguments; an option may be given as two arguments or as ``option=value``.
+    """
+    return _option(arguments, _TENSOR_OPTIONS) * _option(arguments, _DATA_OPTIONS)
 
 
 def _option(arguments: Sequence[str], names: Sequence[str]) -> int:
@@ -83,11 +86,11 @@ def _option(arguments: Sequence[str], names: Sequence[str]) -> int:
     return 1
 
 
-def _descriptors(subject: Subject) -> Iterator[Finding]:
+def _descriptors(examined: ExaminedConfig) -> Iterator[Finding]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = _LEAST_FILES
-    if subject.gateway is not None:
-        needed = max(needed, 2 * subject.gateway.connections.max_streams)  # sockets, and room for what else it holds
+    needed = _FEWEST_DESCRIPTORS
+    if examined.gateway is not None:
+        needed = max(needed, 2 * examined.gateway.connections.max_streams)  # half for sockets, the rest for all else
     if soft != resource.RLIM_INFINITY and soft < needed:
         text = f"at most {soft} open files (hard limit {hard})"
         yield warn("descriptors", text, f"ulimit -n {needed}, or LimitNOFILE of the service")
@@ -97,13 +100,13 @@ def _descriptors(subject: Subject) -> Iterator[Finding]:
 
 def _shared_memory() -> Iterator[Finding]:
     try:
-        room = os.statvfs("/dev/shm")
+        mounted = os.statvfs("/dev/shm")
     except OSError as error:
         yield warn("shared memory", f"/dev/shm: {error.strerror}", "mount a tmpfs there: NCCL and engines need it")
         return
-    total = room.f_frsize * room.f_blocks
-    if total < _LEAST_SHARED:
+    total = mounted.f_frsize * mounted.f_blocks
+    if total < _LEAST_SHARED_BYTES:
         text = f"/dev/shm has {size(total)}"
         yield warn("shared memory", text, "an emptyDir with medium: Memory, or --shm-size: NCCL and engines need it")
     else:
-        yield ok("shared memory", f"/dev/shm has {size(total)}, {size(room.f_frsize * room.f_bavail)} free")
+        yield ok("shared memory", f"/dev/shm has {size(total)}, {size(mounted.f_frsize * mounted.f_bavail)} free")

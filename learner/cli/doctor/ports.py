@@ -1,23 +1,23 @@
-"""Addresses that our processes will listen on."""
+"""Checks that the addresses on which our processes will listen are free."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from learner.cli.doctor.examined_config import ExaminedConfig
 from learner.cli.doctor.finding import Finding, fail, ok, warn
-from learner.cli.doctor.subject import Subject
 from learner.cli.run.run_directory import RunError
 from learner.cli.up.commands import require_free
 
 _RENDEZVOUS = 29_400  # torchrun's default
 
 
-def ports(subject: Subject) -> Iterator[Finding]:
-    """Each is free; of a run that is going on they are its own."""
-    if subject.run is not None and subject.run.is_held():
-        yield warn("ports", f"{subject.run.root}: this run is going on", "its ports were not looked at")
+def ports(examined: ExaminedConfig) -> Iterator[Finding]:
+    """Checks that each address is free, unless the run itself is in progress and uses them."""
+    if examined.run is not None and examined.run.is_locked():
+        yield warn("ports", f"{examined.run.root}: the run is in progress", "its ports were not checked")
         return
-    wanted = dict(_wanted(subject))
+    wanted = dict(_wanted(examined))
     taken = []
     for address, key in wanted.items():
         try:
@@ -29,8 +29,9 @@ def ports(subject: Subject) -> Iterator[Finding]:
         yield ok("ports", f"{len(wanted)} free: {', '.join(address.rpartition(':')[2] for address in wanted)}")
 
 
-def _wanted(subject: Subject) -> Iterator[tuple[str, str]]:
-    gateway, learner = subject.gateway, subject.learner
+def _wanted(examined: ExaminedConfig) -> Iterator[tuple[str, str]]:
+    """The addresses, each with the setting that names it."""
+    gateway, learner = examined.gateway, examined.learner
     if gateway is not None:
         yield gateway.listen, "gateway.listen"
         if gateway.status.listen:
@@ -38,11 +39,11 @@ def _wanted(subject: Subject) -> Iterator[tuple[str, str]]:
     if learner is not None:
         if learner.status.listen:
             host, _, port = learner.status.listen.rpartition(":")
-            for rank in range(subject.world or 1):
+            for rank in range(examined.world or 1):
                 yield f"{host}:{int(port) + rank}", f"learner status.listen + {rank}"
-        if subject.kind == "learner":
+        if examined.kind == "learner":
             yield f"0.0.0.0:{_RENDEZVOUS}", "rendezvous (torchrun's --rdzv-endpoint)"
-    for worker in subject.workers:
+    for worker in examined.workers:
         if worker.status.listen:
             yield worker.status.listen, f"{worker.name} status.listen"
         if not worker.engine.urls:

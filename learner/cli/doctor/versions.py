@@ -1,36 +1,35 @@
-"""Packages that must fit each other. Nothing heavy is imported: the installed distributions say what they are."""
+"""Checks the installed releases of packages that must fit each other, without importing any of them."""
 
 from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Iterator
 
+from learner.cli.doctor.examined_config import ExaminedConfig
 from learner.cli.doctor.finding import Finding, fail, ok, warn
-from learner.cli.doctor.subject import Subject
 
-TESTED = {"torch": "2.13.0", "megatron-core": "0.16.1", "sglang": "0.5.23"}  # as constraints.txt
+TESTED = {"torch": "2.13.0", "megatron-core": "0.16.1", "sglang": "0.5.23"}  # the pins of constraints.txt
 
 
-def versions(subject: Subject) -> Iterator[Finding]:
-    """What this process needs is installed, in the release it was tested with."""
+def versions(examined: ExaminedConfig) -> Iterator[Finding]:
+    """Checks that what the processes need is installed, in the release that Leeway was tested with."""
     needed: list[str] = []
-    if subject.learner is not None:
+    if examined.learner is not None:
         needed += ["torch", "megatron-core"]
-    if any(not worker.engine.urls for worker in subject.workers):
+    if any(not worker.engine.urls for worker in examined.workers):
         needed += ["sglang"]
     for package in needed:
         yield _package(package)
-    loggers = set(subject.learner.loggers) & {"wandb", "mlflow"} if subject.learner is not None else set()
+    loggers = set(examined.learner.loggers) & {"wandb", "mlflow"} if examined.learner is not None else set()
     for package in sorted(loggers):
         if _installed(package) is None:
-            yield fail(package, "learner.telemetry.loggers names it, and it is not installed", f"pip install {package}")
-    configs = [config for config in (subject.gateway, subject.learner, *subject.workers) if config is not None]
+            yield fail(package, "named in learner.loggers, but not installed", f"pip install {package}")
+    configs = [config for config in (examined.gateway, examined.learner, *examined.workers) if config is not None]
     if any(config.traces.endpoint for config in configs):
         found = _installed("opentelemetry-exporter-otlp-proto-http")
         if found is None:
-            yield fail(
-                "traces", "traces.endpoint is set, and OpenTelemetry is not installed", 'pip install "leeway[traces]"'
-            )
+            text = "traces.endpoint is set, but OpenTelemetry is not installed"
+            yield fail("traces", text, 'pip install "leeway[traces]"')
         else:
             yield ok("traces", f"OpenTelemetry {found}")
 
@@ -39,11 +38,14 @@ def _package(name: str) -> Finding:
     found = _installed(name)
     if found is None:
         return fail(name, "not installed here", f"pip install {name}=={TESTED[name]}, or use the image of this process")
-    return judged(name, found)
+    return compare_release(name, found)
 
 
-def judged(name: str, found: str) -> Finding:
-    """A release against the one that Leeway was tested with."""
+def compare_release(name: str, found: str) -> Finding:
+    """Compares a package's release with the one that Leeway was tested with.
+
+    Equal releases are "ok", another patch release of the same minor release is a "warn", all others are a "fail".
+    """
     tested = TESTED[name]
     if _release(found) == _release(tested):
         return ok(name, found)
@@ -62,7 +64,7 @@ def _installed(name: str) -> str | None:
 def _release(version: str) -> list[str]:
     """``2.13.0a0+nv25`` -> ["2", "13", "0"]: NVIDIA's builds of a release carry letters."""
     numbers = []
-    for part in version.partition("+")[0].split(".")[:3]:
-        digits = part[: len(part) - len(part.lstrip("0123456789"))]
+    for field in version.partition("+")[0].split(".")[:3]:
+        digits = field[: len(field) - len(field.lstrip("0123456789"))]
         numbers.append(digits or "0")
     return numbers

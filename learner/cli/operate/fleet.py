@@ -1,4 +1,4 @@
-"""`leeway fleet`: who may submit to a run, or operate it."""
+"""`leeway fleet`: manages the fleets that may submit to a run or operate it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from rich.table import Table
 from learner.cli.run.errors import one_line_errors
 from learner.cli.run.run_directory import RunDirectory, RunError
 
-fleet = typer.Typer(help="The fleets a run's gateways know.", no_args_is_help=True)
+fleet = typer.Typer(help="Manages the fleets that a run's gateways know.", no_args_is_help=True)
 
 _Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory, such as runs/demo.")]
-_Fleet = Annotated[str, typer.Argument(metavar="FLEET")]
+_Fleet = Annotated[str, typer.Argument(metavar="FLEET", help="The fleet's name.")]
 
 
 @fleet.command()
@@ -24,15 +24,19 @@ def add(
     name: _Fleet,
     role: Annotated[
         list[str] | None,
-        typer.Option("--role", metavar="submit|operate", help="What it may do; may be repeated. Default: submit."),
+        typer.Option(
+            "--role", metavar="submit|operate", help="Allow this; may be repeated. A new fleet may submit by default."
+        ),
     ] = None,
     san: Annotated[
         list[str] | None,
-        typer.Option("--san", metavar="NAME", help="A name in its client certificates; may be repeated."),
+        typer.Option(
+            "--san", metavar="NAME", help="A subject alternative name of its client certificates; may be repeated."
+        ),
     ] = None,
-    token: Annotated[bool, typer.Option("--token/--no-token", help="Draw a new token and print it.")] = True,
+    token: Annotated[bool, typer.Option("--token/--no-token", help="Make a new token and print it.")] = True,
 ) -> None:
-    """Adds a fleet, or a further token, name or role to one. The token is printed once and kept nowhere."""
+    """Adds a fleet, or adds a token, certificate name or role to a known one. The token is printed once and not stored."""
     from learner.cli.run.identities import add_fleet
 
     with one_line_errors():
@@ -49,9 +53,9 @@ def add(
 def revoke(
     run: _Run,
     name: _Fleet,
-    older: Annotated[bool, typer.Option("--older", help="Only its tokens before the newest one.")] = False,
+    older: Annotated[bool, typer.Option("--older", help="Revoke only its tokens before the newest one.")] = False,
 ) -> None:
-    """Forgets a fleet. Gateways end its streams within a second; what was accepted from it stays."""
+    """Removes a fleet. Gateways end its streams within a second; groups that were accepted from it stay."""
     from learner.cli.run.identities import revoke_fleet
 
     with one_line_errors():
@@ -60,7 +64,7 @@ def revoke(
 
 @fleet.command("list")
 def list_(run: _Run) -> None:
-    """Every fleet: its roles, how many tokens it has, and the names in its certificates."""
+    """Lists every fleet with its roles, its number of tokens and its certificate names."""
     from learner.cli.run.identities import fleets_of
 
     with one_line_errors():

@@ -1,4 +1,4 @@
-"""`leeway policy`: the published versions of a run on this machine."""
+"""`leeway policy`: shows, verifies, compares, pins and rolls back the versions that a run has published."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from rich.table import Table
 
 from learner.cli.run.errors import one_line_errors
 from learner.cli.run.run_directory import RunDirectory
-from learner.publish.catalog import PINNED, POINTER, CatalogError, pinned, read_manifest, version_name, versions_on_disk
+from learner.publish.catalog import PINNED, POINTER, CatalogError, pinned, read_manifest
+from runtime.version_format.names import version_name, versions_on_disk
 
-policy = typer.Typer(help="The versions a run has published.", no_args_is_help=True)
+policy = typer.Typer(help="Shows, verifies and manages the versions that a run has published.", no_args_is_help=True)
 
 _Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory, such as runs/demo.")]
-_Version = Annotated[int, typer.Argument(metavar="VERSION", min=0)]
+_Version = Annotated[int, typer.Argument(metavar="VERSION", min=0, help="The number of a version.")]
 
 
 @policy.command("list")
 def list_(run: _Run) -> None:
-    """Every version on disk: where it comes from, its size, who runs it, and why it is kept."""
+    """Lists every version on disk: its step, size and kind, whether it is pinned, and which fleets run it."""
     from learner.cli.operate.publications import publications_of
 
     with one_line_errors():
@@ -53,7 +54,7 @@ def list_(run: _Run) -> None:
 
 @policy.command()
 def show(run: _Run, version: _Version) -> None:
-    """A version's manifest, and the versions it is built on."""
+    """Prints a version's manifest, and the versions from which its tensors are built."""
     from google.protobuf import json_format
 
     from learner.publish.reader import VersionReader
@@ -66,9 +67,12 @@ def show(run: _Run, version: _Version) -> None:
 
 @policy.command()
 def verify(
-    run: _Run, version: Annotated[int | None, typer.Argument(metavar="[VERSION]", min=0, help="All by default.")] = None
+    run: _Run,
+    version: Annotated[
+        int | None, typer.Argument(metavar="[VERSION]", min=0, help="The number of a version; default: all.")
+    ] = None,
 ) -> None:
-    """Reads every byte against the checksums; of a delta, what applying it yields. Exit status 1 when one is wrong."""
+    """Verifies the checksums of every file, and of a delta's result too. Exits with 1 if one is wrong."""
     from learner.publish.reader import VersionReader, wrong_files
 
     broken = 0
@@ -76,7 +80,7 @@ def verify(
         root = RunDirectory.existing(run).weights
         for number in versions_on_disk(root) if version is None else [version]:
             try:
-                wrong = wrong_files(root, read_manifest(root, number))
+                wrong = [str(fault) for fault in wrong_files(root, read_manifest(root, number))]
                 wrong = wrong or list(VersionReader(root, number).wrong_results())
             except CatalogError as error:
                 if version is not None:
@@ -89,7 +93,7 @@ def verify(
 
 @policy.command()
 def diff(run: _Run, old: _Version, new: _Version) -> None:
-    """How two versions differ, tensor by tensor: share of elements whose bits changed, and the largest change."""
+    """Compares two versions, tensor by tensor: the share of elements whose bits changed, and the largest change."""
     import numpy as np
 
     from learner.publish.reader import VersionReader
@@ -98,7 +102,7 @@ def diff(run: _Run, old: _Version, new: _Version) -> None:
         root = RunDirectory.existing(run).weights
         before, after = VersionReader(root, old), VersionReader(root, new)
         if before.names() != after.names() or before.manifest.dtype != after.manifest.dtype:
-            raise CatalogError(f"versions {old} and {new} hold other tensors or precisions: nothing to compare")
+            raise CatalogError(f"versions {old} and {new} differ in tensor names or dtype: they cannot be compared")
         changed = total = 0
         table = Table(box=None, header_style="dim", padding=(0, 1, 0, 0))
         table.add_column("tensor")
@@ -116,9 +120,13 @@ def diff(run: _Run, old: _Version, new: _Version) -> None:
 
 @policy.command()
 def pin(
-    run: _Run, version: _Version, off: Annotated[bool, typer.Option("--off", help="Let retention have it.")] = False
+    run: _Run,
+    version: _Version,
+    off: Annotated[
+        bool, typer.Option("--off", help="Remove the pin, so that retention may remove the version.")
+    ] = False,
 ) -> None:
-    """Keeps a version, and those it is a delta of, from retention."""
+    """Pins a version: it and the versions that it is a delta of are not removed by retention."""
     with one_line_errors():
         root = RunDirectory.existing(run).weights
         mark = root / PINNED / f"{version:06d}"
@@ -133,16 +141,16 @@ def pin(
 
 @policy.command()
 def rollback(run: _Run, version: _Version) -> None:
-    """Makes the next `leeway up RUN --resume` go on from the newest checkpoint no later than VERSION, as a new timeline."""
+    """Makes the next `leeway up RUN --resume` continue from the newest checkpoint at or before VERSION, as a new timeline."""
     from learner.cli.operate.rollback import roll_back
 
     with one_line_errors():
         done = roll_back(RunDirectory.existing(run), version)
-    typer.echo(f"the run will go on from {done.checkpoint.name}, step {done.step}")
+    typer.echo(f"the run will continue from {done.checkpoint.name}, step {done.step}")
     if done.aside:
         lost = "an unknown number of" if done.lost is None else f"{done.lost:,}"
         typer.echo(f"set aside: {', '.join(done.aside)}")
         typer.echo(
-            f"{lost} groups trained between step {done.step} and {done.newest_step} are not in these weights; those the "
-            "queue still holds are trained again, the others stay counted as trained"
+            f"{lost} groups trained between step {done.step} and {done.newest_step} are not in these weights; those that are "
+            "still in the queue are trained again, the others stay counted as trained"
         )

@@ -1,4 +1,4 @@
-"""`leeway quarantine`: the rejected groups that a run keeps for its operator."""
+"""`leeway quarantine`: shows, resubmits and deletes the rejected groups that a run keeps for its operator."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from rich.console import Console
 from learner.cli.run.errors import one_line_errors
 from learner.cli.run.run_directory import RunDirectory
 
-quarantine = typer.Typer(help="Groups that the gateways rejected, newest first.", no_args_is_help=True)
+quarantine = typer.Typer(help="Shows, resubmits and deletes groups that the gateways rejected.", no_args_is_help=True)
 
 _Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory, such as runs/demo.")]
 _Keys = Annotated[list[str] | None, typer.Argument(metavar="[KEY...]", help="Keys or group ids; default: all.")]
-_Fleet = Annotated[str | None, typer.Option("--fleet", metavar="NAME", help="Of one fleet only.")]
+_Fleet = Annotated[str | None, typer.Option("--fleet", metavar="NAME", help="Only groups of this fleet.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @quarantine.command("list")
 def list_(run: _Run, fleet: _Fleet = None, as_json: _Json = False) -> None:
-    """Shows why each group was rejected."""
+    """Lists the rejected groups, newest first, and why each was rejected."""
     from learner.cli.operate.replay import chosen, row, table
     from learner.cli.run.queue import queue_of
     from learner.queue.quarantine import Quarantine
@@ -36,12 +36,12 @@ def list_(run: _Run, fleet: _Fleet = None, as_json: _Json = False) -> None:
     elif entries:
         Console().print(table(entries, time.time()))
     else:
-        typer.echo("nothing is in quarantine")
+        typer.echo("no group is in quarantine")
 
 
 @quarantine.command()
 def show(run: _Run, keys: _Keys = None) -> None:
-    """Shows groups with their content, as JSON."""
+    """Prints groups with their content, as JSON."""
     from learner.cli.operate.replay import chosen, row
     from learner.cli.run.queue import queue_of
     from learner.queue.quarantine import Quarantine
@@ -53,7 +53,7 @@ def show(run: _Run, keys: _Keys = None) -> None:
 
 @quarantine.command()
 def replay(run: _Run, keys: _Keys = None, fleet: _Fleet = None) -> None:
-    """Submits groups once more, under the run's limits of today; those that are taken leave the quarantine."""
+    """Submits groups again, under the run's present limits; accepted groups leave the quarantine."""
     from learner.cli.operate.replay import chosen, limits_of, replay
     from learner.cli.run.queue import queue_of
     from learner.queue.quarantine import Quarantine
@@ -64,17 +64,17 @@ def replay(run: _Run, keys: _Keys = None, fleet: _Fleet = None) -> None:
         with queue_of(directory) as config:
             with Quarantine(config) as kept:
                 entries = chosen(kept.entries(), keys or [], fleet)
-            fates = asyncio.run(replay(config, limits, entries))
-    for key, fate in fates:
-        typer.echo(f"{key} {fate}")
-    stay = sum(fate.startswith("stays") for _, fate in fates)
-    typer.echo(f"{len(fates) - stay} submitted, {stay} stay in quarantine")
+            outcomes = asyncio.run(replay(config, limits, entries))
+    for key, outcome in outcomes:
+        typer.echo(f"{key} {outcome}")
+    stay = sum(outcome.startswith("stays") for _, outcome in outcomes)
+    typer.echo(f"{len(outcomes) - stay} submitted, {stay} stay in quarantine")
     raise typer.Exit(1 if stay else 0)
 
 
 @quarantine.command()
 def purge(run: _Run, keys: _Keys = None, fleet: _Fleet = None) -> None:
-    """Throws groups away; their rejection stays counted."""
+    """Deletes groups from the quarantine; the ledger still counts them as rejected."""
     from learner.cli.operate.replay import chosen
     from learner.cli.run.queue import queue_of
     from learner.queue.quarantine import Quarantine
@@ -82,4 +82,4 @@ def purge(run: _Run, keys: _Keys = None, fleet: _Fleet = None) -> None:
     with one_line_errors(), queue_of(RunDirectory.existing(run)) as config, Quarantine(config) as kept:
         everything = not keys and fleet is None
         count = kept.purge() if everything else kept.remove(chosen(kept.entries(), keys or [], fleet))
-    typer.echo(f"{count} thrown away")
+    typer.echo(f"{count} deleted")

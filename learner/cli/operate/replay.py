@@ -1,4 +1,4 @@
-"""Rejected groups that a run keeps: shown, and submitted once more."""
+"""Selects, formats and resubmits the rejected groups that a run keeps."""
 
 from __future__ import annotations
 
@@ -22,16 +22,25 @@ _SHOWN_TOKENS = 16
 
 
 def chosen(entries: Sequence[Quarantined], keys: Sequence[str], fleet: str | None) -> list[Quarantined]:
-    """The entries named by key or group id (all, when none is named), of one fleet when one is. Raises RunError."""
+    """Selects entries of the quarantine.
+
+    Args:
+        entries: all entries.
+        keys: keys or group ids of the entries to select; empty: all.
+        fleet: select entries of this fleet only; None: of every fleet.
+
+    Raises:
+        RunError: a key is not in quarantine.
+    """
     found = [one for one in entries if not keys or one.key in keys or one.group_id in keys]
     missing = set(keys) - {name for one in found for name in (one.key, one.group_id)}
     if missing:
-        raise RunError(f"not in quarantine: {', '.join(sorted(missing))}; `leeway quarantine list` shows what is")
+        raise RunError(f"not in quarantine: {', '.join(sorted(missing))}; `leeway quarantine list RUN` shows what is")
     return [one for one in found if fleet in (None, one.fleet)]
 
 
 def table(entries: Sequence[Quarantined], now: float) -> Table:
-    """A line per entry, newest first."""
+    """Makes a table with a row per entry, in the given order. ``now``: Unix seconds, from which ages are computed."""
     result = Table(box=None, header_style="dim", padding=(0, 1, 0, 0))
     for name in ("key", "fleet", "age", "bytes", "reason", "field", "value"):
         number = name in ("age", "bytes")
@@ -45,45 +54,57 @@ def table(entries: Sequence[Quarantined], now: float) -> Table:
 
 
 def row(entry: Quarantined) -> dict[str, Any]:
-    """Plain values, with the group's content as far as it can be read."""
+    """An entry as plain values for JSON, with the group's content if it can be parsed."""
     names = ("key", "fleet", "time", "group_id", "reason", "field", "value")
     return {**{name: getattr(entry, name) for name in names}, "group": _content(entry.payload)}
 
 
 def limits_of(run: RunDirectory) -> LimitsConfig:
-    """The limits that the run's gateway validates by. Raises RunError, SettingsError."""
+    """Reads the limits by which the run's gateway validates groups.
+
+    Raises:
+        RunError: the run was never started, so that its gateway has no settings yet.
+        SettingsError: the gateway's settings are damaged.
+    """
     path = config_file(run, "gateway")
     if not path.is_file():
-        raise RunError(f"{path}: missing; start the run once, so that its limits are known")
+        raise RunError(
+            f"{path}: no such file; start the run once with `leeway up`, which writes the gateway's limits there"
+        )
     return GatewayConfig.load(str(path)).limits
 
 
 async def replay(config: QueueConfig, limits: LimitsConfig, entries: Sequence[Quarantined]) -> list[tuple[str, str]]:
-    """Submits entries once more, oldest first, as a gateway would; those that are taken leave the quarantine.
+    """Submits entries again, oldest first, as a gateway would; accepted groups leave the quarantine.
 
-    A group that is taken counts as received and accepted now; that it was rejected before stays counted.
+    The ledger counts an accepted group as received and accepted now; its earlier rejection stays counted.
+
+    Args:
+        config: the run's queue.
+        limits: the limits by which groups are validated.
+        entries: what to submit.
 
     Returns:
-        Key and fate of each.
+        Each entry's key, and what became of it: "accepted", "duplicate", or "stays: " and the reason.
 
     Raises:
-        QueueError: Redis cannot be used; what has been replayed so far is done.
+        QueueError: Redis cannot be used. Entries that were submitted before stay submitted.
     """
     queue = GatewayQueue(config, 0)
-    fates = []
+    outcomes = []
     try:
         await queue.check()
         versions = {policy.version for _, policy in await queue.policies("0")}
         with Quarantine(config) as quarantine:
             for entry in sorted(entries, key=lambda one: one.time):
-                fate = await _replay_one(queue, limits, versions, entry)
-                # In this order: when we die in between, the next replay finds a duplicate.
-                if fate in (Appended.ACCEPTED.value, Appended.DUPLICATE.value):
+                outcome = await _replay_one(queue, limits, versions, entry)
+                # Removed after it was appended: if we die in between, the next replay finds a duplicate.
+                if outcome in (Appended.ACCEPTED.value, Appended.DUPLICATE.value):
                     quarantine.remove([entry])
-                fates.append((entry.key, fate))
+                outcomes.append((entry.key, outcome))
     finally:
         await queue.close()
-    return fates
+    return outcomes
 
 
 async def _replay_one(queue: GatewayQueue, limits: LimitsConfig, versions: set[int], entry: Quarantined) -> str:
@@ -125,5 +146,5 @@ def _content(payload: bytes | None) -> dict[str, Any] | None:
 
 
 def _tokens(data: bytes) -> list[int]:
-    whole = data[: min(len(data), 4 * _SHOWN_TOKENS) // 4 * 4]
-    return np.frombuffer(whole, "<i4").tolist()
+    shown = data[: min(len(data), 4 * _SHOWN_TOKENS) // 4 * 4]
+    return np.frombuffer(shown, "<i4").tolist()

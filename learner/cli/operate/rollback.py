@@ -1,23 +1,27 @@
-"""`leeway policy rollback`: the next start goes on from an older checkpoint, as a new timeline."""
+"""`leeway policy rollback`: makes the next start continue from an older checkpoint, as a new timeline."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from learner.checkpoint.rollback import SET_ASIDE
 from learner.checkpoint.store import DamagedError, completed, read_state, verify
 from learner.cli.run.run_directory import RunDirectory, RunError
 from learner.publish.catalog import read_manifest
 from learner.storage.fence import sync_directory
 
-_ASIDE = "rolled_back_"
-
 
 @dataclass(frozen=True)
 class Rollback:
-    """What was done: the checkpoint that is now the newest, those set aside, and what that costs.
+    """What a rollback did.
 
-    ``lost``: groups that only those set aside contain; None when one of them cannot be read.
+    Attributes:
+        checkpoint: the checkpoint from which the run will continue.
+        step: its step.
+        aside: names of the later checkpoints, which were set aside.
+        newest_step: the newest step among all these checkpoints.
+        lost: number of groups that only the later checkpoints contain; None when one of them cannot be read.
     """
 
     checkpoint: Path
@@ -28,19 +32,19 @@ class Rollback:
 
 
 def roll_back(run: RunDirectory, version: int) -> Rollback:
-    """Sets aside every checkpoint after the newest one that is no later than ``version``.
+    """Sets aside every checkpoint after the newest intact one at or before ``version``.
 
-    Nothing is announced here: the next `leeway up --resume` publishes these weights under a new number.
+    Fleets are not told here: the next `leeway up --resume` publishes these weights under a new version number.
 
     Raises:
-        RunError: the run is going on, or no whole checkpoint is so old.
-        CatalogError: no such version.
+        RunError: the run is in progress, or there is no intact checkpoint at or before the version.
+        CatalogError: there is no such version.
     """
-    with run.hold():
+    with run.lock():
         manifest = read_manifest(run.weights, version)
-        there = completed(run.checkpoints)
+        checkpoints = completed(run.checkpoints)
         chosen = None
-        for directory in reversed(there):
+        for directory in reversed(checkpoints):
             try:
                 state = read_state(directory)
                 if state.epoch > manifest.epoch or state.step > manifest.step:
@@ -52,17 +56,17 @@ def roll_back(run: RunDirectory, version: int) -> Rollback:
             break
         if chosen is None:
             raise RunError(
-                f"{run.checkpoints}: no whole checkpoint at or before step {manifest.step} of epoch {manifest.epoch}, where "
-                f"version {version} comes from (there are: {', '.join(path.name for path in there) or 'none'}); a larger "
-                "learner.checkpoint.keep keeps older ones"
+                f"{run.checkpoints}: no intact checkpoint at or before step {manifest.step} of epoch {manifest.epoch}, where "
+                f"version {version} comes from (there are: {', '.join(path.name for path in checkpoints) or 'none'}); a "
+                "larger learner.checkpoint.keep keeps older ones"
             )
         directory, state = chosen
-        later = there[there.index(directory) + 1 :]
+        later = checkpoints[checkpoints.index(directory) + 1 :]
         rollback = Rollback(
             directory, state.step, [path.name for path in later], _newest_step(later, state.step), _lost(later)
         )
-        for path in reversed(later):  # newest first: cut short, what is left still ends in a checkpoint
-            path.rename(path.with_name(_free(path)))
+        for path in reversed(later):  # newest first: if interrupted, the newest that is left is still a valid start
+            path.rename(path.with_name(_unused_name(path)))
         sync_directory(run.checkpoints)
         return rollback
 
@@ -81,9 +85,9 @@ def _newest_step(later: list[Path], step: int) -> int:
     return max([step, *(int(path.name.split("_")[1]) for path in later)])
 
 
-def _free(path: Path) -> str:
-    """A name of something set aside that nothing has yet."""
-    name, number = _ASIDE + path.name, 1
+def _unused_name(path: Path) -> str:
+    """A name under which a checkpoint can be set aside, not taken by an earlier rollback."""
+    name, number = SET_ASIDE + path.name, 1
     while path.with_name(name).exists():
-        name, number = f"{_ASIDE}{path.name}.{number}", number + 1
+        name, number = f"{SET_ASIDE}{path.name}.{number}", number + 1
     return name

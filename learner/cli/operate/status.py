@@ -1,4 +1,4 @@
-"""`leeway status`: a run as it stands, seen from outside."""
+"""`leeway status`: shows the present state of a run from another terminal."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ from learner.cli.view.live import ProcessView, RunView, render
 
 
 def print_status(console: Console, run: RunDirectory) -> None:
-    """Numbers and processes of a run that goes on; of one that does not, its summary as well."""
+    """Prints a run's numbers and processes; of a run that is not in progress its summary as well.
+
+    Raises:
+        SettingsError: run.json is damaged.
+    """
     run_file = RunFile.read(run.root)
-    held = run.is_held()
-    metrics = RunHistory(run.metrics).poll()
-    console.print(
-        render(RunView(metrics.learner.phase(0) if held else "not running", _processes(run), metrics, None), run_file)
-    )
-    summary = None if held else read_summary(run)
+    in_progress = run.is_locked()
+    history = RunHistory(run.metrics).poll()
+    phase = history.learner.phase(0) if in_progress else "not running"
+    console.print(render(RunView(phase, _processes(run), history, None), run_file))
+    summary = None if in_progress else read_summary(run)
     if summary:
         print_summary(console, summary)
 

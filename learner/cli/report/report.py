@@ -1,4 +1,4 @@
-"""`leeway report`: one self-contained HTML page about a run."""
+"""`leeway report`: writes one self-contained HTML page about a run."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ Chart = tuple[str, str, Callable[[Axes], None]]
 
 
 def write_report(run: RunDirectory) -> Path:
-    """Writes report.html from what lies in the run's directory (no process is needed); returns its path.
+    """Writes report.html from the files in the run's directory; returns its path. Needs no running process.
 
     Raises:
         SettingsError: run.json is damaged.
     """
     run_file = RunFile.read(run.root)
-    metrics = RunHistory(run.metrics).poll()
+    history = RunHistory(run.metrics).poll()
     summary = read_summary(run) or {}
     first, last = first_and_last(read_samples(run.state), _SAMPLES)
     page = string.Template(resources.files("learner.cli.report").joinpath("report.html").read_text())
@@ -40,9 +40,9 @@ def write_report(run: RunDirectory) -> Path:
         title=f"Leeway · {name}",
         name=name,
         lead=_lead(run_file, summary),
-        cards="".join(_cards(summary, metrics)),
-        learning="".join(_figure(*chart) for chart in _learning(metrics)),
-        flow="".join(_figure(*chart) for chart in _flow(metrics, run_file)),
+        cards="".join(_cards(summary, history)),
+        learning="".join(_figure(*chart) for chart in _learning(history)),
+        flow="".join(_figure(*chart) for chart in _flow(history, run_file)),
         ledger=_ledger(summary.get("ledger") or []),
         samples=_samples("Before", first) + _samples("After", last),
         settings=html.escape(run_file.model_dump_json(indent=2)),
@@ -54,25 +54,25 @@ def write_report(run: RunDirectory) -> Path:
 
 
 def _lead(run_file: RunFile, summary: Summary) -> str:
-    cut = run_file.learner.parallel
-    cuts = [("TP", cut.tensor), ("PP", cut.pipeline)]
-    cuts += [(name, size) for name, size in (("CP", cut.context), ("EP", cut.expert)) if size > 1]
-    parts = [
+    parallel = run_file.learner.parallel
+    layout = [("TP", parallel.tensor), ("PP", parallel.pipeline)]
+    layout += [(name, size) for name, size in (("CP", parallel.context), ("EP", parallel.expert)) if size > 1]
+    facts = [
         f"task {run_file.rollout.task.name}",
         f"objective {run_file.learner.objective.name}",
         f"seed {run_file.run.seed}",
-        f"{' × '.join(f'{name} {size}' for name, size in cuts)}, {run_file.learner.world_size} processes",
+        f"{' × '.join(f'{name} {size}' for name, size in layout)}, {run_file.learner.world_size} processes",
         f"{run_file.learner.groups_per_step} prompts × {run_file.rollout.sampling.responses} responses a step",
-        *([summary["status"]] if summary else ["going on"]),
+        *([summary["status"]] if summary else ["in progress"]),
         *(f"alarm at step {row['step']}: {row['reason']}" for row in summary.get("alarms", [])),
         *(f"rolled back at step {row['step']} to {row['checkpoint']}" for row in summary.get("rollbacks", [])),
         time.strftime("%Y-%m-%d %H:%M"),
     ]
-    return html.escape(" · ".join(parts))
+    return html.escape(" · ".join(facts))
 
 
-def _cards(summary: Summary, metrics: RunHistory) -> list[str]:
-    rows = list(metrics.learner.steps.values())
+def _cards(summary: Summary, history: RunHistory) -> list[str]:
+    rows = list(history.learner.steps.values())
     stalest = max((row["staleness_max"] for row in rows), default=None)
     values = [
         (
@@ -80,11 +80,11 @@ def _cards(summary: Summary, metrics: RunHistory) -> list[str]:
             "reward, first 10 → last 20 steps",
         ),
         (f"{rows[-1]['step'] if rows else 0:,}", "optimizer steps"),
-        (f"{number(seconds_per_step(rows))} s", "a step, median"),
+        (f"{number(seconds_per_step(rows))} s", "time per step, median"),
         (duration(summary["wall_s_total"]) if summary else "–", "wall time"),
         (number(weighted(rows, "staleness_mean", "tokens")), f"mean staleness, at most {number(stalest, 0)} steps"),
-        (f"{len({row['version'] for row in metrics.learner.versions}):,}", "versions published"),
-        (f"{metrics.tokens_generated():,}", "tokens generated"),
+        (f"{len({row['version'] for row in history.learner.versions}):,}", "versions published"),
+        (f"{history.tokens_generated():,}", "tokens generated"),
         (f"{sum(row['tokens'] for row in rows):,}", "response tokens trained"),
     ]
     return [
@@ -92,39 +92,53 @@ def _cards(summary: Summary, metrics: RunHistory) -> list[str]:
     ]
 
 
-def _learning(metrics: RunHistory) -> list[Chart]:
-    learner = metrics.learner
+def _learning(history: RunHistory) -> list[Chart]:
+    learner = history.learner
     figures = [
-        ("Reward", "Mean over all responses taken, each step and smoothed.", charts.reward(learner)),
-        ("NLL scales", "Mean −log p of responses by the sign of their advantage.", charts.scales(learner)),
+        ("Reward", "Mean over the responses of each step, and smoothed.", charts.reward(learner)),
+        (
+            "NLL scales",
+            "Mean negative log-likelihood of responses, by the sign of their advantage.",
+            charts.scales(learner),
+        ),
         (
             "NLL ratio",
-            "Weight of negatives against positives; below 0.2 it is safe.",
+            "NLL of positives over negatives: the weight of negatives in ASymPO; safe below 0.2.",
             charts.scale_ratio(learner),
         ),
-        ("Staleness", "How many steps old the tokens were when trained on.", charts.staleness(learner)),
-        ("Health", "A collapse shows in the share of informative groups first.", charts.health(learner)),
+        ("Staleness", "Age of the tokens when they were trained on, in steps.", charts.staleness(learner)),
+        ("Health", "A collapse shows first in the share of informative groups.", charts.health(learner)),
     ]
     if any(row.get("growth") is not None for row in learner.steps.values()):
         figures.append(
-            ("Updates", "How far a step moves the weights, and whether straight on.", charts.updates(learner))
+            (
+                "Updates",
+                "How far a step moves the weights, and whether in the direction of the step before.",
+                charts.updates(learner),
+            )
         )
     if learner.warmup:
-        figures.append(("Warm start", "Supervised, before the first version.", charts.warm_start(learner)))
+        figures.append(
+            (
+                "Warm start",
+                "Mean probability of a whole reference response, before the first version.",
+                charts.warm_start(learner),
+            )
+        )
     return figures
 
 
-def _flow(metrics: RunHistory, run_file: RunFile) -> list[Chart]:
-    learner = metrics.learner
+def _flow(history: RunHistory, run_file: RunFile) -> list[Chart]:
+    learner = history.learner
     times = [row["time"] for row in [*learner.warmup[:1], *learner.starts[:1], *learner.last(10**9)[:1]]]
-    times += [worker.progress[0]["time"] for worker in metrics.workers.values() if worker.progress]
+    times += [worker.progress[0]["time"] for worker in history.workers.values() if worker.progress]
     start = min(times, default=0.0)
     capacity = (run_file.learner.max_staleness + 1) * run_file.learner.groups_per_step
     return [
-        ("Throughput", "Response tokens, generated and trained.", charts.throughput(metrics, start)),
-        ("Queue", "Accepted groups that wait for the learner.", charts.queue_depth(metrics, start, capacity)),
-        ("Versions", "Published by the learner, loaded by the engines.", charts.versions(metrics, start)),
-        ("A step's time", "What the learner spends it on.", charts.step_time(learner)),
+        ("Throughput", "Response tokens, generated and trained.", charts.throughput(history, start)),
+        ("Queue", "Accepted groups that wait for the learner.", charts.queue_depth(history, start, capacity)),
+        ("Versions", "Published by the learner, loaded by the engines.", charts.versions(history, start)),
+        ("Time per step", "What the learner spends it on.", charts.step_time(learner)),
     ]
 
 
@@ -134,20 +148,21 @@ def _figure(title: str, note: str, plot: Callable[[Axes], None]) -> str:
 
 def _ledger(ledgers: Sequence[Row]) -> str:
     if not ledgers:
-        return "<p>Not read when the run stopped: see <code>leeway ledger</code>.</p>"
+        return "<p>It could not be read when the run stopped; <code>leeway ledger</code> shows it.</p>"
     head = "".join(f"<th class=n>{name.replace('_', ' ')}</th>" for name in _LEDGER)
     body = []
     for ledger in ledgers:
-        holds = _holds(ledger)
+        balances = _balances(ledger)
         cells = "".join(f"<td class=n>{ledger[name]:,}</td>" for name in _LEDGER)
-        law = f"<td class={'good' if holds else 'bad'}>{'holds' if holds else 'broken'}</td>"
-        body.append(f"<tr><td>{html.escape(ledger['fleet'])}</td>{cells}{law}</tr>")
-    return f"<table><tr><th>fleet</th>{head}<th>law</th></tr>{''.join(body)}</table>"
+        verdict = f"<td class={'good' if balances else 'bad'}>{'yes' if balances else 'no'}</td>"
+        body.append(f"<tr><td>{html.escape(ledger['fleet'])}</td>{cells}{verdict}</tr>")
+    return f"<table><tr><th>fleet</th>{head}<th>balances</th></tr>{''.join(body)}</table>"
 
 
-def _holds(row: Row) -> bool:
-    arrived = row["accepted"] + row["duplicate"] + row["rejected"] + row["retried"]
-    return row["received"] == arrived and row["accepted"] == sum(row[name] for name in _LEDGER[5:])
+def _balances(row: Row) -> bool:
+    """Whether received and accepted are the sums of their terms, with nothing lost."""
+    answered = row["accepted"] + row["duplicate"] + row["rejected"] + row["retried"]
+    return row["received"] == answered and row["accepted"] == sum(row[name] for name in _LEDGER[5:])
 
 
 def _samples(title: str, rows: Sequence[Row]) -> str:

@@ -1,4 +1,4 @@
-"""Where the settings file of each process of a run lies."""
+"""Paths of the settings files that `leeway up` derives, one for each process of a run."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from learner.cli.run.run_directory import RunDirectory
 
 
 def config_file(run: RunDirectory, name: str) -> Path:
-    """Where a process's own settings lie."""
+    """Path of the settings file of the process called ``name``, such as "gateway" or "worker-0"."""
     return run.config / f"{name}.json"

@@ -1,4 +1,4 @@
-"""How a command ends when its caller has made a mistake."""
+"""Turns errors that a user can correct into one line on standard error and an exit status."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from runtime.errors import MISCONFIGURED, LeewayError
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Ends the command with one clear line and status 2 when a LeewayError is raised inside the block."""
+    """Ends the command with one line and exit status 2 when a LeewayError is raised inside the block."""
     try:
         yield
     except LeewayError as error:

@@ -1,4 +1,4 @@
-"""A run's identities: which fleets there are, by the hashes of their tokens and the names in their certificates."""
+"""A run's identities.json: each fleet with its token hashes, certificate names and roles."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from learner.gateway.auth import Identities, Role
 
 
 def issue_token(run: RunDirectory, fleet: str) -> None:
-    """Makes this machine's own fleet known: draws its token unless it has one, in a file that only we can read."""
+    """Makes this machine's own fleet known to the gateway.
+
+    Draws its token, unless it already has one, and writes it to a file that only this user can read.
+    """
     path = run.secret(fleet)
     if not path.is_file():
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
@@ -31,20 +34,20 @@ def issue_token(run: RunDirectory, fleet: str) -> None:
 def add_fleet(
     run: RunDirectory, fleet: str, roles: Sequence[Role] = (), sans: Sequence[str] = (), token: bool = True
 ) -> str | None:
-    """Adds a token, or certificate names, or roles, to a fleet that may be new. Running gateways see it within a second.
+    """Adds a token, certificate names or roles to a fleet, new or known. Running gateways use them within a second.
 
     Args:
-        run: whose gateways shall know it.
+        run: the run whose gateways shall know the fleet.
         fleet: its name.
-        roles: those it has from now on; none given: as before, for a new fleet submit.
-        sans: subject alternative names of certificates that are this fleet's.
+        roles: the roles it has from now on; empty: a known fleet keeps its roles, a new one may submit.
+        sans: subject alternative names of certificates that identify this fleet, added to those it has.
         token: draw a new bearer token; older ones stay valid, so that a token can be replaced without a pause.
 
     Returns:
-        The token, which is kept nowhere else; None when none was drawn.
+        The token, of which only the hash is stored; None when none was drawn.
 
     Raises:
-        SettingsError: a name that cannot be one, or a certificate's name that is another fleet's.
+        SettingsError: the fleet's name is not allowed, or a certificate name belongs to another fleet.
     """
     drawn = secrets.token_urlsafe(32) if token else None
     with _changed(run) as fleets:
@@ -59,7 +62,12 @@ def add_fleet(
 
 
 def revoke_fleet(run: RunDirectory, fleet: str, older: bool = False) -> None:
-    """Forgets a fleet, or all its tokens but the newest: gateways end the streams of these credentials within a second.
+    """Removes a fleet, or all its tokens but the newest. Gateways end streams with those credentials within a second.
+
+    Args:
+        run: the run whose gateways shall forget them.
+        fleet: the fleet's name.
+        older: remove only the tokens before the newest one.
 
     Raises:
         RunError: there is no such fleet, or it has no older token.
@@ -79,13 +87,13 @@ def revoke_fleet(run: RunDirectory, fleet: str, older: bool = False) -> None:
 
 
 def fleets_of(run: RunDirectory) -> dict[str, Any]:
-    """The content of identities.json; {} when there is none yet."""
+    """The content of identities.json: fleet name -> {"tokens", "sans", "roles"}; {} when there is no file yet."""
     return json.loads(run.identities.read_text()) if run.identities.is_file() else {}
 
 
 @contextlib.contextmanager
 def _changed(run: RunDirectory) -> Iterator[dict[str, Any]]:
-    """The identities, to be changed in the block; written whole and checked, or not at all. One writer at a time."""
+    """Yields the identities for changes; writes them atomically afterwards if they are valid. Excludes other writers."""
     with (run.root / "identities.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         fleets = fleets_of(run)

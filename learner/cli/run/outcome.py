@@ -1,4 +1,4 @@
-"""How a run ended."""
+"""The outcome of one `leeway up`: when it ran, why it ended, and the final ledgers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,17 @@ from leeway.v1 import rollout_pb2
 
 @dataclass
 class Outcome:
-    """How a run ended. Times are Unix seconds."""
+    """How one `leeway up` ended.
+
+    Attributes:
+        started: when it started, in Unix seconds.
+        stopping: when it began to stop its processes, in Unix seconds.
+        ended: when all of them had ended, in Unix seconds.
+        signal: the signal that stopped it; None when none did.
+        failure: why the run failed; None when it did not.
+        restarts: how often each process was restarted, by name.
+        ledgers: each fleet's ledger at the end; None when Redis could not be read.
+    """
 
     started: float
     stopping: float = 0.0

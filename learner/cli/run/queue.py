@@ -1,4 +1,4 @@
-"""Where a run's queue is, for commands that look into it."""
+"""Access to a run's queue for commands that read or change it while `leeway up` may or may not be running."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from learner.queue import EmbeddedRedis
 
 @contextlib.contextmanager
 def queue_of(run: RunDirectory) -> Iterator[QueueConfig]:
-    """The run's queue: on the running Redis, or on one started on the run's data for the length of the block.
+    """Yields the settings of the run's queue: in the running Redis, or in one started on the run's data for this block.
 
     Raises:
-        QueueError: no Redis ever ran there, or it does not start. SettingsError: run.json is damaged.
+        QueueError: no Redis has ever run there, or it does not start.
+        SettingsError: run.json is damaged.
     """
     run_file = RunFile.read(run.root)
     identity = run.identity(run_file.run.name)

@@ -1,4 +1,4 @@
-"""A run's directory: where everything lies, who holds it, and how an older one is set aside."""
+"""A run's directory: the paths in it, the lock that one `leeway up` has on it, and how an older run is moved away."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from runtime.errors import MISCONFIGURED, LeewayError
 
 
 class RunError(LeewayError):
-    """A run that cannot be started, resumed or read. One line: what, where, what to do."""
+    """A run cannot be started, resumed or read. The message is one line: what, where, and what to do."""
 
     exit_status = MISCONFIGURED
 
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """Paths of one run. Absolute, so that every process finds the same files."""
+    """Paths of one run, absolute, so that every process finds the same files."""
 
     root: Path
 
     @classmethod
     def at(cls, path: Path) -> RunDirectory:
+        """The run directory at ``path``, whether it exists or not."""
         return cls(path.absolute())
 
     @classmethod
     def existing(cls, path: Path) -> RunDirectory:
-        """Raises RunError when no run was ever started there."""
+        """The run directory at ``path``. Raises RunError when no run was ever started there."""
         run = cls.at(path)
         if not run.settings.is_file():
             raise RunError(f"{path}: not a run directory (it has no run.json)")
@@ -39,74 +40,87 @@ class RunDirectory:
 
     @property
     def settings(self) -> Path:
+        """The run file with which the run was started, as JSON."""
         return self.root / "run.json"
 
     @property
     def config(self) -> Path:
+        """The settings files of the run's processes. Closed to other users."""
         return self.root / "config"
 
     @property
     def redis(self) -> Path:
+        """The data of the embedded Redis. Closed to other users."""
         return self.root / "redis"
 
     @property
     def identities(self) -> Path:
+        """The fleets that the run's gateways know."""
         return self.root / "identities.json"
 
     @property
     def logs(self) -> Path:
+        """The output of every process."""
         return self.root / "logs"
 
     @property
     def weights(self) -> Path:
+        """The published versions."""
         return self.root / "weights"
 
     @property
     def checkpoints(self) -> Path:
+        """The learner's checkpoints."""
         return self.root / "checkpoints"
 
     @property
     def metrics(self) -> Path:
+        """The JSON lines in which the learner and the workers record their metrics."""
         return self.root / "metrics"
 
     @property
     def state(self) -> Path:
+        """What workers and the supervisor must remember across restarts."""
         return self.root / "state"
 
     @property
     def model(self) -> Path:
-        """The demo's model, when this run made its own."""
+        """The demo's model, if this run made its own."""
         return self.root / "model"
 
     @property
     def demonstrations(self) -> Path:
+        """The demonstrations of the supervised warm start."""
         return self.root / "demonstrations.jsonl"
 
     @property
     def summary(self) -> Path:
+        """The run in numbers, written when `leeway up` ends."""
         return self.root / "summary.json"
 
     @property
     def report(self) -> Path:
+        """The page that `leeway report` writes."""
         return self.root / "report.html"
 
     @property
     def processes(self) -> Path:
-        """What the supervisor last knew of its processes, for `leeway status`."""
+        """Name, process id and restarts of each supervised process, for `leeway status`."""
         return self.state / "processes.json"
 
     def secret(self, fleet: str) -> Path:
+        """The file with the token of a fleet of this machine."""
         return self.root / "secrets" / f"{fleet}.token"
 
     def create(self) -> None:
-        """Makes the directories; those that hold secrets are closed to other users."""
+        """Makes the directories; those with secrets in them are closed to other users."""
         for directory in (self.logs, self.weights, self.checkpoints, self.metrics, self.state):
             directory.mkdir(parents=True, exist_ok=True)
         for directory in (self.config, self.redis, self.root / "secrets"):
             directory.mkdir(mode=0o700, exist_ok=True)
 
     def identity(self, name: str) -> str:
-        """The name of the run's keys in Redis: unlike any other run's, though the server may be shared."""
+        """Name of the run's keys in Redis, made once: ``name`` and a random suffix, unique on a shared server."""
         path = self.state / "identity"
         if not path.is_file():
             path.write_text(f"{name[:48]}-{secrets.token_hex(4)}\n")
@@ -122,11 +136,11 @@ class RunDirectory:
         return target
 
     @contextlib.contextmanager
-    def hold(self) -> Iterator[None]:
-        """Keeps every other `leeway up` out while the block runs; the kernel lets go when we die.
+    def lock(self) -> Iterator[None]:
+        """Keeps every other `leeway up` out while the block runs. The kernel releases the lock when this process dies.
 
         Raises:
-            RunError: another process holds the run.
+            RunError: another process has locked the run.
         """
         self.root.mkdir(parents=True, exist_ok=True)
         with (self.root / "lock").open("a+") as file:
@@ -135,15 +149,15 @@ class RunDirectory:
             except BlockingIOError:
                 file.seek(0)
                 raise RunError(
-                    f"{self.root}: the run is going on (process {file.read().strip()}); stop it first"
+                    f"{self.root}: the run is in progress (process {file.read().strip()}); stop it first"
                 ) from None
             file.truncate(0)
             file.write(f"{os.getpid()}\n")
             file.flush()
             yield
 
-    def is_held(self) -> bool:
-        """True while a `leeway up` runs here."""
+    def is_locked(self) -> bool:
+        """Whether a `leeway up` runs here."""
         try:
             with (self.root / "lock").open("r") as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -1,7 +1,7 @@
-"""The run file: one TOML for everything a run on this machine needs, from which each process's own file is derived.
+"""The run file: one TOML file for a whole run on this machine, from which each process's own settings are derived.
 
 Sections are the processes' own settings without what `leeway up` fills in (paths, addresses, tokens, vocabulary size),
-so every key is described and validated once. What several processes must agree on is written once:
+so every key is described and validated once. What several processes must agree on is in one place:
 ``learner.groups_per_step``, ``learner.max_staleness`` and ``rollout.sampling.responses`` (the group size).
 """
 
@@ -25,6 +25,7 @@ from learner.cli.run.sections import (
     RunSection,
 )
 from learner.config import GatewayConfig, LearnerConfig, QueueConfig
+from learner.config.learner import check_hold_staleness
 from rollout.config import WorkerConfig
 from runtime.endpoint_config import GATEWAY_OFFSET, LEARNER_OFFSET, WORKER_OFFSET, StatusConfig, TraceConfig
 from runtime.settings import Settings
@@ -35,7 +36,7 @@ _FLEET = "local"
 
 @dataclass(frozen=True)
 class Plan:
-    """One file per process."""
+    """The settings of every process of a run, each written to a file of its own."""
 
     gateway: GatewayConfig
     learner: LearnerConfig
@@ -43,7 +44,7 @@ class Plan:
 
 
 class RunFile(Settings):
-    """What `leeway up` reads."""
+    """A run file: what `leeway up` reads, and what run.json contains."""
 
     run: RunSection
     model: ModelSection
@@ -54,32 +55,33 @@ class RunFile(Settings):
     traces: TraceConfig = TraceConfig()
 
     @model_validator(mode="after")
-    def _consistent(self) -> RunFile:
-        learner, cut = self.learner, self.learner.parallel
-        if learner.world_size % cut.ranks:
+    def _sections_agree(self) -> RunFile:
+        learner, layout = self.learner, self.learner.parallel
+        if learner.world_size % layout.ranks:
             raise ValueError(
-                f"learner.processes = {learner.world_size} is not a multiple of {cut.ranks}, as learner.parallel needs: "
-                f"pipeline * lcm(tensor * context, expert) = {cut.pipeline} * lcm({cut.tensor} * {cut.context}, {cut.expert})"
+                f"learner.processes = {learner.world_size} is not a multiple of {layout.ranks}, as learner.parallel needs: "
+                f"pipeline * lcm(tensor * context, expert) = {layout.pipeline} * "
+                f"lcm({layout.tensor} * {layout.context}, {layout.expert})"
             )
-        if learner.hold_staleness > learner.max_staleness:
-            raise ValueError(
-                f"learner.hold_staleness = {learner.hold_staleness} is above learner.max_staleness = "
-                f"{learner.max_staleness}: all would expire"
-            )
+        check_hold_staleness(learner.hold_staleness, learner.max_staleness, "learner.")
         if (self.gateway.tls is None) != (self.rollout.tls is None):
-            one, other = ("gateway", "rollout") if self.rollout.tls is None else ("rollout", "gateway")
-            raise ValueError(f"{one}.tls is set and {other}.tls is not: this machine's workers speak to this gateway")
+            given, missing = ("gateway", "rollout") if self.rollout.tls is None else ("rollout", "gateway")
+            raise ValueError(
+                f"{given}.tls is set and {missing}.tls is not: this machine's workers connect to this gateway; set both or "
+                "none of them"
+            )
         if self.gateway.tls is not None and self.gateway.tls.client_ca is not None and not self._worker_certificate():
             raise ValueError("gateway.tls.client_ca is set: set rollout.tls.certificate and rollout.tls.key too")
         if self.rollout.sampling.responses < 2:
             raise ValueError(
                 f"rollout.sampling.responses = {self.rollout.sampling.responses}: an advantage compares the responses "
-                "of a group; expected at least 2"
+                "of a group; set it to 2 or more"
             )
         if self.rollout.sampling.max_new_tokens > self.gateway.limits.max_response_tokens:
             raise ValueError(
                 f"rollout.sampling.max_new_tokens = {self.rollout.sampling.max_new_tokens} is above "
-                f"gateway.limits.max_response_tokens = {self.gateway.limits.max_response_tokens}"
+                f"gateway.limits.max_response_tokens = {self.gateway.limits.max_response_tokens}: the gateway would reject "
+                "longer responses; raise the limit, or lower max_new_tokens"
             )
         return self
 
@@ -88,10 +90,14 @@ class RunFile(Settings):
 
     @classmethod
     def read(cls, path: Path, overrides: Iterable[str] = ()) -> RunFile:
-        """Reads a TOML file, or the run.json of a run directory; ``--set`` changes come on top.
+        """Reads a TOML file, or the run.json of a run directory, and applies changes to it.
+
+        Args:
+            path: the file or the directory.
+            overrides: changes of single settings, as ``section.key=value``.
 
         Raises:
-            SettingsError: see ``Settings.load``.
+            SettingsError: the file is missing or malformed, or a setting is not allowed.
         """
         if not path.is_dir():
             return cls.load(path, overrides)
@@ -99,10 +105,12 @@ class RunFile(Settings):
 
     @property
     def directory(self) -> RunDirectory:
+        """The run's directory: run.dir, or runs/<run.name>."""
         return RunDirectory.at(self.run.dir or Path("runs") / self.run.name)
 
     @property
     def makes_model(self) -> bool:
+        """Whether `leeway up` makes the initial policy, the demo's tiny model."""
         return self.model.path == DEMO_MODEL
 
     def model_directory(self) -> Path:
@@ -110,14 +118,19 @@ class RunFile(Settings):
         return self.directory.model if self.makes_model else Path(self.model.path).expanduser().absolute()
 
     def absolute(self) -> RunFile:
-        """The same with absolute paths: what run.json holds."""
+        """This run file with absolute paths, as run.json contains it."""
         run = self.run.model_copy(update={"dir": self.directory.root})
         model = self.model.model_copy(update={"path": DEMO_MODEL if self.makes_model else str(self.model_directory())})
         sections = {name: _absolute_files(getattr(self, name)) for name in ("queue", "gateway", "rollout")}
         return self.model_copy(update={"run": run, "model": model, **sections})
 
     def queue_config(self, redis_url: str, identity: str) -> QueueConfig:
-        """Where the run's queue is, with its password file and TLS files. Raises SettingsError."""
+        """The settings of the run's queue. Raises SettingsError.
+
+        Args:
+            redis_url: address of the Redis.
+            identity: name of the run's keys there.
+        """
         values = {"url": redis_url, "run": identity, **self.queue.model_dump(exclude={"url", "aof"})}
         return QueueConfig.parse(values, source="queue")
 
@@ -125,12 +138,12 @@ class RunFile(Settings):
         """Derives each process's settings.
 
         Args:
-            redis_url: where the queue is.
+            redis_url: address of the Redis in which the queue is.
             identity: name of the run's keys there.
             vocabulary: number of token ids of the model.
 
         Raises:
-            SettingsError: a rule of a process's own settings is broken.
+            SettingsError: a process's own settings are not allowed.
         """
         queue = self.queue_config(redis_url, identity)
         return Plan(
@@ -208,12 +221,12 @@ class RunFile(Settings):
 
     @property
     def fleet(self) -> str:
-        """The fleet that this machine's workers are."""
+        """Name of the fleet to which this machine's workers belong."""
         return _FLEET
 
 
 def _absolute_files(section: Any) -> Any:
-    """A section whose credentials are found from any directory."""
+    """A section with absolute paths of its credentials, so that they are found from any directory."""
     changes: dict[str, Any] = {}
     if section.tls is not None:
         files = {name: value.absolute() for name, value in section.tls if isinstance(value, Path)}

@@ -1,4 +1,4 @@
-"""The run's metrics as its processes write them: JSON lines, read while they grow."""
+"""A run's recorded metrics: the JSON lines that its processes write, read while the files grow."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
-_OTHERS = {"trained", "expired"}  # the learner's lists of group ids, for audits
+_NOT_METRICS = {"trained", "expired"}  # the learner's lists of group ids, for audits
 
 
 class LineReader:
-    """Follows a file of JSON lines. A half-written last line waits for its end; a damaged line is counted and skipped."""
+    """Follows a file of JSON lines. A line is read once it is complete; damaged lines are skipped.
+
+    Attributes:
+        path: the file, which need not exist yet.
+        damaged: number of lines skipped because they were not JSON objects.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -20,7 +25,7 @@ class LineReader:
         self._offset = 0
 
     def read(self) -> list[Row]:
-        """The rows that have become complete since the last call."""
+        """Reads the rows that have become complete since the last call. Raises OSError."""
         try:
             with self.path.open("rb") as file:
                 file.seek(self._offset)
@@ -44,13 +49,22 @@ class LineReader:
 
 @dataclass
 class LearnerHistory:
-    """What the learner reported, as of the surviving timeline: a resume from step c takes back the steps after c.
+    """The learner's recorded rows on the surviving timeline: a resume from step c removes the steps after c.
 
-    ``recent``: the newest rows of a kind that are kept; None: all.
+    Attributes:
+        recent: how many of the newest rows of each kind are kept; None: all.
+        steps: step rows by step number, ascending.
+        warmup: measurements of the supervised warm start.
+        versions: published versions.
+        checkpoints: saved checkpoints.
+        starts: starts of the learner, each with the step it resumed from.
+        skipped: number of steps that were skipped.
+        alarms: alarms that were raised.
+        rollbacks: rollbacks to earlier checkpoints.
     """
 
     recent: int | None = None
-    steps: dict[int, Row] = field(default_factory=dict)  # by step, ascending
+    steps: dict[int, Row] = field(default_factory=dict)
     warmup: list[Row] = field(default_factory=list)
     versions: list[Row] = field(default_factory=list)
     checkpoints: list[Row] = field(default_factory=list)
@@ -60,6 +74,7 @@ class LearnerHistory:
     rollbacks: list[Row] = field(default_factory=list)
 
     def add(self, row: Row) -> None:
+        """Adds one row; ignores kinds that are not known."""
         match row.get("kind"):
             case "step":
                 self.steps.pop(row["step"], None)
@@ -90,12 +105,12 @@ class LearnerHistory:
             del rows[: -self.recent]
 
     def phase(self, since: float) -> str:
-        """How far a learner that started at ``since`` (Unix seconds) has come."""
+        """What a learner that started at ``since`` (Unix seconds) is doing, as a word or two for the display."""
         stages = {"training": self.last(1), "waiting for rollouts": self.starts, "warm start": self.warmup}
         return next((name for name, rows in stages.items() if rows and rows[-1]["time"] >= since), "starting")
 
     def steady(self) -> list[Row]:
-        """Step rows without the first after each start: it waits for engines to start, not for groups."""
+        """Step rows without the first after each start, which waits until engines have started."""
         first = {row["resumed_step"] + 1 for row in self.starts}
         return [row for row in self.steps.values() if row["step"] not in first]
 
@@ -106,15 +121,24 @@ class LearnerHistory:
 
 @dataclass
 class WorkerHistory:
-    """What one rollout worker reported. Its counters start again at 0 when it restarts. ``recent``: as of LearnerMetrics."""
+    """One rollout worker's recorded rows. Its counters start again at 0 when it restarts.
+
+    Attributes:
+        recent: how many of the newest rows of each kind are kept; None: all.
+        progress: cumulative counters and rates, recorded at intervals.
+        refits: versions loaded by an engine.
+        refused: versions that did not pass verification.
+        engines: state of each engine, by index.
+    """
 
     recent: int | None = None
     progress: list[Row] = field(default_factory=list)
     refits: list[Row] = field(default_factory=list)
     refused: list[Row] = field(default_factory=list)
-    engines: dict[int, str] = field(default_factory=dict)  # engine -> state
+    engines: dict[int, str] = field(default_factory=dict)
 
     def add(self, row: Row) -> None:
+        """Adds one row; ignores kinds that are not known."""
         match row.get("kind"):
             case "progress":
                 self.progress.append(row)
@@ -129,24 +153,29 @@ class WorkerHistory:
                 del rows[: -self.recent]
 
     def total(self, key: str) -> float:
-        """A cumulative counter over all of the worker's lives."""
-        return _rises(self.progress, key, 0.0)
+        """Total of a cumulative counter over all restarts of the worker."""
+        return _increase(self.progress, key, 0.0)
 
     def rate(self, window_s: float) -> float:
-        """Tokens generated per second over the last ``window_s`` of reports; 0 before there are two."""
+        """Tokens generated per second over the last ``window_s`` seconds of reports; 0 with fewer than two reports."""
         end = self.progress[-1]["time"] if self.progress else 0.0
         rows = [row for row in self.progress[-1000:] if row["time"] >= end - window_s]
         if len(rows) < 2 or rows[-1]["time"] <= rows[0]["time"]:
             return 0.0
-        return _rises(rows[1:], "tokens_generated", rows[0]["tokens_generated"]) / (end - rows[0]["time"])
+        return _increase(rows[1:], "tokens_generated", rows[0]["tokens_generated"]) / (end - rows[0]["time"])
 
 
 class RunHistory:
-    """All metrics of a run directory; call ``poll`` to catch up.
+    """All recorded metrics of a run. Call ``poll`` to read what is new.
 
     Args:
-        directory: the run's ``metrics``.
-        recent: keep so many rows of each kind only, for one who looks on for weeks; totals are of those rows then.
+        directory: the run's metrics directory.
+        recent: keep only so many of the newest rows of each kind, which bounds memory when a run is watched for weeks; totals
+            then cover these rows only. None: keep all.
+
+    Attributes:
+        learner: the learner's rows.
+        workers: each worker's rows, by the worker's name.
     """
 
     def __init__(self, directory: Path, recent: int | None = None) -> None:
@@ -157,9 +186,9 @@ class RunHistory:
         self.workers: dict[str, WorkerHistory] = {}
 
     def poll(self) -> RunHistory:
-        """Reads what is new; returns itself."""
+        """Reads the rows written since the last call; returns the history itself. Raises OSError."""
         for path in sorted(self._directory.glob("*.jsonl")):
-            if path.stem in _OTHERS:
+            if path.stem in _NOT_METRICS:
                 continue
             rows = self._readers.setdefault(path.stem, LineReader(path)).read()
             target = self.learner if path.stem == "learner" else self._worker(path.stem)
@@ -171,15 +200,16 @@ class RunHistory:
         return self.workers.setdefault(name, WorkerHistory(self._recent))
 
     def tokens_generated(self) -> int:
+        """Tokens generated by all workers, over all their restarts."""
         return int(sum(worker.total("tokens_generated") for worker in self.workers.values()))
 
     def generation_rate(self, window_s: float = 10.0) -> float:
-        """Tokens per second of all workers over their last seconds."""
+        """Tokens generated per second by all workers over the last ``window_s`` seconds."""
         return sum(worker.rate(window_s) for worker in self.workers.values())
 
 
-def _rises(rows: list[Row], key: str, before: float) -> float:
-    """How much a counter rose from ``before`` on; a fall is a restart from 0."""
+def _increase(rows: list[Row], key: str, before: float) -> float:
+    """How much a counter rose over the rows, from ``before`` on; a fall means that it was restarted from 0."""
     total = 0.0
     for row in rows:
         value = row.get(key, 0.0)
@@ -189,12 +219,12 @@ def _rises(rows: list[Row], key: str, before: float) -> float:
 
 
 def mean(rows: list[Row], key: str) -> float | None:
-    """Mean of ``key`` over the rows that have it; None without any."""
+    """Mean of ``key`` over the rows that have a value for it; None when no row has."""
     values = [row[key] for row in rows if row.get(key) is not None]
     return sum(values) / len(values) if values else None
 
 
 def read_samples(state: Path) -> list[Row]:
-    """Sample responses of all workers, oldest first."""
+    """Reads the sample responses of all workers from a run's state directory; oldest first. Raises OSError."""
     rows = [row for path in state.glob("*.samples.jsonl") for row in LineReader(path).read()]
     return sorted(rows, key=lambda row: row.get("time", 0.0))

@@ -24,7 +24,7 @@ EMBEDDED = "embedded"
 
 
 def _without(base: type[Settings], *derived: str) -> Any:
-    """``base`` as a section of the run file: without the fields that are derived, and without its rules over several."""
+    """Makes a section of the run file from ``base``: without the derived fields, and without rules over several fields."""
     fields: dict[str, Any] = {
         name: (field.annotation, field) for name, field in base.model_fields.items() if name not in derived
     }
@@ -37,8 +37,8 @@ class RunSection(Settings):
     name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
     dir: Path | None = Field(default=None, description="default: runs/<name>")
     seed: int = 0
-    resume: bool = Field(default=False, description="go on where the directory's run stopped")
-    overwrite: bool = Field(default=False, description="set an existing directory aside as <dir>.<n> and start anew")
+    resume: bool = Field(default=False, description="continue the run in the directory where it stopped")
+    overwrite: bool = Field(default=False, description="rename an existing directory to <dir>.<n> and start a new run")
     status_port: int = Field(
         default=9100,
         ge=0,
@@ -51,24 +51,26 @@ class RunSection(Settings):
 class ModelSection(Settings):
     """The initial policy."""
 
-    path: str = Field(description='a Hugging Face directory, or "demo": make the tiny one')
+    path: str = Field(description='a Hugging Face directory, or "demo": `leeway up` makes a tiny model')
 
 
 class QueueSection(_without(QueueConfig, "url", "run")):
-    """Redis: our own, in the run's directory, or a server."""
+    """Redis: one that `leeway up` starts in the run's directory, or an existing server."""
 
     url: str = Field(
         default=EMBEDDED, pattern=r"^(embedded|(redis|rediss|unix|redis\+sentinel|rediss\+sentinel)://.*)$"
     )
-    aof: Literal["always", "everysec"] = Field(default="always", description="embedded: when appends reach the disk")
+    aof: Literal["always", "everysec"] = Field(
+        default="always", description="embedded: when appends are forced to disk"
+    )
 
 
 class AdmissionSection(_without(AdmissionConfig, "groups_per_step", "max_staleness", "weights")):
-    """What the gateway promises and takes."""
+    """How many groups the gateway leases and accepts."""
 
 
 class LimitsSection(_without(LimitsConfig, "vocab_size", "group_size")):
-    """What a group may look like."""
+    """Largest sizes of what a gateway accepts."""
 
 
 class GatewaySection(_without(GatewayConfig, "identities_file", "queue", "admission", "limits", "status", "traces")):
@@ -79,9 +81,9 @@ class GatewaySection(_without(GatewayConfig, "identities_file", "queue", "admiss
 
 
 class WarmupSection(_without(WarmupConfig, "demonstrations")):
-    """Supervised warm start on demonstrations that the task solves itself."""
+    """Supervised warm start on demonstrations, which the task's own solutions provide."""
 
-    count: int = Field(default=8192, gt=0, description="demonstrations to make")
+    count: int = Field(default=8192, gt=0, description="number of demonstrations to make")
 
 
 class CheckpointSection(_without(CheckpointConfig, "dir")):
@@ -89,7 +91,7 @@ class CheckpointSection(_without(CheckpointConfig, "dir")):
 
 
 class PublishSection(_without(PublishConfig, "dir")):
-    """Versions for the fleets."""
+    """Publication of versions to the fleets."""
 
 
 class LearnerSection(
@@ -106,6 +108,7 @@ class LearnerSection(
 
     @property
     def world_size(self) -> int:
+        """Number of learner processes."""
         return self.processes or self.parallel.ranks
 
 

@@ -1,4 +1,4 @@
-"""summary.json: a run in numbers, from what its processes recorded."""
+"""summary.json: a run in numbers, computed from what its processes recorded."""
 
 from __future__ import annotations
 
@@ -6,27 +6,31 @@ import json
 import math
 import statistics
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from learner.cli.run.outcome import Outcome
 from learner.cli.run.run_directory import RunDirectory
 from learner.cli.run.run_file import RunFile
 from learner.cli.run.run_history import LearnerHistory, Row, RunHistory, mean
-from learner.queue import check
+from learner.queue import imbalances
 from leeway.v1 import rollout_pb2
-
-if TYPE_CHECKING:
-    from learner.cli.run.outcome import Outcome
 
 Summary = dict[str, Any]
 
 
-def summarize(run_file: RunFile, metrics: RunHistory, outcome: Outcome, previous: Summary | None = None) -> Summary:
-    """The summary of a run as it stands. Pure.
+def summarize(run_file: RunFile, history: RunHistory, outcome: Outcome, previous: Summary | None = None) -> Summary:
+    """Computes the summary of a run, without side effects.
 
-    ``wall_s``, ``phases`` and ``restarts`` are this invocation's; ``wall_s_total`` adds earlier ones; everything else is
-    the whole run's, of the surviving timeline. Rewards are None before the first step.
+    ``wall_s``, ``phases`` and ``restarts`` cover this invocation of `leeway up`; ``wall_s_total`` adds earlier ones;
+    everything else covers the whole run, on its surviving timeline. Rewards are None before the first step.
+
+    Args:
+        run_file: the run.
+        history: everything that its processes recorded.
+        outcome: how this invocation ended.
+        previous: the summary of the invocation before; None when there was none.
     """
-    learner = metrics.learner
+    learner = history.learner
     rows = list(learner.steps.values())
     wall = outcome.ended - outcome.started
     return {
@@ -47,7 +51,7 @@ def summarize(run_file: RunFile, metrics: RunHistory, outcome: Outcome, previous
         "reward_last20": _rounded(mean(rows[-20:], "reward")),
         "staleness_mean": _rounded(weighted(rows, "staleness_mean", "tokens")),
         "staleness_max": max((row["staleness_max"] for row in rows), default=None),
-        "tokens_generated": metrics.tokens_generated(),
+        "tokens_generated": history.tokens_generated(),
         "tokens_trained": sum(row["tokens"] for row in rows),
         "groups_trained": sum(row["groups"] for row in rows),
         "groups_expired": rows[-1].get("expired", 0) if rows else 0,
@@ -63,8 +67,11 @@ def summarize(run_file: RunFile, metrics: RunHistory, outcome: Outcome, previous
 
 
 def phases(learner: LearnerHistory, outcome: Outcome) -> dict[str, float]:
-    """Seconds of this invocation until the first warm-up step, to the end of the warm start, until the first group's step
-    is done (engines start), to the last step, and after."""
+    """Splits this invocation's wall time into phases, in seconds.
+
+    "start" ends with the first warm-up measurement, "warmup" when the learner is ready for groups, "first_groups" (engines
+    start) with the first step, "train" with the last step, "stop" when every process has ended.
+    """
     since = outcome.started
     warm = [row["time"] for row in learner.warmup if row["time"] >= since]
     ready = [row["time"] for row in learner.starts if row["time"] >= since]
@@ -80,23 +87,23 @@ def phases(learner: LearnerHistory, outcome: Outcome) -> dict[str, float]:
 
 
 def seconds_per_step(rows: Sequence[Row]) -> float | None:
-    """Median of the wall time of a step, waiting included."""
+    """Median wall time of a step in seconds, waiting included; None without steps."""
     return statistics.median(row["step_s"] for row in rows) if rows else None
 
 
 def weighted(rows: Sequence[Row], key: str, weight: str) -> float | None:
-    """Mean of ``key`` over the rows, each counted ``weight`` times; None when there is no weight."""
+    """Mean of ``key`` over the rows, weighted by ``weight``; None when the weights add up to 0."""
     total = sum(row[weight] for row in rows)
     return sum(row[key] * row[weight] for row in rows) / total if total else None
 
 
 def balanced(ledgers: Sequence[rollout_pb2.Ledger] | None) -> bool | None:
-    """Whether the law holds for every fleet; None when the account could not be read."""
-    return None if ledgers is None else not any(check(ledger) for ledger in ledgers)
+    """Whether every fleet's ledger balances; None when the ledgers could not be read."""
+    return None if ledgers is None else not any(imbalances(ledger) for ledger in ledgers)
 
 
 def ledger_row(ledger: rollout_pb2.Ledger) -> Row:
-    """A fleet's account as plain values, zeros included."""
+    """A fleet's ledger as plain values for JSON, zeros included."""
     row = {field.name: getattr(ledger, field.name) for field in ledger.DESCRIPTOR.fields}
     row["rejected_by_reason"] = dict(ledger.rejected_by_reason)
     row["retried_by_reason"] = dict(ledger.retried_by_reason)
@@ -114,12 +121,12 @@ def ledger_row(ledger: rollout_pb2.Ledger) -> Row:
 
 
 def read_summary(run: RunDirectory) -> Summary | None:
-    """The last summary written; None when there is none."""
+    """Reads summary.json; None when there is none."""
     return json.loads(run.summary.read_text()) if run.summary.is_file() else None
 
 
 def write_summary(run: RunDirectory, summary: Summary) -> None:
-    """Replaces summary.json in one step."""
+    """Writes summary.json atomically."""
     temporary = run.summary.with_suffix(".tmp")
     temporary.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
     temporary.replace(run.summary)

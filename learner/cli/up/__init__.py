@@ -1,0 +1,1 @@
+"""`leeway up`: checks a run file, starts every process of the run, restarts and stops them."""

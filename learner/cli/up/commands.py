@@ -1,4 +1,4 @@
-"""How each process of a run is started: its command, its environment, its log."""
+"""Starts the processes of a run, each with its command, environment and log file."""
 
 from __future__ import annotations
 
@@ -23,31 +23,43 @@ class Commands:
         self._environment = {**os.environ, "LEEWAY_CHILD": "1", "PYTHONUNBUFFERED": "1"}
 
     def log(self, name: str) -> Path:
+        """The file that receives the output of the process called ``name``."""
         return self._run.logs / f"{name}.log"
 
     def make_model(self) -> Child:
+        """Starts the job that makes the demo's model."""
         seed = str(self._run_file.run.seed)
         return self._python("model", "rollout", "model", "--out", str(self._run.model), "--seed", seed)
 
     def make_demonstrations(self, out: Path) -> Child:
+        """Starts the job that writes demonstrations for the warm start to ``out``.
+
+        Raises:
+            ValueError: the run file has no [learner.warmup].
+        """
         warmup = self._run_file.learner.warmup
         if warmup is None:
             raise ValueError("the run has no [learner.warmup]")
         options = {"--count": str(warmup.count), "--seed": str(self._run_file.run.seed), "--out": str(out)}
-        flat = [text for pair in options.items() for text in pair]
+        arguments = [text for option in options.items() for text in option]
         return self._python(
-            "demonstrations", "rollout", "demonstrations", str(config_file(self._run, "worker-0")), *flat
+            "demonstrations", "rollout", "demonstrations", str(config_file(self._run, "worker-0")), *arguments
         )
 
     def gateway(self) -> Child:
+        """Starts the gateway."""
         return self._python("gateway", "learner.gateway", str(config_file(self._run, "gateway")))
 
     def worker(self, name: str) -> Child:
+        """Starts the rollout worker called ``name``."""
         return self._python(name, "rollout", str(config_file(self._run, name)))
 
     def learner(self) -> Child:
-        """Through torchrun, which gives up at once when a rank dies: restarting is the supervisor's business. Of a stop
-        signal's grace period it must leave the ranks all, not its own half minute."""
+        """Starts the learner's ranks under torchrun.
+
+        torchrun ends when a rank dies, because the supervisor does the restarting. After a stop signal it gives the ranks the
+        run's whole grace period instead of its own default of 30 s.
+        """
         torchrun = [
             *("--nnodes=1", f"--nproc-per-node={self._run_file.learner.world_size}", "--max-restarts=0"),
             *("--master-addr=127.0.0.1", f"--master-port={_free_port()}"),
@@ -62,7 +74,15 @@ class Commands:
 
 
 def require_free(address: str, key: str) -> None:
-    """Raises RunError when something already listens on ``host:port``, or the host is not ours."""
+    """Checks that this process could listen on an address.
+
+    Args:
+        address: ``host:port``.
+        key: the setting that names the address, for the message.
+
+    Raises:
+        RunError: something listens there already, or the host is not an address of this machine.
+    """
     host, _, port = address.rpartition(":")
     try:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
@@ -71,7 +91,7 @@ def require_free(address: str, key: str) -> None:
     except (OSError, ValueError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise RunError(
-            f'{key} = "{address}": cannot listen there ({reason}); stop what does, or choose another'
+            f'{key} = "{address}": cannot listen there ({reason}); stop what listens there, or choose another address'
         ) from error
 
 

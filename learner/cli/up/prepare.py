@@ -1,4 +1,4 @@
-"""From the command line to a run directory that is ready: every mistake that can be seen is seen before anything starts."""
+"""Prepares a run's directory and finds as many mistakes as possible before any process is started."""
 
 from __future__ import annotations
 
@@ -11,52 +11,53 @@ from learner.cli.up.commands import require_free
 from learner.cli.up.model_check import vocabulary_size
 from runtime.settings import SettingsError
 
-Say = Callable[[str], None]
+Notify = Callable[[str], None]
 
 
-def open_run(source: Path, overrides: Sequence[str], resume: bool, say: Say) -> RunFile:
+def open_run(source: Path, overrides: Sequence[str], resume: bool, notify: Notify) -> RunFile:
     """Reads the settings, checks them against this machine, makes the run's directory and writes its run.json.
 
-    A resumed run keeps the settings it had; ``overrides`` come on top.
+    A resumed run keeps the settings it had, apart from ``overrides``.
 
     Args:
         source: a TOML file, or a run directory (to resume it).
-        overrides: ``section.key=value``.
-        resume: go on where the run stopped; so does ``run.resume = true``.
-        say: told what becomes of directories.
+        overrides: changes of single settings, as ``section.key=value``.
+        resume: continue where the run stopped, as ``run.resume = true`` does.
+        notify: called with a line of text when a run is resumed or an older directory is renamed.
 
     Raises:
-        SettingsError, RunError: one line that names the mistake and the remedy.
+        SettingsError: a setting is missing, unknown or not allowed.
+        RunError: the run cannot be started or resumed.
     """
     if source.is_dir() and not (source / "run.json").is_file():
         raise RunError(f"{source}: not a run directory (it has no run.json); expected one, or a TOML file")
     asked = RunFile.read(source, overrides)
     directory = asked.directory
     if resume or asked.run.resume:
-        run_file = _resumed(source, directory, overrides, say)
+        run_file = _resumed(source, directory, overrides, notify)
     elif source.is_dir():
-        raise RunError(f"{source} is a run directory: add --resume to go on with it")
+        raise RunError(f"{source} is a run directory: add --resume to continue it")
     else:
         run_file = asked
-    if directory.is_held():
-        raise RunError(f"{directory.root}: this run is going on in another process; stop that one first")
-    anew = not (resume or asked.run.resume)
-    if anew:
+    if directory.is_locked():
+        raise RunError(f"{directory.root}: this run is in progress in another process; stop that one first")
+    new = not (resume or asked.run.resume)
+    if new:
         _refuse_to_overwrite(run_file)
     _preflight(run_file, str(source))
-    if anew and (moved := directory.set_aside()):
-        say(f"the older run is set aside as {_short(moved)}")
+    if new and (moved := directory.set_aside()):
+        notify(f"the older run was renamed to {_short(moved)}")
     directory.create()
     run_file = run_file.absolute()
     run_file.write(directory.settings)
     return run_file
 
 
-def _resumed(source: Path, directory: RunDirectory, overrides: Sequence[str], say: Say) -> RunFile:
+def _resumed(source: Path, directory: RunDirectory, overrides: Sequence[str], notify: Notify) -> RunFile:
     if not directory.settings.is_file():
         raise RunError(f"{directory.root}: there is no run to resume (no run.json); start it without --resume")
     if not source.is_dir():
-        say(f"resuming {_short(directory.root)} with the settings it had ({source} is not read again; --set is)")
+        notify(f"resuming {_short(directory.root)} with the settings it had; of {source} only --set changes apply")
     return RunFile.read(directory.root, overrides)
 
 
@@ -79,12 +80,12 @@ def _refuse_to_overwrite(run_file: RunFile) -> None:
     root = run_file.directory.root
     if root.exists() and not run_file.run.overwrite:
         raise RunError(
-            f"{_short(root)} exists: add --resume to go on with it, or choose another --set run.name=..., "
-            "or --set run.overwrite=true to set it aside"
+            f"{_short(root)} exists: add --resume to continue it, --set run.name=... to use another directory, or "
+            "--set run.overwrite=true to rename it and start a new run"
         )
 
 
 def _short(path: Path) -> str:
-    """Relative to where we are, when it lies below."""
+    """The path relative to the current directory, if it is inside it."""
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

@@ -1,4 +1,4 @@
-"""One supervised process: started, restarted after a growing delay, given up on when it dies too often."""
+"""One supervised process: restarted after a growing delay when it dies, and given up when it dies too often."""
 
 from __future__ import annotations
 
@@ -13,17 +13,24 @@ from pathlib import Path
 from learner.checkpoint.rollback import ROLLED_BACK
 from runtime.children import Child
 
-_HOPELESS = {2, 3}  # exit statuses of ours: a configuration or an authorization that no restart mends
+_FATAL_STATUSES = {2, 3}  # our exit statuses for a wrong configuration or authorization, which no restart corrects
 _RANK_EXIT = re.compile(r"exitcode\s*:\s*(-?\d+)")  # torchrun itself always exits with 1
 
 
 class ProcessFailed(Exception):
-    """A process that the run cannot do without. The message holds the process's own last words."""
+    """A process that the run needs has failed for good. The message contains the process's own reason."""
 
 
 @dataclass(frozen=True)
 class RestartPolicy:
-    """At most ``budget`` restarts within ``window_s`` seconds; the delay doubles from one to the next."""
+    """How often a process may be restarted, and how soon.
+
+    Attributes:
+        budget: most restarts within ``window_s``.
+        window_s: seconds over which restarts are counted.
+        first_delay_s: seconds before the first restart; each further one within the window waits twice as long.
+        longest_delay_s: most seconds before a restart.
+    """
 
     budget: int = 5
     window_s: float = 300.0
@@ -32,20 +39,27 @@ class RestartPolicy:
 
 
 class Process:
-    """A child that is wanted.
+    """A child process that is restarted when it dies.
 
     Args:
         name: what the display and messages call it.
         launch: starts it; called from the main thread, again for each restart.
-        log: where its output goes.
-        policy: how often it may die.
+        log: the file that receives its output.
+        policy: how often it may be restarted.
+
+    Attributes:
+        name: the argument of that name.
+        state: "waiting" before the first start, then "running", "restarting", "done" or "stopped".
+        restarts: how often it was restarted.
+        started: time.monotonic() of the last start.
+        child: the process itself; None before the first start.
     """
 
     def __init__(self, name: str, launch: Callable[[], Child], log: Path, policy: RestartPolicy | None = None) -> None:
         self.name = name
-        self.state = "waiting"  # then running, restarting, done, stopped
+        self.state = "waiting"
         self.restarts = 0
-        self.started = 0.0  # time.monotonic() of the last start
+        self.started = 0.0
         self._launch = launch
         self._log = log
         self._policy = policy or RestartPolicy()
@@ -55,19 +69,20 @@ class Process:
         self.child: Child | None = None
 
     def start(self) -> None:
+        """Starts the process."""
         self._log_start = self._log.stat().st_size if self._log.exists() else 0
         self.child = self._launch()
         self.started = time.monotonic()
         self.state = "running"
 
     def check(self, may_finish: bool = False) -> None:
-        """Notices a death and restarts when its time has come.
+        """Notices when the process has died, and restarts it when its delay is over. Call it several times a second.
 
         Args:
-            may_finish: exit status 0 means done; otherwise it is a death like any other.
+            may_finish: whether exit status 0 means that it is done; otherwise it counts as a death.
 
         Raises:
-            ProcessFailed: it died of its configuration, or too often.
+            ProcessFailed: it died because of its configuration, or too often.
         """
         if self.state == "restarting":
             if time.monotonic() >= self._due:
@@ -82,16 +97,16 @@ class Process:
         if status == 0 and may_finish:
             self.state = "done"
             return
-        self.child.kill()  # whatever it left in its session
+        self.child.kill()  # ends what it left in its session
         self._died(status)
 
     def _died(self, status: int) -> None:
-        words = self._output()
-        statuses = {status, *(int(code) for code in _RANK_EXIT.findall(words))}
-        if statuses & _HOPELESS:
-            raise ProcessFailed(f"{self.name}: {last_words(words).removeprefix(f'{self.name}: ')}")
+        output = self._output()
+        statuses = {status, *(int(code) for code in _RANK_EXIT.findall(output))}
+        if statuses & _FATAL_STATUSES:
+            raise ProcessFailed(f"{self.name}: {failure_reason(output).removeprefix(f'{self.name}: ')}")
         now = time.monotonic()
-        if ROLLED_BACK in statuses:  # it counts its rollbacks itself
+        if ROLLED_BACK in statuses:  # the learner limits its rollbacks itself
             self._due = now
             self.state = "restarting"
             return
@@ -101,14 +116,14 @@ class Process:
         if len(self._deaths) > self._policy.budget:
             raise ProcessFailed(
                 f"{self.name}: died {len(self._deaths)} times in {self._policy.window_s:.0f} s, last with "
-                f"{_describe(status)}: {last_words(words)} (log: {self._log})"
+                f"{_describe(status)}: {failure_reason(output)} (log: {self._log})"
             )
         delay = self._policy.first_delay_s * 2 ** (len(self._deaths) - 1)
         self._due = now + min(delay, self._policy.longest_delay_s)
         self.state = "restarting"
 
     def _output(self) -> str:
-        """What it wrote since its last start, the last 32 KiB of it."""
+        """The last 32 KiB of what it wrote since its last start."""
         if not self._log.exists():
             return ""
         with self._log.open("rb") as file:
@@ -116,8 +131,8 @@ class Process:
             return file.read().decode(errors="replace")
 
 
-def last_words(output: str) -> str:
-    """The reason a process gave: its last error line (structured, or ``error: ...``), or else its last line."""
+def failure_reason(output: str) -> str:
+    """The reason a process gave for its failure: its last structured error, else its last exception, else its last line."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     for line in reversed(lines):
         try:
@@ -129,7 +144,7 @@ def last_words(output: str) -> str:
     for line in reversed(lines):
         if re.match(r"(\w+\.)*\w*(Error|Exception)\b.*:", line) and "ChildFailedError" not in line:
             return line
-    return lines[-1] if lines else "it said nothing"
+    return lines[-1] if lines else "it wrote nothing"
 
 
 def _describe(status: int) -> str:

@@ -1,4 +1,4 @@
-"""`leeway up`: starts a run's processes, restarts those that die, stops them all and leaves none behind."""
+"""The supervisor of a run: starts its processes, restarts those that die, and stops them all, leaving none behind."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from learner.cli.run.run_history import RunHistory
 from learner.cli.run.sections import EMBEDDED
 from learner.cli.up.commands import Commands
 from learner.cli.up.model_check import vocabulary_size
-from learner.cli.up.process import Process, ProcessFailed, last_words
+from learner.cli.up.process import Process, ProcessFailed, failure_reason
 from learner.cli.view.live import Display, ProcessView, RunView
 from learner.queue import EmbeddedRedis, QueueError, ledgers_in
 from leeway.v1 import rollout_pb2
@@ -34,20 +34,21 @@ _WORKER_GRACE_S = 5.0
 _GATEWAY_GRACE_S = 1.0
 _REDIS_GRACE_S = 1.0
 _PR_SET_CHILD_SUBREAPER = 36
-_SHOWN = 500  # rows of each kind kept for the display: a run may go on for weeks
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SHOWN_ROWS = 500  # rows of each kind kept for the display: a run may take weeks
 
 
 class StopRequested(Exception):
-    """Somebody asked the run to stop."""
+    """A signal asked the run to stop."""
 
 
 class Supervisor:
-    """Runs one run to its end. Everything happens in the calling (main) thread.
+    """Supervises one run to its end. Everything happens in the calling thread, which must be the main thread.
 
     Args:
-        run_file: what to run; its directory exists, is held by us and holds run.json.
-        display: shown the run about five times a second.
-        commands: how processes are started; the real ones by default.
+        run_file: what to run; its directory exists, is locked by us and contains run.json.
+        display: shows the run; updated about five times a second.
+        commands: starts the processes; default: the real ones.
     """
 
     def __init__(self, run_file: RunFile, display: Display, commands: Commands | None = None) -> None:
@@ -55,7 +56,7 @@ class Supervisor:
         self._run = run_file.directory
         self._display = display
         self._commands = commands or Commands(run_file)
-        self._metrics = RunHistory(self._run.metrics, recent=_SHOWN)
+        self._recent = RunHistory(self._run.metrics, recent=_SHOWN_ROWS)
         self._redis: EmbeddedRedis | None = None
         self._redis_url = run_file.queue.url
         self._processes: dict[str, Process] = {}
@@ -67,8 +68,10 @@ class Supervisor:
         self._recorded: list[dict[str, Any]] | None = None
 
     def run(self) -> Outcome:
-        """Returns when every process has ended, whatever the reason."""
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # orphans become ours to sweep up
+        """Runs until every process has ended, for whatever reason; returns how the run ended."""
+        ctypes.CDLL(None).prctl(
+            _PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0
+        )  # orphans become our children, which kill_descendants finds
         previous = {number: signal.signal(number, self._on_signal) for number in _STOP_SIGNALS}
         try:
             self._start()
@@ -84,8 +87,8 @@ class Supervisor:
         return self._outcome
 
     @property
-    def metrics(self) -> RunHistory:
-        """All of them, read anew."""
+    def history(self) -> RunHistory:
+        """Everything that the run has recorded, read from its files now."""
         return RunHistory(self._run.metrics).poll()
 
     def _start(self) -> None:
@@ -108,7 +111,7 @@ class Supervisor:
         self._want("learner", self._commands.learner)
 
     def _plan(self) -> Plan:
-        """Derives each process's settings and writes them."""
+        """Derives each process's settings and writes them to its file."""
         vocabulary = vocabulary_size(self._file.model_directory(), self._file.learner.parallel)
         plan = self._file.resolve(self._redis_url, self._run.identity(self._file.run.name), vocabulary)
         settings = {
@@ -123,7 +126,9 @@ class Supervisor:
     def _start_redis(self) -> Child:
         self._redis = EmbeddedRedis.start(self._run.redis, self._file.queue.aof)
         if self._redis_url not in (EMBEDDED, self._redis.url):
-            raise ProcessFailed(f"redis: its port was taken while it was down; resume the run ({self._run.root})")
+            raise ProcessFailed(
+                f"redis: its port was taken while it was down; resume the run: leeway up {self._run.root} --resume"
+            )
         self._redis_url = self._redis.url
         return self._redis.child
 
@@ -134,14 +139,14 @@ class Supervisor:
         self._tick()
 
     def _finish(self, job: str) -> None:
-        """Waits for a one-time job. Raises ProcessFailed when it failed."""
+        """Waits until a one-time job has ended. Raises ProcessFailed if it failed."""
         if job not in self._jobs:
             return
         child = self._jobs[job]
         self._until(lambda: child.exit_code() is not None)
         del self._jobs[job]
         if child.exit_code():
-            raise ProcessFailed(f"{job}: {last_words(child.tail())} (log: {child.log})")
+            raise ProcessFailed(f"{job}: {failure_reason(child.tail())} (log: {child.log})")
 
     def _finished(self) -> bool:
         return self._processes["learner"].state == "done"
@@ -156,19 +161,19 @@ class Supervisor:
             time.sleep(_TICK_S)
 
     def _tick(self) -> None:
-        metrics = self._metrics.poll()
+        recent = self._recent.poll()
         if self._phase != "stopping":
-            self._phase = metrics.learner.phase(self._outcome.started)
+            self._phase = recent.learner.phase(self._outcome.started)
         now = time.monotonic()
         views = [ProcessView(job, "working", child.pid, 0, 0.0) for job, child in self._jobs.items()]
         for process in self._processes.values():
             pid = process.child.pid if process.child and process.state == "running" else None
             views.append(ProcessView(process.name, process.state, pid, process.restarts, now - process.started))
-        self._display.update(RunView(self._phase, views, metrics, self._outcome.started))
+        self._display.update(RunView(self._phase, views, recent, self._outcome.started))
         self._record([{"name": view.name, "pid": view.pid, "restarts": view.restarts} for view in views])
 
     def _record(self, rows: list[dict[str, Any]]) -> None:
-        """Keeps processes.json true, for `leeway status`."""
+        """Writes processes.json when a process has changed, for `leeway status`."""
         if rows == self._recorded:
             return
         self._recorded = rows
@@ -189,13 +194,16 @@ class Supervisor:
         self._end({"gateway": _GATEWAY_GRACE_S})
         self._outcome.ledgers = self._read_ledgers()
         self._end({"redis": _REDIS_GRACE_S})
-        sweep()
+        kill_descendants()
         self._tick()
         self._outcome.ended = time.time()
 
     def _end(self, graces: dict[str, float]) -> None:
-        """SIGTERM to all; to each its grace period in seconds, none after a second Ctrl-C; SIGKILL to what remains of its
-        session."""
+        """Stops processes: sends SIGTERM to all, and SIGKILL to the session of each whose grace period is over.
+
+        Args:
+            graces: the grace period of each process in seconds, by name. A second Ctrl-C ends all of them.
+        """
         processes = [(self._processes[name], grace_s) for name, grace_s in graces.items() if name in self._processes]
         waiting = [(process.child, grace_s) for process, grace_s in processes if process.child is not None]
         began = time.monotonic()
@@ -218,19 +226,16 @@ class Supervisor:
             queue = self._file.queue_config(self._redis_url, self._run.identity(self._file.run.name))
             return ledgers_in(queue.model_copy(update={"timeout_s": 1.0}))
         except QueueError:
-            return None  # Redis is what died: `leeway ledger` reads the account from its file
+            return None  # Redis itself has died; `leeway ledger` reads its append-only file
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._signal = number
         self._signals += 1
 
 
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-def sweep() -> None:
-    """Kills whatever descends from this process and waits until it is gone."""
-    for _ in range(5):  # what is killed may just have started another
+def kill_descendants() -> None:
+    """Kills all descendants of this process and waits until they are gone."""
+    for _ in range(5):  # a killed process may have just started another one
         left = psutil.Process().children(recursive=True)
         for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):

@@ -1,4 +1,4 @@
-"""A run from the command to the prompt: open, supervise, record, show."""
+"""`leeway up` from start to end: prepares a run, supervises it, writes its summary and prints the results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,16 @@ from learner.cli.view.live import make_display
 
 
 def run_to_end(source: Path, overrides: Sequence[str], resume: bool, console: Console) -> int:
-    """Runs ``leeway up``. Exit status: 0 finished, 1 failed, 128 + n stopped by signal n.
+    """Runs ``leeway up`` to its end.
+
+    Args:
+        source: a TOML file, or a run directory (to resume it).
+        overrides: changes of single settings, as ``section.key=value``.
+        resume: continue where the run stopped.
+        console: where everything is printed, apart from errors.
+
+    Returns:
+        The exit status: 0 finished, 1 failed, 128 + n stopped by signal n.
 
     Raises:
         SettingsError, RunError: nothing was started; the message says why.
@@ -27,11 +36,11 @@ def run_to_end(source: Path, overrides: Sequence[str], resume: bool, console: Co
         source, overrides, resume, lambda text: console.print(escape(text), highlight=False, soft_wrap=True)
     )
     run = run_file.directory
-    with run.hold():
+    with run.lock():
         with make_display(console, run_file) as display:
             supervisor = Supervisor(run_file, display)
             outcome = supervisor.run()
-        summary = summarize(run_file, supervisor.metrics, outcome, read_summary(run))
+        summary = summarize(run_file, supervisor.history, outcome, read_summary(run))
         write_summary(run, summary)
     if summary["steps"]:
         print_summary(console, summary)
@@ -47,15 +56,15 @@ def _conclude(console: Console, run_file: RunFile, outcome: Outcome) -> int:
     if outcome.failure:
         errors = Console(stderr=True, highlight=False)
         errors.print(f"[red]error: the run failed:[/red] {escape(outcome.failure)}", soft_wrap=True)
-        errors.print(f"logs: {shown}/logs · go on with: leeway up {shown} --resume", soft_wrap=True)
+        errors.print(f"logs: {shown}/logs · continue with: leeway up {shown} --resume", soft_wrap=True)
         return 1
     if outcome.signal:
         console.print(
-            f"stopped; go on with: leeway up {shown} --resume  (the demo: make demo RESUME=1)", highlight=False
+            f"stopped; continue with: leeway up {shown} --resume  (the demo: make demo RESUME=1)", highlight=False
         )
-        console.print(f"a report of what there is: leeway report {shown}", highlight=False, soft_wrap=True)
+        console.print(f"write a report of the run so far with: leeway report {shown}", highlight=False, soft_wrap=True)
         return 128 + outcome.signal
-    from learner.cli.report.report import write_report  # matplotlib: only now, when nothing waits
+    from learner.cli.report.report import write_report  # imports matplotlib, which would delay the start
 
     report = write_report(run_file.directory)
     console.print(

@@ -1,4 +1,4 @@
-"""What a run leaves behind on the screen: its numbers, sample responses, the account, and how to go on."""
+"""What `leeway up` prints when a run ends: its numbers, sample responses and the ledger."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SAMPLES = 4
 
 
 def print_summary(console: Console, summary: Summary) -> None:
-    """The numbers of summary.json that a person wants first."""
+    """Prints the most important numbers of summary.json."""
     phases = " · ".join(f"{name.replace('_', ' ')} {duration(seconds)}" for name, seconds in summary["phases"].items())
     rows = [
         ("steps", f"{summary['steps']} in {duration(summary['wall_s'])} ({phases})"),
@@ -28,7 +28,10 @@ def print_summary(console: Console, summary: Summary) -> None:
         ("staleness", f"mean {number(summary['staleness_mean'])}, max {number(summary['staleness_max'], 0)} steps"),
         ("tokens", f"{summary['tokens_generated']:,} generated, {summary['tokens_trained']:,} trained"),
         ("versions", f"{summary['versions_published']} published"),
-        ("a step", f"{number(summary['seconds_per_step'])} s, of which waiting {_percent(summary['wait_share'])}"),
+        (
+            "time per step",
+            f"{number(summary['seconds_per_step'])} s, of which waiting {_percent(summary['wait_share'])}",
+        ),
     ]
     restarts = ", ".join(f"{name} {count}" for name, count in summary["restarts"].items() if count)
     if restarts:
@@ -42,7 +45,7 @@ def print_summary(console: Console, summary: Summary) -> None:
 
 
 def print_samples(console: Console, run: RunDirectory) -> None:
-    """A few responses of the earliest version beside a few of the latest."""
+    """Prints a few responses of the earliest version beside a few of the latest. Raises OSError."""
     before, after = first_and_last(read_samples(run.state), _SAMPLES)
     if not before:
         return
@@ -63,13 +66,16 @@ def print_samples(console: Console, run: RunDirectory) -> None:
 
 
 def print_ledger(console: Console, ledgers: Sequence[rollout_pb2.Ledger]) -> None:
+    """Prints the ledger of every fleet."""
     console.print(Rule("ledger", align="left", style="dim"))
     console.print(ledger_tables(ledgers))
 
 
 def first_and_last(samples: Sequence[Row], count: int) -> tuple[list[Row], list[Row]]:
-    """Samples of the earliest version, and of the latest (filled up from the ones before it); the second is empty while
-    only one version has answered."""
+    """Up to ``count`` samples of the earliest version, and the ``count`` samples of the latest versions, oldest first.
+
+    The second list is empty while there are samples of one version only.
+    """
     versions = sorted({row["version"] for row in samples})
     if not versions:
         return [], []
@@ -79,7 +85,7 @@ def first_and_last(samples: Sequence[Row], count: int) -> tuple[list[Row], list[
 
 
 def shorten(row: Row, limit: int = 72) -> str:
-    """Prompt and response on one line."""
+    """Puts the prompt and the response of a sample on one line of at most ``limit`` characters."""
     text = f"{row['prompt']} {row['response']}".replace("\n", "⏎")
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 

@@ -1,4 +1,4 @@
-"""How groups that left the queue are distributed, in one line each: what was dropped beside what was trained."""
+"""Distributions of the groups that left the queue, one line each: what expired compared with what was trained."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MEASURES = {rollout_pb2.MEASURE_LENGTH: "tokens per response", rollout_pb2.MEAS
 
 
 def histogram_table(ledgers: Sequence[rollout_pb2.Ledger]) -> Table:
-    """A row per fleet, measure and outcome; rows of one fleet and measure share their axis."""
+    """Makes a table with a row per fleet, measure and outcome; rows of one fleet and measure share their axis."""
     table = Table(box=None, header_style="dim", padding=(0, 1, 0, 0))
     for name, right in (("fleet", False), ("measure", False), ("outcome", False), ("groups", True), ("from", True),
                         ("", False), ("to", False)):  # fmt: skip
@@ -32,6 +32,6 @@ def histogram_table(ledgers: Sequence[rollout_pb2.Ledger]) -> Table:
 
 
 def bars(counts: Sequence[int]) -> str:
-    """A character per count, its height relative to the largest; only 0 is blank."""
+    """Draws each count as a block character, its height relative to the largest count; only 0 is blank."""
     most = max(counts, default=0)
     return "".join(_BLOCKS[-(-8 * count // most)] if count else _BLOCKS[0] for count in counts)

@@ -1,4 +1,4 @@
-"""`leeway ledger`: the account of a run's fleets, the law it must obey, and a second opinion on it."""
+"""`leeway ledger`: shows what became of every group of a run's fleets, whether that adds up, and a recount of it."""
 
 from __future__ import annotations
 
@@ -16,76 +16,88 @@ from learner.cli.run.queue import queue_of
 from learner.cli.run.run_directory import RunDirectory, RunError
 from learner.cli.view.histograms import histogram_table
 from learner.config import QueueConfig
-from learner.queue import GroupRef, Recount, check, ledgers_in, recount
+from learner.queue import GroupRef, Recount, imbalances, ledgers_in, recount
 from leeway.v1 import rollout_pb2
 
-LAW = (
+IMBALANCE = "the ledger does not balance"
+# The accounting invariant: in each line, the first count is the sum of the others.
+INVARIANT = (
     ("received", "accepted", "duplicate", "rejected", "retried"),
     ("accepted", "trained", "expired", "lost", "queued", "in_flight"),
 )
-_EVERY_S = 1.0
+_REFRESH_S = 1.0
 
 
 def ledgers_of(run: RunDirectory, fleet: str | None = None) -> list[rollout_pb2.Ledger]:
-    """Reads the accounts: from the running Redis, or from one started on the run's data for this moment.
+    """Reads the ledgers, from the running Redis or from one started for this purpose on the run's data.
+
+    Args:
+        run: the run.
+        fleet: read the ledger of this fleet only; None: of all fleets.
 
     Raises:
-        RunError: no such fleet. QueueError: Redis cannot be read. SettingsError: run.json is damaged.
+        RunError: the fleet never submitted to this run.
+        QueueError: Redis cannot be read.
+        SettingsError: run.json is damaged.
     """
     with queue_of(run) as config:
         return _read(config, run, fleet)
 
 
 def watch(console: Console, run: RunDirectory, fleet: str | None = None) -> None:
-    """Shows the accounts as they change, until Ctrl-C. Raises as ``ledgers_of``."""
+    """Shows the ledgers and refreshes them every second, until Ctrl-C. Raises the errors of ``ledgers_of``."""
     with queue_of(run) as config, Live(console=console, auto_refresh=False, screen=False) as live:
         try:
             while True:
                 ledgers = _read(config, run, fleet)
-                broken = [f"[red]the law is broken: {violation}[/red]" for violation in violations(ledgers)]
+                broken = [f"[red]{IMBALANCE}: {violation}[/red]" for violation in violations(ledgers)]
                 live.update(Group(ledger_tables(ledgers), *broken), refresh=True)
-                time.sleep(_EVERY_S)
+                time.sleep(_REFRESH_S)
         except KeyboardInterrupt:
             return
 
 
 def recount_of(run: RunDirectory) -> Recount:
-    """Counts the run again, from Redis and from its newest checkpoint that says what it contains. Raises QueueError."""
+    """Recounts the run from every entry, payload and id in Redis, and from its newest intact checkpoint.
+
+    Raises:
+        RunError: a checkpoint cannot be used.
+        QueueError: Redis cannot be read.
+        SettingsError: run.json is damaged.
+    """
     with queue_of(run) as config:
         return recount(config, _trained(run))
 
 
 def recount_row(found: Recount) -> dict[str, Any]:
-    """A recount as plain values."""
+    """A recount as plain values for JSON."""
     return asdict(found)
 
 
 def recount_lines(found: Recount) -> list[str]:
-    """A recount in words."""
+    """A recount as lines of text: what was counted, what could not be verified, and what differs from the ledger."""
     ids = ", ".join(f"{count:,} {outcome}" for outcome, count in sorted(found.remembered.items())) or "none"
-    lines = [
-        f"counted again: {found.entries:,} groups in the queue, {found.payload_bytes:,} bytes; ids remembered: {ids}"
-    ]
-    lines += [f"not proven: {text}" for text in found.unproven]
-    return lines + [f"wrong: {one.text}" for one in found.discrepancies]
+    lines = [f"recounted: {found.entries:,} groups in the queue, {found.payload_bytes:,} bytes; ids remembered: {ids}"]
+    lines += [f"not verified: {text}" for text in found.unverified]
+    return lines + [f"discrepancy: {one.text}" for one in found.discrepancies]
 
 
 def ledger_tables(ledgers: Sequence[rollout_pb2.Ledger]) -> Group:
-    """Each line of the law as a table, a row per fleet; what else is counted; reasons; distributions by outcome."""
-    parts: list[RenderableType] = [_line(ledgers, names) for names in LAW]
-    parts.append(_besides(ledgers))
+    """Renders ledgers: a table for each line of the invariant, other counts, reasons, and distributions by outcome."""
+    tables: list[RenderableType] = [_equation(ledgers, names) for names in INVARIANT]
+    tables.append(_other_counts(ledgers))
     for outcome in ("rejected", "retried"):
         for ledger in ledgers:
             reasons = sorted(getattr(ledger, f"{outcome}_by_reason").items())
-            parts += [f"{outcome} from {ledger.fleet}: {count:,} {reason}" for reason, count in reasons]
+            tables += [f"{outcome} from {ledger.fleet}: {count:,} {reason}" for reason, count in reasons]
     if any(ledger.histogram for ledger in ledgers):
-        parts.append(histogram_table(ledgers))
-    return Group(*parts)
+        tables.append(histogram_table(ledgers))
+    return Group(*tables)
 
 
 def violations(ledgers: Sequence[rollout_pb2.Ledger]) -> list[str]:
-    """Every broken line of the law, in words."""
-    return [violation for ledger in ledgers for violation in check(ledger)]
+    """Every way in which a ledger does not balance, in words and with the difference; empty when all balance."""
+    return [violation for ledger in ledgers for violation in imbalances(ledger)]
 
 
 def _read(config: QueueConfig, run: RunDirectory, fleet: str | None) -> list[rollout_pb2.Ledger]:
@@ -104,30 +116,31 @@ def _trained(run: RunDirectory) -> list[GroupRef]:
         try:
             return store.read_state(directory).trained
         except store.DamagedError:
-            continue  # the learner passes it over too
+            continue  # the learner does not resume from it either
         except store.CheckpointError as error:
             raise RunError(str(error)) from error
     return []
 
 
-def _line(ledgers: Sequence[rollout_pb2.Ledger], names: Sequence[str]) -> Table:
+def _equation(ledgers: Sequence[rollout_pb2.Ledger], names: Sequence[str]) -> Table:
+    """One line of the invariant, as the table "total = term + term ..." with a row per fleet."""
     table = Table(box=None, header_style="dim", padding=(0, 1, 0, 0))
     table.add_column("fleet")
     for name, sign in zip(names, " =++++"[: len(names)], strict=True):
         table.add_column(f"{sign} {name.replace('_', ' ')}".strip(), justify="right", no_wrap=True)
     table.add_column()
     for ledger in ledgers:
-        whole, *parts = (getattr(ledger, name) for name in names)
-        law = "[green]holds[/green]"
-        if whole != sum(parts):
-            law = f"[red]broken by {whole - sum(parts):+,}[/red]"
+        total, *terms = (getattr(ledger, name) for name in names)
+        verdict = "[green]balances[/green]"
+        if total != sum(terms):
+            verdict = f"[red]off by {total - sum(terms):+,}[/red]"
         elif "lost" in names and ledger.lost:
-            law = f"[red]{ledger.lost:,} lost[/red]"
-        table.add_row(ledger.fleet, *(f"{value:,}" for value in (whole, *parts)), law)
+            verdict = f"[red]{ledger.lost:,} lost[/red]"
+        table.add_row(ledger.fleet, *(f"{value:,}" for value in (total, *terms)), verdict)
     return table
 
 
-def _besides(ledgers: Sequence[rollout_pb2.Ledger]) -> Table:
+def _other_counts(ledgers: Sequence[rollout_pb2.Ledger]) -> Table:
     table = Table(box=None, header_style="dim", padding=(0, 1, 0, 0))
     table.add_column("fleet")
     for name in ("accepted MB", "queued MB", "redelivered", "vanished"):

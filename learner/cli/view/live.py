@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a live table on a terminal, plain lines elsewhere."""
+"""What `leeway up` shows while a run is in progress: a live table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -24,7 +24,15 @@ _PLAIN_S = 5.0
 
 @dataclass(frozen=True)
 class ProcessView:
-    """A process as the display shows it. ``age_s`` is the time since its last start, None when not known."""
+    """A process as the display shows it.
+
+    Attributes:
+        name: "gateway", "worker-0", "learner" or "redis", or the name of a job.
+        state: what the supervisor knows: "running", "restarting", "stopped", "done", ...
+        pid: its process id; None when it does not run.
+        restarts: how often it was restarted.
+        age_s: seconds since its last start; None when that is not known.
+    """
 
     name: str
     state: str
@@ -35,22 +43,30 @@ class ProcessView:
 
 @dataclass(frozen=True)
 class RunView:
-    """A run at one moment. ``started`` is Unix seconds, None when seen from outside."""
+    """A run at one moment, as the display shows it.
+
+    Attributes:
+        phase: what the run is doing, in a word or two.
+        processes: its processes.
+        history: its recorded metrics.
+        started: when `leeway up` started it, in Unix seconds; None when seen from another process.
+    """
 
     phase: str
     processes: list[ProcessView]
-    metrics: RunHistory
+    history: RunHistory
     started: float | None
 
 
 class Display(Protocol):
-    """Shows a run. ``update`` is called several times a second."""
+    """Something that shows a run to its user."""
 
-    def update(self, view: RunView) -> None: ...
+    def update(self, view: RunView) -> None:
+        """Shows the run as it is now. Called several times a second."""
 
 
 class LiveDisplay:
-    """A table redrawn in place. Use it as a context manager."""
+    """A display that redraws a table in place. Use it as a context manager."""
 
     def __init__(self, console: Console, run_file: RunFile) -> None:
         self._file = run_file
@@ -64,11 +80,12 @@ class LiveDisplay:
         self._live.stop()
 
     def update(self, view: RunView) -> None:
+        """Redraws the table."""
         self._live.update(render(view, self._file), refresh=True)
 
 
 class PlainDisplay:
-    """A line at each change of phase or of a process's state, and one about every five seconds."""
+    """A display that prints a line when the phase or a process's state changes, and one about every five seconds."""
 
     def __init__(self, console: Console, run_file: RunFile) -> None:
         self._console = console
@@ -83,6 +100,7 @@ class PlainDisplay:
         return None
 
     def update(self, view: RunView) -> None:
+        """Prints what has changed, and the run's numbers if five seconds have passed since the last time."""
         states = {"phase": view.phase, **{p.name: _state(p, view, self._file) for p in view.processes}}
         changed = {
             name: _first_word(state)
@@ -94,66 +112,65 @@ class PlainDisplay:
             return
         self._shown = states
         if changed:
-            self._say(view, ", ".join(f"{name}: {states[name]}" for name in changed))
+            self._print(view, ", ".join(f"{name}: {states[name]}" for name in changed))
         if due:
             self._next = time.monotonic() + _PLAIN_S
             text = plain_line(view, self._file)
             if text:
-                self._say(view, text)
+                self._print(view, text)
 
-    def _say(self, view: RunView, text: str) -> None:
+    def _print(self, view: RunView, text: str) -> None:
         self._console.print(f"[{_elapsed(view):>6}] {text}", markup=False, highlight=False, soft_wrap=True)
 
 
 def make_display(console: Console, run_file: RunFile) -> LiveDisplay | PlainDisplay:
-    """The live table when somebody watches, lines otherwise."""
+    """Makes the live table if the console is a terminal, the plain lines otherwise."""
     return LiveDisplay(console, run_file) if console.is_terminal else PlainDisplay(console, run_file)
 
 
 def render(view: RunView, run_file: RunFile) -> RenderableType:
-    """The whole table."""
-    parts = ["Leeway", run_file.run.name, view.phase, *([_elapsed(view)] if view.started else [])]
-    title = " · ".join(parts)
+    """Renders the whole table: title, progress, numbers and processes."""
+    title = " · ".join(["Leeway", run_file.run.name, view.phase, *([_elapsed(view)] if view.started else [])])
     rule = Rule(Text(title, style="bold"), align="left", style="dim")
     return Group(rule, _progress(view, run_file), _numbers(view, run_file), _processes(view, run_file))
 
 
 def _progress(view: RunView, run_file: RunFile) -> RenderableType:
     grid = Table.grid(padding=(0, 2))
-    warmup, section = view.metrics.learner.warmup, run_file.learner.warmup
-    if view.metrics.learner.steps or not (warmup and section) or view.phase == "starting":
+    warmup, section = view.history.learner.warmup, run_file.learner.warmup
+    if view.history.learner.steps or not (warmup and section) or view.phase == "starting":
         done, total = _step(view), run_file.learner.steps
-        left = time_left(view.metrics.learner.last(30), total) if view.phase == "training" else None
+        left = time_left(view.history.learner.last(30), total) if view.phase == "training" else None
         note = f"step {done} of {total}" + (f" · {duration(left)} left" if left is not None else "")
         grid.add_row(ProgressBar(total=total, completed=done, width=48), note)
     else:
         reached = warmup[-1].get("target_probability") or 0.0
-        note = f"warm start · step {warmup[-1]['step']} · right answers {reached:.2f} of {section.target:.2f}"
+        note = f"warm start · step {warmup[-1]['step']} · reference probability {reached:.2f} of {section.target:.2f}"
         grid.add_row(ProgressBar(total=section.target, completed=min(reached, section.target), width=48), note)
     return grid
 
 
 def _numbers(view: RunView, run_file: RunFile) -> Table:
-    metrics = view.metrics
-    recent = metrics.learner.last(10)
+    history = view.history
+    recent = history.learner.last(10)
     last: Row = recent[-1] if recent else {}
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="dim")
     table.add_column(justify="right")
     table.add_column(style="cyan")
-    rewards = [row["reward"] for row in metrics.learner.steps.values()]
+    rewards = [row["reward"] for row in history.learner.steps.values()]
     table.add_row("reward", number(mean(recent, "reward")), f"{sparkline(rewards)} {_trend(rewards)}")
     table.add_row("version", number(last.get("version"), 0), "")
     table.add_row("staleness", number(mean(recent, "staleness_mean")), f"max {number(last.get('staleness_max'), 0)}")
     table.add_row(
         "queue depth", number(last.get("queue_depth"), 0), f"groups · {number(last.get('expired'), 0)} expired"
     )
-    table.add_row("tokens/s generated", number(metrics.generation_rate() or None, 0), "")
-    table.add_row("tokens/s trained", number(training_rate(metrics.learner.last(10)), 0), "")
-    table.add_row("NLL positive", number(mean(recent, "nll_positive"), 3), "nats/token")
-    table.add_row("NLL negative", number(mean(recent, "nll_negative"), 3), "nats/token")
+    table.add_row("tokens/s generated", number(history.generation_rate() or None, 0), "")
+    table.add_row("tokens/s trained", number(training_rate(history.learner.last(10)), 0), "")
+    table.add_row("NLL of positives", number(mean(recent, "nll_positive"), 3), "nats/token")
+    table.add_row("NLL of negatives", number(mean(recent, "nll_negative"), 3), "nats/token")
     table.add_row("entropy", number(mean(recent, "entropy"), 3), "nats/token")
-    table.add_row("gradient norm", number(mean(recent, "grad_norm"), 3), f"{metrics.learner.skipped} steps skipped")
+    table.add_row("gradient norm", number(mean(recent, "grad_norm"), 3), f"{history.learner.skipped} steps skipped")
     return table
 
 
@@ -177,54 +194,57 @@ def _state(process: ProcessView, view: RunView, run_file: RunFile) -> str:
     if process.name == "redis":
         return f"serving, AOF {run_file.queue.aof}"
     if process.name == "learner":
-        phase = view.metrics.learner.phase(time.time() - (process.age_s or 0))
+        phase = view.history.learner.phase(time.time() - (process.age_s or 0))
         return f"starting {duration(process.age_s or 0)}" if phase == "starting" else phase
-    worker = view.metrics.workers.get(process.name)
+    worker = view.history.workers.get(process.name)
     engines = [f"engine {state}" for state in worker.engines.values()] if worker else []
     return ", ".join(engines) or f"starting {duration(process.age_s or 0)}"
 
 
 def plain_line(view: RunView, run_file: RunFile) -> str:
-    """The run's numbers on one line; empty before there are any."""
-    learner = view.metrics.learner
+    """The run's numbers on one line; "" before there are any."""
+    learner = view.history.learner
     recent = learner.last(10)
     if not recent:
         warmup, section = learner.warmup, run_file.learner.warmup
         if not (warmup and section) or view.phase != "warm start":
             return ""
         reached = warmup[-1].get("target_probability") or 0.0
-        return f"warm start: step {warmup[-1]['step']}, right answers {reached:.2f} of {section.target:.2f}"
+        return f"warm start: step {warmup[-1]['step']}, reference probability {reached:.2f} of {section.target:.2f}"
     last = recent[-1]
     left = time_left(learner.last(30), run_file.learner.steps)
-    parts = [
+    numbers = [
         f"step {last['step']}/{run_file.learner.steps}",
         f"version {last.get('version')}",
         f"reward {number(mean(recent, 'reward'))} {_trend([row['reward'] for row in learner.steps.values()])}".rstrip(),
         f"staleness {number(mean(recent, 'staleness_mean'))} max {number(last.get('staleness_max'), 0)}",
         f"queue {number(last.get('queue_depth'), 0)}",
-        f"tokens/s {number(view.metrics.generation_rate() or None, 0)} generated {number(training_rate(recent), 0)} trained",
-        f"nll +{number(mean(recent, 'nll_positive'))} -{number(mean(recent, 'nll_negative'))}",
+        f"tokens/s {number(view.history.generation_rate() or None, 0)} generated {number(training_rate(recent), 0)} trained",
+        f"nll of positives {number(mean(recent, 'nll_positive'))} / negatives {number(mean(recent, 'nll_negative'))}",
         f"entropy {number(mean(recent, 'entropy'))}",
-        f"grad {number(mean(recent, 'grad_norm'))}",
+        f"gradient norm {number(mean(recent, 'grad_norm'))}",
     ]
-    return " · ".join(parts) + (f" · {duration(left)} left" if left is not None else "")
+    return " · ".join(numbers) + (f" · {duration(left)} left" if left is not None else "")
 
 
 def time_left(rows: list[Row], steps: int) -> float | None:
-    """Seconds to the last step at the median pace of ``rows``; None until the pace is known. (A resumed run has a gap.)"""
-    paces = [(b["time"] - a["time"]) / (b["step"] - a["step"]) for a, b in itertools.pairwise(rows)]
-    return max(0.0, statistics.median(paces) * (steps - rows[-1]["step"])) if paces else None
+    """Seconds until the last step, from the median time per step of ``rows``; None when that is not known yet.
+
+    The median ignores the gap that a resumed run has between two of its rows.
+    """
+    times = [(b["time"] - a["time"]) / (b["step"] - a["step"]) for a, b in itertools.pairwise(rows)]
+    return max(0.0, statistics.median(times) * (steps - rows[-1]["step"])) if times else None
 
 
 def training_rate(rows: list[Row]) -> float | None:
-    """Response tokens trained per second over the rows."""
+    """Response tokens trained per second over the rows; None with fewer than two."""
     if len(rows) < 2 or rows[-1]["time"] <= rows[0]["time"]:
         return None
     return sum(row["tokens"] for row in rows[1:]) / (rows[-1]["time"] - rows[0]["time"])
 
 
 def _trend(rewards: list[float]) -> str:
-    """The last ten against the ten before."""
+    """Change of the mean reward of the last ten steps against the ten before; "" before there are twenty."""
     if len(rewards) < 20:
         return ""
     change = sum(rewards[-10:]) / 10 - sum(rewards[-20:-10]) / 10
@@ -237,7 +257,7 @@ def _elapsed(view: RunView) -> str:
 
 
 def _step(view: RunView) -> int:
-    rows = view.metrics.learner.last(1)
+    rows = view.history.learner.last(1)
     return int(rows[-1]["step"]) if rows else 0
 
 

@@ -1,4 +1,4 @@
-"""Numbers as people read them."""
+"""Formats numbers, durations and series for people."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """``–`` for None."""
+    """Formats a number with ``digits`` decimal places and thousands separators; ``–`` for None."""
     return "–" if value is None else f"{value:,.{digits}f}"
 
 
 def duration(seconds: float) -> str:
-    """``42s``, ``3m05s``, ``1h02m``."""
+    """Formats a number of seconds as ``42s``, ``3m05s`` or ``1h02m``."""
     whole = int(seconds)
     if whole < 60:
         return f"{whole}s"
@@ -21,7 +21,7 @@ def duration(seconds: float) -> str:
 
 
 def sparkline(values: list[float], width: int = 24) -> str:
-    """The course of ``values`` in ``width`` characters, from 0 to their largest."""
+    """Draws ``values`` as a line of at most ``width`` block characters, scaled from 0 to the largest of their means."""
     if not values:
         return ""
     width = min(width, len(values))

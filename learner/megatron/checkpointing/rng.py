@@ -1,7 +1,7 @@
-"""Random states of a rank: torch's, the device's, and megatron's named ones.
+"""Saves and restores a rank's random states: torch's, the device's, and megatron's named ones.
 
-They belong to a rank in a layout. Resumed under the same layout every rank gets its own back; under another there is no
-right answer, and the states of the start (from the run's seed) stay.
+A state belongs to one rank of one layout. After a resume under the same layout every rank restores its own; under another
+layout there is no right state to restore, and the states of the start, from the run's seed, stay.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from learner.megatron.parallel import Ranks
 
 
 def capture(ranks: Ranks) -> bytes:
-    """This rank's states."""
+    """Serialises this rank's random states."""
     states = {
         "layout": _layout(ranks),
         "torch": torch.get_rng_state(),
@@ -30,10 +30,10 @@ def capture(ranks: Ranks) -> bytes:
 
 
 def restore(content: bytes, ranks: Ranks) -> bool:
-    """Sets the states that ``capture`` saw; False, and nothing is set, when they are another layout's.
+    """Sets the random states in ``content``. Returns False, and sets nothing, if they are of another layout.
 
     Raises:
-        ValueError, KeyError, RuntimeError: not what ``capture`` returned.
+        ValueError, KeyError, RuntimeError: ``content`` is not what ``capture`` returned.
     """
     states = torch.load(io.BytesIO(content), weights_only=True)
     if states["layout"] != _layout(ranks):
@@ -50,7 +50,7 @@ def _tracker() -> Any:
 
 
 def _layout(ranks: Ranks) -> list[int | str]:
-    """Device, world and how it is cut."""
+    """The properties that two layouts must share for a rank's random states to fit: device, world size, all dimensions."""
     return [
         ranks.device.type,
         ranks.world,

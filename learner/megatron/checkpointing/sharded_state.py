@@ -1,4 +1,4 @@
-"""Saving and loading model and optimizer, under any parallel layout."""
+"""Saves and loads the model and the optimizer, under any parallel layout."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ from learner.megatron.checkpointing import rng
 from learner.megatron.checkpointing.async_save import AsyncSave, private_file
 from learner.megatron.model.packed_model import Policy
 from learner.megatron.parallel import Ranks
-from learner.megatron.patches import adam
+from learner.megatron.patches import adam_state
 from learner.megatron.training.trainer import Trainer
+from learner.megatron.training.update_meter import optimizer_parts
 from learner.storage.digests import FileDigest
 from runtime.errors import LeewayError
 
-_WORD_S = 1.0  # between two rounds of asking
+_POLL_S = 1.0  # between two rounds of asking whether all ranks have written
 
 
 class LoadError(LeewayError):
-    """A checkpoint that cannot be loaded; the message names the directory."""
+    """A checkpoint cannot be loaded; the message names the directory or file."""
 
 
 class ShardedState:
-    """Saves and loads a policy, its optimizer and random states; every method is collective.
+    """Saves and loads a policy, its optimizer and random states. Every method but ``digests`` is collective.
 
-    When ``poll`` returns True every file in the directory, and its list of names, is on disk (fsync). Before that it has no
-    ``metadata.json`` and cannot be loaded.
+    Once ``poll`` returns True, every file of the directory and the directory itself have been synced to disk. Before that the
+    directory has no ``metadata.json`` and cannot be loaded.
     """
 
     def __init__(self, policy: Policy, trainer: Trainer, ranks: Ranks) -> None:
@@ -45,28 +46,31 @@ class ShardedState:
         self._checked = False  # the layout cannot change: its coverage is verified once
 
     def begin_save(self, directory: Path) -> None:
-        """Snapshots to host memory and starts writing into ``directory``, which exists and is empty.
+        """Copies the state to host memory and starts writing it into ``directory``, which exists and is empty.
 
         Raises:
-            RuntimeError: the save before it is still under way: poll(blocking=True) first.
+            RuntimeError: the previous save is still under way: call poll(blocking=True) first.
         """
         if self._saving is not None:
             raise RuntimeError(f"begin_save({directory}): {self._saving.directory} is still being written")
-        adam.prime(self._trainer.optimizer)
+        adam_state.initialize(optimizer_parts(self._trainer.optimizer))
         private = rng.capture(self._ranks)
         self._saving = AsyncSave(directory, self._sharded(loading=False), private, self._ranks, check=not self._checked)
         self._checked = True
         self._saving.start()
 
     def poll(self, blocking: bool) -> bool:
-        """True, on every rank, once the save under way is durable; False while it is written and when there is none.
+        """Returns True, on every rank, once the save under way is durable; False while it is written, or if there is none.
+
+        Args:
+            blocking: whether to wait for the save under way.
 
         Raises:
-            SaveError: a rank could not write. Raised on every rank; the next save may begin.
+            SaveError: a rank could not write. Raised on every rank; another save may begin.
         """
         if self._saving is None:
             return False
-        while self._anybody_writes(self._saving, _WORD_S if blocking else 0.0):
+        while self._any_rank_writes(self._saving, _POLL_S if blocking else 0.0):
             if not blocking:
                 return False
         save, self._saving = self._saving, None
@@ -74,26 +78,29 @@ class ShardedState:
         self._digests = save.digests
         return True
 
-    def _anybody_writes(self, saving: AsyncSave, patience_s: float) -> bool:
-        """Asked again and again: a rank that has written must not run into the limit of a collective for one that has not."""
-        saving.wait(patience_s)
+    def _any_rank_writes(self, saving: AsyncSave, wait_s: float) -> bool:
+        """Whether some rank is still writing, after waiting ``wait_s`` seconds for this one.
+
+        Asked repeatedly, so that a rank that has written does not run into the timeout of a collective while another writes.
+        """
+        saving.wait(wait_s)
         writing = torch.tensor([int(saving.writing)])
         dist.all_reduce(writing, group=self._ranks.control)
         return bool(writing.item())
 
     def digests(self) -> dict[str, FileDigest]:
-        """The ranks' own files of the last durable save, as each rank wrote them. Complete on rank 0."""
+        """Digests of the files of the last durable save, by name, as each rank wrote them; on rank 0, empty elsewhere."""
         return self._digests
 
     def load(self, directory: Path) -> None:
-        """Restores weights, Adam's moments and its step count, whatever layout they were saved from.
+        """Restores weights, Adam's moments and its step count from a checkpoint of any layout.
 
-        The random states come back too, when the layout is the same.
+        If the layout is the same, the random states are restored too.
 
         Raises:
-            LoadError: not a complete checkpoint of this model.
+            LoadError: ``directory`` is not a complete checkpoint of this model.
         """
-        adam.prime(self._trainer.optimizer)
+        adam_state.initialize(optimizer_parts(self._trainer.optimizer))
         wanted = self._sharded(loading=True)
         try:
             loaded: Any = dist_checkpointing.load(
@@ -113,14 +120,14 @@ class ShardedState:
             raise LoadError(f"{path}: no random states ({error})") from error
         if not same and self._ranks.rank == 0:
             structlog.get_logger().info(
-                "another layout: random states begin anew from the seed", checkpoint=str(path.parent)
+                "checkpoint of another layout: random states start from the seed", checkpoint=str(path.parent)
             )
 
     def _sharded(self, loading: bool) -> dict[str, Any]:
         metadata = {
-            # The default of this version fails without TransformerEngine, and only this one loads under another layout.
+            # The default of this version fails without TransformerEngine, and only this type loads under another layout.
             "distrib_optim_sharding_type": "fully_reshardable",
-            # Experts have an optimizer of their own; a tensor's moments are known by the tensor alone.
+            # Experts have an optimizer of their own; moments are stored under the name of their tensor alone.
             "chained_optim_avoid_prefix": True,
             "dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True),
         }
@@ -133,5 +140,5 @@ class ShardedState:
 
 
 def _names(policy: Policy) -> list[str]:
-    """Where each piece of the model stands in this rank's state; on disk, tensors are known by their place in the whole."""
+    """Keys of the model chunks in this rank's state. On disk a tensor's name does not depend on its chunk."""
     return [f"model{chunk}" for chunk in range(len(policy.chunks))]

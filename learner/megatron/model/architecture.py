@@ -1,4 +1,4 @@
-"""The architectures that can be trained, read from a Hugging Face ``config.json``."""
+"""What the learner needs to know of a model, read from a Hugging Face ``config.json``."""
 
 from __future__ import annotations
 
@@ -12,9 +12,14 @@ import torch
 from torch import Tensor
 
 from learner.config import ParallelConfig
+from learner.config.architectures import (
+    MIXTURE_MODEL_TYPES,
+    SUPPORTED_MODEL_TYPES,
+    expert_count,
+    layers_with_experts,
+    layout_violations,
+)
 from runtime.errors import MISCONFIGURED, LeewayError
-
-_SUPPORTED = ("llama", "qwen2", "qwen3", "qwen3_moe")
 
 
 class ModelError(LeewayError):
@@ -25,48 +30,69 @@ class ModelError(LeewayError):
 
 @dataclass(frozen=True)
 class Mixture:
-    """Experts in place of the gated MLP: a softmax over all of them says which few a token goes to. None is ever dropped.
+    """Experts in place of the gated MLP; a softmax over all of them chooses a few for each token. No token is ever dropped.
 
-    No auxiliary loss balances them (router_aux_loss_coef is not read): it is a product of means over a micro-batch, so that
-    the same batch would have another gradient for every way of cutting it.
+    No auxiliary loss balances the experts (router_aux_loss_coef is not read): it is a product of means over a micro-batch, so
+    the gradient of a batch would depend on how it is split into micro-batches.
+
+    Attributes:
+        experts: experts of each mixture layer.
+        chosen: experts that each token is sent to.
+        ffn: width of one expert's hidden layer.
+        normalised: whether the weights of a token's experts are scaled to sum to 1; if not, they are the softmax's.
+        layers: whether each layer, from the first to the last, is a mixture; the others are dense.
     """
 
     experts: int
-    chosen: int  # experts of a token
-    ffn: int  # of one expert
-    normalised: bool  # the weights of a token's experts sum to 1; otherwise they are what the softmax gives
-    layers: tuple[bool, ...]  # which layers have one; the others are dense
+    chosen: int
+    ffn: int
+    normalised: bool
+    layers: tuple[bool, ...]
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A decoder: grouped-query attention, rotary positions, RMSNorm, gated SiLU, dense or a mixture of experts."""
+    """A decoder: grouped-query attention, rotary positions, RMSNorm, gated SiLU, dense or a mixture of experts.
+
+    Attributes:
+        path: the config.json that it was read from.
+        config: content of that file.
+        groups: key/value heads.
+        vocab: token ids, and rows of the embedding.
+        tied: whether the output layer is the embedding.
+        rope: rope_theta, rope_type and what that type needs.
+        mixture: None for a dense model.
+    """
 
     path: Path
+    config: dict[str, Any]
     model_type: str
     layers: int
     hidden: int
     ffn: int
     heads: int
-    groups: int  # key/value heads
+    groups: int
     head_dim: int
     vocab: int
     norm_eps: float
     max_positions: int
-    tied: bool  # the output layer is the embedding
-    rope: dict[str, Any]  # rope_theta, rope_type and what that type needs
+    tied: bool
+    rope: dict[str, Any]
     mixture: Mixture | None
 
     @classmethod
     def read(cls, directory: Path) -> Architecture:
-        """Raises ModelError: no such directory, no or a malformed config.json, or an architecture that is not supported."""
+        """Reads ``directory``/config.json.
+
+        Raises:
+            ModelError: the directory or file is missing, the file is malformed, or the architecture is not supported.
+        """
         path = directory / "config.json"
         values = _read_json(path)
         model_type = _field(path, values, "model_type")
-        if model_type not in _SUPPORTED:
-            raise ModelError(
-                f"{path}: model_type = {model_type!r} is not supported; supported: {', '.join(_SUPPORTED)}"
-            )
+        if model_type not in SUPPORTED_MODEL_TYPES:
+            supported = ", ".join(SUPPORTED_MODEL_TYPES)
+            raise ModelError(f"{path}: model_type = {model_type!r} is not supported; supported: {supported}")
         _refuse_variants(path, values)
         heads = _count(path, values, "num_attention_heads")
         hidden = _count(path, values, "hidden_size")
@@ -75,6 +101,7 @@ class Architecture:
             raise ModelError(f"{path}: num_attention_heads = {heads} is no multiple of num_key_value_heads = {groups}")
         return cls(
             path=path,
+            config=values,
             model_type=model_type,
             layers=_count(path, values, "num_hidden_layers"),
             hidden=hidden,
@@ -87,73 +114,38 @@ class Architecture:
             max_positions=_count(path, values, "max_position_embeddings"),
             tied=bool(values.get("tie_word_embeddings", False)),
             rope=_rope(path, values),
-            mixture=_mixture(path, values) if model_type == "qwen3_moe" else None,
+            mixture=_mixture(path, values) if model_type in MIXTURE_MODEL_TYPES else None,
         )
 
     @property
     def qkv_bias(self) -> bool:
+        """Whether the query, key and value projections have a bias."""
         return self.model_type == "qwen2"
 
     @property
     def qk_norm(self) -> bool:
+        """Whether each head's queries and keys pass through an RMSNorm."""
         return self.model_type in ("qwen3", "qwen3_moe")
 
     def has_experts(self, layer: int) -> bool:
-        """Whether that layer, counted from 0, is a mixture."""
+        """Whether layer number ``layer``, counted from 0 over the whole model, is a mixture of experts."""
         return self.mixture is not None and self.mixture.layers[layer]
 
     def check_layout(self, parallel: ParallelConfig) -> None:
-        """Raises ModelError when the model cannot be cut this way."""
-        per_stage = self.layers // parallel.pipeline
-        cuts = [
-            ("num_attention_heads", self.heads, "tensor", parallel.tensor),
-            ("num_key_value_heads", self.groups, "tensor", parallel.tensor),
-            ("vocab_size", self.vocab, "tensor", parallel.tensor),
-            ("num_hidden_layers", self.layers, "pipeline", parallel.pipeline),
-            # divisible by pipeline, as that is checked before
-            ("num_hidden_layers / parallel.pipeline", per_stage, "virtual_pipeline", parallel.virtual_pipeline),
-        ]
-        if self.mixture is None or not all(self.mixture.layers):
-            cuts.append(("intermediate_size", self.ffn, "tensor", parallel.tensor))
-        if self.mixture is not None:
-            cuts.append(("num_experts", self.mixture.experts, "expert", parallel.expert))
-        for field, value, name, parts in cuts:
-            if value % parts:
-                divisors = [n for n in range(1, parts) if value % n == 0]
-                raise ModelError(
-                    f"{self.path}: {field} = {value} is not divisible by parallel.{name} = {parts}: "
-                    f"set parallel.{name} to one of {divisors}"
-                )
-        self._check_experts(parallel)
+        """Checks that the model can be divided as ``parallel`` asks.
 
-    def _check_experts(self, parallel: ParallelConfig) -> None:
-        if self.mixture is None:
-            if parallel.expert > 1:
-                raise ModelError(
-                    f"{self.path}: model_type = {self.model_type!r} has no experts, which parallel.expert = "
-                    f"{parallel.expert} would share out: set parallel.expert to 1"
-                )
-            return
-        if parallel.tensor > 1 and not parallel.sequence:
-            raise ModelError(
-                f"{self.path}: a mixture of experts under parallel.tensor = {parallel.tensor} needs parallel.sequence = "
-                "true: else all tensor-parallel ranks would send the same tokens to the experts"
-            )
-        pieces = parallel.pipeline * parallel.virtual_pipeline
-        each = self.layers // pieces
-        without = [i for i in range(pieces) if not any(self.mixture.layers[i * each : (i + 1) * each])]
-        if without:
-            raise ModelError(
-                f"{self.path}: layers {without[0] * each} to {(without[0] + 1) * each - 1}, one of the {pieces} pieces that "
-                "parallel.pipeline and parallel.virtual_pipeline make of the model, are dense (mlp_only_layers, "
-                "decoder_sparse_step): every piece needs a layer with experts: lower parallel.pipeline or virtual_pipeline"
-            )
+        Raises:
+            ModelError: it cannot; the message has a line for each setting that does not fit.
+        """
+        violations = [f"{self.path}: {violation.text}" for violation in layout_violations(self.config, parallel)]
+        if violations:
+            raise ModelError("\n".join(violations))
 
     def inverse_frequencies(self) -> Tensor:
         """Rotary angle per position of each pair of channels: [head_dim / 2] float32, radians.
 
-        "llama3" stretches the low frequencies: wavelengths above the original context by ``factor``, those well within it
-        not at all, and smoothly in between (Llama 3.1's reference code).
+        "llama3" divides the low frequencies: by ``factor`` where the wavelength is longer than the original context, not at
+        all where it is much shorter, and by something in between otherwise (Llama 3.1's reference code).
         """
         exponents = torch.arange(0, self.head_dim, 2, dtype=torch.float32) / self.head_dim
         inverse = 1.0 / (self.rope["rope_theta"] ** exponents)
@@ -193,7 +185,11 @@ def _count(path: Path, values: dict[str, Any], name: str) -> int:
 
 
 def _refuse_variants(path: Path, values: dict[str, Any]) -> None:
-    """What these model types allow and this learner does not compute; training it silently wrong would be worse."""
+    """Refuses options of these model types that the learner does not compute: training would be silently wrong.
+
+    Raises:
+        ModelError: such an option is set.
+    """
     plain = {"hidden_act": "silu", "mlp_bias": False, "attention_bias": False, "use_sliding_window": False}
     for name, expected in plain.items():
         if values.get(name, expected) not in (expected, None):
@@ -204,8 +200,8 @@ def _refuse_variants(path: Path, values: dict[str, Any]) -> None:
 
 
 def _mixture(path: Path, values: dict[str, Any]) -> Mixture:
-    """num_experts is called num_local_experts by newer versions of transformers."""
-    experts = _count(path, values, "num_experts" if values.get("num_experts") is not None else "num_local_experts")
+    _count(path, values, "num_experts" if values.get("num_experts") is not None else "num_local_experts")
+    experts = expert_count(values)
     chosen = _count(path, values, "num_experts_per_tok")
     normalised = bool(values.get("norm_topk_prob", False))
     if chosen > experts:
@@ -215,19 +211,18 @@ def _mixture(path: Path, values: dict[str, Any]) -> Mixture:
             f"{path}: norm_topk_prob = true with num_experts_per_tok = 1 is not supported: every token's weight is 1 and the "
             "router learns nothing; set norm_topk_prob to false"
         )
-    step, dense = values.get("decoder_sparse_step", 1), values.get("mlp_only_layers") or []
-    layers = range(_count(path, values, "num_hidden_layers"))
-    which = tuple(layer not in dense and (layer + 1) % step == 0 for layer in layers)
-    if not any(which):
+    layers = layers_with_experts(values)
+    if not any(layers):
+        step, dense = values.get("decoder_sparse_step", 1), values.get("mlp_only_layers") or []
         raise ModelError(
             f"{path}: decoder_sparse_step = {step} and mlp_only_layers = {dense} leave no layer with experts; use a dense "
             "model instead"
         )
-    return Mixture(experts, chosen, _count(path, values, "moe_intermediate_size"), normalised, which)
+    return Mixture(experts, chosen, _count(path, values, "moe_intermediate_size"), normalised, layers)
 
 
 def _rope(path: Path, values: dict[str, Any]) -> dict[str, Any]:
-    """Reads the old layout (rope_theta, rope_scaling) and the new one (rope_parameters)."""
+    """Rotary settings from the old fields (rope_theta, rope_scaling) or the new one (rope_parameters)."""
     rope = dict(values.get("rope_parameters") or values.get("rope_scaling") or {})
     rope.setdefault("rope_theta", values.get("rope_theta", 10_000.0))
     kind = rope.setdefault("rope_type", rope.get("type", "default"))

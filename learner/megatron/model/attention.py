@@ -1,7 +1,7 @@
-"""Attention over packed rows, with rotary positions, on torch's scaled_dot_product_attention; and the norm around it.
+"""Attention over packed rows, with rotary positions, on torch's scaled_dot_product_attention.
 
 megatron's stock attention refuses packed rows without TransformerEngine, and its rotary embedding loops over sequences. Here
-what depends on how a row is packed is planned beforehand (learner.megatron.model.packed_row).
+everything that depends on how a row is packed is computed beforehand (learner.megatron.model.packed_row).
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from learner.megatron.model.context_parallel import gather_tokens
-from learner.megatron.model.packed_row import AttentionCall, PackedRow
+from learner.megatron.model.packed_row import PackedRow
+from learner.megatron.model.slot_plan import AttentionCall
 
 
 class PackedAttention(torch.nn.Module):
     """Causal core attention of one layer over a packed row: rotates queries and keys, then attends within each sequence.
 
-    Under context parallelism the keys and values of all ranks are gathered, rotated already; queries and output are this
-    rank's.
+    Under context parallelism it gathers the rotated keys and the values of all ranks; queries and output stay this rank's.
     """
 
     def __init__(self, config: Any, softmax_scale: float | None = None, **_: Any) -> None:
@@ -36,7 +36,21 @@ class PackedAttention(torch.nn.Module):
         packed_seq_params: PackedRow | None = None,
         **_: Any,
     ) -> Tensor:
-        """query [n, heads, d], key and value [n, groups, d] -> [n, heads * d]. The mask is causal; none is read."""
+        """Attends within each sequence of the row.
+
+        Args:
+            query: [n, heads, d].
+            key: [n, groups, d].
+            value: [n, groups, d].
+            attention_mask: not read; attention is causal.
+            packed_seq_params: how the row is packed.
+
+        Returns:
+            [n, heads * d].
+
+        Raises:
+            ValueError: ``packed_seq_params`` is None.
+        """
         row = packed_seq_params
         if row is None:
             raise ValueError("PackedAttention attends over packed rows only: pass a PackedRow as packed_seq_params")
@@ -47,11 +61,11 @@ class PackedAttention(torch.nn.Module):
         query = _Spread.apply(query, row.queries.gather, row.queries.restore)
         key, value = (_Spread.apply(tensor, row.keys.gather, row.keys.restore) for tensor in (key, value))
         outputs, slot, start = [], 0, 0
-        for bucket in row.buckets:
-            stop = start + bucket.count * bucket.length
-            k, v = (t[start:stop].view(bucket.count, bucket.length, *t.shape[1:]).transpose(1, 2) for t in (key, value))
+        for batch in row.attention_batches:
+            stop = start + batch.count * batch.length
+            k, v = (t[start:stop].view(batch.count, batch.length, *t.shape[1:]).transpose(1, 2) for t in (key, value))
             start = stop
-            for call in bucket.calls:
+            for call in batch.calls:
                 size = call.count * call.queries
                 q = query[slot : slot + size].view(call.count, call.queries, *query.shape[1:]).transpose(1, 2)
                 attended = self._attend(q, k[:, :, : call.seen], v[:, :, : call.seen], call)
@@ -63,10 +77,10 @@ class PackedAttention(torch.nn.Module):
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, call: AttentionCall) -> Tensor:
         mask, square = call.mask, call.queries == call.seen
         if mask is None and not square:
-            # Brings the compiler along, seconds of every start: for those only who need it.
+            # Imports torch's compiler, which takes seconds: only context parallelism needs it.
             from torch.nn.attention.bias import causal_lower_right
 
-            mask = causal_lower_right(call.queries, call.seen)  # never made where CUDA has a kernel for it
+            mask = causal_lower_right(call.queries, call.seen)  # not materialised where CUDA has a kernel for it
         return F.scaled_dot_product_attention(
             q,
             k,
@@ -78,23 +92,23 @@ class PackedAttention(torch.nn.Module):
         )
 
     def sharded_state_dict(self, *_: Any, **__: Any) -> dict[str, Any]:
-        """No parameters."""
+        """Empty state for a checkpoint: there are no parameters."""
         return {}
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions: pairs (x[i], x[i + d/2]) turned by the angle of their position (Hugging Face's layout).
+    """Applies rotary positions: turns the pairs (x[i], x[i + d/2]) by their position's angle (Hugging Face's layout).
 
     Args:
         x: [T, heads, d].
-        cos: [T, 1, d].
-        sin: [T, 1, d], its first half negated.
+        cos: [T, 1, d], cosine of the angles.
+        sin: [T, 1, d], sine of the angles, first half negated.
     """
     return _Rotate.apply(x, cos, sin)  # type: ignore[return-value]
 
 
 class _Rotate(torch.autograd.Function):
-    """x * cos + swap_halves(x) * sin. A rotation's gradient is the rotation by the opposite angle."""
+    """Computes x * cos + swap_halves(x) * sin. A rotation's gradient is the rotation by the opposite angle."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -109,7 +123,10 @@ class _Rotate(torch.autograd.Function):
 
 
 class _Spread(torch.autograd.Function):
-    """[T, ...] packed tokens -> [M, ...] padded slots. Backward gathers too (no atomics), because a token has one slot."""
+    """Spreads packed tokens [T, ...] over padded slots [M, ...].
+
+    The backward pass is a gather too, without atomics, because a token has one slot.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gather: Tensor, restore: Tensor) -> Tensor:
@@ -119,17 +136,17 @@ class _Spread(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        return _restored(gradients[0], ctx.saved_tensors[0], ctx.tokens), None, None
+        return _restore(gradients[0], ctx.saved_tensors[0], ctx.tokens), None, None
 
 
 class _Restore(torch.autograd.Function):
-    """[M, ...] padded slots -> [T, ...] packed tokens, zero where a token does not attend."""
+    """Brings padded slots [M, ...] back to packed tokens [T, ...]; zero for tokens that do not attend."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, restore: Tensor, tokens: int) -> Tensor:
         ctx.save_for_backward(restore)
         ctx.slots = len(x)
-        return _restored(x, restore, tokens)
+        return _restore(x, restore, tokens)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
@@ -139,49 +156,9 @@ class _Restore(torch.autograd.Function):
         return spread.index_copy_(0, restore, gradient), None, None
 
 
-def _restored(slots: Tensor, restore: Tensor, tokens: int) -> Tensor:
+def _restore(slots: Tensor, restore: Tensor, tokens: int) -> Tensor:
     if len(restore) == tokens:
         return slots.index_select(0, restore)
     out = slots.new_zeros(tokens, *slots.shape[1:])
     torch.index_select(slots, 0, restore, out=out[: len(restore)])
     return out
-
-
-class RMSNorm(torch.nn.Module):
-    """weight * x / rms(x), the root mean square in fp32.
-
-    Allowed under sequence parallelism: the flag on the weight makes megatron sum its gradient over the tensor-parallel
-    ranks, each of which sees a slice of the tokens.
-    """
-
-    def __init__(self, config: Any, hidden_size: int, eps: float = 1e-5, **_: Any) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype))
-        self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
-        self._eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., hidden_size] -> the same shape and dtype."""
-        return _Normed.apply(x, self.weight, self._eps)  # type: ignore[return-value]
-
-
-class _Normed(torch.autograd.Function):
-    """One node instead of five, and less than half their time: half of a small layer's arithmetic is its norms."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        wide = x.float()
-        scale = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
-        ctx.save_for_backward(x, weight, scale)
-        return (wide * scale).to(x.dtype) * weight
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
-        """With h = x * scale: d weight = sum of g * h; d x = scale * (g * weight - h * mean(g * weight * h))."""
-        x, weight, scale = ctx.saved_tensors
-        gradient, width = gradients[0].float(), weight.float()
-        normed = x.float() * scale
-        product = gradient * normed
-        mean = product.flatten(0, -2).mv(width).div_(x.shape[-1]).view(scale.shape)
-        slope = torch.addcmul(gradient * width, normed, mean, value=-1).mul_(scale)
-        return slope.to(x.dtype), product.flatten(0, -2).sum(0).to(weight.dtype), None

@@ -1,4 +1,4 @@
-"""The policy: a megatron GPTModel over packed rows, built and filled from a Hugging Face directory."""
+"""Builds the policy, a megatron GPTModel over packed rows, and loads its weights from a Hugging Face directory."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ from learner.megatron.model.hf_weights import Weights
 from learner.megatron.model.layers import LayerBackend, build_block_spec, select_backend
 from learner.megatron.model.packed_model import PackedModel, Policy
 from learner.megatron.parallel import Ranks
+from learner.megatron.patches import expert_gradients
 
 
 def load_policy(model_dir: Path, ranks: Ranks, config: LearnerConfig) -> Policy:
-    """Builds this rank's part of the model and fills it from ``model_dir``. Collective.
+    """Builds this rank's shard of the model and loads its weights from ``model_dir``. Collective.
 
     Raises:
-        ModelError: see Architecture.read, Architecture.check_layout, learner.megatron.model.layers.choose and Weights.
+        ModelError: the model cannot be read, is not supported, or cannot be divided as ``config.parallel`` asks; or
+            ``config.layers`` asks for a backend that cannot run here.
     """
-    kit = select_backend(config)
+    backend = select_backend(config)
     architecture = Architecture.read(model_dir)
     architecture.check_layout(config.parallel)
     weights = Weights(model_dir)
@@ -34,7 +36,7 @@ def load_policy(model_dir: Path, ranks: Ranks, config: LearnerConfig) -> Policy:
     )
     chunks = []
     for chunk in range(ranks.chunks):
-        model = _chunk(kit, architecture, settings, ranks, chunk)
+        model = _chunk(backend, architecture, settings, ranks, chunk)
         load_weights(model, architecture, weights, ranks)
         sharding = DistributedDataParallelConfig(use_distributed_optimizer=True, grad_reduce_in_fp32=True)
         chunks.append(DistributedDataParallel(settings, sharding, model, disable_bucketing=chunk > 0))
@@ -42,12 +44,12 @@ def load_policy(model_dir: Path, ranks: Ranks, config: LearnerConfig) -> Policy:
 
 
 def _chunk(
-    kit: LayerBackend, architecture: Architecture, settings: TransformerConfig, ranks: Ranks, chunk: int
+    backend: LayerBackend, architecture: Architecture, settings: TransformerConfig, ranks: Ranks, chunk: int
 ) -> PackedModel:
-    place = chunk if ranks.chunks > 1 else None
+    virtual_stage = chunk if ranks.chunks > 1 else None
     model = PackedModel(
         settings,
-        build_block_spec(kit, architecture, settings, place),
+        build_block_spec(backend, architecture, settings, virtual_stage),
         vocab_size=architecture.vocab,
         max_sequence_length=architecture.max_positions,
         pre_process=ranks.is_first_stage and chunk == 0,
@@ -55,25 +57,21 @@ def _chunk(
         parallel_output=True,
         share_embeddings_and_output_weights=architecture.tied,
         position_embedding_type="none",
-        vp_stage=place,
+        vp_stage=virtual_stage,
     ).to(ranks.device)
-    for name, parameter in model.named_parameters():
-        if ".experts." in name:
-            # Its gradient is summed over the ranks that hold the same expert. megatron says so under expert parallelism only,
-            # where without it whole experts are on the tensor-parallel ranks too, each of which sees a part of the tokens.
-            parameter.allreduce = False  # type: ignore[attr-defined]
+    expert_gradients.mark(model)
     return model
 
 
 def _mixture(architecture: Architecture, ranks: Ranks) -> dict[str, Any]:
-    """Of a mixture of experts; nothing for a dense model."""
+    """Megatron's settings of a mixture of experts; empty for a dense model."""
     mixture = architecture.mixture
     if mixture is None:
         return {}
     return {
         "num_moe_experts": mixture.experts,
         "moe_router_topk": mixture.chosen,
-        # A softmax over the chosen logits is the softmax over all, normalised.
+        # A softmax over the chosen logits equals the softmax over all of them, scaled to sum to 1 over the chosen.
         "moe_router_pre_softmax": not mixture.normalised,
         "moe_router_dtype": "fp32",
         "moe_router_load_balancing_type": "none",
@@ -85,7 +83,7 @@ def _mixture(architecture: Architecture, ranks: Ranks) -> dict[str, Any]:
 
 
 def _recompute(kind: str) -> dict[str, Any]:
-    """What is not kept for the backward pass: a layer's attention, or all of a layer but its input."""
+    """Megatron's settings for recomputing a layer's attention, or all of a layer but its input, in the backward pass."""
     if kind == "full":
         return {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
     return {"recompute_granularity": "selective", "recompute_modules": ["core_attn"]} if kind == "selective" else {}
@@ -116,19 +114,19 @@ def _settings(architecture: Architecture, ranks: Ranks, config: LearnerConfig) -
         "tensor_model_parallel_size": ranks.tensor_size,
         "pipeline_model_parallel_size": ranks.pipeline_size,
         "virtual_pipeline_model_parallel_size": ranks.chunks if interleaved else None,
-        # Interleaved stages exchange two tensors with the same peer at once; batched, two stages would mistake one for the
-        # other.
+        # Interleaved stages exchange two tensors with the same peer at once. In one batch of operations, the peers could
+        # match them in the wrong order.
         "overlap_p2p_comm": interleaved,
         "batch_p2p_comm": not interleaved,
         "context_parallel_size": ranks.context_size,
         "sequence_parallel": ranks.sequence,
-        # Each micro-batch has its own length; and what megatron asks for together with that, of models without experts too.
+        # Each micro-batch has its own length. With that megatron demands this dispatcher, of models without experts too.
         "variable_seq_lengths": ranks.pipeline_size > 1,
         "moe_token_dispatcher_type": "alltoall",
         "use_cpu_initialization": ranks.device.type == "cpu",
         # The loss is a plain sum: no division by micro-batches in the schedule nor by ranks in the gradient reduction.
         "calculate_per_token_loss": True,
-        # Interleaved stages free what they have sent while it may still be on its way: gloo would send what lies there next.
+        # Interleaved stages free a tensor while it may still be in transit: gloo would send whatever is in that memory next.
         "deallocate_pipeline_outputs": not interleaved,
         # Fused kernels come with TransformerEngine or apex.
         "gradient_accumulation_fusion": False,

@@ -1,7 +1,7 @@
-"""Context parallelism: which rank holds which tokens of a micro-batch, and the collectives that its parts need.
+"""Context parallelism: which rank holds which tokens of a micro-batch, and the collectives that this needs.
 
-Every sequence is cut into 2n equal parts; of n ranks, rank r holds parts r and 2n - 1 - r: an early and a late one, so that
-causal attention is the same work for all.
+Every sequence is split into 2n equal blocks; of n ranks, rank r holds blocks r and 2n - 1 - r: an early and a late one, so
+that causal attention is the same amount of work on every rank.
 """
 
 from __future__ import annotations
@@ -18,58 +18,69 @@ from learner.megatron.parallel import Ranks
 
 
 @dataclass(frozen=True)
-class Context:
-    """This rank's place among those that share its micro-batches. ``group``: None when it is alone."""
+class ContextGroup:
+    """The ranks that share the tokens of a micro-batch, as one of them sees them.
+
+    Attributes:
+        rank: index of this rank in the group.
+        size: number of ranks in the group.
+        group: the process group; None without context parallelism.
+    """
 
     rank: int = 0
     size: int = 1
     group: dist.ProcessGroup | None = None
 
     @classmethod
-    def of(cls, ranks: Ranks) -> Context:
+    def of(cls, ranks: Ranks) -> ContextGroup:
+        """The context-parallel group that ``ranks`` describes."""
         if ranks.context_size == 1:
-            return ALONE
+            return SINGLE_RANK
         return cls(ranks.context_rank, ranks.context_size, ranks.context_group)
 
 
-ALONE = Context()
+SINGLE_RANK = ContextGroup()  # no context parallelism: one rank holds every token
 
 
 def token_owners(micro_batch: MicroBatch, ranks: int) -> Tensor:
-    """Which context rank holds each token of a row, [T] int64; each holds T / ranks, in the order of the row.
+    """Index of the context rank that holds each token of a row, [T] int64.
+
+    Each rank holds T / ranks tokens, in the order of the row.
 
     Raises:
-        ValueError: a sequence is not a multiple of twice ``ranks`` long.
+        ValueError: the length of a sequence is no multiple of twice ``ranks``.
     """
     sizes = micro_batch.cu_seqlens.diff()
     if ranks == 1:
         return torch.zeros(int(sizes.sum()), dtype=torch.int64)
     if (sizes % (2 * ranks)).any():
         raise ValueError(
-            f"sequences of {sizes.tolist()} tokens: parallel.context = {ranks} cuts each into {2 * ranks} equal parts: pack "
-            f"with context = {ranks}"
+            f"sequences of {sizes.tolist()} tokens: parallel.context = {ranks} splits each into {2 * ranks} equal blocks: "
+            f"pack with context = {ranks}"
         )
-    each = (sizes // (2 * ranks)).repeat_interleave(sizes)
-    part = micro_batch.positions[0] // each
-    return torch.minimum(part, 2 * ranks - 1 - part)
+    block_size = (sizes // (2 * ranks)).repeat_interleave(sizes)
+    block = micro_batch.positions[0] // block_size
+    return torch.minimum(block, 2 * ranks - 1 - block)
 
 
 def gather_tokens(x: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """Every rank's tokens, [n, ...] -> [ranks * n, ...], in the order of the ranks; the same n everywhere.
+    """Gathers every rank's tokens, [n, ...] -> [ranks * n, ...], in the order of the ranks; n is equal on all of them.
 
-    Each rank computes something else of them, so that the backward pass sums the ranks' gradients of a token where it came
-    from.
+    Each rank goes on to compute something different with the gathered tokens. The backward pass therefore sums the ranks'
+    gradients of a token on the rank that holds it.
     """
     return _GatherTokens.apply(x, group)  # type: ignore[return-value]
 
 
 class _GatherTokens(torch.autograd.Function):
+    """All-gather of tokens, whose backward pass is a reduce-scatter."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup) -> Tensor:
         ctx.group = group
-        everyone = x.new_empty(dist.get_world_size(group) * len(x), *x.shape[1:])
-        dist.all_gather_single(everyone, x.contiguous(), group=group)
-        return everyone
+        gathered = x.new_empty(dist.get_world_size(group) * len(x), *x.shape[1:])
+        dist.all_gather_single(gathered, x.contiguous(), group=group)
+        return gathered
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
@@ -79,15 +90,16 @@ class _GatherTokens(torch.autograd.Function):
         return own, None
 
 
-def gather_loss_tokens(logp: Tensor, entropy: Tensor, owner: Tensor, context: Context) -> tuple[Tensor, Tensor]:
-    """What all ranks found for their loss tokens, [L] each, in the order of the micro-batch.
+def gather_loss_tokens(logp: Tensor, entropy: Tensor, owner: Tensor, context: ContextGroup) -> tuple[Tensor, Tensor]:
+    """Gathers log-probabilities and entropies of all loss tokens, [L] each, in the order of the micro-batch.
 
-    Every rank computes the same of them from here on, so that each takes its own tokens' gradient and nothing is summed.
+    From here on every rank computes the same loss. The backward pass therefore hands each rank the gradient of its own
+    tokens, and sums nothing.
 
     Args:
         logp: [l] float32, of the loss tokens that this rank holds, in order.
-        entropy: [l] float32.
-        owner: [L] int64, which rank holds each loss token.
+        entropy: [l] float32, of the same tokens.
+        owner: [L] int64, index of the context rank that holds each loss token.
     """
     if context.group is None:
         return logp, entropy
@@ -95,20 +107,23 @@ def gather_loss_tokens(logp: Tensor, entropy: Tensor, owner: Tensor, context: Co
 
 
 class _GatherLossTokens(torch.autograd.Function):
+    """All-gather of loss tokens, whose backward pass selects this rank's own."""
+
     @staticmethod
-    def forward(ctx: Any, logp: Tensor, entropy: Tensor, owner: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, logp: Tensor, entropy: Tensor, owner: Tensor, context: ContextGroup) -> tuple[Tensor, Tensor]:
         counts = owner.bincount(minlength=context.size)
-        own = logp.new_zeros(2, int(counts.max()) if len(owner) else 0)  # as many from each as the one with most has
+        own = logp.new_zeros(2, int(counts.max()) if len(owner) else 0)  # padded to the largest count of all ranks
         own[:, : len(logp)] = torch.stack([logp, entropy])
-        everyone = own.new_empty(context.size, *own.shape)
-        dist.all_gather_single(everyone.view(-1), own.view(-1), group=context.group)
-        ctx.mine = (owner == context.rank).nonzero().flatten()
+        gathered = own.new_empty(context.size, *own.shape)
+        dist.all_gather_single(gathered.view(-1), own.view(-1), group=context.group)
+        ctx.own_index = (owner == context.rank).nonzero().flatten()
         ctx.set_materialize_grads(False)
-        place = owner.argsort(stable=True).argsort() - (counts.cumsum(0) - counts)[owner]  # among its rank's
-        found = everyone[owner, :, place]
-        return found[:, 0].contiguous(), found[:, 1].contiguous()
+        # Index of each loss token among those of the rank that holds it.
+        index = owner.argsort(stable=True).argsort() - (counts.cumsum(0) - counts)[owner]
+        in_order = gathered[owner, :, index]
+        return in_order[:, 0].contiguous(), in_order[:, 1].contiguous()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, Tensor | None, None, None]:
-        of_logp, of_entropy = (None if g is None else g.index_select(0, ctx.mine) for g in gradients)
-        return of_logp, of_entropy, None, None
+        logp_gradient, entropy_gradient = (None if g is None else g.index_select(0, ctx.own_index) for g in gradients)
+        return logp_gradient, entropy_gradient, None, None

@@ -1,8 +1,8 @@
-"""Hugging Face tensors to this rank's parameters and back. Both directions walk the same plan; a round trip is bit-exact.
+"""Converts Hugging Face tensors to this rank's parameters and back; a round trip is bit-exact.
 
-megatron keeps query, key and value in one matrix, key/value group by group, and the two halves of the gated MLP in one,
-rank by rank; the rest differs in name only. Experts are whole on the ranks that hold them, and known there by their place
-among those of the rank.
+megatron keeps query, key and value in one matrix, key/value group by group, and the two halves of the gated MLP in one
+matrix, tensor-parallel rank by rank; everything else differs in name only. An expert is whole on each rank that holds it, and
+its name there has its index among the rank's own experts.
 """
 
 from __future__ import annotations
@@ -10,22 +10,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, cast
+from typing import Literal, Protocol, cast
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from learner.megatron.model.architecture import Architecture
+from learner.megatron.model.packed_model import PackedModel
 from learner.megatron.parallel import Ranks
 
-if TYPE_CHECKING:
-    from learner.megatron.model.hf_weights import Weights
-    from learner.megatron.model.packed_model import PackedModel, Policy
+Kind = Literal["plain", "qkv", "glu"]  # how Hugging Face tensors are joined to one parameter
 
-Kind = Literal["plain", "qkv", "glu"]
-_BUCKET = 1 << 26  # bytes of whole tensors that one transfer brings together: a small model's go in one
-
+# By a parameter's name within its layer: the Hugging Face tensors, the dimension that tensor-parallel ranks split, the kind.
 _LAYER: dict[str, tuple[tuple[str, ...], int | None, Kind]] = {
     "input_layernorm.weight": (("input_layernorm.weight",), None, "plain"),
     "pre_mlp_layernorm.weight": (("post_attention_layernorm.weight",), None, "plain"),
@@ -39,234 +35,125 @@ _LAYER: dict[str, tuple[tuple[str, ...], int | None, Kind]] = {
     "mlp.router.weight": (("mlp.gate.weight",), None, "plain"),
 }
 _EXPERT = re.compile(r"mlp\.experts\.local_experts\.(\d+)\.(.+)")
-_OF_EXPERT: dict[str, tuple[tuple[str, ...], Kind]] = {
+_EXPERT_PARAMETERS: dict[str, tuple[tuple[str, ...], Kind]] = {
     "linear_fc1.weight": (("gate_proj.weight", "up_proj.weight"), "glu"),
     "linear_fc2.weight": (("down_proj.weight",), "plain"),
 }
 
 
 @dataclass(frozen=True)
-class Piece:
-    """One parameter of this rank and the Hugging Face tensors it is cut from."""
+class ParameterMapping:
+    """One parameter of this rank, and the Hugging Face tensors that it is a slice of.
+
+    Attributes:
+        names: the Hugging Face tensors that are joined to the parameter.
+        dim: dimension that tensor-parallel ranks split it along; None if every rank that has it holds all of it.
+        kind: how the tensors are joined.
+        expert: whether it belongs to an expert; then only ranks with the same index in their expert group hold it.
+    """
 
     parameter: torch.nn.Parameter
     names: tuple[str, ...]
-    dim: int | None  # along which tensor-parallel ranks cut it; None: every rank that has it holds it whole
+    dim: int | None
     kind: Kind
-    expert: bool = False  # only the ranks with the same place in their expert group have it
+    expert: bool = False
+
+    def slices(self, ranks: Ranks) -> int:
+        """Number of ranks that the parameter is split over."""
+        return 1 if self.dim is None else ranks.tensor_size
 
 
 class WeightSource(Protocol):
-    """Where Hugging Face tensors come from."""
+    """A place that Hugging Face tensors are read from, such as learner.megatron.model.hf_weights.Weights."""
 
     def read(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """The tensor ``name``, in host memory, any dtype."""
+        """Reads the tensor ``name`` into host memory, in any dtype; raises if it is missing or of another shape."""
         ...
 
 
-def load_weights(model: PackedModel, architecture: Architecture, weights: Weights, ranks: Ranks) -> None:
-    """Fills this rank's parameters. Raises ModelError: a tensor is missing or has another shape."""
-    for parameter, mine in local_weights([model], architecture, weights, ranks):
+def load_weights(model: PackedModel, architecture: Architecture, weights: WeightSource, ranks: Ranks) -> None:
+    """Copies weights into this rank's parameters of one model chunk. Raises what ``weights`` raises."""
+    for parameter, own in local_weights([model], architecture, weights, ranks):
         with torch.no_grad():
-            parameter.copy_(mine)
+            parameter.copy_(own)
 
 
 def local_weights(
     models: Sequence[PackedModel], architecture: Architecture, source: WeightSource, ranks: Ranks
 ) -> Iterator[tuple[torch.nn.Parameter, Tensor]]:
-    """Each parameter of this rank, in order, and what ``source`` has for it; possibly a view of a larger tensor."""
-    for piece in (piece for model in models for piece in _pieces(model, architecture, ranks)):
-        shapes = _shapes(piece, architecture, ranks)
-        parts = [source.read(name, shape) for name, shape in zip(piece.names, shapes, strict=True)]
-        whole = _join(piece.kind, parts, architecture, _slices(piece, ranks))
-        yield (
-            piece.parameter,
-            whole if piece.dim is None else whole.chunk(ranks.tensor_size, piece.dim)[ranks.tensor_rank],
-        )
+    """Yields each parameter of this rank, in order, with its values from ``source``, possibly a view of a larger tensor."""
+    for mapping in (mapping for model in models for mapping in parameter_mappings(model, architecture, ranks)):
+        shapes = _shapes(mapping, architecture, ranks)
+        tensors = [source.read(name, shape) for name, shape in zip(mapping.names, shapes, strict=True)]
+        full = join(mapping.kind, tensors, architecture, mapping.slices(ranks))
+        own = full if mapping.dim is None else full.chunk(ranks.tensor_size, mapping.dim)[ranks.tensor_rank]
+        yield mapping.parameter, own
 
 
-def export(policy: Policy, ranks: Ranks, field: Literal["data", "main_grad"] = "data") -> list[tuple[str, Tensor]]:
-    """This rank's share of its stage's tensors, whole and under their Hugging Face names, as a snapshot in host memory.
-    Collective.
-
-    The ranks of a stage, tensor-, context- and data-parallel ones alike, share its tensors out by size; experts among those
-    that hold them. One tensor's slices come together on the rank that exports it and nowhere else: a rank holds its share
-    and, in passing, three times the larger of 64 MiB and its largest tensor. A tied output layer is exported once, by the
-    first stage.
-
-    Args:
-        field: what to export of each parameter: its value, or the gradient of the last step (before the reduction over
-            data-parallel ranks has scattered it: only meaningful without data parallelism).
-
-    Returns:
-        (name, full tensor) pairs; together, those of all ranks are the model.
-    """
-    architecture = policy.architecture
-    pieces = [
-        piece for model in policy.models for piece in _pieces(model, architecture, ranks) if not _repeated(piece, model)
-    ]
-    shares, experts = _shares(pieces, ranks)
-    found: list[tuple[str, Tensor]] = []
-    for owner, share in enumerate(shares):
-        for bucket in _buckets(share, ranks):
-            values = [getattr(piece.parameter, field).detach() for piece in bucket]
-            wholes = _whole(bucket, values, owner, ranks)
-            for piece, value, whole in zip(bucket, values, wholes, strict=False):  # empty except on the owner
-                found += _named(piece, whole, value, architecture, ranks)
-    for piece in experts:
-        value = getattr(piece.parameter, field).detach()
-        found += _named(piece, value, value, architecture, ranks)
-    return found
-
-
-def _named(
-    piece: Piece, whole: Tensor, value: Tensor, architecture: Architecture, ranks: Ranks
-) -> Iterator[tuple[str, Tensor]]:
-    parts = _split(piece.kind, whole, architecture, _slices(piece, ranks))
-    return zip(piece.names, [_snapshot(part, value) for part in parts], strict=True)
-
-
-def _repeated(piece: Piece, model: PackedModel) -> bool:
-    """A tied output layer away from the embedding: the first stage exports it."""
-    return not model.pre_process and piece.names == ("model.embed_tokens.weight",)
-
-
-def _pieces(model: PackedModel, architecture: Architecture, ranks: Ranks) -> Iterator[Piece]:
-    head = "model.embed_tokens.weight" if architecture.tied else "lm_head.weight"
-    outside: dict[str, tuple[str, int | None]] = {
+def parameter_mappings(model: PackedModel, architecture: Architecture, ranks: Ranks) -> Iterator[ParameterMapping]:
+    """Yields the mapping of every parameter of a model chunk, in the order of the parameters."""
+    output_layer = "model.embed_tokens.weight" if architecture.tied else "lm_head.weight"
+    outside_layers: dict[str, tuple[str, int | None]] = {
         "embedding.word_embeddings.weight": ("model.embed_tokens.weight", 0),
-        "output_layer.weight": (head, 0),
+        "output_layer.weight": (output_layer, 0),
         "decoder.final_layernorm.weight": ("model.norm.weight", None),
     }
     for name, parameter in model.named_parameters():
-        if name in outside:
-            hf_name, dim = outside[name]
-            yield Piece(parameter, (hf_name,), dim, "plain")
+        if name in outside_layers:
+            hf_name, dim = outside_layers[name]
+            yield ParameterMapping(parameter, (hf_name,), dim, "plain")
+            continue
+        _, _, local, rest = name.split(".", 3)  # decoder.layers.<index in this model chunk>.<rest>
+        layer = cast(int, model.decoder.layers[int(local)].layer_number) - 1  # over the whole model, from 0
+        expert = _EXPERT.fullmatch(rest)
+        if expert is None:
+            names, dim, kind = _LAYER[rest]
+            yield ParameterMapping(parameter, tuple(f"model.layers.{layer}.{hf_name}" for hf_name in names), dim, kind)
         else:
-            _, _, local, rest = name.split(".", 3)  # decoder.layers.<index in this piece>.<rest>
-            layer = cast(int, model.decoder.layers[int(local)].layer_number) - 1  # over the whole model, from 0
-            expert = _EXPERT.fullmatch(rest)
-            if expert is None:
-                names, dim, kind = _LAYER[rest]
-                yield Piece(parameter, tuple(f"model.layers.{layer}.{hf_name}" for hf_name in names), dim, kind)
-            else:
-                prefix = f"model.layers.{layer}.mlp.experts.{_number(expert[1], architecture, ranks)}."
-                names, kind = _OF_EXPERT[expert[2]]
-                yield Piece(parameter, tuple(prefix + hf_name for hf_name in names), None, kind, expert=True)
+            prefix = f"model.layers.{layer}.mlp.experts.{_expert_number(expert[1], architecture, ranks)}."
+            names, kind = _EXPERT_PARAMETERS[expert[2]]
+            yield ParameterMapping(parameter, tuple(prefix + hf_name for hf_name in names), None, kind, expert=True)
 
 
-def _number(local: str, architecture: Architecture, ranks: Ranks) -> int:
-    """Of an expert, over the whole layer."""
+def _expert_number(local: str, architecture: Architecture, ranks: Ranks) -> int:
+    """Index of an expert over the whole layer, from its index among this rank's."""
     assert architecture.mixture is not None
     return ranks.expert_rank * (architecture.mixture.experts // ranks.expert_size) + int(local)
 
 
-def _slices(piece: Piece, ranks: Ranks) -> int:
-    """Ranks that a piece is cut over."""
-    return 1 if piece.dim is None else ranks.tensor_size
-
-
-def _shapes(piece: Piece, architecture: Architecture, ranks: Ranks) -> list[tuple[int, ...]]:
-    whole = list(piece.parameter.shape)
-    if piece.dim is not None:
-        whole[piece.dim] *= ranks.tensor_size
-    if piece.kind == "plain":
-        return [tuple(whole)]
-    if piece.kind == "glu":
-        return [(whole[0] // 2, *whole[1:])] * 2
+def _shapes(mapping: ParameterMapping, architecture: Architecture, ranks: Ranks) -> list[tuple[int, ...]]:
+    """Shapes of the Hugging Face tensors of a parameter."""
+    full = list(mapping.parameter.shape)
+    if mapping.dim is not None:
+        full[mapping.dim] *= ranks.tensor_size
+    if mapping.kind == "plain":
+        return [tuple(full)]
+    if mapping.kind == "glu":
+        return [(full[0] // 2, *full[1:])] * 2
     rows = (architecture.heads, architecture.groups, architecture.groups)
-    return [(count * architecture.head_dim, *whole[1:]) for count in rows]
+    return [(count * architecture.head_dim, *full[1:]) for count in rows]
 
 
-def _join(kind: Kind, parts: Sequence[Tensor], architecture: Architecture, slices: int) -> Tensor:
-    """Hugging Face tensors -> the whole megatron tensor, laid out so that its r-th chunk is rank r's."""
+def join(kind: Kind, tensors: Sequence[Tensor], architecture: Architecture, slices: int) -> Tensor:
+    """Joins Hugging Face tensors to the unsharded megatron tensor, whose r-th of ``slices`` chunks is rank r's."""
     if kind == "plain":
-        return parts[0]
+        return tensors[0]
     if kind == "glu":
-        return torch.cat([half for pair in zip(*(part.chunk(slices) for part in parts), strict=True) for half in pair])
-    rest = parts[0].shape[1:]
-    return torch.cat([part.reshape(architecture.groups, -1, *rest) for part in parts], 1).reshape(-1, *rest)
+        chunked = (tensor.chunk(slices) for tensor in tensors)
+        return torch.cat([half for pair in zip(*chunked, strict=True) for half in pair])
+    rest = tensors[0].shape[1:]
+    return torch.cat([tensor.reshape(architecture.groups, -1, *rest) for tensor in tensors], 1).reshape(-1, *rest)
 
 
-def _split(kind: Kind, whole: Tensor, architecture: Architecture, slices: int) -> list[Tensor]:
-    """The inverse of _join."""
+def split(kind: Kind, full: Tensor, architecture: Architecture, slices: int) -> list[Tensor]:
+    """Splits an unsharded megatron tensor into its Hugging Face tensors: the inverse of ``join``."""
     if kind == "plain":
-        return [whole]
+        return [full]
     if kind == "glu":
-        chunks = whole.chunk(2 * slices)
+        chunks = full.chunk(2 * slices)
         return [torch.cat(chunks[0::2]), torch.cat(chunks[1::2])]
-    rest = whole.shape[1:]
+    rest = full.shape[1:]
     width = architecture.head_dim
     queries = architecture.heads // architecture.groups * width
-    parts = whole.reshape(architecture.groups, queries + 2 * width, *rest).split([queries, width, width], 1)
-    return [part.reshape(-1, *rest) for part in parts]
-
-
-def _shares(pieces: Sequence[Piece], ranks: Ranks) -> tuple[list[list[Piece]], list[Piece]]:
-    """What each of this rank's tensor-parallel ranks exports of the pieces that every rank of the stage has a part of; and
-    what this rank exports of its own experts.
-
-    Largest first, to the one that has least; experts before all others, as few ranks have them. Every rank finds the same:
-    the experts of one place in the expert groups are like those of another.
-    """
-    place = ranks.replica_rank * ranks.tensor_size + ranks.tensor_rank  # in the stage
-    loads = [0] * (ranks.replicas * ranks.tensor_size)
-    shared: list[list[Piece]] = [[] for _ in range(ranks.tensor_size)]
-    experts: list[Piece] = []
-    for piece in sorted(pieces, key=lambda piece: (not piece.expert, -_bytes(piece, ranks))):
-        stride = ranks.expert_size if piece.expert else 1
-        for first in range(stride):
-            least = min(range(first, len(loads), stride), key=loads.__getitem__)
-            loads[least] += _bytes(piece, ranks)
-            if piece.expert and least == place:
-                experts.append(piece)
-            elif not piece.expert and least // ranks.tensor_size == ranks.replica_rank:
-                shared[least % ranks.tensor_size].append(piece)
-    return shared, experts
-
-
-def _bytes(piece: Piece, ranks: Ranks) -> int:
-    """Of the whole tensor."""
-    return piece.parameter.nbytes * _slices(piece, ranks)
-
-
-def _buckets(share: Sequence[Piece], ranks: Ranks) -> Iterator[list[Piece]]:
-    """Pieces that are brought together in one transfer: of one dtype, and many small ones or one large one."""
-    bucket: list[Piece] = []
-    for piece in share:
-        size = sum(_bytes(other, ranks) for other in [*bucket, piece])
-        if bucket and (size > _BUCKET or piece.parameter.dtype != bucket[0].parameter.dtype):
-            yield bucket
-            bucket = []
-        bucket.append(piece)
-    if bucket:
-        yield bucket
-
-
-def _whole(pieces: Sequence[Piece], values: Sequence[Tensor], owner: int, ranks: Ranks) -> list[Tensor]:
-    """The pieces put together from all tensor-parallel ranks, on tensor rank ``owner``; an empty list on the others."""
-    cut = [i for i, piece in enumerate(pieces) if piece.dim is not None] if ranks.tensor_size > 1 else []
-    flats: list[Tensor] = []
-    if cut:
-        flats = _gather(torch.cat([values[i].flatten() for i in cut]), owner, ranks)
-    if ranks.tensor_rank != owner:
-        return []
-    wholes = list(values)
-    slices = [flat.split([values[i].numel() for i in cut]) for flat in flats]
-    for i, parts in zip(cut, zip(*slices, strict=True), strict=True):
-        dim = pieces[i].dim
-        assert dim is not None
-        wholes[i] = torch.cat([part.view_as(values[i]) for part in parts], dim)
-    return wholes
-
-
-def _gather(flat: Tensor, owner: int, ranks: Ranks) -> list[Tensor]:
-    everyone = [torch.empty_like(flat) for _ in range(ranks.tensor_size)] if ranks.tensor_rank == owner else None
-    dist.gather(flat, everyone, group_dst=owner, group=ranks.tensor_group)
-    return everyone or []
-
-
-def _snapshot(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """In host memory, and no view of the parameter: training goes on while it is written."""
-    shared = tensor.untyped_storage().data_ptr() == parameter.untyped_storage().data_ptr()
-    return tensor.to("cpu", copy=shared).contiguous()
+    tensors = full.reshape(architecture.groups, queries + 2 * width, *rest).split([queries, width, width], 1)
+    return [tensor.reshape(-1, *rest) for tensor in tensors]

@@ -15,10 +15,10 @@ _INDEX = "model.safetensors.index.json"
 
 
 class Weights:
-    """Safetensors files, single or sharded with an index. Nothing is read before it is asked for.
+    """Safetensors files of a directory, single or sharded with an index. Tensors are read when they are asked for.
 
     Raises:
-        ModelError: there are no safetensors, or the index is malformed.
+        ModelError: there are no safetensors files, or the index is malformed.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -35,10 +35,10 @@ class Weights:
             raise ModelError(f"{directory}: neither {_SINGLE} nor {_INDEX}: convert the weights to safetensors")
 
     def read(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """The tensor ``name``, in host memory and in its stored dtype.
+        """Reads the tensor ``name`` into host memory, in its stored dtype.
 
         Raises:
-            ModelError: it is missing, its file is missing or damaged, or its shape is not ``shape``.
+            ModelError: the tensor or its file is missing, the file is damaged, or the tensor's shape is not ``shape``.
         """
         if name not in self._file_of:
             raise ModelError(f"{self._directory}: tensor {name} is missing; does config.json belong to these weights?")

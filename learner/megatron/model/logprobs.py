@@ -1,7 +1,7 @@
-"""Log-probabilities of chosen tokens and entropies, from hidden states and the output layer's weight.
+"""Log-probabilities of chosen tokens, and entropies, from hidden states and the output layer's weight.
 
-The logits exist only a chunk of rows at a time, forward and backward: at a vocabulary of 152k they would be the largest
-tensors of a step by far. The vocabulary may be split over the tensor-parallel ranks.
+The logits exist for a chunk of rows at a time only, forward and backward: with a vocabulary of 152k they would be by far the
+largest tensors of a step. The vocabulary may be split over the tensor-parallel ranks.
 """
 
 from __future__ import annotations
@@ -12,30 +12,30 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-# Logits handled at a time, each a few fp32 temporaries: 64 MiB of them on a CPU; on a GPU enough rows for its matrix units.
+# Logits in a chunk, by device; each costs a few fp32 temporaries. On a CPU 64 MiB; on a GPU enough rows for its matrix units.
 _CHUNK = {"cpu": 1 << 24, "cuda": 1 << 27}
 
 
 def vocab_parallel_logprobs(
     hidden: Tensor, weight: Tensor, targets: Tensor, temperature: Tensor, group: dist.ProcessGroup | None = None
 ) -> tuple[Tensor, Tensor]:
-    """log softmax(hidden weight^T / temperature) at ``targets``, in fp32 from the logits on, with one collective.
+    """Computes log softmax(hidden weight^T / temperature) at ``targets``, and the entropies, with one collective.
 
-    Each rank reduces its slice of the vocabulary to four numbers a row (maximum, sum of exponentials, target logit, sum of
-    exponential times logit); those are gathered and combined on every rank. The backward pass multiplies out the logits
-    again, chunk by chunk; only when all of them fit in one chunk are they kept.
+    All arithmetic from the logits on is in fp32. Each rank reduces its slice of the vocabulary to four numbers per row
+    (maximum, sum of exponentials, target logit, sum of exponential times logit), which are gathered and combined on every
+    rank. The backward pass computes the logits again, chunk by chunk; they are kept only when all fit in one chunk.
 
     Args:
         hidden: [L, H], any float dtype; the same on every rank of ``group``.
         weight: [V / tp, H], the dtype of ``hidden``; rank r holds ids [r * V / tp, (r + 1) * V / tp).
         targets: [L] int64, ids in [0, V).
         temperature: [L] float32, > 0.
-        group: the tensor-parallel group; None or of size 1 when the vocabulary is whole.
+        group: the tensor-parallel group; None or of size 1 when the vocabulary is not split.
 
     Returns:
-        log-probabilities [L] float32 and entropies [L] float32 in nats, both differentiable in ``hidden`` and ``weight``. The
-        gradient of ``hidden`` is of this rank's slice: the caller sums it over ``group``. The entropy's costs nothing where
-        no loss uses it.
+        Log-probabilities [L] float32 and entropies [L] float32 in nats, both differentiable in ``hidden`` and ``weight``. The
+        gradient of ``hidden`` covers this rank's slice of the vocabulary only: the caller sums it over ``group``. The
+        entropy's gradient costs nothing if no loss uses it.
     """
     return _LogProbs.apply(hidden, weight, targets, temperature, group)  # type: ignore[return-value]
 
@@ -50,25 +50,28 @@ class _LogProbs(torch.autograd.Function):
         temperature: Tensor,
         group: dist.ProcessGroup | None,
     ) -> tuple[Tensor, Tensor]:
-        local, mine = _local_targets(len(weight), targets, group)
-        parts = torch.empty(4, len(targets), dtype=torch.float32, device=hidden.device)
+        local, is_local = _local_targets(len(weight), targets, group)
+        reduced = torch.empty(4, len(targets), dtype=torch.float32, device=hidden.device)
         chunks = _chunks(hidden, weight)
         logits = None
         for rows in chunks:
             logits = hidden[rows] @ weight.T
-            parts[:, rows] = _reduce(logits.float() / temperature[rows, None], local[rows], mine[rows])
-        top, total, chosen, moment = _combine(_gather(parts, group))
+            reduced[:, rows] = _reduce(logits.float() / temperature[rows, None], local[rows], is_local[rows])
+        top, total, chosen, moment = _combine(_gather(reduced, group))
         log_total = total.log()
         entropy = log_total - moment / total
         ctx.set_materialize_grads(False)
         kept = logits if len(chunks) == 1 else None
-        ctx.save_for_backward(hidden, weight, kept, local, mine, temperature, top, log_total, entropy)
+        ctx.save_for_backward(hidden, weight, kept, local, is_local, temperature, top, log_total, entropy)
         return chosen - top - log_total, entropy
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor, Tensor, None, None, None]:
-        """With z = logits / temperature, p = softmax(z): d logp / dz = onehot - p; d entropy / dz = -p (log p + entropy)."""
-        hidden, weight, kept, local, mine, temperature, top, log_total, entropy = ctx.saved_tensors
+        """Gradients of ``hidden`` and ``weight``.
+
+        With z = logits / temperature and p = softmax(z): d logp / dz = onehot - p, d entropy / dz = -p (log p + entropy).
+        """
+        hidden, weight, kept, local, is_local, temperature, top, log_total, entropy = ctx.saved_tensors
         of_logp, of_entropy = gradients
         of_hidden = torch.empty_like(hidden)
         of_weight = torch.zeros_like(weight, dtype=torch.float32)  # a sum over chunks
@@ -78,7 +81,7 @@ class _LogProbs(torch.autograd.Function):
             logp = (logits.float() / temperature[rows, None]).sub_(top[rows, None]).sub_(log_total[rows, None])
             slope = _slope(logp, of_logp, of_entropy, entropy, rows)
             if of_logp is not None:
-                slope.scatter_add_(1, local[rows, None], (mine * of_logp)[rows, None])
+                slope.scatter_add_(1, local[rows, None], (is_local * of_logp)[rows, None])
             slope = slope.div_(temperature[rows, None]).to(hidden.dtype)
             torch.mm(slope, weight, out=of_hidden[rows])
             _add_product(of_weight, slope.T, hidden[rows])
@@ -86,7 +89,7 @@ class _LogProbs(torch.autograd.Function):
 
 
 def _slope(logp: Tensor, of_logp: Tensor | None, of_entropy: Tensor | None, entropy: Tensor, rows: slice) -> Tensor:
-    """-p * (g + h * (log p + entropy)) from log p [rows, V / tp], g and h the two outputs' gradients; [rows, V / tp]."""
+    """Returns -p * (g + h * (log p + entropy)), [rows, V / tp], with g and h the gradients of the two outputs."""
     if of_entropy is None:
         assert of_logp is not None
         return logp.exp_().mul_(-of_logp[rows, None])
@@ -97,7 +100,7 @@ def _slope(logp: Tensor, of_logp: Tensor | None, of_entropy: Tensor | None, entr
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """total += left @ right, the sum in fp32 whatever the factors are."""
+    """Adds left @ right to ``total``, which is fp32 whatever the dtype of the factors."""
     if left.dtype == total.dtype:
         total.addmm_(left, right)
     else:
@@ -105,39 +108,39 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
 
 
 def _local_targets(width: int, targets: Tensor, group: dist.ProcessGroup | None) -> tuple[Tensor, Tensor]:
-    """Targets as columns of this rank's slice (0 where they lie elsewhere), and whether they lie here: [L], [L] bool."""
+    """Targets as columns of this rank's slice [L] int64, 0 if in another rank's; and whether in this one's, [L] bool."""
     local = targets - (dist.get_rank(group) * width if _size(group) > 1 else 0)
-    mine = (local >= 0) & (local < width)
-    return local.where(mine, 0), mine
+    is_local = (local >= 0) & (local < width)
+    return local.where(is_local, 0), is_local
 
 
-def _reduce(scaled: Tensor, local: Tensor, mine: Tensor) -> Tensor:
-    """[4, rows]: maximum m, sum of exp(x - m), target logit (0 when elsewhere), sum of exp(x - m) * (x - m)."""
-    chosen = scaled.gather(1, local[:, None])[:, 0].where(mine, 0.0)
+def _reduce(scaled: Tensor, local: Tensor, is_local: Tensor) -> Tensor:
+    """Reduces a slice x to [4, rows]: maximum m, sum of exp(x - m), target logit or 0, sum of exp(x - m) * (x - m)."""
+    chosen = scaled.gather(1, local[:, None])[:, 0].where(is_local, 0.0)
     top = scaled.amax(1)
     shifted = scaled.sub_(top[:, None])
     exponentials = shifted.exp()
     return torch.stack([top, exponentials.sum(1), chosen, exponentials.mul_(shifted).sum(1)])
 
 
-def _combine(parts: Tensor) -> Tensor:
-    """[tp, 4, L] relative to each rank's own maximum -> [4, L] relative to the overall maximum."""
-    if len(parts) == 1:
-        return parts[0]
-    tops, totals, chosen, moments = parts.unbind(1)
+def _combine(reduced: Tensor) -> Tensor:
+    """Combines the slices' numbers [tp, 4, L], each relative to its own maximum, to [4, L] relative to the overall one."""
+    if len(reduced) == 1:
+        return reduced[0]
+    tops, totals, chosen, moments = reduced.unbind(1)
     top = tops.amax(0)
     shift = tops - top
     scale = shift.exp()
     return torch.stack([top, (totals * scale).sum(0), chosen.sum(0), (scale * (moments + totals * shift)).sum(0)])
 
 
-def _gather(parts: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+def _gather(reduced: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     size = _size(group)
     if size == 1:
-        return parts[None]
-    everyone = parts.new_empty(size, *parts.shape)
-    dist.all_gather(list(everyone.unbind(0)), parts, group=group)
-    return everyone
+        return reduced[None]
+    gathered = reduced.new_empty(size, *reduced.shape)
+    dist.all_gather(list(gathered.unbind(0)), reduced, group=group)
+    return gathered
 
 
 def _size(group: dist.ProcessGroup | None) -> int:

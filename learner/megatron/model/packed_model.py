@@ -1,4 +1,4 @@
-"""The policy: one rank's part of a Megatron GPTModel over packed rows."""
+"""The policy: one rank's shard of a Megatron GPTModel over packed rows."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from learner.megatron.model.packed_row import PackedRow
 
 @dataclass(frozen=True)
 class Policy:
-    """This rank's part of the model.
+    """This rank's shard of the model.
 
     Attributes:
-        chunks: this rank's pieces of the model, in the order of the layers, each inside megatron's data-parallel wrapper; one
-            but for the virtual pipeline.
-        inverse_frequencies: [head_dim / 2] float32 in host memory, the rotary angles per position.
+        chunks: this rank's model chunks, in the order of the layers, each inside megatron's DistributedDataParallel; more
+            than one under a virtual pipeline only.
+        inverse_frequencies: [head_dim / 2] float32 in host memory, the rotary angles per position in radians.
     """
 
     chunks: list[DistributedDataParallel]
@@ -33,47 +33,52 @@ class Policy:
 
     @property
     def vocab_size(self) -> int:
+        """Token ids of the whole vocabulary."""
         return self.architecture.vocab
 
     @property
     def models(self) -> list[PackedModel]:
+        """This rank's model chunks without megatron's wrapper, in the order of the layers."""
         return [cast(PackedModel, chunk.module) for chunk in self.chunks]
 
     @property
     def dtype(self) -> torch.dtype:
+        """Data type of the parameters."""
         return self.transformer_config.params_dtype
 
 
 class PackedModel(GPTModel):
-    """GPTModel over one packed row, without its output layer's arithmetic.
+    """GPTModel over one packed row, which returns hidden states instead of logits.
 
-    Its rotary positions are applied in the attention, its log-probabilities computed from ``head`` a chunk at a time
-    (learner.megatron.model.attention, learner.megatron.model.logprobs), not by GPTModel.
+    Rotary positions are applied in the attention (learner.megatron.model.attention), and log-probabilities are computed from
+    ``head`` for a few rows at a time (learner.megatron.model.logprobs), neither by GPTModel.
     """
 
     @property
     def head(self) -> Tensor:
-        """The output layer's weight on the last stage: [V / tp, hidden]."""
+        """Weight of the output layer, on the last stage: [V / tp, hidden]."""
         tied = self.share_embeddings_and_output_weights
         return cast(Tensor, self.shared_embedding_or_output_weight() if tied else self.output_layer.weight)
 
     def forward(self, tokens: Tensor, positions: Tensor, row: PackedRow) -> Tensor:
-        """Args:
-            tokens: [1, n] int64, those of the row that this rank holds; read on the first stage.
-            positions: [1, n] int64.
+        """Runs this model chunk over one packed row.
+
+        Args:
+            tokens: [1, n] int64, this rank's tokens of the row; read on the first stage only.
+            positions: [1, n] int64, each token's position in its sequence.
             row: how the tokens are packed.
 
         Returns:
-            The last stage's hidden states at this rank's positions whose next token carries loss [l, hidden], which ``head``
-            makes logits of; or the hidden states [n, 1, hidden] for the next stage ([n / tp, 1, hidden] under sequence
-            parallelism).
+            On the last stage, the hidden states [l, hidden] at this rank's positions whose next token carries loss; ``head``
+            turns them into logits. Elsewhere the hidden states [n, 1, hidden] for the next stage, [n / tp, 1, hidden] under
+            sequence parallelism.
         """
         hidden = self.embedding(input_ids=tokens, position_ids=positions) if self.pre_process else None
         hidden = self.decoder(hidden_states=hidden, attention_mask=None, packed_seq_params=row)
         if not self.post_process:
             return hidden
         if self.config.sequence_parallel:
-            # Gathers the tokens; backward sums each rank's part of the gradient into the slices.
+            # Gathers the tokens; its backward pass sums the ranks' gradients and scatters them over the slices.
             hidden = tensor_parallel.gather_from_sequence_parallel_region(hidden)
             return hidden[:, 0].index_select(0, row.own_loss_index)
         return tensor_parallel.copy_to_tensor_model_parallel_region(hidden[:, 0].index_select(0, row.own_loss_index))

@@ -1,9 +1,9 @@
-"""Log-probabilities of a batch's tokens under weights that are not the current ones, through the same pipeline."""
+"""Log-probabilities of a batch's tokens under other weights than the current ones, through the same pipeline."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -12,14 +12,17 @@ from learner.batch.types import Batch, MicroBatch
 from learner.megatron.model.convert import WeightSource, local_weights
 from learner.megatron.model.packed_model import Policy
 from learner.megatron.parallel import Ranks
+from learner.megatron.patches import weight_swap
 from learner.megatron.training.pipeline import Pipeline
 
 
 class Scorer:
-    """Lends the model's layers other weights. Every rank handles its own part of them only.
+    """Runs the model with other weights. Every rank handles only its own shard of them.
 
     Args:
-        dtype: of published weights, "float32" or "bfloat16": the fleets sampled from the rounded ones.
+        policy: this rank's shard of the model.
+        ranks: this process's indices and groups.
+        dtype: data type of published weights, "float32" or "bfloat16": fleets sample from weights that are rounded to it.
     """
 
     def __init__(self, policy: Policy, ranks: Ranks, dtype: str) -> None:
@@ -30,42 +33,31 @@ class Scorer:
         self._parameters = [parameter for model in policy.models for parameter in model.parameters()]
 
     def snapshot(self) -> list[Tensor]:
-        """This rank's part of the current weights as they are published now: a copy in host memory, rounded."""
+        """Copies this rank's shard of the current weights to host memory, rounded as a published version is."""
         return [parameter.detach().to("cpu", self._dtype, copy=True) for parameter in self._parameters]
 
     def read(self, source: WeightSource) -> list[Tensor]:
-        """This rank's part of other weights, in the order and dtype of ``snapshot``. Raises what ``source`` raises."""
-        parts = local_weights(self._policy.models, self._policy.architecture, source, self._ranks)
-        return [part.to(self._dtype, copy=True) for _, part in parts]  # a part keeps no whole tensor alive
+        """Reads this rank's shard of other weights, in the order and dtype of ``snapshot``. Raises what ``source`` raises."""
+        weights = local_weights(self._policy.models, self._policy.architecture, source, self._ranks)
+        return [own.to(self._dtype, copy=True) for _, own in weights]  # a view would keep the unsharded tensor alive
 
     def score(self, batch: Batch, weights: Sequence[Tensor] | None = None) -> list[Tensor]:
-        """Log-probabilities of each micro-batch's loss tokens, [L] float32, at their temperatures.
+        """Computes the log-probabilities of a batch's loss tokens at their temperatures.
 
-        Collective among the ranks of one data rank; data ranks may call it with different batches, or not at all. Where
-        experts are shared out (expert > 1) it is collective among all ranks of a stage: as many micro-batches on each, and
-        weights of the same origin.
+        Collective among the ranks of one data rank; data ranks may call it with different batches, or not at all. Under
+        expert parallelism it is collective among all ranks of a stage, which must have equally many micro-batches and weights
+        of the same version.
 
         Args:
-            weights: as ``snapshot`` and ``read`` return them; None: the current ones.
+            batch: packed micro-batches.
+            weights: this rank's shard, as ``snapshot`` and ``read`` return it; None for the current weights.
 
         Returns:
-            On every rank of the last stage; an empty list elsewhere.
+            On every rank of the last stage, [L] float32 for each micro-batch; an empty list elsewhere.
         """
-        with contextlib.nullcontext() if weights is None else self._lent(weights):
-            return self._pipeline.run(batch, _keep, train=False)
-
-    @contextlib.contextmanager
-    def _lent(self, weights: Sequence[Tensor]) -> Iterator[None]:
-        """The parameters point elsewhere for a while: nothing is copied over, and what they held is not touched."""
-        own = [parameter.data for parameter in self._parameters]
-        try:
-            for parameter, tensor in zip(self._parameters, weights, strict=True):
-                parameter.data = tensor.to(parameter.device, parameter.dtype, non_blocking=True)
-            yield
-        finally:
-            for parameter, data in zip(self._parameters, own, strict=True):
-                parameter.data = data
+        with contextlib.nullcontext() if weights is None else weight_swap.swapped(self._parameters, weights):
+            return self._pipeline.run(batch, _return_logp, train=False)
 
 
-def _keep(micro_batch: MicroBatch, logp: Tensor, entropy: Tensor) -> tuple[Tensor, Tensor]:
+def _return_logp(micro_batch: MicroBatch, logp: Tensor, entropy: Tensor) -> tuple[Tensor, Tensor]:
     return logp.new_zeros(()), logp

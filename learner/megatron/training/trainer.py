@@ -1,4 +1,4 @@
-"""One optimizer step: forward and backward through the pipeline, the guard, the update."""
+"""One optimizer step: forward and backward through the pipeline, a check that all is finite, the update."""
 
 from __future__ import annotations
 
@@ -19,24 +19,25 @@ from learner.config import OptimizerConfig
 from learner.config.control import DiagnosticsConfig
 from learner.megatron.model.packed_model import Policy
 from learner.megatron.parallel import Ranks
-from learner.megatron.patches import adam
+from learner.megatron.patches import adam_step
 from learner.megatron.training.pipeline import Pipeline
-from learner.megatron.training.update_meter import Update, UpdateMeter, parts
+from learner.megatron.training.update_meter import Update, UpdateMeter, optimizer_parts
 from learner.objectives.base import Objective, Responses
 
-_OWN = ("loss", "tokens_count", "entropy_sum", "entropy_count")  # what every step sums, before the objective's metrics
+# The sums of every step, which come before the objective's metrics.
+_STEP_SUMS = ("loss", "tokens_count", "entropy_sum", "entropy_count")
 
 
 @dataclass(frozen=True)
 class StepStats:
-    """What came of a step; the same on every rank.
+    """The result of a step; equal on every rank.
 
     Attributes:
         loss: the step's loss, summed over micro-batches and data-parallel ranks.
-        grad_norm: norm of the whole gradient before clipping.
-        metrics: sums over micro-batches and data-parallel ranks, the objective's and entropy_sum (nats) / entropy_count.
-        skipped: why the weights were left alone, or None.
-        update: how the weights moved; None where they did not or it is not measured.
+        grad_norm: L2 norm of the whole model's gradient before clipping.
+        metrics: sums over micro-batches and data-parallel ranks: the objective's metrics, entropy_sum (nats), entropy_count.
+        skipped: why the weights were not changed, or None.
+        update: how the weights moved; None if they did not, or if that is not measured.
     """
 
     loss: float
@@ -47,12 +48,12 @@ class StepStats:
 
 
 class Trainer:
-    """Trains a policy with AdamW. Every method is collective: all ranks call it with batches of the same shape."""
+    """Trains a policy with AdamW. Every method is collective: all ranks call it, with batches of the same shape."""
 
     def __init__(
         self, policy: Policy, config: OptimizerConfig, ranks: Ranks, diagnostics: DiagnosticsConfig | None = None
     ) -> None:
-        adam.repair()
+        adam_step.apply()
         self._policy = policy
         self._ranks = ranks
         self._clip = config.clip_grad
@@ -60,6 +61,7 @@ class Trainer:
         self._meter: UpdateMeter | None = None
         if diagnostics is not None and diagnostics.update:
             self._meter = UpdateMeter(self.optimizer, diagnostics, ranks.device)
+        # Hooks that megatron documents for its users, not patches.
         settings = policy.transformer_config
         settings.finalize_model_grads_func = _finalize
         no_sync: list[Any] = [chunk.no_sync for chunk in policy.chunks]
@@ -67,17 +69,22 @@ class Trainer:
         self._pipeline = Pipeline(policy, ranks)
 
     def train_step(self, batch: Batch, objective: Objective, lr: float) -> StepStats:
-        """One update with the gradient of the batch's global sum of losses.
+        """Updates the weights with the gradient of the sum of the batch's losses over all data-parallel ranks.
 
-        The weights are left alone, on every rank, when the loss or the gradient is not finite anywhere, or when no token
-        carries loss; the stats say so.
+        If the loss or the gradient is not finite on any rank, or no token carries loss, no rank changes its weights, and
+        ``StepStats.skipped`` says why.
+
+        Args:
+            batch: this data-parallel rank's micro-batches.
+            objective: the loss.
+            lr: learning rate of this step.
         """
         for chunk in self._policy.chunks:
             chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
         outputs = self._run(batch, objective, train=True)
         self.optimizer.prepare_grads()
-        gradients = [g for part in parts(self.optimizer) for g in part.get_main_grads_for_grad_norm()]
+        gradients = [g for part in optimizer_parts(self.optimizer) for g in part.get_main_grads_for_grad_norm()]
         sums = self._sum(outputs, objective, gradients)
         norm = math.sqrt(sums.pop("square_sum"))
         loss = sums.pop("loss")
@@ -86,19 +93,19 @@ class Trainer:
         return StepStats(loss=loss, grad_norm=norm, metrics=sums, skipped=skipped, update=update)
 
     def evaluate(self, batch: Batch, objective: Objective) -> dict[str, float]:
-        """The objective's metrics and the loss, summed over micro-batches and data-parallel ranks, without training."""
+        """Computes loss and metrics without training, summed over micro-batches and data-parallel ranks."""
         sums = self._sum(self._run(batch, objective, train=False), objective, [])
         return {name: value for name, value in sums.items() if name not in ("square_sum", "tokens_count")}
 
     def _run(self, batch: Batch, objective: Objective, train: bool) -> list[Tensor]:
-        """The summed numbers of each micro-batch, on the last stage; an empty list elsewhere."""
+        """Runs the batch; returns the numbers to sum of each micro-batch on the last stage, an empty list elsewhere."""
         return self._pipeline.run(batch, partial(_loss, objective), train)
 
     def _sum(self, outputs: list[Tensor], objective: Objective, gradients: list[Tensor]) -> dict[str, float]:
-        """Every rank's numbers in one all-reduce: what the last stage counted and the squared gradient of each shard."""
-        names = [*_OWN, *_metric_names(objective)]
+        """Sums all ranks' numbers in one all-reduce: those of the last stage, and the squared norm of each gradient shard."""
+        names = [*_STEP_SUMS, *_metric_names(objective)]
         total = torch.zeros(len(names) + 1, dtype=torch.float64, device=self._ranks.device)
-        # Tensor- and context-parallel ranks of a stage have found the same.
+        # Tensor- and context-parallel ranks of a stage have equal numbers: one of them counts.
         if outputs and self._ranks.tensor_rank == self._ranks.context_rank == 0:
             total[:-1] = torch.stack(outputs).sum(0)
         if gradients:
@@ -109,7 +116,7 @@ class Trainer:
     def _update(self, lr: float, norm: float) -> Update | None:
         if self._meter is not None:
             self._meter.before()
-        for part in parts(self.optimizer):
+        for part in optimizer_parts(self.optimizer):
             if norm > self._clip:
                 torch.nn.utils.clip_grads_with_norm_(part.get_parameters(), self._clip, torch.tensor(norm))
             for group in part.param_groups:
@@ -123,7 +130,7 @@ def _loss(objective: Objective, micro_batch: MicroBatch, logp: Tensor, entropy: 
     count = loss.new_tensor(float(len(logp)))
     values = [loss.detach(), count, entropy.detach().sum(), count, *metrics.values()]
     if not loss.requires_grad:
-        loss = loss + 0.0 * logp.sum()  # the stage before waits for a gradient, be it zero
+        loss = loss + 0.0 * logp.sum()  # the previous stage waits for a gradient, even if it is zero
     return loss, torch.stack([value.double() for value in values])
 
 
@@ -136,13 +143,13 @@ def _reason_to_skip(loss: float, norm: float, tokens: float) -> str | None:
 
 
 def _metric_names(objective: Objective) -> list[str]:
-    """What the objective's metrics are called: only the last stage sees them, but every rank must know their order."""
+    """Names of the objective's metrics. Only the last stage computes them, but every rank must know their order."""
     _, metrics = objective(*Responses.probe())
     return list(metrics)
 
 
 def _finalize(model: list[Any], num_tokens: Tensor | None = None, **options: Any) -> None:
-    """Reduces the gradients over ranks. Drops the token count: megatron would divide the gradient of the sum by it."""
+    """Reduces the gradients over the ranks, without the token count, which megatron would divide the gradient by."""
     finalize_model_grads(model, None, **options)
 
 

@@ -1,4 +1,4 @@
-"""What an optimizer step did to the weights: how far they moved, and whether in the direction of the step before."""
+"""Measures how far an optimizer step moved the weights, and whether in the direction of the previous step."""
 
 from __future__ import annotations
 
@@ -18,22 +18,27 @@ from learner.config.control import DiagnosticsConfig
 
 @dataclass(frozen=True)
 class Update:
-    """theta_{t+1} - theta_t; the same on every rank."""
+    """The change of the weights in one step, theta_{t+1} - theta_t; equal on every rank.
 
-    norm: float  # L2, of the whole model
-    cosine: float | None  # with the update before; None for the first, and where it is not measured
+    Attributes:
+        norm: L2 norm over the whole model.
+        cosine: cosine of the angle to the previous update; None for the first update, and if it is not measured.
+    """
+
+    norm: float
+    cosine: float | None
 
 
 class UpdateMeter:
     """Measures updates on the fp32 weights that each rank's optimizer owns.
 
-    Only every ``update_stride``-th element of each shard is looked at, and the sum of squares scaled up to the shards' size:
-    on n elements in all the norm is off by about 1 / sqrt(2 n) of itself, the cosine by 1 / sqrt(n). The sample is copied
-    before a step, and the last update's kept for the cosine, which starts anew after a resume: 12 / update_stride bytes a
-    weight.
+    It samples every ``update_stride``-th element of each shard, and scales the sum of squares up to the shards' size: with n
+    samples in all, the relative error of the norm is about 1 / sqrt(2 n), the error of the cosine 1 / sqrt(n). The sample is
+    copied before a step, and the previous update's is kept for the cosine, which starts anew after a resume: 12 /
+    update_stride bytes per weight.
 
-    The step's own all-reduce has come and gone when the weights move (clipping needs the norm), so this takes another, of two
-    numbers.
+    It needs an all-reduce of two numbers of its own: the step's all-reduce comes before the weights move, because clipping
+    needs the gradient's norm.
     """
 
     def __init__(self, optimizer: MegatronOptimizer, config: DiagnosticsConfig, device: torch.device) -> None:
@@ -45,11 +50,11 @@ class UpdateMeter:
         self._last_norm = 0.0
 
     def before(self) -> None:
-        """Call right before the weights move."""
+        """Copies the sample of the current weights; call it right before they move."""
         self._before, _ = self._sample()
 
     def after(self) -> Update:
-        """Call right after. Collective.
+        """Compares the weights with those at ``before``; call it right after they moved. Collective.
 
         Raises:
             RuntimeError: ``before`` was not called.
@@ -73,28 +78,28 @@ class UpdateMeter:
         return Update(norm, cosine)
 
     def _sample(self) -> tuple[Tensor, int]:
-        """A copy of the sampled elements, [n] float32, and how many weights they stand for."""
-        shards = [weight.detach().view(-1) for part in parts(self._optimizer) for weight in _own(part)]
+        """Copies the sampled elements, [n] float32; also returns the number of weights that they represent."""
+        shards = [weight.detach().view(-1) for part in optimizer_parts(self._optimizer) for weight in _own_shards(part)]
         empty = torch.zeros(0, device=self._device)  # a rank may own nothing
         sampled = [shard[:: self._config.update_stride].float() for shard in shards]
         return torch.cat([empty, *sampled]), sum(map(len, shards))
 
 
-def count(optimizer: MegatronOptimizer, device: torch.device) -> int:
-    """The weights of the whole model. Collective."""
-    own = sum(weight.numel() for part in parts(optimizer) for weight in _own(part))
+def count_weights(optimizer: MegatronOptimizer, device: torch.device) -> int:
+    """Counts the weights of the whole model. Collective."""
+    own = sum(weight.numel() for part in optimizer_parts(optimizer) for weight in _own_shards(part))
     total = torch.tensor(own, dtype=torch.int64, device=device)
     dist.all_reduce(total)
     return int(total)
 
 
-def parts(optimizer: MegatronOptimizer) -> list[Any]:
-    """The optimizers in a chained one, or the one there is."""
+def optimizer_parts(optimizer: MegatronOptimizer) -> list[Any]:
+    """The optimizers that a chained optimizer consists of; otherwise the optimizer itself."""
     return getattr(optimizer, "chained_optimizers", [optimizer])
 
 
-def _own(part: Any) -> list[Tensor]:
-    """The shards this rank answers for: what several ranks hold is counted once, as megatron does for the gradient's norm."""
+def _own_shards(part: Any) -> list[Tensor]:
+    """Shards that this rank measures. What several ranks hold is counted once, as megatron does for the gradient's norm."""
     group = getattr(part, "tp_group", None)
     return [
         weight

@@ -1,9 +1,9 @@
--- Accepts groups of one fleet, each once: queues their references, remembers their ids, counts them. The payloads were
--- SET (NX, with a TTL) before.
+-- Accepts groups of one fleet, each once: appends references to the stream, records their ids, counts them. The payloads
+-- were SET (NX, with a TTL) before.
 -- KEYS: 1 fleets, 2 stream, 3 ledger, 4 leases, 5 lease_remaining, then id and payload of each group
--- ARGV: 1 fleet, then seven of each group: group id, tokens, generated tokens, responses, payload bytes, mean reward of
---       the responses, lease member or ""
--- Returns a letter per group: "a" accepted, "d" duplicate, "m" missing (its payload is not there; nothing is changed).
+-- ARGV: 1 fleet, then seven values of each group: group id, tokens, generated tokens, responses, payload bytes, mean reward
+--       of the responses, lease member or ""
+-- Returns a letter per group: "a" accepted, "d" duplicate, "m" missing (it has no payload; nothing is changed for it).
 local letters, accepted, bytes, stale, seen = {}, 0, 0, {}, {}
 for i = 6, #KEYS, 2 do
   local number = (i - 4) / 2
@@ -27,7 +27,7 @@ if counted == 0 then
   return outcome
 end
 
--- The first write is one that Redis refuses when memory is full: later ones in a script are not checked any more.
+-- The first write must be one that Redis refuses when memory is full: it does not check the later ones of a script.
 if redis.call('SADD', KEYS[1], ARGV[1]) == 1 then
   redis.call('XGROUP', 'CREATE', KEYS[2], 'learner', '0', 'MKSTREAM')
 end

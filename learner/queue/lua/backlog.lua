@@ -1,4 +1,5 @@
--- What waits, by fleet. Names are derived from the prefixes: all keys of a run share a slot.
+-- Size of every fleet's part of the queue; changes nothing.
+-- Names are derived from the prefixes: all keys of a run share a slot.
 -- KEYS: 1 fleets;  ARGV: 1 stream prefix, 2 ledger prefix
 -- Returns a flat list: fleet, queued, in flight, payload bytes of both, fleet, ...
 local reply = {}

@@ -1,5 +1,5 @@
--- Records that this epoch's timeline leaves the one before it at a step. Once per epoch, however often it is called.
--- An epoch below ours is one that Redis fell back to when it forgot our start: ours counts.
+-- Records the step at which this epoch's timeline branches off. Once per epoch, however often it is called.
+-- An epoch below ours means that Redis lost our start in a restart: it is set again.
 -- KEYS: 1 epoch, 2 timelines, 3 progress, 4 stepped;  ARGV: 1 epoch, 2 resumed step, 3 the timeline as JSON
 local current = redis.call('GET', KEYS[1])
 redis.call('PERSIST', KEYS[1])

@@ -1,4 +1,4 @@
--- Counts groups that were not taken (rejected, retried) in a fleet's ledger, all fields at once.
+-- Counts groups that were not accepted (rejected, retried) in a fleet's ledger, all fields at once.
 -- KEYS: 1 fleets, 2 stream, 3 ledger
 -- ARGV: 1 fleet, then field, amount, field, amount, ...
 if redis.call('SADD', KEYS[1], ARGV[1]) == 1 then

@@ -1,7 +1,7 @@
--- Takes groups of one fleet out of the queue for good: counts them, forgets payloads, remembers ids for a while.
--- An entry that is not in the stream any more was finished before: nothing changes for it.
+-- Takes groups of one fleet out of the queue for good: counts them, deletes payloads, remembers ids for a while.
+-- An entry that is no longer in the stream was finished before: nothing changes for it.
 -- KEYS: 1 epoch, 2 stream, 3 ledger, 4 vanished, 5 progress, 6 stepped, then id and payload of each group
--- ARGV: 1 epoch, 2 outcome ("trained", "expired" or "lost"), 3 step, 4 seconds to remember ids, 5 fleet,
+-- ARGV: 1 epoch, 2 outcome ("trained", "expired" or "lost"), 3 step, 4 seconds to remember ids for, 5 fleet,
 --       then entry id and group id of each group
 -- Returns how many were finished now.
 local current = redis.call('GET', KEYS[1])
@@ -9,7 +9,7 @@ if current ~= ARGV[1] then
   return redis.error_reply('FENCED epoch ' .. ARGV[1] .. ' is over, the current one is ' .. tostring(current))
 end
 
--- Mean response length, rounded up to a power of two: dropping old groups must not hide a bias against long ones.
+-- Mean response length, rounded up to a power of two. The histogram shows whether expiry hits long responses more.
 local function length_bucket(length)
   local bucket = 1
   while bucket < length do
@@ -30,7 +30,7 @@ local function reward_bucket(reward)
   return string.format('%.0f', reward < 0 and -2 * size or size)
 end
 
--- Ledger field -> amount; added up, because each command of a script is one in the append-only file too.
+-- Ledger field -> amount. Added up first, because each command of a script is also one in the append-only file.
 local counts, order = {}, {}
 local function count(field, amount)
   if not counts[field] then
@@ -39,7 +39,7 @@ local function count(field, amount)
   counts[field] = counts[field] + amount
 end
 
--- Everything is read before anything is written: an entry that append.lua did not make stops us while nothing has changed.
+-- Everything is read before anything is written: an entry that append.lua did not make fails before anything has changed.
 local all, entries, ids, payloads, groups, seen = {}, {}, {}, {}, {}, {}
 for i = 6, #ARGV, 2 do
   local entry = redis.call('XRANGE', KEYS[2], ARGV[i], ARGV[i])[1]
@@ -51,13 +51,10 @@ for i = 6, #ARGV, 2 do
     for j = 1, #entry[2], 2 do
       fields[entry[2][j]] = entry[2][j + 1]
     end
-    -- An entry of schema 1 does not say how long its payload is.
-    count('bytes_done', tonumber(fields.bytes or redis.call('STRLEN', payloads[n])))
+    count('bytes_done', tonumber(fields.bytes))
     count(ARGV[2], 1)
     count('length:' .. ARGV[2] .. ':' .. length_bucket(fields.generated / fields.responses), 1)
-    if fields.reward then
-      count('reward:' .. ARGV[2] .. ':' .. reward_bucket(tonumber(fields.reward)), 1)
-    end
+    count('reward:' .. ARGV[2] .. ':' .. reward_bucket(tonumber(fields.reward)), 1)
   end
 end
 
@@ -76,16 +73,16 @@ end
 for _, field in ipairs(order) do
   redis.call('HINCRBY', KEYS[3], field, string.format('%.0f', counts[field]))
 end
--- Trained groups were stepped on before: what admission may promise does not change by their leaving.
-local function less(key, field)
+-- Trained groups left the admission bound when the step was made: leases may not grow by their leaving the queue too.
+local function decrease(key, field)
   local count = tonumber(redis.call('HGET', key, field) or 0)
-  -- Not with 0: Lua writes its negative as "-0", which Redis does not take for an integer.
+  -- Not with 0: Lua writes its negative as "-0", which Redis does not accept as an integer.
   if count > 0 and finished > 0 then
     redis.call('HINCRBY', key, field, -math.min(count, finished))
   end
 end
 if ARGV[2] == 'trained' then
-  less(KEYS[5], 'uncommitted')
-  less(KEYS[6], ARGV[5])
+  decrease(KEYS[5], 'uncommitted')
+  decrease(KEYS[6], ARGV[5])
 end
 return finished

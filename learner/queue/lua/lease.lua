@@ -1,8 +1,8 @@
--- Promises capacity: what the learner can train within its staleness bound, less what waits and what is promised; to one
--- fleet no more than its share. Promises that are over were taken back by occupancy.lua, just before.
+-- Grants a lease: at most what the learner can train within its staleness bound, minus what is queued and what is leased;
+-- to one fleet no more than its share. occupancy.lua takes back expired leases just before.
 -- KEYS: 1 fleets, 2 stream, 3 leases, 4 lease_remaining, 5 progress, 6 running, 7 stepped, 8 clock, 9 hungry
 -- ARGV: 1 fleet, 2 lease member, 3 groups asked for, 4 lifetime in ms, 5 bound, 6 share, 7 worker,
---       8 running version or "", 9 stream prefix, then the lease members that are given back
+--       8 running version or "", 9 stream prefix, then the lease members that the worker gives back
 -- Returns the groups granted, 0 or more.
 local fleet = ARGV[1]
 local time = redis.call('TIME')
@@ -19,21 +19,21 @@ for i = 10, #ARGV do
   redis.call('HDEL', KEYS[4], ARGV[i])
 end
 
--- Groups that were stepped on but wait for a durable checkpoint no longer make anything stale.
-local held = -(redis.call('HGET', KEYS[5], 'uncommitted') or 0)
+-- Groups that a step was made with, and that wait for a durable checkpoint, make no later group stale: they do not count.
+local occupied = -(redis.call('HGET', KEYS[5], 'uncommitted') or 0)
 local own = redis.call('XLEN', KEYS[2]) - (redis.call('HGET', KEYS[7], fleet) or 0)
 for _, name in ipairs(redis.call('SMEMBERS', KEYS[1])) do
-  held = held + redis.call('XLEN', ARGV[9] .. name)
+  occupied = occupied + redis.call('XLEN', ARGV[9] .. name)
 end
-local promises = redis.call('HGETALL', KEYS[4])
-for i = 1, #promises, 2 do
-  held = held + promises[i + 1]
-  if string.sub(promises[i], 1, #fleet + 1) == fleet .. '/' then
-    own = own + promises[i + 1]
+local leases = redis.call('HGETALL', KEYS[4])
+for i = 1, #leases, 2 do
+  occupied = occupied + leases[i + 1]
+  if string.sub(leases[i], 1, #fleet + 1) == fleet .. '/' then
+    own = own + leases[i + 1]
   end
 end
 local asked = tonumber(ARGV[3])
-local granted = math.max(0, math.min(asked, ARGV[5] - held, ARGV[6] - own))
+local granted = math.max(0, math.min(asked, ARGV[5] - occupied, ARGV[6] - own))
 if granted < asked then
   redis.call('HSET', KEYS[9], fleet, now)
 end

@@ -1,4 +1,4 @@
--- One fleet's account at one instant: counters from the ledger, queued and in flight from the stream itself.
+-- One fleet's ledger at one instant: its counters, and queued and in flight from the stream itself. Changes nothing.
 -- KEYS: 1 ledger, 2 stream, 3 vanished
 -- Returns {flat fields and values, queued, in flight, vanished}.
 local counts, vanished = redis.call('HGETALL', KEYS[1]), redis.call('SCARD', KEYS[3])

@@ -1,5 +1,5 @@
--- The oldest entries that the learner has not taken, by fleet; changes nothing.
--- KEYS: 1 fleets;  ARGV: 1 stream prefix, 2 most entries per fleet
+-- Reads the oldest entries that the learner has not taken, by fleet; changes nothing.
+-- KEYS: 1 fleets;  ARGV: 1 stream prefix, 2 the most entries per fleet
 -- Returns a flat list: fleet, entries, fleet, ...
 local reply = {}
 for _, fleet in ipairs(redis.call('SMEMBERS', KEYS[1])) do

@@ -1,10 +1,10 @@
 -- Lets groups of one fleet pass at the rates of its quota, for all gateways together: a token bucket of groups and one of
--- bytes, by Redis's clock. A full bucket holds one second's worth, and at least one group. A group that is larger than
--- the bucket passes when it is full, and the bucket owes the rest: over any time t at most rate * t + max(bucket, largest
--- group). A clock that is set back refills nothing; one that is set forward fills the bucket once.
+-- bytes, by Redis's clock. A full bucket contains one second's worth, and at least one group. A group larger than the bucket
+-- passes when the bucket is full, which then owes the rest: over any time t at most rate * t + max(bucket, largest group)
+-- passes. A clock that is set back refills nothing; one that is set forward fills the bucket once.
 -- KEYS: 1 bucket
 -- ARGV: 1 groups per second or 0 (no limit), 2 bytes per second or 0, then the payload bytes of each group, in order
--- Returns {how many of the groups pass, the first ones; ms until the next one could}.
+-- Returns {how many of the first groups pass, ms until the next one may}.
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local kept = redis.call('HMGET', KEYS[1], 'at', 'groups', 'bytes')

@@ -1,5 +1,6 @@
--- Announces a version. Versions only grow; announcing the newest one again, unchanged, does nothing.
--- KEYS: 1 epoch, 2 versions;  ARGV: 1 epoch, 2 version, 3 policy as JSON, 4 versions kept
+-- Announces a version. It must be above all earlier ones; announcing the newest one again, unchanged, does nothing.
+-- KEYS: 1 epoch, 2 versions;  ARGV: 1 epoch, 2 version, 3 policy as JSON, 4 how many versions to keep
+-- Returns 1 if it was announced now, 0 if it was the newest one already.
 local current = redis.call('GET', KEYS[1])
 if current ~= ARGV[1] then
   return redis.error_reply('FENCED epoch ' .. ARGV[1] .. ' is over, the current one is ' .. tostring(current))

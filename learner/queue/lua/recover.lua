@@ -1,5 +1,5 @@
--- Counts what this epoch takes over from a dead learner: delivered, and not finished. Once per epoch, however often it
--- is called. Names are derived from the prefixes: all keys of a run share a slot.
+-- Counts the groups that this epoch takes over from a dead learner: delivered, and not finished. Once per epoch, however
+-- often it is called. Names are derived from the prefixes: all keys of a run share a slot.
 -- KEYS: 1 epoch, 2 progress, 3 fleets;  ARGV: 1 epoch, 2 stream prefix, 3 ledger prefix
 local current = redis.call('GET', KEYS[1])
 if current ~= ARGV[1] then

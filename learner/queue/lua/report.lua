@@ -1,6 +1,7 @@
--- Says how far the learner is.
+-- Records the learner's progress.
 -- KEYS: 1 epoch, 2 progress, 3 stepped
--- ARGV: 1 epoch, 2 step, 3 version, 4 groups stepped on but not committed, then of which fleet how many: name, count, ...
+-- ARGV: 1 epoch, 2 step, 3 version, 4 groups that a step was made with and that are not committed,
+--       then how many of them each fleet has: fleet, count, ...
 local current = redis.call('GET', KEYS[1])
 if current ~= ARGV[1] then
   return redis.error_reply('FENCED epoch ' .. ARGV[1] .. ' is over, the current one is ' .. tostring(current))

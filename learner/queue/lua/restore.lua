@@ -1,8 +1,8 @@
--- Writes down again groups that were finished, and of which Redis has forgotten all, their append too.
--- A group whose id is known is left alone.
+-- Records finished groups again that Redis has lost completely in a restart, with their append.
+-- Changes nothing for a group whose id is known.
 -- KEYS: 1 epoch, 2 fleets, 3 stream, 4 ledger, 5 vanished, then the id key of each group
--- ARGV: 1 epoch, 2 outcome, 3 step, 4 seconds to remember ids, 5 fleet, then each group's id
--- Returns how many were written.
+-- ARGV: 1 epoch, 2 outcome, 3 step, 4 seconds to remember ids for, 5 fleet, then each group's id
+-- Returns how many were recorded.
 local current = redis.call('GET', KEYS[1])
 if current ~= ARGV[1] then
   return redis.error_reply('FENCED epoch ' .. ARGV[1] .. ' is over, the current one is ' .. tostring(current))

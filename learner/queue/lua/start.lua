@@ -1,8 +1,8 @@
--- A learner starts: the epoch grows, and every older learner is fenced from here on.
--- KEYS: 1 epoch;  ARGV: 1 an epoch that ours must be above (what disks remember of a Redis that has forgotten)
+-- Starts a learner: the epoch grows, which fences every older learner.
+-- KEYS: 1 epoch;  ARGV: 1 an epoch that the new one must be above (from disk, in case Redis has lost its own)
 -- Returns the new epoch.
--- PERSIST changes nothing here. A script's first write is checked against maxmemory, and this one always passes: the
--- learner must go on when memory is full, because it alone frees memory. The same in begin, report and publish.
+-- PERSIST changes nothing here. Redis checks a script's first write against maxmemory, and PERSIST always passes: the
+-- learner must continue when memory is full, because it alone frees memory. begin, recover and report do this too.
 redis.call('PERSIST', KEYS[1])
 if tonumber(redis.call('GET', KEYS[1]) or 0) < tonumber(ARGV[1]) then
   redis.call('SET', KEYS[1], ARGV[1])

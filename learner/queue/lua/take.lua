@@ -1,4 +1,4 @@
--- Hands the next entries of one fleet to the learner. Payloads are read beside it, with MGET: a script would copy them.
+-- Delivers the next entries of one fleet to the learner. MGET reads the payloads separately: a script would copy them.
 -- KEYS: 1 epoch, 2 stream
 -- ARGV: 1 epoch, 2 how many new entries to read
 -- Returns the ids of the new entries.

@@ -65,14 +65,14 @@ class RolloutServiceServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def Submit(self, request_iterator, context):
-        """Groups up, acks down.
+        """Takes groups and answers each with an ack.
 
         Order: acks come in no promised order; match them by `sequence`. Groups of one stream are queued in the order sent.
         Ownership: a group belongs to the producer until its ack is ACCEPTED or DUPLICATE; from then on it is the service's
         and will be trained or counted as expired, whatever process dies. A producer keeps each group until then.
         Partial failure: every group has its own outcome; a bad group never breaks the stream. When the stream breaks, or the
-        gateway closes it (draining, idle for long, credentials revoked), groups without an ack are in an unknown state: send them again, with the same
-        group_id, on a new stream. The id makes that safe.
+        gateway closes it (draining, idle for long, credentials revoked), groups without an ack are in an unknown state: send
+        them again, with the same group_id, on a new stream. The id makes that safe.
         Flow: the gateway reads at most a bounded number of unacknowledged groups per stream, then stops reading.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -89,22 +89,22 @@ class RolloutServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def WatchPolicy(self, request, context):
-        """The newest published version at once (when there is one), then each newer one. Versions may be skipped when several
-        were published between two messages; they never go back. The stream stays open until either side closes it.
+        """Sends the newest published version at once (when there is one), then each newer one. Versions may be skipped when
+        several were published between two messages; they never go back. The stream stays open until either side closes it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetLedger(self, request, context):
-        """A fleet's account: the caller's own, or with the role operate any fleet's.
+        """Returns a fleet's ledger: the caller's own, or with the role operate any fleet's.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListLedgers(self, request, context):
-        """Every fleet's account, by name. Needs the role operate.
+        """Returns every fleet's ledger, by name. Needs the role operate.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

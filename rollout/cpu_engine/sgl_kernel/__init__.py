@@ -1,11 +1,11 @@
-"""Stand-in for sgl_kernel, of which no CPU build is published. Every name imports; calling one raises.
+"""Stands in for sgl_kernel, of which no CPU build is published. Every name imports; calling one raises.
 
 One function is real: SGLang's CPU allocator always calls it, and it has no PyTorch fallback there.
 """
 
 
 def assign_req_to_token_pool_cpu(requests, table, starts, ends, slots, width):
-    """Row ``requests[i]`` of ``table`` gets the next ``ends[i] - starts[i]`` of ``slots`` at columns starts[i]:ends[i]."""
+    """Writes the next ``ends[i] - starts[i]`` of ``slots`` to row ``requests[i]`` of ``table``, columns starts[i]:ends[i]."""
     taken = 0
     for row, start, end in zip(requests.tolist(), starts.tolist(), ends.tolist(), strict=True):
         count = end - start

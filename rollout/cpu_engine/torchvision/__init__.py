@@ -1,4 +1,4 @@
-"""Stand-in for torchvision: SGLang's and transformers' image code imports it, text models never call it.
+"""Stands in for torchvision: SGLang's and transformers' image code imports it, text models never call it.
 
 The CPU wheel of torch has no matching torchvision that could be installed without replacing torch.
 """
@@ -12,7 +12,7 @@ __version__ = "0.0.0"
 
 
 class InterpolationMode(enum.Enum):
-    """transformers builds a table from every member at import time, so the whole enum has to be here."""
+    """All members of the real enum: transformers builds a table of them when it is imported."""
 
     NEAREST = "nearest"
     NEAREST_EXACT = "nearest-exact"
@@ -24,7 +24,7 @@ class InterpolationMode(enum.Enum):
 
 
 class _Submodule(types.ModuleType):
-    """A package without content: each name in it is an empty class."""
+    """An empty package: each name in it is an empty class."""
 
     def __init__(self, name):
         super().__init__(name)

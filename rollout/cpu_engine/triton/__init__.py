@@ -1,4 +1,4 @@
-"""Stand-in for triton: SGLang decorates GPU kernels with ``@triton.jit`` at import time, also where none will run.
+"""Stands in for triton: SGLang decorates GPU kernels with ``@triton.jit`` at import time, also where none will run.
 
 Every ``triton.a.b.c`` imports. ``jit``, ``autotune`` and ``heuristics`` return a kernel object that raises when launched.
 (The real triton works too, and weighs 700 MB more.)
@@ -13,7 +13,7 @@ __version__ = "3.0.0"
 
 
 class _Kernel:
-    """What a decorated kernel becomes. ``kernel[grid](...)`` and ``kernel(...)`` raise."""
+    """A decorated kernel. ``kernel[grid](...)`` and ``kernel(...)`` raise NotImplementedError."""
 
     def __init__(self, function):
         self.fn = function
@@ -27,12 +27,12 @@ class _Kernel:
 
 
 def jit(function=None, **_options):
-    """``@jit`` and ``@jit(...)``."""
+    """Replaces ``@jit`` and ``@jit(...)``: returns a kernel that cannot be launched."""
     return _Kernel(function) if function is not None else _Kernel
 
 
 def autotune(*_args, **_options):
-    """``@autotune(...)`` and ``@heuristics(...)``: leave the kernel as it is."""
+    """Replaces ``@autotune(...)`` and ``@heuristics(...)``: leaves the kernel as it is."""
     return lambda kernel: kernel
 
 
@@ -49,17 +49,17 @@ class Config:
 
 
 def cdiv(dividend, divisor):
-    """Division rounded up; SGLang also uses it outside kernels."""
+    """Divides and rounds up; SGLang also uses it outside kernels."""
     return -(dividend // -divisor)
 
 
 def next_power_of_2(number):
-    """The smallest power of two that is not below ``number``."""
+    """Returns the smallest power of two that is not below ``number``."""
     return 1 << (number - 1).bit_length() if number > 0 else 1
 
 
 class _Submodule(types.ModuleType):
-    """A package whose names spring into being: capitalised ones as classes, others as further packages.
+    """A package that creates each name when it is looked up: capitalised ones as classes, others as subpackages.
 
     Callable as a decorator, because ``tl.core.builtin`` and the like are used so.
     """

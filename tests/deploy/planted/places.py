@@ -1,4 +1,4 @@
-"""Names, ports, networks and selectors that miss."""
+"""Faults in names, ports, networks and selectors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a pod may do, what it is made from and takes, and how it is asked whether it lives."""
+"""Faults in permissions, images, resources and probes of pods."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings that a process refuses, or that do not fit those of another."""
+"""Faults in settings: a process refuses them, or they contradict those of another."""
 
 from __future__ import annotations
 

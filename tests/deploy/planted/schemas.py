@@ -1,4 +1,4 @@
-"""What Kubernetes itself, or an operator, would refuse."""
+"""Faults that Kubernetes itself, or an operator, would refuse."""
 
 from __future__ import annotations
 

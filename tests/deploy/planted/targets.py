@@ -1,4 +1,4 @@
-"""Objects, and places in them, where faults are planted."""
+"""Objects, and paths in them, where faults are planted."""
 
 from __future__ import annotations
 

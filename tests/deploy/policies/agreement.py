@@ -1,4 +1,4 @@
-"""What several processes must agree on: the run, the sizes of groups and steps, who is where, how many there are."""
+"""Policy on what several processes must agree on: run, sizes of groups and steps, addresses, numbers of replicas."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _RUN = "leeway.dev/run"
 
 
 def agreement(objects: list[Object]) -> list[str]:
-    """Gateway, learner and workers of an overlay belong to one run and see the same limits and places."""
+    """Checks that gateway, learner and workers of an overlay belong to one run, with the same limits and paths."""
     found, _ = processes(objects)
     gateways, learners = of_kind(found, GatewayConfig), of_kind(found, LearnerConfig)
     workers = of_kind(found, WorkerConfig)
@@ -66,7 +66,7 @@ def _worker(worker: WorkerConfig, gateway: GatewayConfig, objects: list[Object])
 
 
 def _place(url: str, certificate: str, objects: list[Object]) -> Iterator[str]:
-    """An address inside is a Service with that port, and its certificate has that name."""
+    """Checks that an address in the cluster is a Service with that port, whose certificate has that name."""
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port
     if "." in host:
@@ -80,7 +80,7 @@ def _place(url: str, certificate: str, objects: list[Object]) -> Iterator[str]:
 
 
 def _weights(process: Process, worker: WorkerConfig, at: Process, learner: LearnerConfig) -> Iterator[str]:
-    """A version that is announced by its path lies at the same path of the same volume for the worker."""
+    """Checks that a version announced by its path is at the same path of the same volume for the worker."""
     if worker.model != learner.model:
         yield f"model = {worker.model}, the learner's is {learner.model}"
     if learner.publish.url is not None:

@@ -1,4 +1,4 @@
-"""What a pod may do on its node and in its cluster: nothing that it does not need."""
+"""Policy on permissions: a pod may do nothing on its node and in its cluster that it does not need."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _HOST = ("hostNetwork", "hostPID", "hostIPC")
 
 
 def confined(objects: list[Object]) -> list[str]:
-    """Restricted pods: not root, nothing of the host, a root file system that nobody writes to."""
+    """Checks that pods are restricted: not root, no access to the host, a read-only root file system."""
     wrong = [f"{pod.where}: {problem}" for pod in pods(objects) for problem in _pod(pod)]
     for pod in pods(objects):
         wrong += [f"{pod.where} {item['name']}: {problem}" for item in pod.everything() for problem in _container(item)]
@@ -52,7 +52,7 @@ def _container(container: Object) -> Iterator[str]:
 
 
 def accounts(objects: list[Object]) -> list[str]:
-    """Every pod has a service account of its own kind, without a token and without a role."""
+    """Checks that every kind of pod has its own service account, without a token and without a role."""
     known, wrong = named(objects, "ServiceAccount"), []
     for pod in pods(objects):
         account = known.get(pod.spec.get("serviceAccountName", "default"))

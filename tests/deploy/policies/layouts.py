@@ -1,4 +1,4 @@
-"""Numbers of pods, ranks, GPUs and shards that have to fit together."""
+"""Policy on numbers of pods, ranks, GPUs and shards that have to fit together."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _RENDEZVOUS = 29_400
 
 
 def layouts(objects: list[Object]) -> list[str]:
-    """torchrun starts a rank per GPU on each pod, the model's cut divides them; workers share out all prompts."""
+    """Checks that torchrun starts a rank per GPU, that the layout divides the ranks, and that workers cover all prompts."""
     found, _ = processes(objects)
     wrong = [f"{at.where}: {line}" for at, config in of_kind(found, LearnerConfig) for line in _learner(at, config)]
     for process, config in of_kind(found, WorkerConfig):
@@ -51,7 +51,7 @@ def _learner(process: Process, config: LearnerConfig) -> Iterator[str]:
 
 
 def _rendezvous(process: Process) -> Iterator[str]:
-    """The first pod's name as JobSet makes it, in full: then the pod knows without DNS that it is the host."""
+    """Checks that the rendezvous is the first pod's full name, by which the pod knows without DNS that it is the host."""
     owner = process.pod.owner
     job = process.pod.where.rpartition("/")[2]
     subdomain = owner["spec"]["network"]["subdomain"]

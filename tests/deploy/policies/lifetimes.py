@@ -1,4 +1,4 @@
-"""How processes end: what they promise to finish after SIGTERM fits into what Kubernetes gives them."""
+"""Policy on how processes end: what they finish after SIGTERM fits into the time that Kubernetes gives them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _IN_PLACE_S = 600  # ranks that torchrun starts again answer nothing while they 
 
 
 def lifetimes(objects: list[Object]) -> list[str]:
-    """Grace periods cover preStop and drain, or a step and a checkpoint; restarts are somebody's business."""
+    """Checks that grace periods cover preStop and drain, or a step and a checkpoint, and that something restarts each pod."""
     found, _ = processes(objects)
     wrong = [f"{at.where}: {line}" for at, config in of_kind(found, GatewayConfig) for line in _gateway(at, config)]
     wrong += [f"{at.where}: {line}" for at, config in of_kind(found, LearnerConfig) for line in _learner(at, config)]

@@ -1,4 +1,4 @@
-"""Who can reach whom, computed from the NetworkPolicies, against who should."""
+"""Policy on connections: compares who can reach whom, computed from the NetworkPolicies, with who should."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PORTS = (6379, 50051, 9101, 9110, 9121, 9150, 29_400, 30_000, 20_000, 22)
 
 @dataclass(frozen=True)
 class _Namespace:
-    """Pods of another namespace."""
+    """The labels of pods in another namespace."""
 
     labels: dict[str, str]
 
@@ -35,7 +35,7 @@ _STRANGERS = _Namespace({"kubernetes.io/metadata.name": "other"})
 
 
 def network(objects: list[Object]) -> list[str]:
-    """Default deny, names can be looked up, fleets reach gateways and nothing else, only ours reach Redis."""
+    """Checks default deny and DNS, that fleets reach gateways and nothing else, and that only our own pods reach Redis."""
     policies = list(named(objects, "NetworkPolicy").values())
     found = pods(objects)
     return [
@@ -48,8 +48,8 @@ def network(objects: list[Object]) -> list[str]:
 
 
 def _passes(policies: list[Object], direction: str, pod: Pod, other: Pod | _Namespace, port: int) -> bool:
-    held = [item["spec"] for item in policies if selects(item["spec"]["podSelector"], pod.labels)]
-    bound = [spec.get(direction.lower(), []) for spec in held if direction in spec["policyTypes"]]
+    selecting = [item["spec"] for item in policies if selects(item["spec"]["podSelector"], pod.labels)]
+    bound = [spec.get(direction.lower(), []) for spec in selecting if direction in spec["policyTypes"]]
     side = "to" if direction == "Egress" else "from"
     return not bound or any(_rule(rule, side, other, port) for rules in bound for rule in rules)
 
@@ -82,7 +82,7 @@ def _denied(policies: list[Object]) -> Iterator[str]:
 
 
 def _selections(policies: list[Object], found: list[Pod]) -> Iterator[str]:
-    """A policy or a rule whose labels no pod has protects or allows nothing: somebody mistyped."""
+    """Checks that the labels of each policy and rule select a pod: otherwise they are mistyped."""
     for policy in policies:
         name, spec = f"NetworkPolicy/{policy['metadata']['name']}", policy["spec"]
         if not any(selects(spec["podSelector"], pod.labels) for pod in found):
@@ -98,7 +98,7 @@ def _selections(policies: list[Object], found: list[Pod]) -> Iterator[str]:
 
 
 def _between(policies: list[Object], found: list[Pod]) -> Iterator[str]:
-    """Both ends must agree: a hole at one is not to be seen only when the other has one too."""
+    """Checks egress and ingress apart, so that a hole at one end shows although the other end is closed."""
     for source, target in itertools.product(found, repeat=2):
         pair = (source.component, target.component)
         spans = target.owner["kind"] in ("JobSet", "LeaderWorkerSet")

@@ -1,4 +1,4 @@
-"""Port names that are asked for exist, and their numbers are those of the configuration."""
+"""Policy on ports: names that are referred to exist, and their numbers are those of the configuration."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ EXPECTED = {
 
 
 def ports(objects: list[Object]) -> list[str]:
-    """Numbers as in the configuration, names unique in a pod, and services, annotations and policies that hit them."""
+    """Checks numbers against the configuration, names for uniqueness, and services, annotations and policies against both."""
     found = pods(objects)
     wrong = [f"{pod.where}: {problem}" for pod in found for problem in _numbers(pod)]
     wrong += [
@@ -78,7 +78,7 @@ def _service(service: Object, found: list[Pod]) -> Iterator[str]:
 
 
 def _policy(policy: Object, found: list[Pod]) -> Iterator[str]:
-    """An ingress rule about a port that nobody has is a hole for later; ranges may go beyond."""
+    """Checks that ingress rules name ports that some pod has; ranges may go beyond."""
     here = [pod for pod in found if selects(policy["spec"]["podSelector"], pod.labels)]
     numbers = {number for pod in here for number in pod.ports().values()}
     for rule in policy["spec"].get("ingress", []):

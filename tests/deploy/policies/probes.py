@@ -1,4 +1,4 @@
-"""How Kubernetes learns that a process has started, lives, and can serve."""
+"""Policy on how Kubernetes learns that a process has started, lives, and can serve."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PATIENCE_S = 20  # of liveness, at the least: a pause is no reason to lose what
 
 
 def probes(objects: list[Object]) -> list[str]:
-    """Every container that serves has the three probes, ours on the status port, each with a timeout."""
+    """Checks that every container that serves has the three probes, ours on the status port, each with a timeout."""
     return [
         f"{pod.where} {item['name']}: {problem}"
         for pod in pods(objects)

@@ -1,4 +1,4 @@
-"""The settings of the processes that the pods run, read as the processes themselves read them."""
+"""Reads the settings of the processes that the pods run, as the processes themselves do."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ Kind = TypeVar("Kind", GatewayConfig, LearnerConfig, WorkerConfig)
 
 @dataclass(frozen=True)
 class Process:
-    """One of our processes.
+    """A process of ours in a pod.
 
     Attributes:
         words: command and arguments, variables expanded.
-        config: what it would read.
+        config: the settings that it would read.
     """
 
     pod: Pod
@@ -41,12 +41,12 @@ class Process:
         return f"{self.pod.where} {self.container['name']}"
 
     def option(self, name: str) -> str | None:
-        """The value of ``--name=value`` on the command line."""
+        """Value of ``--name=value`` on the command line."""
         return next((word.partition("=")[2] for word in self.words if word.startswith(f"--{name}=")), None)
 
 
 def processes(objects: list[Object]) -> tuple[list[Process], list[str]]:
-    """Our processes, and what is wrong with the settings of those that could not be read."""
+    """Returns our processes, and findings about those whose settings could not be read."""
     found, wrong = [], []
     for pod in pods(objects):
         for item in pod.containers():
@@ -60,12 +60,12 @@ def processes(objects: list[Object]) -> tuple[list[Process], list[str]]:
 
 
 def of_kind(found: list[Process], kind: type[Kind]) -> list[tuple[Process, Kind]]:
-    """Processes of a kind with their settings."""
+    """Yields the processes of a kind with their settings."""
     return [(process, process.config) for process in found if isinstance(process.config, kind)]
 
 
 def environment(container: Object, objects: list[Object]) -> dict[str, str]:
-    """A container's variables; what only a running pod knows has a plausible value."""
+    """Environment of a container; values that only a running pod knows are replaced by plausible ones."""
     maps, values = (
         named(objects, "ConfigMap"),
         {"LWS_GROUP_SIZE": "2", "LWS_WORKER_INDEX": "0", "LWS_LEADER_ADDRESS": "l"},
@@ -96,7 +96,7 @@ def _config(pod: Pod, container: Object, words: list[str], objects: list[Object]
 
 
 def mounted(pod: Pod, container: Object, path: Path, objects: list[Object]) -> str:
-    """What a container finds in a file of a ConfigMap or rendered Secret. Raises KeyError."""
+    """Content of a file that a container has from a ConfigMap or a rendered Secret. Raises KeyError."""
     volumes = {volume["name"]: volume for volume in pod.spec.get("volumes", [])}
     for mount in container["volumeMounts"]:
         if not path.is_relative_to(mount["mountPath"]):

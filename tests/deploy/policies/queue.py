@@ -1,4 +1,4 @@
-"""Redis as the ledger needs it: nothing that was accepted is lost, evicted, or open to more than our least user."""
+"""Policy on Redis: nothing that was accepted is lost or evicted, and users may do only what they must."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _UNITS = {"mb": 1 << 20, "gb": 1 << 30}
 
 
 def queue(objects: list[Object]) -> list[str]:
-    """Append-only file forced to disk, no eviction, memory above the backlog, and users with what they need."""
+    """Checks for a synced append-only file, no eviction, memory above the backlog, and users with minimal rights."""
     found, _ = processes(objects)
     backlog = max((config.admission.max_queued_bytes for _, config in of_kind(found, GatewayConfig)), default=0)
     return [
@@ -50,7 +50,7 @@ def _redis(pod: Pod, objects: list[Object], backlog: int) -> Iterator[str]:
 
 
 def configuration(pod: Pod, server: Object, file: Path, objects: list[Object]) -> dict[str, str]:
-    """Directive -> value of a redis.conf and what it includes; a later line counts."""
+    """Returns directive -> value of a redis.conf and the files it includes; the last line of a directive counts."""
     values: dict[str, str] = {}
     for line in mounted(pod, server, file, objects).splitlines():
         words = shlex.split(line, comments=True)

@@ -1,4 +1,4 @@
-"""Everything that an object names exists: in the overlay, from cert-manager, or among the Secrets an operator makes."""
+"""Policy on references: what an object names is in the overlay, comes from cert-manager, or is made by an operator."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Keys = dict[str, set[str] | None]  # name -> keys; None: any
 
 
 def documented() -> Keys:
-    """Secrets that an operator makes, from the table of deploy/kubernetes/README.md."""
+    """Reads the Secrets that an operator makes from the table of deploy/kubernetes/README.md."""
     rows = _ROW.finditer((KUBERNETES / "README.md").read_text())
     keys = {row["name"]: set(re.findall(r"`([^`]+)`", row["keys"])) for row in rows}
     return {name: found or None for name, found in keys.items()}
 
 
 def references(objects: list[Object]) -> list[str]:
-    """ConfigMaps, Secrets, their keys, claims, priorities, volumes, variables, and what certificates are signed by."""
+    """Checks references to ConfigMaps, Secrets, their keys, claims, priorities, volumes, variables and issuers."""
     maps = {name: _keys(item) for name, item in named(objects, "ConfigMap").items()}
     wrong = [
         f"{pod.where}: {problem}" for pod in pods(objects) for problem in _pod(pod, objects, maps, secrets(objects))
@@ -32,7 +32,7 @@ def references(objects: list[Object]) -> list[str]:
 
 
 def secrets(objects: list[Object]) -> Keys:
-    """Every Secret there will be, with its keys: documented, issued, rendered."""
+    """Returns every Secret with its keys: those that are documented, issued or rendered."""
     issuers = named(objects, "Issuer")
     found = {name: keys for name, keys in documented().items() if _ISSUED_BY.get(name) not in issuers}
     for certificate in named(objects, "Certificate").values():
@@ -92,7 +92,7 @@ def _items(source: Object) -> set[str]:
 def _missing(kind: str, name: str, keys: set[str], known: Keys) -> Iterator[str]:
     if name not in known:
         yield f"{kind} {name} does not exist"
-    elif (held := known[name]) is not None and (absent := keys - held):
+    elif (present := known[name]) is not None and (absent := keys - present):
         yield f"{kind} {name} has no {', '.join(sorted(absent))}"
 
 

@@ -1,4 +1,4 @@
-"""All policies. Each is a pure function of the rendered objects that returns what is wrong, one line each."""
+"""List of all policies. Each is a pure function of the rendered objects that returns its findings, one line each."""
 
 from __future__ import annotations
 
@@ -29,5 +29,5 @@ POLICIES: dict[str, Policy] = {
 
 
 def findings(objects: list[Object]) -> list[str]:
-    """What all policies find, with the policy's name in front."""
+    """Returns the findings of all policies, each after the policy's name."""
     return [f"{name}: {line}" for name, policy in POLICIES.items() for line in policy(objects)]

@@ -1,4 +1,4 @@
-"""What a container takes from its node, and what it is made from."""
+"""Policy on images, and on the resources that a container takes from its node."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _IMAGE = re.compile(r"[a-z0-9._/-]+(:(?P<tag>[A-Za-z0-9._-]+))?(@sha256:(?P<dige
 
 
 def images(objects: list[Object]) -> list[str]:
-    """Every image has a version: a tag that is not a moving one, or a digest."""
+    """Checks that every image has a version: a tag that does not move, or a digest."""
     wrong = []
     for pod in pods(objects):
         for item in pod.everything():
@@ -26,7 +26,7 @@ def images(objects: list[Object]) -> list[str]:
 
 
 def resources(objects: list[Object]) -> list[str]:
-    """Requests within limits for all that can run out; GPUs are not shared, and their nodes' taint is tolerated."""
+    """Checks requests and limits of all that can run out, and that pods with GPUs tolerate the taint of GPU nodes."""
     return (
         [
             f"{pod.where} {item['name']}: {problem}"
@@ -49,8 +49,8 @@ def resources(objects: list[Object]) -> list[str]:
     )
 
 
-def _resources(held: Object) -> Iterator[str]:
-    requests, limits = held.get("requests", {}), held.get("limits", {})
+def _resources(given: Object) -> Iterator[str]:
+    requests, limits = given.get("requests", {}), given.get("limits", {})
     for name in _BOUNDED:
         if name not in requests or name not in limits:
             yield f"no request or no limit of {name}"

@@ -1,4 +1,4 @@
-"""Selectors, disruption budgets, autoscalers and queues name pods and objects that exist."""
+"""Policy on selectors, disruption budgets, autoscalers and queues: they name pods and objects that exist."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _QUEUE = "kueue.x-k8s.io/queue-name"
 
 
 def scaling(objects: list[Object]) -> list[str]:
-    """Labels as agreed, selectors that fit, budgets that let a node be drained, autoscalers with a target."""
+    """Checks labels, selectors, budgets (a node must be drainable) and targets of autoscalers."""
     found = pods(objects)
     wrong = [f"{pod.where}: {problem}" for pod in found for problem in _pod(pod, objects)]
     for name, budget in named(objects, "PodDisruptionBudget").items():

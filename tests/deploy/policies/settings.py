@@ -1,4 +1,4 @@
-"""Every process can read its settings, and finds what they name: ports, files, room to write."""
+"""Policy on settings: every process can read its own, and has the ports, files and volumes that they name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _WRITTEN = {"checkpoint.dir", "publish.dir", "metrics_dir", "state_dir", "cache_
 
 
 def settings(objects: list[Object]) -> list[str]:
-    """Settings are valid by their own classes, addresses are the pod's ports, and each path lies in a fitting volume."""
+    """Checks settings by their own classes, addresses against the pod's ports, and paths against its volumes."""
     found, wrong = processes(objects)
     for component, kind in _OF.items():
         for pod in pods(objects):

@@ -14,10 +14,10 @@ import pytest
 
 from leeway.v1 import rollout_pb2 as pb
 from rollout import worker
-from rollout.client.wire import decode_ids
+from rollout.client import decode_ids
 from rollout.config import WorkerConfig
 from rollout.data.demo_model import DemoShape, write_model
-from rollout.engine import replica as member
+from rollout.engine import replica
 from rollout.main import run_until_signal
 from rollout.worker import WorkerError
 from runtime.trace_context import TRACEPARENT, SpanContext
@@ -36,7 +36,7 @@ def sorted_answer(prompt: list[int]) -> list[int]:
 
 
 class Scene:
-    """A worker's surroundings in one directory."""
+    """A worker's peers, its model, and one directory for all its files."""
 
     def __init__(self, directory: Path, gateway: ScriptedGateway, engines: list[ScriptedEngine]) -> None:
         self.directory = directory
@@ -87,7 +87,7 @@ class Scene:
 
 @pytest.fixture
 async def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
-    monkeypatch.setattr(member, "_PROBE_EVERY_S", 0.2)
+    monkeypatch.setattr(replica, "_PROBE_EVERY_S", 0.2)
     monkeypatch.setattr(worker, "_PROGRESS_S", 0.1)
     gateway = await ScriptedGateway().start()
     engines = [await ScriptedEngine().start() for _ in range(2)]
@@ -105,7 +105,7 @@ def trace_of(group: pb.Group) -> str:
     return group.group_id.replace("-", "")
 
 
-async def test_groups_arrive_whole_and_are_journaled(scene: Scene):
+async def test_groups_arrive_whole_and_are_logged(scene: Scene):
     async with scene.worker(engine={"urls": [scene.engines[0].url]}):
         await until(lambda: bool(scene.gateway.known), "watch")
         assert scene.gateway.leases == []  # nothing is promised before there is something to generate with
@@ -150,25 +150,25 @@ async def test_groups_are_followed_into_their_metadata_and_versions_into_the_eng
             await until(lambda: "group" in followed() and bool(collector.named("refit")), "the spans")
     place = SpanContext.parse(group.metadata[TRACEPARENT])
     assert place is not None
-    assert place.trace == trace_of(group)
-    spans = {span.name: span for span in collector.spans if span.trace == place.trace}
+    assert place.trace_id == trace_of(group)
+    spans = {span.name: span for span in collector.spans if span.trace == place.trace_id}
     assert {"group", "generate", "reward", "submit"} == spans.keys()
-    assert place.span == spans["submit"].span
+    assert place.span_id == spans["submit"].span
     (refit,) = collector.named("refit")
     assert (refit.trace, refit.parent) == (policy.manifest_sha256[:32], policy.manifest_sha256[32:48])
 
 
 async def test_acknowledged_prompts_are_not_asked_again_after_a_restart_and_the_others_are(scene: Scene):
     scene.publish(0)
-    held: list[str] = []
+    unanswered: list[str] = []
 
-    def hold_every_third(group: pb.Group) -> pb.Ack | None:
+    def leave_every_third(group: pb.Group) -> pb.Ack | None:
         if len(scene.gateway.received) % 3 == 0:
-            held.append(group.prompt_id)
+            unanswered.append(group.prompt_id)
             return None
         return pb.Ack(outcome=pb.OUTCOME_ACCEPTED)
 
-    scene.gateway.decide = hold_every_third
+    scene.gateway.decide = leave_every_third
     async with scene.worker():
         await until(lambda: len(scene.gateway.received) >= 12, "twelve groups")
     accepted = {row["group_id"] for row in scene.rows("state/worker-0.acked.jsonl")}
@@ -177,7 +177,9 @@ async def test_acknowledged_prompts_are_not_asked_again_after_a_restart_and_the_
     scene.gateway.decide = lambda _: pb.Ack(outcome=pb.OUTCOME_ACCEPTED)
     async with scene.worker():
         again = lambda: {request.group.prompt_id for request in scene.gateway.received}  # noqa: E731
-        await until(lambda: set(held) <= again() and len(scene.gateway.received) >= 12, "what was not acknowledged")
+        await until(
+            lambda: set(unanswered) <= again() and len(scene.gateway.received) >= 12, "what was not acknowledged"
+        )
     assert not first & again()
 
 
@@ -258,7 +260,7 @@ async def test_requests_that_all_come_to_nothing_end_the_worker(scene: Scene):
         engine.status = 400
     with pytest.raises(ExceptionGroup) as error:
         await run_until_signal(scene.config())
-    assert error.group_contains(WorkerError, match="10 requests in a row came to nothing; the last: .*HTTP 400")
+    assert error.group_contains(WorkerError, match="no engine could answer 10 requests in a row; the last: .*HTTP 400")
     assert any(lease.returned_lease_ids for lease in scene.gateway.leases)
 
 

@@ -9,7 +9,7 @@ from runtime.metric_registry import MetricRegistry
 
 
 def lines(made: MetricRegistry) -> list[str]:
-    return [line for line in generate_latest(made.registry).decode().splitlines() if not line.startswith("#")]
+    return [line for line in generate_latest(made.prometheus).decode().splitlines() if not line.startswith("#")]
 
 
 def test_what_is_read_is_read_at_every_scrape_and_not_before():

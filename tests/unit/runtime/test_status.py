@@ -27,7 +27,7 @@ def get(status: Status, path: str) -> tuple[int, str]:
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     """Starts endpoints on free ports; closes them at the end."""
-    monkeypatch.setattr("runtime.status._NOTICE_S", 0.01)
+    monkeypatch.setattr("runtime.status._POLL_S", 0.01)
     started: list[Status] = []
 
     def start_one(alive: Check = fine, ready: Check = fine, listen: str | None = "127.0.0.1:0") -> Status:

@@ -1,4 +1,4 @@
-"""Which groups are followed, what travels, and that nothing is imported or waited for when it need not be."""
+"""Which groups are traced, what travels between processes, and that traces cost nothing where they are off."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from rollout.client.ids import new_group_id
+from rollout.client import new_group_id
 from runtime import traces
 from runtime.endpoint_config import TraceConfig
 from runtime.settings import SettingsError
@@ -41,11 +41,11 @@ def test_not_installed_is_said_with_the_remedy(monkeypatch: pytest.MonkeyPatch):
 def test_the_share_is_kept_and_smaller_shares_are_subsets():
     ids = [new_group_id() for _ in range(4000)]
     many, few = tracer(0.5), tracer(0.05)
-    followed = {group for group in ids if many.is_sampled(group)}
+    traced = {group for group in ids if many.is_sampled(group)}
     rare = {group for group in ids if few.is_sampled(group)}
-    assert 1800 < len(followed) < 2200
+    assert 1800 < len(traced) < 2200
     assert 120 < len(rare) < 290
-    assert rare <= followed
+    assert rare <= traced
     assert not many.is_sampled("nonsense")
     assert all(tracer(1.0).is_sampled(group) for group in ids[:100])
 
@@ -53,20 +53,20 @@ def test_the_share_is_kept_and_smaller_shares_are_subsets():
 def test_a_trace_has_its_groups_id_and_children_stay_in_it():
     one, group = tracer(), new_group_id()
     root = one.root("group", group, time.time_ns(), task="sort")
-    assert root.place.trace == group.replace("-", "")
-    child = one.child("generate", root.place)
+    assert root.context.trace_id == group.replace("-", "")
+    child = one.child("generate", root.context)
     other = one.root("group", new_group_id(), time.time_ns())
-    assert child.place.trace == root.place.trace
-    assert child.place.span != root.place.span
-    assert other.place.trace != root.place.trace
-    assert SpanContext.parse(root.place.traceparent) == root.place
+    assert child.context.trace_id == root.context.trace_id
+    assert child.context.span_id != root.context.span_id
+    assert other.context.trace_id != root.context.trace_id
+    assert SpanContext.parse(root.context.traceparent) == root.context
 
 
-def test_a_versions_place_follows_from_its_digest():
-    place = SpanContext.of_version("ab" * 32)
-    assert place is not None
-    assert place == SpanContext("ab" * 16, "ab" * 8)
-    assert tracer().version(place, time.time_ns()).place == place
+def test_a_versions_context_follows_from_its_digest():
+    context = SpanContext.of_version("ab" * 32)
+    assert context is not None
+    assert context == SpanContext("ab" * 16, "ab" * 8)
+    assert tracer().version(context, time.time_ns()).context == context
     assert SpanContext.of_version("") is None
 
 
@@ -82,6 +82,6 @@ def test_a_versions_place_follows_from_its_digest():
         f"01-{1:032x}-{1:016x}-01",
     ],
 )
-def test_what_is_no_sampled_traceparent_is_nobodys_place(text: str):
+def test_what_is_no_sampled_traceparent_is_nobodys_context(text: str):
     assert SpanContext.parse(text) is None
     assert tracer().context_of(new_group_id(), text) is None

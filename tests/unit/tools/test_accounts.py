@@ -1,4 +1,4 @@
-"""The end-to-end tests' own account, worked by hand: what it says of lost timelines is what those tests stand on."""
+"""Tests of the end-to-end tests' account against a case worked by hand, with lost timelines."""
 
 import json
 from pathlib import Path

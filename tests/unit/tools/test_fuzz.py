@@ -1,4 +1,4 @@
-"""Hostile messages against the gateway's parser and validator: a short run, and hypothesis. `make fuzz` runs long."""
+"""Tests the gateway's parser and validator with hostile messages: a short run, and hypothesis. `make fuzz` runs long."""
 
 from __future__ import annotations
 

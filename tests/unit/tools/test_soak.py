@@ -1,4 +1,4 @@
-"""What a soak calls flat: slopes that outliers do not move, and planted leaks that it must see."""
+"""Tests of a soak's verdicts: outliers do not move slopes, and planted leaks are found."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.soak.slope import judge, restarts, theil_sen
 
 
 def samples(**series: object) -> list[dict[str, float]]:
-    """A sample every 10 s for half an hour; series are functions of the time in seconds."""
+    """Makes a sample every 10 s for half an hour; series are functions of the time in seconds."""
     times = [10.0 * n for n in range(181)]
     return [{"time": t, **{name: f(t) for name, f in series.items()}} for t in times]  # pyright: ignore
 

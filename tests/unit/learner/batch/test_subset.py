@@ -1,4 +1,4 @@
-"""Some of a batch's loss tokens, packed anew: none is lost, none is predicted twice, no more than needed is forwarded."""
+"""Batches of some of a batch's loss tokens: none is lost, none is predicted twice, no more than needed is forwarded."""
 
 from dataclasses import replace
 
@@ -7,12 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from learner.batch.packing import Layout, pack
-from learner.batch.subset import flatten, lengthened, spread, subset
+from learner.batch.subset import flatten, padded_to, select_tokens, with_field
 from learner.batch.types import Batch, Sequence
 
 
 def sequence(first: int, versions: list[int], prompt: int = 1, temperature: float = 1.0) -> Sequence:
-    """Tokens first, first + 1, ...; after the prompt one token for each of ``versions`` (-1: the environment's)."""
+    """A sequence of tokens first, first + 1, ...: the prompt, then one for each of ``versions`` (-1: the environment's)."""
     version = torch.tensor([-1] * prompt + versions)
     tokens = torch.arange(first, first + len(version))
     return Sequence(tokens, version >= 0, 1.0, 1.0, temperature, version=version)
@@ -25,7 +25,7 @@ def test_a_version_by_hand():
     versions = flatten(batch, "version")
     assert batch.members == [[0, 2, 1]]  # longest first
     assert versions.tolist() == [4, 4, 5, 4, 5, 5, 5]
-    found = subset(batch, versions == 4, Layout())
+    found = select_tokens(batch, versions == 4, Layout())
     assert found is not None
     (micro,) = found.batch.micro_batches
     # Causal: what follows the last token wanted is not forwarded, and sequences without one are not there.
@@ -38,31 +38,31 @@ def test_a_version_by_hand():
 
 def test_all_tokens_are_the_batch_itself_and_none_is_nothing():
     batch = pack([sequence(10, [4, 4]), sequence(20, [4])], Layout(min_micro_batches=2))
-    whole = subset(batch, torch.ones(3, dtype=torch.bool), Layout())
+    whole = select_tokens(batch, torch.ones(3, dtype=torch.bool), Layout())
     assert whole is not None
     assert whole.batch is batch
     assert [origin.tolist() for origin in whole.origin] == [[0, 1], [2]]
-    assert subset(batch, torch.zeros(3, dtype=torch.bool), Layout()) is None
+    assert select_tokens(batch, torch.zeros(3, dtype=torch.bool), Layout()) is None
 
 
-def test_ranks_that_have_less_to_do_go_along_with_padding():
+def test_a_subset_is_padded_to_the_number_of_micro_batches_that_all_ranks_run():
     layout = Layout(multiple=2)
     batch = pack([sequence(10, [4, 4]), sequence(20, [4])], layout)
-    some = subset(batch, torch.tensor([True, False, False]), layout)
+    some = select_tokens(batch, torch.tensor([True, False, False]), layout)
     for before in (some, None):
-        after = lengthened(before, 3, layout)
+        after = padded_to(before, 3, layout)
         own = 0 if before is None else 1
         assert len(after.batch.micro_batches) == len(after.batch.members) == len(after.origin) == 3
         assert after.batch.micro_batches[:own] == ([] if before is None else before.batch.micro_batches)
         for padding, origin in zip(after.batch.micro_batches[own:], after.origin[own:], strict=True):
             assert padding.tokens.shape == (1, 2)
             assert len(padding.loss_index) == len(origin) == 0
-    assert lengthened(some, 1, layout).origin == some.origin  # type: ignore[union-attr]
+    assert padded_to(some, 1, layout).origin == some.origin  # type: ignore[union-attr]
 
 
-def test_spread_is_the_inverse_of_flatten():
+def test_with_field_is_the_inverse_of_flatten():
     batch = pack([sequence(10, [4, 4]), sequence(20, [4])], Layout(min_micro_batches=2))
-    filled = spread(batch, "behaviour_logp", torch.tensor([-1.0, -2.0, -3.0]))
+    filled = with_field(batch, "behaviour_logp", torch.tensor([-1.0, -2.0, -3.0]))
     assert flatten(filled, "behaviour_logp").tolist() == [-1.0, -2.0, -3.0]
     assert filled.micro_batches[1].behaviour_logp is not None
     assert filled.micro_batches[1].behaviour_logp.tolist() == [-3.0]
@@ -80,8 +80,8 @@ def targets(batch: Batch) -> torch.Tensor:
     count=st.integers(1, 3),
     budget=st.integers(14, 60),
 )
-def test_parts_of_all_versions_are_the_whole(lengths: list[int], seed: int, count: int, budget: int):
-    """Every loss token is in exactly one version's part, after the same tokens as in the batch."""
+def test_the_subsets_of_all_versions_are_the_whole(lengths: list[int], seed: int, count: int, budget: int):
+    """Every loss token is in exactly one version's subset, after the same tokens as in the batch."""
     draw = torch.Generator().manual_seed(seed)
     sequences = [
         sequence(100 * (i + 1), torch.randint(0, 3, (length,), generator=draw).tolist())
@@ -91,7 +91,7 @@ def test_parts_of_all_versions_are_the_whole(lengths: list[int], seed: int, coun
     versions, whole = flatten(batch, "version"), targets(batch)
     seen = torch.zeros(len(whole), dtype=torch.int64)
     for version in versions.unique().tolist():
-        found = subset(batch, versions == version, Layout(min_micro_batches=count, max_tokens=budget))
+        found = select_tokens(batch, versions == version, Layout(min_micro_batches=count, max_tokens=budget))
         assert found is not None
         assert len(found.batch.micro_batches) >= count
         origin = torch.cat(found.origin)
@@ -100,14 +100,14 @@ def test_parts_of_all_versions_are_the_whole(lengths: list[int], seed: int, coun
         seen[origin] += 1
         for micro_batch in found.batch.micro_batches:
             for index, target in zip(micro_batch.loss_index.tolist(), micro_batch.loss_target.tolist(), strict=True):
-                place = int(micro_batch.positions[0, index])
-                context = micro_batch.tokens[0, index - place : index + 1]
-                assert context.tolist() == list(range(target - place - 1, target))
+                position = int(micro_batch.positions[0, index])
+                context = micro_batch.tokens[0, index - position : index + 1]
+                assert context.tolist() == list(range(target - position - 1, target))
     assert (seen == 1).all()
 
 
 def test_a_version_number_keeps_all_its_digits():
-    """2^24 + 1 is no float32."""
+    """The number 2^24 + 1 cannot be represented as float32."""
     large = (1 << 24) + 1
     batch = pack([sequence(10, [large])], Layout(min_micro_batches=2))
     assert flatten(batch, "version").tolist() == [large]

@@ -13,7 +13,7 @@ def logs(*probabilities: float) -> torch.Tensor:
 
 
 def test_two_tokens_by_hand():
-    """w = 2 and 0.5: mean log 0, (2.5)^2 / (2 * 4.25) of the sample effective; |0.4 - 0.2| is beyond 0.15, 0.1 is not."""
+    """With w = 2 and 0.5 the mean log is 0 and (2.5)^2 / (2 * 4.25) effective; |0.4 - 0.2| exceeds 0.15, 0.1 does not."""
     row = drift_row(drift_sums(logs(0.4, 0.1), logs(0.2, 0.2), torch.tensor([3, 3]), bucket_count(18)))
     assert row["true_drift"] == pytest.approx(0.0, abs=1e-7)
     assert row["effective_share"] == pytest.approx(6.25 / 8.5)

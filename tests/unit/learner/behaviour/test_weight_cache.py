@@ -1,4 +1,4 @@
-"""Versions in host memory: what is kept, what is given up first, what is read again."""
+"""The cache of weights: what is cached, what is evicted first, what is read again."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from learner.behaviour.weight_cache import LocalWeights, WeightCache
 
 
 def weights(value: float, elements: int = 10) -> list[torch.Tensor]:
-    """Four bytes an element, in two tensors."""
+    """Weights of four bytes an element, in two tensors."""
     return [torch.full((elements - 4,), float(value)), torch.full((4,), float(value))]
 
 

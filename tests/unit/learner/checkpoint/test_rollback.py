@@ -1,4 +1,4 @@
-"""Which checkpoints are healthy, the order to go back to one, and carrying it out, once or cut short."""
+"""Which checkpoints are marked healthy, the request to return to one, and its application, once or interrupted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from learner.checkpoint.rollback import apply_rollback, cost, read_request, reported, request_rollback
+from learner.checkpoint.rollback import apply_rollback, mark_reported, read_request, request_rollback, rollback_cost
 from learner.checkpoint.saver import Checkpointer
 from learner.checkpoint.store import CheckpointError, completed, is_healthy, latest
 from learner.config import CheckpointConfig
@@ -22,7 +22,7 @@ ALARM = Alarm("reward", "rollback", "the mean reward has fallen")
 
 
 class Disk:
-    """Writes checkpoints at once, unless it is stuck."""
+    """A sharded writer whose saves are durable at once, unless it is stuck."""
 
     stuck = False
 
@@ -38,7 +38,7 @@ class Disk:
     def load(self, directory: Path) -> None: ...
 
 
-class Accounts:
+class Callbacks:
     def __init__(self) -> None:
         self.steps: list[int] = []
 
@@ -50,14 +50,14 @@ class Accounts:
 
 
 class Learner:
-    """The checkpoints of one epoch, one group a step."""
+    """A learner of one epoch that trains one group a step and saves every second step."""
 
     def __init__(self, root: Path, epoch: int = 1, keep: int = 9) -> None:
-        self.disk, self.accounts = Disk(), Accounts()
+        self.disk, self.callbacks = Disk(), Callbacks()
         self.fence = DirectoryFence(root, epoch)
-        self.fence.take()
+        self.fence.acquire()
         config = CheckpointConfig(dir=root, every=2, keep=keep)
-        self.checkpointer = Checkpointer(config, self.fence, self.disk, self.accounts, lambda: None)
+        self.checkpointer = Checkpointer(config, self.fence, self.disk, self.callbacks, lambda: None)
 
     def train(self, steps: range) -> None:
         for step in steps:
@@ -75,19 +75,19 @@ def healthy(root: Path) -> list[str]:
 
 @pytest.fixture
 def learner(tmp_path: Path) -> Learner:
-    """Checkpoints of steps 2, 4, 6 and 8; that of step 4 is the newest healthy one."""
+    """A learner with checkpoints of steps 2, 4, 6 and 8, of which that of step 4 is the newest healthy one."""
     made = Learner(tmp_path)
     made.train(range(1, 9))
     made.checkpointer.mark_healthy(range(2, 5))
     return made
 
 
-def test_a_checkpoint_is_healthy_once_it_is_vouched_for(learner: Learner, tmp_path: Path):
+def test_a_checkpoint_is_marked_healthy_once_its_step_has_proved_healthy(learner: Learner, tmp_path: Path):
     assert healthy(tmp_path) == ["step_00000002_e0001", "step_00000004_e0001"]
-    learner.checkpointer.mark_healthy(range(7, 9))  # there was a sign at step 6
+    learner.checkpointer.mark_healthy(range(7, 9))  # an alarm was active at step 6
     learner.checkpointer.mark_healthy(range(3, 9))
     assert healthy(tmp_path) == ["step_00000002_e0001", "step_00000004_e0001", "step_00000008_e0001"]
-    found = latest(tmp_path)  # the mark is no damage
+    found = latest(tmp_path)  # the mark is not taken for damage
     assert found is not None
     assert (found.step, found.damaged) == (8, [])
 
@@ -100,7 +100,7 @@ def test_the_initial_policy_is_healthy_from_the_start(tmp_path: Path):
     assert healthy(tmp_path) == ["step_00000000_e0001"]
 
 
-def test_retention_keeps_the_newest_healthy_one_and_the_next_learner_may_vouch_for_what_it_found(tmp_path: Path):
+def test_retention_keeps_the_newest_healthy_one_and_the_next_learner_may_mark_what_it_found(tmp_path: Path):
     first = Learner(tmp_path, keep=2)
     first.train(range(1, 5))
     first.checkpointer.mark_healthy(range(2, 3))
@@ -113,43 +113,43 @@ def test_retention_keeps_the_newest_healthy_one_and_the_next_learner_may_vouch_f
     assert healthy(tmp_path) == ["step_00000008_e0001"]
 
 
-def test_the_order_names_the_newest_healthy_one_and_sets_aside_what_came_after(learner: Learner, tmp_path: Path):
-    order = request_rollback(learner.fence, 9, ALARM, number=1, factor=0.5)
-    assert order is not None
-    assert (order.checkpoint, order.step, order.epoch, order.rule) == ("step_00000004_e0001", 9, 1, "reward")
-    next_claim = DirectoryFence(tmp_path, 2)
-    next_claim.take()
-    assert read_request(tmp_path) == order
-    apply_rollback(next_claim, order)
+def test_the_request_names_the_newest_healthy_one_and_sets_aside_what_came_after(learner: Learner, tmp_path: Path):
+    request = request_rollback(learner.fence, 9, ALARM, number=1, factor=0.5)
+    assert request is not None
+    assert (request.checkpoint, request.step, request.epoch, request.rule) == ("step_00000004_e0001", 9, 1, "reward")
+    next_fence = DirectoryFence(tmp_path, 2)
+    next_fence.acquire()
+    assert read_request(tmp_path) == request
+    apply_rollback(next_fence, request)
     assert names(tmp_path) == ["step_00000002_e0001", "step_00000004_e0001"]
-    given_up = cost(tmp_path, order, groups_per_step=1)
-    assert given_up.aside == ["step_00000006_e0001", "step_00000008_e0001"]
+    given_up = rollback_cost(tmp_path, request, groups_per_step=1)
+    assert given_up.set_aside == ["step_00000006_e0001", "step_00000008_e0001"]
     assert [ref.group_id for ref in given_up.trained] == ["1.5", "1.6", "1.7", "1.8"]
     assert (given_up.newest_step, given_up.complete) == (8, True)
-    reported(next_claim, order)
-    assert read_request(tmp_path) == replace(order, reported=True)
+    mark_reported(next_fence, request)
+    assert read_request(tmp_path) == replace(request, reported=True)
 
 
-def test_cut_short_it_is_carried_out_by_the_next_start(learner: Learner, tmp_path: Path):
-    order = request_rollback(learner.fence, 9, ALARM, 1, 0.5)
-    assert order is not None
+def test_an_interrupted_rollback_is_applied_by_the_next_start(learner: Learner, tmp_path: Path):
+    request = request_rollback(learner.fence, 9, ALARM, 1, 0.5)
+    assert request is not None
     (tmp_path / "step_00000008_e0001").rename(tmp_path / "rolled_back_1_step_00000008_e0001")
     for epoch in (2, 3):
         fence = DirectoryFence(tmp_path, epoch)
-        fence.take()
-        apply_rollback(fence, order)
-        assert len(cost(tmp_path, order, 1).trained) == 4
+        fence.acquire()
+        apply_rollback(fence, request)
+        assert len(rollback_cost(tmp_path, request, 1).trained) == 4
     assert names(tmp_path)[-1] == "step_00000004_e0001"
 
 
-def test_what_retention_removed_or_nobody_can_read_makes_the_account_incomplete(learner: Learner, tmp_path: Path):
-    order = request_rollback(learner.fence, 9, ALARM, 1, 0.5)
-    assert order is not None
+def test_what_retention_removed_or_nobody_can_read_makes_the_cost_incomplete(learner: Learner, tmp_path: Path):
+    request = request_rollback(learner.fence, 9, ALARM, 1, 0.5)
+    assert request is not None
     learner.fence.remove("step_00000006_e0001")
-    apply_rollback(learner.fence, order)
-    assert not cost(tmp_path, order, 1).complete
+    apply_rollback(learner.fence, request)
+    assert not rollback_cost(tmp_path, request, 1).complete
     (tmp_path / "rolled_back_1_step_00000008_e0001" / "state.json").write_text("{")
-    assert cost(tmp_path, order, 1).trained == []
+    assert rollback_cost(tmp_path, request, 1).trained == []
 
 
 def test_newer_learners_checkpoints_are_not_given_up_and_a_second_rollback_clears_the_firsts(
@@ -163,24 +163,24 @@ def test_newer_learners_checkpoints_are_not_given_up_and_a_second_rollback_clear
     third = Learner(tmp_path, epoch=3)
     apply_rollback(third.fence, first)
     assert names(tmp_path)[-1] == "step_00000008_e0002"
-    assert first.commands(1)
-    assert not first.commands(2)
-    order = request_rollback(third.fence, 9, ALARM, 2, 0.25)
-    assert order is not None
-    apply_rollback(third.fence, order)
+    assert first.covers(1)
+    assert not first.covers(2)
+    request = request_rollback(third.fence, 9, ALARM, 2, 0.25)
+    assert request is not None
+    apply_rollback(third.fence, request)
     aside = sorted(path.name for path in tmp_path.glob("rolled_back_*"))
     assert aside == ["rolled_back_2_step_00000006_e0002", "rolled_back_2_step_00000008_e0002"]
 
 
-def test_no_healthy_checkpoint_no_order(tmp_path: Path):
+def test_no_healthy_checkpoint_no_request(tmp_path: Path):
     learner = Learner(tmp_path)
     learner.train(range(1, 5))
     assert request_rollback(learner.fence, 5, ALARM, 1, 0.5) is None
     assert read_request(tmp_path) is None
 
 
-def test_a_learner_that_was_replaced_orders_and_marks_nothing(learner: Learner, tmp_path: Path):
-    DirectoryFence(tmp_path, 2).take()
+def test_a_learner_that_was_replaced_requests_and_marks_nothing(learner: Learner, tmp_path: Path):
+    DirectoryFence(tmp_path, 2).acquire()
     learner.checkpointer.mark_healthy(range(8, 9))
     assert healthy(tmp_path)[-1] == "step_00000004_e0001"
     with pytest.raises(SupersededError):
@@ -188,16 +188,16 @@ def test_a_learner_that_was_replaced_orders_and_marks_nothing(learner: Learner, 
     assert read_request(tmp_path) is None
 
 
-def test_the_save_under_way_is_dropped_uncommitted(learner: Learner, tmp_path: Path):
+def test_the_save_in_progress_is_dropped_uncommitted(learner: Learner, tmp_path: Path):
     learner.disk.stuck = True
     learner.checkpointer.after_step(10, [GroupRef("a", "10", "1-1")])
     learner.checkpointer.abandon()
     assert names(tmp_path)[-1] == "step_00000008_e0001"
-    assert learner.accounts.steps[-1] == 8
+    assert learner.callbacks.steps[-1] == 8
     assert list((tmp_path / ".epoch_00000001").iterdir()) == []
 
 
-def test_an_order_that_cannot_be_read_stops_the_start(tmp_path: Path):
+def test_a_request_that_cannot_be_read_stops_the_start(tmp_path: Path):
     (tmp_path / "rollback.json").write_text(json.dumps({"number": 1}))
     with pytest.raises(CheckpointError, match="remove it to go on without the rollback"):
         read_request(tmp_path)

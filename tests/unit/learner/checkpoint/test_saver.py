@@ -1,17 +1,17 @@
 """The commit protocol: nothing is committed before it is durable, and a resume knows what the weights contain.
 
-Also what damage does, and what a learner that was replaced and thawed can still do: nothing.
+Also the effects of damage, and that a learner which was replaced while frozen cannot change anything once thawed.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from learner.checkpoint.saver import Checkpointer, set_aside
-from learner.checkpoint.store import CheckpointError, latest
+from learner.checkpoint.store import CheckpointError, latest, read_state, write_state
 from learner.config import CheckpointConfig
 from learner.queue import GroupRef
 from learner.storage.digests import FileDigest
@@ -19,7 +19,7 @@ from learner.storage.fence import DirectoryFence, SupersededError
 
 
 class SlowDisk:
-    """Stands for the sharded writer: a save becomes durable when the test says so."""
+    """A sharded writer whose save becomes durable when the test says so."""
 
     def __init__(self) -> None:
         self.durable = False
@@ -66,7 +66,7 @@ def make(
     tmp_path: Path, disk: SlowDisk, commits: Commits, every: int = 2, keep: int = 2, epoch: int = 1
 ) -> Checkpointer:
     fence = DirectoryFence(tmp_path, epoch)
-    fence.take()
+    fence.acquire()
     config = CheckpointConfig(dir=tmp_path, every=every, keep=keep)
     return Checkpointer(config, fence, disk, commits, lambda: None, lambda: {"version": 7})
 
@@ -128,7 +128,7 @@ def test_what_was_just_committed_is_remembered_in_case_redis_does_not(tmp_path: 
 
 
 def saved(tmp_path: Path, disk: SlowDisk) -> None:
-    """Checkpoints of steps 1 (a), 2 (b) and 3 (c, d)."""
+    """Saves checkpoints of steps 1 (group a), 2 (b) and 3 (c, d)."""
     checkpointer = make(tmp_path, disk, Commits(), every=1, keep=3)
     checkpointer.after_step(1, refs("a"))
     checkpointer.after_step(2, refs("b"))
@@ -143,16 +143,16 @@ def flip(path: Path) -> None:
 
 
 def forge(path: Path) -> None:
-    """Still JSON, but another group."""
+    """Replaces a group's name, so that the file is still valid JSON."""
     path.write_text(path.read_text().replace('"group_id": "c"', '"group_id": "x"'))
 
 
 @pytest.mark.parametrize(
     ("damage", "reason", "known"),
     [
-        (lambda d: flip(d / "shard"), "shard does not match its digest", True),
-        (lambda d: (d / "shard").write_text("w"), "shard has 1 bytes, not 7", True),
-        (lambda d: (d / "shard").unlink(), "shard cannot be read (No such file or directory)", True),
+        (lambda d: flip(d / "shard"), "shard: digest blake3:", True),
+        (lambda d: (d / "shard").write_text("w"), "shard: size 1, expected 7", True),
+        (lambda d: (d / "shard").unlink(), "shard: missing in ", True),
         (lambda d: forge(d / "state.json"), "state.json: damaged (its content does not match its SHA-256)", False),
         (lambda d: (d / "state.json").write_text('{"sha256": "12'), "state.json: damaged (JSONDecodeError", False),
         (lambda d: (d / "state.json").unlink(), "state.json: damaged (FileNotFoundError", False),
@@ -169,7 +169,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_its_groups_are_named(
     assert reason in resume.damaged[0].reason
     assert resume.lost() == (refs("c", "d") if known else [], known)
     fence = DirectoryFence(tmp_path, 2)
-    fence.take()
+    fence.acquire()
     set_aside(fence, resume, keep=2)
     assert visible(tmp_path) == ["damaged_step_00000003_e0001", "step_00000001_e0001", "step_00000002_e0001"]
 
@@ -187,47 +187,42 @@ def test_only_damaged_ones_are_not_a_fresh_run(tmp_path: Path, disk: SlowDisk):
     saved(tmp_path, disk)
     for directory in tmp_path.glob("step_*"):
         flip(directory / "shard")
-    with pytest.raises(CheckpointError, match="none of 3 checkpoints is whole"):
+    with pytest.raises(CheckpointError, match="all 3 checkpoints are damaged"):
         latest(tmp_path)
 
 
-def test_a_checkpoint_of_an_older_leeway_is_refused_not_passed_over(tmp_path: Path, disk: SlowDisk):
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"schema": 1, "step": 4, "trained": []},
+        {"state": {"schema": 3, "step": 4}, "sha256": ""},
+        {"state": {"schema": 9}},
+    ],
+)
+def test_a_checkpoint_of_another_schema_is_refused_and_not_passed_over(
+    tmp_path: Path, disk: SlowDisk, content: dict[str, object]
+):
     saved(tmp_path, disk)
-    (tmp_path / "step_00000004").mkdir()
     (tmp_path / "step_00000004_e0001").mkdir()
-    (tmp_path / "step_00000004_e0001" / "state.json").write_text('{"schema": 1, "step": 4, "trained": []}')
-    with pytest.raises(CheckpointError, match="schema 1 is not 2 or 3"):
+    (tmp_path / "step_00000004_e0001" / "state.json").write_text(json.dumps(content))
+    with pytest.raises(
+        CheckpointError, match=r"step_00000004_e0001: the checkpoint's schema is \d, .* reads 4: resume"
+    ):
         latest(tmp_path)
 
 
-def _as_before(directory: Path, entry: dict[str, object]) -> None:
-    """Rewrites state.json with schema 2 and ``entry`` for the shard."""
-    state = json.loads((directory / "state.json").read_text())["state"]
-    state |= {"schema": 2, "files": {"shard": entry}}
-    found = hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
-    (directory / "state.json").write_text(json.dumps({"state": state, "sha256": found}))
-
-
-def test_a_checkpoint_with_sha256_is_read_and_an_unknown_algorithm_stops_everything(tmp_path: Path, disk: SlowDisk):
-    """Never passed over as if it were damaged: the weights in it may be the newest there are."""
+def test_an_unknown_digest_algorithm_stops_everything(tmp_path: Path, disk: SlowDisk):
+    """Such a checkpoint is never passed over as if it were damaged: its weights may be the newest there are."""
     saved(tmp_path, disk)
     newest = tmp_path / "step_00000003_e0001"
-    entry: dict[str, object] = {"size": 7, "sha256": hashlib.sha256(b"weights").hexdigest()}
-    _as_before(newest, entry)
-    resume = latest(tmp_path)
-    assert resume is not None
-    assert (resume.step, resume.damaged) == (3, [])
-    flip(newest / "shard")
-    resume = latest(tmp_path)
-    assert resume is not None
-    assert "shard does not match its digest" in resume.damaged[0].reason
-    _as_before(newest, {"size": 7, "digest": "crc32:0011"})
+    state = read_state(newest)
+    write_state(newest, replace(state, files={"shard": FileDigest(7, "crc32:0011")}))
     with pytest.raises(CheckpointError, match="shard: algorithm 'crc32' is not known, only blake3 and sha256"):
         latest(tmp_path)
 
 
-def test_a_zombie_cannot_seal_what_it_was_writing(tmp_path: Path, disk: SlowDisk):
-    """Frozen while the shards are written; a newer learner starts; thawed."""
+def test_a_zombie_cannot_finalize_what_it_was_writing(tmp_path: Path, disk: SlowDisk):
+    """The learner is frozen while shards are written, a newer one starts, and it is thawed."""
     commits = Commits()
     zombie = make(tmp_path, disk, commits)
     zombie.after_step(1, refs("a"))
@@ -241,8 +236,8 @@ def test_a_zombie_cannot_seal_what_it_was_writing(tmp_path: Path, disk: SlowDisk
         zombie.save(3)
 
 
-def test_what_a_zombie_sealed_in_time_is_what_the_newer_one_resumes_from(tmp_path: Path, disk: SlowDisk):
-    """Frozen between the rename and the commit: the commit will fail, so the newer learner commits."""
+def test_what_a_zombie_finalized_in_time_is_what_the_newer_one_resumes_from(tmp_path: Path, disk: SlowDisk):
+    """The learner is frozen between rename and commit: its commit will fail, so the newer learner commits."""
 
     class Frozen(Commits):
         def committed(self, step: int, refs: Sequence[GroupRef], seconds: float) -> None:
@@ -260,7 +255,7 @@ def test_what_a_zombie_sealed_in_time_is_what_the_newer_one_resumes_from(tmp_pat
 
 
 def test_a_zombies_retention_spares_the_living(tmp_path: Path, disk: SlowDisk):
-    """Frozen between the commit and its retention, which would remove what is older than its newest two."""
+    """The learner is frozen between commit and retention, which would remove all but its own newest checkpoint."""
     roots: list[str] = []
 
     class Frozen(Commits):
@@ -281,7 +276,7 @@ def test_a_zombies_retention_spares_the_living(tmp_path: Path, disk: SlowDisk):
 
 
 def test_the_newest_epoch_wins_over_a_higher_step(tmp_path: Path, disk: SlowDisk):
-    """As after a fallback: the newer learner's line left the older one's before its last step."""
+    """After a fallback the newer learner's line leaves the older one's before its last step."""
     for epoch, step in ((1, 60), (1, 70), (2, 65)):
         checkpointer = make(tmp_path, disk, Commits(), every=1, keep=9, epoch=epoch)
         checkpointer.save(step)

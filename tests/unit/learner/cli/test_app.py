@@ -1,4 +1,4 @@
-"""The command line: one clear line and the right exit status for every mistake."""
+"""The command line: one line and the right exit status for every mistake."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from learner.cli.app import app
-from learner.cli.run.run_directory import RunDirectory
 from tests.tools.runs import DEMO, REPOSITORY, make_run
 
 
@@ -21,13 +20,13 @@ def leeway(*arguments: object) -> Result:
 
 
 def up(directory: Path, *arguments: str) -> Result:
-    """The demo at addresses that nobody uses: another run may go on on this machine."""
+    """Runs `leeway up` on the demo, at free addresses: another run may be in progress on this machine."""
     settings = (
         f"run.dir={directory}",
         f"gateway.listen=127.0.0.1:{free_port()}",
         f"rollout.engine.base_port={free_port()}",
     )
-    return leeway("up", DEMO, *(part for setting in settings for part in ("--set", setting)), *arguments)
+    return leeway("up", DEMO, *(word for setting in settings for word in ("--set", setting)), *arguments)
 
 
 def free_port() -> int:
@@ -98,11 +97,11 @@ def test_nothing_to_resume(tmp_path: Path):
     assert_refused(leeway("up", tmp_path / "made"), "add --resume")
 
 
-def test_a_run_that_goes_on_is_left_alone(tmp_path: Path):
+def test_a_run_in_progress_is_left_alone(tmp_path: Path):
     run = make_run(tmp_path / "r").directory
-    with run.hold():
-        assert_refused(up(tmp_path / "r", "--set", "run.overwrite=true"), "going on in another process")
-        assert_refused(leeway("up", tmp_path / "r", "--resume"), "going on in another process")
+    with run.lock():
+        assert_refused(up(tmp_path / "r", "--set", "run.overwrite=true"), "in progress in another process")
+        assert_refused(leeway("up", tmp_path / "r", "--resume"), "in progress in another process")
 
 
 @pytest.mark.parametrize("command", ["status", "ledger", "report"])
@@ -110,7 +109,7 @@ def test_a_directory_without_a_run(tmp_path: Path, command: str):
     assert_refused(leeway(command, tmp_path), "not a run directory (it has no run.json)")
 
 
-def test_an_account_that_was_never_opened(tmp_path: Path):
+def test_the_ledger_of_a_run_that_never_started(tmp_path: Path):
     make_run(tmp_path / "r")
     assert_refused(leeway("ledger", tmp_path / "r", "--check"), "no embedded Redis has ever run here")
 
@@ -130,21 +129,3 @@ def test_status_and_report_of_a_run_that_has_ended(tmp_path: Path):
 def test_help_lists_the_commands():
     text = leeway("--help").stdout
     assert all(command in text for command in ("up", "status", "ledger", "report"))
-
-
-def test_setting_aside_counts_on(tmp_path: Path):
-    for expected in (None, "r.1", "r.2"):
-        moved = RunDirectory.at(tmp_path / "r").set_aside()
-        assert moved == (expected and tmp_path / expected)
-        make_run(tmp_path / "r")
-
-
-def test_secrets_are_closed_to_others(tmp_path: Path):
-    run = make_run(tmp_path / "r").directory
-    assert [path.stat().st_mode & 0o777 for path in (run.config, run.redis, run.root / "secrets")] == [0o700] * 3
-
-
-def test_an_identity_is_the_runs_own_and_lasts(tmp_path: Path):
-    first, second = (make_run(tmp_path / name).directory for name in "ab")
-    assert first.identity("demo") == first.identity("demo") != second.identity("demo")
-    assert first.identity("demo").startswith("demo-")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from learner.config.control import AlarmConfig
-from learner.control.alarms import Alarm, Alarms, Track
+from learner.control.alarms import Alarm, Alarms, TrackedMean
 
 
 def row(step: int, noise: random.Random, **values: Any) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def row(step: int, noise: random.Random, **values: Any) -> dict[str, Any]:
 
 
 def history(steps: int, seed: int = 0, **changes: Any) -> list[dict[str, Any]]:
-    """Healthy rows, each with what ``changes`` (field -> function of the step) make of them."""
+    """Healthy rows in which ``changes`` (field -> function of step and healthy value) replace some fields."""
     noise = random.Random(seed)
     rows = []
     for step in range(1, steps + 1):
@@ -74,7 +74,7 @@ def test_rising_nll_of_positives_is_raised_before_the_reward_has_halved():
         ("non_finite", "finite", lambda step, value: step not in (103, 107, 110)),
     ],
 )
-def test_each_sign_is_raised_once_within_a_window(rule: str, field: str, change: Any):
+def test_each_condition_is_raised_once_within_a_window(rule: str, field: str, change: Any):
     raised = watch(history(300, **{field: change}))
     assert [alarm.rule for _, alarm in raised] == [rule]
     assert 100 < raised[0][0] <= 120
@@ -92,7 +92,7 @@ def test_entropy_collapse_with_falling_reward():
     assert [alarm.rule for _, alarm in raised] == ["entropy"]
 
 
-def test_one_wild_step_is_no_alarm_and_a_sign_that_returns_is_raised_again():
+def test_one_wild_step_is_no_alarm_and_a_condition_that_returns_is_raised_again():
     assert watch(history(100, rho=lambda step, value: 4.0 if step == 60 else value), rho="warn") == []
     on_and_off = history(400, rho=lambda step, value: 0.9 if 100 < step <= 160 or step > 300 else 0.05)
     assert [alarm.rule for _, alarm in watch(on_and_off)] == ["rho", "rho"]
@@ -120,24 +120,24 @@ def test_state_survives_a_checkpoint_in_json():
     assert len(whole) == 1
 
 
-def test_forgetting_starts_anew():
+def test_a_reset_forgets_every_row():
     alarms = Alarms(AlarmConfig())
     for item in history(200):
         alarms.observe(item)
-    alarms.forget()
+    alarms.reset()
     low = history(200, reward=lambda step, value: 0.1)
     assert [alarm for item in low for alarm in alarms.observe(item)] == []
 
 
-def test_track_by_hand():
-    track = Track(4)  # a value weighs 3/4 of the next one
-    track.add(1.0)
-    assert (track.mean, track.lowest) == (None, 1.0)
-    track.add(3.0)
-    assert track.mean == track.first == track.highest == pytest.approx((0.75 + 3) / 1.75)
-    track.add(0.0)
-    assert track.mean == pytest.approx(0.75 * 3.75 / (0.75 * 1.75 + 1))
-    assert (track.lowest, track.highest) == (1.0, track.first)
+def test_tracked_mean_by_hand():
+    mean = TrackedMean(4)  # a value weighs 3/4 of the next one
+    mean.add(1.0)
+    assert (mean.mean, mean.lowest) == (None, 1.0)
+    mean.add(3.0)
+    assert mean.mean == mean.first == mean.highest == pytest.approx((0.75 + 3) / 1.75)
+    mean.add(0.0)
+    assert mean.mean == pytest.approx(0.75 * 3.75 / (0.75 * 1.75 + 1))
+    assert (mean.lowest, mean.highest) == (1.0, mean.first)
 
 
 # The first steps of `sort` with reinforce, a learning rate of 6e-4 and a staleness that grows to 9, as measured.
@@ -153,18 +153,18 @@ COLLAPSE = {
 
 
 def test_a_measured_collapse_is_seen_before_the_reward_falls():
-    """The reward falls at step 11."""
+    """In this history the reward falls at step 11."""
     columns = zip(*COLLAPSE.values(), strict=True)
     rows = [{"step": step, "reward": reward, "nll_positive": nll} for step, (reward, nll) in enumerate(columns, 1)]
     assert [(step, alarm.rule) for step, alarm in watch(rows)] == [(5, "nll_positive"), (16, "reward")]
 
 
-def test_a_sign_stands_until_it_was_gone_for_a_window():
+def test_an_alarm_is_active_until_its_condition_was_gone_for_a_window():
     alarms = Alarms(AlarmConfig())
-    standing = []
+    active = []
     for item in history(200, rho=lambda step, value: 0.9 if 50 < step <= 100 else 0.05):
         alarms.observe(item)
-        standing.append(alarms.has_active)
-    assert not any(standing[:50])
-    assert all(standing[60:100])
-    assert not any(standing[125:])
+        active.append(alarms.has_active)
+    assert not any(active[:50])
+    assert all(active[60:100])
+    assert not any(active[125:])

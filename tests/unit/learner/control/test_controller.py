@@ -1,4 +1,4 @@
-"""The rate of each step: schedule, law and holds together; and the row a step leaves."""
+"""The rate of each step from schedule, staleness bound and holds; and the row that a step leaves."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from learner.batch.statistics import GroupStatistics, describe
+from learner.batch.statistics import GroupStatistics, group_statistics
 from learner.config import LearnerConfig
 from learner.control.controller import LearningRateController, LearningRateDecision
 from learner.intake.batch_source import TakenBatch
@@ -48,75 +48,75 @@ def test_off_is_the_schedule():
 
 
 @pytest.mark.parametrize(("which", "expected"), [("max", 0.5), ("mean", 1.0)])
-def test_the_law_caps_with_the_staleness_that_is_configured(which: str, expected: float):
-    steering = LearningRateController(config(lr_control={"mode": "cap", "r_batch": 8.0, "staleness": which}))
-    steering.observe(row(steering.decide(0, groups()), update_norm=4.0))  # G_upd = 4
-    decision = steering.decide(1, groups(largest=4, mean=1.0))
+def test_the_bound_uses_the_staleness_that_is_configured(which: str, expected: float):
+    controller = LearningRateController(config(lr_control={"mode": "cap", "r_batch": 8.0, "staleness": which}))
+    controller.observe(row(controller.decide(0, groups()), update_norm=4.0))  # G_upd = 4
+    decision = controller.decide(1, groups(largest=4, mean=1.0))
     assert (decision.rate, decision.scheduled) == (expected, 1.0)
     assert decision.active == ("batch" if which == "max" else "none")
 
 
 def test_the_first_step_is_capped_for_the_staleness_that_is_allowed():
-    steering = LearningRateController(
+    controller = LearningRateController(
         config(lr_control={"mode": "cap", "r_batch": 9.0, "smoothing": 0.5}, max_staleness=6)
     )
-    steering.expect(weights=16)
-    assert steering.decide(0, groups()).rate == pytest.approx(9 / (3 * 4))
+    controller.expect(weights=16)
+    assert controller.decide(0, groups()).rate == pytest.approx(9 / (3 * 4))
 
 
 def test_a_hold_freezes_the_weights_and_training_goes_on_at_half_the_rate():
-    steering = LearningRateController(config(alarms={"window": 2, "reward": "hold", "hold_steps": 3}))
+    controller = LearningRateController(config(alarms={"window": 2, "reward": "hold", "hold_steps": 3}))
     rates, raised = [], []
     for step in range(12):
-        decision = steering.decide(step, groups())
+        decision = controller.decide(step, groups())
         rates.append(decision.rate)
-        raised += [(step, alarm.rule) for alarm in steering.observe(row(decision, reward=0.8 if step < 4 else 0.1))]
-    assert raised == [(5, "reward")]  # the reward stays low; it is judged anew by what comes after the hold
+        raised += [(step, alarm.rule) for alarm in controller.observe(row(decision, reward=0.8 if step < 4 else 0.1))]
+    assert raised == [(5, "reward")]  # the reward stays low, but only what comes after the hold is compared
     assert rates == [1.0] * 6 + [0.0] * 3 + [0.5] * 3
 
 
-def drive(steering: LearningRateController, rewards: list[float]) -> list[tuple[int, str]]:
-    """Steps 1, 2, ... with these rewards; (step, action) of the alarms raised."""
+def drive(controller: LearningRateController, rewards: list[float]) -> list[tuple[int, str]]:
+    """Feeds steps 1, 2, ... with these rewards; returns (step, action) of the alarms raised."""
     raised = []
     for step, reward in enumerate(rewards, 1):
-        decision = steering.decide(step - 1, groups())
-        raised += [(step, alarm.action) for alarm in steering.observe(row(decision, reward=reward))]
+        decision = controller.decide(step - 1, groups())
+        raised += [(step, alarm.action) for alarm in controller.observe(row(decision, reward=reward))]
     return raised
 
 
-def test_weights_have_proved_healthy_a_window_later_and_never_once_a_sign_was_there():
-    steering = LearningRateController(config(alarms={"window": 4, "reward": "warn"}))
-    proven = []
+def test_weights_have_proved_healthy_a_window_later_and_never_once_an_alarm_was_active():
+    controller = LearningRateController(config(alarms={"window": 4, "reward": "warn"}))
+    healthy = []
     for step, reward in enumerate([0.8] * 10 + [0.1] * 5, 1):
-        steering.observe(row(steering.decide(step - 1, groups()), reward=reward))
-        proven.append(list(steering.healthy_steps(step)))
-    assert proven[3] == []
-    assert proven[4] == [1]
-    assert proven[9] == [1, 2, 3, 4, 5, 6]
-    alarm = next(step for step, steps in enumerate(proven, 1) if step > 5 and not steps)
+        controller.observe(row(controller.decide(step - 1, groups()), reward=reward))
+        healthy.append(list(controller.healthy_steps(step)))
+    assert healthy[3] == []
+    assert healthy[4] == [1]
+    assert healthy[9] == [1, 2, 3, 4, 5, 6]
+    alarm = next(step for step, steps in enumerate(healthy, 1) if step > 5 and not steps)
     assert 10 < alarm <= 13
-    assert proven[alarm - 2][-1] <= 10 - 1  # the newest checkpoint that may be gone back to is of before the fall
+    assert healthy[alarm - 2][-1] <= 10 - 1  # the newest checkpoint that may be gone back to is of before the fall
 
 
 def test_a_rollback_lowers_the_rate_and_after_so_many_it_is_a_hold():
     settings = config(alarms={"window": 2, "reward": "rollback", "rollbacks": 1, "hold_steps": 3})
     collapse = [0.8] * 4 + [0.1] * 4
-    steering = LearningRateController(settings)
-    assert drive(steering, collapse) == [(6, "rollback")]
-    assert steering.next_rollback() == (1, 0.5)
+    controller = LearningRateController(settings)
+    assert drive(controller, collapse) == [(6, "rollback")]
+    assert controller.next_rollback() == (1, 0.5)
     again = LearningRateController(settings)  # the next start, with the state of the healthy checkpoint
     again.load_state_dict(json.loads(json.dumps(LearningRateController(settings).state_dict())))
-    again.rolled_back(*steering.next_rollback())
+    again.resume_after_rollback(*controller.next_rollback())
     assert again.decide(0, groups()).rate == 0.5
     assert drive(again, collapse) == [(6, "hold")]
     assert again.decide(8, groups()).rate == 0.0
 
 
 def test_without_a_checkpoint_to_go_back_to_the_weights_are_held():
-    steering = LearningRateController(config(alarms={"window": 2, "reward": "rollback", "hold_steps": 3}))
-    assert drive(steering, [0.8] * 4 + [0.1] * 2) == [(6, "rollback")]
-    steering.hold()
-    assert [steering.decide(step, groups()).rate for step in range(6, 10)] == [0.0, 0.0, 0.0, 0.5]
+    controller = LearningRateController(config(alarms={"window": 2, "reward": "rollback", "hold_steps": 3}))
+    assert drive(controller, [0.8] * 4 + [0.1] * 2) == [(6, "rollback")]
+    controller.hold()
+    assert [controller.decide(step, groups()).rate for step in range(6, 10)] == [0.0, 0.0, 0.0, 0.5]
 
 
 def test_state_survives_a_checkpoint_in_json():
@@ -124,14 +124,14 @@ def test_state_survives_a_checkpoint_in_json():
         lr_control={"mode": "cap", "r_batch": 8.0}, alarms={"window": 2, "reward": "hold", "hold_steps": 3}
     )
 
-    def walk(steering: LearningRateController, steps: range) -> list[LearningRateDecision]:
-        paces = []
+    def walk(controller: LearningRateController, steps: range) -> list[LearningRateDecision]:
+        decisions = []
         for step in steps:
-            paces.append(steering.decide(step, groups(largest=step % 5)))
-            steering.observe(
-                row(paces[-1], reward=0.8 if step < 4 else 0.1, update_norm=(2 + step % 3) * paces[-1].rate)
+            decisions.append(controller.decide(step, groups(largest=step % 5)))
+            controller.observe(
+                row(decisions[-1], reward=0.8 if step < 4 else 0.1, update_norm=(2 + step % 3) * decisions[-1].rate)
             )
-        return paces
+        return decisions
 
     whole = walk(LearningRateController(settings), range(15))
     first, second = LearningRateController(settings), LearningRateController(settings)
@@ -141,18 +141,12 @@ def test_state_survives_a_checkpoint_in_json():
     assert len({decision.rate for decision in whole}) > 3
 
 
-def test_an_empty_state_is_a_new_run():
-    steering = LearningRateController(config())
-    steering.load_state_dict({})
-    assert steering.decide(0, groups()).rate == 1.0
-
-
 def record(tmp_path: Path, stats: StepStats | None, rate: float = 0.5) -> StepRecord:
     tokens = np.array([1, 2], "<i4").tobytes()
     responses = [pb.Response(tokens=tokens, reward=r, spans=[pb.Span(version=3, start=0, end=2)]) for r in (1.0, 0.0)]
     taken = TakenBatch([pb.Group(responses=responses)], [], {3: 2})
     decision = LearningRateController(config(optimizer={"lr": rate})).decide(0, groups())
-    return StepRecord(7, taken, describe(taken.groups, taken.staleness), None, stats, decision, 0.9)
+    return StepRecord(7, taken, group_statistics(taken.groups, taken.staleness), None, stats, decision, 0.9)
 
 
 def test_row_of_a_step(tmp_path):

@@ -6,73 +6,73 @@ from collections import deque
 import pytest
 
 from learner.config.control import LrControlConfig
-from learner.control.staleness_lr import LrControl, PeakHoldAverage
+from learner.control.staleness_lr import PeakHoldAverage, StalenessBound
 from runtime.settings import SettingsError
 
 
-def control(**values: object) -> LrControl:
-    return LrControl(LrControlConfig.parse({"mode": "cap", "smoothing": 0.0, **values}, "test"), steps=100)
+def control(**values: object) -> StalenessBound:
+    return StalenessBound(LrControlConfig.parse({"mode": "cap", "smoothing": 0.0, **values}, "test"), steps=100)
 
 
 def test_batch_bound_by_hand():
-    law = control(r_batch=6.0)
-    law.observe(update_norm=0.02, rate=0.01)  # G_upd = 2
-    bounds = law.bounds(1.0, staleness=4)
-    assert law.growth == pytest.approx(2.0)
+    bound = control(r_batch=6.0)
+    bound.observe(update_norm=0.02, rate=0.01)  # G_upd = 2
+    bounds = bound.bounds(1.0, staleness=4)
+    assert bound.growth == pytest.approx(2.0)
     assert (bounds.batch, bounds.critical, bounds.active) == (pytest.approx(0.75), math.inf, "batch")
     assert bounds.rate == pytest.approx(0.75)  # 6 / (4 * 2)
 
 
 def test_critical_bound_by_hand_and_the_lower_one_is_active():
-    law = control(r_batch=6.0, r_crit=20.0)
-    law.observe(0.02, 0.01)
-    bounds = law.bounds(1.0, staleness=4)
+    bound = control(r_batch=6.0, r_crit=20.0)
+    bound.observe(0.02, 0.01)
+    bounds = bound.bounds(1.0, staleness=4)
     assert bounds.critical == pytest.approx(0.1)  # 20 / (100 * 2)
     assert (bounds.active, bounds.rate) == ("critical", bounds.critical)
-    assert law.bounds(0.05, staleness=4).active == "none"
-    assert law.bounds(0.05, staleness=4).rate == 0.05
+    assert bound.bounds(0.05, staleness=4).active == "none"
+    assert bound.bounds(0.05, staleness=4).rate == 0.05
 
 
 def test_on_policy_there_is_no_batch_bound_and_before_an_update_none_at_all():
-    law = control(r_batch=6.0, r_crit=1.0)
-    assert law.bounds(7.0, staleness=9).rate == 7.0
-    law.observe(0.02, 0.01)
-    law = control(r_batch=6.0)
-    law.observe(0.02, 0.01)
-    assert law.bounds(7.0, staleness=0).batch == math.inf
-    assert law.bounds(7.0, staleness=0).rate == 7.0
+    bound = control(r_batch=6.0, r_crit=1.0)
+    assert bound.bounds(7.0, staleness=9).rate == 7.0
+    bound.observe(0.02, 0.01)
+    bound = control(r_batch=6.0)
+    bound.observe(0.02, 0.01)
+    assert bound.bounds(7.0, staleness=0).batch == math.inf
+    assert bound.bounds(7.0, staleness=0).rate == 7.0
 
 
 def test_a_first_step_is_bounded_by_what_may_come():
-    law = control(r_batch=6.0, smoothing=0.5)
-    law.expect(growth=10.0, staleness=4)
-    assert law.bounds(9.0, staleness=0).rate == pytest.approx(
+    bound = control(r_batch=6.0, smoothing=0.5)
+    bound.expect(growth=10.0, staleness=4)
+    assert bound.bounds(9.0, staleness=0).rate == pytest.approx(
         6.0 / (2 * 10)
     )  # S falls to the 0 that was measured, slowly
-    law.observe(0.02, 0.01)
-    assert law.growth == pytest.approx(6.0)
+    bound.observe(0.02, 0.01)
+    assert bound.growth == pytest.approx(6.0)
 
 
 def test_a_frozen_step_and_a_broken_one_teach_nothing():
-    law = control(r_batch=6.0)
-    law.observe(0.0, 0.0)
-    law.observe(math.nan, 1.0)
-    assert law.growth is None
+    bound = control(r_batch=6.0)
+    bound.observe(0.0, 0.0)
+    bound.observe(math.nan, 1.0)
+    assert bound.growth is None
 
 
 def test_observe_logs_the_bound_and_changes_nothing():
-    law = LrControl(LrControlConfig(mode="observe", r_batch=6.0), steps=100)
-    law.observe(0.02, 0.01)
-    bounds = law.bounds(1.0, staleness=4)
+    bound = StalenessBound(LrControlConfig(mode="observe", r_batch=6.0), steps=100)
+    bound.observe(0.02, 0.01)
+    bounds = bound.bounds(1.0, staleness=4)
     assert (bounds.active, bounds.rate, bounds.batch) == ("batch", 1.0, pytest.approx(0.75))
 
 
 def test_a_suddenly_stale_batch_is_bounded_at_once_and_a_fresh_one_does_not_lift_the_bound_at_once():
-    law = control(r_batch=6.0, smoothing=0.9)
-    law.observe(0.02, 0.01)
-    assert law.bounds(9.0, staleness=0).rate == 9.0
-    assert law.bounds(9.0, staleness=10).rate == pytest.approx(6.0 / (10 * 2))
-    assert law.bounds(9.0, staleness=0).rate < 9.0
+    bound = control(r_batch=6.0, smoothing=0.9)
+    bound.observe(0.02, 0.01)
+    assert bound.bounds(9.0, staleness=0).rate == 9.0
+    assert bound.bounds(9.0, staleness=10).rate == pytest.approx(6.0 / (10 * 2))
+    assert bound.bounds(9.0, staleness=0).rate < 9.0
 
 
 def test_cap_without_a_radius_is_refused():
@@ -81,13 +81,13 @@ def test_cap_without_a_radius_is_refused():
 
 
 def test_state_survives_a_checkpoint():
-    law = control(r_batch=6.0, smoothing=0.9)
+    bound = control(r_batch=6.0, smoothing=0.9)
     for norm in (0.02, 0.03, 0.01):
-        law.observe(norm, 0.01)
-        law.bounds(1.0, staleness=3)
+        bound.observe(norm, 0.01)
+        bound.bounds(1.0, staleness=3)
     again = control(r_batch=6.0, smoothing=0.9)
-    again.load_state_dict(law.state_dict())
-    assert again.bounds(1.0, staleness=2) == law.bounds(1.0, staleness=2)
+    again.load_state_dict(bound.state_dict())
+    assert again.bounds(1.0, staleness=2) == bound.bounds(1.0, staleness=2)
 
 
 def test_envelope_rises_at_once_and_falls_slowly():
@@ -107,26 +107,28 @@ def stable_rate(lag: int) -> float:
 
     Its characteristic equation z^{S+1} = z^S - eta h leaves the unit circle at z = exp(i phi): eta h = |z^S (1 - z)| =
     2 sin(phi / 2), and the phases agree at phi = pi / (2 S + 1). So eta = 2 sin(pi / (2 (2 S + 1))) / h: 2 / h on policy,
-    and about pi / (2 S h) for large S, the 1 / S law.
+    and about pi / (2 S h) for large S, the bound that falls as 1 / S.
     """
     return 2 * math.sin(math.pi / (2 * (2 * lag + 1))) / CURVATURE
 
 
-def descend(lag: int, rate: float, law: LrControl | None = None, steps: int = 3000) -> tuple[list[float], list[float]]:
-    """Places and rates of a descent whose gradient is taken where the iterate was ``lag`` steps ago."""
+def descend(
+    lag: int, rate: float, bound: StalenessBound | None = None, steps: int = 3000
+) -> tuple[list[float], list[float]]:
+    """Positions and rates of a descent whose gradient is taken where the iterate was ``lag`` steps ago."""
     past = deque([1.0] * (lag + 1), maxlen=lag + 1)
-    places, rates = [1.0], []
+    positions, rates = [1.0], []
     for _ in range(steps):
-        eta = law.bounds(rate, lag).rate if law else rate
+        eta = bound.bounds(rate, lag).rate if bound else rate
         step = eta * CURVATURE * past[0]
-        if law:
-            law.observe(abs(step), eta)
+        if bound:
+            bound.observe(abs(step), eta)
         past.append(past[-1] - step)
-        places.append(past[-1])
+        positions.append(past[-1])
         rates.append(eta)
         if abs(past[-1]) > 1e6:
             break
-    return places, rates
+    return positions, rates
 
 
 @pytest.mark.parametrize("lag", [0, 1, 4, 16])
@@ -146,21 +148,21 @@ def test_the_cap_holds_a_descent_that_diverges_without_it(lag: int, excess: floa
     """
     rate = excess * stable_rate(lag)
     assert abs(descend(lag, rate, steps=20_000)[0][-1]) > 1e6
-    law = LrControl(LrControlConfig(mode="cap", r_batch=0.5), steps=1)
-    law.observe(CURVATURE * 1e-9, 1e-9)  # a first step that goes nowhere
-    places, rates = descend(lag, rate, law)
+    bound = StalenessBound(LrControlConfig(mode="cap", r_batch=0.5), steps=1)
+    bound.observe(CURVATURE * 1e-9, 1e-9)  # a first step that goes nowhere
+    positions, rates = descend(lag, rate, bound)
     assert rates[0] == pytest.approx(0.5 / (lag * CURVATURE))
     assert rates[0] < stable_rate(lag)
-    assert max(map(abs, places)) < 1.5
+    assert max(map(abs, positions)) < 1.5
 
 
 def test_the_critical_bound_ends_a_straight_path_at_the_radius():
     """With updates of one direction and norm G = 5 per unit rate, T steps at R_crit / (T G) go exactly R_crit far."""
-    law = control(r_crit=3.0)
-    law.observe(0.05, 0.01)
-    place = 0.0
+    bound = control(r_crit=3.0)
+    bound.observe(0.05, 0.01)
+    position = 0.0
     for _ in range(100):
-        eta = law.bounds(1.0, staleness=0).rate
-        place += eta * 5.0
-        law.observe(eta * 5.0, eta)
-    assert place == pytest.approx(3.0)
+        eta = bound.bounds(1.0, staleness=0).rate
+        position += eta * 5.0
+        bound.observe(eta * 5.0, eta)
+    assert position == pytest.approx(3.0)

@@ -1,4 +1,4 @@
-"""Fleets by their tokens and certificates, and the roles they have."""
+"""Authentication of fleets by tokens and certificates, and their roles."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_roles(path: Path):
         (bearer("secret"), (), "unknown token"),
         # A certificate does not excuse a wrong token.
         (bearer("secret"), ("a.fleets",), "unknown token"),
-        # The hash is not the token: who reads the file cannot call.
+        # The hash is not the token: reading the file is not enough to call.
         (bearer(sha256("secret-a")), (), "unknown token"),
         (bearer("secret-a"), ("b.fleets",), "different fleets"),
         (None, ("a.fleets", "b.fleets"), "several fleets"),

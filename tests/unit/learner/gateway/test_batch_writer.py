@@ -1,4 +1,4 @@
-"""The flusher against a scripted queue: order within a fleet, turns between fleets, rates, and every group's one ack."""
+"""The batch writer against a scripted queue: order within a fleet, turns between fleets, rates, and every group's one ack."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class ScriptedQueue:
         return self.permits(len(sizes))
 
 
-class ScriptedAcked:
+class ScriptedRecentAcks:
     def __init__(self) -> None:
         self.groups: list[tuple[str, str]] = []
 
@@ -50,27 +50,27 @@ class ScriptedAcked:
 
 
 class Bench:
-    """A flusher and everything that came out of it."""
+    """A batch writer, and every ack that it has delivered."""
 
     def __init__(self, batch: int = 4, **admission: Any) -> None:
-        self.queue, self.acked = ScriptedQueue(), ScriptedAcked()
+        self.queue, self.recent_acks = ScriptedQueue(), ScriptedRecentAcks()
         self.acks: list[pb.Ack] = []
         self._news = asyncio.Event()
         self.gate = AdmissionGate(AdmissionConfig(**admission), self.queue)  # pyright: ignore[reportArgumentType]
-        self.flusher = BatchWriter(self.queue, self.gate, batch, self.acked, GatewayMetrics(GatewayHealth()))  # pyright: ignore[reportArgumentType]
+        self.writer = BatchWriter(self.queue, self.gate, batch, self.recent_acks, GatewayMetrics(GatewayHealth()))  # pyright: ignore[reportArgumentType]
 
-    def arrival(self, fleet: str, name: str) -> PendingSubmit:
+    def submit(self, fleet: str, name: str) -> PendingSubmit:
         group = Append(fleet, name, b"payload", 1, 1, 2, 0.0)
         return PendingSubmit(fleet, pb.Ack(group_id=name), self._deliver, group)
 
-    async def run(self, *arrivals: tuple[str, str]) -> list[str]:
-        """Puts (fleet, name) in line and runs until all are acknowledged; the ids in the order of their acks."""
+    async def run(self, *submits: tuple[str, str]) -> list[str]:
+        """Puts (fleet, name) in line and runs until all are acknowledged; returns the ids in the order of their acks."""
         start = len(self.acks)
-        for fleet, name in arrivals:
-            self.flusher.put(self.arrival(fleet, name))
-        task = asyncio.create_task(self.flusher.run())
+        for fleet, name in submits:
+            self.writer.put(self.submit(fleet, name))
+        task = asyncio.create_task(self.writer.run())
         async with asyncio.timeout(60):
-            while len(self.acks) < start + len(arrivals):
+            while len(self.acks) < start + len(submits):
                 self._news.clear()
                 await self._news.wait()
         task.cancel()
@@ -90,7 +90,7 @@ async def test_fleets_take_turns_and_keep_their_own_order():
     assert [one for flush in bench.queue.flushes for one in flush if one[0] == "f"] == [f"f{i}" for i in range(8)]
     assert [one for flush in bench.queue.flushes for one in flush if one[0] == "a"] == ["a0", "a1"]
     assert {ack.outcome for ack in bench.acks} == {ACCEPTED}
-    assert len(bench.acked.groups) == 11
+    assert len(bench.recent_acks.groups) == 11
 
 
 async def test_a_fleet_without_rates_is_not_asked_about():
@@ -108,10 +108,10 @@ async def test_the_excess_gets_turns_and_what_follows_is_not_even_asked_about():
     first, second = (ack.retry_after_ms for ack in bench.acks[1:])
     assert 10_000 < first <= 20_000
     assert second - first == 5_000
-    late = bench.arrival("a", "late")
+    late = bench.submit("a", "late")
     assert bench.gate.refuse(late, lambda: 7)
     assert late.ack.retry_after_ms > second
-    assert not bench.gate.refuse(bench.arrival("b", "other"), lambda: 7)
+    assert not bench.gate.refuse(bench.submit("b", "other"), lambda: 7)
     await bench.run(("a", "again"))
     assert len(bench.queue.asked) == 1
     assert bench.queue.flushes == [["a0"], []]
@@ -149,4 +149,4 @@ async def test_after_a_failed_flush_redis_is_left_alone_for_a_while():
     await bench.run(("a", "y"))
     assert [ack.reason for ack in bench.acks] == ["queue_unavailable"] * 2
     assert bench.queue.flushes == [["x"]]
-    assert bench.acked.groups == []
+    assert bench.recent_acks.groups == []

@@ -1,10 +1,10 @@
-"""The end of a gateway's tasks: none can stay because a cancellation was lost."""
+"""Ending a gateway's tasks: none stays because a cancellation was lost."""
 
 from __future__ import annotations
 
 import asyncio
 
-from learner.gateway.cancel_tasks import end
+from learner.gateway.cancel_tasks import cancel_all
 
 
 async def test_a_task_that_loses_cancellations_ends_all_the_same():
@@ -28,11 +28,11 @@ async def test_a_task_that_loses_cancellations_ends_all_the_same():
     tasks = [asyncio.create_task(work) for work in (deaf(), faulty(), asyncio.sleep(0))]
     await tasks[2]
     async with asyncio.timeout(60):
-        await end(tasks)
+        await cancel_all(tasks)
     assert [task.cancelled() for task in tasks] == [True, False, False]
     assert lost == 2
-    await end(tasks)  # once more: nothing is left to do
+    await cancel_all(tasks)  # a second time: nothing is left to do
 
 
-async def test_nothing_to_end():
-    await end([])
+async def test_nothing_to_cancel():
+    await cancel_all([])

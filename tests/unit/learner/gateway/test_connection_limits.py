@@ -1,4 +1,4 @@
-"""Streams and calls of a gateway, counted; and the streams that must end."""
+"""Limits of streams and calls of a gateway, and the streams that it ends."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def rewrite(path: Path, content: dict) -> None:
 async def test_streams_of_the_revoked_end(path: Path, content: dict, code: grpc.StatusCode, text: str):
     identities = Identities(path)
     streams = OpenStreams(
-        identities, ConnectionLimits(ConnectionConfig()), idle_s=900, meters=GatewayMetrics(GatewayHealth())
+        identities, ConnectionLimits(ConnectionConfig()), idle_s=900, metrics=GatewayMetrics(GatewayHealth())
     )
     callers = [identities.caller(PresentedCredentials(None, frozenset([name]))) for name in ("a", "b")]
     with streams.opened(callers[0], "submit") as one, streams.opened(callers[1], "submit") as other:
@@ -86,13 +86,13 @@ async def test_streams_of_the_revoked_end(path: Path, content: dict, code: grpc.
         assert (one.closing.is_set(), other.closing.is_set()) == (True, False)
         assert one.code is code
         assert text in one.text
-    await streams.none()
+    await streams.wait_until_empty()
 
 
 async def test_only_idle_streams_end_as_idle(path: Path):
     identities = Identities(path)
     streams = OpenStreams(
-        identities, ConnectionLimits(ConnectionConfig()), idle_s=10, meters=GatewayMetrics(GatewayHealth())
+        identities, ConnectionLimits(ConnectionConfig()), idle_s=10, metrics=GatewayMetrics(GatewayHealth())
     )
     caller = identities.caller(PresentedCredentials(None, frozenset(["a"])))
     counts = {"busy": 0, "idle": 0}

@@ -1,4 +1,4 @@
-"""What gRPC logs by itself reaches our log in few lines, whatever strangers do."""
+"""gRPC's own messages reach the gateway's log in few lines, whatever clients do."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_kinds_are_bounded_and_lines_are_short(logger: logging.Logger):
         for number in range(5000):
             logger.error(f"{number} {'x' * 5000}")
     assert len(lines) == 65
-    assert lines[-1]["text"] == "many other things"
+    assert lines[-1]["text"] == "many other messages"
     assert max(len(line["text"]) for line in lines) == 200
 
 

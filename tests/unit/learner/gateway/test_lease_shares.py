@@ -1,4 +1,4 @@
-"""Shares of the staleness bound: numbers worked by hand, their promises as properties, and fleets that saturate them."""
+"""Shares of the staleness bound: numbers worked by hand, what they guarantee, and fleets that saturate them."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from learner.config import AdmissionConfig
-from learner.gateway.lease_shares import LeaseShares, fill, whole
+from learner.gateway.lease_shares import LeaseShares, max_min_shares, round_shares
 from learner.queue import Occupancy
 
 
-def capacity(bound: int, weights: dict[str, float] | None = None) -> LeaseShares:
+def lease_shares(bound: int, weights: dict[str, float] | None = None) -> LeaseShares:
     return LeaseShares(AdmissionConfig(groups_per_step=bound, max_staleness=0, weights=weights or {}))
 
 
-def occupancy(held: dict[str, int], *hungry: str, step: int = 0) -> Occupancy:
-    return Occupancy(step, held, frozenset(hungry))
+def occupancy(occupied: dict[str, int], *hungry: str, step: int = 0) -> Occupancy:
+    return Occupancy(step, occupied, frozenset(hungry))
 
 
 def test_the_bound_is_the_steps_ahead_and_the_one_under_way():
@@ -28,26 +28,26 @@ def test_the_bound_is_the_steps_ahead_and_the_one_under_way():
 
 
 def test_alone_a_fleet_may_have_all():
-    assert capacity(80).share("a", occupancy({"a": 70, "b": 5})) == 80
-    assert capacity(80).share("a", occupancy({"a": 70, "b": 5}, "a")) == 80
+    assert lease_shares(80).share("a", occupancy({"a": 70, "b": 5})) == 80
+    assert lease_shares(80).share("a", occupancy({"a": 70, "b": 5}, "a")) == 80
 
 
-def test_fleets_that_compete_are_held_to_their_weights():
-    rule = capacity(80, {"a": 3.0})
+def test_fleets_that_compete_are_limited_by_their_weights():
+    rule = lease_shares(80, {"a": 3.0})
     seen = occupancy({"a": 80}, "a", "b")
     assert (rule.share("a", seen), rule.share("b", seen)) == (60, 20)
 
 
-def test_what_the_content_leave_is_shared():
-    # c is content with 8 of its 16; a and b share the other 72 as 3:1.
-    shares = capacity(80, {"a": 3.0}).shares(occupancy({"a": 50, "c": 8}, "a", "b"))
+def test_what_satisfied_fleets_leave_is_shared():
+    # c is satisfied with 8 of its 16; a and b share the other 72 as 3:1.
+    shares = lease_shares(80, {"a": 3.0}).shares(occupancy({"a": 50, "c": 8}, "a", "b"))
     assert shares == {"a": 54, "b": 18, "c": 8}
 
 
-def test_a_content_fleet_above_its_share_does_not_shrink_it_for_others():
-    # b took all while it was alone, and is content; a may take all that becomes free, until b asks for more.
-    assert capacity(80).share("a", occupancy({"b": 80})) == 80
-    assert capacity(80).shares(occupancy({"b": 80}, "a")) == {"a": 40, "b": 40}
+def test_a_satisfied_fleet_above_its_share_does_not_shrink_it_for_others():
+    # b took all while it was alone, and is satisfied; a may take all that becomes free, until b asks for more.
+    assert lease_shares(80).share("a", occupancy({"b": 80})) == 80
+    assert lease_shares(80).shares(occupancy({"b": 80}, "a")) == {"a": 40, "b": 40}
 
 
 WANTED = st.dictionaries(
@@ -57,25 +57,25 @@ WEIGHTS = st.dictionaries(st.sampled_from("abcdefgh"), st.floats(0.01, 100))
 
 
 @given(st.integers(1, 300), WANTED, WEIGHTS)
-def test_filling_is_max_min_fair(bound: int, wanted: dict[str, float], weights: dict[str, float]):
-    shares = fill(float(bound), wanted, weights)
+def test_shares_are_max_min_fair(bound: int, wanted: dict[str, float], weights: dict[str, float]):
+    shares = max_min_shares(float(bound), wanted, weights)
     assert set(shares) == set(wanted)
     assert sum(shares.values()) == pytest.approx(min(bound, sum(wanted.values())))
     for fleet, share in shares.items():
         assert share <= wanted[fleet]
-        # Who gets less than wanted has, per weight, at least as much as anybody.
+        # A fleet that gets less than it wants has, per weight, at least as much as anybody.
         if share < wanted[fleet] - 1e-6:
             level = share / weights.get(fleet, 1.0)
             assert all(other / weights.get(name, 1.0) <= level * (1 + 1e-6) for name, other in shares.items())
 
 
 @given(st.integers(1, 300), WANTED, WEIGHTS, st.integers(0, 10_000))
-def test_whole_shares_never_exceed_the_bound(
+def test_rounded_shares_never_exceed_the_bound(
     bound: int, wanted: dict[str, float], weights: dict[str, float], step: int
 ):
     hungry = [fleet for fleet, most in wanted.items() if most == math.inf]
-    held = {fleet: int(most) for fleet, most in wanted.items() if most < math.inf}
-    shares = capacity(bound, weights).shares(occupancy(held, *hungry, step=step))
+    occupied = {fleet: int(most) for fleet, most in wanted.items() if most < math.inf}
+    shares = lease_shares(bound, weights).shares(occupancy(occupied, *hungry, step=step))
     assert sum(shares.values()) <= bound
     assert all(share >= 0 for share in shares.values())
     if hungry:
@@ -84,7 +84,7 @@ def test_whole_shares_never_exceed_the_bound(
 
 def test_small_shares_come_out_right_on_average():
     exact = {f"fleet-{i:02}": 16 / 50 for i in range(50)}
-    steps = [whole(exact, (step * 0.6180339887) % 1.0) for step in range(1000)]
+    steps = [round_shares(exact, (step * 0.6180339887) % 1.0) for step in range(1000)]
     for fleet in exact:
         assert sum(shares[fleet] for shares in steps) / 1000 == pytest.approx(0.32, abs=0.01)
 
@@ -93,26 +93,26 @@ class Run:
     """Leases as Redis keeps them, and a learner that trains what waits, oldest first, a batch a step."""
 
     def __init__(self, bound: int, batch: int, weights: dict[str, float]) -> None:
-        self.rule = capacity(bound, weights)
+        self.rule = lease_shares(bound, weights)
         self.batch = batch
         self.step = 0
         self.hungry: set[str] = set()
-        self.generating: list[tuple[float, str]] = []  # when it is done, whose
+        self.generating: list[tuple[float, str]] = []  # when it is done, fleet
         self.queue: list[str] = []
         self.trained: dict[str, int] = {}
 
-    def held(self) -> dict[str, int]:
+    def occupied(self) -> dict[str, int]:
         names = [fleet for _, fleet in self.generating] + self.queue
         return {fleet: names.count(fleet) for fleet in set(names)}
 
     def ask(self, fleet: str, groups: int, until: float) -> int:
-        held = self.held()
-        share = self.rule.share(fleet, occupancy(held, *self.hungry, step=self.step))
-        granted = max(0, min(groups, self.rule.bound - sum(held.values()), share - held.get(fleet, 0)))
+        occupied = self.occupied()
+        share = self.rule.share(fleet, occupancy(occupied, *self.hungry, step=self.step))
+        granted = max(0, min(groups, self.rule.bound - sum(occupied.values()), share - occupied.get(fleet, 0)))
         if granted < groups:
             self.hungry.add(fleet)
         self.generating += [(until, fleet)] * granted
-        assert sum(self.held().values()) <= self.rule.bound
+        assert sum(self.occupied().values()) <= self.rule.bound
         return granted
 
     def advance(self, now: float) -> None:
@@ -128,7 +128,7 @@ class Run:
 @settings(deadline=None, max_examples=8)
 @given(st.integers(0, 1000), st.sampled_from([(40, 8), (10, 2), (7, 2)]), st.floats(0.5, 6.0))
 def test_saturating_fleets_get_what_their_weights_say(seed: int, size: tuple[int, int], weight: float):
-    """Whoever asks first or more often, whatever was held before; the queue alone decides nothing here (it is FIFO)."""
+    """Whichever asks first or more often, whatever was leased before; the queue, which is FIFO, decides nothing here."""
     chance = random.Random(seed)
     run = Run(*size, weights={"a": weight})
     run.ask("b", 1000, 1.0)  # b had it all

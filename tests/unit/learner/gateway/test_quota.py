@@ -1,4 +1,4 @@
-"""The turns of a fleet over its rate."""
+"""Turns that the refused groups of a fleet over its rate are given."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The intake's rules on rank 0 and on the others, over an in-memory broadcast and a scripted queue."""
+"""Rules of the batch source on rank 0 and on the others, over an in-memory broadcast and a scripted queue."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def taken(name: str, version: int = 0) -> TakenGroup:
 
 
 class ScriptedQueue:
-    """Hands out what each call of the script says."""
+    """Returns from each call what the script has for it."""
 
     def __init__(self, *script: list[TakenGroup], waiting: int = 10**6) -> None:
         self.script = list(script)
@@ -63,10 +63,10 @@ def test_a_batch_is_gathered_over_calls_and_every_rank_gets_the_same(tmp_path):
     assert other.refs == []
 
 
-def test_the_hold_waits_until_enough_steps_are_queued(tmp_path):
+def test_hold_staleness_waits_until_enough_steps_are_queued(tmp_path):
     queue = ScriptedQueue([taken("a"), taken("b"), taken("c")], waiting=9)
-    held = config(tmp_path, hold_staleness=4, max_staleness=6)
-    got = BatchSource(held, queue, lambda m: m or b"", lambda: False).take(0)  # pyright: ignore[reportArgumentType]
+    settings = config(tmp_path, hold_staleness=4, max_staleness=6)
+    got = BatchSource(settings, queue, lambda m: m or b"", lambda: False).take(0)  # pyright: ignore[reportArgumentType]
     assert got is not None
     assert queue.depth == 15  # (4 + 1) * 3
 

@@ -1,4 +1,4 @@
-"""One step ahead, and no further: what the loop is given, when fetching begins, and how it ends."""
+"""Prefetching one step ahead and no further: what the loop is given, when fetching begins, and how it ends."""
 
 from __future__ import annotations
 
@@ -70,9 +70,9 @@ class Loop:
     def __init__(self, **values: Any) -> None:
         self.queue, self.stop, self.beats, self.ranks = Queue(), False, 0, OneRank()
         services = (cast(LearnerQueue, self.queue), cast(Ranks, self.ranks))
-        self.prefetch = Prefetch(config(**values), *services, lambda: self.stop, self._alive, DEFAULT)
+        self.prefetch = Prefetch(config(**values), *services, lambda: self.stop, self._progress, DEFAULT)
 
-    def _alive(self) -> None:
+    def _progress(self) -> None:
         self.beats += 1
 
     def until(self, condition: Callable[[], bool]) -> None:
@@ -81,14 +81,14 @@ class Loop:
             assert time.monotonic() < deadline
             time.sleep(0.001)
 
-    def settled(self) -> bool:
+    def idle(self) -> bool:
         return not any(thread.name.startswith("fetch-") for thread in threading.enumerate())
 
 
 def test_the_next_batch_is_taken_and_decoded_while_this_one_trains():
     loop = Loop()
     first = loop.prefetch.take(0)
-    loop.until(lambda: loop.queue.asked == [0, 1] and loop.settled())
+    loop.until(lambda: loop.queue.asked == [0, 1] and loop.idle())
     loop.queue.open.clear()
     second = loop.prefetch.take(1)  # nothing more is to be had, and nothing more is needed
     assert first is not None
@@ -103,14 +103,14 @@ def test_nothing_is_taken_beyond_the_last_step():
     loop = Loop(steps=2)
     assert loop.prefetch.take(0) is not None
     assert loop.prefetch.take(1) is not None
-    loop.until(loop.settled)
+    loop.until(loop.idle)
     assert loop.queue.asked == [0, 1]
 
 
-def test_a_held_lag_is_held_to_the_step():
+def test_with_hold_staleness_a_steps_groups_are_taken_when_it_begins():
     loop = Loop(hold_staleness=2)
     assert loop.prefetch.take(0) is not None
-    loop.until(loop.settled)
+    loop.until(loop.idle)
     assert loop.queue.asked == [0]
 
 
@@ -128,28 +128,28 @@ def test_a_stop_counts_though_a_batch_is_there():
     loop.until(lambda: loop.queue.asked == [0, 1])
     loop.stop = True
     assert loop.prefetch.take(1) is None
-    loop.until(loop.settled)
+    loop.until(loop.idle)
     assert loop.queue.asked == [0, 1]
 
 
 def test_a_stop_ends_the_wait_for_groups():
     loop = Loop()
     assert loop.prefetch.take(0) is not None
-    loop.until(loop.settled)
+    loop.until(loop.idle)
     loop.queue.open.clear()
     assert loop.prefetch.take(1) is not None
     threading.Timer(0.05, lambda: setattr(loop, "stop", True)).start()
     assert loop.prefetch.take(2) is None
 
 
-def test_waiting_ahead_is_no_sign_of_life():
+def test_waiting_ahead_reports_no_progress():
     loop = Loop()
     assert loop.prefetch.take(0) is not None
-    loop.until(lambda: loop.queue.asked == [0, 1] and loop.settled())
+    loop.until(lambda: loop.queue.asked == [0, 1] and loop.idle())
     beats = loop.beats
     assert loop.prefetch.take(1) is not None
-    loop.until(loop.settled)
-    assert loop.beats == beats + 1  # the loop's own, at its batch: the thread that fetched for step 2 kept silent
+    loop.until(loop.idle)
+    assert loop.beats == beats + 1  # at its own batch: the thread that fetched for step 2 reported nothing
     loop.queue.open.clear()
     assert loop.prefetch.take(2) is not None
 
@@ -165,10 +165,10 @@ def test_silence_of_the_fleets_is_raised_in_the_loop():
 def test_close_ends_a_fetch_under_way():
     loop = Loop(steps=9)
     assert loop.prefetch.take(0) is not None
-    loop.until(loop.settled)
+    loop.until(loop.idle)
     loop.queue.open.clear()
     assert loop.prefetch.take(1) is not None
-    assert not loop.settled()
+    assert not loop.idle()
     loop.prefetch.close()
-    loop.until(loop.settled)
+    loop.until(loop.idle)
     assert loop.queue.asked == [0, 1]

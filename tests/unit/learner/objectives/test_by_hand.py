@@ -62,7 +62,7 @@ def test_asympo_by_hand():
 
 
 def test_rho_of_asympo_is_the_ratio_of_the_scales():
-    """S_P = 0.5, S_N = 2: negatives weigh a quarter."""
+    """With S_P = 0.5 and S_N = 2 negatives weigh a quarter of positives."""
     logp = torch.tensor([-0.5, -2.0], requires_grad=True)
     responses = Responses(torch.tensor([0, 1]), torch.tensor([0.5, -0.5]), torch.tensor([0.5, 0.5]))
     assert rho(outcome(Asympo(), logp, responses)[2]) == pytest.approx(0.25)
@@ -129,7 +129,7 @@ def test_dppo_masks_by_hand():
 
 
 def test_m2po_masks_the_farthest_tokens_of_each_response_until_the_mean_fits():
-    """(log r)^2 = 0.09, 0.01 | 0.01: the mean 0.05 of the first response is above 0.04 until its first token is gone."""
+    """With (log r)^2 = 0.09, 0.01 | 0.01, the mean 0.05 of the first response is above 0.04 until its first token is gone."""
     loss, gradient, metrics = outcome(M2po(threshold=0.04), *one_group([-1.3, -2.9, -2.1]))
     assert gradient == pytest.approx([0.0, -0.125 * 0.90483742, 0.25 * 1.10517092])
     assert metrics["clipped_sum"] == 1

@@ -1,4 +1,4 @@
-"""Objectives against an independent float64 reference and finite differences, and what holds of all of them."""
+"""Objectives against an independent float64 reference and finite differences, and properties of all objectives."""
 
 import math
 
@@ -42,7 +42,7 @@ def test_loss_and_gradient_equal_the_independent_reference(name: str, case: str)
 
 @pytest.mark.parametrize("name", ["reinforce", "spo", "positives", "opmd", "asymre", "grpo", "dr_grpo", "gspo", "drpo"])
 def test_gradient_is_the_slope_of_the_loss_by_central_differences(name: str):
-    """Those without a stop-gradient: the slope of the code's own loss."""
+    """Objectives without a stop-gradient: the gradient is the slope of the code's own loss."""
     groups, h = random_groups(3, [[1.0, 0.0, 0.0], [0.0, 0.5, 1.0]], longest=3), 1e-6
     chosen = objective(name)
     _, gradient, _ = evaluate(groups, chosen)
@@ -56,8 +56,8 @@ def test_gradient_is_the_slope_of_the_loss_by_central_differences(name: str):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_gradient_is_the_slope_with_the_stop_gradients_held_by_central_differences(name: str):
-    """All of them: the slope of the reference's loss, whose stop-gradient parts stay where they were."""
+def test_gradient_is_the_slope_with_constant_stop_gradients_by_central_differences(name: str):
+    """All objectives: the gradient is the slope of the reference's loss, whose stop-gradient terms stay constant."""
     groups = random_groups(4, MIXED, longest=5)
     _, gradient, _ = evaluate(groups, objective(name))
     slopes = torch.tensor(reference.central_difference(name, groups), dtype=torch.float64)
@@ -97,13 +97,13 @@ def test_gradients_of_bf16_logits_are_finite(name: str):
     st.integers(0, 10_000),
 )
 def test_forward_loss_of_asympo_is_zero_in_every_group(rewards: list[list[int]], seed: int):
-    """The theorem, for scales above the floor and no clip: both signs have the mass B."""
+    """The paper's theorem, for scales above the floor and without a clip: both signs have the forward mass B."""
     for group in random_groups(seed, [[float(r) for r in rewards] for rewards in rewards]):
         assert evaluate([group], objective("asympo"))[0] == pytest.approx(0.0, abs=1e-7)
 
 
 def test_gap_between_reinforce_and_asympo_is_the_papers():
-    """L_naive - L_asympo = (B/G)(mean positive scale - mean negative scale), the means weighted by |A|."""
+    """From the paper: L_naive - L_asympo = (B/G)(mean positive scale - mean negative scale), the means weighted by |A|."""
     (group,) = random_groups(5, [[1.0, 0.0, 0.0, 1.0, 0.0]])
     gap = evaluate([group], objective("reinforce"))[0] - evaluate([group], objective("asympo"))[0]
     scales = [-sum(response.logp) / len(response.logp) for response in group]
@@ -114,7 +114,7 @@ def test_gap_between_reinforce_and_asympo_is_the_papers():
 
 @pytest.mark.parametrize("name", ALL)
 def test_groups_without_contrast_shrink_the_step_and_do_nothing_else(name: str):
-    """All prompts stay in the denominator, and all tokens where it counts tokens."""
+    """All prompts stay in the denominator, and so do all tokens of an objective with a token mean."""
     groups = random_groups(6, [[1.0, 0.0], [1.0, 1.0]])
     _, gradient, _ = evaluate(groups, objective(name))
     own = sum(len(response.logp) for response in groups[0])
@@ -132,7 +132,7 @@ def test_groups_without_contrast_shrink_the_step_and_do_nothing_else(name: str):
     cut=st.builds(Layout, st.integers(1, 3), st.integers(1, 4), st.integers(3, 60), st.sampled_from([1, 4])),
 )
 def test_gradient_and_metrics_do_not_depend_on_the_cut(name: str, rewards: list[list[float]], seed: int, cut: Layout):
-    """Data-parallel ranks, micro-batches (also empty ones), padding."""
+    """Loss, gradient and metrics are equal for all data-parallel sizes, micro-batches (also empty ones) and paddings."""
     groups = random_groups(seed, rewards)
     whole = evaluate(groups, objective(name), Layout(max_tokens=10**6))
     parts = evaluate(groups, objective(name), cut)

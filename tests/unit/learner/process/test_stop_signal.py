@@ -1,10 +1,10 @@
-"""What a learner knows of the time it has left, and that it takes no more."""
+"""Time that a learner has left after a stop signal, and its end when that time is over."""
 
 import os
+import queue
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,7 +45,7 @@ root = Path(sys.argv[1])
 stop = StopSignal(float(sys.argv[3]))
 stop.enforce()
 fence = DirectoryFence(root, 1)
-fence.take()
+fence.acquire()
 checkpointer = Checkpointer(CheckpointConfig(dir=root), fence, Disk(), Accounts(), lambda: None)
 checkpointer.save(1)
 checkpointer.finish()
@@ -80,6 +80,22 @@ def test_time_runs_from_the_first_signal(monkeypatch: pytest.MonkeyPatch):
     assert stop.left_s() == 0.0
 
 
+def test_a_process_is_ended_shortly_before_its_grace_period_and_not_sooner(monkeypatch: pytest.MonkeyPatch):
+    now, ended = [100.0], queue.SimpleQueue[tuple[int, float]]()
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    module = "learner.process.stop_signal"
+    monkeypatch.setattr(f"{module}.time.monotonic", lambda: now[0])
+    monkeypatch.setattr(f"{module}.time.sleep", sleep)
+    monkeypatch.setattr(f"{module}.os._exit", lambda status: ended.put((status, now[0])))
+    stop = StopSignal(grace_s=30.0)
+    stop.enforce()
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert ended.get(timeout=60) == (1, 129.5)
+
+
 @pytest.mark.parametrize(("disk", "grace_s", "status", "newest"), [("answers", 60.0, 0, 2), ("hangs", 1.5, 1, 1)])
 def test_a_last_save_that_hangs_ends_with_the_grace_period(
     tmp_path: Path, disk: str, grace_s: float, status: int, newest: int
@@ -96,15 +112,12 @@ def test_a_last_save_that_hangs_ends_with_the_grace_period(
             assert child.stdout.readline() == b"saved\n"
             child.send_signal(signal.SIGTERM)
             child.stdin.write(b"!")
-            began = time.monotonic()
             assert child.wait(90) == status
-            taken = time.monotonic() - began
         finally:
             child.kill()
         said = child.stderr.read().decode()
     assert ("not done within the grace period" in said) == (disk == "hangs"), said
     assert ("write_text" in said) == (disk == "hangs")  # where each thread was
-    assert disk == "answers" or taken >= grace_s / 2
     resume = latest(tmp_path)
     assert resume is not None
     assert (resume.step, resume.damaged) == (newest, [])

@@ -10,10 +10,10 @@ from typing import Any
 import fsspec
 import pytest
 
-from learner.publish.catalog import versions_on_disk
 from learner.publish.mirror import Mirror
 from learner.storage.fence import DirectoryFence, SupersededError
-from rollout.versions.verifier import VersionError
+from rollout.versions.manifest import VersionError
+from runtime.version_format.names import versions_on_disk
 from tests.tools.publishing import Scene
 
 pytestmark = pytest.mark.usefixtures("process_group")
@@ -79,7 +79,7 @@ def test_a_version_is_mended_when_it_is_fetched_again(tmp_path: Path, url: str):
 def test_a_zombie_commits_nothing_there(tmp_path: Path, url: str):
     scene = Scene(tmp_path, keep=3, url=url)
     scene.publish(2)
-    DirectoryFence(scene.root, 2).take()
+    DirectoryFence(scene.root, 2).acquire()
     mirror = Mirror(url, {}, scene.fence)
     store, root = fsspec.core.url_to_fs(url)
     store.rm(f"{root}/weight_v000001", recursive=True)

@@ -16,10 +16,10 @@ from google.protobuf import json_format
 from safetensors.torch import load_file
 
 from learner.config import PublishConfig
-from learner.publish.catalog import versions_on_disk
 from learner.publish.publisher import Publisher
 from learner.storage.fence import DirectoryFence
 from leeway.v1 import manifest_pb2, rollout_pb2
+from runtime.version_format.names import versions_on_disk
 
 pytestmark = pytest.mark.usefixtures("process_group")
 
@@ -55,7 +55,7 @@ def shard(value: float) -> list[tuple[str, torch.Tensor]]:
 
 def make(root: Path, model: Path, registry: Registry, first: int = 0, epoch: int = 1, **settings: Any) -> Publisher:
     fence = DirectoryFence(root, epoch)
-    fence.take()
+    fence.acquire()
     return Publisher(PublishConfig(dir=root, **settings), fence, model, first, registry)
 
 

@@ -44,7 +44,7 @@ def test_a_damaged_version_is_not_read_and_neither_are_its_deltas(tmp_path: Path
     flip(scene.root / "weight_v000000" / "model-00000.safetensors")
     versions = VerifiedVersions(scene.root)
     for version in (0, 1, 2):
-        assert "expected 4336 and blake3:" in (versions.problem(version) or "")
+        assert "model-00000.safetensors: digest blake3:" in (versions.problem(version) or "")
         with pytest.raises(CatalogError, match=f"version {version}: model-00000"):
             versions.open(version)
     assert versions.problem(3) is None
@@ -86,8 +86,8 @@ def test_what_is_in_memory_is_not_hashed_again(tmp_path: Path):
     scene = Scene(tmp_path, keep=9)
     scene.publish(1)
     ours = behaviour(tmp_path, scene.root, objective={"name": "drpo"})
-    ours.hold(0)
-    ours.hold(1)  # being published: not on disk yet
+    ours.cache_current(0)
+    ours.cache_current(1)  # being published: not on disk yet
     flip(scene.root / "weight_v000000" / "model-00000.safetensors")
     assert (ours.usable(0), ours.usable(1)) == (True, False)
 
@@ -102,13 +102,13 @@ def test_what_must_stay_on_disk(tmp_path: Path):
         return {version for version in versions if 11 - version <= bound}
 
     plain = behaviour(tmp_path, scene.root)
-    plain.freeze(0, step=0)
+    plain.freeze_reference(0, step=0)
     assert plain.needed(fresh) == set()
     ratio = behaviour(tmp_path, scene.root, objective={"name": "topr"})
     assert ratio.needed(fresh) == set(range(4, 12))  # max_staleness = 3, and batches under way
     assert behaviour(tmp_path, scene.root, behaviour={"drift_every": 5}).needed(fresh) == set(range(4, 12))
     anchored = behaviour(tmp_path, scene.root, objective={"kl_coef": 0.1})
-    anchored.freeze(2, step=11)
+    anchored.freeze_reference(2, step=11)
     assert anchored.needed(fresh) == {2}
     assert asked == [7, 7]
 
@@ -118,4 +118,4 @@ def test_a_reference_that_is_gone_is_a_mistake_in_the_configuration(tmp_path: Pa
     scene.publish(1)
     anchored = behaviour(tmp_path, scene.root, objective={"kl_coef": 0.1})
     with pytest.raises(SettingsError, match=r"kl_coef = 0.1: version 5, the reference, cannot be read"):
-        anchored.freeze(5, step=3)
+        anchored.freeze_reference(5, step=3)

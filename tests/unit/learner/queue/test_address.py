@@ -1,4 +1,4 @@
-"""From a queue's URL and files to what redis-py is told; and what an operator must grant."""
+"""Tests of turning a queue's URL and files into arguments of redis-py, and of the ACL that an operator must grant."""
 
 from __future__ import annotations
 
@@ -84,10 +84,10 @@ def test_tls(secret: Path):
         ("redis+sentinel://h/name/x", {}, "expected redis.sentinel://"),
         ("redis+sentinel://:hidden@h,/name", {}, "'' is not a sentinel's host:port"),
         ("redis+sentinel://h/name?ssl=1", {}, "unknown option 'ssl'"),
-        ("redis://h/0", {"tls": {"ca": __file__}}, "no TLS address"),
+        ("redis://h/0", {"tls": {"ca": __file__}}, "not a TLS address"),
         ("rediss://h/0", {"tls": {"ca": "/nonexistent"}}, r"queue\.tls\.ca = /nonexistent: No such file"),
         ("redis://h/0", {"password_file": "/nonexistent"}, r"queue\.password_file = /nonexistent: No such file"),
-        ("redis://:hidden@h/0", {"password_file": __file__}, "holds a password, and password_file is set"),
+        ("redis://:hidden@h/0", {"password_file": __file__}, "contains a password, and queue.password_file is set"),
     ],
 )
 def test_what_cannot_be_an_address(url: str, settings: dict, message: str):

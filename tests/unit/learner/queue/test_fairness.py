@@ -1,4 +1,4 @@
-"""Deficit round robin: order worked by hand, and its promises as properties."""
+"""Tests of deficit round robin: orders worked out by hand, and its guarantees as properties."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_work_conserving(queues: dict[str, list[int]], groups: int):
     st.integers(1, 7),
 )
 def test_backlogged_fleets_get_their_share(costs: list[tuple[int, int]], weight: float, batch: int):
-    """The bound of the docstring holds after every call, whatever the sizes."""
+    """The bound in DeficitRoundRobin's docstring holds after every call, for any sizes."""
     fair = DeficitRoundRobin({"a": weight})
     queues = {"a": [a for a, _ in costs], "b": [b for _, b in costs]}
     largest = {fleet: max(sizes) for fleet, sizes in queues.items()}
@@ -81,7 +81,7 @@ def test_backlogged_fleets_get_their_share(costs: list[tuple[int, int]], weight:
 
 @given(st.lists(QUEUES, max_size=6), st.integers(1, 5))
 def test_nobody_starves(history: list[dict[str, list[int]]], groups: int):
-    """Whatever happened before, a waiting fleet is served within a bounded number of groups."""
+    """A waiting fleet is served within a bounded number of groups, whatever happened before."""
     fair = DeficitRoundRobin()
     for queues in history:
         fair.choose(queues, groups)
@@ -139,7 +139,7 @@ def test_whatever_happened_before_a_window_is_shared_by_weight(
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 200), st.sampled_from([1, 100]), st.sampled_from([1, 100]), st.sampled_from([0.25, 1.0, 3.0]))
 def test_a_fleet_that_comes_back_gets_no_burst(silence: int, size_a: int, size_b: int, weight: float):
-    """However long b was silent, from then on it is at most one group ahead of its share, at every instant."""
+    """After any silence, b is never more than one group ahead of its share."""
     fleets = Fleets({"b": weight})
     fleets.arrive("b", [size_b])
     fleets.take(1)

@@ -1,10 +1,10 @@
-"""The law, and what a breach of it says."""
+"""Tests of the accounting invariant, and of the messages on violations of it."""
 
 from __future__ import annotations
 
 import pytest
 
-from learner.queue import check
+from learner.queue import imbalances
 from learner.queue.ledger import decode
 from leeway.v1 import rollout_pb2 as pb
 
@@ -15,8 +15,8 @@ BALANCED = {
 
 
 def test_a_balanced_ledger():
-    assert check(pb.Ledger(**BALANCED)) == []
-    assert check(pb.Ledger(fleet="new")) == []
+    assert imbalances(pb.Ledger(**BALANCED)) == []
+    assert imbalances(pb.Ledger(fleet="new")) == []
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_a_balanced_ledger():
     ],
 )
 def test_any_number_that_is_off_by_one_is_found(field: str, breaches: list[str]):
-    violations = check(pb.Ledger(**{**BALANCED, field: BALANCED[field] + 1}))
+    violations = imbalances(pb.Ledger(**{**BALANCED, field: BALANCED[field] + 1}))
     assert len(violations) == len(breaches)
     for violation, text in zip(violations, breaches, strict=True):
         assert text in violation
@@ -42,11 +42,11 @@ def test_any_number_that_is_off_by_one_is_found(field: str, breaches: list[str])
 
 
 def test_the_difference_is_said():
-    assert "(difference +2)" in check(pb.Ledger(**{**BALANCED, "queued": 2}))[0]
+    assert "(difference +2)" in imbalances(pb.Ledger(**{**BALANCED, "queued": 2}))[0]
 
 
 def test_a_lost_group_is_named_even_when_the_sums_agree():
-    (violation,) = check(pb.Ledger(**{**BALANCED, "trained": 4}, lost=1))
+    (violation,) = imbalances(pb.Ledger(**{**BALANCED, "trained": 4}, lost=1))
     assert "'f': lost 1" in violation
 
 

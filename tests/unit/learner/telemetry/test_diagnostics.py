@@ -1,4 +1,4 @@
-"""What a step's numbers say, by hand."""
+"""Diagnostics of a step against numbers worked by hand."""
 
 import math
 

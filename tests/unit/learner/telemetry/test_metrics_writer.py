@@ -1,4 +1,4 @@
-"""The learner's logs, which the accounts of whole runs stand on."""
+"""Files that the metrics writer appends to, which the ledger of a whole run is checked against."""
 
 import json
 from pathlib import Path

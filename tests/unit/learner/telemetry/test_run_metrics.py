@@ -1,4 +1,4 @@
-"""Rank 0's metrics: the rows of learner.jsonl, as Prometheus sees them."""
+"""Metrics of rank 0: the rows of learner.jsonl, as Prometheus sees them."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def config(tmp_path: Path) -> LearnerConfig:
     return LearnerConfig.parse({**settings, **directories, "max_staleness": 3}, "test")
 
 
-def shown(meters: RankMetrics) -> dict[str, float]:
-    families = text_string_to_metric_families(generate_latest(meters.instruments.registry).decode())
+def shown(metrics: RankMetrics) -> dict[str, float]:
+    families = text_string_to_metric_families(generate_latest(metrics.registry.prometheus).decode())
     samples = [sample for family in families for sample in family.samples]
     return {"/".join([one.name.removeprefix("leeway_learner_"), *one.labels.values()]): one.value for one in samples}
 
@@ -39,10 +39,10 @@ def row(step: int) -> dict[str, object]:
 
 
 def test_every_row_of_the_record_becomes_metrics(tmp_path: Path, config: LearnerConfig):
-    meters = RankMetrics(RankHealth(10))
-    assert "step" not in shown(meters)  # of the run only rank 0 speaks
-    writer = MetricsWriter(tmp_path, [], "run", meters.lead(config))
-    fresh = shown(meters)
+    metrics = RankMetrics(RankHealth(10))
+    assert "step" not in shown(metrics)  # of the run only rank 0 speaks
+    writer = MetricsWriter(tmp_path, [], "run", metrics.add_run(config))
+    fresh = shown(metrics)
     assert fresh["alarms_total/rho"] == fresh["publication_failures_total"] == fresh["rollbacks_total"] == 0
     assert math.isnan(fresh["reward"])
     assert fresh["staleness_limit_steps"] == 3
@@ -57,7 +57,7 @@ def test_every_row_of_the_record_becomes_metrics(tmp_path: Path, config: Learner
     writer.event("rollback", lost=5, step=9)
     writer.event("something new", step=9)
     writer.close()
-    seen = shown(meters)
+    seen = shown(metrics)
     expected = {
         "step": 9, "version": 9, "epoch": 2, "reward": 0.5, "staleness_max_steps": 3, "nll_nats/positive": 0.7,
         "learning_rate": 1e-3, "learning_rate_bound/batch": 1, "learning_rate_bound/none": 0, "trained_tokens_total": 200,
@@ -72,11 +72,11 @@ def test_every_row_of_the_record_becomes_metrics(tmp_path: Path, config: Learner
         assert abs(seen[f"{name}_timestamp_seconds"] - time.time()) < 60
 
 
-def test_room_on_disk_is_shown_for_both_directories(config: LearnerConfig):
-    meters = RankMetrics(RankHealth(10))
-    meters.lead(config)
+def test_disk_space_is_shown_for_both_directories(config: LearnerConfig):
+    metrics = RankMetrics(RankHealth(10))
+    metrics.add_run(config)
     deadline = time.monotonic() + 60
-    while "disk_free_bytes/weights" not in (seen := shown(meters)):
+    while "disk_free_bytes/weights" not in (seen := shown(metrics)):
         assert time.monotonic() < deadline
     assert 0 < seen["disk_free_bytes/checkpoints"] <= seen["disk_size_bytes/checkpoints"]
 

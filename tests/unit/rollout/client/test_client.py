@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from leeway.v1 import rollout_pb2 as pb
-from rollout.client.client import AuthError, SubmitClient, new_group_id
+from rollout.client import AuthError, SubmitClient, new_group_id
 from tests.tools.fleet_peers import TOKEN, ScriptedGateway, until
 
 

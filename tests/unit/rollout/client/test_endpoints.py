@@ -10,11 +10,9 @@ from typing import Any
 
 import grpc
 import pytest
-from structlog.testing import capture_logs
 
 from leeway.v1 import rollout_pb2 as pb
-from rollout.client.client import Credentials, SubmitClient, new_group_id
-from rollout.config import ClientTlsConfig
+from rollout.client import ClientTlsConfig, Credentials, SubmitClient, new_group_id
 from runtime.settings import SettingsError
 from tests.tools.fleet_peers import TOKEN, ScriptedGateway, until
 
@@ -45,6 +43,12 @@ async def gateways() -> AsyncIterator[list[ScriptedGateway]]:
         await gateway.stop()
 
 
+def logged(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    """(level, text) of what the SDK logged in this test so far."""
+    mine = [record for record in caplog.records if record.name.startswith("rollout.client")]
+    return [(record.levelname, record.getMessage()) for record in mine]
+
+
 def both(gateways: list[ScriptedGateway]) -> str:
     return ", ".join(gateway.address for gateway in gateways)
 
@@ -58,15 +62,29 @@ async def test_a_limit_on_streams_costs_no_group():
     assert (gateway.refusals, len(gateway.received)) == (0, 5)
 
 
-async def test_a_limit_on_calls_is_waited_out_in_silence():
+async def test_a_limit_on_calls_is_waited_out_in_silence(caplog: pytest.LogCaptureFixture):
     gateway = await LimitedGateway(refusals=2).start()
     started = asyncio.get_running_loop().time()
     async with SubmitClient(gateway.address, TOKEN) as client:
-        with capture_logs() as lines:
-            assert (await asyncio.wait_for(client.lease(1), 60)).groups == 1
+        assert (await asyncio.wait_for(client.lease(1), 60)).groups == 1
     await gateway.stop()
     assert asyncio.get_running_loop().time() - started >= 0.1  # twice 50 ms, plus jitter
-    assert lines == []
+    assert logged(caplog) == []
+
+
+async def test_a_call_that_fails_is_logged_with_its_code_and_details(
+    caplog: pytest.LogCaptureFixture, gateways: list[ScriptedGateway]
+):
+    gateway = gateways[0]
+    async with SubmitClient(gateway.address, TOKEN) as client:
+        await gateway.stop()
+        waiting = asyncio.create_task(client.lease(1))
+        await until(lambda: bool(logged(caplog)), "a warning")
+        await gateway.start()
+        assert (await asyncio.wait_for(waiting, 60)).groups == 1
+    level, text = logged(caplog)[0]
+    assert level == "WARNING"
+    assert text.startswith("call Lease failed: UNAVAILABLE: ")
 
 
 async def test_one_gateway_is_used_until_it_fails(gateways: list[ScriptedGateway]):
@@ -124,8 +142,9 @@ async def test_a_file_that_is_not_there(tmp_path: Path):
         SubmitClient("127.0.0.1:1", Credentials(TOKEN, tls))
 
 
-async def test_plain_text_to_another_machine_is_said_aloud():
+async def test_plain_text_to_another_machine_is_said_aloud(caplog: pytest.LogCaptureFixture):
     for address, said in (("127.0.0.1:1", 0), ("localhost:1,[::1]:2", 0), ("127.0.0.1:1,gateway.test:2", 1)):
-        with capture_logs() as lines:
-            await SubmitClient(address, TOKEN).close()
-        assert [line["log_level"] for line in lines] == ["warning"] * said
+        caplog.clear()
+        await SubmitClient(address, TOKEN).close()
+        assert [level for level, _ in logged(caplog)] == ["WARNING"] * said
+        assert all(f"gateway = {address}: " in text for _, text in logged(caplog))

@@ -1,9 +1,7 @@
-"""Token ids on the wire, the demo model's tokenizer, and group ids."""
+"""The tokenizer of a model directory, on the demo's model."""
 
 from __future__ import annotations
 
-import time
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rollout.client.ids import new_group_id
-from rollout.client.wire import decode_ids, encode_ids
 from rollout.data.demo_model import BOS, EOS, TOKENS, write_model
 from rollout.data.tokenizer import Tokenizer, TokenizerError
 
@@ -22,18 +18,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("model")
     assert write_model(directory, seed=0) == 594_688
     return directory
-
-
-@given(st.lists(st.integers(0, 2**31 - 1)))
-def test_ids_travel_as_little_endian_int32(ids: list[int]):
-    data = encode_ids(ids)
-    assert data == b"".join(number.to_bytes(4, "little") for number in ids)
-    assert decode_ids(data) == ids
-
-
-def test_a_cut_buffer_is_refused():
-    with pytest.raises(ValueError):
-        decode_ids(b"\x01\x02\x03")
 
 
 @given(text=st.text("0123456789+=", max_size=20))
@@ -91,15 +75,3 @@ def test_chat_goes_through_the_template(tmp_path: Path):
         "{% for m in messages %}<bos>{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}={% endif %}"
     )
     assert Tokenizer(tmp_path, "chat").prompt_ids("12") == [14, 1, 2, 11]
-
-
-def test_group_ids_are_uuid7_and_sort_by_time():
-    before = time.time_ns() // 1_000_000
-    ids = [new_group_id() for _ in range(1000)]
-    after = time.time_ns() // 1_000_000
-    assert len(set(ids)) == 1000
-    for text in ids:
-        parsed = uuid.UUID(text)
-        assert str(parsed) == text
-        assert (parsed.version, parsed.variant) == (7, uuid.RFC_4122)
-        assert before <= parsed.int >> 80 <= after

@@ -1,4 +1,4 @@
-"""Tasks: prompts as a function of (seed, index), exact judges, and errors that name the option."""
+"""Tasks: prompts as a function of (seed, index), exact rewards, and errors that name the option."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_another_seed_gives_other_prompts(name: str):
     assert first != second
 
 
-def test_sort_judges_exactly():
+def test_sort_scores_exactly():
     task = load_task("sort", 0, {})
     prompt = task.prompt(3)
     digits = prompt.text[:-1]
@@ -77,7 +77,7 @@ def gsm8k_file(tmp_path: Path) -> Path:
     return path
 
 
-def test_gsm8k_judges_by_value_and_never_runs_out(gsm8k_file: Path):
+def test_gsm8k_scores_by_value_and_never_runs_out(gsm8k_file: Path):
     task = load_task("gsm8k", 0, {"path": str(gsm8k_file)})
     passes = [[task.prompt(3 * number + offset).prompt_id for offset in range(3)] for number in range(8)]
     assert all(sorted(ids) == ["gsm8k:0", "gsm8k:1", "gsm8k:2"] for ids in passes)

@@ -13,8 +13,9 @@ from safetensors.numpy import load_file, save_file
 
 from leeway.v1 import rollout_pb2
 from rollout.data.demo_model import DemoShape, write_model
-from rollout.versions.verifier import Verifier, VersionError
-from tests.tools.published import flip, publish, seal, sha256
+from rollout.versions.manifest import VersionError
+from rollout.versions.verifier import Verifier
+from tests.tools.published import flip, publish, write_manifest
 
 SMALL = DemoShape(layers=1, hidden=32, ffn=32)
 
@@ -70,6 +71,7 @@ def test_damage_after_publication_is_refused(
 @pytest.mark.parametrize(
     ("fields", "field"),
     [
+        ({"schema": 1}, "manifest.schema"),
         ({"schema": 3}, "manifest.schema"),
         ({"version": 9}, "manifest.version"),
         ({"base_version": 0}, "manifest.base_version"),
@@ -79,27 +81,25 @@ def test_a_manifest_that_says_something_else_is_refused(
     model: Path, newer: Path, tmp_path: Path, fields: dict[str, int], field: str
 ):
     publish(newer, tmp_path, 1)
-    policy = seal(tmp_path / "weight_v000001", 1, changes=fields)
+    policy = write_manifest(tmp_path / "weight_v000001", 1, changes=fields)
     assert refusal(model, policy).field == field
 
 
-def test_versions_of_earlier_releases_are_read_and_damage_in_them_is_found(model: Path, newer: Path, tmp_path: Path):
-    """Schema 1 knew SHA-256 only; and both in one manifest."""
+def test_a_digest_in_sha256_is_checked_too(model: Path, newer: Path, tmp_path: Path):
     publish(newer, tmp_path, 1)
     directory = tmp_path / "weight_v000001"
-    old = sha256(directory)
-    assert Verifier(model).verify(seal(directory, 1, changes={"schema": 1}, entries=old)).number == 1
-    mixed = seal(directory, 1, entries={"model.safetensors": old["model.safetensors"]})
-    assert Verifier(model).verify(mixed).number == 1
+    digest = f"sha256:{hashlib.sha256((directory / 'model.safetensors').read_bytes()).hexdigest()}"
+    policy = write_manifest(directory, 1, digests={"model.safetensors": digest})
+    assert Verifier(model).verify(policy).number == 1
     flip(directory / "model.safetensors")
-    error = refusal(model, mixed)
+    error = refusal(model, policy)
     assert (error.field, error.value[:7]) == ("files[model.safetensors].digest", "sha256:")
 
 
 @pytest.mark.parametrize("digest", ["md5:00", "", "blake3", "blake3:", "BLAKE3:00"])
 def test_an_algorithm_that_is_not_known_is_named(model: Path, newer: Path, tmp_path: Path, digest: str):
     publish(newer, tmp_path, 1)
-    policy = seal(tmp_path / "weight_v000001", 1, entries={"model.safetensors": {"digest": digest}})
+    policy = write_manifest(tmp_path / "weight_v000001", 1, digests={"model.safetensors": digest})
     error = refusal(model, policy)
     assert error.field == "files[model.safetensors].digest"
     if digest[:6] not in ("", "blake3"):
@@ -125,7 +125,7 @@ def test_other_tensors_than_the_initial_models_are_refused(
 ):
     publish(newer, tmp_path, 1)
     _edit_tensors(tmp_path / "weight_v000001", edit)
-    assert refusal(model, seal(tmp_path / "weight_v000001", 1)).field == field
+    assert refusal(model, write_manifest(tmp_path / "weight_v000001", 1)).field == field
 
 
 def test_another_architecture_is_refused_even_when_it_claims_ours(model: Path, tmp_path: Path):

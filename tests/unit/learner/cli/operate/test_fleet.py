@@ -55,13 +55,13 @@ def test_from_the_first_token_to_the_last(run: RunDirectory):
 
 def test_certificates_and_roles(run: RunDirectory):
     root = str(run.root)
-    arguments = ("add", root, "desk", "--no-token", "--san", "desk.test", "--role", "operate", "--role", "submit")
+    arguments = ("add", root, "console", "--no-token", "--san", "console.test", "--role", "operate", "--role", "submit")
     assert leeway(*arguments) == (0, "")
-    assert caller(run, None, "desk.test").roles == {"submit", "operate"}
-    assert leeway("add", root, "desk", "--no-token", "--san", "second.test") == (0, "")
+    assert caller(run, None, "console.test").roles == {"submit", "operate"}
+    assert leeway("add", root, "console", "--no-token", "--san", "second.test") == (0, "")
     assert caller(run, None, "second.test").roles == {"submit", "operate"}
     _, listed = leeway("list", root)
-    assert listed.splitlines()[-1].split() == ["desk", "operate,", "submit", "0", "desk.test,", "second.test"]
+    assert listed.splitlines()[-1].split() == ["console", "operate,", "submit", "0", "console.test,", "second.test"]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from learner.config import CheckpointConfig
 from learner.queue import GroupRef
 from learner.storage.digests import FileDigest
 from learner.storage.fence import DirectoryFence
-from tests.tools.published import flip, seal, sha256
+from tests.tools.published import flip, write_manifest
 from tests.tools.publishing import Scene
 from tests.tools.runs import make_run
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("process_group")
 
 
 class Disk:
-    """Writes checkpoints at once."""
+    """A checkpoint writer that writes at once."""
 
     def begin_save(self, directory: Path) -> None:
         (directory / "shard").write_text("weights")
@@ -56,7 +56,7 @@ def run(tmp_path: Path) -> RunDirectory:
     os.rmdir(directory.weights)
     scene.root.rename(directory.weights)
     fence = DirectoryFence(directory.checkpoints, 1)
-    fence.take()
+    fence.acquire()
     config = CheckpointConfig(dir=directory.checkpoints, every=2, keep=9)
     checkpointer = Checkpointer(config, fence, Disk(), Commits(), lambda: None)
     for step in range(1, 7):
@@ -102,18 +102,16 @@ def test_verify_finds_damage_in_a_file_and_in_a_base(run: RunDirectory):
     assert leeway("verify", run.root, 4).exit_code == 0
 
 
-def test_verify_reads_manifests_of_earlier_releases_and_names_an_unknown_algorithm(run: RunDirectory):
+def test_verify_names_an_unknown_algorithm_and_an_unknown_schema(run: RunDirectory):
     directory = run.weights / "weight_v000003"
-    seal(directory, 3, changes={"schema": 1}, entries=sha256(directory))
-    assert leeway("verify", run.root).output.splitlines()[3:] == ["weight_v000003  ok", "weight_v000004  ok"]
-    flip(directory / "model-00000.safetensors")
-    result = leeway("verify", run.root, 3)
-    assert "model-00000.safetensors: " in result.output
-    assert ", sha256:" in result.output
-    seal(directory, 3, entries={"config.json": {"digest": "crc32:0011"}})
+    write_manifest(directory, 3, digests={"config.json": "crc32:0011"})
     result = leeway("verify", run.root, 3)
     assert result.exit_code == 1
-    assert "config.json: algorithm 'crc32' is not known, only blake3 and sha256" in result.output
+    assert "config.json: digest algorithm 'crc32' is not known, only blake3 and sha256" in result.output
+    write_manifest(directory, 3, changes={"schema": 1})
+    result = leeway("verify", run.root)
+    assert result.exit_code == 1
+    assert "manifest.schema 1, expected 2" in result.output.splitlines()[3]
 
 
 def test_diff_counts_what_changed(run: RunDirectory):
@@ -137,7 +135,7 @@ def test_show_prints_the_manifest_and_the_chain(run: RunDirectory):
 def test_rollback_sets_later_checkpoints_aside_and_says_what_is_lost(run: RunDirectory):
     result = leeway("rollback", run.root, 2)  # of step 3
     assert result.exit_code == 0, result.output
-    assert "go on from step_00000002_e0001, step 2" in result.output
+    assert "continue from step_00000002_e0001, step 2" in result.output
     assert "4 groups trained between step 2 and 6 are not in these weights" in result.output
     resume = latest(run.checkpoints)
     assert resume is not None
@@ -148,19 +146,19 @@ def test_rollback_sets_later_checkpoints_aside_and_says_what_is_lost(run: RunDir
     ]
 
 
-def test_rollback_refuses_a_run_that_goes_on_and_a_version_older_than_every_checkpoint(run: RunDirectory):
-    with run.hold():
+def test_rollback_refuses_a_run_in_progress_and_a_version_older_than_every_checkpoint(run: RunDirectory):
+    with run.lock():
         result = leeway("rollback", run.root, 2)
     assert result.exit_code == 2
-    assert "the run is going on" in result.stderr
+    assert "the run is in progress" in result.stderr
     result = leeway("rollback", run.root, 0)
     assert result.exit_code == 2
-    assert "no whole checkpoint at or before step 1" in result.stderr
+    assert "no intact checkpoint at or before step 1" in result.stderr
     resume = latest(run.checkpoints)
     assert resume is not None
     assert resume.step == 6
 
 
-def test_rollback_passes_over_a_damaged_checkpoint(run: RunDirectory):
+def test_rollback_skips_a_damaged_checkpoint(run: RunDirectory):
     flip(run.checkpoints / "step_00000004_e0001" / "shard")
     assert "step_00000002_e0001, step 2" in leeway("rollback", run.root, 4).output

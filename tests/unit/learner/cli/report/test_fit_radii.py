@@ -1,4 +1,4 @@
-"""The radii of the staleness law from runs whose numbers are chosen so that the answer is known."""
+"""The radii of the staleness bound, from runs whose numbers are chosen so that the answer is known."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.tools.runs import step, write_rows
 
 
 def run(root: Path, lag: int, rate: float, growth: float = 10.0, collapses: int | None = None, steps: int = 60) -> Path:
-    """A run of ``steps`` steps whose reward falls from .8 to .1 at step ``collapses``."""
+    """Writes a run of ``steps`` steps whose reward falls from .8 to .1 at step ``collapses``."""
     rows = [
         step(
             number,
@@ -57,8 +57,8 @@ def test_collapse_needs_a_reward_to_fall_from_and_a_lasting_fall():
     assert collapse([]) is None
 
 
-def test_radii_of_a_grid_whose_law_is_known(tmp_path):
-    """R_batch = 1 and R_crit = 20 by construction: runs collapse of either, each where it should."""
+def test_radii_of_a_grid_whose_bounds_are_known(tmp_path):
+    """R_batch = 1 and R_crit = 20 by construction: some runs collapse because of either."""
     grid = [
         run(tmp_path, lag, rate) for lag, rate in ((1, 0.02), (4, 0.02), (16, 0.005))
     ]  # drifts .2 .8 .8, paths to 12
@@ -69,14 +69,14 @@ def test_radii_of_a_grid_whose_law_is_known(tmp_path):
         run(tmp_path, 1, rate, collapses=50, steps=90) for rate in (0.04, 0.05, 0.06)
     ]  # drift below .8, paths from 20
     batch, critical = fit([read_trial(path) for path in grid])
-    assert (batch.held, batch.broke) == (pytest.approx(0.8), pytest.approx(1.25))
+    assert (batch.stable, batch.collapsed) == (pytest.approx(0.8), pytest.approx(1.25))
     assert batch.estimate == pytest.approx(1.0)
-    assert (batch.runs_held, batch.runs_broke) == (3, 3)
-    assert critical.held == pytest.approx(12.0)
-    assert critical.broke == pytest.approx(0.4 * 54, rel=0.05)
-    assert critical.runs_broke == 3
+    assert (batch.stable_runs, batch.collapsed_runs) == (3, 3)
+    assert critical.stable == pytest.approx(12.0)
+    assert critical.collapsed == pytest.approx(0.4 * 54, rel=0.05)
+    assert critical.collapsed_runs == 3
     text = "\n".join(describe([], batch, critical))
-    assert "R_batch = 1, between 0.8 and 1.25 (3 that held, 3 that did not)" in text
+    assert "R_batch = 1, between 0.8 and 1.25 (3 stable, 3 collapsed)" in text
     assert "r_batch = 1\nr_crit = " in text
     assert "too few" not in text
 
@@ -85,22 +85,25 @@ def trial(drift: float, path: float, collapsed: int | None = None) -> Trial:
     return Trial("t", 10, 1, 0.1, 1.0, drift, path, collapsed)
 
 
-def test_too_few_runs_are_said_to_be_too_few():
+def test_too_few_runs_are_reported_as_too_few():
     text = "\n".join(describe([], *fit([trial(0.5, 1.0), trial(2.0, 1.0, 5)])))
-    assert "R_batch = 1, between 0.5 and 2 (1 that held, 1 that did not; too few to trust: want 3 of each)" in text
-    assert "R_crit > 1: no run collapsed of its path, so only a lower bound" in text
+    assert (
+        "R_batch = 1, between 0.5 and 2 (1 stable, 1 collapsed; too few to trust: at least 3 of each are needed)"
+        in text
+    )
+    assert "R_crit > 1: no run collapsed because of its path, so only a lower bound" in text
     assert "r_crit" not in text
 
 
 def test_only_healthy_or_only_collapsed_runs_give_one_bound():
-    assert "R_batch > 0.5: no run collapsed of its drift" in "\n".join(describe([], *fit([trial(0.5, 1.0)])))
+    assert "R_batch > 0.5: no run collapsed because of its drift" in "\n".join(describe([], *fit([trial(0.5, 1.0)])))
     text = "\n".join(describe([], *fit([trial(2.0, 1.0, 5)])))
-    assert "R_batch < 2: no run held below that" in text
-    assert "R_crit: nothing known" in text
+    assert "R_batch < 2: no run below that was stable" in text
+    assert "R_crit: unknown" in text
     assert "lr_control" not in text
 
 
-def test_runs_that_say_nothing_are_refused(tmp_path):
+def test_runs_without_update_norms_are_refused(tmp_path):
     write_rows(tmp_path / "old" / "metrics" / "learner.jsonl", [step(1)])
     (tmp_path / "empty").mkdir()
     with pytest.raises(RunError, match="old: its steps have no update_norm"):

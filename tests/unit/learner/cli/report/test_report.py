@@ -1,4 +1,4 @@
-"""report.html: what it shows, and that it fetches nothing."""
+"""report.html: its contents, and that it fetches nothing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FETCHING = {"src", "href", "xlink:href", "srcset", "data", "action", "poster"}
 
 
 class Page(HTMLParser):
-    """Collects text, ids and whatever a browser would fetch."""
+    """A parsed page: its text, ids, tags, and whatever a browser would fetch."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ WRITTEN = "<script>alert('$name')</script>"  # by the model
 
 
 def finished(directory: Path) -> RunDirectory:
-    """A run that has ended, with its summary."""
+    """Makes a run that has ended, with its summary."""
     run_file = make_run(directory, steps=30)
     run = run_file.directory
     ledger = rollout_pb2.Ledger(fleet="local", received=1234, accepted=1234, trained=1200, queued=34)
@@ -57,7 +57,7 @@ def finished(directory: Path) -> RunDirectory:
 
 @pytest.fixture(scope="module")
 def html(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The report of such a run."""
+    """The report of a run that has ended."""
     run = finished(tmp_path_factory.mktemp("report") / "run")
     write_rows(run.state / "worker-0.samples.jsonl", [sample(2000.0, 30, WRITTEN)])
     return write_report(run).read_text()
@@ -75,12 +75,12 @@ def test_it_holds_every_chart_the_ledger_samples_and_settings(html: str):
         "Throughput",
         "Queue",
         "Versions",
-        "A step's time",
+        "Time per step",
     ):
         assert title in page.text, title
     assert page.tags.count("svg") == 10
     assert "1,234" in page.text
-    assert "holds" in page.text
+    assert "yes" in page.text
     assert "312=" in page.text
     assert "0.50 → 0.50" in page.text
     assert '"groups_per_step": 16' in text
@@ -107,7 +107,7 @@ def test_charts_do_not_share_ids(html: str):
 
 def test_a_run_without_a_step_has_a_report_too(tmp_path: Path):
     page = Page(write_report(make_run(tmp_path / "run", steps=1).directory).read_text())
-    assert "going on" in "".join(page.text)
+    assert "in progress" in "".join(page.text)
     empty = make_run(tmp_path / "empty").directory
     for path in (*empty.metrics.glob("*.jsonl"), *empty.state.glob("*.jsonl")):
         path.unlink()

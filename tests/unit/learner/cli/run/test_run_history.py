@@ -1,4 +1,4 @@
-"""Reading metrics while they grow."""
+"""Recorded metrics, read while their files grow."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ def test_a_run_is_its_learner_and_its_workers(tmp_path: Path):
         [progress(1.0, 4), {"kind": "engine", "engine": 0, "state": "serving"}],
     )
     write_rows(run.metrics / "trained.jsonl", [{"step": 1, "epoch": 1, "groups": []}])
-    metrics = RunHistory(run.metrics).poll()
-    assert list(metrics.learner.steps) == [1, 2, 3]
-    assert set(metrics.workers) == {"worker-0", "worker-1"}
-    assert metrics.workers["worker-1"].engines == {0: "serving"}
-    assert metrics.tokens_generated() == 36 + 4
-    assert metrics.generation_rate() == 12.0  # 24 tokens in 2 s; the other worker has reported once
+    history = RunHistory(run.metrics).poll()
+    assert list(history.learner.steps) == [1, 2, 3]
+    assert set(history.workers) == {"worker-0", "worker-1"}
+    assert history.workers["worker-1"].engines == {0: "serving"}
+    assert history.tokens_generated() == 36 + 4
+    assert history.generation_rate() == 12.0  # 24 tokens in 2 s; the other worker has reported once
     write_rows(run.metrics / "learner.jsonl", [step(4)])
-    assert list(metrics.poll().learner.steps) == [1, 2, 3, 4]
+    assert list(history.poll().learner.steps) == [1, 2, 3, 4]
 
 
 def test_mean_is_of_the_rows_that_know():
@@ -84,13 +84,13 @@ def test_samples_of_all_workers_in_order(tmp_path: Path):
     assert [row["response"] for row in read_samples(tmp_path)] == ["a", "b", "c"]
 
 
-def test_one_who_looks_on_for_weeks_keeps_only_the_newest_rows(tmp_path: Path):
+def test_only_the_newest_rows_are_kept_for_a_display(tmp_path: Path):
     run = make_run(tmp_path / "run", steps=40).directory
     write_rows(run.metrics / "learner.jsonl", [{"kind": "skipped", "time": 0.0, "step": 3}] * 30)
     write_rows(run.metrics / "worker-0.jsonl", [progress(2000.0 + n, n) for n in range(50)])
-    metrics = RunHistory(run.metrics, recent=10).poll()
-    assert list(metrics.learner.steps) == list(range(31, 41))
-    assert [row["version"] for row in metrics.learner.versions] == list(range(31, 41))
-    assert metrics.learner.skipped == 30  # a count, of all
-    assert [row["time"] for row in metrics.workers["worker-0"].progress] == [2040.0 + n for n in range(10)]
+    history = RunHistory(run.metrics, recent=10).poll()
+    assert list(history.learner.steps) == list(range(31, 41))
+    assert [row["version"] for row in history.learner.versions] == list(range(31, 41))
+    assert history.learner.skipped == 30  # a count, of all
+    assert [row["time"] for row in history.workers["worker-0"].progress] == [2040.0 + n for n in range(10)]
     assert len(RunHistory(run.metrics).poll().learner.steps) == 40

@@ -1,4 +1,4 @@
-"""summary.json, against numbers worked by hand."""
+"""summary.json, compared with numbers worked out by hand."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from learner.cli.run.summary import phases, read_summary, seconds_per_step, summ
 from leeway.v1 import rollout_pb2
 from tests.tools.runs import DEMO, make_run, progress, step
 
-HOLDS = rollout_pb2.Ledger(fleet="local", received=5, accepted=4, duplicate=1, trained=2, expired=1, queued=1)
-BROKEN = rollout_pb2.Ledger(fleet="other", received=5, accepted=4, duplicate=1, trained=2, expired=1)
+BALANCED = rollout_pb2.Ledger(fleet="local", received=5, accepted=4, duplicate=1, trained=2, expired=1, queued=1)
+UNBALANCED = rollout_pb2.Ledger(fleet="other", received=5, accepted=4, duplicate=1, trained=2, expired=1)
 
 
 def outcome(**values: object) -> Outcome:
-    made = Outcome(started=990.0, stopping=1004.0, ended=1006.5, ledgers=[HOLDS])
+    made = Outcome(started=990.0, stopping=1004.0, ended=1006.5, ledgers=[BALANCED])
     for name, value in values.items():
         setattr(made, name, value)
     return made
 
 
-def metrics_of(tmp_path: Path, rows: list[dict]) -> RunHistory:
-    metrics = RunHistory(tmp_path)
+def history_of(tmp_path: Path, rows: list[dict]) -> RunHistory:
+    history = RunHistory(tmp_path)
     for row in rows:
-        metrics.learner.add(row)
-    return metrics
+        history.learner.add(row)
+    return history
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_rewards_and_staleness(tmp_path: Path, run_file: RunFile):
     # rewards 1/40, 2/40 ... 40/40: the first ten have mean 5.5/40, the last twenty 30.5/40
     rows = [step(n, reward=n / 40) for n in range(1, 41)]
     rows[0] |= {"staleness_mean": 4.0, "staleness_max": 7, "tokens": 100}  # one heavy row: (4 * 100 + 39 * 10) / 490
-    summary = summarize(run_file, metrics_of(tmp_path, rows), outcome())
+    summary = summarize(run_file, history_of(tmp_path, rows), outcome())
     assert summary["steps"] == 40
     assert summary["reward_first10"] == 0.1375
     assert summary["reward_last20"] == 0.7625
@@ -66,7 +66,7 @@ def test_phases_wall_time_and_shares(tmp_path: Path):
 def test_the_first_step_after_a_start_is_not_counted_as_waiting_for_groups(tmp_path: Path, run_file: RunFile):
     start = {"kind": "start", "time": 1000.0, "epoch": 1, "resumed_step": 0}
     rows = [start, step(1, wait_s=99.0, step_s=100.0), step(2), step(3, wait_s=0.4)]
-    assert summarize(run_file, metrics_of(tmp_path, rows), outcome())["wait_share"] == 0.3
+    assert summarize(run_file, history_of(tmp_path, rows), outcome())["wait_share"] == 0.3
 
 
 def test_counts_of_a_whole_run(tmp_path: Path):
@@ -78,12 +78,12 @@ def test_counts_of_a_whole_run(tmp_path: Path):
 
 def test_phases_of_a_resumed_run_count_this_invocation_only(tmp_path: Path):
     rows = [{"kind": "warmup", "time": 900.0}, step(1, time=950.0), {"kind": "start", "time": 993.0, "resumed_step": 1}]
-    learner = metrics_of(tmp_path, [*rows, step(2, time=999.0)]).learner
+    learner = history_of(tmp_path, [*rows, step(2, time=999.0)]).learner
     assert phases(learner, outcome()) == {"start": 3.0, "warmup": 0.0, "first_groups": 6.0, "train": 0.0, "stop": 7.5}
 
 
 def test_a_run_that_never_trained_has_no_rewards(tmp_path: Path, run_file: RunFile):
-    summary = summarize(run_file, metrics_of(tmp_path, []), outcome(signal=2, ledgers=None))
+    summary = summarize(run_file, history_of(tmp_path, []), outcome(signal=2, ledgers=None))
     assert summary["status"] == "stopped"
     assert summary["steps"] == 0
     assert summary["phases"] == {"start": 14.0, "warmup": 0.0, "first_groups": 0.0, "train": 0.0, "stop": 2.5}
@@ -99,17 +99,17 @@ def test_a_run_that_never_trained_has_no_rewards(tmp_path: Path, run_file: RunFi
 
 
 def test_the_ledger_is_balanced_when_every_fleet_is(tmp_path: Path, run_file: RunFile):
-    metrics = metrics_of(tmp_path, [step(1)])
-    summary = summarize(run_file, metrics, outcome())
+    history = history_of(tmp_path, [step(1)])
+    summary = summarize(run_file, history, outcome())
     assert summary["ledger_balanced"] is True
     assert summary["ledger"][0]["queued"] == 1
     assert summary["ledger"][0]["in_flight"] == 0
-    assert summarize(run_file, metrics, outcome(ledgers=[HOLDS, BROKEN]))["ledger_balanced"] is False
+    assert summarize(run_file, history, outcome(ledgers=[BALANCED, UNBALANCED]))["ledger_balanced"] is False
 
 
-def test_failure_is_told(tmp_path: Path, run_file: RunFile):
+def test_a_failure_is_recorded(tmp_path: Path, run_file: RunFile):
     summary = summarize(
-        run_file, metrics_of(tmp_path, []), outcome(failure="gateway: port in use", restarts={"gateway": 5})
+        run_file, history_of(tmp_path, []), outcome(failure="gateway: port in use", restarts={"gateway": 5})
     )
     assert (summary["status"], summary["failure"]) == ("failed", "gateway: port in use")
     assert summary["restarts"] == {"gateway": 5}
@@ -119,10 +119,10 @@ def test_written_and_read_back(tmp_path: Path):
     run_file = make_run(tmp_path / "run")
     run = run_file.directory
     assert read_summary(run) is None
-    metrics = RunHistory(run.metrics).poll()
-    metrics.learner.add(step(4, reward=float("nan")))
-    metrics.workers["worker-0"].add(progress(1004.0, 40))
-    write_summary(run, summarize(run_file, metrics, outcome()))
+    history = RunHistory(run.metrics).poll()
+    history.learner.add(step(4, reward=float("nan")))
+    history.workers["worker-0"].add(progress(1004.0, 40))
+    write_summary(run, summarize(run_file, history, outcome()))
     summary = read_summary(run)
     assert summary is not None
     assert summary["reward_last20"] is None  # NaN is not JSON

@@ -1,4 +1,4 @@
-"""A supervised process: restarted, given up on, and heard."""
+"""A supervised process: restarted, given up, and asked for its reason."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from learner.cli.up.process import Process, ProcessFailed, RestartPolicy, last_words
+from learner.cli.up.process import Process, ProcessFailed, RestartPolicy, failure_reason
 from runtime.children import Child
 
 QUICK = RestartPolicy(budget=2, window_s=60, first_delay_s=0.01, longest_delay_s=0.02)
@@ -59,7 +59,7 @@ def test_ending_well_is_a_death_unless_it_may_finish(make: Make):
     check_until(gateway, lambda: gateway.restarts == 1)
 
 
-def test_dying_too_often_fails_with_its_last_words(make: Make):
+def test_dying_too_often_fails_with_its_own_reason(make: Make):
     process = make("import sys; sys.exit('KeyError: no such thing')")
     with pytest.raises(
         ProcessFailed, match=r"it: died 3 times in 60 s, last with exit status 1: KeyError: no such thing"
@@ -69,7 +69,7 @@ def test_dying_too_often_fails_with_its_last_words(make: Make):
 
 
 @pytest.mark.parametrize("status", [2, 3])
-def test_a_hopeless_status_fails_at_once(make: Make, status: int):
+def test_a_fatal_status_fails_at_once(make: Make, status: int):
     line = json.dumps({"level": "error", "event": "configuration", "error": "model = 'x': no such directory"})
     process = make(f"import sys; print({line!r}); sys.exit({status})")
     with pytest.raises(ProcessFailed, match=r"^it: model = 'x': no such directory$"):
@@ -93,7 +93,7 @@ def test_only_the_output_since_the_last_start_counts(make: Make, tmp_path: Path)
 @pytest.mark.parametrize(
     ("output", "words"),
     [
-        ("", "it said nothing"),
+        ("", "it wrote nothing"),
         ("loading\nready\n", "ready"),
         (
             "Traceback:\n  File\nredis.errors.ConnectionError: refused\nbye",
@@ -103,5 +103,5 @@ def test_only_the_output_since_the_last_start_counts(make: Make, tmp_path: Path)
         ("OSError: real\ntorch.distributed.elastic.multiprocessing.errors.ChildFailedError: \nat end", "OSError: real"),
     ],
 )
-def test_last_words(output: str, words: str):
-    assert last_words(output) == words
+def test_failure_reason(output: str, words: str):
+    assert failure_reason(output) == words

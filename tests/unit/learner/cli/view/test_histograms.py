@@ -1,4 +1,4 @@
-"""Distributions in one line each."""
+"""Distributions of groups, drawn in one line each."""
 
 from learner.cli.view.histograms import bars, histogram_table
 from leeway.v1 import rollout_pb2 as pb

@@ -1,4 +1,4 @@
-"""What a person sees."""
+"""The live table and the plain lines."""
 
 from __future__ import annotations
 
@@ -6,14 +6,10 @@ import io
 import time
 from pathlib import Path
 
-import pytest
 from rich.console import Console
 
-from learner.cli.run.outcome import Outcome
 from learner.cli.run.run_file import RunFile
 from learner.cli.run.run_history import RunHistory
-from learner.cli.run.summary import summarize
-from learner.cli.view.closing_summary import first_and_last, print_samples, print_summary
 from learner.cli.view.live import (
     LiveDisplay,
     PlainDisplay,
@@ -25,8 +21,7 @@ from learner.cli.view.live import (
     time_left,
     training_rate,
 )
-from learner.cli.view.text import duration, number, sparkline
-from tests.tools.runs import DEMO, make_run, sample, step
+from tests.tools.runs import DEMO, make_run, step
 
 PROCESSES = [ProcessView("gateway", "running", 12, 1, 5.0), ProcessView("worker-0", "running", 13, 0, 75.0)]
 
@@ -50,8 +45,8 @@ def test_the_table_shows_what_was_promised(tmp_path: Path):
     output.print(render(view(run_file), run_file))
     text = text_of(output)
     for words in (
-        "reward", "version", "staleness", "queue depth", "tokens/s generated", "tokens/s trained", "NLL positive",
-        "NLL negative", "entropy", "gradient norm", "step 30 of 30", "listening on 127.0.0.1:50051", "starting 1m15s",
+        "reward", "version", "staleness", "queue depth", "tokens/s generated", "tokens/s trained", "NLL of positives",
+        "NLL of negatives", "entropy", "gradient norm", "step 30 of 30", "listening on 127.0.0.1:50051", "starting 1m15s",
     ):  # fmt: skip
         assert words in text, words
 
@@ -67,7 +62,7 @@ def test_a_line_holds_the_numbers(tmp_path: Path):
     run_file = make_run(tmp_path / "run", steps=30)
     line = plain_line(view(run_file), run_file)
     assert line.startswith("step 30/30 · version 30 · reward 0.50 → +0.00 · staleness 1.00 max 1 · queue 3 · ")
-    assert "nll +0.50 -1.50" in line
+    assert "nll of positives 0.50 / negatives 1.50" in line
 
 
 def test_plain_lines_come_with_changes_and_otherwise_seldom(tmp_path: Path):
@@ -96,50 +91,10 @@ def test_a_terminal_gets_the_table_and_a_pipe_the_lines(tmp_path: Path):
     assert "gradient norm" in text_of(output)
 
 
-def test_the_pace_gives_the_time_left():
+def test_the_time_left_follows_the_median_time_per_step():
     rows = [step(10, time=100.0), step(14, time=102.0)]  # half a second a step
     assert time_left(rows, 20) == 3.0
     assert time_left([step(9, time=99.5), *rows, step(15, time=902.5)], 20) == 0.5 * 5  # a gap does not count
     assert time_left(rows[:1], 20) is None
     assert training_rate(rows) == 10 / 2.0
     assert training_rate(rows[:1]) is None
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0, "0s"), (59.9, "59s"), (60, "1m00s"), (3599, "59m59s"), (3720, "1h02m")]
-)
-def test_durations(seconds: float, text: str):
-    assert duration(seconds) == text
-
-
-def test_numbers_and_sparklines():
-    assert (number(None), number(1234.5, 0), number(0.126)) == ("–", "1,234", "0.13")
-    assert sparkline([]) == ""
-    assert sparkline([0.0, 0.5, 1.0]) == "▁▄█"
-    assert sparkline([1.0] * 1000) == "█" * 24
-    assert sparkline([0.0, 0.0]) == "▁▁"
-
-
-def test_samples_before_and_after():
-    rows = [sample(1.0, 0, "a"), sample(2.0, 0, "b"), sample(3.0, 4, "c"), sample(4.0, 9, "d"), sample(5.0, 7, "e")]
-    before, after = first_and_last(rows, 2)
-    assert [row["response"] for row in before] == ["a", "b"]
-    assert [row["response"] for row in after] == ["e", "d"]
-    assert first_and_last(rows[:2], 2)[1] == []
-    assert first_and_last([], 2) == ([], [])
-
-
-def test_the_end_is_printed_whole(tmp_path: Path):
-    run_file = make_run(tmp_path / "run")
-    outcome = Outcome(started=990.0, stopping=1004.0, ended=1006.0, restarts={"gateway": 1, "redis": 0})
-    output = console()
-    print_summary(output, summarize(run_file, RunHistory(run_file.directory.metrics).poll(), outcome))
-    print_samples(output, run_file.directory)
-    text = text_of(output)
-    assert "3 in 16s (start 5s · warmup 5s · first groups 1s · train 2s · stop 3s)" in text
-    assert "0.50 first 10 → 0.50 last 20" in text
-    assert "gateway 1" in text
-    assert "redis" not in text
-    assert "before (version 0)" in text
-    assert "312= 999" in text
-    assert "after (version 3)" in text

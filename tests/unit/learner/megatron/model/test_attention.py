@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from learner.batch.packing import Layout, pack
 from learner.batch.types import MicroBatch, Sequence
 from learner.megatron.model import attention
-from learner.megatron.model.attention import PackedAttention, RMSNorm, rotate
-from learner.megatron.model.context_parallel import Context
+from learner.megatron.model.attention import PackedAttention, rotate
+from learner.megatron.model.context_parallel import ContextGroup
 from learner.megatron.model.packed_row import PackedRow
 
 HEADS, GROUPS, DIM = 4, 2, 8
@@ -33,18 +31,18 @@ def _sequences(lengths: list[int], muted: bool = False) -> list[Sequence]:
 
 
 def shapes(row: PackedRow) -> list[tuple[int, int]]:
-    return [(bucket.count, bucket.length) for bucket in row.buckets]
+    return [(batch.count, batch.length) for batch in row.attention_batches]
 
 
 def _plain(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """One sequence [n, heads, d] each, positions from 0, in float64."""
+    """Attends within one sequence, whose positions count from 0, in float64; q, k and v are [n, heads, d]."""
     angles = torch.outer(torch.arange(len(q)).double(), FREQUENCIES.double())
-    turned = []
+    rotated = []
     for x in (q, k):
         first, second = x.double().chunk(2, -1)
         cos, sin = angles.cos()[:, None], angles.sin()[:, None]
-        turned.append(torch.cat([first * cos - second * sin, second * cos + first * sin], -1))
-    q, k = (t.transpose(0, 1) for t in turned)
+        rotated.append(torch.cat([first * cos - second * sin, second * cos + first * sin], -1))
+    q, k = (t.transpose(0, 1) for t in rotated)
     v = v.double().transpose(0, 1)
     k, v = k.repeat_interleave(HEADS // GROUPS, 0), v.repeat_interleave(HEADS // GROUPS, 0)
     scores = (q @ k.transpose(1, 2)) / DIM**0.5
@@ -94,7 +92,9 @@ def test_equals_attention_sequence_by_sequence_when_ranks_share_the_row(lengths,
     q, k, v = (torch.randn(width, n, DIM, generator=generator, requires_grad=True) for n in (HEADS, GROUPS, GROUPS))
     group: Any = object()
     cpu = torch.device("cpu")
-    rows = [PackedRow.of(micro_batch, FREQUENCIES, torch.float32, cpu, Context(i, ranks, group)) for i in range(ranks)]
+    rows = [
+        PackedRow.of(micro_batch, FREQUENCIES, torch.float32, cpu, ContextGroup(i, ranks, group)) for i in range(ranks)
+    ]
     both = [torch.stack([rotate(k[row.own], row.cos, row.sin), v[row.own]], 1)[: row.live] for row in rows]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention, "gather_tokens", lambda *_: torch.cat(both))
@@ -148,23 +148,3 @@ def test_rotation_by_hand():
     turned[0, 0, 1].backward()
     assert x.grad is not None
     assert x.grad.tolist() == [[[1.0, 0.0]]]
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_norm_equals_torch(dtype):
-    norm = RMSNorm(SimpleNamespace(params_dtype=dtype, sequence_parallel=True), 16, eps=1e-6)
-    with torch.no_grad():
-        norm.weight.uniform_(0.5, 2)
-    x = torch.randn(5, 3, 16, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
-    mine, theirs = norm(x), F.rms_norm(x, (16,), norm.weight, 1e-6)
-    tolerance = 1e-6 if dtype == torch.float32 else 2e-2
-    assert mine.dtype == dtype
-    assert torch.allclose(mine, theirs, rtol=tolerance, atol=tolerance)
-    slope = torch.randn(5, 3, 16, generator=torch.Generator().manual_seed(1)).to(dtype)
-    for a, b in zip(
-        torch.autograd.grad(mine, (x, norm.weight), slope),
-        torch.autograd.grad(theirs, (x, norm.weight), slope),
-        strict=True,
-    ):
-        assert torch.allclose(a, b, rtol=tolerance * 10, atol=tolerance * 10)
-    assert getattr(norm.weight, "sequence_parallel", False) is True

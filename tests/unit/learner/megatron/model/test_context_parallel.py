@@ -1,4 +1,4 @@
-"""Which context rank holds which tokens, and what a row tells it about them."""
+"""Tests of which context rank holds which tokens, and of what a packed row says about them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from learner.batch.packing import Layout, pack
 from learner.batch.types import MicroBatch, Sequence
-from learner.megatron.model.context_parallel import Context, token_owners
+from learner.megatron.model.context_parallel import ContextGroup, token_owners
 from learner.megatron.model.packed_row import PackedRow
 
 FREQUENCIES = torch.tensor([1.0, 0.01])
@@ -21,11 +21,11 @@ def micro_batch(lengths: list[int], layout: Layout) -> MicroBatch:
 
 
 def row(micro: MicroBatch, rank: int, ranks: int) -> PackedRow:
-    return PackedRow.of(micro, FREQUENCIES, torch.float32, torch.device("cpu"), Context(rank, ranks))
+    return PackedRow.of(micro, FREQUENCIES, torch.float32, torch.device("cpu"), ContextGroup(rank, ranks))
 
 
 def test_two_ranks_by_hand():
-    """Eight tokens: parts 01 23 45 67, of which rank 0 holds the first and the last."""
+    """Eight tokens are the blocks 01 23 45 67, of which rank 0 holds the first and the last."""
     micro = micro_batch([8, 4], Layout(context=2))
     assert token_owners(micro, 2).tolist() == [0, 0, 1, 1, 1, 1, 0, 0, 0, 1, 1, 0]
     assert row(micro, 1, 2).own.tolist() == [2, 3, 4, 5, 9, 10]
@@ -46,7 +46,7 @@ def test_every_token_once_at_its_position_and_the_same_work_for_all(lengths: lis
     assert len(rows[0].own) % multiple == 0
     for one in rows:
         assert torch.allclose(one.cos[:, 0, 1], (positions[one.own] * FREQUENCIES[1]).cos())
-    # A token attends to as many as its position says, and itself.
+    # A token attends to itself and to the tokens before it, as many as its position says.
     assert len({int((positions[one.own] + 1).sum()) for one in rows}) == 1
 
 
@@ -66,6 +66,6 @@ def test_every_loss_token_once_and_where_it_stands(lengths: list[int], ranks: in
 
 def test_sequences_that_cannot_be_cut():
     with pytest.raises(
-        ValueError, match=r"sequences of \[6, 4\] tokens: parallel\.context = 2 cuts each into 4 equal parts"
+        ValueError, match=r"sequences of \[6, 4\] tokens: parallel\.context = 2 splits each into 4 equal blocks"
     ):
         token_owners(micro_batch([6, 4], Layout()), 2)

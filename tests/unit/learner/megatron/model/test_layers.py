@@ -1,4 +1,4 @@
-"""Which modules a layer is built of, by what the machine has."""
+"""The modules that layers are built of, by configuration and by what the machine has."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def machine(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("wanted", "dtype", "cuda", "package", "kit"),
+    ("wanted", "dtype", "cuda", "package", "backend"),
     [
         ("auto", "bfloat16", True, True, TRANSFORMER_ENGINE),
         ("auto", "float32", True, True, OWN),
@@ -37,9 +37,9 @@ def machine(monkeypatch):
         ("transformer_engine", "float32", True, True, TRANSFORMER_ENGINE),
     ],
 )
-def test_the_kit_follows_the_machine_unless_told_otherwise(machine, wanted, dtype, cuda, package, kit):
+def test_the_backend_follows_the_machine_unless_told_otherwise(machine, wanted, dtype, cuda, package, backend):
     machine(cuda, package)
-    assert select_backend(configured(layers=wanted, dtype=dtype)) is kit
+    assert select_backend(configured(layers=wanted, dtype=dtype)) is backend
 
 
 @pytest.mark.parametrize(

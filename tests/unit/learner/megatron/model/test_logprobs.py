@@ -73,7 +73,7 @@ def test_gradient_of_the_entropy_alone():
 
 
 def test_no_tensor_of_all_logits_beyond_a_chunk(monkeypatch):
-    """256 rows of a vocabulary of 1000, four rows at a time: nothing as large as the logits is ever made."""
+    """With 256 rows of a vocabulary of 1000, four rows at a time, no tensor is as large as all logits."""
     made: list[int] = []
 
     class Watch(TorchDispatchMode):
@@ -97,7 +97,7 @@ def test_no_tensor_of_all_logits_beyond_a_chunk(monkeypatch):
 
 
 def test_slices_combine_to_the_whole():
-    """What two ranks reduce their halves of the vocabulary to gives what one rank gets from the whole."""
+    """The numbers of two halves of the vocabulary combine to those of the whole vocabulary."""
     hidden, weight, targets, temperature = _case(7, 12, 3, scale=40.0)
     logits = (hidden @ weight.T).detach()
     parts = []

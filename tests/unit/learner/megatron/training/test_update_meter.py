@@ -1,4 +1,4 @@
-"""The update meter on weights moved by hand, in a group of one rank."""
+"""The update meter on weights that are moved by hand, in a process group of one rank."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class TensorRank:
 
 
 class Owner:
-    """As much of an optimizer as the meter sees."""
+    """A stand-in for an optimizer, with what the meter reads of it."""
 
     def __init__(self, weights: list[Tensor], tensor_rank: int = 0) -> None:
         self.weights = weights

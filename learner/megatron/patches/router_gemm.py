@@ -1,0 +1,26 @@
+"""Defines a name that the router of a mixture of experts looks up.
+
+What it changes: ``megatron.core.transformer.moe.moe_utils.te_general_gemm`` becomes None where it is not defined.
+Why: the module defines it only by importing TransformerEngine, but RouterGatingLinearFunction reads it in any case; None is
+what it takes for "use torch.mm".
+Written for: megatron-core 0.16.1.
+Without it: a mixture of experts raises NameError in its first forward pass where TransformerEngine is not installed.
+"""
+
+from __future__ import annotations
+
+from megatron.core.transformer.moe import moe_utils
+
+from learner.megatron.patches.guard import require_release, require_signature
+
+
+def apply() -> None:
+    """Defines the name where it is missing.
+
+    Raises:
+        PatchError: megatron-core is not the version that this was written for.
+    """
+    require_release("megatron-core")
+    require_signature(moe_utils.router_gating_linear, "(inp, weight, bias, router_dtype)")
+    if not hasattr(moe_utils, "te_general_gemm"):
+        moe_utils.te_general_gemm = None  # type: ignore[attr-defined]

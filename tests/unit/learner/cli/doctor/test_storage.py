@@ -1,0 +1,44 @@
+"""Disks that are full, slow, read-only or out of inodes."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from learner.cli.doctor import storage
+from tests.tools.doctor_site import Site, bad
+
+_Usage = namedtuple("_Usage", "total used free")
+
+
+@pytest.mark.parametrize(("free", "state"), [(1 << 40, ""), (1_300_000_000, "warn"), (1 << 20, "fail")])
+def test_free_space_for_checkpoints_and_versions(site: Site, monkeypatch: pytest.MonkeyPatch, free: int, state: str):
+    monkeypatch.setattr(storage.shutil, "disk_usage", lambda _: _Usage(1 << 41, 0, free))
+    monkeypatch.setattr(storage, "write_speed", lambda _: 1e9)
+    found = bad(storage.storage(site.read("learner")))
+    assert [one.split(":")[0] for one in found] == ([f"{state} disk"] if state else [])
+
+
+def test_a_disk_on_which_a_checkpoint_takes_minutes(site: Site, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(storage, "write_speed", lambda _: 100.0)
+    found = bad(storage.storage(site.read("learner")))
+    assert [one.split(":")[0] for one in found] == ["warn disk speed"] * 2
+
+
+def test_the_speed_is_measured_and_nothing_is_left(tmp_path: Path):
+    assert 1e5 < storage.write_speed(tmp_path) < 1e12
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_that_is_a_file(site: Site):
+    (site.root / "checkpoints").write_text("")
+    assert "checkpoints: Not a directory" in bad(storage.storage(site.read("learner")))[0]
+
+
+def test_inodes_that_are_used_up(site: Site, monkeypatch: pytest.MonkeyPatch):
+    full = namedtuple("_Files", "f_files f_favail")(1000, 12)
+    monkeypatch.setattr(storage.os, "statvfs", lambda _: full)
+    monkeypatch.setattr(storage.shutil, "disk_usage", lambda _: _Usage(1 << 41, 0, 1 << 40))
+    assert any("12 inodes left" in one for one in bad(storage.storage(site.read("learner"))))

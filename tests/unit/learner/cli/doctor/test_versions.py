@@ -1,0 +1,34 @@
+"""Installed releases compared with the tested ones, and packages that settings need."""
+
+from __future__ import annotations
+
+import pytest
+
+from learner.cli.doctor import versions
+from tests.tools.doctor_site import Site, bad
+from tests.tools.runs import REPOSITORY
+
+
+@pytest.mark.parametrize(
+    ("installed", "state"),
+    [("2.13.0+cpu", ""), ("2.13.0a0+nv25.11", ""), ("2.13.1", "warn"), ("2.9.0", "fail"), (None, "fail")],
+)
+def test_a_release_that_was_not_tested(site: Site, monkeypatch: pytest.MonkeyPatch, installed: str | None, state: str):
+    real = versions._installed
+    monkeypatch.setattr(versions, "_installed", lambda name: installed if name == "torch" else real(name))
+    found = bad(versions.versions(site.read("learner")))
+    assert [one.split(":")[0] for one in found] == ([f"{state} torch"] if state else [])
+
+
+def test_the_tested_releases_are_those_of_the_constraints():
+    text = (REPOSITORY / "constraints.txt").read_text()
+    pins = dict(line.split("==") for line in text.splitlines() if "==" in line and not line.startswith("#"))
+    assert {name: pins[name] for name in versions.TESTED} == versions.TESTED
+
+
+def test_packages_that_settings_ask_for(site: Site, monkeypatch: pytest.MonkeyPatch):
+    real = versions._installed
+    absent = {"wandb", "opentelemetry-exporter-otlp-proto-http"}
+    monkeypatch.setattr(versions, "_installed", lambda name: None if name in absent else real(name))
+    examined = site.read("learner", loggers=["wandb"], traces={"endpoint": "http://c:4318"})
+    assert [one.split(":")[0] for one in bad(versions.versions(examined))] == ["fail wandb", "fail traces"]

@@ -1,0 +1,101 @@
+"""The rules by which a model divides over ranks: the learner, the launcher and doctor share them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from learner.config import ParallelConfig
+from learner.config.architectures import expert_count, layers_with_experts, layout_violations
+
+DENSE: dict[str, Any] = {
+    "model_type": "qwen3", "vocab_size": 96, "intermediate_size": 160, "num_hidden_layers": 4,
+    "num_attention_heads": 4, "num_key_value_heads": 2,
+}  # fmt: skip
+MOE: dict[str, Any] = DENSE | {"model_type": "qwen3_moe", "num_experts": 6}
+
+
+def violations(config: dict[str, Any], **parallel: Any) -> list[tuple[str, int, str]]:
+    found = layout_violations(config, ParallelConfig(**parallel))
+    return [(violation.key, violation.value, violation.text) for violation in found]
+
+
+@pytest.mark.parametrize(
+    ("config", "parallel"),
+    [
+        (DENSE, {"tensor": 2, "sequence": True, "pipeline": 4, "context": 3}),
+        (DENSE, {"pipeline": 2, "virtual_pipeline": 2}),
+        (MOE, {"tensor": 2, "sequence": True, "expert": 3, "pipeline": 2}),
+        (MOE | {"mlp_only_layers": [0, 2]}, {"pipeline": 2}),
+    ],
+)
+def test_a_layout_that_fits(config, parallel):
+    assert violations(config, **parallel) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "parallel", "key", "words"),
+    [
+        ({"num_attention_heads": 3, "num_key_value_heads": 2}, {"tensor": 2}, "tensor", "num_attention_heads = 3"),
+        ({}, {"tensor": 4}, "tensor", "num_key_value_heads = 2: set it to one of [1, 2]"),
+        ({"vocab_size": 97}, {"tensor": 2}, "tensor", "vocab_size = 97: set it to one of [1]"),
+        ({"intermediate_size": 161}, {"tensor": 2}, "tensor", "intermediate_size = 161"),
+        ({}, {"pipeline": 3}, "pipeline", "num_hidden_layers = 4: set it to one of [1, 2]"),
+        ({}, {"pipeline": 2, "virtual_pipeline": 3}, "virtual_pipeline", "num_hidden_layers / pipeline = 2: set it to"),
+        ({}, {"expert": 2}, "expert", "the model is dense and has no experts: set it to 1"),
+        (MOE, {"expert": 4}, "expert", "num_experts = 6: set it to one of [1, 2, 3]"),
+        (MOE, {"tensor": 2, "expert": 2}, "tensor", "needs learner.parallel.sequence = true"),
+        (
+            {**MOE, "mlp_only_layers": [2, 3]},
+            {"pipeline": 2},
+            "pipeline",
+            "2 chunks of the model, of which layers 2 to 3",
+        ),
+        (
+            {**MOE, "decoder_sparse_step": 2},
+            {"pipeline": 2, "virtual_pipeline": 2},
+            "virtual_pipeline",
+            "4 chunks of the model, of which layers 0 to 0 are dense",
+        ),
+    ],
+)
+def test_a_layout_that_does_not_fit(changes, parallel, key, words):
+    found = violations(DENSE | changes, **parallel)
+    assert [name for name, _, _ in found] == [key]
+    assert found[0][1] == parallel[key]
+    assert f"learner.parallel.{key} = {parallel[key]}" in found[0][2]
+    assert words in found[0][2]
+
+
+def test_every_violation_is_reported():
+    assert [key for key, _, _ in violations(DENSE, tensor=3, pipeline=3)] == ["tensor"] * 3 + ["pipeline"]
+
+
+def test_experts_are_never_split_and_dense_layers_are():
+    odd = MOE | {"intermediate_size": 161}
+    assert violations(odd, tensor=2, sequence=True) == []
+    (violation,) = violations(odd | {"mlp_only_layers": [0]}, tensor=2, sequence=True)
+    assert "intermediate_size = 161" in violation[2]
+
+
+def test_both_names_of_the_number_of_experts():
+    assert expert_count({"num_experts": 6}) == expert_count({"num_experts": None, "num_local_experts": 6}) == 6
+    assert expert_count({}) == expert_count(DENSE | {"num_experts": 6}) == 0
+
+
+def test_which_layers_have_experts():
+    assert layers_with_experts(DENSE) == (False,) * 4
+    assert layers_with_experts(MOE | {"decoder_sparse_step": 2, "mlp_only_layers": [1]}) == (False, False, False, True)
+
+
+def test_a_configuration_of_something_else():
+    with pytest.raises(KeyError, match="num_attention_heads"):
+        violations({})
+
+
+def test_it_needs_no_torch():
+    code = "import sys, learner.config.architectures; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
