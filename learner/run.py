@@ -15,6 +15,7 @@ import structlog
 from learner import objectives
 from learner.batch.packing import Layout
 from learner.behaviour.recompute import Behaviour
+from learner.checkpoint.fingerprint import Fingerprint, fingerprint, require_same
 from learner.checkpoint.rollback import request_rollback
 from learner.checkpoint.saver import Checkpointer
 from learner.checkpoint.takeover import Takeover
@@ -156,7 +157,8 @@ class Run:
         trainer = Trainer(policy, config.optimizer, ranks, config.diagnostics)
         state = ShardedState(policy, trainer, ranks)
         rates.expect(count_weights(trainer.optimizer, ranks.device))
-        step, reference = _resumed(takeover, state, objective, rates)
+        model = fingerprint(asdict(policy.architecture), config.model)
+        step, reference = _resumed(takeover, state, objective, rates, model)
         first_version = takeover.begin()
         behaviour = Behaviour(config, objective, Scorer(policy, ranks, config.publish.dtype), ranks, layout)
         behaviour.freeze_reference(first_version if reference is None else reference, step)
@@ -169,12 +171,7 @@ class Run:
         publisher = Publisher(config.publish, takeover.versions, config.model, first_version, lead)
 
         def extra() -> dict[str, Any]:
-            return {
-                "version": publisher.version,
-                "objective": objective.state_dict(),
-                "rates": rates.state_dict(),
-                "reference": behaviour.reference_version,
-            }
+            return _checkpointed(publisher.version, objective, rates, behaviour.reference_version, model)
 
         checkpointer = Checkpointer(config.checkpoint, takeover.checkpoints, state, lead, ranks.barrier, extra)
         if takeover.resume is None:
@@ -189,6 +186,7 @@ class Run:
         run.publish(step)
         rank_metrics.health.opened()
         if queue is not None:
+            queue.while_waiting(watchdog.alive)
             structlog.get_logger().info("learner opened", step=step, epoch=queue.epoch, version=publisher.version)
         return run
 
@@ -267,17 +265,43 @@ def _warm_started(
     return warm_up(config, Trainer(policy, optimizer, ranks), layout, ranks, metrics, stop.requested)
 
 
+def _checkpointed(
+    version: int,
+    objective: objectives.Objective,
+    rates: LearningRateController,
+    reference: int | None,
+    model: Fingerprint,
+) -> dict[str, Any]:
+    """What a checkpoint contains beside model, optimizer and groups; `_resumed` reads it."""
+    return {
+        "version": version,
+        "objective": objective.state_dict(),
+        "rates": rates.state_dict(),
+        "reference": reference,
+        "model": model,
+    }
+
+
 def _resumed(
-    takeover: Takeover, state: ShardedState, objective: objectives.Objective, rates: LearningRateController
+    takeover: Takeover,
+    state: ShardedState,
+    objective: objectives.Objective,
+    rates: LearningRateController,
+    model: Fingerprint,
 ) -> tuple[int, int | None]:
-    """Loads the checkpoint to resume from; returns its step and its reference version, (0, None) for a new run."""
+    """Loads the checkpoint to resume from; returns its step and its reference version, (0, None) for a new run.
+
+    Raises:
+        FingerprintError: the checkpoint is of another model than ``model``.
+    """
     if takeover.rollback is not None and takeover.resume is None:
         raise AssertionError("a rollback was requested, but there is no checkpoint to resume from")
     resume = takeover.resume
     if resume is None:
         return 0, None
+    extra, config = resume.state.extra, takeover.config
+    require_same(resume.directory, extra.get("model"), model, config.model, config.publish.dir)
     state.load(resume.directory)
-    extra = resume.state.extra
     objective.load_state_dict(extra["objective"])
     rates.load_state_dict(extra["rates"])
     if takeover.rollback is not None:

@@ -22,7 +22,7 @@ def train(config: LearnerConfig, ranks: Ranks, rank_metrics: RankMetrics) -> boo
         came to another node, which its supervisor replaces.
 
     Raises:
-        IntakeError: no batch came within take_timeout_s.
+        IntakeError: no batch came within take_timeout_s, if that is set.
         FencedError: a newer learner has taken over this run (rank 0).
     """
     run = Run.open(config, ranks, rank_metrics)

@@ -34,6 +34,11 @@ class SamplingConfig(Settings):
     responses: int = Field(default=8, gt=0, description="G, responses per prompt")
     temperature: float = Field(default=1.0, gt=0)
     max_new_tokens: int = Field(default=1024, gt=0)
+    truncated: Literal["train", "withdraw"] = Field(
+        default="train",
+        description="groups with a response that max_new_tokens cut off: train: submitted, the text so far is scored; "
+        "withdraw: not submitted. Both are counted",
+    )
 
 
 class TaskConfig(Settings):
@@ -43,7 +48,9 @@ class TaskConfig(Settings):
     options: dict[str, Any] = Field(default={}, description="keyword arguments of the task")
     prompt_format: Literal["raw", "chat"] = Field(default="raw", description="chat: through the tokenizer's template")
     reward_workers: int = Field(default=1, gt=0, description="slow tasks: processes that score responses")
-    reward_timeout_s: float = Field(default=10.0, gt=0, description="slow tasks: a response not scored by then gets 0")
+    reward_timeout_s: float = Field(
+        default=10.0, gt=0, description="slow tasks: a response not scored by then withdraws its group"
+    )
 
 
 class ClientTlsConfig(Settings):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -12,20 +11,22 @@ import structlog
 from leeway.v1 import rollout_pb2
 from rollout.client import SubmitClient
 from rollout.config import WorkerConfig
-from rollout.data.group import make_group
+from rollout.data.generator import GroupGenerator
 from rollout.data.prompt_cursor import PromptSource
 from rollout.data.tokenizer import Tokenizer
+from rollout.data.withdrawal import ScoringHealth, Withdrawal
 from rollout.engine.pool import EnginePool
-from rollout.engine.sglang import EngineError, RefusedError, Sampling
+from rollout.engine.sglang import EngineError, NotFiniteError, RefusedError
 from rollout.tasks import Task
 from rollout.tasks.scoring import RewardPool
 from rollout.telemetry.tracing import WorkerTracing
-from rollout.telemetry.worker_log import Sample, WorkerLog
+from rollout.telemetry.worker_log import WorkerLog
 from rollout.versions.manifest import VersionError
 from rollout.versions.verifier import Verifier
 from runtime.errors import LeewayError
 
 _PROGRESS_S = 1.0
+_MOST_RETURNED = 1000  # leases in one request: the gateway refuses more
 _FRUITLESS = 10  # requests in a row that no engine could answer, after which the worker ends
 
 
@@ -58,9 +59,6 @@ class Worker:
         self._config = config
         self._client = dependencies.client
         self._pool = dependencies.pool
-        self._task = dependencies.task
-        self._reward_pool = dependencies.reward_pool
-        self._tokenizer = dependencies.tokenizer
         self._prompts = dependencies.prompts
         self._verifier = dependencies.verifier
         self._worker_log = dependencies.worker_log
@@ -69,9 +67,10 @@ class Worker:
         self._newest: asyncio.Queue[rollout_pb2.Policy] = asyncio.Queue()
         self._finished: list[int] = []  # acknowledged, not yet written to the cursor file
         self._fruitless = 0
-        stops = tuple(self._tokenizer.single_id(stop) for stop in self._task.stop)
-        self._stop_ids = (*self._tokenizer.eos_ids, *stops)
-        self._sampling = Sampling(config.sampling.temperature, config.sampling.max_new_tokens, self._stop_ids)
+        self._scoring = ScoringHealth()
+        self._generator = GroupGenerator(
+            config.sampling, self._pool, dependencies.task, dependencies.reward_pool, dependencies.tokenizer
+        )
 
     async def run(self) -> None:
         """Runs the engines, the version watch and the request slots; never returns.
@@ -99,14 +98,15 @@ class Worker:
             except (RefusedError, EngineError) as error:
                 self._skip(indices, lease.lease_id, error)
                 continue
-            self._fruitless = 0
-            for index, group in zip(indices, groups, strict=True):
-                tasks.create_task(self._submit(index, group, lease.lease_id))
+            self._settle(tasks, lease.lease_id, groups)
 
     async def _lease(self) -> rollout_pb2.LeaseResponse:
         """Waits for a lease of at least one group."""
         while True:
-            returned, self._returned_leases = self._returned_leases, []
+            returned, self._returned_leases = (
+                self._returned_leases[:_MOST_RETURNED],
+                self._returned_leases[_MOST_RETURNED:],
+            )
             lease = await self._client.lease(self._config.groups_per_request, self._pool.running_version(), returned)
             if lease.groups:
                 return lease
@@ -114,29 +114,52 @@ class Worker:
             self._worker_log.waited(pause)
             await asyncio.sleep(pause)
 
-    async def _generate(self, indices: Sequence[int]) -> list[rollout_pb2.Group]:
-        """Generates the groups of some prompts: one engine request, every prompt repeated once per response."""
-        task, tokenizer, count = self._task, self._tokenizer, self._config.sampling.responses
-        prompts = [task.prompt(index) for index in indices]
-        ids = [tokenizer.prompt_ids(prompt.text) for prompt in prompts]
-        begun = time.time_ns()
-        responses = await self._pool.generate([row for row in ids for _ in range(count)], self._sampling)
-        answered = time.time_ns()
-        answers = [responses[start : start + count] for start in range(0, len(responses), count)]
-        texts = [[tokenizer.text(response.tokens, self._stop_ids) for response in answer] for answer in answers]
-        scored = await asyncio.gather(*map(self._reward_pool.score, indices, prompts, texts))
-        scored_at = time.time_ns()
-        groups = [
-            make_group(task.name, prompt, row, list(zip(answer, scores, strict=True)), self._sampling.temperature)
-            for prompt, row, answer, scores in zip(prompts, ids, answers, scored, strict=True)
+    async def _generate(self, indices: Sequence[int]) -> dict[int, rollout_pb2.Group | Withdrawal]:
+        made = await self._generator.generate(indices)
+        groups = [group for group in made.groups.values() if isinstance(group, rollout_pb2.Group)]
+        self._worker_log.truncated(made.truncated)
+        self._worker_log.generated(groups, made.samples)
+        self._tracing.generated(groups, made.begun, made.answered, made.scored)
+        return made.groups
+
+    def _settle(
+        self, tasks: asyncio.TaskGroup, lease_id: str, groups: Mapping[int, rollout_pb2.Group | Withdrawal]
+    ) -> None:
+        """Submits the groups of one request; of those withdrawn, ends the prompts and gives back the capacity.
+
+        Raises:
+            WorkerError: so many groups came to nothing that going on would be pointless.
+        """
+        submissions = [
+            tasks.create_task(self._submit(index, group, lease_id))
+            for index, group in groups.items()
+            if isinstance(group, rollout_pb2.Group)
         ]
-        first = [
-            Sample(prompt.text, text[0], scores[0].reward)
-            for prompt, text, scores in zip(prompts, texts, scored, strict=True)
-        ]
-        self._worker_log.generated(groups, first)
-        self._tracing.generated(groups, begun, answered, scored_at)
-        return groups
+        withdrawn = {index: group for index, group in groups.items() if isinstance(group, Withdrawal)}
+        for index, withdrawal in withdrawn.items():
+            self._withdraw(index, withdrawal)
+        if (problem := self._scoring.note(groups.values())) is not None:
+            raise WorkerError(problem)
+        if withdrawn:
+            self._prompts.done(withdrawn)
+            tasks.create_task(self._return_lease(lease_id, submissions))
+        aborted = [withdrawal.message for withdrawal in withdrawn.values() if withdrawal.reason == "aborted"]
+        if len(aborted) < len(groups):
+            self._fruitless = 0
+        else:
+            self._count_fruitless(aborted[-1])
+
+    def _withdraw(self, index: int, withdrawal: Withdrawal) -> None:
+        self._worker_log.withdrawn(withdrawal.reason)
+        log = structlog.get_logger()
+        report = log.info if withdrawal.reason == "truncated" else log.error
+        report("group withdrawn", reason=withdrawal.reason, prompt=index, error=withdrawal.message)
+
+    async def _return_lease(self, lease_id: str, submissions: Sequence[asyncio.Task[None]]) -> None:
+        """Gives back what is left of a lease, after the groups that use it have arrived."""
+        if submissions:
+            await asyncio.wait(submissions)
+        self._returned_leases.append(lease_id)
 
     async def _submit(self, index: int, group: rollout_pb2.Group, lease_id: str) -> None:
         ack = await self._client.submit(group, lease_id)
@@ -162,8 +185,14 @@ class Worker:
         """Marks prompts that the engines cannot answer as done: handed out again, they would fail for ever."""
         structlog.get_logger().error("prompts skipped", prompts=list(indices), error=str(error))
         self._prompts.done(indices)
-        self._worker_log.skipped(len(indices))
+        if isinstance(error, NotFiniteError):
+            self._worker_log.withdrawn("nan", len(indices))
+        else:
+            self._worker_log.skipped(len(indices))
         self._returned_leases.append(lease_id)
+        self._count_fruitless(str(error))
+
+    def _count_fruitless(self, error: str) -> None:
         self._fruitless += 1
         if self._fruitless == _FRUITLESS:
             raise WorkerError(f"no engine could answer {_FRUITLESS} requests in a row; the last: {error}")

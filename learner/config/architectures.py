@@ -1,6 +1,7 @@
 """The model architectures that can be trained, and which parallel layouts each model allows. Needs no torch.
 
-The learner, the launcher and `leeway doctor` check a model by these rules.
+The learner, the launcher and `leeway doctor` check a model by these rules, and by those of model_keys.py (what becomes of
+every key of config.json), model_config.py (its values) and model_weights.py (its tensors).
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def layout_violations(config: Mapping[str, Any], parallel: ParallelConfig) -> It
     """
     heads, layers = int(config["num_attention_heads"]), int(config["num_hidden_layers"])
     yield from _divisible("tensor", parallel.tensor, "num_attention_heads", heads)
-    yield from _divisible("tensor", parallel.tensor, "num_key_value_heads", _key_value_heads(config))
+    yield from _divisible("tensor", parallel.tensor, "num_key_value_heads", key_value_heads(config))
     yield from _divisible("tensor", parallel.tensor, "vocab_size", int(config["vocab_size"]))
     sparse = layers_with_experts(config)
     if not all(sparse) and config.get("intermediate_size") is not None:  # experts are never cut, dense layers are
@@ -69,6 +70,16 @@ def expert_count(config: Mapping[str, Any]) -> int:
     return int(config.get("num_experts") or config.get("num_local_experts") or 0)
 
 
+def has_qkv_bias(model_type: str) -> bool:
+    """Whether the query, key and value projections have a bias."""
+    return model_type == "qwen2"
+
+
+def has_qk_norm(model_type: str) -> bool:
+    """Whether each head's queries and keys pass through an RMSNorm."""
+    return model_type in ("qwen3", "qwen3_moe")
+
+
 def layers_with_experts(config: Mapping[str, Any]) -> tuple[bool, ...]:
     """Whether each layer, from the first to the last, is a mixture of experts. All false for a dense model."""
     layers = range(int(config["num_hidden_layers"]))
@@ -78,7 +89,8 @@ def layers_with_experts(config: Mapping[str, Any]) -> tuple[bool, ...]:
     return tuple(layer not in dense and (layer + 1) % step == 0 for layer in layers)
 
 
-def _key_value_heads(config: Mapping[str, Any]) -> int:
+def key_value_heads(config: Mapping[str, Any]) -> int:
+    """Heads of the keys and values; as many as of the queries where config.json does not say."""
     return int(config.get("num_key_value_heads") or config["num_attention_heads"])
 
 

@@ -11,6 +11,8 @@ from learner.config.queue import QueueConfig
 from runtime.endpoint_config import StatusConfig, TraceConfig
 from runtime.settings import Settings
 
+_MOST_REWARD = 1e18
+
 
 class QuotaConfig(Settings):
     """Limits of one fleet; an unset one does not limit the fleet. Groups above a limit are answered with RETRY."""
@@ -53,7 +55,12 @@ class LimitsConfig(Settings):
     group_size: tuple[int, int] = Field(default=(2, 128), description="smallest and largest number of responses")
     max_prompt_tokens: int = Field(default=32_768, gt=0)
     max_response_tokens: int = Field(default=65_536, gt=0)
-    reward_range: tuple[float, float] = (-1e6, 1e6)
+    reward_range: tuple[float, float] = Field(default=(-1e6, 1e6), description="smallest and largest reward")
+    temperature_range: tuple[float, float] = Field(
+        default=(0.05, 10.0),
+        description="lowest and highest sampling temperature; gradients grow with 1/temperature, so that one tiny "
+        "temperature would outweigh every other sequence of a step",
+    )
     max_message_bytes: int = Field(default=16 << 20, gt=0)
 
     @field_validator("group_size")
@@ -61,6 +68,22 @@ class LimitsConfig(Settings):
     def _ordered(cls, value: tuple[int, int]) -> tuple[int, int]:
         if not 1 <= value[0] <= value[1]:
             raise ValueError("expected [smallest, largest] with 1 <= smallest <= largest")
+        return value
+
+    @field_validator("reward_range")
+    @classmethod
+    def _summable(cls, value: tuple[float, float]) -> tuple[float, float]:
+        # The learner adds up squares of rewards, in single precision.
+        if not -_MOST_REWARD <= value[0] <= value[1] <= _MOST_REWARD:
+            raise ValueError(f"expected [smallest, largest], within {-_MOST_REWARD:g} to {_MOST_REWARD:g}")
+        return value
+
+    @field_validator("temperature_range")
+    @classmethod
+    def _positive(cls, value: tuple[float, float]) -> tuple[float, float]:
+        # Groups carry it in single precision, in which smaller numbers are 0 and larger ones infinite.
+        if not 1e-6 <= value[0] <= value[1] <= 1e6:
+            raise ValueError("expected [lowest, highest], within 1e-06 to 1e+06")
         return value
 
 
@@ -109,6 +132,16 @@ class GatewayConfig(Settings):
     admission: AdmissionConfig = AdmissionConfig()
     limits: LimitsConfig
     max_unacked: int = Field(default=256, gt=0, description="most groups read and not yet acknowledged, per stream")
+    max_unacked_bytes: int = Field(
+        default=256 << 20,
+        gt=0,
+        description="bytes of groups read and without an outcome, in all, above which nothing more is read",
+    )
+    max_unacked_bytes_per_fleet: int = Field(
+        default=64 << 20,
+        gt=0,
+        description="bytes of one fleet's groups above which nothing more is read from that fleet",
+    )
     flush_groups: int = Field(default=32, gt=0, description="most groups in one Redis pipeline")
     drain_s: float = Field(default=5.0, gt=0, description="seconds for flushing and acknowledging after SIGTERM")
     quarantine_groups: int = Field(

@@ -150,8 +150,11 @@ class LearnerConfig(Settings):
         gt=0,
         description="fewest micro-batches per step and data-parallel rank; default: parallel.pipeline, to fill its stages",
     )
-    take_timeout_s: float = Field(
-        default=600.0, gt=0, description="seconds without a full batch after which the learner ends with an error"
+    take_timeout_s: float | None = Field(
+        default=None,
+        gt=0,
+        description="seconds without a full batch after which the learner ends with an error; default: it waits without "
+        "limit, and its log says so",
     )
     collective_timeout_s: float = Field(default=300.0, gt=0)
     watchdog_s: float | None = Field(

@@ -35,6 +35,15 @@ class QueueConfig(Settings):
     tls: RedisTlsConfig = RedisTlsConfig()
     run: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$", description="name of the run, and the hash tag of all its keys")
     id_memory_s: int = Field(
-        default=86_400, gt=0, description="seconds for which the id of a finished group is remembered"
+        default=86_400,
+        gt=0,
+        description="seconds for which the id of a finished group is remembered; groups with older ids are refused",
+    )
+    outage_s: float = Field(
+        default=900.0,
+        gt=0,
+        description="seconds for which a learner waits for a Redis that is not there, loads its file or cannot write, at its "
+        "start too, before it ends with an error (of several ranks, the others wait for learner.collective_timeout_s within "
+        "a step, and for all of it at the start after that); gateways wait without limit, and tell fleets to send again",
     )
     timeout_s: float = Field(default=10.0, gt=0, description="seconds that one Redis round trip may take")

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from learner.gateway.byte_budget import ByteBudget
 from learner.gateway.health import GatewayHealth
 from learner.gateway.pending_submit import PendingSubmit
 from learner.gateway.retry_reasons import REASONS
@@ -36,6 +37,7 @@ class GatewayMetrics:
         self._start = time.time()
         self._answered: Counter[tuple[str, int, str]] = Counter()  # fleet, outcome, reason ("" where there is none)
         self._bytes: Counter[str] = Counter()
+        self._unacked: Mapping[str, int] = {}
         self._heard: dict[str, float] = {}  # fleet -> Unix seconds
         self._highest_step = -1
         self._declare_service(registry, health)
@@ -99,6 +101,12 @@ class GatewayMetrics:
             by_fleet,
             lambda: {(fleet,): when for fleet, when in dict(self._heard).items()},
         )
+        registry.read_all(
+            "leeway_gateway_unacked_bytes",
+            "Bytes of groups that were read and have no outcome yet; bounded by max_unacked_bytes.",
+            by_fleet,
+            lambda: {(fleet,): size for fleet, size in dict(self._unacked).items()},
+        )
         self._streams = registry.gauge("leeway_gateway_streams", "Open Submit and WatchPolicy streams.", by_fleet)
         self._leased = registry.counter("leeway_gateway_leased_groups_total", "Groups granted by leases.", by_fleet)
         self._unleased = registry.counter(
@@ -156,6 +164,10 @@ class GatewayMetrics:
         self._evicts = registry.gauge(
             "leeway_gateway_redis_evicts", "1 if Redis may evict groups (maxmemory-policy other than noeviction)."
         )
+
+    def watch(self, budget: ByteBudget) -> None:
+        """Shows what the budget holds from now on."""
+        self._unacked = budget.held
 
     def add_fleets(self, fleets: Iterable[str]) -> None:
         """Makes the counters of these fleets exist, at 0, before anything happens."""

@@ -22,13 +22,15 @@ from learner.gateway.grpc_logging import RateLimitedHandler
 from learner.gateway.health import GatewayHealth
 from learner.gateway.metrics import GatewayMetrics
 from learner.gateway.recent_acks import RecentAcks
+from learner.gateway.rpc_methods import add_to_server
 from learner.gateway.run_gauges import RunGauges
 from learner.gateway.server_address import bind
 from learner.gateway.service import RolloutService
 from learner.gateway.submit_handler import SubmitHandler
+from learner.gateway.validation import GroupRules
 from learner.gateway.version_feed import VersionFeed
 from learner.queue import GatewayQueue, QueueError, UnavailableError
-from leeway.v1 import rollout_pb2, rollout_pb2_grpc
+from leeway.v1 import rollout_pb2
 from runtime import traces
 from runtime.settings import SettingsError
 from runtime.status import Status
@@ -87,8 +89,10 @@ class Gateway:
         self._version_feed = VersionFeed(self._queue, self._health, self._redis_changed)
         self._tracer = traces.start(config.traces, "gateway", config.queue.run)
         quarantine = config.quarantine_groups > 0
-        handler = SubmitHandler(config.limits, self._version_feed, gate, self._batch_writer, quarantine, self._tracer)
+        rules = GroupRules(config.limits, config.queue.id_memory_s)
+        handler = SubmitHandler(rules, self._version_feed, gate, self._batch_writer, quarantine, self._tracer)
         self._service = RolloutService(config, identities, handler, self._version_feed, self._queue, self._metrics)
+        self._metrics.watch(self._service.budget)
         self._run_gauges = RunGauges(config, identities, self._queue, self._metrics)
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -109,7 +113,7 @@ class Gateway:
             structlog.get_logger(process="gateway").warning("starting without redis", error=str(error))
         except QueueError as error:
             raise SettingsError(str(error)) from error
-        rollout_pb2_grpc.add_RolloutServiceServicer_to_server(gateway._service, server)
+        add_to_server(gateway._service, server)
         health_pb2_grpc.add_HealthServicer_to_server(gateway._health_service, server)
         reflection.enable_server_reflection([_SERVICE, grpc_health.SERVICE_NAME, reflection.SERVICE_NAME], server)
         await gateway._announce_health(False)
@@ -187,6 +191,9 @@ def _options(config: GatewayConfig) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", config.limits.max_message_bytes),
         ("grpc.max_send_message_length", config.limits.max_message_bytes),
+        # gRPC decompresses whatever a stranger sends, before it looks at the size: a megabyte becomes a gigabyte. Turned off,
+        # such a message is refused as malformed. (Disabling the algorithms would do too, but logs a line for every call.)
+        ("grpc.per_message_decompression", 0),
         # Otherwise two gateways could share one address, and each would get half of the connections.
         ("grpc.so_reuseport", 0),
         ("grpc.keepalive_time_ms", int(connections.keepalive_s * 1000)),

@@ -14,12 +14,15 @@ import structlog
 
 from learner.config import GatewayConfig
 from learner.gateway.auth import Caller, Identities, PresentedCredentials, Role, UnauthenticatedError
+from learner.gateway.byte_budget import ByteBudget
 from learner.gateway.connection_limits import ConnectionLimits, ExhaustedError
 from learner.gateway.lease_shares import LeaseShares
 from learner.gateway.metrics import GatewayMetrics
 from learner.gateway.open_streams import OpenStreams
+from learner.gateway.parsing import M, MalformedError, parse
 from learner.gateway.submit_call import SubmitCall
 from learner.gateway.submit_handler import SubmitHandler
+from learner.gateway.validation import PRINTABLE
 from learner.gateway.version_feed import VersionFeed
 from learner.queue import GatewayQueue, LeaseWish, MemoryFullError, QueueError
 from leeway.v1 import rollout_pb2, rollout_pb2_grpc
@@ -43,6 +46,7 @@ class RolloutService(rollout_pb2_grpc.RolloutServiceServicer):
 
     Attributes:
         streams: the open streams; its ``run`` must be running.
+        budget: the bytes of groups that were read and have no outcome yet.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class RolloutService(rollout_pb2_grpc.RolloutServiceServicer):
         self._lease_shares = LeaseShares(config.admission)
         self._limits = ConnectionLimits(config.connections)
         self.streams = OpenStreams(identities, self._limits, config.connections.idle_s, metrics)
+        self.budget = ByteBudget(config.max_unacked_bytes, config.max_unacked_bytes_per_fleet)
         self._draining = False
         self._log = structlog.get_logger(process="gateway")
 
@@ -72,12 +77,10 @@ class RolloutService(rollout_pb2_grpc.RolloutServiceServicer):
         self._draining = True
         self.streams.end_all(grpc.StatusCode.UNAVAILABLE, _DRAINING)
 
-    async def Submit(
-        self, requests: AsyncIterator[rollout_pb2.SubmitRequest], context: grpc.aio.ServicerContext
-    ) -> None:
+    async def Submit(self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
         """Takes groups and returns acks until either side ends the stream."""
         caller = await self._caller(context, "submit")
-        stream = SubmitCall(caller.fleet, self._handler, self._max_unacked)
+        stream = SubmitCall(caller.fleet, self._handler, self._max_unacked, self.budget)
         try:
             with self.streams.opened(caller, "submit", lambda: stream.received) as opened:
                 await stream.run(requests, context.write, opened.closing)
@@ -85,12 +88,13 @@ class RolloutService(rollout_pb2_grpc.RolloutServiceServicer):
                     await context.abort(opened.code, opened.text)
         except ExhaustedError as error:
             await _exhausted(context, error)
+        except MalformedError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
 
-    async def Lease(
-        self, request: rollout_pb2.LeaseRequest, context: grpc.aio.ServicerContext
-    ) -> rollout_pb2.LeaseResponse:
+    async def Lease(self, message: bytes, context: grpc.aio.ServicerContext) -> rollout_pb2.LeaseResponse:
         """Grants a fleet a number of groups to generate now, within its share of the staleness bound."""
         fleet = (await self._caller_of_call(context, "submit")).fleet
+        request = await _parsed(context, rollout_pb2.LeaseRequest, message)
         if (problem := lease_problem(request)) is not None:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
         running = request.running_version if request.HasField("running_version") else None
@@ -118,9 +122,10 @@ class RolloutService(rollout_pb2_grpc.RolloutServiceServicer):
             lease_id=wish.lease_id, groups=granted, expires_in_ms=int(wish.lifetime_s * 1000)
         )
 
-    async def WatchPolicy(self, request: rollout_pb2.WatchPolicyRequest, context: grpc.aio.ServicerContext) -> None:
+    async def WatchPolicy(self, message: bytes, context: grpc.aio.ServicerContext) -> None:
         """Sends the newest version, then each newer one, until either side ends the stream."""
         caller = await self._caller(context, "submit")
+        request = await _parsed(context, rollout_pb2.WatchPolicyRequest, message)
         known = request.known_version if request.HasField("known_version") else None
         try:
             with self.streams.opened(caller, "submit") as opened:
@@ -137,11 +142,10 @@ class RolloutService(rollout_pb2_grpc.RolloutServiceServicer):
         except ExhaustedError as error:
             await _exhausted(context, error)
 
-    async def GetLedger(
-        self, request: rollout_pb2.GetLedgerRequest, context: grpc.aio.ServicerContext
-    ) -> rollout_pb2.GetLedgerResponse:
+    async def GetLedger(self, message: bytes, context: grpc.aio.ServicerContext) -> rollout_pb2.GetLedgerResponse:
         """Returns one fleet's ledger: the caller's own, or any if the caller is an operator."""
         caller = await self._caller_of_call(context, None)
+        request = await _parsed(context, rollout_pb2.GetLedgerRequest, message)
         fleet = request.fleet or caller.fleet
         if fleet != caller.fleet:
             await _require_role(context, caller, "operate")
@@ -150,11 +154,10 @@ class RolloutService(rollout_pb2_grpc.RolloutServiceServicer):
         except QueueError as error:
             await self._unavailable(context, error)
 
-    async def ListLedgers(
-        self, request: rollout_pb2.ListLedgersRequest, context: grpc.aio.ServicerContext
-    ) -> rollout_pb2.ListLedgersResponse:
+    async def ListLedgers(self, message: bytes, context: grpc.aio.ServicerContext) -> rollout_pb2.ListLedgersResponse:
         """Returns every fleet's ledger, to operators only."""
         await self._caller_of_call(context, "operate")
+        await _parsed(context, rollout_pb2.ListLedgersRequest, message)
         try:
             return rollout_pb2.ListLedgersResponse(ledgers=await self._queue.ledgers())
         except QueueError as error:
@@ -195,6 +198,14 @@ class RolloutService(rollout_pb2_grpc.RolloutServiceServicer):
         await context.abort(grpc.StatusCode.UNAVAILABLE, "the queue does not answer; try again in a second")
 
 
+async def _parsed(context: grpc.aio.ServicerContext, kind: type[M], message: bytes) -> M:
+    """Parses the message of a call; ends the call with INVALID_ARGUMENT if that cannot be done."""
+    try:
+        return parse(kind, message)
+    except MalformedError as error:
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+
+
 async def _require_role(context: grpc.aio.ServicerContext, caller: Caller, role: Role) -> None:
     """Ends the call with PERMISSION_DENIED if the caller does not have the role."""
     if role not in caller.roles:
@@ -213,6 +224,8 @@ def lease_problem(request: rollout_pb2.LeaseRequest) -> str | None:
         return f"groups = {request.groups}: expected at least 1"
     if len(request.worker.encode()) > _MAX_WORKER_BYTES:
         return f"worker = {request.worker[:_MAX_WORKER_BYTES]!r}...: expected at most {_MAX_WORKER_BYTES} bytes"
+    if not request.worker.isprintable():
+        return f"worker = {request.worker!r}: expected {PRINTABLE}"
     if len(request.returned_lease_ids) > _MAX_RETURNED:
         return f"returned_lease_ids: {len(request.returned_lease_ids)} ids, expected at most {_MAX_RETURNED}"
     return None

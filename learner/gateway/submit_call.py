@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable
 
+from learner.gateway.byte_budget import ByteBudget
+from learner.gateway.parsing import parse_submit
 from learner.gateway.submit_handler import SubmitHandler
 from leeway.v1 import rollout_pb2
 
@@ -18,25 +21,29 @@ class SubmitCall:
         fleet: the fleet that opened the stream.
         handler: takes each group.
         max_unacked: the most groups read and not yet acknowledged; at it nothing is read, which slows the client down.
+        budget: holds the bytes of every message until its groups have their outcomes; while they do not fit, nothing is read.
 
     Attributes:
         received: groups read so far.
     """
 
-    def __init__(self, fleet: str, handler: SubmitHandler, max_unacked: int) -> None:
+    def __init__(self, fleet: str, handler: SubmitHandler, max_unacked: int, budget: ByteBudget) -> None:
         self.received = 0
         self._fleet = fleet
         self._handler = handler
+        self._budget = budget
         self._slots = asyncio.Semaphore(max_unacked)
         self._unacked = 0
         self._acks: list[rollout_pb2.Ack] = []
         self._wake = asyncio.Event()
 
-    async def run(
-        self, requests: AsyncIterator[rollout_pb2.SubmitRequest], write: Write, closing: asyncio.Event
-    ) -> None:
-        """Runs until the client has sent everything, or ``closing`` is set, and every group read has its ack."""
-        reader = asyncio.create_task(self._read(requests))
+    async def run(self, messages: AsyncIterator[bytes], write: Write, closing: asyncio.Event) -> None:
+        """Runs until the client has sent everything, or ``closing`` is set, and every group read has its ack.
+
+        Raises:
+            MalformedError: a message cannot be taken; what was read before it has been acknowledged.
+        """
+        reader = asyncio.create_task(self._read(messages))
         close = asyncio.create_task(closing.wait())
         for task in (reader, close):
             task.add_done_callback(lambda _: self._wake.set())
@@ -54,15 +61,29 @@ class SubmitCall:
             reader.cancel()
             close.cancel()
 
-    async def _read(self, requests: AsyncIterator[rollout_pb2.SubmitRequest]) -> None:
-        async for message in requests:
-            for request in flat(message):
+    async def _read(self, messages: AsyncIterator[bytes]) -> None:
+        async for message in messages:
+            await self._budget.acquire(self._fleet, len(message))
+            await self._take(message)
+
+    async def _take(self, message: bytes) -> None:
+        """Hands the groups of a message on, each with its part of the message's bytes, which its outcome gives back."""
+        left = len(message)
+        try:
+            requests = parse_submit(message)
+            for number, request in enumerate(requests):
                 self.received += 1
                 await self._slots.acquire()
-                await self._handler.take(self._fleet, request, self._deliver)
+                part = left // (len(requests) - number)
+                await self._handler.take(self._fleet, request, functools.partial(self._deliver, part))
+                left -= part
                 self._unacked += 1
+        finally:
+            self._budget.release(self._fleet, left)
 
-    def _deliver(self, ack: rollout_pb2.Ack) -> None:
+    def _deliver(self, size: int, ack: rollout_pb2.Ack) -> None:
+        # Given back now, not when the ack is written: the group's memory is free, and the client may never read its acks.
+        self._budget.release(self._fleet, size)
         self._acks.append(ack)
         self._wake.set()
 
@@ -72,10 +93,3 @@ class SubmitCall:
         self._unacked -= len(acks)
         for _ in acks:
             self._slots.release()
-
-
-def flat(request: rollout_pb2.SubmitRequest) -> Iterator[rollout_pb2.SubmitRequest]:
-    """Yields the request and those nested in it, in order. The protobuf parser bounds the depth."""
-    yield request
-    for inner in request.more[:]:
-        yield from flat(inner)

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from learner.config import LimitsConfig
 from learner.gateway.admission_gate import AdmissionGate
 from learner.gateway.batch_writer import BatchWriter
 from learner.gateway.pending_submit import PendingSubmit
 from learner.gateway.retry_reasons import QUEUE_UNAVAILABLE, retry
-from learner.gateway.validation import UNKNOWN_VERSION, Measures, Violation, examine
+from learner.gateway.validation import UNKNOWN_VERSION, GroupRules, Measures, Violation, examine, id_time_violation
 from learner.gateway.version_feed import VersionFeed
 from learner.queue import Append, QueueError
 from leeway.v1 import rollout_pb2
@@ -32,7 +31,7 @@ class SubmitHandler:
     """Decides what a submitted group is, and puts it in line for the batch writer.
 
     Args:
-        limits: what a group may look like.
+        rules: what a group may look like, and how old its id may be.
         version_feed: knows which versions exist.
         gate: turns groups of fleets over their rate away before they are validated.
         batch_writer: takes every group, also those whose outcome is decided already.
@@ -42,14 +41,14 @@ class SubmitHandler:
 
     def __init__(
         self,
-        limits: LimitsConfig,
+        rules: GroupRules,
         version_feed: VersionFeed,
         gate: AdmissionGate,
         batch_writer: BatchWriter,
         quarantine: bool,
         tracer: Tracer | None = None,
     ) -> None:
-        self._limits = limits
+        self._rules = rules
         self._version_feed = version_feed
         self._gate = gate
         self._batch_writer = batch_writer
@@ -101,12 +100,14 @@ class SubmitHandler:
 
     async def _examine(self, group: rollout_pb2.Group) -> Violation | Measures:
         """Validates a group; looks for newer versions first if it names one that is not known."""
-        found = examine(group, self._limits, self._version_feed.known)
+        found = examine(group, self._rules.limits, self._version_feed.known)
         if isinstance(found, Violation) and found.reason == UNKNOWN_VERSION:
             # Workers read weights from storage, not through the gateway: they may know a version sooner.
             await self._version_feed.refresh()
-            found = examine(group, self._limits, self._version_feed.known)
-        return found
+            found = examine(group, self._rules.limits, self._version_feed.known)
+        if isinstance(found, Violation):
+            return found
+        return id_time_violation(group.group_id, self._rules.id_memory_s) or found
 
 
 def to_append(fleet: str, group: rollout_pb2.Group, measures: Measures, lease_id: str) -> Append:
@@ -133,6 +134,12 @@ def _trace(tracer: Tracer, submit: PendingSubmit, group: rollout_pb2.Group, begu
         submit.span = tracer.child("append", context, fleet=submit.fleet)
 
 
+def _shown_id(text: str) -> str:
+    """Cuts a group id, and quotes one that a terminal would not show as it is."""
+    shown = text[:_ID_CHARACTERS]
+    return shown if shown.isprintable() else repr(shown)
+
+
 def _quarantined(fleet: str, group: rollout_pb2.Group, violation: Violation) -> str:
     """Builds the quarantine record of a rejected group, as JSON."""
     payload = group.SerializeToString() if group.ByteSize() <= _QUARANTINED_BYTES else b""
@@ -140,7 +147,7 @@ def _quarantined(fleet: str, group: rollout_pb2.Group, violation: Violation) -> 
         {
             "fleet": fleet,
             "time": time.time(),
-            "group_id": group.group_id[:_ID_CHARACTERS],
+            "group_id": _shown_id(group.group_id),
             "reason": violation.reason,
             "field": violation.field,
             "value": violation.value,

@@ -1,9 +1,10 @@
-"""Checks a group against the contract. Pure: a group in, its first violation or its measures out."""
+"""Checks a group against the contract: a group in, its first violation or its measures out."""
 
 from __future__ import annotations
 
 import math
 import re
+import time
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -19,9 +20,22 @@ _MAX_TASK_BYTES = 64
 _MAX_METADATA_KEYS = 32
 _MAX_METADATA_BYTES = 4096
 _MAX_REWARD_PARTS = 32
+_MAX_PART_NAME_BYTES = 64
+_MAX_SPANS = 4096
 _SHOWN = 128
+_EARLIEST_S = 946_684_800  # 2000-01-01: no clock was set before
+_AHEAD_S = 86_400  # clocks may be wrong by a day
+_FINISH_REASONS = frozenset(rollout_pb2.FinishReason.values())
+_ID_AHEAD_S = 600.0  # clocks of fleets may be ahead by so much
+_ID_MARGIN_S = (
+    900.0  # what an id's age must be below the memory of ids; more than _ID_AHEAD_S, or one could be forgotten
+)
+
+_TIMES = "from 2000 to a day from now, in seconds since 1970"
+PRINTABLE = "printable characters: no control or format characters, no line breaks"
 
 UNKNOWN_VERSION = "unknown_version"
+ID_TOO_OLD = "id_too_old"
 
 
 @dataclass(frozen=True)
@@ -40,6 +54,13 @@ class Violation:
         return cls(reason, field, f"{shown} (allowed: {allowed})")
 
 
+class GroupRules(NamedTuple):
+    """What a gateway asks of a group beyond its form."""
+
+    limits: LimitsConfig
+    id_memory_s: float  # seconds for which the queue remembers the id of a finished group
+
+
 class Measures(NamedTuple):
     """Size and mean reward of a valid group."""
 
@@ -55,23 +76,28 @@ def validate(group: rollout_pb2.Group, limits: LimitsConfig, known_versions: Con
     return found if isinstance(found, Violation) else None
 
 
-def examine(group: rollout_pb2.Group, limits: LimitsConfig, known_versions: Container[int]) -> Violation | Measures:
+def examine(
+    group: rollout_pb2.Group, limits: LimitsConfig, known_versions: Container[int], now: float | None = None
+) -> Violation | Measures:
     """Checks a group against every rule of the contract.
 
     Args:
         group: as received; nothing in it can be trusted.
         limits: the run's limits.
         known_versions: versions that this run has published.
+        now: Unix seconds, which bound when a group can have been made; None takes the time of the call.
 
     Returns:
         The first violation, or the measures of a valid group.
     """
-    # A slice is made in one call; iterating over a repeated field costs four times as much.
-    responses = group.responses[:]
+    # A slice is made in one call; iterating over a repeated field costs four times as much. No object is made of those
+    # that are too many: there may be a million.
+    responses = group.responses[: limits.group_size[1] + 1]
     # Each access to a bytes field copies it: once is enough.
     tokens = [group.prompt_tokens, *[response.tokens for response in responses]]
     violation = (
         _names(group)
+        or _created_at(group, time.time() if now is None else now)
         or _shape(group, limits)
         or _lengths(tokens, limits)
         or _vocabulary(tokens, limits.vocab_size)
@@ -83,25 +109,81 @@ def examine(group: rollout_pb2.Group, limits: LimitsConfig, known_versions: Cont
     generated = sum(map(len, tokens)) // 4 - prompt
     count = len(responses)
     reward = sum([response.reward for response in responses]) / count
+    if not math.isfinite(reward):  # each of them is finite
+        return Violation.of("reward_mean_not_finite", "responses", reward, "a finite mean of the rewards")
     return Measures(generated + count * prompt, generated, count, reward)
+
+
+def id_time_violation(group_id: str, memory_s: float, now: float | None = None) -> Violation | None:
+    """Checks that the time in a well-formed group id is one for which the queue remembers ids.
+
+    A group whose id has been forgotten would be accepted and trained a second time. Clocks need not agree exactly: both
+    bounds have a margin, which is smaller when the memory is short.
+
+    Args:
+        group_id: UUID version 7, which begins with Unix milliseconds.
+        memory_s: seconds for which the id of a finished group is remembered.
+        now: Unix seconds; None takes the time of the call.
+    """
+    made = int(group_id[:8] + group_id[9:13], 16) / 1000
+    age = (time.time() if now is None else now) - made
+    oldest, ahead = memory_s - min(_ID_MARGIN_S, memory_s / 4), min(_ID_AHEAD_S, memory_s / 8)
+    if age > oldest:
+        allowed = f"at most {oldest:.0f} s old: ids are remembered for {memory_s:.0f} s (queue.id_memory_s)"
+        return Violation.of(ID_TOO_OLD, "group_id", f"{group_id}, made {age:.0f} s ago", allowed)
+    if age < -ahead:
+        allowed = f"at most {ahead:.0f} s ahead of the gateway's clock"
+        return Violation.of("id_in_future", "group_id", f"{group_id}, made in {-age:.0f} s", allowed)
+    return None
 
 
 def _names(group: rollout_pb2.Group) -> Violation | None:
     if not _UUID7.fullmatch(group.group_id):
-        return Violation.of("group_id_malformed", "group_id", repr(group.group_id), "UUID version 7, lower case")
+        return Violation.of("group_id_malformed", "group_id", _quoted(group.group_id), "UUID version 7, lower case")
     for field, text, most in (
         ("prompt_id", group.prompt_id, _MAX_PROMPT_ID_BYTES),
         ("task", group.task, _MAX_TASK_BYTES),
     ):
-        if not 1 <= len(text.encode()) <= most:
-            return Violation.of(f"{field}_length", field, repr(text), f"1 to {most} bytes")
-    if not group.metadata:
-        return None
+        violation = _name(field, field, text, most)
+        if violation is not None:
+            return violation
+    return _metadata(group) if group.metadata else None
+
+
+def _metadata(group: rollout_pb2.Group) -> Violation | None:
     if len(group.metadata) > _MAX_METADATA_KEYS:
         return Violation.of("metadata_keys", "metadata", f"{len(group.metadata)} keys", f"at most {_MAX_METADATA_KEYS}")
     size = sum(len(key.encode()) + len(value.encode()) for key, value in group.metadata.items())
     if size > _MAX_METADATA_BYTES:
         return Violation.of("metadata_size", "metadata", f"{size} bytes", f"at most {_MAX_METADATA_BYTES} in all")
+    for key in group.metadata:
+        if not key.isprintable():
+            return Violation.of("metadata_key_characters", "metadata", _quoted(key), PRINTABLE)
+    return None
+
+
+def _name(kind: str, field: str, text: str, most: int) -> Violation | None:
+    """Checks a name that operators are shown; ``kind`` begins the reason."""
+    if not 1 <= len(text.encode()) <= most:
+        return Violation.of(f"{kind}_length", field, _quoted(text), f"1 to {most} bytes")
+    if not text.isprintable():
+        return Violation.of(f"{kind}_characters", field, _quoted(text), PRINTABLE)
+    return None
+
+
+def _quoted(text: str) -> str:
+    """Quotes as much of a text as a violation shows: the whole may have megabytes."""
+    return repr(text[:_SHOWN])
+
+
+def _created_at(group: rollout_pb2.Group, now: float) -> Violation | None:
+    if not group.HasField("created_at"):
+        return None
+    stamp = group.created_at
+    if not 0 <= stamp.nanos < 10**9:
+        return Violation.of("created_at", "created_at.nanos", stamp.nanos, "0 to 999999999")
+    if not _EARLIEST_S <= stamp.seconds <= now + _AHEAD_S:
+        return Violation.of("created_at", "created_at.seconds", stamp.seconds, _TIMES)
     return None
 
 
@@ -109,8 +191,10 @@ def _shape(group: rollout_pb2.Group, limits: LimitsConfig) -> Violation | None:
     smallest, largest = limits.group_size
     if not smallest <= len(group.responses) <= largest:
         return Violation.of("group_size", "responses", f"{len(group.responses)} responses", f"{smallest} to {largest}")
-    if not (math.isfinite(group.temperature) and group.temperature > 0):
-        return Violation.of("temperature", "temperature", group.temperature, "finite and > 0")
+    # The field is in single precision: so are the limits, or 0.7 itself would be below a lowest value of 0.7.
+    lowest, highest = np.float32(limits.temperature_range[0]), np.float32(limits.temperature_range[1])
+    if not lowest <= group.temperature <= highest:  # false for NaN too
+        return Violation.of("temperature", "temperature", np.float32(group.temperature), f"{lowest!s} to {highest!s}")
     return None
 
 
@@ -166,6 +250,9 @@ def _responses(
         if not lowest <= reward <= highest:
             allowed = f"{lowest:g} to {highest:g}"
             return Violation.of("reward_out_of_range", f"{path}.reward", reward, allowed)
+        if response.finish_reason not in _FINISH_REASONS:
+            allowed = f"{min(_FINISH_REASONS)} to {max(_FINISH_REASONS)}"
+            return Violation.of("finish_reason", f"{path}.finish_reason", response.finish_reason, allowed)
         violation = _reward_parts(path, response) or _spans(path, response.spans, len(answer) // 4, known_versions)
         if violation:
             return violation
@@ -183,6 +270,8 @@ def _all_valid(
     for response, answer in zip(responses, tokens, strict=True):
         reward = response.reward
         if not (math.isfinite(reward) and lowest <= reward <= highest) or _reward_parts("", response):
+            return False
+        if response.finish_reason not in _FINISH_REASONS or len(response.spans) > _MAX_SPANS:
             return False
         previous, length = 0, len(answer) // 4
         for span in response.spans[:]:
@@ -202,8 +291,11 @@ def _reward_parts(path: str, response: rollout_pb2.Response) -> Violation | None
         count = f"{len(response.reward_parts)} parts"
         return Violation.of("reward_parts", f"{path}.reward_parts", count, f"at most {_MAX_REWARD_PARTS}")
     for name, value in response.reward_parts.items():
+        violation = _name("reward_part_name", f"{path}.reward_parts", name, _MAX_PART_NAME_BYTES)
+        if violation is not None:
+            return violation
         if not math.isfinite(value):
-            field = f"{path}.reward_parts[{name[:_SHOWN]!r}]"
+            field = f"{path}.reward_parts[{name!r}]"
             return Violation.of("reward_part_not_finite", field, value, "finite")
     return None
 
@@ -211,6 +303,8 @@ def _reward_parts(path: str, response: rollout_pb2.Response) -> Violation | None
 def _spans(
     path: str, spans: Sequence[rollout_pb2.Span], length: int, known_versions: Container[int]
 ) -> Violation | None:
+    if len(spans) > _MAX_SPANS:
+        return Violation.of("spans_many", f"{path}.spans", f"{len(spans)} spans", f"at most {_MAX_SPANS}")
     previous = 0
     for number, span in enumerate(spans):
         version, start, end = span.version, span.start, span.end

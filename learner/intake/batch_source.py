@@ -10,11 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from learner.config import LearnerConfig
-from learner.queue import GroupRef, LearnerQueue
+from learner.intake.wait_log import WaitLog
+from learner.queue import GroupRef, LearnerQueue, StillAwayError
 from leeway.v1 import rollout_pb2 as pb
 from runtime.errors import LeewayError
 
 _POLL_S = 0.004
+_PATIENCE_S = 2.0  # how long the queue may wait for Redis in one call: its outage is no reason to miss a heartbeat
 _HEARTBEAT_S = 5.0  # the other ranks wait in a collective, which must complete well within its timeout
 
 
@@ -82,12 +84,12 @@ class BatchSource:
             The batch; None if the run is to stop.
 
         Raises:
-            IntakeError: on every rank, when no full batch came within take_timeout_s.
+            IntakeError: on every rank, when no full batch came within take_timeout_s, if that is set.
         """
-        deadline = time.monotonic() + self._config.take_timeout_s
+        waits = WaitLog(self._config.groups_per_step)
         while True:
             self._report_progress()
-            message = self._next(step, deadline) if self._queue else None
+            message = self._next(step, waits) if self._queue else None
             received = self._broadcast(message)
             command = Command(received[0])
             self._report_progress()
@@ -97,11 +99,11 @@ class BatchSource:
                 return None
             if command is Command.FAIL:
                 raise IntakeError(
-                    f"no batch of {self._config.groups_per_step} groups came in {self._config.take_timeout_s:.0f} s "
+                    f"no batch of {self._config.groups_per_step} groups came in {self._config.take_timeout_s:g} s "
                     "(take_timeout_s): are the fleets running?"
                 )
 
-    def _next(self, step: int, deadline: float) -> bytes:
+    def _next(self, step: int, waits: WaitLog) -> bytes:
         """Waits on rank 0 for what to broadcast next: the batch, a stop, a failure, or after 5 s a sign of life."""
         heartbeat = time.monotonic() + _HEARTBEAT_S
         while True:
@@ -112,22 +114,30 @@ class BatchSource:
                 payloads += [group.SerializeToString() for _, group in self._collected]
                 frames = [struct.pack("<I", len(payload)) + payload for payload in payloads]
                 return bytes([Command.TRAIN]) + b"".join(frames)
-            now = time.monotonic()
-            if now > deadline:
+            waits.waiting(step, len(self._collected))
+            limit = self._config.take_timeout_s
+            if limit is not None and waits.seconds() > limit:
                 return bytes([Command.FAIL])
-            if now > heartbeat:
+            if time.monotonic() > heartbeat:
                 return bytes([Command.WAIT])
             self._pause()
 
     def _fill(self, step: int) -> bool:
         """Takes from the queue what the batch still lacks; returns whether it is complete."""
         assert self._queue is not None
+        try:
+            with self._queue.waiting_at_most(_PATIENCE_S):
+                return self._take(self._queue, step)
+        except StillAwayError:
+            return False
+
+    def _take(self, queue: LearnerQueue, step: int) -> bool:
         wanted = self._config.groups_per_step
         least_waiting = (self._config.hold_staleness + 1) * wanted
-        if self._config.hold_staleness and not self._collected and self._queue.waiting() < least_waiting:
+        if self._config.hold_staleness and not self._collected and queue.waiting() < least_waiting:
             return False
         if len(self._collected) < wanted:
-            taken = self._queue.take(wanted - len(self._collected), step, self._config.max_staleness)
+            taken = queue.take(wanted - len(self._collected), step, self._config.max_staleness)
             self._collected += [(item.ref, item.group) for item in taken]
         return len(self._collected) >= wanted
 

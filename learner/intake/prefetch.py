@@ -87,7 +87,7 @@ class Prefetch:
             The batch; None if the run is to stop.
 
         Raises:
-            IntakeError: on every rank, when no full batch came within take_timeout_s.
+            IntakeError: on every rank, when no full batch came within take_timeout_s, if that is set.
             QueueError: on rank 0, when the queue failed.
         """
         fetched = self._prefetched or self._fetch(step)

@@ -23,7 +23,7 @@ class RankHealth:
     def __init__(self, limit_s: float) -> None:
         self.moved = 0.0
         self._progress = Heartbeat("training", limit_s)
-        self._unready: str | None = "starting: model, checkpoint or warm start"
+        self._unready: str | None = "starting: model, queue, checkpoint or warm start"
 
     def progress(self) -> None:
         """Records that the rank has made progress."""

@@ -2,7 +2,7 @@
 
 from learner.queue.embedded import EmbeddedRedis
 from learner.queue.entries import GroupRef, TakenGroup
-from learner.queue.errors import FencedError, MemoryFullError, QueueError, UnavailableError
+from learner.queue.errors import FencedError, MemoryFullError, QueueError, StillAwayError, UnavailableError
 from learner.queue.gateway_queue import Append, Appended, Backlog, Flushed, GatewayQueue, Memory
 from learner.queue.learner_queue import LearnerQueue
 from learner.queue.leases import LeaseWish, Occupancy
@@ -31,6 +31,7 @@ __all__ = [
     "QueueError",
     "Rates",
     "Recount",
+    "StillAwayError",
     "TakenGroup",
     "UnavailableError",
     "UnknownVersionError",

@@ -13,6 +13,10 @@ class UnavailableError(QueueError):
     """Redis does not answer, is loading, or cannot write. Whether the last call took effect is unknown."""
 
 
+class StillAwayError(UnavailableError):
+    """Redis does not answer yet, and its outage has not reached its limit: the caller does something else and tries again."""
+
+
 class MemoryFullError(UnavailableError):
     """Redis has reached its maxmemory and takes no more data."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,9 +14,10 @@ from google.protobuf.message import DecodeError
 
 from learner.config import QueueConfig
 from learner.queue.completion_writer import CompletionWriter
-from learner.queue.connect import connect, translated
+from learner.queue.connect import connect
 from learner.queue.entries import GroupRef, QueueEntry, TakenGroup
 from learner.queue.errors import QueueError
+from learner.queue.expiry_bound import ExpiryBound
 from learner.queue.fairness import DeficitRoundRobin
 from learner.queue.keys import Keys
 from learner.queue.redis_session import Call, RedisSession
@@ -27,16 +29,16 @@ from leeway.v1 import rollout_pb2
 Audit = Callable[[str, int, Sequence[GroupRef]], None]
 
 _REPUBLISHED = 64  # versions; more than are published in the seconds of writes that Redis may lose
-_OUTAGE_S = 60.0  # how long a call waits for a Redis that does not answer
+_ROUNDS = 128  # reads of the queue in one take; the caller stops, reports and asks again in between
 
 
 class LearnerQueue:
     """One learner's access to a run's queue. Made with ``open``; ``begin`` comes before any other call.
 
     Every call that changes something carries the learner's epoch; once a newer learner has opened the queue, those calls
-    raise FencedError and change nothing. Calls wait up to a minute for a Redis that restarts, then raise UnavailableError.
-    What Redis may have lost in a restart (AOF everysec) is written again: this learner's start, the newest versions, and
-    the groups finished in the last seconds.
+    raise FencedError and change nothing. Calls wait for a Redis that does not answer, up to queue.outage_s, then raise
+    UnavailableError. What Redis may have lost in a restart (AOF everysec) is written again: this learner's start, the
+    newest versions, and the groups finished in the last seconds.
 
     Threads: one may take while another commits and reports, and a third publishes.
 
@@ -59,6 +61,7 @@ class LearnerQueue:
         self._keys = Keys(config.run)
         self._completions = CompletionWriter(session, self._keys, epoch, config.id_memory_s)
         self._fairness = DeficitRoundRobin(weights)
+        self._expiries = ExpiryBound()
         self._reader = StreamReader(session, self._keys, self._fairness)
         self._registry = session.with_retry(lambda: read_registry(session.client, self._keys))
         self._log = structlog.get_logger(process="learner")
@@ -77,7 +80,7 @@ class LearnerQueue:
         above: int = 0,
         audit: Audit | None = None,
     ) -> LearnerQueue:
-        """Connects and starts a new epoch, which fences every older learner.
+        """Connects, waiting for a Redis that is not there yet, and starts a new epoch, which fences every older learner.
 
         Args:
             config: where the queue is.
@@ -86,14 +89,18 @@ class LearnerQueue:
             audit: called with outcome, step and groups before a take finishes groups that it does not hand out.
 
         Raises:
-            QueueError: Redis cannot be reached or refuses us, or the run's data is of another schema.
+            UnavailableError: Redis has not answered for queue.outage_s.
+            QueueError: Redis refuses us, or the run's data is of another schema.
         """
-        session, keys = RedisSession(connect(config), _OUTAGE_S), Keys(config.run)
-        with translated():
-            stored: Any = session.client.get(keys.schema)
+        session, keys = RedisSession(connect(config), config.outage_s), Keys(config.run)
+
+        def stored_schema() -> Any:
+            stored = session.client.get(keys.schema)
             if stored is None:
                 session.client.set(keys.schema, SCHEMA, nx=True)
-        require_schema(stored, keys)
+            return stored
+
+        require_schema(session.with_retry(stored_schema), keys)
         epoch = session.call("start", [keys.epoch], [above])
         return cls(session, config, epoch, weights, audit)
 
@@ -119,6 +126,14 @@ class LearnerQueue:
         self._timeline = timeline
         return committed
 
+    def while_waiting(self, action: Callable[[], None]) -> None:
+        """Sets what is called while a call waits for Redis, but for calls in ``waiting_at_most``: waiting is no hang."""
+        self._session.while_waiting(action)
+
+    def waiting_at_most(self, seconds: float) -> contextlib.AbstractContextManager[None]:
+        """Context in which this thread's calls raise StillAwayError when Redis has not answered for so long."""
+        return self._session.waiting_at_most(seconds)
+
     def next_version(self) -> int:
         """Returns one above the highest version ever published, on any timeline; 0 for a new run."""
         newest: Any = self._session.with_retry(lambda: self._session.client.xrevrange(self._keys.versions, count=1))
@@ -128,7 +143,9 @@ class LearnerQueue:
     def take(self, groups: int, step: int, max_staleness: int) -> list[TakenGroup]:
         """Takes the next groups, fairly over the fleets and oldest first within each. Does not wait for more to come.
 
-        Groups more stale than the bound are counted as expired and deleted; they do not use up their fleet's share.
+        Groups more stale than the bound are counted as expired and deleted; they do not use up their fleet's share, up to
+        a limit that learner.queue.expiry_bound explains. A take reads the queue a bounded number of times, so it may return
+        fewer groups than wait: call it again. Other calls come in between two reads.
 
         Args:
             groups: the most to return.
@@ -145,8 +162,7 @@ class LearnerQueue:
             raise QueueError(
                 "take() was called before begin(): groups of a dead learner would stay behind; call begin()"
             )
-        with self._groups:
-            return self._take(groups, step, max_staleness)
+        return self._take(groups, step, max_staleness)
 
     def waiting(self) -> int:
         """Counts the groups that a take could return or expire: queued, or a dead learner's and not handed out yet."""
@@ -231,17 +247,24 @@ class LearnerQueue:
     def _take(self, groups: int, step: int, max_staleness: int) -> list[TakenGroup]:
         taken: list[TakenGroup] = []
         fetched: list[tuple[QueueEntry, bytes | None]] = []
+        self._expiries.begin_take()
         try:
-            while len(taken) < groups:
-                wanted = groups - len(taken)
-                reply = self._session.with_retry(lambda wanted=wanted: self._reader.next(wanted, self.epoch))
-                if reply is None:
+            for _ in range(_ROUNDS):
+                wanted, passed_over = groups - len(taken), self._expiries.passed_over()
+                if wanted <= 0:
                     break
-                fetched += reply
-                taken += self._keep_trainable(reply, step, max_staleness)
+                with self._groups:  # released between reads: a flood of groups that expire must not keep out a commit
+                    reply = self._session.with_retry(
+                        lambda wanted=wanted, passed=passed_over: self._reader.next(wanted, self.epoch, passed)
+                    )
+                    if reply is None:
+                        break
+                    fetched += reply
+                    taken += self._keep_trainable(reply, step, max_staleness)
         except QueueError:
             # The caller gets none of them, so the next take must return them.
-            self._reader.put_back(entry.ref for entry, _ in fetched)
+            with self._groups:
+                self._reader.put_back(entry.ref for entry, _ in fetched)
             raise
         return taken
 
@@ -258,8 +281,10 @@ class LearnerQueue:
                 dropped["lost"].append(entry.ref)
             elif (staleness := self._group_staleness(group, step, max_staleness)) is None:
                 dropped["expired"].append(entry.ref)
-                self._fairness.refund(entry.ref.fleet, entry.tokens)
+                if self._expiries.expired(entry.ref.fleet):
+                    self._fairness.refund(entry.ref.fleet, entry.tokens)
             else:
+                self._expiries.trainable(entry.ref.fleet)
                 taken.append(TakenGroup(entry.ref, group, staleness))
         for outcome, refs in dropped.items():
             if refs and self._audit is not None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import redis
-import structlog
 from redis.exceptions import NoScriptError
 
 from learner.queue.connect import translate, translated
-from learner.queue.errors import UnavailableError
+from learner.queue.errors import StillAwayError, UnavailableError
+from learner.queue.outage import Outage
 from learner.queue.scripts import script
 
 T = TypeVar("T")
@@ -25,21 +26,45 @@ class RedisSession:
     Args:
         client: not connected yet; with its own retries switched off.
         outage_s: seconds to wait for a server that does not answer.
+        clock: returns seconds.
+        sleep: waits for seconds.
     """
 
-    def __init__(self, client: redis.Redis, outage_s: float) -> None:
+    def __init__(
+        self,
+        client: redis.Redis,
+        outage_s: float,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self.client = client
-        self._outage_s = outage_s
+        self._clock = clock
+        self._sleep = sleep
+        self._outage = Outage(outage_s, clock)
+        self._patience = threading.local()  # of each thread: attribute seconds, if it is limited
+        self._while_waiting: Callable[[], None] = lambda: None
         self._server = ""  # the "run_id:" line of the server of the last connection; a restart changes it
         self._restarted = False
         self._restarting = threading.RLock()
         self._on_restart: Callable[[], None] | None = None
         client.connection_pool.connection_kwargs["redis_connect_func"] = self._connected
-        self._log = structlog.get_logger(process="learner")
 
     def on_restart(self, action: Callable[[], None]) -> None:
         """Sets what to run first when Redis answers after a restart, which may have lost its last second of writes."""
         self._on_restart = action
+
+    def while_waiting(self, action: Callable[[], None]) -> None:
+        """Sets what is called at least every few seconds by calls that wait for Redis, but for those in waiting_at_most."""
+        self._while_waiting = action
+
+    @contextlib.contextmanager
+    def waiting_at_most(self, seconds: float) -> Iterator[None]:
+        """Context in which calls of this thread raise StillAwayError after so long, if the outage may still last."""
+        self._patience.seconds = seconds
+        try:
+            yield
+        finally:
+            del self._patience.seconds
 
     def call(self, name: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
         """Runs one script that may safely be repeated, retrying while Redis is unavailable, and returns its reply."""
@@ -80,20 +105,29 @@ class RedisSession:
 
         Raises:
             UnavailableError: Redis is still unavailable when the session's limit is over.
+            StillAwayError: the limit that ``waiting_at_most`` sets is over.
         """
-        deadline = time.monotonic() + self._outage_s
-        pause = 0.05
+        started, patience, pause = self._clock(), getattr(self._patience, "seconds", None), 0.05
+        last_try = False
         while True:
             try:
                 with translated():
                     self._run_restart_action()
-                    return action()
+                    result = action()
             except UnavailableError as error:
-                if time.monotonic() + pause > deadline:
-                    raise
-                self._log.warning("waiting for redis", error=str(error))
-                time.sleep(pause)
+                if (too_long := self._outage.failed(error)) is not None:
+                    if last_try:
+                        raise too_long from error
+                    last_try = True  # a Redis that has come back fails once more, to say that it has restarted
+                elif patience is not None and self._clock() - started + pause > patience:
+                    raise StillAwayError(str(error)) from error
+                if patience is None:
+                    self._while_waiting()
+                self._sleep(pause)
                 pause = min(2 * pause, 1.0)
+            else:
+                self._outage.ended()
+                return result
 
     def _connected(self, connection: Any) -> None:
         """Prepares each new connection. Refuses the first one after a restart, before any other command is sent on it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from learner.queue.entries import GroupRef, QueueEntry
@@ -35,8 +35,15 @@ class StreamReader:
         self._recovered: dict[str, deque[QueueEntry]] = {}
         self._must_recover = True  # what is pending in Redis must be read again before the next take
 
-    def next(self, groups: int, epoch: int) -> list[tuple[QueueEntry, bytes | None]] | None:
+    def next(
+        self, groups: int, epoch: int, passed_over: Collection[str] = ()
+    ) -> list[tuple[QueueEntry, bytes | None]] | None:
         """Takes the next entries with their payloads; they are in flight from then on.
+
+        Args:
+            groups: the most to take.
+            epoch: this learner's epoch.
+            passed_over: fleets whose entries stay where they are.
 
         Returns:
             1 to ``groups`` entries, each with its payload, or None for a payload that is missing. None instead of a list
@@ -48,7 +55,7 @@ class StreamReader:
         """
         if self._must_recover:
             self.recover()
-        entries = self._choose(groups)
+        entries = self._choose(groups, passed_over)
         return self._fetch(entries, epoch) if entries else None
 
     def recover(self) -> None:
@@ -79,7 +86,7 @@ class StreamReader:
         self.release(refs)
         self._must_recover = True
 
-    def _choose(self, groups: int) -> list[QueueEntry]:
+    def _choose(self, groups: int, passed_over: Collection[str]) -> list[QueueEntry]:
         """Chooses the next entries: fairly over fleets, oldest first within each. Changes nothing in Redis."""
         reply = self._session.execute_once("peek", [([self._keys.fleets], [self._keys.stream_prefix, groups])])[0]
         waiting = {fleet: list(entries)[:groups] for fleet, entries in self._recovered.items()}
@@ -87,6 +94,7 @@ class StreamReader:
             fleet = name.decode()
             fresh = [QueueEntry.parse(fleet, key, _mapping(fields)) for key, fields in entries]
             waiting[fleet] = (waiting.get(fleet, []) + fresh)[:groups]
+        waiting = {fleet: entries for fleet, entries in waiting.items() if fleet not in passed_over}
         costs = {fleet: [entry.tokens for entry in entries] for fleet, entries in waiting.items()}
         turns = {fleet: iter(entries) for fleet, entries in waiting.items()}
         return [next(turns[fleet]) for fleet in self._fairness.choose(costs, groups)]

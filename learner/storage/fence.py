@@ -24,6 +24,10 @@ O is the older learner, N the newer one, at any point of O's life:
 - O renames a version before 2: N numbers its own above it. Registration fails, so no fleet hears of it: an orphan, which
   retention removes by age. After 2: ENOENT. Two epochs therefore never write the same name; should it happen all the same,
   a rename never replaces a directory that exists.
+- O gives a checkpoint another name (``rename``: in and out of the staging directory) and is killed or fenced off between the
+  two: the entry waits in O's staging directory under its new name. Whoever fences that directory off, N or M, finishes the
+  rename before it deletes the directory and before it reads ``root``. Each of them looks through every directory that was
+  fenced off, so the one that is late, or was frozen, finds nothing left to rename.
 - O replaces the pointer file before 2: N's pointer comes later. After 2: ENOENT.
 - O's retention deletes by renaming into its staging directory first: after 2 it can delete nothing. Before 2 it deletes only
   what is older than the newest it has seen, and N has not read the directory yet. Readers see a directory whole or not at
@@ -38,6 +42,7 @@ O is the older learner, N the newer one, at any point of O's life:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -47,6 +52,7 @@ from pathlib import Path
 from runtime.errors import LeewayError
 
 _STAGING = re.compile(r"\.epoch_(\d+)$")
+_MOVING = "moving_to_"  # prefix, in a staging directory, of what is being renamed; the rest is its new name
 
 
 class SupersededError(LeewayError):
@@ -67,10 +73,11 @@ class DirectoryFence:
         self._staging = root / f".epoch_{epoch:08d}"
 
     def acquire(self) -> None:
-        """Makes this epoch's staging directory, empty, and fences older epochs off.
+        """Makes this epoch's staging directory, empty, fences older epochs off, and finishes renames that they began.
 
         Raises:
             SupersededError: a newer epoch has a staging directory.
+            FileExistsError: an older epoch's rename cannot be finished, because its new name is taken.
         """
         self.root.mkdir(parents=True, exist_ok=True)
         if self._staging.exists():
@@ -86,7 +93,7 @@ class DirectoryFence:
             if epoch < self.epoch:
                 self._fence_off(staging)
         for leftover in self.root.glob(".fenced_off_*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+            self._discard_fenced_off(leftover)
 
     def is_current(self) -> bool:
         """Whether no newer learner has acquired the directory. False is final; True may be outdated at once."""
@@ -124,17 +131,20 @@ class DirectoryFence:
         os.replace(temporary, self.root / final)
 
     def rename(self, name: str, final: str) -> None:
-        """Gives a file or directory in ``root`` another name, durably."""
-        passing = self._staging / uuid.uuid4().hex
+        """Gives a file or directory in ``root`` another name, durably. If interrupted, the next ``acquire`` finishes it."""
+        passing = self._staging / f"{_MOVING}{final}"
         os.rename(self.root / name, passing)
         os.rename(passing, self.root / final)
         sync_directory(self.root)
 
     def remove(self, name: str) -> None:
-        """Atomically (for readers) removes a subdirectory of ``root``: renames it away, then deletes it."""
+        """Atomically (for readers) removes a file or directory in ``root``: renames it away, then deletes it."""
         doomed = self._staging / uuid.uuid4().hex
         os.rename(self.root / name, doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
+        if doomed.is_file():
+            doomed.unlink()
+        else:
+            shutil.rmtree(doomed, ignore_errors=True)
 
     def discard_staged(self, name: str) -> None:
         """Deletes the staged directory ``name``, if there is one."""
@@ -146,6 +156,17 @@ class DirectoryFence:
             os.rename(staging, away)
         except FileNotFoundError:
             return  # another learner was faster
+        self._discard_fenced_off(away)
+
+    def _discard_fenced_off(self, away: Path) -> None:
+        """Finishes the renames that were begun in a staging directory that was fenced off, and deletes the directory."""
+        for passing in away.glob(f"{_MOVING}*"):
+            target = self.root / passing.name.removeprefix(_MOVING)
+            if target.exists():
+                raise FileExistsError(f"{passing}: was being renamed to {target}, which exists: move one of them away")
+            with contextlib.suppress(FileNotFoundError):  # another learner was faster
+                os.rename(passing, target)
+            sync_directory(self.root)
         shutil.rmtree(away, ignore_errors=True)
 
 

@@ -9,7 +9,7 @@ from leeway.v1 import rollout_pb2
 from rollout.client import encode_ids, new_group_id
 from rollout.engine.sglang import Response
 from rollout.tasks import Prompt
-from rollout.tasks.scoring import Score
+from rollout.tasks.score import Score
 
 _FINISH = {
     "stop": rollout_pb2.FINISH_REASON_STOP,

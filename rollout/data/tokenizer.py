@@ -1,24 +1,19 @@
 """Converts text to token ids and back.
 
-Uses the light `tokenizers` library on the model's tokenizer.json; transformers is imported only to render a chat template.
+Uses the light `tokenizers` library on the model's files; transformers is imported only to render a chat template.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from tokenizers import Tokenizer as RawTokenizer
+from rollout.data.tokenizer_files import TokenizerError, TokenizerFiles, read_json, read_tokenizer
 
-from runtime.errors import MISCONFIGURED, LeewayError
+__all__ = ["Tokenizer", "TokenizerError"]
 
-
-class TokenizerError(LeewayError):
-    """A model directory whose tokenizer cannot be used. The message names the file or the token."""
-
-    exit_status = MISCONFIGURED
+_SPACED = (" .", " ?", " !", " ,", " n't", " 'm", " 's", " 've", " 're")  # what transformers writes without the space
 
 
 class Tokenizer:
@@ -30,28 +25,23 @@ class Tokenizer:
 
     Attributes:
         vocab_size: number of ids, from config.json.
-        eos_ids: ids of the end tokens, from generation_config.json or config.json.
+        eos_ids: ids of the end tokens that generation_config.json, config.json and tokenizer_config.json declare, in this
+            order. SGLang ends a response at any of them.
 
     Raises:
-        TokenizerError: a file is missing or unreadable, or no end token is declared.
+        TokenizerError: a file is missing or unreadable, or no end token or vocabulary size is declared.
     """
 
     def __init__(self, model: Path, prompt_format: Literal["raw", "chat"] = "raw") -> None:
         self._model = model
         self._format = prompt_format
         self._chat: Any = None
-        path = model / "tokenizer.json"
-        if not path.is_file():
-            raise TokenizerError(f"model = {model}: no tokenizer.json there")
-        self._tokenizer = RawTokenizer.from_file(str(path))
-        config = _read_json(model / "config.json")
-        generation = (
-            _read_json(model / "generation_config.json") if (model / "generation_config.json").is_file() else {}
-        )
-        self.vocab_size: int = config["vocab_size"]
-        self.eos_ids = _as_tuple(generation.get("eos_token_id", config.get("eos_token_id")))
-        if not self.eos_ids:
-            raise TokenizerError(f"model = {model}: eos_token_id is in neither generation_config.json nor config.json")
+        files = read_tokenizer(model)
+        self._tokenizer = files.raw
+        self._clean_up_spaces = files.clean_up_spaces
+        config = read_json(model / "config.json")
+        self.vocab_size = _vocab_size(model, config)
+        self.eos_ids = _eos_ids(model, config, files, self.vocab_size)
 
     def prompt_ids(self, text: str) -> list[int]:
         """Returns the token ids of a prompt, the special tokens of the model's format included."""
@@ -70,7 +60,8 @@ class Tokenizer:
         """
         if ids and ids[-1] in (*self.eos_ids, *stop_ids):
             ids = ids[:-1]
-        return self._tokenizer.decode(list(ids), skip_special_tokens=False)
+        text = self._tokenizer.decode(list(ids), skip_special_tokens=False)
+        return _without_spaces(text) if self._clean_up_spaces else text
 
     def single_id(self, token: str) -> int:
         """Returns the id of a text that is one token. Raises TokenizerError when it is none or several."""
@@ -92,14 +83,45 @@ class Tokenizer:
         return self._chat.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise TokenizerError(f"{path}: cannot be read as JSON: {error}") from error
+def _vocab_size(model: Path, config: dict[str, Any]) -> int:
+    size = config.get("vocab_size")
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise TokenizerError(f"model = {model}: config.json: vocab_size = {size!r}: expected the number of token ids")
+    return size
 
 
-def _as_tuple(value: int | list[int] | None) -> tuple[int, ...]:
-    if value is None:
-        return ()
-    return tuple(value) if isinstance(value, list) else (value,)
+def _eos_ids(model: Path, config: dict[str, Any], files: TokenizerFiles, vocab_size: int) -> tuple[int, ...]:
+    """Returns the end tokens that any of the model's files declares, each once."""
+    generation = read_json(model / "generation_config.json", optional=True)
+    found = [
+        *_ids(model / "generation_config.json", generation.get("eos_token_id"), vocab_size),
+        *_ids(model / "config.json", config.get("eos_token_id"), vocab_size),
+    ]
+    own = None if files.eos_token is None else files.raw.token_to_id(files.eos_token)
+    if own is not None and own < vocab_size:  # an end token that was only added to the text side can never be sampled
+        found.append(own)
+    if not found:
+        raise TokenizerError(
+            f"model = {model}: no end token: eos_token_id is neither in generation_config.json nor in config.json, and "
+            f"eos_token, in tokenizer_config.json or special_tokens_map.json, is {files.eos_token!r}; add it to one of them"
+        )
+    return tuple(dict.fromkeys(found))
+
+
+def _ids(path: Path, value: Any, vocab_size: int) -> list[int]:
+    ids = [] if value is None else value if isinstance(value, list) else [value]
+    for token in ids:
+        if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < vocab_size:
+            raise TokenizerError(
+                f"{path}: eos_token_id = {value!r}: expected an id in [0, {vocab_size}), a list of them, or null"
+            )
+    return ids
+
+
+def _without_spaces(text: str) -> str:
+    for spaced in _SPACED[:4]:
+        text = text.replace(spaced, spaced[1:])
+    text = text.replace(" ' ", "'")
+    for spaced in _SPACED[4:]:
+        text = text.replace(spaced, spaced[1:])
+    return text

@@ -15,7 +15,7 @@ from rollout.engine.busy_clock import BusyClock
 from rollout.engine.observer import Observer, ReplicaState
 from rollout.engine.replica import EngineReplica, PoolContext, TargetVersion
 from rollout.engine.server_process import Server
-from rollout.engine.sglang import Engine, EngineError, Response, Sampling
+from rollout.engine.sglang import Engine, EngineError, NotFiniteError, Response, Sampling
 from rollout.versions.verifier import Version
 
 _ATTEMPTS = 3  # of one request, each on an engine that serves then: a request that kills engines must end
@@ -96,6 +96,8 @@ class EnginePool:
         Raises:
             RefusedError: the request is wrong.
             EngineError: the request failed on three engines in a row.
+            NotFiniteError: an engine's logits were not finite. It is restarted; the request is not tried again, because the
+                weights may be what is wrong, and it would take down one engine after the other.
         """
         for attempt in range(1, _ATTEMPTS + 1):
             replica = await self._pick()
@@ -107,7 +109,7 @@ class EnginePool:
                 structlog.get_logger().warning(
                     "generation failed", engine=replica.index, attempt=attempt, error=str(error)
                 )
-                if attempt == _ATTEMPTS:
+                if attempt == _ATTEMPTS or isinstance(error, NotFiniteError):
                     raise
             finally:
                 self.clock.leave()

@@ -14,9 +14,15 @@ import aiohttp
 
 RefitMode = Literal["drain", "in_place", "retract"]
 
+_NAN = "NaN happened"  # SGLang ends a response with this as the matched stop, and an end token in place of the bad one
+
 
 class EngineError(Exception):
     """The server did not answer, or answered wrongly. Its request may be retried elsewhere; the server is suspect."""
+
+
+class NotFiniteError(EngineError):
+    """The server's logits were not finite. Whatever it generated in the request is suspect, and so are its weights."""
 
 
 class RefusedError(Exception):
@@ -55,11 +61,15 @@ class Response:
         tokens: token ids, the end or stop token included.
         finish: why it ended: an end or stop token, the length limit, or the server aborted it.
         spans: which version generated which tokens; they cover ``tokens`` without a gap.
+        stopped_by: the end or stop token that ended it, as the server says; None when it ended otherwise.
+        message: why the server aborted it, in its words.
     """
 
     tokens: list[int]
     finish: Literal["stop", "length", "abort"]
     spans: list[VersionSpan]
+    stopped_by: int | None = None
+    message: str = ""
 
 
 class Engine:
@@ -90,6 +100,7 @@ class Engine:
         Raises:
             RefusedError: an id is outside the vocabulary (it would kill the server), or the server answered HTTP 400.
             EngineError: no answer within the time limit, or a malformed one.
+            NotFiniteError: the server ended a response because its logits were not finite.
         """
         self._require_ids(prompts)
         parameters = {
@@ -195,11 +206,21 @@ class Engine:
 
     def _response(self, item: dict[str, Any]) -> Response:
         try:
-            meta, tokens = item["meta_info"], item["output_ids"]
-            finish = meta["finish_reason"]["type"]
+            meta, reason = item["meta_info"], item["meta_info"]["finish_reason"]
+            finish, matched = reason["type"], reason.get("matched")
+            if finish == "abort":  # perhaps before it had a token
+                return Response(list(item.get("output_ids") or []), finish, [], message=str(reason.get("message", "")))
+            tokens = item["output_ids"]
             spans = [VersionSpan(int(span["version"]), span["start"], span["end"]) for span in meta["weight_versions"]]
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise EngineError(f"{self.url}/generate: malformed response ({type(error).__name__}: {error})") from error
-        if finish not in ("stop", "length", "abort"):
+        if finish not in ("stop", "length"):
             raise EngineError(f"{self.url}/generate: finish_reason {finish!r}")
-        return Response(tokens, finish, [span for span in spans if span.end > span.start])
+        if matched == _NAN:
+            raise NotFiniteError(f"{self.url}/generate: finish_reason {reason!r}: its logits were not finite")
+        if isinstance(matched, str):  # we send no stop strings
+            raise EngineError(
+                f"{self.url}/generate: finish_reason {reason!r}: ended for a reason that was not asked for"
+            )
+        stopped_by = matched if finish == "stop" and isinstance(matched, int) else None
+        return Response(tokens, finish, [span for span in spans if span.end > span.start], stopped_by)

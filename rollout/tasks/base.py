@@ -75,7 +75,11 @@ class Task(ABC):
 
     @abstractmethod
     def reward(self, prompt: Prompt, response: str) -> Reward:
-        """Scores one response, its end token removed: a number, or named parts whose sum is the reward."""
+        """Scores one response, its end token removed: a finite number, or named parts whose sum is the reward.
+
+        Numbers of numpy are numbers. A response that cannot be scored is an error to raise, not a reward of 0: its group is
+        then withdrawn, counted and logged, and the worker ends when that happens to most groups.
+        """
 
     def solution(self, prompt: Prompt) -> str | None:
         """Returns a right answer, for supervised warm starts; None where the task knows none."""

@@ -41,9 +41,11 @@ class Gsm8k(Task):
     def reward(self, prompt: Prompt, response: str) -> float:
         from math_verify import parse, verify  # imports sympy: only where a response is scored
 
-        gold = parse(f"${prompt.data['final']}$")
-        found = parse(response)
-        return float(bool(found) and verify(gold, found))
+        # Its own time limits are alarms on the wall clock that turn an answer into a wrong one, right or not, when the CPU is
+        # taken away. The limit here is reward_timeout_s of the reward worker: such a response is not scored at all.
+        gold = parse(f"${prompt.data['final']}$", parsing_timeout=None)  # pyright: ignore[reportArgumentType]
+        found = parse(response, parsing_timeout=None)  # pyright: ignore[reportArgumentType]
+        return float(bool(found) and verify(gold, found, timeout_seconds=None))
 
     def solution(self, prompt: Prompt) -> str:
         reasoning = re.sub(r"<<.*?>>", "", prompt.data["answer"].rpartition("####")[0]).rstrip()

@@ -7,55 +7,29 @@ import contextlib
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-
-import structlog
+from typing import Any
 
 from rollout.config import TaskConfig
-from rollout.tasks import Prompt, Reward, Task, TaskError
+from rollout.tasks import Prompt, Task
+from rollout.tasks.reward_error import RewardError, describe, explain
+from rollout.tasks.score import Score, as_score
 from runtime.children import die_with_parent
 
 _START_S = 60.0  # limit of a reward worker's imports, which can take seconds
 
 
-@dataclass(frozen=True)
-class Score:
-    """The reward of one response, and its named parts where the task gives them."""
-
-    reward: float
-    parts: dict[str, float] = field(default_factory=dict)
-
-
-def as_score(reward: Reward) -> Score:
-    """Converts what a task returned; named parts add up to the reward.
-
-    Raises:
-        TaskError: it is neither a number nor a mapping to numbers.
-    """
-    parts = reward if isinstance(reward, dict) else {}
-    numbers = list(parts.values()) if isinstance(reward, dict) else [reward]
-    if not all(isinstance(number, (int, float)) for number in numbers):
-        raise TaskError(f"reward = {reward!r}: expected a number or a dict of named numbers")
-    return Score(float(sum(numbers)), {name: float(part) for name, part in parts.items()})
-
-
 class RewardPool:
-    """Scores the responses of one task; for a slow task, in ``config.reward_workers`` processes.
-
-    Attributes:
-        timeouts: responses that were not scored within the time limit.
-    """
+    """Scores the responses of one task; for a slow task, in ``config.reward_workers`` processes."""
 
     def __init__(self, task: Task, config: TaskConfig, seed: int) -> None:
         self._task = task
-        self.timeouts = 0
         self._idle: asyncio.Queue[_RewardWorker] = asyncio.Queue()
         self._workers = [_RewardWorker(config, seed) for _ in range(config.reward_workers)] if task.slow else []
         for worker in self._workers:
             self._idle.put_nowait(worker)
 
     async def score(self, index: int, prompt: Prompt, responses: Sequence[str]) -> list[Score]:
-        """Scores each response to a prompt. One that is not scored within the time limit gets reward 0, and is counted.
+        """Scores each response to a prompt, all of them or none.
 
         Args:
             index: the prompt's index in the task.
@@ -63,20 +37,38 @@ class RewardPool:
             responses: texts, their end tokens removed.
 
         Raises:
-            TaskError: the task raised, or returned something that is no reward.
+            RewardError: a response could not be scored; the message names task, prompt and response.
         """
         if not self._workers:
-            return [as_score(self._task.reward(prompt, response)) for response in responses]
-        return list(await asyncio.gather(*(self._score_elsewhere(index, response) for response in responses)))
+            return [self._score_here(prompt, response) for response in responses]
+        failures: list[RewardError] = []
+        scores = await asyncio.gather(
+            *(self._score_elsewhere(index, prompt, response, failures) for response in responses)
+        )
+        if failures:
+            raise failures[0]
+        return [score for score in scores if score is not None]
 
-    async def _score_elsewhere(self, index: int, response: str) -> Score:
+    def _score_here(self, prompt: Prompt, response: str) -> Score:
+        try:
+            return as_score(self._task.reward(prompt, response))
+        except Exception as error:  # the user's code: the worker logs it, counts it and goes on
+            message = explain(
+                self._task.name, f"reward failed: {describe(self._task, error)}", prompt.prompt_id, response
+            )
+            raise RewardError("reward_error", message) from error
+
+    async def _score_elsewhere(
+        self, index: int, prompt: Prompt, response: str, failures: list[RewardError]
+    ) -> Score | None:
+        """Scores one response, or adds to ``failures``. Does nothing once another response to the prompt has failed."""
         worker = await self._idle.get()
         try:
-            return as_score(await worker.reward(index, response))
-        except TimeoutError:
-            self.timeouts += 1
-            structlog.get_logger().warning("reward timed out", index=index, response=response[:200])
-            return Score(0.0)
+            return None if failures else await worker.score(index, response)
+        except RewardError as error:
+            message = explain(self._task.name, str(error), prompt.prompt_id, response)
+            failures.append(RewardError(error.reason, message))
+            return None
         finally:
             self._idle.put_nowait(worker)
 
@@ -94,48 +86,61 @@ class _RewardWorker:
         self._timeout = config.reward_timeout_s
         self._process: asyncio.subprocess.Process | None = None
 
-    async def reward(self, index: int, response: str) -> Reward:
+    async def score(self, index: int, response: str) -> Score:
         """Scores one response.
 
         Raises:
-            TimeoutError: the limit is over; the process is killed, because nothing else stops a parser that hangs.
-            TaskError: the task raised, or the process ended.
+            RewardError: it could not be scored. When the limit was over, the process was killed, because nothing else stops
+                a parser that hangs.
         """
         try:
             process = self._process or await self._start()
-            async with asyncio.timeout(self._timeout):
-                answer = await self._ask(process, {"index": index, "response": response})
+            answer = await self._within(self._timeout, process, {"index": index, "response": response})
+        except TimeoutError as error:
+            await self.kill()
+            raise RewardError("reward_timeout", f"not scored within reward_timeout_s = {self._timeout:g}") from error
         except BaseException:
-            # Half an exchange cannot be resumed, whatever interrupted it: the limit, a crash or a cancellation.
+            # Half an exchange cannot be resumed, whatever interrupted it: a crash or a cancellation.
             await self.kill()
             raise
         if "error" in answer:
-            raise TaskError(f"task.name = {self._task['name']!r}: reward failed: {answer['error']}")
-        return answer["reward"]
+            raise RewardError("reward_error", f"reward failed: {answer['error']}")
+        return Score(**answer)
 
     async def _start(self) -> asyncio.subprocess.Process:
-        self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "rollout.tasks.reward_worker"),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            preexec_fn=die_with_parent,
-            limit=1 << 20,
-        )
-        self._write(self._process, self._task)
-        # The first response would pay for the imports; an empty one does instead.
-        async with asyncio.timeout(_START_S):
-            await self._ask(self._process, {"index": 0, "response": ""})
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "rollout.tasks.reward_worker"),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                preexec_fn=die_with_parent,
+                limit=1 << 20,
+            )
+            self._write(self._process, self._task)
+            # The first response would pay for the imports; an empty one does instead.
+            await self._within(_START_S, self._process, {"index": 0, "response": ""})
+        except TimeoutError as error:
+            raise RewardError("reward_worker", f"its reward worker did not start within {_START_S:g} s") from error
+        except OSError as error:
+            raise RewardError("reward_worker", f"its reward worker did not start: {error}") from error
         return self._process
 
-    async def _ask(self, process: asyncio.subprocess.Process, request: dict) -> dict:
-        self._write(process, request)
+    async def _within(self, limit_s: float, process: asyncio.subprocess.Process, request: dict) -> dict[str, Any]:
+        """Sends a request and returns its answer. Raises TimeoutError, and RewardError when the process ends."""
         assert process.stdin
         assert process.stdout
-        await process.stdin.drain()
-        line = await process.stdout.readline()
-        if not line:
-            raise TaskError(f"task.name = {self._task['name']!r}: its reward worker ended; see the worker's log")
-        return json.loads(line)
+        async with asyncio.timeout(limit_s):
+            try:
+                self._write(process, request)
+                await process.stdin.drain()
+                line = await process.stdout.readline()
+                if line:
+                    return json.loads(line)
+            except TimeoutError:
+                raise
+            except (OSError, ValueError) as error:  # a broken pipe, an answer that is too long or no JSON
+                raise RewardError("reward_worker", f"its reward worker failed: {error!r}") from error
+        raise RewardError("reward_worker", "its reward worker ended; see the worker's log")
 
     @staticmethod
     def _write(process: asyncio.subprocess.Process, message: dict) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from leeway.v1 import rollout_pb2
 from rollout.config import WorkerConfig
+from rollout.data.generator import Sample
 from rollout.engine.busy_clock import BusyClock
 from rollout.engine.observer import ReplicaState
 from rollout.telemetry.jsonl import JsonLines
@@ -24,16 +25,8 @@ class _Counts:
     groups_generated: int = 0
     groups_accepted: int = 0
     groups_rejected: int = 0
+    groups_withdrawn: int = 0
     tokens_generated: int = 0
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One response as a person reads it."""
-
-    prompt: str
-    response: str
-    reward: float
 
 
 class WorkerLog:
@@ -59,6 +52,8 @@ class WorkerLog:
 
     def generated(self, groups: Sequence[rollout_pb2.Group], samples: Sequence[Sample]) -> None:
         """Counts the groups of a complete request; a few of the samples are logged every ``sample_every_s``."""
+        if not groups:
+            return
         responses = [response for group in groups for response in group.responses]
         tokens, rewards = sum(len(response.tokens) // 4 for response in responses), [one.reward for one in responses]
         self._metrics.generated(len(groups), tokens, rewards)
@@ -88,6 +83,15 @@ class WorkerLog:
     def skipped(self, prompts: int) -> None:
         """Counts prompts that were given up because no engine could answer them."""
         self._metrics.skipped(prompts)
+
+    def withdrawn(self, reason: str, groups: int = 1) -> None:
+        """Counts groups that were generated and are not submitted, by reason."""
+        self._metrics.withdrawn(reason, groups)
+        self._counts.groups_withdrawn += groups
+
+    def truncated(self, responses: int) -> None:
+        """Counts responses that the length limit cut off."""
+        self._metrics.truncated(responses)
 
     def refused(self, version: int, error: VersionError) -> None:
         """Records a published version that failed its verification and was not loaded."""

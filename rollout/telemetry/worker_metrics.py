@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from leeway.v1 import rollout_pb2
 from rollout.client import SubmitClient
+from rollout.data.withdrawal import REASONS
 from rollout.engine.observer import ReplicaState
 from rollout.engine.pool import EnginePool
 from runtime.metric_registry import MetricRegistry
@@ -52,11 +53,20 @@ class WorkerMetrics:
         self._reward = made.gauge("leeway_worker_reward", "Mean reward of the last complete request.")
         self._reward.set(math.nan)
         self._skipped = made.counter("leeway_worker_skipped_prompts_total", "Prompts given up: no engine could answer.")
+        self._withdrawn = made.counter(
+            "leeway_worker_withdrawn_groups_total", "Groups generated and not submitted, by reason.", ("reason",)
+        )
+        self._truncated = made.counter(
+            "leeway_worker_truncated_responses_total",
+            "Responses that max_new_tokens cut off, in groups that were submitted or not.",
+        )
         self._waited = made.counter(
             "leeway_worker_lease_wait_seconds_total", "Time that request slots waited for a lease, summed."
         )
         for stage in ("generated", "accepted", "rejected"):
             self._groups.labels(stage)
+        for reason in REASONS:
+            self._withdrawn.labels(reason)
         for engine in range(engines):
             self._restarts.labels(str(engine))
 
@@ -110,6 +120,14 @@ class WorkerMetrics:
     def skipped(self, prompts: int) -> None:
         """Counts prompts that were given up."""
         self._skipped.inc(prompts)
+
+    def withdrawn(self, reason: str, groups: int) -> None:
+        """Counts groups that are not submitted, by reason."""
+        self._withdrawn.labels(reason).inc(groups)
+
+    def truncated(self, responses: int) -> None:
+        """Counts responses that the length limit cut off."""
+        self._truncated.inc(responses)
 
     def refused(self) -> None:
         """Counts a published version that was not loaded."""

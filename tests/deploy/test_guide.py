@@ -16,6 +16,19 @@ GUIDE = (ROOT / "deploy" / "README.md").read_text()
 CODE = "\n".join(line for line in GUIDE.splitlines() if line.startswith("    "))
 KINDS = {"deployment": "Deployment", "deploy": "Deployment", "statefulset": "StatefulSet", "jobset": "JobSet"}
 P8, P70 = 8.03e9, 70.6e9  # parameters
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "BENCHMARKS.md", "CONTRIBUTING.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "deploy").rglob("*.md")),
+    *(path for path in sorted((ROOT / "deploy" / "kubernetes").rglob("*.yaml")) if "kubectl" in path.read_text()),
+]
+DELETES_DATA = "Delete the data"  # the heading of the only section that may
+DESTROYS = re.compile(
+    r"\bdelete\b.*(?:\s-k\b|\s--kustomize\b|\s-R?f\b|\s--filename\b|\s--all\b"
+    r"|\b(?:ns|namespaces?|pvc?|persistentvolume(?:claim)?s?|priorityclass(?:es)?|pc)\b(?!=))",
+    re.IGNORECASE,
+)
+WORKLOAD = re.compile(r"delete (job|jobset|leaderworkerset|statefulset|deployment)s?\b")
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +73,7 @@ def test_its_images_are_those_that_can_be_built():
 def test_the_objects_that_its_commands_name_are_in_the_overlay(objects: list[dict]):
     names = {(found["kind"], found["metadata"]["name"]) for found in objects}
     asked = re.findall(r"\b(deployment|deploy|statefulset|jobset|leaderworkerset)[/ ](leeway-[\w-]+)", CODE)
-    assert len(asked) > 5
+    assert len(asked) > 4
     for kind, name in asked:
         assert (KINDS.get(kind, "LeaderWorkerSet"), name) in names, f"{kind}/{name}"
     jobset = next(found for found in objects if found["kind"] == "JobSet")
@@ -79,6 +92,78 @@ def test_its_times_and_sizes_are_the_overlays(objects: list[dict]):
     assert grace is not None
     times = f"({grace[1]} < {shutdown.partition('=')[2]} < {pod['terminationGracePeriodSeconds']} s in multi-node)"
     assert times in GUIDE
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_command_deletes_data_outside_the_section_that_says_so(document: Path):
+    for heading, command in commands(document.read_text()):
+        assert DELETES_DATA in heading or not DESTROYS.search(command), f"{document}, {heading}: {command}"
+
+
+def test_the_section_that_deletes_data_is_the_last_one_and_warns():
+    sections = re.split(r"^## ", GUIDE, flags=re.MULTILINE)
+    assert [DELETES_DATA in section.partition("\n")[0] for section in sections[1:]] == [False] * 8 + [True]
+    assert "**This cannot be undone.**" in sections[-1]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "kubectl delete -k deploy/kubernetes/overlays/mine",
+        "kubectl -n leeway delete --kustomize overlays/mine",
+        "kubectl kustomize overlays/mine | kubectl delete -f -",
+        "kubectl delete ns leeway",
+        "kubectl delete namespace/leeway",
+        "kubectl -n leeway delete pvc leeway",
+        "kubectl -n leeway delete persistentvolumeclaims --all",
+        "kubectl delete priorityclass leeway-learner",
+    ],
+)
+def test_a_command_that_deletes_data_is_recognised(command: str):
+    assert DESTROYS.search(command)
+
+
+@pytest.mark.parametrize(
+    ("document", "overlays"), [("README.md", ["multi-node"]), ("kubernetes/README.md", ["dev", "single-node"])]
+)
+def test_a_workload_is_deleted_by_a_label_of_it_and_its_pods_are_awaited(document: str, overlays: list[str]):
+    if MISSING:
+        pytest.skip(MISSING)
+    found = [command for _, command in commands((ROOT / "deploy" / document).read_text())]
+    deleted = [(index, match[1]) for index, command in enumerate(found) if (match := WORKLOAD.search(command))]
+    assert len(deleted) >= 4
+    for index, kind in deleted:
+        label = found[index].partition("-l app.kubernetes.io/component=")[2].partition(" ")[0]
+        assert "--cascade=foreground" in found[index], found[index]
+        wait = rf"wait --for=delete pod -l app.kubernetes.io/component={label} --timeout=(\d+)s"
+        limit = re.search(wait, found[index + 1])
+        assert limit is not None, f"{found[index]} is followed by {found[index + 1]}"
+        for overlay in overlays:
+            grace = grace_s(render(overlay), kind, label)
+            assert grace < int(limit[1]), f"{overlay}: {kind} {label} may take {grace} s to end"
+
+
+def commands(text: str) -> list[tuple[str, str]]:
+    """Commands of a document's indented or fenced blocks and of a manifest's comments, each with the heading above it."""
+    found, heading, fenced = [], "", False
+    for line in text.replace("\\\n", " ").splitlines():
+        fenced ^= line.startswith("```")
+        if line.startswith("## "):
+            heading = line
+        elif fenced or line.startswith(("    ", "#    ")):
+            found.append((heading, line.strip("# ")))
+    return found
+
+
+def grace_s(objects: list[dict], kind: str, component: str) -> int:
+    """The longest grace period of the pods of the workload of this kind that has the component's label."""
+    labelled = [
+        found
+        for found in objects
+        if found["kind"].lower() == kind and found["metadata"]["labels"].get("app.kubernetes.io/component") == component
+    ]
+    assert labelled, f"no {kind} has the label {component}"
+    return max(int(grace) for grace in re.findall(r"'terminationGracePeriodSeconds': (\d+)", str(labelled)))
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """`python -m tests.fuzz.messages --count N --seed S`: hostile messages against what a gateway does with a message.
 
-Each goes through the gateway's own deserializer, the submit handler (validation, measuring, quarantine) and the lease
+Each goes through the gateway's own parser, the submit handler (validation, measuring, quarantine) and the lease
 check. A message may hold several groups; they are what is accepted or rejected. Looked for: an exception other than
-DecodeError, an accepted group that breaks the contract by the reference validator, wrong sizes in the account, and memory
+MalformedError, an accepted group that breaks the contract by the reference validator, wrong sizes in the account, and memory
 that grows. Exit status 1 when one is found; the message is printed, in hexadecimal, with its seed.
 """
 
@@ -21,14 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from google.protobuf.message import DecodeError
 
 from learner.config import AdmissionConfig, LimitsConfig
 from learner.gateway.admission_gate import AdmissionGate
+from learner.gateway.parsing import MalformedError, parse, parse_submit
 from learner.gateway.pending_submit import PendingSubmit
 from learner.gateway.service import lease_problem
-from learner.gateway.submit_call import flat
 from learner.gateway.submit_handler import SubmitHandler
+from learner.gateway.validation import GroupRules
 from learner.queue import Append
 from leeway.v1 import rollout_pb2 as pb
 from tests.fuzz.mutations import VERSIONS, Corpus
@@ -77,7 +77,7 @@ class Target:
         self._batch_writer = _BatchWriter()
         no_rates: Any = None
         stand_ins: Any = (_Policies(), AdmissionGate(AdmissionConfig(), no_rates), self._batch_writer)
-        self._handler = SubmitHandler(LIMITS, *stand_ins, quarantine=True)
+        self._handler = SubmitHandler(GroupRules(LIMITS, 86_400), *stand_ins, quarantine=True)
 
     def submit(self, message: bytes) -> list[str]:
         """Submits a message; returns "undecodable", or "accepted" or "rejected" for each group. Raises FoundError."""
@@ -94,20 +94,20 @@ class Target:
         """Parses a message as each of the other requests. Raises FoundError."""
         try:
             for kind in (pb.LeaseRequest, pb.WatchPolicyRequest, pb.GetLedgerRequest, pb.ListLedgersRequest):
-                request = kind.FromString(message)
+                request = parse(kind, message)
                 if isinstance(request, pb.LeaseRequest):
                     lease_problem(request)
-        except DecodeError:
+        except MalformedError:
             return
         except Exception as error:
             raise FoundError(f"{type(error).__name__}: {error}: call {message.hex()}") from error
 
     def _submit(self, message: bytes) -> list[str]:
         try:
-            request = pb.SubmitRequest.FromString(message)
-        except DecodeError:
+            requests = parse_submit(message)
+        except MalformedError:
             return ["undecodable"]
-        return [self._take(one) for one in flat(request)]
+        return [self._take(one) for one in requests]
 
     def _take(self, request: pb.SubmitRequest) -> str:
         _run(self._handler.take("fuzz", request, lambda _: None))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Sequence
 
 from leeway.v1 import rollout_pb2 as pb
@@ -61,15 +62,17 @@ def _spans(rng: random.Random, group: pb.Group) -> None:
 
 def _numbers(rng: random.Random, group: pb.Group) -> None:
     if rng.random() < 0.4:
-        group.temperature = min(max(rng.choice(_EVIL_FLOATS), -3e38), 3e38)
+        evil = rng.choice((*_EVIL_FLOATS, 1e-38, 1e-6, 0.05, 0.049999, 0.7))
+        group.temperature = min(max(evil, -3e38), 3e38)
     elif rng.random() < 0.5:
         rng.choice(group.responses).reward = rng.choice(_EVIL_FLOATS)
     else:
-        rng.choice(group.responses).reward_parts[rng.choice(("", "a", "\x00"))] = rng.choice(_EVIL_FLOATS)
+        rng.choice(group.responses).reward_parts[rng.choice(("", "a", "\x00", "x" * 65))] = rng.choice(_EVIL_FLOATS)
 
 
 def _texts(rng: random.Random, group: pb.Group) -> None:
-    text = rng.choice(("", "x" * 64, "x" * 65, "é" * 128, "é" * 129, "\x00", "\U0001f600", "../../x", "{}:*\r\n"))
+    texts = ("", "x" * 64, "x" * 65, "é" * 128, "é" * 129, "\x00", "\U0001f600", "../../x", "{}:*\r\n")
+    text = rng.choice((*texts, "a\x1b[2J", "\u202e", "\u2028", "[red]"))
     field = rng.choice(("group_id", "prompt_id", "task"))
     if field == "group_id" and rng.random() < 0.7:
         text = rng.choice((group.group_id.upper(), group.group_id[:-1], group.group_id + "\n", "7" * 36, "é" * 36))
@@ -78,7 +81,7 @@ def _texts(rng: random.Random, group: pb.Group) -> None:
 
 def _metadata(rng: random.Random, group: pb.Group) -> None:
     for number in range(rng.choice((1, 31, 32, 33))):
-        group.metadata[f"{number}"] = "v" * rng.choice((0, 1, 127))
+        group.metadata[f"{number}" if rng.random() < 0.9 else "\x07"] = "v" * rng.choice((0, 1, 127))
 
 
 def _counts(rng: random.Random, group: pb.Group) -> None:
@@ -93,8 +96,25 @@ def _parts(rng: random.Random, group: pb.Group) -> None:
         group.responses[-1].reward_parts[f"{number}"] = 1.0
 
 
+def _times(rng: random.Random, group: pb.Group) -> None:
+    group.created_at.seconds = rng.choice((0, -1, 946_684_799, 946_684_800, 1_700_000_000, 2**40, 2**63 - 1, -(2**63)))
+    group.created_at.nanos = rng.choice((0, 0, -1, 999_999_999, 10**9, 2**31 - 1))
+
+
+def _ages(rng: random.Random, group: pb.Group) -> None:
+    """Moves the time in the group's id to either side of what is remembered, or far away."""
+    seconds = rng.choice((0, -85_000, -86_000, -86_401, -(10**8), 590, 660, 86_400, 10**8))
+    milliseconds = (int(time.time() + seconds) * 1000) & (1 << 48) - 1
+    group.group_id = f"{milliseconds >> 16:08x}-{milliseconds & 0xFFFF:04x}{group.group_id[13:]}"
+
+
+def _reasons(rng: random.Random, group: pb.Group) -> None:
+    rng.choice(group.responses).finish_reason = rng.choice((0, 1, 2, 3, 4, -1, 2**31 - 1))  # pyright: ignore
+
+
 _RULES: Sequence[Callable[[random.Random, pb.Group], None]] = (
-    _tokens, _tokens, _spans, _spans, _numbers, _numbers, _texts, _metadata, _counts, _parts,
+    _tokens, _tokens, _spans, _spans, _numbers, _numbers, _texts, _metadata, _counts, _parts, _times,
+    _reasons, _ages,
 )  # fmt: skip
 
 

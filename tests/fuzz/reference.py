@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import struct
+import time
+import unicodedata
 from collections.abc import Container
+from datetime import UTC, datetime
 
 from learner.config import LimitsConfig
 from leeway.v1 import rollout_pb2 as pb
@@ -18,20 +21,29 @@ def problems(payload: bytes, limits: LimitsConfig, known_versions: Container[int
     found = []
     if not is_uuid7(group.group_id):
         found.append("group_id")
-    if not 1 <= len(group.prompt_id.encode("utf-8")) <= 256:
+    elif not -10 * 60 <= time.time() - id_time(group.group_id) <= 24 * 3600 - 15 * 60:
+        found.append("time of group_id")
+    if not is_name(group.prompt_id, 256):
         found.append("prompt_id")
-    if not 1 <= len(group.task.encode("utf-8")) <= 64:
+    if not is_name(group.task, 64):
         found.append("task")
-    if not 0 < group.temperature < _INFINITY:
+    if not single(limits.temperature_range[0]) <= group.temperature <= single(limits.temperature_range[1]):
         found.append("temperature")
+    if group.HasField("created_at") and not is_time(group.created_at.seconds, group.created_at.nanos):
+        found.append("created_at")
     if len(group.metadata) > 32:
         found.append("metadata keys")
     if sum(len((key + value).encode("utf-8")) for key, value in group.metadata.items()) > 4096:
         found.append("metadata bytes")
+    if not all(is_printable(key) for key in group.metadata):
+        found.append("metadata key")
     if not are_tokens(group.prompt_tokens, limits.max_prompt_tokens, limits.vocab_size):
         found.append("prompt_tokens")
     if len(group.responses) not in range(limits.group_size[0], limits.group_size[1] + 1):
         found.append("responses")
+    rewards = [response.reward for response in group.responses]
+    if all(-_INFINITY < reward < _INFINITY for reward in rewards) and not -_INFINITY < sum(rewards) < _INFINITY:
+        found.append("mean reward")
     for response in group.responses:
         found += response_problems(response, limits, known_versions)
     return found
@@ -46,9 +58,13 @@ def response_problems(response: pb.Response, limits: LimitsConfig, known_version
         found.append("reward")
     if len(response.reward_parts) > 32:
         found.append("reward_parts")
-    for value in response.reward_parts.values():
-        if not -_INFINITY < value < _INFINITY:
+    for name, value in response.reward_parts.items():
+        if not (-_INFINITY < value < _INFINITY and is_name(name, 64)):
             found.append("reward part")
+    if response.finish_reason not in (0, 1, 2, 3):
+        found.append("finish_reason")
+    if len(response.spans) > 4096:
+        found.append("many spans")
     if len(response.spans) == 0:
         found.append("no spans")
     covered = [0] * (len(response.tokens) // 4)
@@ -67,12 +83,41 @@ def response_problems(response: pb.Response, limits: LimitsConfig, known_version
     return found
 
 
+def is_name(text: str, most: int) -> bool:
+    """Whether the text is 1 to ``most`` bytes of printable characters."""
+    return 1 <= len(text.encode("utf-8")) <= most and is_printable(text)
+
+
+def is_printable(text: str) -> bool:
+    """Whether the text has no control, format, private or unassigned characters, and no separators but the space."""
+    return all(character == " " or unicodedata.category(character)[0] not in "CZ" for character in text)
+
+
+def is_time(seconds: int, nanos: int) -> bool:
+    """Whether a timestamp lies between 2000 and a day from now."""
+    earliest = datetime(2000, 1, 1, tzinfo=UTC).timestamp()
+    return 0 <= nanos <= 999_999_999 and earliest <= seconds <= time.time() + 24 * 3600
+
+
+def single(number: float) -> float:
+    """Rounds a number to single precision."""
+    return struct.unpack("<f", struct.pack("<f", number))[0]
+
+
 def is_uuid7(text: str) -> bool:
     """Whether the text is a UUID of version 7 in canonical form."""
     if len(text) != 36 or any(text[position] != "-" for position in (8, 13, 18, 23)):
         return False
     digits = text.replace("-", "")
     return len(digits) == 32 and set(digits) <= _HEX and text[14] == "7" and text[19] in "89ab"
+
+
+def id_time(text: str) -> float:
+    """Unix seconds at which a UUID of version 7 says that it was made."""
+    milliseconds = 0
+    for digit in text.replace("-", "")[:12]:
+        milliseconds = 16 * milliseconds + "0123456789abcdef".index(digit)
+    return milliseconds / 1000
 
 
 def are_tokens(data: bytes, most: int, vocabulary: int) -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
 from learner.config import QueueConfig
 from learner.queue import Appended, GatewayQueue, LearnerQueue, UnavailableError
+from learner.queue.outage import Outage
 from learner.queue.scripts import script
 from leeway.v1 import rollout_pb2 as pb
 from tests.service.conftest import publish
@@ -70,6 +72,27 @@ async def test_a_learner_waits_for_redis_to_come_back(config, any_redis, gateway
         server.stop()
 
 
+async def test_a_learner_that_starts_before_redis_waits_for_it(config, any_redis, capsys):
+    any_redis.child.kill()
+    opening = asyncio.create_task(asyncio.to_thread(LearnerQueue.open, config))
+    said = ""
+
+    def says_so() -> bool:
+        nonlocal said
+        said += capsys.readouterr().out
+        return "waiting for redis" in said
+
+    await until(lambda: opening.done() or says_so())
+    assert not opening.done()
+    server = any_redis.restart()
+    try:
+        learner = await opening
+        assert learner.epoch == 1
+        learner.close()
+    finally:
+        server.stop()
+
+
 async def test_a_take_whose_reply_is_lost(redis_server):
     publish(redis_server.url, 0)
     config = QueueConfig(url=redis_server.url, run=RUN)
@@ -124,7 +147,7 @@ async def test_groups_of_a_failed_take_come_again(config, any_redis, gateway_que
     learner = begun(open_learner, versions=[0, 1, 2])
     groups = [valid_group(2), valid_group(0), valid_group(2)]  # the second expires: that needs Redis once more
     await feed(gateway_queue, groups)
-    monkeypatch.setattr(learner._session, "_outage_s", 0.2)
+    monkeypatch.setattr(learner._session, "_outage", Outage(0.2, time.monotonic))
     original = learner._keep_trainable
 
     def kill_before_expiring(*arguments):

@@ -15,7 +15,7 @@ from learner.cli.operate.quarantine import quarantine
 from learner.cli.operate.replay import replay
 from learner.config import LimitsConfig, QueueConfig
 from learner.queue import EmbeddedRedis, QueueError
-from learner.queue.quarantine import Quarantine
+from learner.queue.quarantine import Quarantine, Quarantined
 from leeway.v1 import rollout_pb2 as pb
 from tests.service.fleet import RUN, VOCABULARY, tokens, valid_group
 from tests.service.queueing import client, ledger
@@ -107,3 +107,11 @@ async def test_the_commands(config: QueueConfig, tmp_path: Path, monkeypatch: py
     assert (await leeway("purge", "--fleet", "beta"))[1] == "0 deleted\n"
     assert (await leeway("purge"))[1] == "2 deleted\n"
     assert (await leeway("list"))[1] == "no group is in quarantine\n"
+
+
+async def test_replay_refuses_what_may_have_been_trained_before(config: QueueConfig):
+    """A valid group that was rejected because its id is no longer remembered: nobody knows what became of it."""
+    payload = valid_group().SerializeToString()
+    entry = Quarantined("k", "alpha", 1.0, "an id", "id_too_old", "group_id", "", payload, b"")
+    ((_, fate),) = await replay(config, LimitsConfig(vocab_size=VOCABULARY), [entry])
+    assert fate.startswith("stays: id_too_old: it may have been accepted and trained before")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -188,6 +189,37 @@ async def test_a_rollback_is_a_new_timeline_and_every_group_is_accounted_for(fir
     assert (third.takeover.resume.step, third.takeover.resume.state.epoch) == (2, 2)
     assert third.takeover.rollback is None  # this checkpoint knows of it
     assert [event for event in third.metrics.events if event["kind"] == "rollback"] == []
+
+
+async def test_a_rollback_that_is_killed_half_way_tells_what_it_cost(first, config, tmp_path: Path, monkeypatch):
+    """Kills the start that applies a rollback while a checkpoint is between its two names; the next start finishes it."""
+    first.train(1, 2)
+    first.checkpointer.mark_healthy(range(1, 2))
+    first.train(2, 2)
+    first.train(3, 2)
+    alarm = Alarm("reward", "rollback", "the mean reward has fallen")
+    assert request_rollback(first.takeover.checkpoints, 3, alarm, number=1, factor=0.5) is not None
+    rename = os.rename
+
+    def rename_until_killed(source: Path, target: Path) -> None:
+        if target.parent.name == "c" and target.name.startswith("rolled_back_"):
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("learner.storage.fence.os.rename", rename_until_killed)
+        with pytest.raises(KeyboardInterrupt):
+            Start(config, tmp_path)
+    third = Start(config, tmp_path)
+    told = next(event for event in third.metrics.events if event["kind"] == "rollback")
+    assert told["set_aside"] == ["step_00000002_e0001", "step_00000003_e0001"]
+    assert (told["newest_step"], told["lost"], told["complete"]) == (3, 4, True)
+    assert third.takeover.resume is not None
+    assert third.takeover.resume.step == 1
+    assert sorted(path.name for path in (tmp_path / "c").glob("rolled_back_*")) == [
+        "rolled_back_1_step_00000002_e0001",
+        "rolled_back_1_step_00000003_e0001",
+    ]
 
 
 async def test_an_epoch_that_redis_forgot_is_not_given_twice(first, config, tmp_path: Path):

@@ -116,7 +116,7 @@ class ScriptedGateway(rollout_pb2_grpc.RolloutServiceServicer):
 
 
 class ScriptedEngine:
-    """The part of SGLang's HTTP API that a worker uses. ``answer`` makes the tokens of one prompt.
+    """The part of SGLang's HTTP API that a worker uses. ``answer`` makes the tokens of one prompt, ``finish`` its end.
 
     Attributes:
         calls: paths in the order they were called, without probes.
@@ -132,6 +132,7 @@ class ScriptedEngine:
         self.update_status = 200
         self.answer: Callable[[list[int]], list[int]] = lambda _: [1, 12]
         self.spans: list[dict[str, Any]] | None = None
+        self.finish: Callable[[list[int]], dict[str, Any]] = lambda _: {"type": "stop"}
         self.port = 0
         self._runner: web.AppRunner | None = None
 
@@ -186,6 +187,6 @@ class ScriptedEngine:
         for prompt in body["input_ids"]:
             tokens = self.answer(prompt)
             spans = self.spans or [{"version": self.version, "start": 0, "end": len(tokens)}]
-            meta = {"finish_reason": {"type": "stop"}, "weight_version": self.version, "weight_versions": spans}
+            meta = {"finish_reason": self.finish(prompt), "weight_version": self.version, "weight_versions": spans}
             results.append({"output_ids": tokens, "meta_info": meta})
         return web.json_response(results)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
+
+import numpy as np
 
 from rollout.tasks import Prompt, Task
 
@@ -21,7 +24,9 @@ class Reverse(Task):
 
 
 class Slow(Task):
-    """Scored in a reward worker. The response says what happens: "hang", "raise", "print", "parts", or a number."""
+    """Scored in a reward worker. The response says what happens: "hang", "raise", "exit", "numpy", ..., or a number."""
+
+    name = "slow"
 
     slow = True
 
@@ -33,12 +38,48 @@ class Slow(Task):
             time.sleep(3600)
         if response == "raise":
             raise ZeroDivisionError("scripted")
+        if response == "exit":
+            os._exit(1)
+        if response == "numpy":
+            return {"right": np.True_, "short": np.float32(0.5)}  # pyright: ignore[reportReturnType]
         if response == "print":
             print("not an answer", flush=True)
             return 0.5
         if response == "parts":
             return {"format": 0.25, "answer": float(prompt.data)}
         return float(response or 0)
+
+
+class Quick(Task):
+    """Scored in place. A response with "raise" in it raises; any other is the number that it spells."""
+
+    name = "quick"
+
+    def prompt(self, index: int) -> Prompt:
+        return Prompt(prompt_id=str(index), text="=", data=index)
+
+    def reward(self, prompt: Prompt, response: str) -> float:
+        if "raise" in response:
+            raise ValueError("scripted")
+        return float(response)
+
+
+class Flaky(Task):
+    """The task sort, but for its reward: it raises for every prompt whose index is a multiple of ``every``."""
+
+    name = "flaky"
+
+    def __init__(self, seed: int = 0, every: int = 2) -> None:
+        super().__init__(seed)
+        self._every = every
+
+    def prompt(self, index: int) -> Prompt:
+        return Prompt(prompt_id=f"flaky:{index}", text=f"{1_000_000 + index}=", data=index)
+
+    def reward(self, prompt: Prompt, response: str) -> float:
+        if prompt.data % self._every == 0:
+            raise LookupError("scripted")
+        return 1.0
 
 
 class NotATask:

@@ -3,46 +3,56 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from learner.cli.doctor.examined_config import ExaminedConfig
-from learner.cli.doctor.finding import Finding, fail, ok, size
-from learner.cli.up.model_check import vocabulary_size
+from learner.cli.doctor.finding import Finding, fail, ok, size, warn
+from learner.cli.up.model_check import DEMO_CONFIG, require_files
 from learner.config import ParallelConfig
-from learner.config.architectures import SUPPORTED_MODEL_TYPES
+from learner.config.architectures import layout_violations
+from learner.config.model_config import ModelError, read_config
+from learner.config.model_keys import unknown_keys
+from learner.config.model_weights import check_tensors, stored_tensors
 from runtime.settings import SettingsError
-from runtime.version_format.safetensors_header import read_header
+from runtime.version_format.safetensors_header import StoredTensor
 
 DEMO_PARAMETERS = 600_000
 
 
 def model(examined: ExaminedConfig) -> Iterator[Finding]:
     """Checks that config.json, weights and tokenizer exist, are complete, can be trained, and fit the parallel layout."""
+    parallel = examined.learner.parallel if examined.learner is not None else ParallelConfig()
     if examined.makes_model:
-        yield ok("model", "`leeway up` will make the demo's model")
+        bad = list(_layout(DEMO_CONFIG, parallel))
+        yield from bad
+        if not bad:
+            yield ok("model", "`leeway up` will make the demo's model")
         return
     directory = examined.model
     if directory is None:
         return
-    fix = "download it there, or mount the volume that has it"
-    parallel = examined.learner.parallel if examined.learner is not None else ParallelConfig()
     try:
-        vocabulary = vocabulary_size(directory, parallel)
-        kind = json.loads((directory / "config.json").read_text()).get("model_type")
-        tensors = tensors_of(directory)
+        require_files(directory)
+        config = read_config(directory)
     except SettingsError as error:
-        yield fail("model", str(error), fix)
+        yield fail("model", str(error), "download it there, or mount the volume that has it")
         return
-    except (OSError, ValueError) as error:
-        yield fail("model", f"{directory}: {error}", "copy the model again: a file is incomplete")
+    except ModelError as error:
+        yield from _faults(error, "use a model that the learner computes, or correct its config.json")
         return
-    if kind not in SUPPORTED_MODEL_TYPES:
-        yield fail("model", f"{directory}: model_type = {kind!r}", f"supported: {', '.join(SUPPORTED_MODEL_TYPES)}")
+    yield from _unknown(directory, config)
+    layout, vocabulary = list(_layout(config, parallel)), [*_vocabulary(examined, directory, config["vocab_size"])]
+    yield from (*layout, *vocabulary)
+    try:
+        tensors = stored_tensors(directory)
+        check_tensors(directory, config, tensors)
+    except ModelError as error:
+        yield from _faults(error, "copy the model again if a file is incomplete")
         return
-    yield from _vocabulary(examined, directory, vocabulary)
-    count = sum(tensors.values())
-    yield ok("model", f"{directory}: {kind}, {count:,} parameters, {vocabulary:,} token ids, {_bytes_of(directory)}")
+    if not layout:
+        yield ok("model", _summary(directory, config, tensors))
 
 
 def parameters(examined: ExaminedConfig) -> int | None:
@@ -50,29 +60,35 @@ def parameters(examined: ExaminedConfig) -> int | None:
     if examined.makes_model:
         return DEMO_PARAMETERS
     try:
-        return None if examined.model is None else sum(tensors_of(examined.model).values())
-    except (OSError, ValueError):
-        return None
+        if examined.model is not None:
+            return sum(tensor.count for tensor in stored_tensors(examined.model).values())
+    except ModelError:
+        pass
+    return None
 
 
-def tensors_of(directory: Path) -> dict[str, int]:
-    """Number of elements of each tensor by name, read from the headers of the files alone.
+def _layout(config: Mapping[str, Any], parallel: ParallelConfig) -> Iterator[Finding]:
+    for violation in layout_violations(config, parallel):
+        yield fail("model", violation.text, "change [learner.parallel]")
 
-    Raises:
-        ValueError, OSError: a file is incomplete, its header is damaged, or the index lists a tensor that no file has.
-    """
-    tensors: dict[str, int] = {}
-    for path in sorted(directory.glob("*.safetensors")):
-        tensors |= {name: tensor.count for name, tensor in read_header(path).tensors.items()}
-    index = directory / "model.safetensors.index.json"
-    if index.is_file():
-        listed = json.loads(index.read_text())["weight_map"]
-        missing = sorted(name for name in listed if name not in tensors)
-        if missing:
-            raise ValueError(f"{index.name} lists {missing[0]} in {listed[missing[0]]}, and no file has it")
-    if not tensors:
-        raise ValueError("no tensor in any *.safetensors")
-    return tensors
+
+def _faults(error: ModelError, fix: str) -> Iterator[Finding]:
+    yield from (fail("model", line, fix) for line in str(error).splitlines())
+
+
+def _unknown(directory: Path, config: Mapping[str, Any]) -> Iterator[Finding]:
+    """Warns of keys that nobody has looked at: the engine may compute something by them that the learner does not."""
+    keys = unknown_keys(config)
+    if keys:
+        text = f"{directory / 'config.json'}: unknown keys, which the learner ignores: {', '.join(keys)}"
+        yield warn("model", text, "make sure that they do not change what the model computes")
+
+
+def _summary(directory: Path, config: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> str:
+    count = sum(tensor.count for tensor in tensors.values())
+    files = {tensor.file for tensor in tensors.values()}
+    stored = size(sum(path.stat().st_size for path in files))
+    return f"{directory}: {config['model_type']}, {count:,} parameters, {config['vocab_size']:,} token ids, {stored}"
 
 
 def _vocabulary(examined: ExaminedConfig, directory: Path, vocabulary: int) -> Iterator[Finding]:
@@ -100,7 +116,3 @@ def _largest_token(directory: Path) -> int | None:
         return max([*ids, *added], default=None)
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _bytes_of(directory: Path) -> str:
-    return size(sum(path.stat().st_size for path in directory.glob("*.safetensors")))

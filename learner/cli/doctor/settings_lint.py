@@ -46,7 +46,7 @@ def _learner(learner: LearnerConfig) -> Iterator[Finding]:
         text = "max_staleness = 0: fleets wait for every step"
         yield warn("settings", text, "set it to 1 or more, unless strictly on-policy training is what you want")
     if learner.queue.id_memory_s < _RESEND_S:
-        text = f"queue.id_memory_s = {learner.queue.id_memory_s}: a group that is resent later than that is taken twice"
+        text = f"queue.id_memory_s = {learner.queue.id_memory_s}: a group that is resent later than that is refused"
         yield warn("settings", text, "make it longer than any outage; the default is 86400")
     if learner.checkpoint.every > 500:
         text = f"checkpoint.every = {learner.checkpoint.every}: a failure costs up to that many steps"

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 from google.protobuf.message import DecodeError
+from rich.markup import escape
 from rich.table import Table
 
 from learner.cli.run.config_files import config_file
 from learner.cli.run.run_directory import RunDirectory, RunError
 from learner.config import GatewayConfig, LimitsConfig, QueueConfig
 from learner.gateway.submit_handler import to_append
-from learner.gateway.validation import Violation, examine
+from learner.gateway.validation import ID_TOO_OLD, Violation, examine
 from learner.queue import Appended, GatewayQueue
 from learner.queue.quarantine import Quarantine, Quarantined
 from leeway.v1 import rollout_pb2
@@ -49,7 +50,9 @@ def table(entries: Sequence[Quarantined], now: float) -> Table:
         )
     for one in entries:
         size = "not kept" if one.payload is None else f"{len(one.payload):,}"
-        result.add_row(one.key, one.fleet, f"{now - one.time:,.0f} s", size, one.reason, one.field, one.value)
+        # The fleet wrote parts of the last two: what looks like markup is shown, not obeyed.
+        words = (one.key, one.fleet, f"{now - one.time:,.0f} s", size, one.reason, one.field, one.value)
+        result.add_row(*map(escape, words))
     return result
 
 
@@ -108,6 +111,8 @@ async def replay(config: QueueConfig, limits: LimitsConfig, entries: Sequence[Qu
 
 
 async def _replay_one(queue: GatewayQueue, limits: LimitsConfig, versions: set[int], entry: Quarantined) -> str:
+    if entry.reason == ID_TOO_OLD:
+        return "stays: id_too_old: it may have been accepted and trained before its id was forgotten"
     if entry.payload is None:
         return "stays: its content was too large to be kept"
     try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 
 from rich.console import Console
@@ -24,8 +26,11 @@ def print_status(console: Console, run: RunDirectory) -> None:
     run_file = RunFile.read(run.root)
     in_progress = run.is_locked()
     history = RunHistory(run.metrics).poll()
-    phase = history.learner.phase(0) if in_progress else "not running"
-    console.print(render(RunView(phase, _processes(run), history, None), run_file))
+    processes = _processes(run)
+    ages = [process.age_s for process in processes if process.age_s is not None]
+    # What an earlier invocation recorded says nothing of this one: it began with its oldest process.
+    phase = history.learner.phase(time.time() - max(ages) if ages else 0) if in_progress else "not running"
+    console.print(render(RunView(phase, processes, history, None), run_file))
     summary = None if in_progress else read_summary(run)
     if summary:
         print_summary(console, summary)
@@ -38,7 +43,17 @@ def _processes(run: RunDirectory) -> list[ProcessView]:
         return []
     views = []
     for row in rows:
-        alive = row["pid"] is not None and Path(f"/proc/{row['pid']}").exists()
-        state = "running" if alive else "not running"
-        views.append(ProcessView(row["name"], state, row["pid"] if alive else None, row["restarts"], None))
+        age_s = _age_s(row["pid"])
+        pid, state = (None, "not running") if age_s is None else (row["pid"], "running")
+        views.append(ProcessView(row["name"], state, pid, row["restarts"], age_s))
     return views
+
+
+def _age_s(pid: int | None) -> float | None:
+    """Seconds since the start of a process; None when it does not run. Read from /proc: this command comes without psutil."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    started = int(fields[19]) / os.sysconf("SC_CLK_TCK")  # seconds after the machine's start: field 22, starttime
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started)

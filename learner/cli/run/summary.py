@@ -12,6 +12,7 @@ from learner.cli.run.outcome import Outcome
 from learner.cli.run.run_directory import RunDirectory
 from learner.cli.run.run_file import RunFile
 from learner.cli.run.run_history import LearnerHistory, Row, RunHistory, mean
+from learner.cli.run.warnings import warnings
 from learner.queue import imbalances
 from leeway.v1 import rollout_pb2
 
@@ -37,6 +38,7 @@ def summarize(run_file: RunFile, history: RunHistory, outcome: Outcome, previous
         "name": run_file.run.name,
         "status": "failed" if outcome.failure else "stopped" if outcome.signal else "finished",
         "failure": outcome.failure,
+        "warnings": warnings(rows, outcome.ledgers or [], run_file.directory.root),
         "objective": run_file.learner.objective.name,
         "task": run_file.rollout.task.name,
         "seed": run_file.run.seed,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from learner.cli.run.run_directory import RunDirectory, RunError
 from learner.cli.run.run_file import RunFile
+from learner.cli.run.summary import read_summary
 from learner.cli.up.commands import require_free
 from learner.cli.up.model_check import vocabulary_size
 from runtime.settings import SettingsError
@@ -14,10 +17,52 @@ from runtime.settings import SettingsError
 Notify = Callable[[str], None]
 
 
-def open_run(source: Path, overrides: Sequence[str], resume: bool, notify: Notify) -> RunFile:
-    """Reads the settings, checks them against this machine, makes the run's directory and writes its run.json.
+@dataclass(frozen=True)
+class PreparedRun:
+    """A run that can be started, and what its run.json said before.
 
-    A resumed run keeps the settings it had, apart from ``overrides``.
+    Attributes:
+        run_file: the settings to start it with.
+        before: content of run.json before a resume; None for a new run.
+    """
+
+    run_file: RunFile
+    before: bytes | None
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Locks the run while the block runs, and writes its settings; an error in the block puts run.json back.
+
+        Raises:
+            RunError: another process has locked the run; its run.json is not touched.
+        """
+        with self.run_file.directory.lock():
+            self.run_file.write(self.run_file.directory.settings)
+            try:
+                yield
+            except BaseException:
+                self.restore()
+                raise
+
+    def restore(self) -> bool:
+        """Puts run.json back as it was before the resume; returns whether that changed anything.
+
+        Settings that a run has failed with would else be those of every later resume.
+        """
+        path = self.run_file.directory.settings
+        if self.before is None or path.read_bytes() == self.before:
+            return False
+        temporary = path.with_suffix(".tmp")
+        temporary.write_bytes(self.before)
+        temporary.replace(path)
+        return True
+
+
+def open_run(source: Path, overrides: Sequence[str], resume: bool, notify: Notify) -> PreparedRun:
+    """Reads the settings, checks them against this machine, and makes the run's directory.
+
+    A resumed run keeps the settings it had, apart from ``overrides``. An older run of that directory which failed before its
+    first step is renamed.
 
     Args:
         source: a TOML file, or a run directory (to resume it).
@@ -42,15 +87,16 @@ def open_run(source: Path, overrides: Sequence[str], resume: bool, notify: Notif
     if directory.is_locked():
         raise RunError(f"{directory.root}: this run is in progress in another process; stop that one first")
     new = not (resume or asked.run.resume)
-    if new:
+    useless = _failed_before_its_first_step(directory)
+    if new and not useless:
         _refuse_to_overwrite(run_file)
     _preflight(run_file, str(source))
+    before = None if new else directory.settings.read_bytes()
     if new and (moved := directory.set_aside()):
-        notify(f"the older run was renamed to {_short(moved)}")
+        what = "the older run, which failed before its first step," if useless else "the older run"
+        notify(f"{what} was renamed to {_short(moved)}")
     directory.create()
-    run_file = run_file.absolute()
-    run_file.write(directory.settings)
-    return run_file
+    return PreparedRun(run_file.absolute(), before)
 
 
 def _resumed(source: Path, directory: RunDirectory, overrides: Sequence[str], notify: Notify) -> RunFile:
@@ -74,6 +120,16 @@ def _preflight(run_file: RunFile, source: str) -> None:
     if not engine.urls:
         for index in range(run_file.rollout.workers * engine.count):
             require_free(f"127.0.0.1:{engine.base_port + index}", "rollout.engine.base_port + index")
+
+
+def _failed_before_its_first_step(directory: RunDirectory) -> bool:
+    try:
+        summary = read_summary(directory)
+    except ValueError:  # damaged: nothing is known of that run
+        return False
+    return (
+        directory.settings.is_file() and summary is not None and summary["status"] == "failed" and not summary["steps"]
+    )
 
 
 def _refuse_to_overwrite(run_file: RunFile) -> None:

@@ -26,7 +26,7 @@ from learner.cli.view.live import Display, ProcessView, RunView
 from learner.queue import EmbeddedRedis, QueueError, ledgers_in
 from leeway.v1 import rollout_pb2
 from runtime.children import Child
-from runtime.settings import SettingsError
+from runtime.errors import LeewayError
 
 _TICK_S = 0.2
 _END_TICK_S = 0.05
@@ -78,7 +78,7 @@ class Supervisor:
             self._until(self._finished)
         except StopRequested:
             self._outcome.signal = self._signal
-        except (ProcessFailed, SettingsError, QueueError) as error:
+        except (ProcessFailed, LeewayError) as error:
             self._outcome.failure = str(error)
         finally:
             self._stop()

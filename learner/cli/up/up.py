@@ -13,7 +13,7 @@ from learner.cli.run.run_file import RunFile
 from learner.cli.run.summary import read_summary, summarize, write_summary
 from learner.cli.up.prepare import open_run
 from learner.cli.up.supervisor import Supervisor
-from learner.cli.view.closing_summary import print_ledger, print_samples, print_summary
+from learner.cli.view.closing_summary import print_ledger, print_samples, print_summary, print_warnings
 from learner.cli.view.live import make_display
 
 
@@ -32,30 +32,41 @@ def run_to_end(source: Path, overrides: Sequence[str], resume: bool, console: Co
     Raises:
         SettingsError, RunError: nothing was started; the message says why.
     """
-    run_file = open_run(
+    prepared = open_run(
         source, overrides, resume, lambda text: console.print(escape(text), highlight=False, soft_wrap=True)
     )
+    run_file, restored = prepared.run_file, False
     run = run_file.directory
-    with run.lock():
+    with prepared.lock():
         with make_display(console, run_file) as display:
             supervisor = Supervisor(run_file, display)
             outcome = supervisor.run()
-        summary = summarize(run_file, supervisor.history, outcome, read_summary(run))
+        history = supervisor.history
+        summary = summarize(run_file, history, outcome, read_summary(run))
         write_summary(run, summary)
+        if outcome.failure and not any(row["time"] >= outcome.started for row in history.learner.last(1)):
+            restored = prepared.restore()
     if summary["steps"]:
         print_summary(console, summary)
+    else:
+        print_warnings(console, summary)
     print_samples(console, run)
     if outcome.ledgers:
         print_ledger(console, outcome.ledgers)
-    return _conclude(console, run_file, outcome)
+    return _conclude(console, run_file, outcome, restored)
 
 
-def _conclude(console: Console, run_file: RunFile, outcome: Outcome) -> int:
+def _conclude(console: Console, run_file: RunFile, outcome: Outcome, restored: bool) -> int:
     root = run_file.directory.root
     shown = root.relative_to(Path.cwd()) if root.is_relative_to(Path.cwd()) else root
     if outcome.failure:
         errors = Console(stderr=True, highlight=False)
         errors.print(f"[red]error: the run failed:[/red] {escape(outcome.failure)}", soft_wrap=True)
+        if restored:
+            errors.print(
+                f"{shown}/run.json is as it was before this resume: no step was trained with the settings that --set changed",
+                soft_wrap=True,
+            )
         errors.print(f"logs: {shown}/logs · continue with: leeway up {shown} --resume", soft_wrap=True)
         return 1
     if outcome.signal:

@@ -20,7 +20,7 @@ _SAMPLES = 4
 
 
 def print_summary(console: Console, summary: Summary) -> None:
-    """Prints the most important numbers of summary.json."""
+    """Prints the most important numbers of summary.json, and its warnings."""
     phases = " · ".join(f"{name.replace('_', ' ')} {duration(seconds)}" for name, seconds in summary["phases"].items())
     rows = [
         ("steps", f"{summary['steps']} in {duration(summary['wall_s'])} ({phases})"),
@@ -42,6 +42,13 @@ def print_summary(console: Console, summary: Summary) -> None:
         table.add_row(name, text)
     console.print(Rule("summary", align="left", style="dim"))
     console.print(table)
+    print_warnings(console, summary)
+
+
+def print_warnings(console: Console, summary: Summary) -> None:
+    """Prints a line for each way in which the run came to nothing."""
+    for warning in summary.get("warnings", []):  # an older release wrote none
+        console.print(f"[yellow]warning:[/yellow] {escape(warning)}", highlight=False, soft_wrap=True)
 
 
 def print_samples(console: Console, run: RunDirectory) -> None:

@@ -194,7 +194,7 @@ def _state(process: ProcessView, view: RunView, run_file: RunFile) -> str:
     if process.name == "redis":
         return f"serving, AOF {run_file.queue.aof}"
     if process.name == "learner":
-        phase = view.history.learner.phase(time.time() - (process.age_s or 0))
+        phase = view.history.learner.phase(0 if process.age_s is None else time.time() - process.age_s)
         return f"starting {duration(process.age_s or 0)}" if phase == "starting" else phase
     worker = view.history.workers.get(process.name)
     engines = [f"engine {state}" for state in worker.engines.values()] if worker else []

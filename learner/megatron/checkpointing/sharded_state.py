@@ -95,7 +95,8 @@ class ShardedState:
     def load(self, directory: Path) -> None:
         """Restores weights, Adam's moments and its step count from a checkpoint of any layout.
 
-        If the layout is the same, the random states are restored too.
+        Weight decay, betas and eps are the configuration's, not the checkpoint's; what that changes is logged. If the layout
+        is the same, the random states are restored too.
 
         Raises:
             LoadError: ``directory`` is not a complete checkpoint of this model.
@@ -111,6 +112,12 @@ class ShardedState:
         for name, model in zip(_names(self._policy), self._policy.models, strict=True):
             model.load_state_dict(loaded[name])
         self._trainer.optimizer.load_state_dict(loaded["optimizer"])
+        changed = self._trainer.use_configured_settings()
+        if self._ranks.rank == 0:
+            for name, (before, now) in changed.items():
+                structlog.get_logger().warning(
+                    "optimizer setting changed at this resume", setting=f"optimizer.{name}", checkpoint=before, now=now
+                )
         self._restore_random_state(directory / private_file(self._ranks.rank))
 
     def _restore_random_state(self, path: Path) -> None:

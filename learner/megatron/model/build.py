@@ -31,6 +31,7 @@ def load_policy(model_dir: Path, ranks: Ranks, config: LearnerConfig) -> Policy:
     architecture = Architecture.read(model_dir)
     architecture.check_layout(config.parallel)
     weights = Weights(model_dir)
+    weights.check(architecture.config)
     settings = TransformerConfig(
         **_settings(architecture, ranks, config), **_mixture(architecture, ranks), **_recompute(config.recompute)
     )

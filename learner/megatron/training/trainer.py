@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -56,7 +57,7 @@ class Trainer:
         adam_step.apply()
         self._policy = policy
         self._ranks = ranks
-        self._clip = config.clip_grad
+        self._config = config
         self.optimizer = _optimizer(policy, config)
         self._meter: UpdateMeter | None = None
         if diagnostics is not None and diagnostics.update:
@@ -67,6 +68,15 @@ class Trainer:
         no_sync: list[Any] = [chunk.no_sync for chunk in policy.chunks]
         settings.no_sync_func = no_sync if len(no_sync) > 1 else no_sync[0]  # type: ignore[assignment]  # as the schedules want
         self._pipeline = Pipeline(policy, ranks)
+
+    def use_configured_settings(self) -> dict[str, tuple[Any, Any]]:
+        """Gives a loaded optimizer the configuration's settings in place of those that came with its checkpoint.
+
+        Returns:
+            What changed: setting -> (the checkpoint's value, the configuration's).
+        """
+        groups = [group for part in optimizer_parts(self.optimizer) for group in part.param_groups]
+        return set_optimizer_settings(groups, self._config)
 
     def train_step(self, batch: Batch, objective: Objective, lr: float) -> StepStats:
         """Updates the weights with the gradient of the sum of the batch's losses over all data-parallel ranks.
@@ -117,12 +127,29 @@ class Trainer:
         if self._meter is not None:
             self._meter.before()
         for part in optimizer_parts(self.optimizer):
-            if norm > self._clip:
-                torch.nn.utils.clip_grads_with_norm_(part.get_parameters(), self._clip, torch.tensor(norm))
+            if norm > self._config.clip_grad:
+                torch.nn.utils.clip_grads_with_norm_(part.get_parameters(), self._config.clip_grad, torch.tensor(norm))
             for group in part.param_groups:
                 group["lr"] = lr
         self.optimizer.step_with_ready_grads()
         return self._meter.after() if self._meter is not None else None
+
+
+def set_optimizer_settings(groups: Iterable[dict[str, Any]], config: OptimizerConfig) -> dict[str, tuple[Any, Any]]:
+    """Sets weight decay, betas and eps of every parameter group; the learning rate is each step's own.
+
+    Returns:
+        What changed: setting -> (a group's value before, the configuration's).
+    """
+    wanted = {"weight_decay": config.weight_decay, "betas": tuple(config.betas), "eps": config.eps}
+    changed: dict[str, tuple[Any, Any]] = {}
+    for group in groups:
+        for name, value in wanted.items():
+            before = tuple(group[name]) if name == "betas" else group[name]
+            if before != value:
+                changed[name] = (before, value)
+                group[name] = value
+    return changed
 
 
 def _loss(objective: Objective, micro_batch: MicroBatch, logp: Tensor, entropy: Tensor) -> tuple[Tensor, Tensor]:

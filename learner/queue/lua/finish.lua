@@ -12,7 +12,7 @@ end
 -- Mean response length, rounded up to a power of two. The histogram shows whether expiry hits long responses more.
 local function length_bucket(length)
   local bucket = 1
-  while bucket < length do
+  while bucket < length and bucket < 2^52 do  -- bounded, because doubling never reaches infinity
     bucket = bucket * 2
   end
   return bucket
@@ -24,7 +24,7 @@ local function reward_bucket(reward)
     return string.format('%.1f', math.floor(reward * 10) / 10 + 0)  -- + 0: no minus zero
   end
   local size = 1
-  while size * 2 <= reward or size * 2 < -reward do
+  while size < 2^62 and (size * 2 <= reward or size * 2 < -reward) do
     size = size * 2
   end
   return string.format('%.0f', reward < 0 and -2 * size or size)

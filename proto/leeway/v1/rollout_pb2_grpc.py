@@ -73,7 +73,8 @@ class RolloutServiceServicer(object):
         Partial failure: every group has its own outcome; a bad group never breaks the stream. When the stream breaks, or the
         gateway closes it (draining, idle for long, credentials revoked), groups without an ack are in an unknown state: send
         them again, with the same group_id, on a new stream. The id makes that safe.
-        Flow: the gateway reads at most a bounded number of unacknowledged groups per stream, then stops reading.
+        Flow: the gateway reads at most a bounded number of unacknowledged groups per stream, and bytes of groups without an
+        outcome per fleet and in all; then it stops reading until some have their acks.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -17,6 +17,7 @@ from rollout import worker
 from rollout.client import decode_ids
 from rollout.config import WorkerConfig
 from rollout.data.demo_model import DemoShape, write_model
+from rollout.data.withdrawal import REASONS
 from rollout.engine import replica
 from rollout.main import run_until_signal
 from rollout.worker import WorkerError
@@ -264,10 +265,158 @@ async def test_requests_that_all_come_to_nothing_end_the_worker(scene: Scene):
     assert any(lease.returned_lease_ids for lease in scene.gateway.leases)
 
 
-async def test_the_status_endpoint_says_what_engines_and_groups_do(scene: Scene):
+def free_address() -> str:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+async def withdrawn(address: str) -> dict[str, float]:
+    """Reads the groups withdrawn so far, by reason; reasons without any are left out."""
+    page = await asyncio.to_thread(Scrape, address)
+    name = "leeway_worker_withdrawn_groups_total"
+    return {reason: value for reason in REASONS if (value := page.value(name, reason=reason))}
+
+
+async def test_aborted_responses_withdraw_their_group_alone_and_give_its_capacity_back(scene: Scene):
+    scene.publish(0)
+    dropped: set[int] = set()
+
+    def every_other_prompt(prompt: list[int]) -> dict[str, Any]:
+        first = prompt[-2]  # the last digit of the index: the two prompts of a request differ in it
+        if first % 2:
+            return {"type": "stop", "matched": EOS}
+        dropped.add(int("".join(map(str, prompt[1:-1]))) - 1_000_000)
+        return {"type": "abort", "message": "scripted"}
+
+    for engine in scene.engines:
+        engine.finish = every_other_prompt
+    address = free_address()
+    task = {"name": "tests.tools.fleet_tasks:Flaky", "options": {"every": 1 << 40}}
+    async with scene.worker(task=task, status={"listen": address}):
+        await until(lambda: len(scene.gateway.received) >= 12, "twelve groups")
+        returned = lambda: {one for lease in scene.gateway.leases for one in lease.returned_lease_ids}  # noqa: E731
+        await until(lambda: len(returned()) >= 12, "twelve leases returned")
+        counts = await withdrawn(address)
+    submitted = {request.group.prompt_id for request in scene.gateway.received}
+    assert counts.keys() == {"aborted"}
+    assert counts["aborted"] >= 12
+    assert not submitted & {f"flaky:{index}" for index in dropped}
+    assert returned() <= {request.lease_id for request in scene.gateway.received}
+
+
+async def test_a_lease_is_not_given_back_while_a_group_that_uses_it_is_under_way(scene: Scene):
+    scene.publish(0)
+    scene.gateway.decide = lambda _: (
+        None if len(scene.gateway.received) == 1 else pb.Ack(outcome=pb.OUTCOME_ACCEPTED)  # the first is never answered
+    )
+    for engine in scene.engines:
+        engine.finish = lambda prompt: {"type": "stop"} if prompt[-2] % 2 else {"type": "abort"}
+    task = {"name": "tests.tools.fleet_tasks:Flaky", "options": {"every": 1 << 40}}
+    async with scene.worker(task=task):
+        returned = lambda: {one for lease in scene.gateway.leases for one in lease.returned_lease_ids}  # noqa: E731
+        await until(lambda: len(returned()) >= 6, "six leases returned")
+    assert scene.gateway.received[0].lease_id not in returned()
+
+
+async def test_an_engine_whose_logits_are_not_finite_is_restarted_and_nothing_of_it_is_submitted(scene: Scene):
+    scene.publish(0)
+    ill = scene.engines[0]
+    asked = 0
+
+    def first_one_bad(_: list[int]) -> dict[str, Any]:
+        nonlocal asked
+        asked += 1
+        return {"type": "stop", "matched": "NaN happened" if asked == 1 else EOS}
+
+    ill.finish = first_one_bad
+    ill.answer = lambda prompt: [9, EOS] if asked == 0 else sorted_answer(prompt)
+    address = free_address()
+    states = lambda: [row["state"] for row in scene.events("engine") if row["engine"] == 0]  # noqa: E731
+    async with scene.worker(status={"listen": address}):
+        await until(lambda: states().count("serving") >= 2, "the engine to serve again")
+        before = len(scene.gateway.received)
+        await until(lambda: len(scene.gateway.received) >= before + 6, "groups")
+        counts = await withdrawn(address)
+    assert counts == {"nan": 2.0}
+    assert states()[:6] == ["starting", "stale", "serving", "dead", "starting", "stale"]
+    assert all(one.reward == 1.0 for request in scene.gateway.received for one in request.group.responses)
+
+
+async def test_engines_whose_logits_are_never_finite_end_the_worker(scene: Scene):
+    scene.publish(0)
+    for engine in scene.engines:
+        engine.finish = lambda _: {"type": "stop", "matched": "NaN happened"}
+    with pytest.raises(ExceptionGroup) as error:
+        await run_until_signal(scene.config())
+    assert error.group_contains(WorkerError, match="no engine could answer 10 requests.*logits were not finite")
+    assert not scene.gateway.received
+
+
+@pytest.mark.parametrize("policy", ["train", "withdraw"])
+async def test_truncated_responses_are_counted_and_trained_or_withdrawn(scene: Scene, policy: str):
+    scene.publish(0)
+    for engine in scene.engines:
+        engine.finish = lambda prompt: {"type": "length"} if prompt[-2] % 2 else {"type": "stop", "matched": EOS}
+    address = free_address()
+    sampling = {"responses": 3, "max_new_tokens": 7, "truncated": policy}
+    async with scene.worker(sampling=sampling, status={"listen": address}):
+        await until(lambda: len(scene.gateway.received) >= 20, "twenty groups")
+        page = await asyncio.to_thread(Scrape, address)
+        counts = await withdrawn(address)
+    finishes = {one.finish_reason for request in scene.gateway.received for one in request.group.responses}
+    truncated = page.value("leeway_worker_truncated_responses_total") or 0
+    assert truncated > 0
+    assert truncated % 3 == 0
+    if policy == "train":
+        assert finishes == {pb.FINISH_REASON_STOP, pb.FINISH_REASON_LENGTH}
+        assert counts == {}
+    else:
+        assert finishes == {pb.FINISH_REASON_STOP}
+        assert counts.keys() == {"truncated"}
+
+
+async def test_a_token_that_only_the_engine_knows_as_its_end_is_no_part_of_the_answer(scene: Scene):
+    scene.publish(0)
+    for engine in scene.engines:
+        engine.answer = lambda prompt: [*sorted(prompt[1:-1]), 13]
+        engine.finish = lambda _: {"type": "stop", "matched": 13}
+    async with scene.worker():
+        await until(lambda: len(scene.gateway.received) >= 4, "groups")
+    assert all(one.reward == 1.0 for request in scene.gateway.received for one in request.group.responses)
+
+
+async def test_a_prompt_that_cannot_be_scored_is_skipped_and_the_worker_goes_on(scene: Scene):
+    scene.publish(0)
+    address = free_address()
+    task = {"name": "tests.tools.fleet_tasks:Flaky", "options": {"every": 3}}
+    async with scene.worker(task=task, status={"listen": address}):
+        await until(lambda: len(scene.gateway.received) >= 30, "thirty groups")
+        await until(lambda: any(lease.returned_lease_ids for lease in scene.gateway.leases), "a lease returned")
+        counts = await withdrawn(address)
+        await until(lambda: any(row["groups_withdrawn"] for row in scene.events("progress")), "progress")
+    assert counts.keys() == {"reward_error"}
+    indices = [int(request.group.prompt_id.partition(":")[2]) for request in scene.gateway.received]
+    assert not [index for index in indices if index % 3 == 0]
+    assert len(set(indices)) == len(indices)
+    assert json.loads((scene.directory / "state/worker-0.cursor.json").read_text())["watermark"] > 20
+
+
+async def test_a_task_that_can_score_hardly_anything_ends_the_worker_with_its_error(scene: Scene):
+    scene.publish(0)
+    task = {"name": "tests.tools.fleet_tasks:Flaky", "options": {"every": 1}}
+    with pytest.raises(ExceptionGroup) as error:
+        await run_until_signal(scene.config(task=task))
+    message = (
+        r"20 of the last 20 groups could not be scored; the last: task\.name = 'flaky': reward failed: "
+        r"LookupError: scripted at .*fleet_tasks\.py:\d+; prompt 'flaky:\d+', response '\d"
+    )
+    assert error.group_contains(WorkerError, match=message)
+    assert not scene.gateway.received
+
+
+async def test_the_status_endpoint_says_what_engines_and_groups_do(scene: Scene):
+    address = free_address()
 
     async def get(path: str) -> tuple[int, str]:
         return await asyncio.to_thread(probe, address, path)

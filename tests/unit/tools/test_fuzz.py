@@ -59,7 +59,7 @@ def test_groups_in_one_message_are_judged_one_by_one():
 def test_giant_messages():
     target, corpus = Target(), Corpus(1, size=2)
     outcomes = [outcome for _ in range(20) for outcome in target.submit(corpus.giant())]
-    assert set(outcomes) <= {"accepted", "rejected"}  # unknown fields do no harm
+    assert set(outcomes) <= {"accepted", "rejected", "undecodable"}  # the last: more fields than a message may have
 
 
 @pytest.mark.parametrize(
@@ -70,6 +70,10 @@ def test_giant_messages():
         ("task", "x" * 65),
         ("temperature", float("nan")),
         ("temperature", 0.0),
+        ("temperature", 1e-38),
+        ("temperature", 10.5),
+        ("prompt_id", "a\x1b[2J"),
+        ("task", "a\nb"),
         ("prompt_tokens", b""),
         ("prompt_tokens", b"\x01\x00\x00"),
         ("prompt_tokens", tokens([100])),
@@ -96,6 +100,8 @@ def test_the_reference_sees_what_is_wrong_with_a_group(field: str, value: object
         ({"spans": [pb.Span(version=1, start=1, end=1)]}, "span"),
         ({"spans": [pb.Span(version=1, start=0, end=2), pb.Span(version=1, start=1, end=3)]}, "spans overlap"),
         ({"reward_parts": {"x": float("inf")}}, "reward part"),
+        ({"reward_parts": {"": 0.0}}, "reward part"),
+        ({"finish_reason": 4}, "finish_reason"),
         ({"reward_parts": {str(number): 0.0 for number in range(33)}}, "reward_parts"),
     ],
 )

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import math
+import re
 import uuid
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from google.protobuf.message import DecodeError
+from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
 from learner.config import LimitsConfig
-from learner.gateway.validation import Measures, Violation, examine, validate
+from learner.gateway.retry_reasons import REASONS
+from learner.gateway.validation import Measures, Violation, examine, id_time_violation, validate
 from leeway.v1 import rollout_pb2 as pb
+from runtime.settings import SettingsError
 
 LIMITS = LimitsConfig(
     vocab_size=100, group_size=(2, 4), max_prompt_tokens=5, max_response_tokens=8, reward_range=(-1.0, 1.0)
 )
 KNOWN = {0, 3}
 UUID7 = "01890a5d-ac96-774b-bcce-b302099a8057"
+NOW = 1_700_000_000
 UUID4 = "f47ac10b-58cc-4372-a567-0e02b2c3d479"
 
 
@@ -67,10 +73,49 @@ VIOLATIONS = [
     ("metadata_size", "metadata", "4097 bytes", {"metadata": {"k": "v" * 4096}}),
     ("group_size", "responses", "1 responses (allowed: 2 to 4)", {"responses": [response()]}),
     ("group_size", "responses", "5 responses", {"responses": [response()] * 5}),
-    ("temperature", "temperature", "0.0", {"temperature": 0.0}),
-    ("temperature", "temperature", "-1.0", {"temperature": -1.0}),
+    ("temperature", "temperature", "0.0 (allowed: 0.05 to 10.0)", {"temperature": 0.0}),
+    ("temperature", "temperature", "-1.0 ", {"temperature": -1.0}),
     ("temperature", "temperature", "nan", {"temperature": math.nan}),
     ("temperature", "temperature", "inf", {"temperature": math.inf}),
+    ("temperature", "temperature", "-inf", {"temperature": -math.inf}),
+    ("temperature", "temperature", "1e-38 ", {"temperature": 1e-38}),
+    ("temperature", "temperature", "0.0499 ", {"temperature": 0.0499}),
+    ("temperature", "temperature", "10.1 ", {"temperature": 10.1}),
+    ("prompt_id_characters", "prompt_id", "'a\\x1b[2J' (allowed: printable", {"prompt_id": "a\x1b[2J"}),
+    ("prompt_id_characters", "prompt_id", "'\\u202ea'", {"prompt_id": "\u202ea"}),  # turns the rest of the line around
+    ("task_characters", "task", "'a\\nb'", {"task": "a\nb"}),
+    ("metadata_key_characters", "metadata", "'\\x00'", {"metadata": {"\0": "v"}}),
+    (
+        "created_at",
+        "created_at.seconds",
+        "1700086401 (allowed: from 2000",
+        {"created_at": Timestamp(seconds=NOW + 86_401)},
+    ),
+    ("created_at", "created_at.seconds", "946684799", {"created_at": Timestamp(seconds=946_684_799)}),
+    ("created_at", "created_at.seconds", "-9223372036854775808", {"created_at": Timestamp(seconds=-(2**63))}),
+    ("created_at", "created_at.nanos", "1000000000", {"created_at": Timestamp(seconds=NOW, nanos=10**9)}),
+    ("created_at", "created_at.nanos", "-1", {"created_at": Timestamp(seconds=NOW, nanos=-1)}),
+    ("finish_reason", "responses[1].finish_reason", "4 (allowed: 0 to 3)", {"responses": second(finish_reason=4)}),
+    ("finish_reason", "responses[1].finish_reason", "-1 ", {"responses": second(finish_reason=-1)}),
+    (
+        "reward_part_name_length",
+        "responses[1].reward_parts",
+        "'' (allowed: 1 to 64",
+        {"responses": second(reward_parts={"": 0.0})},
+    ),
+    (
+        "reward_part_name_length",
+        "responses[1].reward_parts",
+        "'xx",
+        {"responses": second(reward_parts={"x" * 65: 0.0})},
+    ),
+    (
+        "reward_part_name_characters",
+        "responses[1].reward_parts",
+        "'a\\r'",
+        {"responses": second(reward_parts={"a\r": 0.0})},
+    ),
+    ("spans_many", "responses[1].spans", "4097 spans", {"responses": spans(*[(3, 0, 1)] * 4097)}),
     ("tokens_truncated", "prompt_tokens", "7 bytes (allowed: a multiple of 4", {"prompt_tokens": b"1234567"}),
     ("tokens_empty", "prompt_tokens", "0 tokens", {"prompt_tokens": b""}),
     ("tokens_too_long", "prompt_tokens", "6 tokens (allowed: at most 5)", {"prompt_tokens": ids(*[1] * 6)}),
@@ -117,8 +162,8 @@ VIOLATIONS = [
 
 @pytest.mark.parametrize(("reason", "field", "value", "changes"), VIOLATIONS)
 def test_violation(reason: str, field: str, value: str, changes: dict[str, Any]):
-    violation = validate(group(**changes), LIMITS, KNOWN)
-    assert violation is not None
+    violation = examine(group(**changes), LIMITS, KNOWN, NOW)
+    assert isinstance(violation, Violation)
     assert (violation.reason, violation.field) == (reason, field)
     assert violation.value.startswith(value)
     assert "(allowed: " in violation.value
@@ -136,10 +181,90 @@ def test_violation(reason: str, field: str, value: str, changes: dict[str, Any])
         {"responses": [response()] * 4},
         {"responses": spans((3, 0, 1), (0, 3, 4))},  # a gap: the environment's tokens
         {"responses": second(finish_reason=pb.FINISH_REASON_ABORT)},
+        {"temperature": 0.05},
+        {"temperature": 10.0},
+        {"prompt_id": "gsm8k/train [17]: é 日本"},
+        {"created_at": Timestamp(seconds=NOW + 86_400, nanos=999_999_999)},
+        {"created_at": Timestamp(seconds=946_684_800)},
+        {"responses": second(reward_parts={"x" * 64: -1e300})},
     ],
 )
 def test_at_the_limits_is_valid(changes: dict[str, Any]):
-    assert validate(group(**changes), LIMITS, KNOWN) is None
+    assert isinstance(examine(group(**changes), LIMITS, KNOWN, NOW), Measures)
+
+
+def test_every_reason_is_in_the_contract():
+    contract = Path("proto/leeway/v1/rollout.proto").read_text()
+    reasons = {reason for reason, *_ in VIOLATIONS} | {"reward_mean_not_finite", "id_too_old", "id_in_future", *REASONS}
+    assert [reason for reason in sorted(reasons) if not re.search(rf"\b{reason}\b[,.]", contract)] == []
+    written = set(re.findall(r'Violation\.of\("(\w+)"', Path("learner/gateway/validation.py").read_text()))
+    assert written <= reasons
+
+
+def test_a_response_of_the_most_spans_is_valid():
+    long = LimitsConfig(vocab_size=100, max_response_tokens=4096)
+    answer = response(tokens=ids(*[1] * 4096), spans=[pb.Span(version=3, start=i, end=i + 1) for i in range(4096)])
+    assert validate(group(responses=[answer, answer]), long, KNOWN) is None
+
+
+@pytest.mark.parametrize("edge", [0.7, 0.1, 1.3])
+def test_limits_of_the_temperature_include_themselves_in_single_precision(edge: float):
+    exact = LimitsConfig(vocab_size=100, temperature_range=(edge, edge))
+    assert validate(group(temperature=edge), exact, KNOWN) is None
+    for outside in (edge * 0.999, edge * 1.001):
+        violation = validate(group(temperature=outside), exact, KNOWN)
+        assert violation is not None
+        assert violation.value.endswith(f"(allowed: {edge} to {edge})")
+
+
+def test_a_mean_that_overflows_is_a_violation_though_no_reward_does():
+    vast = LIMITS.model_copy(update={"reward_range": (-1.7e308, 1.7e308)})  # no configuration can have it
+    violation = validate(group(responses=[response(reward=1.7e308)] * 2), vast, KNOWN)
+    assert violation is not None
+    assert (violation.reason, violation.field) == ("reward_mean_not_finite", "responses")
+    assert violation.value.startswith("inf (allowed: ")
+
+
+@pytest.mark.parametrize("value", [(-math.inf, 1.0), (0.0, math.inf), (math.nan, 1.0), (-2e18, 0.0), (1.0, 0.0)])
+def test_a_reward_range_whose_squares_cannot_be_added_up_is_refused(value: tuple[float, float]):
+    with pytest.raises(SettingsError, match=r"reward_range.*within -1e\+18 to 1e\+18"):
+        LimitsConfig.parse({"vocab_size": 2, "reward_range": value}, "here")
+
+
+@pytest.mark.parametrize("value", [(0.0, 1.0), (1e-50, 1.0), (1.0, math.inf), (math.nan, 1.0), (2.0, 1.0), (1.0, 1e39)])
+def test_a_temperature_range_that_single_precision_cannot_hold_is_refused(value: tuple[float, float]):
+    with pytest.raises(SettingsError, match=r"temperature_range.*within 1e-06 to 1e\+06"):
+        LimitsConfig.parse({"vocab_size": 2, "temperature_range": value}, "here")
+
+
+def test_no_object_is_made_of_responses_or_spans_that_are_too_many():
+    """Counts what is read of a message of a million empty responses, and of a response of a million empty spans."""
+
+    class Counted(list[Any]):
+        made = 0
+
+        def __getitem__(self, key: Any) -> Any:
+            found = super().__getitem__(key)
+            Counted.made += len(found) if isinstance(key, slice) else 1
+            return found
+
+    class Message:
+        def __init__(self, message: Any, **fields: Any) -> None:
+            self._message = message
+            self.__dict__.update(fields)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._message, name)
+
+    crowded: Any = Message(group(), responses=Counted([response()] * 100_000))
+    violation = validate(crowded, LIMITS, KNOWN)
+    assert violation is not None
+    assert violation.value == "100000 responses (allowed: 2 to 4)"
+    answer = Message(response(), spans=Counted([pb.Span(version=3, start=0, end=1)] * 100_000))
+    violation = validate(Message(group(), responses=[response(), answer]), LIMITS, KNOWN)  # pyright: ignore
+    assert violation is not None
+    assert violation.reason == "spans_many"
+    assert Counted.made < 10
 
 
 def test_shown_value_is_cut():
@@ -200,3 +325,49 @@ def test_a_valid_group_is_measured():
     longer = response(tokens=ids(1, 2, 3, 4, 5), reward=1.0)
     valid = group(prompt_tokens=ids(7, 8), responses=[response(reward=0.0), longer])
     assert examine(valid, LIMITS, KNOWN) == Measures(tokens=9 + 2 * 2, generated=9, responses=2, reward=0.5)
+
+
+MADE = 0x01890A5DAC96 / 1000  # the time in UUID7, Unix seconds
+
+
+@pytest.mark.parametrize(
+    ("memory_s", "age_s", "reason"),
+    [
+        (86_400, 85_500.0, None),
+        (86_400, 85_501.0, "id_too_old"),
+        (86_400, 1e9, "id_too_old"),
+        (86_400, -600.0, None),
+        (86_400, -601.0, "id_in_future"),
+        (120, 90.0, None),
+        (120, 91.0, "id_too_old"),
+        (120, -15.0, None),
+        (120, -16.0, "id_in_future"),
+    ],
+)
+def test_the_time_in_an_id_is_within_what_the_queue_remembers(memory_s: float, age_s: float, reason: str | None):
+    violation = id_time_violation(UUID7, memory_s, MADE + age_s)
+    assert (violation and violation.reason) == reason
+
+
+def test_a_violation_of_the_time_in_an_id_says_how_old_it_is_and_what_is_allowed():
+    old = id_time_violation(UUID7, 86_400, MADE + 90_000)
+    ahead = id_time_violation(UUID7, 86_400, MADE - 3600)
+    assert old == Violation(
+        "id_too_old",
+        "group_id",
+        f"{UUID7}, made 90000 s ago (allowed: at most 85500 s old: ids are remembered for 86400 s (queue.id_memory_s))",
+    )
+    assert ahead == Violation(
+        "id_in_future",
+        "group_id",
+        f"{UUID7}, made in 3600 s (allowed: at most 600 s ahead of the gateway's clock)",
+    )
+
+
+@given(st.floats(1, 1e7), st.floats(-1e4, 1e8))
+def test_an_id_that_is_accepted_is_never_one_that_was_forgotten(memory_s: float, waited_s: float):
+    """The earliest that an id is forgotten: accepted at once, and as far ahead as its clock may be."""
+    arrival = MADE - min(599.0, memory_s / 8.1)
+    assert id_time_violation(UUID7, memory_s, arrival) is None
+    if waited_s >= memory_s:
+        assert id_time_violation(UUID7, memory_s, arrival + waited_s) is not None

@@ -1,11 +1,14 @@
 """Rules of the batch source on rank 0 and on the others, over an in-memory broadcast and a scripted queue."""
 
+import contextlib
+
 import numpy as np
 import pytest
 
 from learner.config import CheckpointConfig, LearnerConfig, PublishConfig, QueueConfig
-from learner.intake.batch_source import BatchSource, IntakeError
-from learner.queue import GroupRef, TakenGroup
+from learner.intake.batch_source import BatchSource, Command, IntakeError
+from learner.intake.wait_log import WaitLog
+from learner.queue import GroupRef, StillAwayError, TakenGroup, UnavailableError
 from leeway.v1 import rollout_pb2 as pb
 
 
@@ -25,6 +28,10 @@ class ScriptedQueue:
     def take(self, groups: int, step: int, max_staleness: int) -> list[TakenGroup]:
         self.asked.append(groups)
         return self.script.pop(0) if self.script else []
+
+    def waiting_at_most(self, seconds: float) -> contextlib.AbstractContextManager[None]:
+        self.patience = seconds
+        return contextlib.nullcontext()
 
     def waiting(self) -> int:
         self.depth += 1
@@ -76,6 +83,62 @@ def test_a_stop_request_reaches_every_rank(tmp_path):
     lead = BatchSource(config(tmp_path), ScriptedQueue(), lambda m: wire.append(m or b"") or m or b"", lambda: True)  # pyright: ignore[reportArgumentType]
     assert lead.take(0) is None
     assert BatchSource(config(tmp_path), None, lambda _: wire[0], lambda: False).take(0) is None
+
+
+def test_redis_that_is_away_is_waited_for_and_the_other_ranks_get_signs_of_life(tmp_path, monkeypatch):
+    """The queue gives up each call after a while; the source goes on, and its heartbeats are not missed."""
+    monkeypatch.setattr("learner.intake.batch_source._HEARTBEAT_S", -1.0)
+    away, wire = iter(range(5)), []
+
+    class AwayQueue(ScriptedQueue):
+        def take(self, groups: int, step: int, max_staleness: int) -> list[TakenGroup]:
+            assert self.patience < 5.0
+            if next(away, None) is not None:
+                raise StillAwayError("Redis is not available")
+            return super().take(groups, step, max_staleness)
+
+    queue = AwayQueue([taken("a"), taken("b"), taken("c")])
+    lead = BatchSource(config(tmp_path), queue, lambda m: wire.append(m or b"") or m or b"", lambda: False)  # pyright: ignore[reportArgumentType]
+    got = lead.take(0)
+    assert got is not None
+    assert len(got.groups) == 3
+    assert [message[0] for message in wire] == [Command.WAIT] * 5 + [Command.TRAIN]
+
+
+def test_an_outage_that_has_reached_its_limit_is_an_error(tmp_path):
+    class DeadQueue(ScriptedQueue):
+        def take(self, groups: int, step: int, max_staleness: int) -> list[TakenGroup]:
+            raise UnavailableError("Redis is not available")
+
+    lead = BatchSource(config(tmp_path), DeadQueue(), lambda m: m or b"", lambda: False)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(UnavailableError):
+        lead.take(0)
+
+
+def test_without_take_timeout_s_the_source_waits_without_limit(tmp_path, monkeypatch):
+    """Waits three weeks by the clock, with a log line now and then; then the groups come."""
+    now, lines = [0.0], []
+
+    class Clocked(WaitLog):
+        def __init__(self, wanted: int) -> None:
+            super().__init__(wanted, lambda: now[0])
+
+        def waiting(self, step: int, have: int) -> None:
+            lines.append((step, have))
+            super().waiting(step, have)
+
+    monkeypatch.setattr("learner.intake.batch_source.WaitLog", Clocked)
+    queue = ScriptedQueue(*[[]] * 100, [taken("a")], [], [taken("b"), taken("c")])
+
+    def pause() -> None:
+        now[0] += 20_000.0
+
+    lead = BatchSource(config(tmp_path), queue, lambda m: m or b"", lambda: False, pause=pause)  # pyright: ignore[reportArgumentType]
+    got = lead.take(7)
+    assert got is not None
+    assert now[0] > 21 * 86_400
+    assert lines[0] == (7, 0)
+    assert lines[-1] == (7, 1)
 
 
 def test_silence_is_an_error_on_every_rank(tmp_path):

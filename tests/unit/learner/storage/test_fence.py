@@ -84,3 +84,40 @@ def test_fencing_off_that_was_cut_short_is_finished_by_the_next(tmp_path: Path):
     (tmp_path / ".epoch_00000001").rename(tmp_path / ".fenced_off_by_one_that_was_killed")
     acquired(tmp_path, 2)
     assert [path.name for path in tmp_path.iterdir()] == [".epoch_00000002"]
+
+
+def interrupted_rename(root: Path, epoch: int) -> None:
+    """Leaves a directory half-way between its two names, as a learner does that is killed there."""
+    fence = acquired(root, epoch)
+    write(fence, "kept")
+    fence.commit("kept", "kept")
+    (root / "kept").rename(fence.staging_path("moving_to_other"))
+
+
+def test_a_rename_that_was_cut_short_is_finished_by_the_next(tmp_path: Path):
+    interrupted_rename(tmp_path, 1)
+    acquired(tmp_path, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".epoch_00000002", "other"]
+    assert (tmp_path / "other" / "content").read_text() == "1"
+
+
+def test_a_rename_is_finished_even_if_the_next_is_killed_before_it_gets_to_it(tmp_path: Path):
+    interrupted_rename(tmp_path, 1)
+    (tmp_path / ".epoch_00000001").rename(tmp_path / ".fenced_off_by_one_that_was_killed")
+    acquired(tmp_path, 3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".epoch_00000003", "other"]
+
+
+def test_a_rename_whose_new_name_is_taken_loses_nothing(tmp_path: Path):
+    interrupted_rename(tmp_path, 1)
+    (tmp_path / "other").mkdir()
+    with pytest.raises(FileExistsError, match=r"moving_to_other: was being renamed to .*other, which exists"):
+        DirectoryFence(tmp_path, 2).acquire()
+    assert [path.read_text() for path in tmp_path.glob(".fenced_off_*/moving_to_other/content")] == ["1"]
+
+
+def test_files_are_removed_too(tmp_path: Path):
+    fence = acquired(tmp_path, 1)
+    fence.replace_text("note", "x")
+    fence.remove("note")
+    assert [path.name for path in tmp_path.rglob("*")] == [".epoch_00000001"]

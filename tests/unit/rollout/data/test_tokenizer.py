@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,67 @@ def test_only_the_last_end_token_is_left_out_of_the_text(model: Path):
     assert tokenizer.single_id("=") == 11
     with pytest.raises(TokenizerError, match="stop = '12': is 2 tokens"):
         tokenizer.single_id("12")
+
+
+def with_end_tokens(directory: Path, config: Any, generation: Any, own: Any) -> Path:
+    """Writes the demo's model with end tokens declared in three places; a value of "absent" leaves the key or file out."""
+    write_model(directory, seed=0)
+    for name, key, value in (
+        ("config", "eos_token_id", config),
+        ("generation_config", "eos_token_id", generation),
+        ("tokenizer_config", "eos_token", own),
+    ):
+        path = directory / f"{name}.json"
+        content = {other: old for other, old in json.loads(path.read_text()).items() if other != key}
+        path.write_text(json.dumps(content if value == "absent" else {**content, key: value}))
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("config", "generation", "own", "expected"),
+    [
+        (12, 13, "<eos>", (13, 12)),
+        ([12, 13], 15, "<bos>", (15, 12, 13, 14)),
+        (None, [13, 12], None, (13, 12)),
+        (12, None, "absent", (12,)),
+        (None, None, "<pad>", (13,)),
+        ("absent", "absent", "<pad>", (13,)),
+        (12, [], "<eos>", (12,)),
+        (12, "absent", "<added>", (12,)),  # id 16, which the model cannot sample
+    ],
+)
+def test_the_end_tokens_are_those_of_all_files(tmp_path: Path, config, generation, own, expected: tuple[int, ...]):
+    tokenizer = Tokenizer(with_end_tokens(tmp_path, config, generation, own))
+    assert tokenizer.eos_ids == expected
+    for token in expected:
+        assert tokenizer.text([1, 2, token]) == "12"
+
+
+@pytest.mark.parametrize(
+    ("config", "generation", "own", "message"),
+    [
+        (
+            None,
+            None,
+            None,
+            "neither in generation_config.json nor in config.json, and eos_token, in tokenizer_config.json",
+        ),
+        ("absent", "absent", "absent", "no end token"),
+        ("2", 12, "<eos>", r"/config\.json: eos_token_id = '2': expected an id in \[0, 16\)"),
+        (12, [12, 99], "<eos>", r"/generation_config\.json: eos_token_id = \[12, 99\]"),
+    ],
+)
+def test_end_tokens_that_cannot_be_used_are_named(tmp_path: Path, config, generation, own, message: str):
+    with pytest.raises(TokenizerError, match=message):
+        Tokenizer(with_end_tokens(tmp_path, config, generation, own))
+
+
+@pytest.mark.parametrize("size", [None, "16", 0, True])
+def test_a_vocabulary_size_that_cannot_be_used_is_named(tmp_path: Path, size: Any):
+    write_model(tmp_path, seed=0)
+    (tmp_path / "config.json").write_text(json.dumps({"vocab_size": size}))
+    with pytest.raises(TokenizerError, match=r"config\.json: vocab_size = "):
+        Tokenizer(tmp_path)
 
 
 def test_the_same_seed_gives_the_same_model_and_another_another(model: Path, tmp_path: Path):

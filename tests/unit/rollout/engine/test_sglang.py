@@ -8,7 +8,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from rollout.engine.sglang import Engine, EngineError, RefusedError, Response, Sampling, VersionSpan
+from rollout.engine.sglang import Engine, EngineError, NotFiniteError, RefusedError, Response, Sampling, VersionSpan
 from tests.tools.fleet_peers import ScriptedEngine
 
 SAMPLING = Sampling(temperature=1.0, max_new_tokens=7, stop_ids=(12,))
@@ -43,6 +43,47 @@ async def test_a_response_says_which_tokens_came_from_which_version(server: Scri
         "input_ids": [[1, 2], [3]],
         "sampling_params": {"temperature": 1.0, "max_new_tokens": 7, "stop_token_ids": [12]},
     }
+
+
+async def test_a_response_says_what_stopped_it_and_why_it_was_aborted(server: ScriptedEngine, engine: Engine):
+    server.version = "3"
+    ends = {
+        1: {"type": "stop", "matched": 12},
+        2: {"type": "length", "length": 2},
+        3: {"type": "abort", "message": "out of memory", "status_code": 500, "err_type": None},
+    }
+    server.finish = lambda prompt: ends[prompt[0]]
+    stopped, cut, aborted = await engine.generate([[1], [2], [3]], SAMPLING)
+    assert (stopped.finish, stopped.stopped_by) == ("stop", 12)
+    assert (cut.finish, cut.stopped_by) == ("length", None)
+    assert (aborted.finish, aborted.message) == ("abort", "out of memory")
+
+
+async def test_a_response_that_was_aborted_before_its_first_token_is_no_malformed_one(
+    server: ScriptedEngine, engine: Engine
+):
+    # never refitted: such a response has no version either
+    server.finish = lambda _: {"type": "abort"}
+    server.answer = lambda _: []
+    assert await engine.generate([[1]], SAMPLING) == [Response([], "abort", [])]
+
+
+@pytest.mark.parametrize(
+    ("finish", "error", "message"),
+    [
+        ({"type": "stop", "matched": "NaN happened"}, NotFiniteError, "its logits were not finite"),
+        ({"type": "stop", "matched": "END"}, EngineError, "ended for a reason that was not asked for"),
+        ({"type": "error"}, EngineError, "finish_reason 'error'"),
+        ("stop", EngineError, "malformed response"),
+    ],
+)
+async def test_a_response_that_ended_in_no_way_that_was_asked_for_is_an_engine_error(
+    server: ScriptedEngine, engine: Engine, finish, error: type[Exception], message: str
+):
+    server.version = "3"
+    server.finish = lambda _: finish
+    with pytest.raises(error, match=message):
+        await engine.generate([[1]], SAMPLING)
 
 
 async def test_a_server_that_was_never_refitted_serves_nothing(engine: Engine):

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
 from rollout.config import TaskConfig
-from rollout.tasks import TaskError, load_task
-from rollout.tasks.scoring import RewardPool, Score, as_score
+from rollout.tasks import load_task, scoring
+from rollout.tasks.reward_error import RewardError
+from rollout.tasks.score import Score
+from rollout.tasks.scoring import RewardPool
+from tests.tools import fleet_tasks
 
+SOURCE = Path(fleet_tasks.__file__)
 SLOW = "tests.tools.fleet_tasks:Slow"
-
-
-def test_named_parts_add_up():
-    assert as_score({"format": 0.25, "answer": 1}) == Score(1.25, {"format": 0.25, "answer": 1.0})
-    assert as_score(True) == Score(1.0, {})
-    with pytest.raises(TaskError, match="reward = 'good'"):
-        as_score("good")  # pyright: ignore[reportArgumentType]
 
 
 async def test_quick_tasks_are_scored_in_place():
@@ -43,14 +42,71 @@ async def test_slow_tasks_are_scored_elsewhere_with_the_prompt_of_the_index(slow
 
 
 @pytest.mark.parametrize("slow", [1.0], indirect=True)
-async def test_a_response_whose_scoring_hangs_earns_nothing_and_the_next_ones_are_scored(slow: RewardPool):
+async def test_a_response_whose_scoring_hangs_is_not_scored_and_the_next_ones_are(slow: RewardPool):
     prompt = load_task(SLOW, 0, {}).prompt(0)
-    assert await slow.score(0, prompt, ["hang", "1", "hang", "2"]) == [Score(0), Score(1.0), Score(0), Score(2.0)]
-    assert slow.timeouts == 2
+    with pytest.raises(
+        RewardError, match=r"not scored within reward_timeout_s = 1; prompt '0', response 'hang'"
+    ) as error:
+        await slow.score(0, prompt, ["hang", "1", "hang", "2"])
+    assert error.value.reason == "reward_timeout"
+    assert await slow.score(0, prompt, ["1", "2"]) == [Score(1.0), Score(2.0)]
 
 
-async def test_a_reward_that_raises_is_an_error_with_its_message(slow: RewardPool):
+async def test_a_reward_that_raises_is_named_with_task_line_prompt_and_response(slow: RewardPool):
     prompt = load_task(SLOW, 0, {}).prompt(0)
-    with pytest.raises(TaskError, match="ZeroDivisionError: scripted"):
+    line = next(
+        at for at, text in enumerate(inspect.getsource(fleet_tasks).splitlines(), start=1) if "scripted" in text
+    )
+    with pytest.raises(RewardError) as error:
         await slow.score(0, prompt, ["raise"])
+    assert error.value.reason == "reward_error"
+    assert str(error.value) == (
+        f"task.name = {SLOW!r}: reward failed: ZeroDivisionError: scripted at {SOURCE}:{line}; prompt '0', response 'raise'"
+    ).replace(SLOW, "slow")
     assert await slow.score(0, prompt, ["3"]) == [Score(3.0)]
+
+
+async def test_a_quick_reward_that_raises_is_named_with_the_start_of_a_long_response():
+    task = load_task("tests.tools.fleet_tasks:Quick", 0, {})
+    pool = RewardPool(task, TaskConfig(), seed=0)
+    with pytest.raises(RewardError) as error:
+        await pool.score(0, task.prompt(0), ["1", "raise" + "x" * 500])
+    assert f"ValueError: scripted at {SOURCE}:" in str(error.value)
+    assert "prompt '0', response 'raisexxx" in str(error.value)
+    assert len(str(error.value)) < 400
+    with pytest.raises(RewardError, match=r"TaskError: reward = nan: expected a finite number"):
+        await pool.score(0, task.prompt(0), ["nan"])
+
+
+async def test_numbers_of_numpy_come_out_of_a_reward_worker(slow: RewardPool):
+    prompt = load_task(SLOW, 0, {}).prompt(0)
+    assert await slow.score(0, prompt, ["numpy"]) == [Score(1.5, {"right": 1.0, "short": 0.5})]
+
+
+async def test_a_reward_that_is_not_finite_is_an_error_of_the_task(slow: RewardPool):
+    prompt = load_task(SLOW, 0, {}).prompt(0)
+    with pytest.raises(RewardError, match="reward = nan: expected a finite number") as error:
+        await slow.score(0, prompt, ["nan"])
+    assert error.value.reason == "reward_error"
+
+
+async def test_a_reward_worker_that_ends_is_replaced(slow: RewardPool):
+    prompt = load_task(SLOW, 0, {}).prompt(0)
+    with pytest.raises(RewardError, match="its reward worker ended") as error:
+        await slow.score(0, prompt, ["exit"])
+    assert error.value.reason == "reward_worker"
+    assert await slow.score(0, prompt, ["1", "2", "3"]) == [Score(1.0), Score(2.0), Score(3.0)]
+
+
+async def test_a_reward_worker_that_cannot_start_scores_nothing(slow: RewardPool, monkeypatch: pytest.MonkeyPatch):
+    prompt = load_task(SLOW, 0, {}).prompt(0)
+    with monkeypatch.context() as patch:
+        patch.setattr(scoring, "_START_S", 0.001)
+        with pytest.raises(RewardError, match=r"its reward worker did not start within 0\.001 s") as error:
+            await slow.score(0, prompt, ["1"])
+        assert error.value.reason == "reward_worker"
+        patch.setattr(scoring.sys, "executable", "/no/such/python")
+        patch.setattr(scoring, "_START_S", 60.0)
+        with pytest.raises(RewardError, match=r"its reward worker did not start: .*/no/such/python"):
+            await slow.score(0, prompt, ["1"])
+    assert await slow.score(0, prompt, ["1"]) == [Score(1.0)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,17 @@ def test_gsm8k_scores_by_value_and_never_runs_out(gsm8k_file: Path):
     for wrong in ("\\boxed{1101}", "", "no idea", "\\boxed{}"):
         assert task.reward(prompt, wrong) == 0.0
     assert task.solution(prompt) == "Add 1100.\n\\boxed{1100}"
+
+
+def test_gsm8k_scores_a_right_answer_however_little_of_the_cpu_it_gets(
+    gsm8k_file: Path, monkeypatch: pytest.MonkeyPatch
+):
+    # as if the wall clock had run out before the first instruction
+    monkeypatch.setattr(signal, "alarm", lambda seconds: signal.raise_signal(signal.SIGALRM) if seconds else None)
+    task = load_task("gsm8k", 0, {"path": str(gsm8k_file)})
+    for index in range(3):
+        prompt = task.prompt(index)
+        assert task.reward(prompt, f"\\boxed{{{prompt.data['final']}}}") == 1.0
 
 
 def test_gsm8k_names_a_missing_file_and_a_bad_line(tmp_path: Path):

@@ -7,41 +7,114 @@ import struct
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from learner.cli.doctor import model
-from tests.tools.doctor_site import Site, bad
+from learner.config.model_weights import stored_tensors
+from tests.tools.doctor_site import Site, bad, examined_run
+
+
+def config(site: Site, **changes: Any) -> None:
+    path = site.model / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
 def test_a_model_directory_that_is_sound(site: Site):
     assert bad(model.model(site.read("learner"))) == []
-    assert sum(model.tensors_of(site.model).values()) == model.parameters(site.read("learner"))
+    tensors = stored_tensors(site.model)
+    assert sum(tensor.count for tensor in tensors.values()) == model.parameters(site.read("learner"))
 
 
 def test_a_truncated_file_of_weights(site: Site):
     path = next(site.model.glob("*.safetensors"))
     path.write_bytes(path.read_bytes()[:-100])
     assert "its header says" in bad(model.model(site.read("learner")))[0]
+    assert model.parameters(site.read("learner")) is None
     path.write_bytes(struct.pack("<Q", 1 << 60))
     assert "not a safetensors file" in bad(model.model(site.read("learner")))[0]
 
 
-def test_an_index_that_lists_what_no_file_has(site: Site):
+def test_an_index_that_contradicts_the_files(site: Site):
     (site.model / "model.safetensors.index.json").write_text('{"weight_map": {"lost": "model-2.safetensors"}}')
-    assert "lists lost in model-2.safetensors" in bad(model.model(site.read("learner")))[0]
+    (found,) = bad(model.model(site.read("learner")))
+    assert found.startswith("fail model: ")
+    assert "model.safetensors and model.safetensors.index.json, which lists lost in model-2.safetensors" in found
+
+
+@pytest.mark.parametrize("kind", ["learner", "worker"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "gpt_oss"}, "model_type = 'gpt_oss'"),
+        ({"vocab_size": 5}, "the tokenizer has id 1"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "quantization_config.quant_method = 'fp8'"),
+        ({"dual_chunk_attention_config": {"chunk_size": 8}}, "dual_chunk_attention_config"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5"),
+        ({"architectures": ["Qwen3ForSequenceClassification"]}, "Qwen3ForSequenceClassification"),
+        ({"use_sliding_window": True, "sliding_window": 8}, "use_sliding_window = True"),
+        ({"attention_bias": True}, "attention_bias = True"),
+        ({"mlp_bias": True}, "mlp_bias = True"),
+        ({"hidden_act": "gelu"}, "hidden_act = 'gelu'"),
+        ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "rope_type = 'yarn'"),
+        ({"num_nextn_predict_layers": 1}, "num_nextn_predict_layers = 1"),
+        ({"head_dim": None}, "config.json asks for"),
+        ({"intermediate_size": 33}, "config.json asks for [33, 32]"),
+    ],
+)
+def test_a_model_that_is_not_the_one_that_the_learner_computes(
+    site: Site, kind: str, change: dict[str, Any], message: str
+):
+    config(site, **change)
+    assert any(found.startswith("fail ") and message in found for found in bad(model.model(site.read(kind))))
+
+
+@pytest.mark.parametrize("extra", ["model.layers.0.mlp.up_proj.weight_scale_inv", "score.weight"])
+def test_tensors_that_no_parameter_reads(site: Site, extra: str):
+    path = site.model / "model.safetensors"
+    save_file({**load_file(path), extra: torch.ones(1)}, path)
+    (found,) = bad(model.model(site.read("learner")))
+    assert found.startswith(f"fail model: {path}: tensor {extra} belongs to no parameter")
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8])
+def test_tensors_that_need_scales(site: Site, dtype: torch.dtype):
+    path = site.model / "model.safetensors"
+    tensors = load_file(path)
+    save_file({**tensors, "lm_head.weight": tensors["lm_head.weight"].to(dtype)}, path)
+    (found,) = bad(model.model(site.read("learner")))
+    assert found.startswith(f"fail model: {path}: tensor lm_head.weight is stored as")
+
+
+def test_keys_that_nobody_has_looked_at(site: Site):
+    config(site, warp_factor=9, sparsity="new")
+    (found,) = bad(model.model(site.read("learner")))
+    assert found.startswith("warn model: ")
+    assert found.endswith("config.json: unknown keys, which the learner ignores: sparsity, warp_factor")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"model_type": "gpt_oss"}, "model_type = 'gpt_oss'"), ({"vocab_size": 5}, "the tokenizer has id 1")],
+    [
+        ({}, "tensor = 3 does not divide the model's num_attention_heads = 4"),
+        ({}, "tensor = 3 does not divide the model's vocab_size = 16"),
+        ({"intermediate_size": 640}, "tensor = 3 does not divide the model's intermediate_size = 640"),
+    ],
 )
-def test_a_model_of_another_kind_or_with_the_tokenizer_of_another(site: Site, change: dict[str, Any], message: str):
-    path = site.model / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
-    assert any(message in found for found in bad(model.model(site.read("learner"))))
+def test_a_layout_that_does_not_fit(site: Site, change: dict[str, Any], message: str):
+    config(site, **change)
+    assert any(message in found for found in bad(model.model(site.read("learner", parallel={"tensor": 3}))))
+    run = ["learner.parallel.tensor=3", f"model.path={site.model}"]
+    assert any(message in found for found in bad(model.model(examined_run(site, *run))))
 
 
-def test_a_model_without_a_tokenizer_and_one_that_does_not_fit_the_layout(site: Site):
-    found = bad(model.model(site.read("learner", parallel={"tensor": 64})))
-    assert "parallel.tensor = 64 does not divide" in found[0]
+def test_a_layout_that_the_demo_does_not_fit(site: Site):
+    assert bad(model.model(examined_run(site))) == []
+    found = bad(model.model(examined_run(site, "learner.parallel.tensor=3")))
+    assert "tensor = 3 does not divide the model's num_attention_heads = 4" in found[0]
+    assert all(line.startswith("fail ") for line in found)
+
+
+def test_a_model_without_a_tokenizer(site: Site):
     (site.model / "tokenizer.json").unlink()
     assert "no tokenizer.json" in bad(model.model(site.read("learner")))[0]

@@ -15,7 +15,7 @@ from tests.tools.doctor_site import Site, bad, examined_run
     [
         ("learner", {"objective": {"name": "grpo"}, "max_staleness": 16}, "grpo recomputes"),
         ("learner", {"max_staleness": 0}, "fleets wait for every step"),
-        ("learner", {"queue": {"url": "redis://x", "run": "r", "id_memory_s": 60}}, "taken twice"),
+        ("learner", {"queue": {"url": "redis://x", "run": "r", "id_memory_s": 60}}, "later than that is refused"),
         ("gateway", {"insecure": True}, "plain text"),
         ("gateway", {"admission": {"lease_s": 1}}, "leases end"),
         ("worker", {"sampling": {"max_new_tokens": 64_000}}, "request_timeout_s"),

@@ -18,10 +18,9 @@ from learner.cli.run.run_directory import RunDirectory
 from tests.tools.runs import REPOSITORY
 
 MODEL = """
-import json, pathlib, sys
-model = pathlib.Path(sys.argv[1], "model"); model.mkdir()
-(model / "config.json").write_text(json.dumps({"vocab_size": 16, "num_attention_heads": 4, "num_hidden_layers": 2}))
-(model / "tokenizer.json").touch(); (model / "model.safetensors").touch()
+import pathlib, sys
+from rollout.data.demo_model import write_model
+write_model(pathlib.Path(sys.argv[1], "model"), 0)
 """
 DEADLINE_S = 90.0
 FOREVER = "import time; time.sleep(600)"

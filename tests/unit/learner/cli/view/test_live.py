@@ -81,6 +81,15 @@ def test_plain_lines_come_with_changes_and_otherwise_seldom(tmp_path: Path):
     assert text_of(output).splitlines()[2].endswith("gateway: restarting")
 
 
+def test_a_learner_of_unknown_age_is_at_what_it_recorded_last(tmp_path: Path):
+    run_file = make_run(tmp_path / "run")
+    learner = ProcessView("learner", "running", 14, 0, None)
+    output = console()
+    output.print(render(view(run_file, processes=[learner]), run_file))
+    row = next(line for line in text_of(output).splitlines() if line.startswith("learner"))
+    assert row.split() == ["learner", "training", "14"]
+
+
 def test_a_terminal_gets_the_table_and_a_pipe_the_lines(tmp_path: Path):
     run_file = make_run(tmp_path / "run")
     assert isinstance(make_display(console(), run_file), PlainDisplay)

@@ -17,7 +17,7 @@ from learner.megatron.model.architecture import Architecture, ModelError
 BASE: dict[str, Any] = {
     "model_type": "qwen3", "vocab_size": 96, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 4,
     "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512, "rms_norm_eps": 1e-6,
-    "rope_theta": 1e6,
+    "rope_theta": 1e6, "head_dim": 16,
 }  # fmt: skip
 MOE: dict[str, Any] = {
     "model_type": "qwen3_moe", "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 48,
@@ -37,7 +37,7 @@ def test_old_and_new_rope_layouts_agree(tmp_path):
     new = _read(tmp_path, rope_theta=None, rope_parameters={"rope_type": "default", "rope_theta": 1e6})
     assert old.rope["rope_theta"] == new.rope["rope_theta"] == 1e6
     assert torch.equal(old.inverse_frequencies(), new.inverse_frequencies())
-    assert old.inverse_frequencies()[:2].tolist() == pytest.approx([1.0, 1e6 ** (-1 / 8)])  # head_dim 64 / 4
+    assert old.inverse_frequencies()[:2].tolist() == pytest.approx([1.0, 1e6 ** (-1 / 8)])  # head_dim 16
 
 
 @pytest.mark.parametrize("layout", ["old", "new"])

@@ -6,10 +6,12 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
+from learner.config.model_config import read_config
 from learner.megatron.model.architecture import ModelError
 from learner.megatron.model.hf_weights import Weights
+from rollout.data.demo_model import write_model
 
 
 def test_weights_of_one_file_and_of_several_read_alike(tmp_path):
@@ -39,3 +41,28 @@ def test_unusable_weights_are_refused(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"\xff" * 40)
     with pytest.raises(ModelError, match="cannot be read"):
         Weights(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8, torch.float64])
+def test_values_that_need_scales_are_not_read(tmp_path, dtype):
+    save_file({"a": torch.zeros(3, 2).to(dtype)}, tmp_path / "model.safetensors")
+    with pytest.raises(ModelError, match=r"model\.safetensors: tensor a is stored as .*bfloat16 first"):
+        Weights(tmp_path).read("a", (3, 2))
+
+
+def test_a_stale_index_beside_a_single_file_is_refused(tmp_path):
+    for file in ("model.safetensors", "old.safetensors"):
+        save_file({"a": torch.zeros(3, 2)}, tmp_path / file)
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "old.safetensors"}}))
+    with pytest.raises(ModelError, match=r"model\.safetensors and model\.safetensors\.index\.json"):
+        Weights(tmp_path)
+
+
+def test_weights_of_another_model_are_refused(tmp_path):
+    write_model(tmp_path, 0)
+    config = read_config(tmp_path)
+    Weights(tmp_path).check(config)
+    path = tmp_path / "model.safetensors"
+    save_file({**load_file(path), "model.layers.0.mlp.up_proj.weight_scale_inv": torch.ones(1)}, path)
+    with pytest.raises(ModelError, match=r"up_proj\.weight_scale_inv belongs to no parameter"):
+        Weights(tmp_path).check(config)

@@ -1,0 +1,104 @@
+"""What a resumed run must share with its checkpoint: the network of its weights, and their tokenizer.
+
+Shapes alone prove little: weights of another vocabulary can be cut or padded without a word, and those of a model with
+another base of the rotary angles fit exactly. So a checkpoint carries its model's fingerprint, and a difference is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from runtime.digest import of_file
+from runtime.errors import MISCONFIGURED, LeewayError
+
+Fingerprint = dict[str, Any]
+
+_TOKENIZER = "tokenizer.json"
+# What learner.megatron.model.architecture calls it -> the field of config.json. max_position_embeddings is not among them:
+# rotary positions have no parameters, and a longer limit changes nothing that was trained.
+_FIELDS = {
+    "model_type": "model_type",
+    "layers": "num_hidden_layers",
+    "hidden": "hidden_size",
+    "ffn": "intermediate_size",
+    "heads": "num_attention_heads",
+    "groups": "num_key_value_heads",
+    "head_dim": "head_dim",
+    "vocab": "vocab_size",
+    "norm_eps": "rms_norm_eps",
+    "tied": "tie_word_embeddings",
+}
+_MIXTURE_FIELDS = {
+    "experts": "num_experts",
+    "chosen": "num_experts_per_tok",
+    "ffn": "moe_intermediate_size",
+    "normalised": "norm_topk_prob",
+    "layers": "layers with experts",
+}
+_ROPE_FIELDS = (
+    "rope_theta", "rope_type", "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings",
+)  # fmt: skip
+
+
+class FingerprintError(LeewayError):
+    """The model of the settings is not the one that the checkpoint was trained from."""
+
+    exit_status = MISCONFIGURED
+
+
+def fingerprint(architecture: Mapping[str, Any], model: Path) -> Fingerprint:
+    """Returns what must not change when the run is resumed, as JSON values, by the names that config.json uses.
+
+    Args:
+        architecture: the fields of the model's Architecture, its mixture as a mapping or None. Values that config.json leaves
+            out or may spell in several ways have been filled in there.
+        model: the model's directory. Without a tokenizer.json in it, tokenizers are not compared.
+
+    Raises:
+        OSError: tokenizer.json cannot be read.
+    """
+    found = {name: architecture[field] for field, name in _FIELDS.items()}
+    found |= {name: architecture["rope"][name] for name in _ROPE_FIELDS if name in architecture["rope"]}
+    mixture = architecture["mixture"]
+    if mixture is not None:
+        found |= {name: mixture[field] for field, name in _MIXTURE_FIELDS.items()}
+    if (model / _TOKENIZER).is_file():
+        found[_TOKENIZER] = of_file(model / _TOKENIZER)[1]
+    return json.loads(json.dumps(found))
+
+
+def require_same(
+    checkpoint: Path, saved: Fingerprint | None, present: Fingerprint, model: Path, versions: Path
+) -> None:
+    """Checks that the checkpoint was trained from the model that the settings name.
+
+    Args:
+        checkpoint: the directory of the checkpoint.
+        saved: the fingerprint in it; None if an older release wrote it, which is logged and not refused.
+        present: the fingerprint of ``model``.
+        model: the model of the settings.
+        versions: the directory of the run's published versions, for the message.
+
+    Raises:
+        FingerprintError: the two differ; the message names each field and both values.
+    """
+    if saved is None:
+        structlog.get_logger().warning(
+            "the checkpoint has no fingerprint of its model (an older release wrote it): not compared",
+            checkpoint=str(checkpoint), model=str(model),
+        )  # fmt: skip
+        return
+    different = [name for name in saved if name in present and saved[name] != present[name]]
+    if different:
+        fields = "; ".join(f"{name} is {present[name]!r}, the checkpoint's is {saved[name]!r}" for name in different)
+        raise FingerprintError(
+            f"model = {model} is not the model that {checkpoint} was trained from: {fields}. A run keeps its network and its "
+            "tokenizer: set model (model.path in a run file) back to resume it. To go on with another model on purpose, "
+            f"start a new run (another run.name, other directories) from a published version of this one (one of {versions}) "
+            "or from any other model: model.path = its directory"
+        )

@@ -1,0 +1,190 @@
+"""Reads and checks a model's config.json. Needs no torch.
+
+The learner, the launcher and `leeway doctor` refuse a model by these rules, so that what doctor passes, the learner trains.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from learner.config.architectures import MIXTURE_MODEL_TYPES, SUPPORTED_MODEL_TYPES, layers_with_experts
+from learner.config.model_keys import refused_keys
+from runtime.errors import MISCONFIGURED, LeewayError
+
+# Value of "architectures" by model_type. An engine chooses the code that it runs by this name.
+CLASSES = {
+    "llama": "LlamaForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "qwen3_moe": "Qwen3MoeForCausalLM",
+}
+LLAMA3_FIELDS = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+_QWEN3_HEAD_DIM = 128  # of transformers' Qwen3Config, where config.json has no head_dim at all
+_COUNTS = (
+    "num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size", "max_position_embeddings",
+)  # fmt: skip
+
+
+class ModelError(LeewayError):
+    """A model directory that cannot be trained as configured: names the path, the field, its value and what to do."""
+
+    exit_status = MISCONFIGURED
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """Reads ``directory``/config.json and checks that the learner computes exactly the model that it describes.
+
+    Raises:
+        ModelError: the directory or file is missing, the file is malformed, or the model is not supported. The message has a
+            line for each fault.
+    """
+    path = directory / "config.json"
+    values = _read_json(path)
+    kind = values.get("model_type")
+    if kind not in SUPPORTED_MODEL_TYPES:
+        supported = ", ".join(SUPPORTED_MODEL_TYPES)
+        raise ModelError(f"{path}: model_type = {kind!r} is not supported; supported: {supported}")
+    faults = [*_field_faults(values), *_class_faults(values), *refused_keys(values), *_rope_faults(values)]
+    if not faults and kind in MIXTURE_MODEL_TYPES:
+        faults = list(_mixture_faults(values))
+    if faults:
+        raise ModelError("\n".join(f"{path}: {fault}" for fault in faults))
+    return values
+
+
+def head_dim(config: Mapping[str, Any]) -> int:
+    """Channels of one attention head, as transformers derives them: null means hidden_size / num_attention_heads."""
+    default = _QWEN3_HEAD_DIM if config.get("model_type") == "qwen3" else None
+    return config.get("head_dim", default) or config["hidden_size"] // config["num_attention_heads"]
+
+
+def rope_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Rotary settings from the old fields (rope_theta, rope_scaling) or the new one (rope_parameters).
+
+    Has rope_theta and rope_type, and what that type needs.
+    """
+    rope = dict(config.get("rope_scaling") or config.get("rope_parameters") or {})
+    rope.setdefault("rope_theta", config.get("rope_theta") or 10_000.0)
+    rope.setdefault("rope_type", rope.get("type", "default"))
+    return rope
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.parent.is_dir():
+        raise ModelError(f"model = {path.parent}: no such directory; it should hold a Hugging Face model")
+    try:
+        values = json.loads(path.read_text())
+    except OSError as error:
+        raise ModelError(f"{path}: {error.strerror}; model should be a Hugging Face directory") from error
+    except ValueError as error:
+        raise ModelError(f"{path}: not valid JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ModelError(f"{path}: expected an object, with model_type and the sizes of the model")
+    return values
+
+
+def _field_faults(values: Mapping[str, Any]) -> Iterator[str]:
+    yield from (fault for name in _COUNTS for fault in _count_faults(values, name))
+    for name in ("num_key_value_heads", "head_dim"):
+        if values.get(name) is not None:
+            yield from _count_faults(values, name)
+    epsilon = values.get("rms_norm_eps")
+    if not _is_number(epsilon) or not 0 <= epsilon < 1:
+        yield "rms_norm_eps is missing" if epsilon is None else f"rms_norm_eps = {epsilon!r}: expected a number below 1"
+    for name in ("tie_word_embeddings", "norm_topk_prob"):
+        if not isinstance(values.get(name), bool | None):
+            yield f"{name} = {values[name]!r}: expected true or false"
+    heads, groups = values.get("num_attention_heads"), values.get("num_key_value_heads")
+    if _is_count(heads) and _is_count(groups) and heads % groups:
+        yield f"num_attention_heads = {heads} is no multiple of num_key_value_heads = {groups}"
+    if _is_count(heads) and _is_count(values.get("hidden_size")):
+        hidden, width = values["hidden_size"], head_dim(values)
+        if not values.get("head_dim") and values["model_type"] != "qwen3" and hidden % heads:
+            yield f"hidden_size = {hidden} is no multiple of num_attention_heads = {heads}, and there is no head_dim"
+        elif _is_count(width) and width % 2:
+            yield f"head_dim = {width}: rotary positions need an even number of channels"
+
+
+def _class_faults(values: Mapping[str, Any]) -> Iterator[str]:
+    names, expected = values.get("architectures") or [], CLASSES[values["model_type"]]
+    if names not in ([], [expected]):
+        yield f"architectures = {names!r} is not supported; with model_type = {values['model_type']!r} only {expected} is"
+    kinds = values.get("layer_types") or ["full_attention"]
+    if set(kinds) != {"full_attention"}:
+        yield f"layer_types contains {sorted(set(kinds))}; only full_attention is supported"
+
+
+def _rope_faults(values: Mapping[str, Any]) -> Iterator[str]:
+    old, new = values.get("rope_scaling"), values.get("rope_parameters")
+    if not isinstance(old, dict | None) or not isinstance(new, dict | None):
+        yield f"rope_scaling = {old!r} and rope_parameters = {new!r}: expected objects"
+        return
+    if old and new and old != new:
+        yield f"rope_scaling = {old} and rope_parameters = {new} contradict each other: remove one"
+    rope, name = rope_settings(values), "rope_scaling" if old else "rope_parameters"
+    kind, theta = rope["rope_type"], rope["rope_theta"]
+    if any(isinstance(value, dict) for value in rope.values()):
+        yield f"{name} = {rope}: rotary settings that differ by layer are not supported"
+        return
+    if kind not in ("default", "llama3"):
+        yield f"rope_type = {kind!r} is not supported; supported: default, llama3"
+    if rope.get("type", kind) != kind:
+        yield f"{name}.type = {rope['type']!r} and {name}.rope_type = {kind!r} contradict each other: remove one"
+    if not _is_number(theta) or theta <= 0:
+        yield f"rope_theta = {theta!r}: expected a positive number"
+    elif values.get("rope_theta") not in (None, theta):
+        yield f"rope_theta = {values['rope_theta']!r} and {name}.rope_theta = {theta!r} contradict each other: remove one"
+    if rope.get("partial_rotary_factor") not in (None, 1):
+        yield f"{name}.partial_rotary_factor = {rope['partial_rotary_factor']!r} is not supported; only 1.0 is"
+    if rope.get("mrope_section"):
+        yield f"{name}.mrope_section = {rope['mrope_section']} is not supported: the learner computes one position a token"
+    for field in LLAMA3_FIELDS if kind == "llama3" else ():
+        if not _is_number(rope.get(field)) or rope[field] <= 0:
+            yield f"rope_type llama3 needs {field}, a positive number, which is {rope.get(field)!r}"
+
+
+def _mixture_faults(values: Mapping[str, Any]) -> Iterator[str]:
+    old, new = values.get("num_experts"), values.get("num_local_experts")
+    if None not in (old, new) and old != new:
+        yield f"num_experts = {old} and num_local_experts = {new} contradict each other: remove one"
+    names = ("num_local_experts" if old is None else "num_experts", "num_experts_per_tok", "moe_intermediate_size")
+    faults = [fault for name in names for fault in _count_faults(values, name)]
+    step, dense = values.get("decoder_sparse_step", 1), values.get("mlp_only_layers") or []
+    if not _is_count(step):
+        faults.append(f"decoder_sparse_step = {step!r}: expected a positive integer")
+    if not isinstance(dense, list):
+        faults.append(f"mlp_only_layers = {dense!r}: expected a list of layers")
+    yield from faults
+    if faults:
+        return
+    experts, chosen = values[names[0]], values["num_experts_per_tok"]
+    if chosen > experts:
+        yield f"num_experts_per_tok = {chosen} is above num_experts = {experts}"
+    if chosen == 1 and values.get("norm_topk_prob"):
+        yield (
+            "norm_topk_prob = true with num_experts_per_tok = 1 is not supported: every token's weight is 1 and the router "
+            "learns nothing; set norm_topk_prob to false"
+        )
+    if not any(layers_with_experts(values)):
+        yield (
+            f"decoder_sparse_step = {step} and mlp_only_layers = {dense} leave no layer with experts; use a dense model "
+            "instead"
+        )
+
+
+def _count_faults(values: Mapping[str, Any], name: str) -> Iterator[str]:
+    if values.get(name) is None:
+        yield f"{name} is missing"
+    elif not _is_count(values[name]):
+        yield f"{name} = {values[name]!r}: expected a positive integer"
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
+    return type(value) is int and value > 0
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return type(value) in (int, float)

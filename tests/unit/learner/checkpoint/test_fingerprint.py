@@ -1,0 +1,138 @@
+"""A model's fingerprint: what changes it, what does not, and how a difference is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from learner.checkpoint.fingerprint import Fingerprint, FingerprintError, fingerprint, require_same
+from learner.megatron.model.architecture import Architecture, Mixture
+from runtime.errors import MISCONFIGURED
+
+QWEN2: dict[str, Any] = {
+    "model_type": "qwen2", "vocab_size": 96, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 4,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512, "rms_norm_eps": 1e-6,
+    "rope_theta": 1e6,
+}  # fmt: skip
+MOE: dict[str, Any] = QWEN2 | {
+    "model_type": "qwen3_moe", "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 48,
+    "norm_topk_prob": True,
+}  # fmt: skip
+LLAMA3 = {
+    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}  # fmt: skip
+CHECKPOINT = Path("/runs/a/checkpoints/step_00000050_e0003")
+
+
+def of(directory: Path, config: dict[str, Any], tokenizer: str | None = "{}") -> Fingerprint:
+    directory.mkdir(exist_ok=True)
+    (directory / "config.json").write_text(json.dumps(config))
+    if tokenizer is not None:
+        (directory / "tokenizer.json").write_text(tokenizer)
+    return fingerprint(asdict(Architecture.read(directory)), directory)
+
+
+def compare(saved: Fingerprint | None, present: Fingerprint) -> None:
+    require_same(CHECKPOINT, saved, present, Path("/models/other"), Path("/runs/a/weights"))
+
+
+@pytest.mark.parametrize(
+    ("base", "changes", "name"),
+    [
+        (QWEN2, {"model_type": "llama"}, "model_type"),
+        (QWEN2, {"model_type": "qwen3"}, "model_type"),
+        (QWEN2, {"vocab_size": 100}, "vocab_size"),
+        (QWEN2, {"hidden_size": 128}, "hidden_size"),
+        (QWEN2, {"intermediate_size": 176}, "intermediate_size"),
+        (QWEN2, {"num_hidden_layers": 2}, "num_hidden_layers"),
+        (QWEN2, {"num_attention_heads": 8}, "num_attention_heads"),
+        (QWEN2, {"num_key_value_heads": 4}, "num_key_value_heads"),
+        (QWEN2, {"head_dim": 32}, "head_dim"),
+        (QWEN2, {"rms_norm_eps": 1e-5}, "rms_norm_eps"),
+        (QWEN2, {"tie_word_embeddings": True}, "tie_word_embeddings"),
+        (QWEN2, {"rope_theta": 1e4}, "rope_theta"),
+        (QWEN2, {"rope_scaling": LLAMA3}, "rope_type"),
+        (QWEN2 | {"rope_scaling": LLAMA3}, {"rope_scaling": LLAMA3 | {"factor": 32.0}}, "factor"),
+        (MOE, {"num_experts": 8}, "num_experts"),
+        (MOE, {"num_experts_per_tok": 3}, "num_experts_per_tok"),
+        (MOE, {"moe_intermediate_size": 64}, "moe_intermediate_size"),
+        (MOE, {"norm_topk_prob": False}, "norm_topk_prob"),
+        (MOE, {"mlp_only_layers": [0]}, "layers with experts"),
+    ],
+)
+def test_another_network_is_refused_by_field_and_values(
+    tmp_path: Path, base: dict[str, Any], changes: dict[str, Any], name: str
+):
+    saved, present = of(tmp_path / "a", base), of(tmp_path / "b", base | changes)
+    with pytest.raises(FingerprintError) as refused:
+        compare(saved, present)
+    text = str(refused.value)
+    assert refused.value.exit_status == MISCONFIGURED
+    assert f"{name} is {present[name]!r}, the checkpoint's is {saved[name]!r}" in text
+    for word in ("model = /models/other", str(CHECKPOINT), "run.name", "model.path", "/runs/a/weights"):
+        assert word in text
+
+
+def test_another_tokenizer_of_one_vocabulary_size_is_refused(tmp_path: Path):
+    saved, present = of(tmp_path / "a", QWEN2, '{"model": 1}'), of(tmp_path / "b", QWEN2, '{"model": 2}')
+    with pytest.raises(FingerprintError, match=rf"tokenizer\.json is '{present['tokenizer.json']}'"):
+        compare(saved, present)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"head_dim": 16},
+        {"tie_word_embeddings": False},
+        {"rope_theta": None, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
+        {"rope_scaling": {"type": "default"}},
+        {"max_position_embeddings": 4096},
+        {"transformers_version": "5.0.0", "torch_dtype": "float32", "_name_or_path": "elsewhere"},
+    ],
+)
+def test_another_spelling_of_one_network_is_no_difference(tmp_path: Path, changes: dict[str, Any]):
+    compare(
+        of(tmp_path / "a", QWEN2), of(tmp_path / "b", {k: v for k, v in (QWEN2 | changes).items() if v is not None})
+    )
+
+
+def test_a_fingerprint_is_the_one_that_a_checkpoint_gives_back(tmp_path: Path):
+    for config in (QWEN2, MOE, QWEN2 | {"rope_scaling": LLAMA3}):
+        present = of(tmp_path / "a", config)
+        assert json.loads(json.dumps(present)) == present
+
+
+def test_a_tokenizer_is_compared_only_where_both_are_known(tmp_path: Path):
+    with_one, without = of(tmp_path / "a", QWEN2), of(tmp_path / "b", QWEN2, tokenizer=None)
+    compare(with_one, without)
+    compare(without, with_one)
+
+
+def test_a_checkpoint_of_an_older_release_is_resumed_with_a_warning(tmp_path: Path):
+    with capture_logs() as logs:
+        compare(None, of(tmp_path / "a", QWEN2))
+    assert [line["log_level"] for line in logs] == ["warning"]
+    assert str(CHECKPOINT) in logs[0]["checkpoint"]
+
+
+def test_every_property_of_an_architecture_is_in_its_fingerprint_or_left_out_on_purpose(tmp_path: Path):
+    free = {"path", "config", "max_positions"}  # where it was read from, and a limit without parameters
+    moe = asdict(Architecture.read(_written(tmp_path, MOE)))
+    before = fingerprint(moe, tmp_path)
+    for field in fields(Architecture):
+        changed = moe | {field.name: {"rope_theta": 1.0} if field.name == "rope" else None}
+        assert (fingerprint(changed, tmp_path) == before) == (field.name in free), field.name
+    for field in fields(Mixture):
+        changed = moe | {"mixture": moe["mixture"] | {field.name: None}}
+        assert fingerprint(changed, tmp_path) != before, field.name
+
+
+def _written(directory: Path, config: dict[str, Any]) -> Path:
+    (directory / "config.json").write_text(json.dumps(config))
+    return directory

@@ -1,0 +1,67 @@
+"""`leeway status`, seen from another process than the one that runs the run."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from learner.cli.operate.status import print_status
+from learner.cli.run.run_directory import RunDirectory
+from tests.tools.runs import make_run, step, write_rows
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    return make_run(tmp_path / "r", steps=3).directory
+
+
+@pytest.fixture
+def pid() -> Iterator[int]:
+    """A process that runs."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        yield process.pid
+        process.kill()
+
+
+def status(run: RunDirectory, pid: int | None, name: str = "learner") -> list[str]:
+    run.processes.write_text(json.dumps([{"name": name, "pid": pid, "restarts": 0}]))
+    output = io.StringIO()
+    with run.lock():
+        print_status(Console(file=output, width=120, color_system=None), run)
+    return output.getvalue().splitlines()
+
+
+def line_of(lines: list[str], name: str) -> str:
+    return next(line for line in lines if line.startswith(name))
+
+
+def test_a_learner_that_trains_is_training(run: RunDirectory, pid: int):
+    write_rows(run.metrics / "learner.jsonl", [step(4, time=time.time())])
+    lines = status(run, pid)
+    assert line_of(lines, "learner").split()[1:] == ["training", str(pid)]
+    assert "training" in lines[0]
+
+
+def test_a_learner_that_has_been_resumed_and_not_yet_trained_is_starting(run: RunDirectory, pid: int):
+    lines = status(run, pid)
+    assert "starting" in line_of(lines, "learner")
+    assert "starting" in lines[0]
+    assert "training" not in lines[0]
+    start = {"kind": "start", "time": time.time(), "epoch": 2, "resumed_step": 3, "recommitted": 0}
+    write_rows(run.metrics / "learner.jsonl", [start])
+    assert "waiting for rollouts" in line_of(status(run, pid), "learner")
+
+
+def test_a_process_that_has_ended_does_not_run(run: RunDirectory):
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        ended.wait()
+    for gone in (ended.pid, None):
+        assert "not running" in line_of(status(run, gone), "learner")

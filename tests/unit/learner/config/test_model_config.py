@@ -1,0 +1,137 @@
+"""Reading config.json: values that are refused, and what transformers makes of the ones that may be absent."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from learner.config.architectures import SUPPORTED_MODEL_TYPES
+from learner.config.model_config import CLASSES, ModelError, head_dim, read_config, rope_settings
+
+BASE: dict[str, Any] = {
+    "model_type": "qwen2", "vocab_size": 96, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 4,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512, "rms_norm_eps": 1e-6,
+    "rope_theta": 1e6,
+}  # fmt: skip
+MOE = {"model_type": "qwen3_moe", "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
+LLAMA3 = {
+    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}  # fmt: skip
+
+
+def read(directory: Path, **changes: Any) -> dict[str, Any]:
+    (directory / "config.json").write_text(json.dumps({**BASE, **changes}))
+    return read_config(directory)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"architectures": ["Qwen2ForSequenceClassification"]},
+            ["Qwen2ForSequenceClassification", "only Qwen2ForCausalLM"],
+        ),
+        ({"architectures": ["Qwen2Model"]}, ["architectures = ['Qwen2Model']"]),
+        ({"architectures": ["MistralForCausalLM"], "model_type": "llama"}, ["only LlamaForCausalLM is"]),
+        ({"quantization_config": {"quant_method": "fp8"}}, ["quant_method = 'fp8'", "to bfloat16 first"]),
+        ({"partial_rotary_factor": 0.5}, ["partial_rotary_factor = 0.5"]),
+        (
+            {"partial_rotary_factor": 0.5, "rope_scaling": LLAMA3, "model_type": "llama"},
+            ["partial_rotary_factor = 0.5"],
+        ),
+        (
+            {"rope_scaling": {**LLAMA3, "partial_rotary_factor": 0.5}, "model_type": "llama"},
+            ["rope_scaling.partial_rotary_factor = 0.5"],
+        ),
+        *(
+            ({"rope_scaling": {key: kind, "factor": 4.0}}, [f"rope_type = '{kind}'", "supported: default, llama3"])
+            for kind in ("yarn", "dynamic", "longrope", "linear", "su", "mrope")
+            for key in ("type", "rope_type")
+        ),
+        ({"rope_scaling": {"rope_type": "default", "type": "mrope"}}, ["rope_scaling.type = 'mrope'"]),
+        ({"rope_scaling": {"rope_type": "default", "mrope_section": [16, 24, 24]}}, ["mrope_section = [16, 24, 24]"]),
+        ({"rope_scaling": LLAMA3, "rope_parameters": {"rope_type": "default"}}, ["contradict each other"]),
+        (
+            {"rope_parameters": {"rope_theta": 5e5}},
+            ["rope_theta = 1000000.0 and rope_parameters.rope_theta = 500000.0"],
+        ),
+        ({"rope_parameters": {"full_attention": {"rope_theta": 1e6}}}, ["differ by layer"]),
+        ({"rope_scaling": "yarn"}, ["rope_scaling = 'yarn'"]),
+        ({"rope_theta": "1e6"}, ["rope_theta = '1e6'", "positive number"]),
+        ({"rope_scaling": {**LLAMA3, "factor": 0}}, ["rope_type llama3 needs factor"]),
+        ({"head_dim": 15}, ["head_dim = 15", "even"]),
+        ({"head_dim": 0}, ["head_dim = 0", "positive integer"]),
+        ({"hidden_size": 66, "head_dim": None}, ["hidden_size = 66 is no multiple of num_attention_heads = 4"]),
+        ({"num_key_value_heads": 0}, ["num_key_value_heads = 0", "positive integer"]),
+        ({"num_hidden_layers": True}, ["num_hidden_layers = True", "positive integer"]),
+        ({"num_attention_heads": "4"}, ["num_attention_heads = '4'", "positive integer"]),
+        ({"tie_word_embeddings": "false"}, ["tie_word_embeddings = 'false'", "true or false"]),
+        ({"rms_norm_eps": "1e-6"}, ["rms_norm_eps = '1e-6'", "number"]),
+        ({**MOE, "decoder_sparse_step": 0}, ["decoder_sparse_step = 0", "positive integer"]),
+        ({**MOE, "mlp_only_layers": 3}, ["mlp_only_layers = 3", "list"]),
+        ({**MOE, "num_local_experts": 8}, ["num_experts = 6 and num_local_experts = 8 contradict"]),
+    ],
+)
+def test_a_model_that_the_learner_does_not_compute_is_refused(
+    tmp_path: Path, changes: dict[str, Any], words: list[str]
+):
+    with pytest.raises(ModelError) as caught:
+        read(tmp_path, **changes)
+    assert all(word in str(caught.value) for word in [f"{tmp_path}/config.json: ", *words])
+
+
+def test_every_fault_has_a_line_of_its_own(tmp_path: Path):
+    with pytest.raises(ModelError) as caught:
+        read(tmp_path, mlp_bias=True, hidden_act="gelu", vocab_size=None)
+    assert len(str(caught.value).splitlines()) == 3
+
+
+def test_a_file_that_is_no_object_is_refused(tmp_path: Path):
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(ModelError, match="expected an object"):
+        read_config(tmp_path)
+
+
+@pytest.mark.parametrize("kind", SUPPORTED_MODEL_TYPES)
+def test_a_head_is_as_wide_as_in_transformers(tmp_path: Path, kind: str):
+    mine = read(tmp_path, **{**MOE, "model_type": kind})
+    theirs = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path))
+    assert theirs.model.layers[0].self_attn.q_proj.out_features == 4 * head_dim(mine)
+    assert type(theirs).__name__ == CLASSES[kind]
+    assert head_dim(read(tmp_path, model_type="llama", head_dim=None)) == 16
+
+
+def test_null_is_hidden_size_over_heads():
+    for kind in SUPPORTED_MODEL_TYPES:
+        assert head_dim({**BASE, "model_type": kind, "head_dim": None}) == 16
+        assert head_dim({**BASE, "model_type": kind, "head_dim": 32}) == 32
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {},
+        {"rope_theta": None},
+        {"rope_scaling": None, "rope_parameters": None},
+        {"rope_scaling": LLAMA3},
+        {"rope_theta": None, "rope_parameters": {**LLAMA3, "rope_theta": 5e5}},
+    ],
+)
+def test_rotary_settings_are_those_of_transformers(tmp_path: Path, rope: dict[str, Any]):
+    mine = rope_settings(read(tmp_path, model_type="llama", **rope))
+    path = tmp_path / "config.json"
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in values.items() if value is not None}))
+    assert mine == AutoConfig.from_pretrained(tmp_path).rope_parameters
+
+
+def test_it_needs_no_torch():
+    code = "import sys, learner.config.model_config, learner.config.model_weights; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
