@@ -300,7 +300,7 @@ def _resumed(
     if resume is None:
         return 0, None
     extra, config = resume.state.extra, takeover.config
-    require_same(resume.directory, extra.get("model"), model, config.model, config.publish.dir)
+    require_same(resume.directory, extra["model"], model, config.model, config.publish.dir)
     state.load(resume.directory)
     objective.load_state_dict(extra["objective"])
     rates.load_state_dict(extra["rates"])

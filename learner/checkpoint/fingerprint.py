@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from runtime.digest import of_file
 from runtime.errors import MISCONFIGURED, LeewayError
 
@@ -72,14 +70,12 @@ def fingerprint(architecture: Mapping[str, Any], model: Path) -> Fingerprint:
     return json.loads(json.dumps(found))
 
 
-def require_same(
-    checkpoint: Path, saved: Fingerprint | None, present: Fingerprint, model: Path, versions: Path
-) -> None:
+def require_same(checkpoint: Path, saved: Fingerprint, present: Fingerprint, model: Path, versions: Path) -> None:
     """Checks that the checkpoint was trained from the model that the settings name.
 
     Args:
         checkpoint: the directory of the checkpoint.
-        saved: the fingerprint in it; None if an older release wrote it, which is logged and not refused.
+        saved: the fingerprint in it.
         present: the fingerprint of ``model``.
         model: the model of the settings.
         versions: the directory of the run's published versions, for the message.
@@ -87,12 +83,6 @@ def require_same(
     Raises:
         FingerprintError: the two differ; the message names each field and both values.
     """
-    if saved is None:
-        structlog.get_logger().warning(
-            "the checkpoint has no fingerprint of its model (an older release wrote it): not compared",
-            checkpoint=str(checkpoint), model=str(model),
-        )  # fmt: skip
-        return
     different = [name for name in saved if name in present and saved[name] != present[name]]
     if different:
         fields = "; ".join(f"{name} is {present[name]!r}, the checkpoint's is {saved[name]!r}" for name in different)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
 from learner.checkpoint.fingerprint import Fingerprint, FingerprintError, fingerprint, require_same
 from learner.megatron.model.architecture import Architecture, Mixture
@@ -38,7 +37,7 @@ def of(directory: Path, config: dict[str, Any], tokenizer: str | None = "{}") ->
     return fingerprint(asdict(Architecture.read(directory)), directory)
 
 
-def compare(saved: Fingerprint | None, present: Fingerprint) -> None:
+def compare(saved: Fingerprint, present: Fingerprint) -> None:
     require_same(CHECKPOINT, saved, present, Path("/models/other"), Path("/runs/a/weights"))
 
 
@@ -112,13 +111,6 @@ def test_a_tokenizer_is_compared_only_where_both_are_known(tmp_path: Path):
     with_one, without = of(tmp_path / "a", QWEN2), of(tmp_path / "b", QWEN2, tokenizer=None)
     compare(with_one, without)
     compare(without, with_one)
-
-
-def test_a_checkpoint_of_an_older_release_is_resumed_with_a_warning(tmp_path: Path):
-    with capture_logs() as logs:
-        compare(None, of(tmp_path / "a", QWEN2))
-    assert [line["log_level"] for line in logs] == ["warning"]
-    assert str(CHECKPOINT) in logs[0]["checkpoint"]
 
 
 def test_every_property_of_an_architecture_is_in_its_fingerprint_or_left_out_on_purpose(tmp_path: Path):
