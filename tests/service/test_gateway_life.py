@@ -19,6 +19,8 @@ from learner.queue import EmbeddedRedis, imbalances, read_ledgers
 from leeway.v1 import rollout_pb2 as pb
 from tests.service.conftest import publish
 from tests.service.fleet import RUN, Fleet, GatewayProcess, eventually, health, until, valid_group
+from tests.service.test_probes import status_address
+from tests.tools.scrape import Scrape
 
 
 class Stream:
@@ -60,6 +62,11 @@ async def collect(call: Any, acks: list[pb.Ack]) -> None:
         acks += (await call.read()).acks
 
 
+def unacked_bytes(gateway: GatewayProcess) -> float:
+    """Bytes of groups that the gateway has read from fleet alpha and not acknowledged."""
+    return Scrape(status_address(gateway)).value("leeway_gateway_unacked_bytes", fleet="alpha") or 0.0
+
+
 def account(url: str) -> pb.Ledger:
     """Reads the only fleet's ledger, after checking that it balances."""
     (ledger,) = read_ledgers(url, RUN)
@@ -69,7 +76,7 @@ def account(url: str) -> pb.Ledger:
 
 async def test_sigterm_drains_what_was_read_and_leaves_the_rest(start_gateway, redis_server):
     queue = {"url": redis_server.url, "run": RUN, "timeout_s": 60.0}
-    gateway = await start_gateway(max_unacked=8, drain_s=40.0, queue=queue)
+    gateway = await start_gateway(max_unacked=8, drain_s=40.0, queue=queue, status={"listen": "127.0.0.1:0"})
     async with gateway.connect() as fleet:
         await health(fleet.channel)
         watch = fleet.stub.WatchPolicy(pb.WatchPolicyRequest(known_version=0), metadata=fleet.metadata, timeout=60)
@@ -81,6 +88,8 @@ async def test_sigterm_drains_what_was_read_and_leaves_the_rest(start_gateway, r
         try:
             for sequence in range(1, 30):
                 await call.write(pb.SubmitRequest(sequence=sequence, group=valid_group()))
+            # Only what has been read keeps a draining gateway; what is still on its way does not.
+            await eventually(lambda: asyncio.to_thread(unacked_bytes, gateway), lambda held: held > 0)
             gateway.child.terminate()
             await health(fleet.channel, status="NOT_SERVING")
             with pytest.raises(grpc.aio.AioRpcError, match="draining"):
