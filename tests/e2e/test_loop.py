@@ -107,8 +107,8 @@ def assert_engines_followed_the_deltas(directory: Path, run: LiveRun) -> None:
 def test_ctrl_c_stops_everything_and_resume_goes_on_to_a_full_report(tmp_path: Path, start_run: Start):
     directory = tmp_path / "stopped"
     port = free_ports(_PORTS)
-    arguments = options(directory, port, **{"learner.steps": 40})
-    run = start_run(directory, *arguments)
+    # More steps than any machine makes meanwhile; the second part says how many more it takes.
+    run = start_run(directory, *options(directory, port, **{"learner.steps": 100_000}))
     run.wait_until(lambda: run.steps() >= 8, "step 8", _START_S)
     run.wait_until(lambda: unseen(port + 10) == set(), "series for every query", 60)
     processes = family(run.process.pid)
@@ -117,22 +117,23 @@ def test_ctrl_c_stops_everything_and_resume_goes_on_to_a_full_report(tmp_path: P
     run.finish(60)
     assert [process for process in processes if process.is_running()] == []
     reached = run.steps()
-    assert 8 <= reached < 40
+    assert reached >= 8
 
-    again = start_run(directory, *arguments, "--resume")
+    steps = reached + 30
+    again = start_run(directory, *options(directory, port, **{"learner.steps": steps}), "--resume")
     assert again.finish(_START_S + 120) == 0, again.output.read_text()[-4000:]
     starts = [row for row in again.rows("learner.jsonl") if row["kind"] == "start"]
     assert starts[-1]["resumed_step"] == reached  # the stop had saved the last step
     assert_nothing_lost_or_doubled(directory)
-    check_report(directory)
+    check_report(directory, steps)
 
 
-def check_report(directory: Path) -> None:
+def check_report(directory: Path, steps: int) -> None:
     summary = json.loads((directory / "summary.json").read_text())
     wanted = "steps wall_s reward_first10 reward_last20 staleness_mean staleness_max tokens_generated tokens_trained"
     assert {*wanted.split(), "versions_published", "ledger_balanced"} <= set(summary)
-    assert summary["steps"] == 40
-    assert summary["versions_published"] >= 40
+    assert summary["steps"] == steps
+    assert summary["versions_published"] >= steps
     assert summary["staleness_mean"] > 0
     assert summary["tokens_trained"] > 0
     assert summary["reward_last20"] > 0
