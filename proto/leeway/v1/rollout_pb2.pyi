@@ -135,28 +135,34 @@ class Span(_message.Message):
     def __init__(self, version: _Optional[int] = ..., start: _Optional[int] = ..., end: _Optional[int] = ...) -> None: ...
 
 class LeaseRequest(_message.Message):
-    __slots__ = ("groups", "worker", "running_version", "returned_lease_ids")
+    __slots__ = ("groups", "worker", "running_version", "returned_lease_ids", "held_lease_ids", "fetching_version")
     GROUPS_FIELD_NUMBER: _ClassVar[int]
     WORKER_FIELD_NUMBER: _ClassVar[int]
     RUNNING_VERSION_FIELD_NUMBER: _ClassVar[int]
     RETURNED_LEASE_IDS_FIELD_NUMBER: _ClassVar[int]
+    HELD_LEASE_IDS_FIELD_NUMBER: _ClassVar[int]
+    FETCHING_VERSION_FIELD_NUMBER: _ClassVar[int]
     groups: int
     worker: str
     running_version: int
     returned_lease_ids: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, groups: _Optional[int] = ..., worker: _Optional[str] = ..., running_version: _Optional[int] = ..., returned_lease_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+    held_lease_ids: _containers.RepeatedScalarFieldContainer[str]
+    fetching_version: int
+    def __init__(self, groups: _Optional[int] = ..., worker: _Optional[str] = ..., running_version: _Optional[int] = ..., returned_lease_ids: _Optional[_Iterable[str]] = ..., held_lease_ids: _Optional[_Iterable[str]] = ..., fetching_version: _Optional[int] = ...) -> None: ...
 
 class LeaseResponse(_message.Message):
-    __slots__ = ("lease_id", "groups", "expires_in_ms", "retry_after_ms")
+    __slots__ = ("lease_id", "groups", "expires_in_ms", "retry_after_ms", "lost_lease_ids")
     LEASE_ID_FIELD_NUMBER: _ClassVar[int]
     GROUPS_FIELD_NUMBER: _ClassVar[int]
     EXPIRES_IN_MS_FIELD_NUMBER: _ClassVar[int]
     RETRY_AFTER_MS_FIELD_NUMBER: _ClassVar[int]
+    LOST_LEASE_IDS_FIELD_NUMBER: _ClassVar[int]
     lease_id: str
     groups: int
     expires_in_ms: int
     retry_after_ms: int
-    def __init__(self, lease_id: _Optional[str] = ..., groups: _Optional[int] = ..., expires_in_ms: _Optional[int] = ..., retry_after_ms: _Optional[int] = ...) -> None: ...
+    lost_lease_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, lease_id: _Optional[str] = ..., groups: _Optional[int] = ..., expires_in_ms: _Optional[int] = ..., retry_after_ms: _Optional[int] = ..., lost_lease_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class WatchPolicyRequest(_message.Message):
     __slots__ = ("known_version",)
@@ -165,26 +171,38 @@ class WatchPolicyRequest(_message.Message):
     def __init__(self, known_version: _Optional[int] = ...) -> None: ...
 
 class WatchPolicyResponse(_message.Message):
-    __slots__ = ("policy",)
+    __slots__ = ("policy", "finished")
     POLICY_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_FIELD_NUMBER: _ClassVar[int]
     policy: Policy
-    def __init__(self, policy: _Optional[_Union[Policy, _Mapping]] = ...) -> None: ...
+    finished: bool
+    def __init__(self, policy: _Optional[_Union[Policy, _Mapping]] = ..., finished: bool = ...) -> None: ...
 
 class Policy(_message.Message):
-    __slots__ = ("version", "step", "epoch", "uri", "manifest_sha256", "published_at")
+    __slots__ = ("version", "step", "epoch", "uri", "manifest_sha256", "published_at", "locations")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     URI_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_SHA256_FIELD_NUMBER: _ClassVar[int]
     PUBLISHED_AT_FIELD_NUMBER: _ClassVar[int]
+    LOCATIONS_FIELD_NUMBER: _ClassVar[int]
     version: int
     step: int
     epoch: int
     uri: str
     manifest_sha256: str
     published_at: _timestamp_pb2.Timestamp
-    def __init__(self, version: _Optional[int] = ..., step: _Optional[int] = ..., epoch: _Optional[int] = ..., uri: _Optional[str] = ..., manifest_sha256: _Optional[str] = ..., published_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    locations: _containers.RepeatedCompositeFieldContainer[Location]
+    def __init__(self, version: _Optional[int] = ..., step: _Optional[int] = ..., epoch: _Optional[int] = ..., uri: _Optional[str] = ..., manifest_sha256: _Optional[str] = ..., published_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., locations: _Optional[_Iterable[_Union[Location, _Mapping]]] = ...) -> None: ...
+
+class Location(_message.Message):
+    __slots__ = ("name", "uri")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    URI_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    uri: str
+    def __init__(self, name: _Optional[str] = ..., uri: _Optional[str] = ...) -> None: ...
 
 class GetLedgerRequest(_message.Message):
     __slots__ = ("fleet",)
@@ -209,7 +227,7 @@ class ListLedgersResponse(_message.Message):
     def __init__(self, ledgers: _Optional[_Iterable[_Union[Ledger, _Mapping]]] = ...) -> None: ...
 
 class Ledger(_message.Message):
-    __slots__ = ("fleet", "received", "accepted", "duplicate", "rejected", "retried", "trained", "expired", "queued", "in_flight", "rejected_by_reason", "retried_by_reason", "lost", "vanished", "redelivered", "bytes", "queued_bytes", "histogram")
+    __slots__ = ("fleet", "received", "accepted", "duplicate", "rejected", "retried", "trained", "expired", "queued", "in_flight", "rejected_by_reason", "retried_by_reason", "lost", "vanished", "redelivered", "bytes", "queued_bytes", "quarantined", "given_up", "histogram")
     class RejectedByReasonEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -241,6 +259,8 @@ class Ledger(_message.Message):
     REDELIVERED_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
     QUEUED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    QUARANTINED_FIELD_NUMBER: _ClassVar[int]
+    GIVEN_UP_FIELD_NUMBER: _ClassVar[int]
     HISTOGRAM_FIELD_NUMBER: _ClassVar[int]
     fleet: str
     received: int
@@ -259,8 +279,10 @@ class Ledger(_message.Message):
     redelivered: int
     bytes: int
     queued_bytes: int
+    quarantined: int
+    given_up: int
     histogram: _containers.RepeatedCompositeFieldContainer[Bucket]
-    def __init__(self, fleet: _Optional[str] = ..., received: _Optional[int] = ..., accepted: _Optional[int] = ..., duplicate: _Optional[int] = ..., rejected: _Optional[int] = ..., retried: _Optional[int] = ..., trained: _Optional[int] = ..., expired: _Optional[int] = ..., queued: _Optional[int] = ..., in_flight: _Optional[int] = ..., rejected_by_reason: _Optional[_Mapping[str, int]] = ..., retried_by_reason: _Optional[_Mapping[str, int]] = ..., lost: _Optional[int] = ..., vanished: _Optional[int] = ..., redelivered: _Optional[int] = ..., bytes: _Optional[int] = ..., queued_bytes: _Optional[int] = ..., histogram: _Optional[_Iterable[_Union[Bucket, _Mapping]]] = ...) -> None: ...
+    def __init__(self, fleet: _Optional[str] = ..., received: _Optional[int] = ..., accepted: _Optional[int] = ..., duplicate: _Optional[int] = ..., rejected: _Optional[int] = ..., retried: _Optional[int] = ..., trained: _Optional[int] = ..., expired: _Optional[int] = ..., queued: _Optional[int] = ..., in_flight: _Optional[int] = ..., rejected_by_reason: _Optional[_Mapping[str, int]] = ..., retried_by_reason: _Optional[_Mapping[str, int]] = ..., lost: _Optional[int] = ..., vanished: _Optional[int] = ..., redelivered: _Optional[int] = ..., bytes: _Optional[int] = ..., queued_bytes: _Optional[int] = ..., quarantined: _Optional[int] = ..., given_up: _Optional[int] = ..., histogram: _Optional[_Iterable[_Union[Bucket, _Mapping]]] = ...) -> None: ...
 
 class Bucket(_message.Message):
     __slots__ = ("measure", "outcome", "lower", "upper", "count")

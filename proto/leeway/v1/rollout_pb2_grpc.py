@@ -84,6 +84,8 @@ class RolloutServiceServicer(object):
         """Asks how many groups the fleet may generate now. Admission bounds staleness: the sum of what waits and what is
         promised never exceeds what the learner can train within the run's bound. A grant may be smaller than asked, or 0:
         fleets that want more than there is are held to shares of the bound by weight; a fleet that is alone may have all.
+        Beyond its share, what a fleet submits without leases, renews or lets expire unused is not counted against the others,
+        and a fleet that lets its leases expire unused has a smaller share until it uses them again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
