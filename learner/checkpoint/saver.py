@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,12 +20,11 @@ from typing import Any, Protocol
 from learner.checkpoint import store
 from learner.checkpoint.store import CheckpointState, ResumePoint
 from learner.config import CheckpointConfig
-from learner.queue import GroupRef
+from learner.queue import REPAIRED_S, GroupRef, HaltedError
 from learner.storage.digests import FileDigest, file_digests
 from learner.storage.fence import DirectoryFence, sync_directory
 
 _DAMAGED = "damaged_"
-_REMEMBERED_S = 10.0  # with AOF everysec, Redis forgets its last second, or two when the disk is slow
 
 
 class Sharded(Protocol):
@@ -96,11 +95,14 @@ class Checkpointer:
         self._extra = extra
         self._uncommitted: list[GroupRef] = []
         self._recent: deque[tuple[float, list[GroupRef]]] = deque()  # commit time and groups
+        self._contained: Counter[str] = Counter()  # fleet -> groups in the weights; rank 0
         # The save in progress: its state, how many of the uncommitted groups it contains, when it began.
         self._saving: tuple[CheckpointState, int, float] | None = None
         newest = store.completed(fence.root)[-1:] if callbacks is not None else []
         # Names of the checkpoints that may still be marked healthy (rank 0). A resumed run may mark the one it resumed from.
         self._not_yet_healthy = [directory.name for directory in newest if not store.is_healthy(directory)]
+        for directory in newest:
+            self._contained.update(store.read_state(directory).contained)
 
     @property
     def uncommitted(self) -> int:
@@ -110,6 +112,7 @@ class Checkpointer:
     def after_step(self, step: int, trained: Sequence[GroupRef]) -> None:
         """Records a step's groups, commits the save in progress if it is durable, begins one every n steps. Collective."""
         self._uncommitted += trained
+        self._contained.update(ref.fleet for ref in trained)
         self._poll(blocking=False)
         if step % self._config.every == 0:
             self.save(step)
@@ -122,7 +125,8 @@ class Checkpointer:
         """
         self._poll(blocking=True)
         extra = self._extra() if self._callbacks is not None else {}
-        state = CheckpointState(step, self.fence.epoch, list(self._uncommitted), self._remembered(), extra)
+        trained, contained = list(self._uncommitted), dict(self._contained)
+        state = CheckpointState(step, self.fence.epoch, trained, self._remembered(), contained, extra)
         self._saving = (state, len(self._uncommitted), time.monotonic())
         name = store.name(step, self.fence.epoch)
         if self._callbacks is not None:
@@ -183,9 +187,10 @@ class Checkpointer:
             self.fence.require_current()
             self._callbacks.not_saved(state.step, error)
         else:
-            self._uncommitted = self._uncommitted[count:]
-            self._callbacks.committed(state.step, state.trained, time.monotonic() - started)
-            self._recent.append((time.monotonic(), state.trained))
+            with contextlib.suppress(HaltedError):  # the next checkpoint contains these groups too, and commits them
+                self._callbacks.committed(state.step, state.trained, time.monotonic() - started)
+                self._uncommitted = self._uncommitted[count:]
+                self._recent.append((time.monotonic(), state.trained))
             self._not_yet_healthy.append(store.name(state.step, state.epoch))
             self._retain()
 
@@ -206,7 +211,7 @@ class Checkpointer:
         self.fence.commit(name, name)
 
     def _remembered(self) -> list[GroupRef]:
-        while self._recent and self._recent[0][0] < time.monotonic() - _REMEMBERED_S:
+        while self._recent and self._recent[0][0] < time.monotonic() - REPAIRED_S:
             self._recent.popleft()
         return [ref for _, refs in self._recent for ref in refs]
 

@@ -24,7 +24,7 @@ from runtime.version_format.file_check import ExpectedFile, faults_of
 
 STATE = "state.json"
 HEALTHY = "healthy"  # an empty file, made once training from this checkpoint has proved healthy
-SCHEMA = 4
+SCHEMA = 5
 _NAME = re.compile(r"step_(\d+)_e(\d+)$")
 _READERS = 8  # threads that hash files
 
@@ -46,6 +46,7 @@ class CheckpointState:
         epoch: epoch of the learner that wrote the checkpoint.
         trained: groups in these weights that had not been committed to the queue when the checkpoint was saved.
         recent: groups in these weights that had been committed seconds before: a Redis that was killed may have forgotten it.
+        contained: fleet -> number of its groups in these weights, over the whole run.
         extra: other state that a resumed run needs, equal on every rank; JSON values only.
         files: size and digest of every other file in the checkpoint, by name.
     """
@@ -54,6 +55,7 @@ class CheckpointState:
     epoch: int
     trained: list[GroupRef]
     recent: list[GroupRef] = field(default_factory=list)
+    contained: dict[str, int] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
     files: dict[str, FileDigest] = field(default_factory=dict)
 
@@ -66,13 +68,11 @@ class DamagedCheckpoint:
         name: name of its directory.
         reason: what is wrong with it.
         step: optimizer steps in it.
-        trained: groups that had not been committed when it was saved; None if its state.json cannot be read.
     """
 
     name: str
     reason: str
     step: int
-    trained: list[GroupRef] | None
 
 
 @dataclass(frozen=True)
@@ -93,11 +93,6 @@ class ResumePoint:
     def step(self) -> int:
         """Optimizer steps in the checkpoint."""
         return self.state.step
-
-    def lost(self) -> tuple[list[GroupRef], bool]:
-        """Groups that only the damaged checkpoints contain, and whether the list is complete."""
-        known = [damaged.trained for damaged in self.damaged if damaged.trained is not None]
-        return [ref for refs in known for ref in refs], len(known) == len(self.damaged)
 
 
 def name(step: int, epoch: int) -> str:
@@ -142,12 +137,12 @@ def latest(root: Path) -> ResumePoint | None:
         try:
             state = read_state(directory)
         except DamagedError as error:
-            damaged.append(DamagedCheckpoint(directory.name, str(error), epoch_and_step(directory.name)[1], None))
+            damaged.append(DamagedCheckpoint(directory.name, str(error), epoch_and_step(directory.name)[1]))
             continue
         try:
             verify(directory, state)
         except DamagedError as error:
-            damaged.append(DamagedCheckpoint(directory.name, str(error), state.step, state.trained))
+            damaged.append(DamagedCheckpoint(directory.name, str(error), state.step))
             continue
         return ResumePoint(directory, state, damaged)
     if damaged:
@@ -182,6 +177,7 @@ def read_state(directory: Path) -> CheckpointState:
             epoch=state["epoch"],
             trained=[GroupRef(**ref) for ref in state["trained"]],
             recent=[GroupRef(**ref) for ref in state["recent"]],
+            contained=state["contained"],
             extra=state["extra"],
             files={file: FileDigest(**entry) for file, entry in state["files"].items()},
         )

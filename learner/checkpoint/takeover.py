@@ -9,15 +9,16 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import structlog
 
-from learner.checkpoint.rollback import RollbackRequest, apply_rollback, mark_reported, read_request, rollback_cost
+from learner.checkpoint.rollback import RollbackRequest, apply_rollback, mark_reported, read_request, set_aside_by
 from learner.checkpoint.saver import set_aside
-from learner.checkpoint.store import CheckpointState, ResumePoint, completed_epoch, latest
+from learner.checkpoint.store import CheckpointState, ResumePoint, completed_epoch, epoch_and_step, latest
 from learner.config import LearnerConfig
 from learner.megatron.parallel import Ranks
-from learner.queue import LearnerQueue
+from learner.queue import GroupRef, LearnerQueue
 from learner.storage.fence import DirectoryFence, newest_epoch
 from learner.telemetry.metrics_writer import MetricsWriter
 from runtime.version_format.names import versions_on_disk
@@ -68,59 +69,65 @@ class Takeover:
             The number of the first version to publish.
 
         Raises:
+            HaltedError: the queue is older than the checkpoint, or another one (rank 0).
             FencedError: a newer learner has started (rank 0).
         """
         if self.queue is None or self.metrics is None:
             return self.ranks.agree([0])[0]
         step = self.resume.step if self.resume else 0
-        recommitted = self.queue.begin(
-            step, self.resume.state.trained + self.resume.state.recent if self.resume else []
-        )
+        recommitted = self.queue.begin(step, *self._recorded())
         origin = {"resumed_step": step, "resumed_epoch": self.resume.state.epoch if self.resume else None}
         self.metrics.event("start", epoch=self.queue.epoch, **origin, recommitted=recommitted)
-        if self.rollback is not None and not self.rollback.reported:
-            self._report_cost(self.queue, self.metrics, self.rollback)
+        self._report_given_up(self.queue, self.metrics)
         if self.resume is not None and self.resume.damaged:
-            self._report_damage(self.queue, self.metrics, self.resume)
             set_aside(self.checkpoints, self.resume, self.config.checkpoint.keep)
         known = [self.queue.next_version() - 1, *versions_on_disk(self.config.publish.dir)]
         if self.resume is not None:
             known.append(self.resume.state.extra.get("version", -1))
         return self.ranks.agree([max(known) + 1])[0]
 
-    def _report_damage(self, queue: LearnerQueue, metrics: MetricsWriter, resume: ResumePoint) -> None:
-        """Logs the damaged checkpoints, and how many groups the ledger counts as trained that only they contained."""
-        refs, complete = resume.lost()
-        count = queue.finished(refs)  # groups that were never committed are trained again
-        newest = max(damaged.step for damaged in resume.damaged)
-        log = structlog.get_logger()
-        for damaged in resume.damaged:
-            log.error("checkpoint damaged and set aside", checkpoint=damaged.name, reason=damaged.reason)
-        log.error(
-            f"{'' if complete else 'at least '}{count} groups trained between step {resume.step} and {newest} are not in "
-            "these weights, though the ledger counts them as trained",
-            resumed=str(resume.directory),
-        )
-        names = [damaged.name for damaged in resume.damaged]
-        metrics.event(
-            "damaged", checkpoints=names, resumed_step=resume.step, newest_step=newest, lost=count, complete=complete
-        )
+    def _recorded(self) -> tuple[list[GroupRef], dict[str, Any] | None]:
+        """The groups that the checkpoint contains and Redis may not know to be trained, and what it says of the queue."""
+        if self.resume is None:
+            return [], None
+        state = self.resume.state
+        return state.trained + state.recent, state.extra.get("witness")
 
-    def _report_cost(self, queue: LearnerQueue, metrics: MetricsWriter, request: RollbackRequest) -> None:
-        """Logs what a rollback gave up: above all, how many groups the ledger counts as trained."""
-        given_up = rollback_cost(self.config.checkpoint.dir, request, self.config.groups_per_step)
-        lost = queue.finished(given_up.trained)  # groups that were never committed are trained again
-        structlog.get_logger().error(
-            f"rolled back to {request.checkpoint}: {request.reason}; {'' if given_up.complete else 'at least '}{lost} groups "
-            "trained since are not in these weights, though the ledger counts them as trained",
-            rollback=request.number, step=request.step, set_aside=given_up.set_aside,
-        )  # fmt: skip
-        metrics.event(
-            "rollback", number=request.number, rule=request.rule, reason=request.reason, step=request.step,
-            checkpoint=request.checkpoint, factor=request.factor, set_aside=given_up.set_aside,
-            newest_step=given_up.newest_step, lost=lost, complete=given_up.complete,
-        )  # fmt: skip
-        mark_reported(self.checkpoints, request)
+    def _report_given_up(self, queue: LearnerQueue, metrics: MetricsWriter) -> None:
+        """Logs how many groups the ledger counts as trained and the weights do not contain, and why, if that is news.
+
+        They were in checkpoints that a rollback set aside, that are damaged, or that somebody removed.
+        """
+        contained = self.resume.state.contained if self.resume else {}
+        lost = queue.give_up(contained, record=False)
+        missing = f"{lost} groups trained since are not in these weights, though the ledger counts them as trained"
+        log, request = structlog.get_logger(), self.rollback
+        for damaged in self.resume.damaged if self.resume else []:
+            log.error("checkpoint damaged and set aside", checkpoint=damaged.name, reason=damaged.reason)
+        if request is not None and not request.reported:
+            aside = set_aside_by(self.config.checkpoint.dir, request)
+            log.error(f"rolled back to {request.checkpoint}: {request.reason}; {missing}", set_aside=aside)
+            metrics.event("rollback", **_facts(request), set_aside=aside, newest_step=_newest(aside), lost=lost)
+            mark_reported(self.checkpoints, request)
+        elif self.resume is not None and self.resume.damaged:
+            names = [damaged.name for damaged in self.resume.damaged]
+            log.error(f"resumed from step {self.resume.step}, before the damage; {missing}", checkpoints=names)
+            metrics.event("damaged", checkpoints=names, resumed_step=self.resume.step, lost=lost)
+        elif lost > 0:
+            log.error(
+                f"resumed from step {self.resume.step if self.resume else 0}; {missing}: checkpoints were removed"
+            )
+            metrics.event("given_up", resumed_step=self.resume.step if self.resume else 0, lost=lost)
+        queue.give_up(contained, record=True)
+
+
+def _facts(request: RollbackRequest) -> dict[str, Any]:
+    names = ("number", "rule", "reason", "step", "checkpoint", "factor")
+    return {name: getattr(request, name) for name in names}
+
+
+def _newest(checkpoints: list[str]) -> int | None:
+    return max((epoch_and_step(name)[1] for name in checkpoints), default=None)
 
 
 def _take_over(
@@ -146,7 +153,7 @@ def _to_bytes(found: ResumePoint | None, request: RollbackRequest | None) -> byt
         return b""
     needed = {
         "directory": str(found.directory),
-        "state": asdict(found.state) | {"trained": [], "recent": [], "files": {}},
+        "state": asdict(found.state) | {"trained": [], "recent": [], "contained": {}, "files": {}},
         "rollback": asdict(request) if request is not None else None,
     }
     return json.dumps(needed).encode()

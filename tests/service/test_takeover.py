@@ -15,7 +15,8 @@ from learner.checkpoint.takeover import Takeover
 from learner.config import LearnerConfig, QueueConfig
 from learner.control.alarms import Alarm
 from learner.megatron.parallel import Ranks
-from learner.queue import FencedError, GroupRef, LearnerQueue, imbalances, read_ledgers
+from learner.queue import FencedError, GroupRef, HaltedError, LearnerQueue, imbalances, read_ledgers
+from learner.queue.acceptance import HaltedQueue
 from learner.storage.digests import FileDigest
 from learner.telemetry.metrics_writer import MetricsWriter
 from leeway.v1 import rollout_pb2 as pb
@@ -101,7 +102,7 @@ class Start:
             Disk(),
             self.accounts,
             lambda: None,
-            lambda: {"version": 0},
+            lambda: {"version": 0, "witness": self.queue.guard.witness()},
         )
 
     def train(self, step: int, groups: int) -> list[str]:
@@ -154,8 +155,9 @@ async def test_a_damaged_checkpoint_costs_what_was_committed_and_says_so(first, 
     assert second.takeover.resume.step == 1
     damaged = next(event for event in second.metrics.events if event["kind"] == "damaged")
     assert damaged["checkpoints"] == ["step_00000002_e0001"]
-    assert (damaged["resumed_step"], damaged["newest_step"], damaged["lost"], damaged["complete"]) == (1, 2, 1, True)
-    assert "1 groups trained between step 1 and 2 are not in these weights" in capsys.readouterr().out
+    assert (damaged["resumed_step"], damaged["lost"]) == (1, 1)
+    assert "1 groups trained since are not in these weights" in capsys.readouterr().out
+    assert ledger(config).given_up == 1
     assert pending in second.train(2, 9)  # the one that was not committed is trained again
     assert ledger(config).trained == 6
     third = Start(config, tmp_path)
@@ -176,7 +178,7 @@ async def test_a_rollback_is_a_new_timeline_and_every_group_is_accounted_for(fir
     assert second.takeover.rollback is not None
     assert (second.takeover.rollback.number, second.takeover.rollback.factor) == (1, 0.5)
     told = next(event for event in second.metrics.events if event["kind"] == "rollback")
-    assert (told["step"], told["newest_step"], told["lost"], told["complete"]) == (2, 2, 1, True)
+    assert (told["step"], told["newest_step"], told["lost"]) == (2, 2, 1)
     assert told["set_aside"] == ["step_00000002_e0001"]
     assert "1 groups trained since are not in these weights" in capsys.readouterr().out
     assert second.first_version == 1  # version 0 is the given-up timeline's
@@ -188,7 +190,8 @@ async def test_a_rollback_is_a_new_timeline_and_every_group_is_accounted_for(fir
     assert third.takeover.resume is not None
     assert (third.takeover.resume.step, third.takeover.resume.state.epoch) == (2, 2)
     assert third.takeover.rollback is None  # this checkpoint knows of it
-    assert [event for event in third.metrics.events if event["kind"] == "rollback"] == []
+    assert [event["kind"] for event in third.metrics.events] == ["start"]
+    assert ledger(config).given_up == 1
 
 
 async def test_a_rollback_that_is_killed_half_way_tells_what_it_cost(first, config, tmp_path: Path, monkeypatch):
@@ -213,7 +216,7 @@ async def test_a_rollback_that_is_killed_half_way_tells_what_it_cost(first, conf
     third = Start(config, tmp_path)
     told = next(event for event in third.metrics.events if event["kind"] == "rollback")
     assert told["set_aside"] == ["step_00000002_e0001", "step_00000003_e0001"]
-    assert (told["newest_step"], told["lost"], told["complete"]) == (3, 4, True)
+    assert (told["newest_step"], told["lost"]) == (3, 4)
     assert third.takeover.resume is not None
     assert third.takeover.resume.step == 1
     assert sorted(path.name for path in (tmp_path / "c").glob("rolled_back_*")) == [
@@ -222,13 +225,37 @@ async def test_a_rollback_that_is_killed_half_way_tells_what_it_cost(first, conf
     ]
 
 
+async def test_the_cost_of_a_rollback_counts_what_retention_had_removed(first, config, tmp_path: Path):
+    """Rolls back twice, the second time past the first: each group that is in no weights is counted once."""
+    alarm = Alarm("reward", "rollback", "the mean reward has fallen")
+    first.train(1, 2)
+    first.checkpointer.mark_healthy(range(1, 2))
+    first.train(2, 2)
+    first.train(3, 1)
+    for name in ("step_00000002_e0001", "step_00000003_e0001"):
+        first.takeover.checkpoints.remove(name)
+    second = Start(config, tmp_path)  # somebody has removed checkpoints
+    assert [(event["kind"], event.get("lost")) for event in second.metrics.events] == [("start", None), ("given_up", 3)]
+    second.train(2, 1)
+    assert request_rollback(second.takeover.checkpoints, 2, alarm, number=1, factor=0.5) is not None
+    third = Start(config, tmp_path)
+    assert next(event for event in third.metrics.events if event["kind"] == "rollback")["lost"] == 1
+    assert (ledger(config).trained, ledger(config).given_up) == (6, 4)
+
+
 async def test_an_epoch_that_redis_forgot_is_not_given_twice(first, config, tmp_path: Path):
     """Empties the queue while the disk holds data of epoch 1: the next learner must still get a larger epoch."""
     first.train(1, 2)
     with client(config) as raw:
         raw.flushall()
+    with pytest.raises(HaltedError, match="has other data under this run's name"):
+        Start(config, tmp_path)
+    with HaltedQueue(config) as halted:
+        halt = halted.halt()
+        assert halt is not None
+        halted.accept(halt, [])
     second = Start(config, tmp_path)
-    assert second.queue.epoch == 2
+    assert second.queue.epoch == 3
     assert second.takeover.resume is not None
     assert second.takeover.resume.step == 1
     assert second.first_version == 1  # the checkpoint remembers version 0, though neither disk nor queue does

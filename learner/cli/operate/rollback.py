@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ class Rollback:
         step: its step.
         aside: names of the later checkpoints, which were set aside.
         newest_step: the newest step among all these checkpoints.
-        lost: number of groups that only the later checkpoints contain; None when one of them cannot be read.
+        lost: number of groups that only the later checkpoints contain; None when the newest cannot be read.
     """
 
     checkpoint: Path
@@ -63,7 +64,11 @@ def roll_back(run: RunDirectory, version: int) -> Rollback:
         directory, state = chosen
         later = checkpoints[checkpoints.index(directory) + 1 :]
         rollback = Rollback(
-            directory, state.step, [path.name for path in later], _newest_step(later, state.step), _lost(later)
+            directory,
+            state.step,
+            [path.name for path in later],
+            _newest_step(later, state.step),
+            _lost(later, state.contained),
         )
         for path in reversed(later):  # newest first: if interrupted, the newest that is left is still a valid start
             path.rename(path.with_name(_unused_name(path)))
@@ -71,14 +76,15 @@ def roll_back(run: RunDirectory, version: int) -> Rollback:
         return rollback
 
 
-def _lost(later: list[Path]) -> int | None:
-    groups: set[tuple[str, str]] = set()
-    for path in later:
-        try:
-            groups |= {(ref.fleet, ref.group_id) for ref in read_state(path).trained}
-        except DamagedError:
-            return None
-    return len(groups)
+def _lost(later: list[Path], contained: Mapping[str, int]) -> int | None:
+    """Counts the groups in the newest of ``later`` beyond those that are ``contained`` in the chosen checkpoint."""
+    if not later:
+        return 0
+    try:
+        newest = read_state(later[-1]).contained
+    except DamagedError:
+        return None
+    return sum(max(0, count - contained.get(fleet, 0)) for fleet, count in newest.items())
 
 
 def _newest_step(later: list[Path], step: int) -> int:

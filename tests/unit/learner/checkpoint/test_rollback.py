@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from learner.checkpoint.rollback import apply_rollback, mark_reported, read_request, request_rollback, rollback_cost
+from learner.checkpoint.rollback import apply_rollback, mark_reported, read_request, request_rollback, set_aside_by
 from learner.checkpoint.saver import Checkpointer
 from learner.checkpoint.store import CheckpointError, completed, is_healthy, latest
 from learner.config import CheckpointConfig
@@ -123,10 +123,7 @@ def test_the_request_names_the_newest_healthy_one_and_sets_aside_what_came_after
     assert read_request(tmp_path) == request
     apply_rollback(next_fence, request)
     assert names(tmp_path) == ["step_00000002_e0001", "step_00000004_e0001"]
-    given_up = rollback_cost(tmp_path, request, groups_per_step=1)
-    assert given_up.set_aside == ["step_00000006_e0001", "step_00000008_e0001"]
-    assert [ref.group_id for ref in given_up.trained] == ["1.5", "1.6", "1.7", "1.8"]
-    assert (given_up.newest_step, given_up.complete) == (8, True)
+    assert set_aside_by(tmp_path, request) == ["step_00000006_e0001", "step_00000008_e0001"]
     mark_reported(next_fence, request)
     assert read_request(tmp_path) == replace(request, reported=True)
 
@@ -139,33 +136,12 @@ def test_an_interrupted_rollback_is_applied_by_the_next_start(learner: Learner, 
         fence = DirectoryFence(tmp_path, epoch)
         fence.acquire()
         apply_rollback(fence, request)
-        assert len(rollback_cost(tmp_path, request, 1).trained) == 4
+        assert len(set_aside_by(tmp_path, request)) == 2
     assert names(tmp_path)[-1] == "step_00000004_e0001"
 
 
-def test_what_retention_removed_or_nobody_can_read_makes_the_cost_incomplete(learner: Learner, tmp_path: Path):
-    request = request_rollback(learner.fence, 9, ALARM, 1, 0.5)
-    assert request is not None
-    learner.fence.remove("step_00000006_e0001")
-    apply_rollback(learner.fence, request)
-    assert not rollback_cost(tmp_path, request, 1).complete
-
-
-def test_a_damaged_checkpoint_makes_the_cost_incomplete_and_damage_after_the_record_does_not(
-    learner: Learner, tmp_path: Path
-):
-    request = request_rollback(learner.fence, 9, ALARM, 1, 0.5)
-    assert request is not None
-    (tmp_path / "step_00000008_e0001" / "state.json").write_text("{")
-    apply_rollback(learner.fence, request)
-    (tmp_path / "rolled_back_1_step_00000006_e0001" / "state.json").write_text("{")
-    given_up = rollback_cost(tmp_path, request, 1)
-    assert [ref.group_id for ref in given_up.trained] == ["1.5", "1.6"]
-    assert not given_up.complete
-
-
 @pytest.mark.parametrize("moves", [0, 1, 2, 3])
-def test_a_rollback_that_is_killed_between_any_two_renames_loses_nothing_and_tells_the_true_cost(
+def test_a_rollback_that_is_killed_between_any_two_renames_is_finished_by_the_next_start(
     learner: Learner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moves: int
 ):
     request = request_rollback(learner.fence, 9, ALARM, 1, 0.5)
@@ -190,24 +166,10 @@ def test_a_rollback_that_is_killed_between_any_two_renames_loses_nothing_and_tel
     following.acquire()
     apply_rollback(following, request)
     assert names(tmp_path) == ["step_00000002_e0001", "step_00000004_e0001"]
-    given_up = rollback_cost(tmp_path, request, groups_per_step=1)
-    assert given_up.set_aside == ["step_00000006_e0001", "step_00000008_e0001"]
-    assert [ref.group_id for ref in given_up.trained] == ["1.5", "1.6", "1.7", "1.8"]
-    assert given_up.complete
-    for name in given_up.set_aside:
+    aside = set_aside_by(tmp_path, request)
+    assert aside == ["step_00000006_e0001", "step_00000008_e0001"]
+    for name in aside:
         assert (tmp_path / f"rolled_back_1_{name}" / "shard").read_text() == "weights"
-
-
-def test_what_a_rollback_gave_up_is_known_even_when_the_directories_are_gone(learner: Learner, tmp_path: Path):
-    request = request_rollback(learner.fence, 9, ALARM, 1, 0.5)
-    assert request is not None
-    apply_rollback(learner.fence, request)
-    learner.fence.remove("rolled_back_1_step_00000008_e0001")
-    given_up = rollback_cost(tmp_path, request, groups_per_step=1)
-    assert (len(given_up.trained), given_up.newest_step, given_up.complete) == (4, 8, True)
-    (tmp_path / "given_up_1.json").write_text("[")
-    with pytest.raises(CheckpointError, match=r"given_up_1\.json: cannot be read .* remove it to go on"):
-        rollback_cost(tmp_path, request, groups_per_step=1)
 
 
 def test_newer_learners_checkpoints_are_not_given_up_and_a_second_rollback_clears_the_firsts(
@@ -228,7 +190,6 @@ def test_newer_learners_checkpoints_are_not_given_up_and_a_second_rollback_clear
     apply_rollback(third.fence, request)
     aside = sorted(path.name for path in tmp_path.glob("rolled_back_*"))
     assert aside == ["rolled_back_2_step_00000006_e0002", "rolled_back_2_step_00000008_e0002"]
-    assert [path.name for path in tmp_path.glob("given_up_*")] == ["given_up_2.json"]
 
 
 def test_no_healthy_checkpoint_no_request(tmp_path: Path):

@@ -13,7 +13,7 @@ import pytest
 from learner.checkpoint.saver import Checkpointer, set_aside
 from learner.checkpoint.store import CheckpointError, latest, read_state, write_state
 from learner.config import CheckpointConfig
-from learner.queue import GroupRef
+from learner.queue import GroupRef, HaltedError
 from learner.storage.digests import FileDigest
 from learner.storage.fence import DirectoryFence, SupersededError
 
@@ -148,18 +148,18 @@ def forge(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "reason", "known"),
+    ("damage", "reason"),
     [
-        (lambda d: flip(d / "shard"), "shard: digest blake3:", True),
-        (lambda d: (d / "shard").write_text("w"), "shard: size 1, expected 7", True),
-        (lambda d: (d / "shard").unlink(), "shard: missing in ", True),
-        (lambda d: forge(d / "state.json"), "state.json: damaged (its content does not match its SHA-256)", False),
-        (lambda d: (d / "state.json").write_text('{"sha256": "12'), "state.json: damaged (JSONDecodeError", False),
-        (lambda d: (d / "state.json").unlink(), "state.json: damaged (FileNotFoundError", False),
+        (lambda d: flip(d / "shard"), "shard: digest blake3:"),
+        (lambda d: (d / "shard").write_text("w"), "shard: size 1, expected 7"),
+        (lambda d: (d / "shard").unlink(), "shard: missing in "),
+        (lambda d: forge(d / "state.json"), "state.json: damaged (its content does not match its SHA-256)"),
+        (lambda d: (d / "state.json").write_text('{"sha256": "12'), "state.json: damaged (JSONDecodeError"),
+        (lambda d: (d / "state.json").unlink(), "state.json: damaged (FileNotFoundError"),
     ],
 )
-def test_a_damaged_checkpoint_is_passed_over_and_its_groups_are_named(
-    tmp_path: Path, disk: SlowDisk, damage: Callable[[Path], None], reason: str, known: bool
+def test_a_damaged_checkpoint_is_passed_over_and_set_aside(
+    tmp_path: Path, disk: SlowDisk, damage: Callable[[Path], None], reason: str
 ):
     saved(tmp_path, disk)
     damage(tmp_path / "step_00000003_e0001")
@@ -167,20 +167,30 @@ def test_a_damaged_checkpoint_is_passed_over_and_its_groups_are_named(
     assert resume is not None
     assert resume.step == 2
     assert reason in resume.damaged[0].reason
-    assert resume.lost() == (refs("c", "d") if known else [], known)
     fence = DirectoryFence(tmp_path, 2)
     fence.acquire()
     set_aside(fence, resume, keep=2)
     assert visible(tmp_path) == ["damaged_step_00000003_e0001", "step_00000001_e0001", "step_00000002_e0001"]
 
 
-def test_two_damaged_ones_in_a_row_add_up(tmp_path: Path, disk: SlowDisk):
+def test_two_damaged_ones_in_a_row_are_both_passed_over(tmp_path: Path, disk: SlowDisk):
     saved(tmp_path, disk)
     for step in (2, 3):
         flip(tmp_path / f"step_0000000{step}_e0001" / "shard")
     resume = latest(tmp_path)
     assert resume is not None
-    assert (resume.step, resume.lost()) == (1, (refs("c", "d", "b"), True))
+    assert (resume.step, [damaged.step for damaged in resume.damaged]) == (1, [3, 2])
+
+
+def test_a_checkpoint_counts_the_groups_in_its_weights_over_all_learners(tmp_path: Path, disk: SlowDisk):
+    """What a rollback gives up is found from this count, so it must not depend on which checkpoints are still there."""
+    saved(tmp_path, disk)
+    second = make(tmp_path, disk, Commits(), every=1, keep=1, epoch=2)
+    second.after_step(4, [*refs("e"), GroupRef("b", "f", "1-1")])
+    second.finish()
+    resume = latest(tmp_path)
+    assert resume is not None
+    assert resume.state.contained == {"a": 5, "b": 1}
 
 
 def test_only_damaged_ones_are_not_a_fresh_run(tmp_path: Path, disk: SlowDisk):
@@ -195,7 +205,7 @@ def test_only_damaged_ones_are_not_a_fresh_run(tmp_path: Path, disk: SlowDisk):
     "content",
     [
         {"schema": 1, "step": 4, "trained": []},
-        {"state": {"schema": 3, "step": 4}, "sha256": ""},
+        {"state": {"schema": 4, "step": 4}, "sha256": ""},
         {"state": {"schema": 9}},
     ],
 )
@@ -206,7 +216,7 @@ def test_a_checkpoint_of_another_schema_is_refused_and_not_passed_over(
     (tmp_path / "step_00000004_e0001").mkdir()
     (tmp_path / "step_00000004_e0001" / "state.json").write_text(json.dumps(content))
     with pytest.raises(
-        CheckpointError, match=r"step_00000004_e0001: the checkpoint's schema is \d, .* reads 4: resume"
+        CheckpointError, match=r"step_00000004_e0001: the checkpoint's schema is \d, .* reads 5: resume"
     ):
         latest(tmp_path)
 
@@ -313,3 +323,28 @@ def test_a_full_disk_commits_nothing_and_the_next_save_makes_up_for_it(tmp_path:
     checkpointer.after_step(4, refs("d"))
     checkpointer.finish()
     assert commits.rows == [(4, ["a", "b", "c", "d"])]
+
+
+def test_groups_that_a_halted_queue_does_not_take_are_committed_with_the_next_checkpoint(
+    tmp_path: Path, disk: SlowDisk
+):
+    class Halted(Commits):
+        halted = True
+
+        def committed(self, step: int, refs: Sequence[GroupRef], seconds: float) -> None:
+            if self.halted:
+                raise HaltedError("the queue is halted")
+            super().committed(step, refs, seconds)
+
+    commits = Halted()
+    checkpointer = make(tmp_path, disk, commits, every=1)
+    checkpointer.after_step(1, refs("a"))
+    checkpointer.finish()
+    assert (commits.rows, checkpointer.uncommitted) == ([], 1)
+    checkpointer.after_step(2, refs("b"))
+    commits.halted = False
+    checkpointer.finish()
+    assert (commits.rows, checkpointer.uncommitted) == ([(2, ["a", "b"])], 0)
+    resume = latest(tmp_path)
+    assert resume is not None
+    assert resume.state.trained == refs("a", "b")
