@@ -15,6 +15,7 @@ from rich.console import Console
 from learner.cli.operate.fleet import fleet
 from learner.cli.operate.policy import policy
 from learner.cli.operate.quarantine import quarantine
+from learner.cli.operate.queue import queue
 from learner.cli.run.errors import one_line_errors
 from learner.cli.run.run_directory import RunDirectory
 
@@ -27,6 +28,7 @@ app = typer.Typer(
 app.add_typer(policy, name="policy")
 app.add_typer(fleet, name="fleet")
 app.add_typer(quarantine, name="quarantine")
+app.add_typer(queue, name="queue")
 
 _Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory, such as runs/demo.")]
 

@@ -24,6 +24,7 @@ class RankHealth:
         self.moved = 0.0
         self._progress = Heartbeat("training", limit_s)
         self._unready: str | None = "starting: model, queue, checkpoint or warm start"
+        self._halted: str | None = None
 
     def progress(self) -> None:
         """Records that the rank has made progress."""
@@ -33,6 +34,10 @@ class RankHealth:
     def opened(self) -> None:
         """Records that the run is open: batches are taken from here on."""
         self._unready = None
+
+    def halted(self, why: str | None) -> None:
+        """Records why the queue stands still; None when it goes on."""
+        self._halted = why
 
     def closing(self) -> None:
         """Records that the last batch has been taken."""
@@ -44,4 +49,4 @@ class RankHealth:
 
     def ready(self) -> str | None:
         """Describes why no batch is taken; None while batches are taken."""
-        return self._unready
+        return self._unready or self._halted

@@ -2,17 +2,21 @@
 
 from learner.queue.embedded import EmbeddedRedis
 from learner.queue.entries import GroupRef, TakenGroup
-from learner.queue.errors import FencedError, MemoryFullError, QueueError, StillAwayError, UnavailableError
+from learner.queue.errors import FencedError, HaltedError, MemoryFullError, QueueError, StillAwayError, UnavailableError
 from learner.queue.gateway_queue import Append, Appended, Backlog, Flushed, GatewayQueue, Memory
 from learner.queue.learner_queue import LearnerQueue
-from learner.queue.leases import LeaseWish, Occupancy
+from learner.queue.leases import Allowance, Leases, LeaseWish, Occupancy
 from learner.queue.ledger import imbalances, ledgers_in, read_ledgers
 from learner.queue.rates import Permit, Rates
 from learner.queue.recount import Discrepancy, Recount, recount
-from learner.queue.version_registry import VERSIONS_KEPT, UnknownVersionError
+from learner.queue.reopening import reopen
+from learner.queue.version_registry import VERSIONS_KEPT, Timeline, UnknownVersionError, VersionRegistry
+from learner.queue.witness import REPAIRED_S
 
 __all__ = [
+    "REPAIRED_S",
     "VERSIONS_KEPT",
+    "Allowance",
     "Append",
     "Appended",
     "Backlog",
@@ -22,8 +26,10 @@ __all__ = [
     "Flushed",
     "GatewayQueue",
     "GroupRef",
+    "HaltedError",
     "LearnerQueue",
     "LeaseWish",
+    "Leases",
     "Memory",
     "MemoryFullError",
     "Occupancy",
@@ -33,10 +39,13 @@ __all__ = [
     "Recount",
     "StillAwayError",
     "TakenGroup",
+    "Timeline",
     "UnavailableError",
     "UnknownVersionError",
+    "VersionRegistry",
     "imbalances",
     "ledgers_in",
     "read_ledgers",
     "recount",
+    "reopen",
 ]

@@ -24,12 +24,12 @@ COMMANDS = (
     # lists
     *("lpush", "llen", "lindex", "lrange", "lrem", "lset", "ltrim", "rpush"),
     # sorted sets
-    *("zadd", "zrangebyscore", "zrem"),
+    *("zadd", "zrangebyscore", "zrem", "zscore"),
     # streams
     *("xack", "xadd", "xautoclaim", "xdel", "xgroup", "xinfo", "xlen", "xpending", "xrange", "xread", "xreadgroup"),
     *("xrevrange", "xtrim"),
     # recounts
-    *("scan", "ttl", "zrange"),
+    *("hscan", "scan", "ttl", "zrange"),
 )
 
 

@@ -10,9 +10,9 @@ from typing import Any
 from learner.queue.entries import GroupRef
 from learner.queue.keys import Keys
 from learner.queue.redis_session import Call, RedisSession
+from learner.queue.witness import REPAIRED_S
 
 _BATCH = 500  # groups per script: bounds how long one script keeps Redis busy
-_REMEMBERED_S = 10.0  # with AOF everysec, Redis loses its last second, or two when the disk is slow
 
 
 class CompletionWriter:
@@ -27,14 +27,12 @@ class CompletionWriter:
         session: connection to Redis.
         keys: the run's keys.
         epoch: this learner's epoch; once a newer learner has started, every call raises FencedError.
-        id_memory_s: seconds for which Redis remembers the id of a finished group.
     """
 
-    def __init__(self, session: RedisSession, keys: Keys, epoch: int, id_memory_s: int) -> None:
+    def __init__(self, session: RedisSession, keys: Keys, epoch: int) -> None:
         self._session = session
         self._keys = keys
         self._epoch = epoch
-        self._id_memory_s = id_memory_s
         self._recent: deque[tuple[float, str, int, list[GroupRef]]] = deque()
         self._completed: dict[tuple[str, str], str] = {}  # fleet, group id -> outcome
         self._uncertain: set[GroupRef] = set()  # Redis may have forgotten that it ever accepted them
@@ -43,7 +41,7 @@ class CompletionWriter:
         """Finishes groups that are not finished yet, and changes nothing for the others.
 
         Args:
-            outcome: "trained", "expired" or "lost".
+            outcome: "trained", "expired", "quarantined" or "lost".
             step: optimizer step, written into the memory of the groups' ids.
             refs: the groups.
 
@@ -57,15 +55,13 @@ class CompletionWriter:
         calls = self._calls("finish", outcome, step, refs)
         finished = sum(self._session.call("finish", keys, arguments) for keys, arguments in calls)
         if uncertain := self._uncertain.intersection(refs):
-            for keys, arguments in self._calls(
-                "restore", outcome, step, sorted(uncertain, key=lambda ref: ref.entry_id)
-            ):
-                self._session.call("restore", keys, arguments)
+            self.restore(outcome, step, sorted(uncertain, key=lambda ref: ref.entry_id))
             self._uncertain -= uncertain
+            self.mark_completed(outcome, uncertain)  # one that its fleet has sent again has another entry
         if refs:
             now = time.monotonic()
             self._recent.append((now, outcome, step, list(refs)))
-            while self._recent[0][0] < now - _REMEMBERED_S:
+            while self._recent[0][0] < now - REPAIRED_S:
                 self._recent.popleft()
         return finished
 
@@ -75,31 +71,51 @@ class CompletionWriter:
         Args:
             in_flight: groups taken and not finished; Redis may have forgotten that it ever accepted them.
         """
-        self._uncertain.update(in_flight)
+        self._uncertain = set(in_flight)
         for _, outcome, step, refs in list(self._recent):
             for name in ("finish", "restore"):
                 for call in self._calls(name, outcome, step, refs):
                     self._session.execute_once(name, [call])
             self.mark_completed(outcome, refs)
 
-    def mark_completed(self, outcome: str, refs: Sequence[GroupRef]) -> None:
+    def restore(self, outcome: str, step: int, refs: Sequence[GroupRef]) -> int:
+        """Records finished groups that Redis has lost completely, with their append.
+
+        Args:
+            outcome: "trained", "expired", "quarantined" or "lost".
+            step: optimizer step.
+            refs: the groups; nothing changes for one whose id is known, or so old that it may have been forgotten.
+
+        Returns:
+            How many were recorded.
+        """
+        calls = self._calls("restore", outcome, step, refs)
+        return sum(self._session.call("restore", keys, arguments) for keys, arguments in calls)
+
+    def mark_completed(self, outcome: str, refs: Iterable[GroupRef]) -> None:
         """Records that groups have had this outcome, even if Redis forgets it and accepts them again."""
         self._completed |= {(ref.fleet, ref.group_id): outcome for ref in refs}
+
+    def uncertain(self, refs: Iterable[GroupRef]) -> bool:
+        """Whether Redis may have forgotten that it ever accepted one of these groups."""
+        return not self._uncertain.isdisjoint(refs)
+
+    def put_back(self, refs: Iterable[GroupRef]) -> None:
+        """Records that groups are not in flight any more: only if Redis still has them are they handed out again."""
+        self._uncertain.difference_update(refs)
+
+    def holds_otherwise(self, ref: GroupRef) -> bool:
+        """Whether the group is in flight already, under an entry that Redis has forgotten: its fleet has sent it again.
+
+        It is not to be trained a second time. Once the entry that is in flight is finished, ``completed_as`` knows the group.
+        """
+        return any(
+            (other.fleet, other.group_id) == (ref.fleet, ref.group_id) and other != ref for other in self._uncertain
+        )
 
     def completed_as(self, ref: GroupRef) -> str | None:
         """Returns the outcome recorded by ``mark_completed``; None for any other group."""
         return self._completed.get((ref.fleet, ref.group_id))
-
-    def absent(self, refs: Sequence[GroupRef]) -> int:
-        """Counts those of ``refs`` that are no longer in the queue."""
-
-        def read() -> int:
-            with self._session.client.pipeline(transaction=False) as pipeline:
-                for ref in refs:
-                    pipeline.xrange(self._keys.stream(ref.fleet), ref.entry_id, ref.entry_id)
-                return sum(not entries for entries in pipeline.execute())
-
-        return self._session.with_retry(read)
 
     def _calls(self, name: str, outcome: str, step: int, refs: Sequence[GroupRef]) -> Iterator[Call]:
         """Yields the arguments for finish.lua or restore.lua, fleet by fleet, in batches."""
@@ -107,19 +123,20 @@ class CompletionWriter:
         for fleet in sorted({ref.fleet for ref in refs}):
             own = [ref for ref in refs if ref.fleet == fleet]
             for start in range(0, len(own), _BATCH):
-                yield layout(fleet, [self._epoch, outcome, step, self._id_memory_s], own[start : start + _BATCH])
+                yield layout(fleet, [self._epoch, outcome, step], own[start : start + _BATCH])
 
     def _finish_call(self, fleet: str, arguments: list[Any], refs: Sequence[GroupRef]) -> Call:
         keys = self._keys
         names = [keys.epoch, keys.stream(fleet), keys.ledger(fleet), keys.vanished(fleet), keys.progress, keys.stepped]
+        names.append(keys.memory(fleet))
         pairs = []
         for ref in refs:
-            names += [keys.id(fleet, ref.group_id), keys.payload(fleet, ref.group_id)]
+            names += [keys.ids(fleet, ref.group_id), keys.payload(fleet, ref.group_id)]
             pairs += [ref.entry_id, ref.group_id]
         return names, [*arguments, fleet, *pairs]
 
     def _restore_call(self, fleet: str, arguments: list[Any], refs: Sequence[GroupRef]) -> Call:
         keys = self._keys
         names = [keys.epoch, keys.fleets, keys.stream(fleet), keys.ledger(fleet), keys.vanished(fleet)]
-        names += [keys.id(fleet, ref.group_id) for ref in refs]
+        names += [keys.memory(fleet), *(keys.ids(fleet, ref.group_id) for ref in refs)]
         return names, [*arguments, fleet, *(ref.group_id for ref in refs)]

@@ -108,7 +108,7 @@ def translate(error: redis.RedisError) -> QueueError:
         return MemoryFullError(f"Redis is full (raise maxmemory, or wait for the learner): {text}")
     if isinstance(error, redis.AuthenticationError):
         return QueueError(f"Redis refuses the credentials of queue.url or queue.password_file: {text}")
-    if isinstance(error, NoPermissionError) or "NOPERM" in text:
+    if isinstance(error, NoPermissionError) or "NOPERM" in text or "no permissions" in text:
         return QueueError(f"Redis denies this user a command that learner/queue/acl.py lists: {text}")
     transient = redis.ConnectionError | redis.TimeoutError | ReadOnlyError
     if isinstance(error, transient) or any(word in text for word in _TRANSIENT):

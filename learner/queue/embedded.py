@@ -45,7 +45,12 @@ class EmbeddedRedis:
 
     @classmethod
     def start(
-        cls, directory: Path, aof: Fsync = "always", binary: Path | None = None, ready_s: float = 60.0
+        cls,
+        directory: Path,
+        aof: Fsync = "always",
+        binary: Path | None = None,
+        ready_s: float = 60.0,
+        maxmemory: int = 0,
     ) -> EmbeddedRedis:
         """Starts a server on the data in ``directory`` (made when missing) and waits until it answers.
 
@@ -58,6 +63,7 @@ class EmbeddedRedis:
             binary: the server to start; None: the bundled Valkey. Redis 7 or newer: Redis 6 does not look where newer
                 servers keep the append-only file, and would start empty.
             ready_s: seconds that loading the append-only file may take.
+            maxmemory: bytes above which appends are refused, so that the machine does not run out of memory; 0: no limit.
 
         Raises:
             QueueError: a running server already serves the directory, or the server did not get ready.
@@ -71,7 +77,7 @@ class EmbeddedRedis:
                     f"{directory} is already served by a running redis server on port {port}: stop it first"
                 )
             port, password = _identity(directory)
-            _write_private(directory / "redis.conf", _configuration(directory, port, password, aof))
+            _write_private(directory / "redis.conf", _configuration(directory, port, password, aof, maxmemory))
             command = [str(binary or bundled_server()), str(directory / "redis.conf")]
             child = Child("redis", command, directory / "redis.log")
             try:
@@ -79,7 +85,7 @@ class EmbeddedRedis:
             except BaseException:
                 child.kill()
                 raise
-        return cls(_url(port, password), child, lambda: cls.start(directory, aof, binary, ready_s))
+        return cls(_url(port, password), child, lambda: cls.start(directory, aof, binary, ready_s, maxmemory))
 
     @staticmethod
     def url_of(directory: Path) -> str | None:
@@ -138,7 +144,7 @@ def bundled_server() -> Path:
     return binary
 
 
-def _configuration(directory: Path, port: int, password: str, aof: Fsync) -> str:
+def _configuration(directory: Path, port: int, password: str, aof: Fsync, maxmemory: int) -> str:
     """Text of redis.conf: every setting that matters is explicit. In a file, the password is in nobody's process list."""
     settings = {
         "bind": "127.0.0.1",
@@ -156,6 +162,7 @@ def _configuration(directory: Path, port: int, password: str, aof: Fsync) -> str
         "auto-aof-rewrite-min-size": "256mb",
         "rdbcompression": "no",
         "save": '""',
+        "maxmemory": maxmemory,
         "maxmemory-policy": "noeviction",
         "tcp-keepalive": 60,
     }

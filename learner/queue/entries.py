@@ -34,12 +34,21 @@ class TakenGroup:
 
 @dataclass(frozen=True)
 class QueueEntry:
-    """An entry of a fleet's stream, which refers to a group."""
+    """An entry of a fleet's stream, which refers to a group.
+
+    Attributes:
+        ref: the group.
+        tokens: prompt and response tokens over all responses: what training on the group costs.
+        versions: those of its spans' versions that decide how stale it is (VersionRegistry.extremes), so that a group expires
+            without its payload being read.
+    """
 
     ref: GroupRef
-    tokens: int  # prompt and response tokens over all responses: what training on the group costs
+    tokens: int
+    versions: tuple[int, ...] = ()
 
     @classmethod
     def parse(cls, fleet: str, entry_id: bytes, fields: Mapping[bytes, bytes]) -> QueueEntry:
         """Parses the fields that append.lua writes."""
-        return cls(GroupRef(fleet, fields[b"id"].decode(), entry_id.decode()), int(fields[b"tokens"]))
+        versions = tuple(int(version) for version in fields[b"versions"].split(b",") if version)
+        return cls(GroupRef(fleet, fields[b"id"].decode(), entry_id.decode()), int(fields[b"tokens"]), versions)

@@ -21,5 +21,9 @@ class MemoryFullError(UnavailableError):
     """Redis has reached its maxmemory and takes no more data."""
 
 
+class HaltedError(UnavailableError):
+    """The data in Redis is not the run's newest: nothing is accepted or committed until an operator has decided."""
+
+
 class FencedError(QueueError):
     """A newer learner has started: this one may change nothing more and must end."""

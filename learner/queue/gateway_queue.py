@@ -8,24 +8,30 @@ from enum import Enum
 from typing import Any
 
 import redis
+import structlog
 from google.protobuf import json_format
 from redis.exceptions import NoScriptError
 
 from learner.config import QueueConfig
 from learner.queue.connect import connect_async, translate, translated
-from learner.queue.errors import MemoryFullError, QueueError
+from learner.queue.errors import HaltedError, MemoryFullError, QueueError
 from learner.queue.keys import Keys
 from learner.queue.leases import Leases, member
 from learner.queue.ledger import decode, ledger_keys
 from learner.queue.rates import Rates
 from learner.queue.resp_pipeline import Command, execute
-from learner.queue.schema import SCHEMA, require_schema
 from learner.queue.scripts import Script, script
+from learner.queue.version_registry import Timeline
+from learner.queue.witness import Watch, Witness
 from leeway.v1 import rollout_pb2
 
 _PAYLOAD_TTL_S = 3600  # a payload whose append never came must not stay forever
 _PROBE_TTL_S = 60
-_SCRIPTS = ("append", "count", "backlog", "lease", "ledger", "occupancy", "vanished", "permit")
+_ID_BYTES = 100  # memory of one remembered id
+_SCRIPTS = (
+    "append", "count", "backlog", "lease", "ledger", "occupancy", "renew", "remaining", "vanished", "permit", "create",
+    "witness",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +45,7 @@ class Append:
     generated: int  # response tokens over all responses
     responses: int
     reward: float = 0.0  # mean over the responses
+    versions: tuple[int, ...] = ()  # the different versions of its spans
     lease_id: str = ""
 
 
@@ -49,6 +56,8 @@ class Appended(Enum):
     DUPLICATE = "duplicate"
     UNAVAILABLE = "unavailable"  # not accepted, or it is unknown whether: send it again
     MEMORY_FULL = "memory_full"
+    TOO_OLD = "too_old"  # its id may have been forgotten: it may have been accepted before
+    HALTED = "halted"  # the data in Redis is not the run's newest: send it again when an operator has decided
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +67,7 @@ class Backlog:
     queued: int  # groups that the learner has not taken
     groups: int  # queued, and in flight
     bytes: int  # payload bytes of ``groups``
+    remembered: int = 0  # bytes that the ids of its groups take, those that have left the queue too
 
 
 @dataclass(frozen=True)
@@ -96,22 +106,27 @@ class GatewayQueue:
         self._quarantine_groups = quarantine_groups
         self._timeout_s = config.timeout_s
         self._checked = False
-        self.leases = Leases(self._keys, self._call)
+        self._watch = Watch(config.run, self._keys, structlog.get_logger(process="gateway"))
+        self.leases = Leases(self._keys, self._call_unless_halted)
         self.rates = Rates(self._keys, self._call)
 
     async def check(self) -> None:
-        """Checks that the run's data is of this release's schema. Nothing is appended before this has succeeded once.
+        """Makes a new run's data, and checks that it is of this release's schema. Nothing is appended before that.
 
         Raises:
             UnavailableError: Redis does not answer.
             QueueError: Redis refuses us, or the run's data is of another schema.
         """
-        with translated():
-            stored: Any = await self._redis.get(self._keys.schema)
-            if stored is None:
-                await self._redis.set(self._keys.schema, SCHEMA, nx=True)
-        require_schema(stored, self._keys)
+        self._watch.created(await self._call("create", *self._watch.creation()))
         self._checked = True
+
+    async def look(self) -> None:
+        """Compares the run's data with what this gateway has seen of it before; to be called once a second.
+
+        Raises:
+            HaltedError: the queue stands still, because the data is older or other data.
+        """
+        self._watch.seen(await self._call("witness", *self._watch.call()))
 
     async def flush(
         self, groups: Sequence[Append], counts: Mapping[str, Mapping[str, int]], quarantined: Sequence[str]
@@ -190,6 +205,24 @@ class GatewayQueue:
             for position, fields in entries
         ]
 
+    async def finished(self) -> bool:
+        """Whether the run has made all its steps and takes no more groups."""
+        with translated():
+            stored: Any = await self._redis.hget(self._keys.progress, "finished")  # pyright: ignore[reportGeneralTypeIssues]
+        return stored is not None
+
+    async def timelines(self) -> list[Timeline]:
+        """Reads every learner's start, oldest first."""
+        with translated():
+            texts: Any = await self._redis.lrange(self._keys.timelines, 0, -1)  # pyright: ignore[reportGeneralTypeIssues]
+        return [Timeline.from_json(text) for text in texts]
+
+    async def knows(self, fleet: str, group_id: str) -> bool:
+        """Whether the id of a group is remembered: the group was accepted, and a second one with its id is a duplicate."""
+        with translated():
+            known: Any = self._redis.hexists(self._keys.ids(fleet, group_id), group_id)
+            return bool(await known)
+
     async def note_vanished(self, fleet: str, group_ids: Sequence[str]) -> int:
         """Counts acknowledged groups whose ids Redis no longer knows as vanished.
 
@@ -201,7 +234,8 @@ class GatewayQueue:
             How many of them vanished and were not counted before.
         """
         keys = self._keys
-        names = [keys.fleets, keys.stream(fleet), keys.vanished(fleet), *(keys.id(fleet, one) for one in group_ids)]
+        names = [keys.fleets, keys.stream(fleet), keys.vanished(fleet), keys.ledger(fleet)]
+        names += [keys.memory(fleet), *(keys.ids(fleet, one) for one in group_ids)]
         return await self._call("vanished", names, [fleet, *group_ids])
 
     async def ledger(self, fleet: str) -> rollout_pb2.Ledger:
@@ -236,12 +270,21 @@ class GatewayQueue:
     def _append_command(self, fleet: str, groups: Sequence[Append]) -> Command:
         keys = self._keys
         names = [keys.fleets, keys.stream(fleet), keys.ledger(fleet), keys.leases, keys.lease_remaining]
-        arguments: list[str | int] = [fleet]
+        names += [keys.clock, keys.nonce, keys.halted, keys.memory(fleet)]
+        known = self._watch.known or Witness("", 0)
+        arguments: list[str | int] = [fleet, known.nonce, known.floor]
         for group in groups:
-            names += (keys.id(fleet, group.group_id), keys.payload(fleet, group.group_id))
+            names += (keys.ids(fleet, group.group_id), keys.payload(fleet, group.group_id))
             arguments += (group.group_id, group.tokens, group.generated, group.responses, len(group.payload))
-            arguments += (repr(group.reward), member(fleet, group.lease_id) if group.lease_id else "")
+            arguments += (repr(group.reward), ",".join(map(str, group.versions)))
+            arguments.append(member(fleet, group.lease_id) if group.lease_id else "")
         return _evalsha(script("append"), names, arguments)
+
+    async def _call_unless_halted(self, name: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
+        """Runs a script. Raises HaltedError while the queue stands still: fleets are not to generate what it refuses."""
+        if self._watch.halt is not None:
+            raise HaltedError("the queue is halted")
+        return await self._call(name, keys, arguments)
 
     async def _call(self, name: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
         reply = (await self._pipeline([_evalsha(script(name), keys, arguments)]))[0]
@@ -275,11 +318,15 @@ def _outcome(stored: Any, appended: Any, number: int) -> Appended:
     if isinstance(stored, MemoryFullError) or isinstance(appended, MemoryFullError):
         return Appended.MEMORY_FULL
     letter = "" if isinstance(appended, QueueError) else chr(appended[number])
-    return {"a": Appended.ACCEPTED, "d": Appended.DUPLICATE}.get(letter, Appended.UNAVAILABLE)
+    letters = {"a": Appended.ACCEPTED, "d": Appended.DUPLICATE, "o": Appended.TOO_OLD, "h": Appended.HALTED}
+    return letters.get(letter, Appended.UNAVAILABLE)
 
 
 def _backlog(reply: Any) -> dict[str, Backlog] | None:
     if isinstance(reply, QueueError):
         return None
-    rows = zip(reply[::4], reply[1::4], reply[2::4], reply[3::4], strict=True)
-    return {fleet.decode(): Backlog(queued, queued + taken, size) for fleet, queued, taken, size in rows}
+    rows = zip(*(reply[i::5] for i in range(5)), strict=True)
+    return {
+        fleet.decode(): Backlog(queued, queued + taken, size, _ID_BYTES * ids)
+        for fleet, queued, taken, size, ids in rows
+    }

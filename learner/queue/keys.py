@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+ID_BUCKET_MS = 600_000  # ids are remembered in buckets of so many milliseconds of the time at which they were made
 GROUP = "learner"  # the consumer group of every fleet's stream, and its only consumer
 CONSUMER = "learner"
 
@@ -16,6 +17,9 @@ class Keys:
     def __init__(self, run: str) -> None:
         prefix = f"leeway:{{{run}}}:"
         self.schema = prefix + "schema"
+        self.nonce = prefix + "nonce"  # drawn when the run's data is made, and again when an operator accepts a loss
+        self.replaced = prefix + "replaced"  # hash: an earlier nonce -> the decision that replaced it, as JSON
+        self.halted = prefix + "halted"  # why the queue stands still, as JSON; there while it does
         self.fleets = prefix + "fleets"
         self.epoch = prefix + "epoch"
         self.progress = prefix + "progress"
@@ -24,13 +28,16 @@ class Keys:
         self.quarantine = prefix + "quarantine"
         self.leases = prefix + "leases"
         self.lease_remaining = prefix + "lease_remaining"
+        self.lease_terms = prefix + "lease_terms"  # lease -> when it was granted, and whether it was renewed
+        self.lease_account = prefix + "lease_account"  # what became of each fleet's leases
         self.clock = prefix + "clock"
         self.hungry = prefix + "hungry"
         self.stepped = prefix + "stepped"
         self.probe = prefix + "probe"  # gateways write it to test whether Redis takes writes
         self.stream_prefix = prefix + "stream:"
         self.payload_prefix = prefix + "group:"
-        self.id_prefix = prefix + "id:"
+        self.ids_prefix = prefix + "ids:"
+        self.memory_prefix = prefix + "memory:"
         self.ledger_prefix = prefix + "ledger:"
         self._rates = prefix + "rates:"
         self._running = prefix + "running:"
@@ -44,9 +51,19 @@ class Keys:
         """Key of the serialized group."""
         return f"{self.payload_prefix}{fleet}:{group_id}"
 
-    def id(self, fleet: str, group_id: str) -> str:
-        """Key of a group's state: "queued", "trained:<step>", "expired:<step>" or "lost:<step>"."""
-        return f"{self.id_prefix}{fleet}:{group_id}"
+    def ids(self, fleet: str, group_id: str) -> str:
+        """Key of the hash with the states of all the fleet's groups that were made in the same ten minutes as this one.
+
+        Group id -> "queued", or an outcome and the step, such as "trained:12".
+        """
+        return f"{self.ids_prefix}{fleet}:{made_ms(group_id) // ID_BUCKET_MS}"
+
+    def memory(self, fleet: str) -> str:
+        """Key of what is known of the fleet's remembered ids: bucket -> groups of it that have not left the queue.
+
+        And "cutoff": no group is accepted whose id was made before, in Unix milliseconds, because it may be forgotten.
+        """
+        return self.memory_prefix + fleet
 
     def ledger(self, fleet: str) -> str:
         """Key of the fleet's counters."""
@@ -63,3 +80,11 @@ class Keys:
     def vanished(self, fleet: str) -> str:
         """Key of the set of group ids that were acknowledged and that Redis had lost after a restart."""
         return self._vanished + fleet
+
+
+def made_ms(group_id: str) -> int:
+    """Unix milliseconds in a UUID of version 7; 0 for any other text."""
+    try:
+        return int(group_id[:8] + group_id[9:13], 16)
+    except ValueError:
+        return 0

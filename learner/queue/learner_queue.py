@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -16,12 +17,13 @@ from learner.config import QueueConfig
 from learner.queue.completion_writer import CompletionWriter
 from learner.queue.connect import connect
 from learner.queue.entries import GroupRef, QueueEntry, TakenGroup
-from learner.queue.errors import QueueError
+from learner.queue.errors import HaltedError, QueueError
 from learner.queue.expiry_bound import ExpiryBound
 from learner.queue.fairness import DeficitRoundRobin
-from learner.queue.keys import Keys
+from learner.queue.guard import Guard
+from learner.queue.keys import ID_BUCKET_MS, Keys
 from learner.queue.redis_session import Call, RedisSession
-from learner.queue.schema import SCHEMA, require_schema
+from learner.queue.refused_groups import RefusedGroups
 from learner.queue.stream_reader import StreamReader
 from learner.queue.version_registry import VERSIONS_KEPT, Timeline, UnknownVersionError, read_registry
 from leeway.v1 import rollout_pb2
@@ -29,6 +31,8 @@ from leeway.v1 import rollout_pb2
 Audit = Callable[[str, int, Sequence[GroupRef]], None]
 
 _REPUBLISHED = 64  # versions; more than are published in the seconds of writes that Redis may lose
+_PINNED = 4  # versions of one fleet: what its workers run while they load the newest one after the other
+_FORGET_S = 60.0  # how often ids are forgotten
 _ROUNDS = 128  # reads of the queue in one take; the caller stops, reports and asks again in between
 
 
@@ -40,11 +44,16 @@ class LearnerQueue:
     UnavailableError. What Redis may have lost in a restart (AOF everysec) is written again: this learner's start, the
     newest versions, and the groups finished in the last seconds.
 
+    A Redis with older data, or other data, halts the queue until an operator has decided (learner.queue.witness). Then takes
+    wait, as in an outage but without limit; ``begin`` and ``commit`` raise HaltedError; versions and reports are announced
+    when the queue goes on; and what is only read is what was read last.
+
     Threads: one may take while another commits and reports, and a third publishes.
 
     Attributes:
         epoch: number of this learner's start, from 1.
         unusable: groups expired since the start because one of their versions was not usable (see ``require``).
+        guard: knows whether the data in Redis is the run's newest.
     """
 
     def __init__(
@@ -57,9 +66,10 @@ class LearnerQueue:
     ) -> None:
         self.epoch = epoch
         self.unusable = 0
+        self.guard = Guard(session, config.run)
         self._session = session
         self._keys = Keys(config.run)
-        self._completions = CompletionWriter(session, self._keys, epoch, config.id_memory_s)
+        self._completions = CompletionWriter(session, self._keys, epoch)
         self._fairness = DeficitRoundRobin(weights)
         self._expiries = ExpiryBound()
         self._reader = StreamReader(session, self._keys, self._fairness)
@@ -70,6 +80,9 @@ class LearnerQueue:
         self._usable: Callable[[int], bool] = lambda version: True
         self._groups = threading.RLock()  # guards which groups are in flight, and what has become of them
         self._published: deque[list[Any]] = deque(maxlen=_REPUBLISHED)  # arguments of the last calls of publish.lua
+        self._refused = RefusedGroups(session, self._keys, self._finish)
+        self._reported: list[Any] = []  # arguments of the last call of report.lua
+        self._id_memory_ms, self._next_forget = 1000 * config.id_memory_s, 0.0
         session.on_restart(self._repeat_after_restart)
 
     @classmethod
@@ -93,28 +106,29 @@ class LearnerQueue:
             QueueError: Redis refuses us, or the run's data is of another schema.
         """
         session, keys = RedisSession(connect(config), config.outage_s), Keys(config.run)
-
-        def stored_schema() -> Any:
-            stored = session.client.get(keys.schema)
-            if stored is None:
-                session.client.set(keys.schema, SCHEMA, nx=True)
-            return stored
-
-        require_schema(session.with_retry(stored_schema), keys)
+        guard = Guard(session, config.run)
+        guard.make_data()
+        if "+sentinel" in config.url.partition(":")[0]:
+            guard.warn_of_failover()
         epoch = session.call("start", [keys.epoch], [above])
         return cls(session, config, epoch, weights, audit)
 
-    def begin(self, resumed_step: int, trained: Sequence[GroupRef]) -> int:
+    def begin(self, resumed_step: int, trained: Sequence[GroupRef], witness: Mapping[str, Any] | None = None) -> int:
         """Continues from a checkpoint: commits the groups it contains, takes over the groups a dead learner had in flight.
 
         Args:
             resumed_step: optimizer steps in the checkpoint; 0 without one.
             trained: groups that the checkpoint contains and that were not committed when it was made.
+            witness: what the checkpoint says of the queue (``guard.witness``).
 
         Returns:
             How many of ``trained`` had not been committed yet. All other groups that the dead learner had in flight are
             the first that ``take`` returns.
+
+        Raises:
+            HaltedError: the data in Redis is older than the checkpoint, or other data; an operator must decide.
         """
+        self.guard.begin(witness)
         timeline = Timeline(self.epoch, resumed_step)
         self._session.call("begin", *self._begin_call(timeline))
         self._registry.begin(timeline)
@@ -125,6 +139,10 @@ class LearnerQueue:
         self._session.with_retry(self._reader.recover)
         self._timeline = timeline
         return committed
+
+    def away_s(self) -> float | None:
+        """Seconds for which Redis has not answered; None while it does. May be called on any thread."""
+        return self._session.away_s()
 
     def while_waiting(self, action: Callable[[], None]) -> None:
         """Sets what is called while a call waits for Redis, but for calls in ``waiting_at_most``: waiting is no hang."""
@@ -140,17 +158,18 @@ class LearnerQueue:
         known = self._registry.newest()
         return 1 + max([-1 if known is None else known] + [int(fields[b"version"]) for _, fields in newest])
 
-    def take(self, groups: int, step: int, max_staleness: int) -> list[TakenGroup]:
+    def take(self, groups: int, step: int, expire_after: int) -> list[TakenGroup]:
         """Takes the next groups, fairly over the fleets and oldest first within each. Does not wait for more to come.
 
-        Groups more stale than the bound are counted as expired and deleted; they do not use up their fleet's share, up to
-        a limit that learner.queue.expiry_bound explains. A take reads the queue a bounded number of times, so it may return
-        fewer groups than wait: call it again. Other calls come in between two reads.
+        Groups more stale than the bound are counted as expired and deleted, and their payloads are not even read; they do
+        not use up their fleet's share, up to a limit that learner.queue.expiry_bound explains. A take reads the queue a
+        bounded number of times, so it may return fewer groups than wait: call it again. Other calls come in between two
+        reads.
 
         Args:
             groups: the most to return.
             step: optimizer steps done so far.
-            max_staleness: in optimizer steps; a group is as stale as its most stale span.
+            expire_after: the bound, in optimizer steps; a group is as stale as its most stale span.
 
         Returns:
             0 to ``groups`` groups, in flight with this learner until it commits them.
@@ -162,14 +181,16 @@ class LearnerQueue:
             raise QueueError(
                 "take() was called before begin(): groups of a dead learner would stay behind; call begin()"
             )
-        return self._take(groups, step, max_staleness)
+        return self._take(groups, step, expire_after)
 
     def waiting(self) -> int:
         """Counts the groups that a take could return or expire: queued, or a dead learner's and not handed out yet."""
         prefixes = [self._keys.stream_prefix, self._keys.ledger_prefix]
-        reply = self._session.call("backlog", [self._keys.fleets], prefixes)
+        reply = self.guard.last_read(
+            "waiting", lambda: self._session.call("backlog", [self._keys.fleets], prefixes), before=[]
+        )
         with self._groups:
-            return sum(reply[1::4]) + self._reader.recovered()
+            return sum(reply[1::5]) + self._reader.recovered()
 
     def staleness(self, version: int, step: int) -> int:
         """Optimizer steps between a version's weights and this learner's at ``step``.
@@ -192,12 +213,44 @@ class LearnerQueue:
 
         Returns:
             How many of ``refs`` this call finished; calling it again is harmless and returns 0.
+
+        Raises:
+            HaltedError: the queue stands still, and nothing was changed: commit the groups with the next checkpoint.
         """
+        self._refused.settle()
         return self._finish("trained", step, refs)
 
-    def finished(self, refs: Sequence[GroupRef]) -> int:
-        """Counts those of ``refs`` that are no longer in the queue."""
-        return self._completions.absent(refs)
+    def quarantine(self, step: int, refused: Sequence[tuple[GroupRef, rollout_pb2.Group]], fault: str) -> None:
+        """Takes groups out of the queue at once that must never be trained, and keeps them for the operator.
+
+        While the queue stands still they stay in it; the next call, or the next commit, takes them out.
+
+        Args:
+            step: optimizer step that would have trained them.
+            refused: the groups.
+            fault: what of them was not finite, with its value, for people.
+        """
+        if self._audit is not None:
+            self._audit("quarantined", step, [ref for ref, _ in refused])
+        self._refused.add(step, refused, fault)
+        with contextlib.suppress(HaltedError):
+            self._refused.settle()
+
+    def give_up(self, contained: Mapping[str, int], record: bool) -> int:
+        """Compares the groups that the ledgers count as trained with those in the weights that this learner begins with.
+
+        Call it after ``begin``. The difference is what rollbacks and damaged checkpoints have given up.
+
+        Args:
+            contained: fleet -> number of groups in the weights.
+            record: whether the ledgers are to say so from now on.
+
+        Returns:
+            How many more groups have been given up than the ledgers said before.
+        """
+        flat = [text for pair in contained.items() for text in pair]
+        arguments = [self._keys.ledger_prefix, int(record), *flat]
+        return self._change("give_up", [self._keys.fleets], arguments)
 
     def report(self, step: int, version: int, uncommitted: int) -> None:
         """Records the learner's progress, which gateways grant leases by.
@@ -212,7 +265,17 @@ class LearnerQueue:
         # Groups are trained on in the order they were handed out.
         fleets = Counter(ref.fleet for ref in in_flight[:uncommitted])
         flat = [text for pair in fleets.items() for text in pair]
-        self._change("report", [self._keys.progress, self._keys.stepped], [step, version, uncommitted, *flat])
+        self._reported = [step, version, uncommitted, *flat]
+        with contextlib.suppress(HaltedError):  # it is repeated when the queue goes on
+            self._change("report", [self._keys.progress, self._keys.stepped], self._reported)
+            self._forget()
+
+    def end(self) -> None:
+        """Records that the run has made all its steps: gateways take no more groups, and fleets end.
+
+        Call it only once the checkpoint of the last step is committed. A later learner takes it back with ``begin``.
+        """
+        self._change("end", [self._keys.progress], [])
 
     def publish(self, policy: rollout_pb2.Policy) -> None:
         """Announces a version to every fleet.
@@ -224,11 +287,24 @@ class LearnerQueue:
         # Registered before any fleet can answer with it: publication and take run in different threads.
         self._registry.add(policy.version, policy.step, policy.epoch)
         self._published.append([policy.version, text, VERSIONS_KEPT])
-        self._change("publish", [self._keys.versions], self._published[-1])
+        with contextlib.suppress(HaltedError):  # it is announced when the queue goes on
+            self._change("publish", [self._keys.versions], self._published[-1])
 
-    def running_versions(self, max_age_s: float = 600.0) -> set[int]:
-        """Returns the versions that workers of any fleet reported to run within the last ``max_age_s`` seconds."""
-        return self._session.with_retry(lambda: self._read_running(max_age_s))
+    def running_versions(self, expire_after: int, max_age_s: float = 600.0) -> set[int]:
+        """Returns the versions that stay on disk because workers run them, and that groups can still be trained of.
+
+        Of each fleet these are the newest four that its workers reported within the last ``max_age_s`` seconds: a fleet that
+        invents workers, or has many that never load a new version, must not fill the disk.
+
+        Args:
+            expire_after: in optimizer steps; older versions are left out, since every group of theirs would expire.
+            max_age_s: the age up to which a report counts.
+        """
+        reported = self.guard.last_read("running", lambda: self._read_running(max_age_s), {})
+        kept: set[int] = set()
+        for versions in reported.values():
+            kept.update(sorted(self._registry.fresh(versions, expire_after))[-_PINNED:])
+        return kept
 
     def expired(self) -> int:
         """Counts the groups of all fleets that have expired since the run began."""
@@ -238,13 +314,19 @@ class LearnerQueue:
             counts: list[Any] = [self._session.client.hget(key, "expired") for key in ledgers]
             return sum(int(count or 0) for count in counts)
 
-        return self._session.with_retry(read)
+        return self.guard.last_read("expired", read, 0)
 
     def close(self) -> None:
         """Closes the connection. Groups in flight stay pending for the next learner."""
         self._session.client.close()
 
-    def _take(self, groups: int, step: int, max_staleness: int) -> list[TakenGroup]:
+    def _take(self, groups: int, step: int, expire_after: int) -> list[TakenGroup]:
+        ages: dict[GroupRef, int | None] = {}
+
+        def in_time(entry: QueueEntry) -> bool:
+            ages[entry.ref] = self._staleness_of(entry.versions, step, expire_after)
+            return ages[entry.ref] is not None
+
         taken: list[TakenGroup] = []
         fetched: list[tuple[QueueEntry, bytes | None]] = []
         self._expiries.begin_take()
@@ -255,31 +337,45 @@ class LearnerQueue:
                     break
                 with self._groups:  # released between reads: a flood of groups that expire must not keep out a commit
                     reply = self._session.with_retry(
-                        lambda wanted=wanted, passed=passed_over: self._reader.next(wanted, self.epoch, passed)
+                        lambda wanted=wanted, passed=passed_over: self._reader.next(wanted, self.epoch, passed, in_time)
                     )
                     if reply is None:
                         break
                     fetched += reply
-                    taken += self._keep_trainable(reply, step, max_staleness)
+                    taken += self._keep_trainable(reply, step, ages)
         except QueueError:
             # The caller gets none of them, so the next take must return them.
+            refs = [entry.ref for entry, _ in fetched]
             with self._groups:
-                self._reader.put_back(entry.ref for entry, _ in fetched)
+                self._reader.put_back(refs)
+                self._completions.put_back(refs)
             raise
         return taken
 
     def _keep_trainable(
-        self, fetched: Sequence[tuple[QueueEntry, bytes | None]], step: int, max_staleness: int
+        self, fetched: Sequence[tuple[QueueEntry, bytes | None]], step: int, ages: Mapping[GroupRef, int | None]
     ) -> list[TakenGroup]:
-        """Returns the groups fresh enough to train on. Finishes the others as expired, lost, or what they were before."""
+        """Returns the groups fresh enough to train on. Finishes the others as expired, lost, or what they were before.
+
+        Args:
+            fetched: entries with their payloads.
+            step: optimizer steps done so far.
+            ages: staleness of each group; None if it is to expire, and its payload was not read.
+        """
         taken: list[TakenGroup] = []
         dropped: dict[str, list[GroupRef]] = {"expired": [], "lost": []}
         for entry, payload in fetched:
             if (outcome := self._completions.completed_as(entry.ref)) is not None:
                 self._finish(outcome, step, [entry.ref])
-            elif (group := self._parse(entry, payload)) is None:
+                continue
+            if self._completions.holds_otherwise(entry.ref):
+                self._reader.release([entry.ref])
+                continue
+            staleness = ages[entry.ref]
+            group = self._parse(entry, payload) if staleness is not None else None
+            if staleness is not None and group is None:
                 dropped["lost"].append(entry.ref)
-            elif (staleness := self._group_staleness(group, step, max_staleness)) is None:
+            elif staleness is None or group is None or not self._all_usable(group):
                 dropped["expired"].append(entry.ref)
                 if self._expiries.expired(entry.ref.fleet):
                     self._fairness.refund(entry.ref.fleet, entry.tokens)
@@ -304,31 +400,46 @@ class LearnerQueue:
         self._log.error("an accepted group is lost", reason=reason, fleet=ref.fleet, group=ref.group_id)
         return None
 
-    def _group_staleness(self, group: rollout_pb2.Group, step: int, bound: int) -> int | None:
-        """Staleness of the most stale span. None if it exceeds the bound, or a version is forgotten or not usable."""
-        versions = {span.version for response in group.responses[:] for span in response.spans[:]}
+    def _staleness_of(self, versions: Iterable[int], step: int, bound: int) -> int | None:
+        """Staleness of the most stale version. None if it exceeds the bound, or a version is forgotten."""
         try:
             staleness = max((self._registry.staleness(version, step) for version in versions), default=0)
         except UnknownVersionError:
             return None
-        if staleness > bound:
-            return None
-        if not all(map(self._usable, versions)):
-            self.unusable += 1
-            return None
-        return staleness
+        return staleness if staleness <= bound else None
+
+    def _all_usable(self, group: rollout_pb2.Group) -> bool:
+        """Whether all versions of the group's spans are usable (see ``require``); counts it if they are not."""
+        versions = {span.version for response in group.responses[:] for span in response.spans[:]}
+        usable = all(map(self._usable, versions))
+        self.unusable += not usable
+        return usable
 
     def _finish(self, outcome: str, step: int, refs: Sequence[GroupRef]) -> int:
         with self._groups:
+            resent = self._completions.uncertain(refs)
             finished = self._completions.finish(outcome, step, refs)
             self._reader.release(refs)
+            if resent:
+                self._reader.put_back([])  # entries of the same groups, which were passed over, are found again
             return finished
+
+    def _forget(self) -> None:
+        """Forgets the ids of groups that have left the queue, once they are older than the memory of ids."""
+        if time.monotonic() >= self._next_forget:
+            self._next_forget = time.monotonic() + _FORGET_S
+            prefixes = [self._keys.memory_prefix, self._keys.ids_prefix, self._keys.ledger_prefix]
+            names = [self._keys.clock, self._keys.fleets]
+            self._change("forget", names, [self._id_memory_ms, ID_BUCKET_MS, *prefixes])
 
     def _repeat_after_restart(self) -> None:
         """Writes again what Redis may have lost in a restart. Changes nothing if it has lost nothing."""
         if self._timeline is not None:
             self._session.execute_once("begin", [self._begin_call(self._timeline)])
         self._republish()
+        if self._reported:
+            names = [self._keys.epoch, self._keys.progress, self._keys.stepped]
+            self._session.execute_once("report", [(names, [self.epoch, *self._reported])])
         self._completions.repeat(self._reader.in_flight())
         self._reader.put_back([])
 
@@ -353,14 +464,14 @@ class LearnerQueue:
         members: Any = self._session.client.smembers(self._keys.fleets)
         return sorted(name.decode() for name in members)
 
-    def _read_running(self, max_age_s: float) -> set[int]:
+    def _read_running(self, max_age_s: float) -> dict[str, set[int]]:
         # Redis wrote the times, so its clock is the one to compare them with.
         seconds, _ = self._session.client.time()  # pyright: ignore[reportGeneralTypeIssues]
-        versions = set()
+        reported: dict[str, set[int]] = {}
         for fleet in self._fleets():
             values: Any = self._session.client.hvals(self._keys.running(fleet))
             for value in values:
                 version, _, unix_ms = value.decode().partition(":")
                 if seconds - int(unix_ms) / 1000 <= max_age_s:
-                    versions.add(int(version))
-        return versions
+                    reported.setdefault(fleet, set()).add(int(version))
+        return reported

@@ -3,7 +3,7 @@
 The ledger balances if
 
 received = accepted + duplicate + rejected + retried
-accepted = trained + expired + lost + queued + in_flight, and lost = 0
+accepted = trained + expired + quarantined + lost + queued + in_flight, and lost = 0
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from leeway.v1 import rollout_pb2
 
 _COUNTERS = (
     "received", "accepted", "duplicate", "rejected", "retried", "trained", "expired", "lost", "redelivered", "bytes",
+    "given_up", "quarantined",
 )  # fmt: skip
 _MEASURES = {"length": rollout_pb2.MEASURE_LENGTH, "reward": rollout_pb2.MEASURE_REWARD}
 
@@ -29,7 +30,8 @@ def imbalances(ledger: rollout_pb2.Ledger) -> list[str]:
     """Returns a sentence for each equation of the accounting invariant that a ledger violates; empty if it balances."""
     name = f"fleet {ledger.fleet!r}"
     arrived = ledger.accepted + ledger.duplicate + ledger.rejected + ledger.retried
-    kept = ledger.trained + ledger.expired + ledger.lost + ledger.queued + ledger.in_flight
+    gone = ledger.trained + ledger.expired + ledger.quarantined + ledger.lost
+    kept = gone + ledger.queued + ledger.in_flight
     violations = []
     if ledger.received != arrived:
         violations.append(
@@ -39,8 +41,8 @@ def imbalances(ledger: rollout_pb2.Ledger) -> list[str]:
         )
     if ledger.accepted != kept:
         violations.append(
-            f"{name}: accepted {ledger.accepted} != trained {ledger.trained} + expired {ledger.expired} + lost "
-            f"{ledger.lost} + queued {ledger.queued} + in_flight {ledger.in_flight} = {kept} "
+            f"{name}: accepted {ledger.accepted} != trained {ledger.trained} + expired {ledger.expired} + quarantined "
+            f"{ledger.quarantined} + lost {ledger.lost} + queued {ledger.queued} + in_flight {ledger.in_flight} = {kept} "
             f"(difference {ledger.accepted - kept:+d})"
         )
     if ledger.lost:
@@ -94,7 +96,7 @@ def decode(fleet: str, reply: Sequence) -> rollout_pb2.Ledger:
         **{name: counts.get(name, 0) for name in _COUNTERS},
         queued=queued,
         in_flight=in_flight,
-        vanished=vanished,
+        vanished=vanished + counts.get("vanished", 0),
         queued_bytes=max(0, counts.get("bytes", 0) - counts.get("bytes_done", 0)),
         rejected_by_reason=_under("rejected:", counts),
         retried_by_reason=_under("retried:", counts),

@@ -49,6 +49,11 @@ class Outage:
                 return None
             return type(error)(f"{error}; so for {lasts:.0f} s, and queue.outage_s = {self._limit_s:g}")
 
+    def lasts_s(self) -> float | None:
+        """Seconds since the first failure; None while Redis answers, or nobody has asked for a minute."""
+        since, now = self._since, self._clock()
+        return None if since is None or now - self._failed > _FORGOTTEN_S else now - since
+
     def ended(self) -> None:
         """Records that Redis has answered."""
         if self._since is None:  # without the lock: this is asked after every call

@@ -1,10 +1,11 @@
-"""Reads and deletes the rejected groups that a run keeps for its operator: the newest few, as gateways wrote them."""
+"""The groups that a run keeps for its operator: the newest few that gateways rejected or the learner refused to train."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,19 +14,46 @@ from learner.config import QueueConfig
 from learner.queue.connect import connect, translated
 from learner.queue.errors import QueueError
 from learner.queue.keys import Keys
+from leeway.v1 import rollout_pb2
+
+NOT_FINITE = "not_finite"  # the reason of a group that the learner refused: its loss or its gradient was not finite
+_LARGEST_PAYLOAD = 64 << 10  # bytes; larger groups are kept without their payload
+
+
+def quarantine_entry(fleet: str, group_id: str, group: rollout_pb2.Group, fault: tuple[str, str, str]) -> str:
+    """Makes the entry of a group that is to be kept now, as JSON: ``Quarantined.parse`` reads it.
+
+    Args:
+        fleet: who submitted it.
+        group_id: its id, fit to be shown.
+        group: its content.
+        fault: the reason, what is wrong with it (the path of a field, or "loss"), and that field's value, fit to be shown.
+    """
+    payload = group.SerializeToString() if group.ByteSize() <= _LARGEST_PAYLOAD else b""
+    return json.dumps(
+        {
+            "fleet": fleet,
+            "time": time.time(),
+            "group_id": group_id,
+            "reason": fault[0],
+            "field": fault[1],
+            "value": fault[2],
+            "payload": base64.b64encode(payload).decode() or None,
+        }
+    )
 
 
 @dataclass(frozen=True)
 class Quarantined:
-    """A rejected group.
+    """A group that is kept.
 
     Attributes:
         key: names it in commands; 8 hexadecimal digits.
         fleet: who submitted it.
-        time: when it was rejected, Unix seconds by the gateway's clock.
+        time: when it was rejected or refused, Unix seconds by the clock of the gateway or learner.
         group_id: its id.
-        reason: why it was rejected.
-        field: path of the field that was wrong.
+        reason: why it was rejected, or NOT_FINITE.
+        field: path of the field that was wrong; of a group that was not finite, what was not.
         value: the field's value.
         payload: the serialized Group; None when it was too large to be kept.
         text: the entry as Redis stores it.
@@ -43,7 +71,7 @@ class Quarantined:
 
     @classmethod
     def parse(cls, text: bytes) -> Quarantined:
-        """Parses an entry as a gateway wrote it.
+        """Parses an entry as ``quarantine_entry`` makes it.
 
         Raises:
             QueueError: it is not such an entry.
@@ -54,7 +82,7 @@ class Quarantined:
             payload = values.pop("payload")
             return cls(key=key, payload=base64.b64decode(payload) if payload else None, text=text, **values)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise QueueError(f"quarantine entry {key} was not written by a gateway ({error}): purge it") from error
+            raise QueueError(f"quarantine entry {key} was not written by Leeway ({error}): purge it") from error
 
 
 class Quarantine:

@@ -17,7 +17,7 @@ import redis
 from learner.config import QueueConfig
 from learner.queue.connect import connect, translated
 from learner.queue.entries import GroupRef
-from learner.queue.keys import Keys
+from learner.queue.keys import ID_BUCKET_MS, Keys
 from learner.queue.scripts import script
 
 _PAGE = 1000
@@ -150,7 +150,8 @@ class _Count:
         if pending > length:
             self._report(fleet, "total", "pending", f"{pending} entries are pending, of {length} in the stream")
         if accepted - finished != entries:
-            text = f"accepted - trained - expired - lost = {accepted - finished}, but {entries} are in the stream"
+            left = f"accepted - trained - expired - quarantined - lost = {accepted - finished}"
+            text = f"{left}, but {entries} are in the stream"
             self._report(fleet, "total", "accepted", text)
         if accepted_bytes - done_bytes != total:
             text = f"bytes - bytes_done = {accepted_bytes - done_bytes}, but the entries hold {total}"
@@ -158,11 +159,11 @@ class _Count:
 
     def _pages(self, fleet: str) -> Iterator[Any]:
         keys, code = self._keys, script("recount")
-        prefixes = [keys.id(fleet, ""), keys.payload(fleet, "")]
+        prefixes = [f"{keys.ids_prefix}{fleet}:", keys.payload(fleet, "")]
         after = "-"
         while True:
             reply: Any = self._client.eval(
-                code.text, 2, keys.stream(fleet), keys.ledger(fleet), *prefixes, after, str(_PAGE)
+                code.text, 2, keys.stream(fleet), keys.ledger(fleet), *prefixes, after, str(_PAGE), str(ID_BUCKET_MS)
             )
             yield reply
             if len(reply[3]) < _PAGE:
@@ -171,12 +172,10 @@ class _Count:
 
     def _ids(self) -> None:
         """Checks that a group whose id says "queued" is in the stream."""
-        for names, values in self._read(self._keys.id_prefix, "get"):
-            for name, value in zip(names, values, strict=True):
-                if value is None:
-                    continue
-                fleet, _, group_id = name.partition(":")
-                outcome = value.decode().partition(":")[0]
+        for name in self._scan(self._keys.ids_prefix):
+            fleet = name.rpartition(":")[0]
+            for member, value in self._client.hscan_iter(self._keys.ids_prefix + name, count=_PAGE):
+                group_id, outcome = member.decode(), value.decode().partition(":")[0]
                 self._remembered[fleet, outcome] += 1
                 if outcome == "queued" and group_id not in self._entries.get(fleet, {}):
                     text = f"the id of group {group_id} says 'queued', but the group is not in the stream"
@@ -193,7 +192,7 @@ class _Count:
 
     def _outcomes(self, fleet: str) -> None:
         """Checks that Redis remembers no more ids than were counted; it may remember fewer, because ids expire."""
-        for outcome in ("trained", "expired", "lost"):
+        for outcome in ("trained", "expired", "quarantined", "lost"):
             count: Any = self._client.hget(self._keys.ledger(fleet), outcome)
             remembered = self._remembered[fleet, outcome]
             if remembered > int(count or 0):
@@ -214,10 +213,10 @@ class _Count:
     def _checkpoint(self) -> None:
         """Checks that every group in the newest checkpoint was trained, or is pending and will be committed."""
         for ref in self._trained:
-            state: Any = self._client.get(self._keys.id(ref.fleet, ref.group_id))
+            state: Any = self._client.hget(self._keys.ids(ref.fleet, ref.group_id), ref.group_id)
             outcome = (state or b"").decode().partition(":")[0]
             entry = self._entries.get(ref.fleet, {}).get(ref.group_id)
-            if outcome in ("expired", "lost"):
+            if outcome in ("expired", "quarantined", "lost"):
                 text = f"group {ref.group_id} is in the newest checkpoint, but was counted as {outcome}"
                 self._report(ref.fleet, "checkpoint", ref.group_id, text)
             elif entry is not None and entry != ref.entry_id:

@@ -12,7 +12,7 @@ import redis
 from redis.exceptions import NoScriptError
 
 from learner.queue.connect import translate, translated
-from learner.queue.errors import StillAwayError, UnavailableError
+from learner.queue.errors import HaltedError, QueueError, StillAwayError, UnavailableError
 from learner.queue.outage import Outage
 from learner.queue.scripts import script
 
@@ -47,11 +47,24 @@ class RedisSession:
         self._restarted = False
         self._restarting = threading.RLock()
         self._on_restart: Callable[[], None] | None = None
+        self._look: Callable[[bool], None] = lambda now: None
         client.connection_pool.connection_kwargs["redis_connect_func"] = self._connected
 
     def on_restart(self, action: Callable[[], None]) -> None:
         """Sets what to run first when Redis answers after a restart, which may have lost its last second of writes."""
         self._on_restart = action
+
+    def before_each(self, look: Callable[[bool], None]) -> None:
+        """Sets what is called before each action: it raises HaltedError while the queue stands still.
+
+        Args:
+            look: called with whether to look at once, because something is wrong; otherwise now and then is enough.
+        """
+        self._look = look
+
+    def away_s(self) -> float | None:
+        """Seconds for which Redis has not answered; None while it does."""
+        return self._outage.lasts_s()
 
     def while_waiting(self, action: Callable[[], None]) -> None:
         """Sets what is called at least every few seconds by calls that wait for Redis, but for those in waiting_at_most."""
@@ -104,6 +117,7 @@ class RedisSession:
         """Calls ``action`` until it succeeds, pausing in between, and returns its result.
 
         Raises:
+            HaltedError: the queue stands still. In ``waiting_at_most`` it is waited for instead.
             UnavailableError: Redis is still unavailable when the session's limit is over.
             StillAwayError: the limit that ``waiting_at_most`` sets is over.
         """
@@ -112,8 +126,15 @@ class RedisSession:
         while True:
             try:
                 with translated():
-                    self._run_restart_action()
-                    result = action()
+                    self._prepare()
+                    result = self._attempt(action)
+            except HaltedError as error:
+                if patience is None:
+                    raise
+                if self._clock() - started + pause > patience:
+                    raise StillAwayError(str(error)) from error
+                self._sleep(pause)
+                pause = min(2 * pause, 1.0)
             except UnavailableError as error:
                 if (too_long := self._outage.failed(error)) is not None:
                     if last_try:
@@ -140,16 +161,39 @@ class RedisSession:
             self._restarted = True
             raise redis.ConnectionError("it has restarted")
 
-    def _run_restart_action(self) -> None:
+    def _prepare(self) -> None:
+        """Looks whether the queue stands still, and runs what a restart asks for, before the next action."""
         # Threads share the session: none may continue before the lost writes are there again.
         with self._restarting:
-            if self._restarted and self._on_restart is not None:
-                self._restarted = False
+            restarted = self._restarted
+            try:
+                with translated():
+                    self._look(restarted)
+                    if restarted and self._on_restart is not None:
+                        self._restarted = False
+                        self._on_restart()
+            except HaltedError:
+                self._restarted = True  # other data may be there afterwards: what was written last is written again
+                raise
+            except UnavailableError:
+                self._restarted |= restarted
+                raise
+
+    def _attempt(self, action: Callable[[], T]) -> T:
+        """Calls ``action``. An error that other data may have caused, such as an epoch that is gone, may be a halt."""
+        try:
+            with translated():
+                return action()
+        except UnavailableError:
+            raise
+        except QueueError:
+            with self._restarting:
                 try:
-                    self._on_restart()
-                except UnavailableError:
+                    self._look(True)
+                except HaltedError:
                     self._restarted = True
                     raise
+            raise
 
     def _pipeline(self, sha: str, calls: Sequence[Call], read: Sequence[str] = ()) -> list[Any]:
         with self.client.pipeline(transaction=False) as pipeline:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from learner.queue.errors import QueueError
 from learner.queue.keys import Keys
 
-SCHEMA = "2"
+SCHEMA = "3"
 
 
 def require_schema(stored: bytes | None, keys: Keys) -> None:

@@ -38,6 +38,7 @@ class Inspection:
         schema: schema of the run's data; None when there is none.
         skew_s: its clock minus ours, seconds, uncertain by half a round trip.
         round_trip_s: seconds that one command took.
+        needs_replicas: whether it takes writes only while replicas follow it (min-replicas-to-write).
     """
 
     product: str
@@ -55,6 +56,7 @@ class Inspection:
     schema: str | None
     skew_s: float
     round_trip_s: float
+    needs_replicas: bool = False
 
 
 def inspect_server(config: QueueConfig) -> Inspection:
@@ -87,6 +89,7 @@ def inspect_server(config: QueueConfig) -> Inspection:
             schema=None if schema is None else schema.decode(),
             skew_s=skew_s,
             round_trip_s=round_trip_s,
+            needs_replicas="min_slaves_good_slaves" in info,  # INFO has it only where it is configured
         )
 
 
@@ -175,11 +178,12 @@ HARMLESS: dict[str, tuple[str, ...]] = {
     "srem": ("SREM", "NONE", "x"), "hdel": ("HDEL", "NONE", "x"), "hexists": ("HEXISTS", "NONE", "x"),
     "hget": ("HGET", "NONE", "x"), "hgetall": ("HGETALL", "NONE"), "hincrby": ("HINCRBY", "KEY", "x", "1"),
     "hlen": ("HLEN", "NONE"), "hmget": ("HMGET", "NONE", "x"), "hset": ("HSET", "KEY", "x", "1"),
-    "hvals": ("HVALS", "NONE"),
+    "hvals": ("HVALS", "NONE"), "hscan": ("HSCAN", "NONE", "0"),
     "lpush": ("LPUSH", "KEY", "x"), "llen": ("LLEN", "NONE"), "lindex": ("LINDEX", "NONE", "0"),
     "lrange": ("LRANGE", "NONE", "0", "1"), "lrem": ("LREM", "NONE", "0", "x"), "lset": ("LSET", "KEY", "0", "x"),
     "ltrim": ("LTRIM", "NONE", "0", "1"), "rpush": ("RPUSH", "KEY", "x"),
     "zadd": ("ZADD", "KEY", "1", "x"), "zrangebyscore": ("ZRANGEBYSCORE", "NONE", "0", "1"), "zrem": ("ZREM", "NONE", "x"),
+    "zscore": ("ZSCORE", "NONE", "x"),
     "xack": ("XACK", "NONE", "g", "1-1"), "xadd": ("XADD", "KEY", "*", "x", "1"),
     "xautoclaim": ("XAUTOCLAIM", "KEY", "g", "c", "0", "0"), "xdel": ("XDEL", "NONE", "1-1"),
     "xgroup": ("XGROUP", "CREATE", "KEY", "g", "0"), "xinfo": ("XINFO", "STREAM", "KEY"), "xlen": ("XLEN", "NONE"),

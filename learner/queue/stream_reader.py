@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from learner.queue.entries import GroupRef, QueueEntry
@@ -36,7 +36,11 @@ class StreamReader:
         self._must_recover = True  # what is pending in Redis must be read again before the next take
 
     def next(
-        self, groups: int, epoch: int, passed_over: Collection[str] = ()
+        self,
+        groups: int,
+        epoch: int,
+        passed_over: Collection[str] = (),
+        reads: Callable[[QueueEntry], bool] = lambda entry: True,
     ) -> list[tuple[QueueEntry, bytes | None]] | None:
         """Takes the next entries with their payloads; they are in flight from then on.
 
@@ -44,10 +48,11 @@ class StreamReader:
             groups: the most to take.
             epoch: this learner's epoch.
             passed_over: fleets whose entries stay where they are.
+            reads: whether an entry's payload is read; a payload may have megabytes.
 
         Returns:
-            1 to ``groups`` entries, each with its payload, or None for a payload that is missing. None instead of a list
-            if no entry is left. An empty list if the streams changed during the call: call again.
+            1 to ``groups`` entries, each with its payload, or None for a payload that is missing or was not to be read. None
+            instead of a list if no entry is left. An empty list if the streams changed during the call: call again.
 
         Raises:
             UnavailableError: Redis did not answer. Nothing is lost: the next call finds out what this one has done.
@@ -56,7 +61,7 @@ class StreamReader:
         if self._must_recover:
             self.recover()
         entries = self._choose(groups, passed_over)
-        return self._fetch(entries, epoch) if entries else None
+        return self._fetch(entries, epoch, reads) if entries else None
 
     def recover(self) -> None:
         """Finds the entries that are pending and not in flight. ``next`` calls it when it has to."""
@@ -99,8 +104,10 @@ class StreamReader:
         turns = {fleet: iter(entries) for fleet, entries in waiting.items()}
         return [next(turns[fleet]) for fleet in self._fairness.choose(costs, groups)]
 
-    def _fetch(self, entries: Sequence[QueueEntry], epoch: int) -> list[tuple[QueueEntry, bytes | None]]:
-        """Takes the entries and reads their payloads: a fenced script per fleet and one MGET, in one round trip."""
+    def _fetch(
+        self, entries: Sequence[QueueEntry], epoch: int, reads: Callable[[QueueEntry], bool]
+    ) -> list[tuple[QueueEntry, bytes | None]]:
+        """Takes the entries and reads payloads: a fenced script per fleet and at most one MGET, in one round trip."""
         by_fleet: dict[str, list[QueueEntry]] = {}
         for entry in entries:
             by_fleet.setdefault(entry.ref.fleet, []).append(entry)
@@ -109,13 +116,15 @@ class StreamReader:
             ([self._keys.epoch, self._keys.stream(fleet)], [epoch, len(chosen) - recovered[fleet]])
             for fleet, chosen in by_fleet.items()
         ]
-        names = [self._keys.payload(entry.ref.fleet, entry.ref.group_id) for entry in entries]
+        read = [entry.ref for entry in entries if reads(entry)]
+        names = [self._keys.payload(ref.fleet, ref.group_id) for ref in read]
         self._must_recover = True
-        *replies, payloads = self._session.execute_once("take", calls, read=names)
+        replies = self._session.execute_once("take", calls, read=names)
+        payloads = replies.pop() if names else []
         for (fleet, chosen), fresh in zip(by_fleet.items(), replies, strict=True):
             if [entry_id.decode() for entry_id in fresh] != [e.ref.entry_id for e in chosen[recovered[fleet] :]]:
                 return []
-        payload_of: dict[GroupRef, bytes | None] = dict(zip([entry.ref for entry in entries], payloads, strict=True))
+        payload_of: dict[GroupRef, bytes | None] = dict(zip(read, payloads, strict=True))
         for fleet in by_fleet:
             for _ in range(recovered[fleet]):
                 self._recovered[fleet].popleft()
@@ -123,7 +132,7 @@ class StreamReader:
         # In flight already: Redis lost the last second of its file, take included, and has delivered the group twice.
         new = [entry for entry in entries if (entry.ref.fleet, entry.ref.entry_id) not in self._in_flight]
         self._in_flight |= {(entry.ref.fleet, entry.ref.entry_id): entry.ref for entry in new}
-        return [(entry, payload_of[entry.ref]) for entry in new]
+        return [(entry, payload_of.get(entry.ref)) for entry in new]
 
     def _pending(self, fleet: str) -> list[QueueEntry]:
         entries: list[QueueEntry] = []

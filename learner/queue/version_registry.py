@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -54,28 +55,53 @@ class VersionRegistry:
 
     def __init__(self, timelines: Iterable[Timeline] = ()) -> None:
         self._versions: dict[int, tuple[int, int]] = {}
-        self._timelines: list[Timeline] = sorted(timelines, key=lambda timeline: timeline.epoch)
+        self._newest: int | None = None
+        self._timelines: list[Timeline] = []
+        self._left: dict[int, float] = {}
+        self.replace_timelines(timelines)
 
     def add(self, version: int, step: int, epoch: int) -> None:
         """Adds a published version, and drops the oldest one if there are more than Redis keeps."""
         self._versions[version] = (step, epoch)
+        self._newest = version if self._newest is None else max(version, self._newest)
         if len(self._versions) > VERSIONS_KEPT:
             del self._versions[min(self._versions)]
 
     def begin(self, timeline: Timeline) -> None:
         """Adds a learner's start."""
-        self._timelines.append(timeline)
+        self.replace_timelines([*self._timelines, timeline])
+
+    def replace_timelines(self, timelines: Iterable[Timeline]) -> None:
+        """Replaces all learners' starts by ``timelines``."""
+        self._timelines = sorted(timelines, key=lambda timeline: timeline.epoch)
+        self._left = {}  # epoch -> the step at which later starts have left its timeline
 
     def newest(self) -> int | None:
         """Returns the highest version ever published, on any timeline; None when there is none."""
-        return max(self._versions, default=None)
+        return self._newest
+
+    def newest_step(self) -> int:
+        """Returns the step of the newest version; 0 when there is none."""
+        newest = self.newest()
+        return 0 if newest is None else self._versions[newest][0]
+
+    def extremes(self, versions: Iterable[int]) -> tuple[int, ...]:
+        """Returns those of ``versions`` that decide how stale a group is, now and after any rollback.
+
+        Unknown ones are left out. The others are the oldest and the newest version of each epoch: along an epoch staleness
+        falls up to the fork and grows behind it, so one of the two is the most stale wherever the fork is. A group whose
+        tokens are of very many versions has few of them.
+        """
+        by_epoch: dict[int, list[int]] = {}
+        for version in versions:
+            if version in self._versions:
+                by_epoch.setdefault(self._versions[version][1], []).append(version)
+        # Versions of an epoch are numbered in the order of their steps.
+        return tuple(sorted({edge for own in by_epoch.values() for edge in (min(own), max(own))}))
 
     def fresh(self, versions: Iterable[int], staleness: int) -> set[int]:
         """Returns those of ``versions`` that are known and at most ``staleness`` steps stale at the newest version's step."""
-        newest = self.newest()
-        if newest is None:
-            return set()
-        step, _ = self._versions[newest]
+        step = self.newest_step()
         known = [version for version in versions if version in self._versions]
         return {version for version in known if self.staleness(version, step) <= staleness}
 
@@ -88,7 +114,10 @@ class VersionRegistry:
         if version not in self._versions:
             raise UnknownVersionError(f"version {version} is not one that this run has published")
         at, epoch = self._versions[version]
-        fork = min([at] + [timeline.resumed_step for timeline in self._timelines if timeline.epoch > epoch])
+        if epoch not in self._left:
+            later = [timeline.resumed_step for timeline in self._timelines if timeline.epoch > epoch]
+            self._left[epoch] = min(later, default=math.inf)
+        fork = int(min(at, self._left[epoch]))
         return (at - fork) + (step - fork)
 
 

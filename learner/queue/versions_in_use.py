@@ -38,6 +38,7 @@ def read_versions_in_use(config: QueueConfig) -> VersionsInUse:
         for fleet in sorted(name.decode() for name in fleets):
             workers: Any = client.hgetall(keys.running(fleet))
             for worker, value in sorted(workers.items()):
-                version = int(value.decode().partition(":")[0])
-                versions.running.setdefault(version, []).append(f"{fleet}/{worker.decode()}")
+                if not worker.endswith(b"/fetching"):
+                    version = int(value.decode().partition(":")[0])
+                    versions.running.setdefault(version, []).append(f"{fleet}/{worker.decode()}")
     return versions

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import redis
 
 from learner.config import QueueConfig
-from learner.queue import Append, Appended, GatewayQueue, LearnerQueue, LeaseWish, imbalances, read_ledgers
+from learner.queue import Allowance, Append, Appended, GatewayQueue, LearnerQueue, LeaseWish, imbalances, read_ledgers
 from leeway.v1 import rollout_pb2 as pb
 
 Open = Callable[[], LearnerQueue]
@@ -15,7 +15,8 @@ Open = Callable[[], LearnerQueue]
 
 def append(group: pb.Group, fleet: str = "alpha", tokens: int = 14, lease_id: str = "") -> Append:
     size = len(group.responses)
-    return Append(fleet, group.group_id, group.SerializeToString(), tokens, 8, size, 0.5, lease_id)
+    versions = tuple({span.version for response in group.responses for span in response.spans})
+    return Append(fleet, group.group_id, group.SerializeToString(), tokens, 8, size, 0.5, versions, lease_id)
 
 
 async def feed(
@@ -56,4 +57,4 @@ def wish(lease_id: str, groups: int, fleet: str = "alpha", lifetime_s: float = 6
 async def lease(queue: GatewayQueue, wanted: LeaseWish, bound: int) -> int:
     """Grants a lease as a gateway does when no fleet is limited to a share."""
     await queue.leases.occupancy()
-    return await queue.leases.grant(wanted, bound, bound)
+    return await queue.leases.grant(wanted, Allowance(bound, bound))

@@ -89,6 +89,25 @@ async def test_a_committed_group_whose_append_was_forgotten_too(
     assert (account.accepted, account.trained, account.queued, account.in_flight) == (3, 3, 0, 0)
 
 
+async def test_a_held_group_whose_append_was_forgotten_and_that_was_sent_again(
+    config: QueueConfig, redis_that_forgets: Forgetful, gateway_queue: GatewayQueue, open_learner: Open
+):
+    learner = begun(open_learner)
+    redis_that_forgets.mark()
+    early, late = valid_group(), valid_group()
+    await feed(gateway_queue, [early, late])
+    held = learner.take(2, 0, 2)
+    redis_that_forgets.forget()
+    await gateway_queue.flush([], {}, [])  # finds the connection cut
+    assert await feed(gateway_queue, [early]) == [Appended.ACCEPTED]  # its ack had not reached the fleet
+    assert learner.take(9, 0, 2) == []  # it is held already
+    learner.commit(1, [one.ref for one in held])
+    assert await feed(gateway_queue, [late]) == [Appended.DUPLICATE]
+    assert learner.take(9, 1, 2) == []
+    account = ledger(config)
+    assert (account.accepted, account.trained, account.queued, account.in_flight) == (2, 2, 0, 0)
+
+
 async def test_a_forgotten_start_and_forgotten_versions_are_announced_again(
     config: QueueConfig, redis_that_forgets: Forgetful, gateway_queue: GatewayQueue, open_learner: Open
 ):

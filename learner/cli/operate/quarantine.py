@@ -1,4 +1,4 @@
-"""`leeway quarantine`: shows, resubmits and deletes the rejected groups that a run keeps for its operator."""
+"""`leeway quarantine`: shows, resubmits and deletes the rejected and refused groups that a run keeps for its operator."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from rich.console import Console
 from learner.cli.run.errors import one_line_errors
 from learner.cli.run.run_directory import RunDirectory
 
-quarantine = typer.Typer(help="Shows, resubmits and deletes groups that the gateways rejected.", no_args_is_help=True)
+quarantine = typer.Typer(
+    help="Shows, resubmits and deletes groups that the gateways rejected or the learner refused.", no_args_is_help=True
+)
 
 _Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory, such as runs/demo.")]
 _Keys = Annotated[list[str] | None, typer.Argument(metavar="[KEY...]", help="Keys or group ids; default: all.")]
@@ -24,7 +26,7 @@ _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @quarantine.command("list")
 def list_(run: _Run, fleet: _Fleet = None, as_json: _Json = False) -> None:
-    """Lists the rejected groups, newest first, and why each was rejected."""
+    """Lists the rejected and refused groups, newest first, with the reasons."""
     from learner.cli.operate.replay import chosen, row, table
     from learner.cli.run.queue import queue_of
     from learner.queue.quarantine import Quarantine
@@ -74,7 +76,7 @@ def replay(run: _Run, keys: _Keys = None, fleet: _Fleet = None) -> None:
 
 @quarantine.command()
 def purge(run: _Run, keys: _Keys = None, fleet: _Fleet = None) -> None:
-    """Deletes groups from the quarantine; the ledger still counts them as rejected."""
+    """Deletes groups from the quarantine; the ledger still counts them."""
     from learner.cli.operate.replay import chosen
     from learner.cli.run.queue import queue_of
     from learner.queue.quarantine import Quarantine

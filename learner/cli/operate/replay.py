@@ -1,4 +1,4 @@
-"""Selects, formats and resubmits the rejected groups that a run keeps."""
+"""Selects, formats and resubmits the rejected and refused groups that a run keeps."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from learner.cli.run.config_files import config_file
 from learner.cli.run.run_directory import RunDirectory, RunError
 from learner.config import GatewayConfig, LimitsConfig, QueueConfig
 from learner.gateway.submit_handler import to_append
-from learner.gateway.validation import ID_TOO_OLD, Violation, examine
+from learner.gateway.validation import ID_TOO_OLD, TOO_STALE, Violation, examine
+from learner.gateway.version_ages import VersionAges
 from learner.queue import Appended, GatewayQueue
-from learner.queue.quarantine import Quarantine, Quarantined
+from learner.queue.quarantine import NOT_FINITE, Quarantine, Quarantined
 from leeway.v1 import rollout_pb2
 
 _SHOWN_TOKENS = 16
@@ -97,7 +98,8 @@ async def replay(config: QueueConfig, limits: LimitsConfig, entries: Sequence[Qu
     outcomes = []
     try:
         await queue.check()
-        versions = {policy.version for _, policy in await queue.policies("0")}
+        versions = VersionAges(None)
+        versions.add([policy for _, policy in await queue.policies("0")])
         with Quarantine(config) as quarantine:
             for entry in sorted(entries, key=lambda one: one.time):
                 outcome = await _replay_one(queue, limits, versions, entry)
@@ -110,19 +112,24 @@ async def replay(config: QueueConfig, limits: LimitsConfig, entries: Sequence[Qu
     return outcomes
 
 
-async def _replay_one(queue: GatewayQueue, limits: LimitsConfig, versions: set[int], entry: Quarantined) -> str:
+async def _replay_one(queue: GatewayQueue, limits: LimitsConfig, versions: VersionAges, entry: Quarantined) -> str:
     if entry.reason == ID_TOO_OLD:
         return "stays: id_too_old: it may have been accepted and trained before its id was forgotten"
+    if entry.reason == TOO_STALE:
+        return "stays: too_stale: the learner would let it expire"
+    if entry.reason == NOT_FINITE:
+        return "stays: not_finite: the learner took it once, and its loss or gradient was not finite"
     if entry.payload is None:
         return "stays: its content was too large to be kept"
     try:
         group = rollout_pb2.Group.FromString(entry.payload)
     except DecodeError as error:
         return f"stays: it cannot be parsed: {error}"
-    found = examine(group, limits, versions)
+    found = examine(group, limits, versions.known)
     if isinstance(found, Violation):
         return f"stays: {found.reason}: {found.field} = {found.value}"
-    (outcome,) = (await queue.flush([to_append(entry.fleet, group, found, "")], {}, [])).outcomes
+    measures = found._replace(versions=versions.deciding(found.versions))
+    (outcome,) = (await queue.flush([to_append(entry.fleet, group, measures, "")], {}, [])).outcomes
     return outcome.value if outcome in (Appended.ACCEPTED, Appended.DUPLICATE) else f"stays: queue {outcome.value}"
 
 

@@ -1,29 +1,53 @@
 -- Accepts groups of one fleet, each once: appends references to the stream, records their ids, counts them. The payloads
 -- were SET (NX, with a TTL) before.
--- KEYS: 1 fleets, 2 stream, 3 ledger, 4 leases, 5 lease_remaining, then id and payload of each group
--- ARGV: 1 fleet, then seven values of each group: group id, tokens, generated tokens, responses, payload bytes, mean reward
---       of the responses, lease member or ""
--- Returns a letter per group: "a" accepted, "d" duplicate, "m" missing (it has no payload; nothing is changed for it).
-local letters, accepted, bytes, stale, seen = {}, 0, 0, {}, {}
-for i = 6, #KEYS, 2 do
-  local number = (i - 4) / 2
-  local known = redis.call('GET', KEYS[i])
-  if known or seen[KEYS[i]] then
+-- KEYS: 1 fleets, 2 stream, 3 ledger, 4 leases, 5 lease_remaining, 6 clock, 7 nonce, 8 halted, 9 memory, then ids and
+--       payload of each group
+-- ARGV: 1 fleet, 2 the run's nonce, 3 the least that the clock may say, then eight values of each group: group id, tokens,
+--       generated tokens, responses, payload bytes, mean reward of the responses, the versions of its spans joined by commas,
+--       lease member or ""
+-- Returns a letter per group: "a" accepted, "d" duplicate, "m" missing (it has no payload; nothing is changed for it), "o"
+-- too old (its id is not known, and may have been forgotten), "h" halted (this is not the run's newest data; nothing is
+-- changed).
+local FIRST_KEY, FIRST_VALUE, VALUES = 10, 4, 8
+local now = tonumber(redis.call('HGET', KEYS[6], 'now') or 0)
+if redis.call('GET', KEYS[7]) ~= ARGV[2] or now < tonumber(ARGV[3]) or redis.call('EXISTS', KEYS[8]) == 1 then
+  return string.rep('h', (#KEYS - FIRST_KEY + 1) / 2)
+end
+local function made(id)  -- Unix milliseconds in a UUID of version 7
+  return tonumber(string.sub(id, 1, 8) .. string.sub(id, 10, 13), 16) or 0
+end
+local cutoff = tonumber(redis.call('HGET', KEYS[9], 'cutoff') or 0)
+local letters, accepted, bytes, stale, seen, buckets = {}, 0, 0, {}, {}, {}
+for i = FIRST_KEY, #KEYS, 2 do
+  local number = (i - FIRST_KEY) / 2 + 1
+  local id = ARGV[FIRST_VALUE + VALUES * (number - 1)]
+  local known = redis.call('HGET', KEYS[i], id)
+  if known or seen[id] then
     letters[number] = 'd'
     if known and known ~= 'queued' then
       -- The group has left the queue: the payload that was just SET must not stay behind.
       stale[#stale + 1] = KEYS[i + 1]
     end
+  elseif made(id) < cutoff then
+    letters[number], stale[#stale + 1] = 'o', KEYS[i + 1]
   elseif redis.call('EXISTS', KEYS[i + 1]) == 0 then
     letters[number] = 'm'
   else
-    letters[number], seen[KEYS[i]] = 'a', true
-    accepted, bytes = accepted + 1, bytes + ARGV[7 * number - 1]
+    letters[number], seen[id] = 'a', true
+    local bucket = string.match(KEYS[i], '%d+$')
+    buckets[bucket] = (buckets[bucket] or 0) + 1
+    accepted, bytes = accepted + 1, bytes + ARGV[FIRST_VALUE + VALUES * (number - 1) + 4]
   end
 end
 local outcome = table.concat(letters)
-local counted = #letters - select(2, string.gsub(outcome, 'm', ''))
+local counted = #letters - select(2, string.gsub(outcome, '[mo]', ''))
+local function delete_stale()
+  for _, payload in ipairs(stale) do
+    redis.call('DEL', payload)
+  end
+end
 if counted == 0 then
+  delete_stale()
   return outcome
 end
 
@@ -31,17 +55,15 @@ end
 if redis.call('SADD', KEYS[1], ARGV[1]) == 1 then
   redis.call('XGROUP', 'CREATE', KEYS[2], 'learner', '0', 'MKSTREAM')
 end
-for _, payload in ipairs(stale) do
-  redis.call('DEL', payload)
-end
+delete_stale()
 for number, letter in ipairs(letters) do
   if letter == 'a' then
-    local a = 7 * number - 5
+    local a, k = FIRST_VALUE + VALUES * (number - 1), FIRST_KEY + 2 * (number - 1)
     redis.call('XADD', KEYS[2], '*', 'id', ARGV[a], 'tokens', ARGV[a + 1], 'generated', ARGV[a + 2],
-      'responses', ARGV[a + 3], 'bytes', ARGV[a + 4], 'reward', ARGV[a + 5])
-    redis.call('SET', KEYS[2 * number + 4], 'queued')
-    redis.call('PERSIST', KEYS[2 * number + 5])
-    local lease = ARGV[a + 6]
+      'responses', ARGV[a + 3], 'bytes', ARGV[a + 4], 'reward', ARGV[a + 5], 'versions', ARGV[a + 6])
+    redis.call('HSET', KEYS[k], ARGV[a], 'queued')
+    redis.call('PERSIST', KEYS[k + 1])
+    local lease = ARGV[a + 7]
     if lease ~= '' and redis.call('HEXISTS', KEYS[5], lease) == 1 then
       if redis.call('HINCRBY', KEYS[5], lease, -1) <= 0 then
         redis.call('HDEL', KEYS[5], lease)
@@ -51,7 +73,11 @@ for number, letter in ipairs(letters) do
   end
 end
 redis.call('HINCRBY', KEYS[3], 'received', counted)
+for bucket, groups in pairs(buckets) do
+  redis.call('HINCRBY', KEYS[9], bucket, groups)
+end
 if accepted > 0 then
+  redis.call('HINCRBY', KEYS[3], 'ids', accepted)
   redis.call('HINCRBY', KEYS[3], 'accepted', accepted)
   redis.call('HINCRBY', KEYS[3], 'bytes', string.format('%.0f', bytes))
 end

@@ -12,5 +12,6 @@ if redis.call('HGET', KEYS[3], 'epoch') ~= ARGV[1] then
   redis.call('RPUSH', KEYS[2], ARGV[3])
   redis.call('DEL', KEYS[4])
   redis.call('HSET', KEYS[3], 'epoch', ARGV[1], 'step', ARGV[2], 'uncommitted', 0)
+  redis.call('HDEL', KEYS[3], 'finished')
 end
 return redis.status_reply('OK')

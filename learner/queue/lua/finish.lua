@@ -1,8 +1,8 @@
 -- Takes groups of one fleet out of the queue for good: counts them, deletes payloads, remembers ids for a while.
 -- An entry that is no longer in the stream was finished before: nothing changes for it.
--- KEYS: 1 epoch, 2 stream, 3 ledger, 4 vanished, 5 progress, 6 stepped, then id and payload of each group
--- ARGV: 1 epoch, 2 outcome ("trained", "expired" or "lost"), 3 step, 4 seconds to remember ids for, 5 fleet,
---       then entry id and group id of each group
+-- KEYS: 1 epoch, 2 stream, 3 ledger, 4 vanished, 5 progress, 6 stepped, 7 memory, then ids and payload of each group
+-- ARGV: 1 epoch, 2 outcome ("trained", "expired", "quarantined" or "lost"), 3 step, 4 fleet, then entry id and group id of
+--       each group
 -- Returns how many were finished now.
 local current = redis.call('GET', KEYS[1])
 if current ~= ARGV[1] then
@@ -41,13 +41,13 @@ end
 
 -- Everything is read before anything is written: an entry that append.lua did not make fails before anything has changed.
 local all, entries, ids, payloads, groups, seen = {}, {}, {}, {}, {}, {}
-for i = 6, #ARGV, 2 do
+for i = 5, #ARGV, 2 do
   local entry = redis.call('XRANGE', KEYS[2], ARGV[i], ARGV[i])[1]
   all[#all + 1] = ARGV[i]
   if entry and not seen[ARGV[i]] then
     seen[ARGV[i]] = true
     local n, fields = #entries + 1, {}
-    entries[n], ids[n], payloads[n], groups[n] = ARGV[i], KEYS[i + 1], KEYS[i + 2], ARGV[i + 1]
+    entries[n], ids[n], payloads[n], groups[n] = ARGV[i], KEYS[i + 3], KEYS[i + 4], ARGV[i + 1]
     for j = 1, #entry[2], 2 do
       fields[entry[2][j]] = entry[2][j + 1]
     end
@@ -67,8 +67,17 @@ if finished > 0 then
   redis.call('DEL', unpack(payloads))
   redis.call('SREM', KEYS[4], unpack(groups))
 end
-for _, id in ipairs(ids) do
-  redis.call('SET', id, ARGV[2] .. ':' .. ARGV[3], 'EX', ARGV[4])
+local buckets = {}
+for n, key in ipairs(ids) do
+  if redis.call('HSET', key, groups[n], ARGV[2] .. ':' .. ARGV[3]) == 0 then
+    local bucket = string.match(key, '%d+$')
+    buckets[bucket] = (buckets[bucket] or 0) + 1
+  else
+    count('ids', 1)  -- something had deleted it
+  end
+end
+for bucket, left in pairs(buckets) do
+  redis.call('HINCRBY', KEYS[7], bucket, -left)
 end
 for _, field in ipairs(order) do
   redis.call('HINCRBY', KEYS[3], field, string.format('%.0f', counts[field]))
@@ -83,6 +92,6 @@ local function decrease(key, field)
 end
 if ARGV[2] == 'trained' then
   decrease(KEYS[5], 'uncommitted')
-  decrease(KEYS[6], ARGV[5])
+  decrease(KEYS[6], ARGV[4])
 end
 return finished

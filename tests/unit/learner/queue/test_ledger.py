@@ -29,12 +29,13 @@ def test_a_balanced_ledger():
         ("retried", ["retried 5", "sum by reason 4"]),
         ("trained", ["trained 6"]),
         ("expired", ["expired 3"]),
+        ("quarantined", ["quarantined 1"]),
         ("queued", ["queued 5"]),
         ("in_flight", ["in_flight 2"]),
     ],
 )
 def test_any_number_that_is_off_by_one_is_found(field: str, breaches: list[str]):
-    violations = imbalances(pb.Ledger(**{**BALANCED, field: BALANCED[field] + 1}))
+    violations = imbalances(pb.Ledger(**{**BALANCED, field: BALANCED.get(field, 0) + 1}))
     assert len(violations) == len(breaches)
     for violation, text in zip(violations, breaches, strict=True):
         assert text in violation
@@ -52,7 +53,7 @@ def test_a_lost_group_is_named_even_when_the_sums_agree():
 
 def test_decode():
     counts = {"received": 5, "accepted": 2, "rejected": 1, "rejected:temperature": 1, "retried": 2, "retried:full": 2}
-    counts |= {"bytes": 99, "bytes_done": 40, "lost": 0, "redelivered": 3}
+    counts |= {"bytes": 99, "bytes_done": 40, "lost": 0, "redelivered": 3, "quarantined": 6}
     counts |= {"length:trained:1": 1, "length:expired:8": 2, "length:trained:4": 3}
     counts |= {"reward:trained:-4": 1, "reward:trained:0.9": 2, "reward:trained:2": 3, "reward:trained:-1.0": 4}
     flat = [text for name, count in counts.items() for text in (name.encode(), str(count).encode())]
@@ -69,5 +70,6 @@ def test_decode():
     ledger.ClearField("histogram")
     assert ledger == pb.Ledger(
         fleet="f", received=5, accepted=2, rejected=1, retried=2, queued=2, bytes=99, queued_bytes=59, redelivered=3,
+        quarantined=6,
         vanished=7, rejected_by_reason={"temperature": 1}, retried_by_reason={"full": 2},
     )  # fmt: skip

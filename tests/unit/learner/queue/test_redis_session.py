@@ -12,7 +12,15 @@ import structlog
 from redis.exceptions import OutOfMemoryError
 
 from learner.config import QueueConfig
-from learner.queue import LearnerQueue, MemoryFullError, QueueError, StillAwayError, UnavailableError
+from learner.queue import (
+    FencedError,
+    HaltedError,
+    LearnerQueue,
+    MemoryFullError,
+    QueueError,
+    StillAwayError,
+    UnavailableError,
+)
 from learner.queue.redis_session import RedisSession
 
 
@@ -131,3 +139,48 @@ def test_a_learner_that_starts_before_redis_waits_for_it_and_not_for_ever(monkey
     with pytest.raises(UnavailableError, match=r"queue\.outage_s = 30"):
         LearnerQueue.open(QueueConfig(url="redis://127.0.0.1:1/0", run="r", outage_s=30.0))
     assert 30 <= clock.now < 32
+
+
+def test_a_halted_queue_is_an_error_at_once_and_is_waited_for_only_in_a_take():
+    """A halt is over when an operator has decided: no limit of an outage ends the wait."""
+    session, server, clock = session_with(REFUSED, back=0)
+    repeated: list[float] = []
+    over = 5000.0
+
+    def look(now: bool) -> None:
+        if clock.now < over:
+            raise HaltedError("the queue is halted")
+
+    session.before_each(look)
+    session.on_restart(lambda: repeated.append(clock.now))
+    with pytest.raises(HaltedError):
+        session.with_retry(server.answer)
+    assert clock.now == 0
+    with session.waiting_at_most(2.0), pytest.raises(StillAwayError, match="the queue is halted"):
+        session.with_retry(server.answer)
+    assert 1 < clock.now <= 2
+    with session.waiting_at_most(1e9):
+        assert session.with_retry(server.answer) == "answer"
+    assert over <= clock.now < over + 2
+    assert repeated == [clock.now]  # what was written last is written again, once
+
+
+def test_an_error_that_a_halt_explains_is_the_halt():
+    session, _, _ = session_with(REFUSED, back=0)
+    looks: list[bool] = []
+
+    def look(now: bool) -> None:
+        looks.append(now)
+        if now:
+            raise HaltedError("the queue is halted")
+
+    def fenced() -> None:
+        raise FencedError("a newer learner has started")
+
+    session.before_each(look)
+    with pytest.raises(HaltedError):
+        session.with_retry(fenced)
+    assert looks == [False, True]
+    session.before_each(lambda now: None)
+    with pytest.raises(FencedError):
+        session.with_retry(fenced)

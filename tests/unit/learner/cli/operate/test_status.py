@@ -65,3 +65,12 @@ def test_a_process_that_has_ended_does_not_run(run: RunDirectory):
         ended.wait()
     for gone in (ended.pid, None):
         assert "not running" in line_of(status(run, gone), "learner")
+
+
+def test_a_learner_that_waits_says_for_what(run: RunDirectory, pid: int):
+    now = time.time()
+    write_rows(
+        run.metrics / "learner.jsonl",
+        [step(4, time=now), {"kind": "activity", "time": now + 1, "what": "redis", "since": now}],
+    )
+    assert any(line.startswith("Redis does not answer for ") for line in status(run, pid))
