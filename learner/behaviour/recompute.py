@@ -38,7 +38,8 @@ from learner.publish.verified import VerifiedVersions
 from runtime.settings import SettingsError
 from runtime.version_format.names import versions_on_disk
 
-_SLACK = 4  # optimizer steps: prefetch may run ahead of, and asynchronous retention behind, the current step
+_SLACK = 4  # optimizer steps that versions are kept beyond max_staleness at least
+_AHEAD = 1  # step by which retention may be ahead of the groups whose version is still read
 
 
 class Behaviour:
@@ -124,7 +125,10 @@ class Behaviour:
         """
         kept: set[int] = set()
         if self._wants_log_mu:
-            kept = fresh(versions_on_disk(self._config.publish.dir), self._config.max_staleness + _SLACK)
+            bound = self._config.max_staleness + _SLACK
+            if self._objective.needs_behaviour:  # for the drift, tokens of versions that have gone are left out
+                bound = max(bound, self._config.expiry_bound + _AHEAD)
+            kept = fresh(versions_on_disk(self._config.publish.dir), bound)
         return kept | ({self._reference_version} if self._objective.needs_reference else set())
 
     def recompute(
@@ -196,7 +200,7 @@ class Behaviour:
         log_pi = self._logp(batch, chosen, None)
         log_mu = self._log_mu(batch, chosen) if log_mu is None else log_mu
         ages = torch.tensor([staleness[version] for version in versions[chosen].tolist()], dtype=torch.int64)
-        buckets = bucket_count(self._config.max_staleness)
+        buckets = bucket_count(self._config.expiry_bound)
         sums = drift_sums(log_pi.cpu()[chosen], log_mu.cpu()[chosen], ages, buckets).to(self._ranks.device)
         if not self._ranks.is_last_stage or self._ranks.tensor_rank or self._ranks.context_rank:
             sums.zero_()

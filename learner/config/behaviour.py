@@ -10,8 +10,9 @@ from runtime.settings import Settings
 class BehaviourConfig(Settings):
     """Recomputation of log-probabilities under the versions that generated the responses.
 
-    It is done for every token if the objective needs them, and for a sample of responses every ``drift_every`` steps. In both
-    cases published versions stay on disk for as long as groups of theirs may be trained (max_staleness).
+    It is done for every token if the objective needs them, and for a sample of responses every ``drift_every`` steps. If the
+    objective needs them, published versions stay on disk for as long as groups of theirs may be trained (expire_after); for
+    the drift alone, for max_staleness steps and a few more.
     """
 
     cache_bytes: int = Field(

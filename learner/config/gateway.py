@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from learner.config.lateness import check_expire_after
 from learner.config.queue import QueueConfig
 from runtime.endpoint_config import StatusConfig, TraceConfig
 from runtime.settings import Settings
@@ -24,7 +25,9 @@ class QuotaConfig(Settings):
         default=None, gt=0, description="payload bytes per second, over all gateways of the run"
     )
     max_queued_groups: int | None = Field(default=None, gt=0, description="groups waiting in the queue")
-    max_queued_bytes: int | None = Field(default=None, gt=0, description="payload bytes waiting in the queue")
+    max_queued_bytes: int | None = Field(
+        default=None, gt=0, description="payload bytes waiting in the queue, and 100 bytes for each remembered id"
+    )
 
 
 class AdmissionConfig(Settings):
@@ -32,9 +35,24 @@ class AdmissionConfig(Settings):
 
     groups_per_step: int = Field(default=16, gt=0, description="groups that the learner trains in one step")
     max_staleness: int = Field(
-        default=4, ge=0, description="optimizer steps; an older group expires when the learner takes it"
+        default=4, ge=0, description="optimizer steps; leases are granted so that groups need not become older"
     )
-    lease_s: float = Field(default=60.0, gt=0, description="seconds for which a lease is valid")
+    expire_after: int | None = Field(
+        default=None,
+        ge=0,
+        description="optimizer steps; an older group is rejected as too_stale, because the learner would let it expire: "
+        "the learner's own bound (learner.expire_after and its default). Unset: none is rejected for its age",
+    )
+    lease_s: float = Field(
+        default=60.0,
+        gt=0,
+        description="seconds for which a lease is valid; workers renew the leases of groups that are still being made",
+    )
+    longest_lease_s: float = Field(
+        default=3600.0,
+        gt=0,
+        description="seconds after its grant from which a lease is not renewed any more; above the time of the slowest group",
+    )
     max_queued_groups: int = Field(
         default=100_000, gt=0, description="groups waiting in the queue above which submissions get RETRY"
     )
@@ -47,11 +65,28 @@ class AdmissionConfig(Settings):
         default={}, description="relative share of the learner of each fleet, by its name; 1 for the others"
     )
 
+    @field_validator("longest_lease_s")
+    @classmethod
+    def _one_lifetime(cls, value: float, info: ValidationInfo) -> float:
+        lease_s = info.data.get("lease_s", 0.0)
+        if value < lease_s:
+            raise ValueError(f"expected at least lease_s, which is {lease_s:g}: raise it")
+        return value
+
+    @model_validator(mode="after")
+    def _expire_after_leases(self) -> AdmissionConfig:
+        check_expire_after(self.expire_after, self.max_staleness)
+        return self
+
 
 class LimitsConfig(Settings):
     """Limits on a single group, checked when it is submitted."""
 
-    vocab_size: int = Field(gt=0)
+    vocab_size: int = Field(
+        gt=0,
+        description="ids at or above it are rejected: one above the tokenizer's largest id. vocab_size in config.json may "
+        "be larger: rows of the embedding that are padding, whose ids decode to nothing",
+    )
     group_size: tuple[int, int] = Field(default=(2, 128), description="smallest and largest number of responses")
     max_prompt_tokens: int = Field(default=32_768, gt=0)
     max_response_tokens: int = Field(default=65_536, gt=0)
@@ -108,6 +143,15 @@ class ConnectionConfig(Settings):
     )
     idle_s: float = Field(
         default=900.0, gt=0, description="seconds without a message after which a Submit stream is closed"
+    )
+    max_connections: int = Field(
+        default=4096,
+        gt=0,
+        description="connections in all, whether or not their callers have credentials; more are closed at once. It is "
+        "lowered to what the process may open",
+    )
+    unused_s: float = Field(
+        default=60.0, gt=0, description="seconds without a call in progress after which a connection is closed"
     )
     keepalive_s: float = Field(default=30.0, gt=0, description="seconds between the gateway's pings of a silent client")
     min_ping_s: float = Field(

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from learner.config.behaviour import BehaviourConfig
 from learner.config.control import AlarmConfig, DiagnosticsConfig, LrControlConfig
+from learner.config.lateness import check_expire_after, expiry_bound
 from learner.config.objective import ObjectiveConfig
 from learner.config.queue import QueueConfig
 from runtime.endpoint_config import StatusConfig, TraceConfig
@@ -102,7 +103,21 @@ class PublishConfig(Settings):
     url_options: dict[str, Any] = Field(
         default={}, description="options of the fsspec client: endpoint, credentials, timeouts"
     )
-    every: int = Field(default=1, gt=0, description="steps between versions")
+    mirror: str = Field(
+        default="mirror",
+        pattern=r"^[a-z0-9][a-z0-9-]{0,62}$",
+        description="name of the copy at url, under which fleets are told of it; not local, the learner's own disk",
+    )
+    transfer_timeout_s: float = Field(
+        default=1800.0,
+        gt=0,
+        description="limit of the transfer of one rank's file to url; tried three times, then the version is given up",
+    )
+    every: int = Field(
+        default=1,
+        gt=0,
+        description="steps between versions; fewer when one is written for longer than that: the newest",
+    )
     keep: int = Field(default=4, gt=1, description="newest versions kept")
     keep_every: int = Field(default=0, ge=0, description="also keep every n-th version; 0: none")
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -112,9 +127,17 @@ class PublishConfig(Settings):
         description="every n-th version is complete, the others hold the changes since the one before; 1: all are complete",
     )
 
+    @model_validator(mode="after")
+    def _mirror_is_not_local(self) -> PublishConfig:
+        if self.mirror == "local":
+            raise ValueError(
+                'mirror = "local" is the name of the learner\'s own disk: give the copy at url another one'
+            )
+        return self
+
 
 def check_hold_staleness(hold_staleness: int, max_staleness: int, section: str = "") -> None:
-    """Raises ValueError when groups held to this staleness would expire before they are trained.
+    """Raises ValueError when so many groups would be held that leases never let them wait.
 
     Args:
         hold_staleness: the setting of that name.
@@ -123,8 +146,8 @@ def check_hold_staleness(hold_staleness: int, max_staleness: int, section: str =
     """
     if hold_staleness > max_staleness:
         raise ValueError(
-            f"{section}hold_staleness = {hold_staleness} is above {section}max_staleness = {max_staleness}: every group "
-            f"would expire; lower {section}hold_staleness, or raise {section}max_staleness"
+            f"{section}hold_staleness = {hold_staleness} is above {section}max_staleness = {max_staleness}: leases "
+            f"never let so many groups wait; lower {section}hold_staleness, or raise {section}max_staleness"
         )
 
 
@@ -137,7 +160,21 @@ class LearnerConfig(Settings):
     seed: int = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
     groups_per_step: int = Field(default=16, gt=0)
-    max_staleness: int = Field(default=4, ge=0)
+    max_staleness: int = Field(
+        default=4, ge=0, description="optimizer steps; leases keep fleets within it, and an older group is late"
+    )
+    late: Literal["train", "expire"] = Field(
+        default="train",
+        description="a late group; train: it is trained up to expire_after, so that what is slow to make (long responses, "
+        "hard prompts) is not lost; expire: it is dropped, and counted",
+    )
+    expire_after: int | None = Field(
+        default=None,
+        ge=0,
+        description="optimizer steps, with late = train; an older group expires, and gateways refuse it. Default: "
+        "8 * max_staleness; at most max_staleness + 4 where the objective recomputes log-probabilities, since a version "
+        "stays on disk for as long as groups of it may be trained",
+    )
     weights: dict[str, Annotated[float, Field(gt=0)]] = Field(
         default={}, description="relative share of the learner of each fleet, by its name; 1 for the others"
     )
@@ -200,9 +237,15 @@ class LearnerConfig(Settings):
         """Seconds without progress after which a rank counts as stuck."""
         return self.watchdog_s or 2 * self.collective_timeout_s
 
+    @property
+    def expiry_bound(self) -> int:
+        """Staleness in optimizer steps above which groups expire; at least max_staleness."""
+        return expiry_bound(self.max_staleness, self.late, self.expire_after, self.objective)
+
     @model_validator(mode="after")
-    def _held_within_bound(self) -> LearnerConfig:
+    def _bounds_agree(self) -> LearnerConfig:
         check_hold_staleness(self.hold_staleness, self.max_staleness)
+        check_expire_after(self.expire_after, self.max_staleness, self.late)
         return self
 
     @model_validator(mode="after")

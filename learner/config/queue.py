@@ -37,7 +37,9 @@ class QueueConfig(Settings):
     id_memory_s: int = Field(
         default=86_400,
         gt=0,
-        description="seconds for which the id of a finished group is remembered; groups with older ids are refused",
+        description="seconds, by the queue's clock, for which the id of a group that has left the queue is remembered; a "
+        "group that is not known and whose id was made before that is refused (id_too_old). An id takes some 100 bytes, "
+        "which count as bytes of its fleet: see max_queued_bytes",
     )
     outage_s: float = Field(
         default=900.0,

@@ -1,4 +1,4 @@
-"""Decides which groups may be appended now, by backlog caps and by rate quotas; the acks of the others become RETRY."""
+"""Decides which groups may be appended now, by shares, backlog caps and rate quotas; acks of the others become RETRY."""
 
 from __future__ import annotations
 
@@ -10,20 +10,23 @@ from learner.gateway.backlog_caps import BacklogCaps
 from learner.gateway.pending_submit import PendingSubmit
 from learner.gateway.quota import Quotas
 from learner.gateway.retry_reasons import QUEUE_UNAVAILABLE, QUOTA_RATE, retry
-from learner.queue import Append, Backlog, QueueError, Rates
+from learner.gateway.share_gate import ShareGate
+from learner.queue import Append, Backlog, Leases, QueueError, Rates
 
 
 class AdmissionGate:
     """Admits pending submits, or makes their acks RETRY with a delay.
 
     Args:
-        config: caps and quotas.
+        config: caps, quotas and weights.
         rates: the token buckets in Redis that all gateways share.
+        leases: the run's leases.
     """
 
-    def __init__(self, config: AdmissionConfig, rates: Rates) -> None:
+    def __init__(self, config: AdmissionConfig, rates: Rates, leases: Leases) -> None:
         self._quotas = Quotas(config.quota, config.quotas)
         self._backlog_caps = BacklogCaps(config, self._quotas)
+        self._share_gate = ShareGate(config, leases)
         self._rates = rates
         self._backlog: dict[str, Backlog] = {}
 
@@ -48,12 +51,13 @@ class AdmissionGate:
         return True
 
     async def admit(self, submits: Sequence[PendingSubmit]) -> tuple[list[PendingSubmit], list[Append]]:
-        """Admits what caps and rates allow.
+        """Admits what shares, caps and rates allow.
 
         Returns:
             The submits that may be appended now, in their order, and the group of each. All other acks are RETRY.
         """
-        within_caps = [(one, one.group) for one in submits if one.group is not None and self._within_caps(one)]
+        within_shares = await self._share_gate.admit(submits)
+        within_caps = [(one, one.group) for one in within_shares if one.group is not None and self._within_caps(one)]
         limited: dict[str, list[PendingSubmit]] = {}
         for submit, _ in within_caps:
             if self._quotas.has_rate(submit.fleet):
@@ -75,7 +79,7 @@ class AdmissionGate:
             # Counted as queued until Redis reports the backlog again: one flush must not run past a cap.
             known = self._backlog.get(submit.fleet, Backlog(0, 0, 0))
             size = known.bytes + len(submit.group.payload)
-            self._backlog[submit.fleet] = Backlog(known.queued + 1, known.groups + 1, size)
+            self._backlog[submit.fleet] = Backlog(known.queued + 1, known.groups + 1, size, known.remembered)
         return True
 
     async def _within_rate(self, fleet: str, submits: Sequence[PendingSubmit]) -> int:

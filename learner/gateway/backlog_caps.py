@@ -17,7 +17,8 @@ class BacklogCaps:
 
     A fleet's own caps hold for it alone. When the run's are reached, a fleet is turned away only if it also has at least
     an equal share of the backlog, so that one that floods the run does not shut the others out. The backlog then stays
-    below twice its limit. The last flush of another gateway is not known here: each may exceed a cap by that much.
+    below twice its limit. The last flush of another gateway is not known here: each may exceed a cap by that much. The
+    remembered ids of a fleet's groups count as its bytes: they stay for a day, and a fleet could fill the memory with them.
 
     Args:
         config: the run's caps.
@@ -42,18 +43,28 @@ class BacklogCaps:
         quota, own = self._quotas.of(fleet), backlog.get(fleet, _EMPTY)
         if quota.max_queued_groups is not None and own.queued >= quota.max_queued_groups:
             return QUOTA_BACKLOG
-        if quota.max_queued_bytes is not None and own.bytes >= quota.max_queued_bytes:
+        if quota.max_queued_bytes is not None and own.bytes + own.remembered >= quota.max_queued_bytes:
             return QUOTA_BACKLOG
         if _over_share(fleet, backlog, self._max_groups, lambda one: one.queued):
             return QUEUE_FULL
-        if _over_share(fleet, backlog, self._max_bytes, lambda one: one.bytes):
+        if _over_share(fleet, backlog, self._max_bytes, lambda one: one.bytes, lambda one: one.remembered):
             return QUEUE_FULL
         return None
 
 
-def _over_share(fleet: str, backlog: Mapping[str, Backlog], cap: int, size: Callable[[Backlog], int]) -> bool:
-    """Whether the whole backlog has reached ``cap`` and the fleet has an equal share of ``cap`` or more."""
-    if sum(map(size, backlog.values())) < cap:
+def _over_share(
+    fleet: str,
+    backlog: Mapping[str, Backlog],
+    cap: int,
+    waiting: Callable[[Backlog], int],
+    kept: Callable[[Backlog], int] = lambda one: 0,
+) -> bool:
+    """Whether all that is waiting or kept has reached ``cap``, and the fleet has an equal share of ``cap`` or more.
+
+    Fleets of which nothing is waiting take no share.
+    """
+    if sum(waiting(one) + kept(one) for one in backlog.values()) < cap:
         return False
-    busy = {name for name, one in backlog.items() if size(one)} | {fleet}
-    return size(backlog.get(fleet, _EMPTY)) >= cap // len(busy)
+    busy = {name for name, one in backlog.items() if waiting(one)} | {fleet}
+    own = backlog.get(fleet, _EMPTY)
+    return waiting(own) + kept(own) >= cap // len(busy)

@@ -12,11 +12,13 @@ from learner.gateway.admission_gate import AdmissionGate
 from learner.gateway.metrics import GatewayMetrics
 from learner.gateway.pending_submit import PendingSubmit
 from learner.gateway.recent_acks import RecentAcks
-from learner.gateway.retry_reasons import QUEUE_MEMORY_FULL, QUEUE_UNAVAILABLE, retry
+from learner.gateway.retry_reasons import QUEUE_HALTED, QUEUE_MEMORY_FULL, QUEUE_UNAVAILABLE, retry
+from learner.gateway.validation import forgotten_violation
 from learner.queue import Append, Appended, GatewayQueue
 from leeway.v1 import rollout_pb2
 
 _UNDECIDED = rollout_pb2.OUTCOME_UNSPECIFIED
+_IN_REDIS = (rollout_pb2.OUTCOME_ACCEPTED, rollout_pb2.OUTCOME_DUPLICATE)  # counted there by their append
 _BREAK_S = 1.0  # after a failure Redis is not asked for this long; groups get RETRY at once
 
 
@@ -58,6 +60,10 @@ class BatchWriter:
         """Adds a submit to its fleet's line. The streams bound how many can wait."""
         self._lines.setdefault(submit.fleet, deque()).append(submit)
         self._wake.set()
+
+    async def knows(self, fleet: str, group_id: str) -> bool:
+        """Whether the queue remembers the id of a group. Raises QueueError."""
+        return await self._queue.knows(fleet, group_id)
 
     async def run(self) -> None:
         """Writes batches until it is cancelled."""
@@ -120,8 +126,8 @@ class BatchWriter:
             self._gate.update(flushed.backlog)
         for submit, outcome in zip(admitted, flushed.outcomes, strict=True):
             _set_outcome(submit.ack, outcome)
-        self._count([submit for submit in admitted if submit.ack.outcome == rollout_pb2.OUTCOME_RETRY])
-        kept = [submit for submit in admitted if submit.ack.outcome != rollout_pb2.OUTCOME_RETRY]
+        kept = [submit for submit in admitted if submit.ack.outcome in _IN_REDIS]
+        self._count([submit for submit in admitted if submit.ack.outcome not in _IN_REDIS])
         self._recent_acks.add((submit.fleet, submit.ack.group_id) for submit in kept)
 
     def _count(self, submits: Sequence[PendingSubmit]) -> None:
@@ -132,6 +138,7 @@ class BatchWriter:
             if submit.ack.outcome == rollout_pb2.OUTCOME_REJECTED:
                 fields["rejected"] += 1
                 fields[f"rejected:{submit.ack.reason}"] += 1
+                fields.update(submit.counted)
             else:
                 fields["retried"] += 1
                 fields[f"retried:{submit.ack.reason}"] += 1
@@ -143,5 +150,10 @@ def _set_outcome(ack: rollout_pb2.Ack, outcome: Appended) -> None:
         ack.outcome = rollout_pb2.OUTCOME_ACCEPTED
     elif outcome is Appended.DUPLICATE:
         ack.outcome = rollout_pb2.OUTCOME_DUPLICATE
+    elif outcome is Appended.TOO_OLD:
+        violation = forgotten_violation(ack.group_id)
+        ack.outcome = rollout_pb2.OUTCOME_REJECTED
+        ack.reason, ack.field, ack.value = violation.reason, violation.field, violation.value
     else:
-        retry(ack, QUEUE_MEMORY_FULL if outcome is Appended.MEMORY_FULL else QUEUE_UNAVAILABLE)
+        reasons = {Appended.MEMORY_FULL: QUEUE_MEMORY_FULL, Appended.HALTED: QUEUE_HALTED}
+        retry(ack, reasons.get(outcome, QUEUE_UNAVAILABLE))

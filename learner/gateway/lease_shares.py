@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 from learner.config import AdmissionConfig
-from learner.queue import Occupancy
+from learner.queue import Allowance, Occupancy
 
 # Multiples of it modulo 1 fill [0, 1) evenly: round_shares then gives a share of 0.32 a whole group in 32 % of the steps.
 # A rounding that does not change from step to step, such as largest remainders, would give small fleets nothing for ever.
 _GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
+_LEAST_USE = (
+    1 / 16
+)  # a fleet that has wasted all its leases keeps this much of its weight, to show that it uses them again
 
 
 class LeaseShares:
@@ -19,8 +23,13 @@ class LeaseShares:
     Staleness is bounded by leases: queued and leased groups together never exceed what the learner trains within the
     bound, so that slow, long rollouts are not the ones that expire. While only one fleet wants more, it may have all of
     it. Fleets that compete (that asked within the last seconds and got less than they asked for) are limited to their
-    weighted shares of what the other fleets leave: max-min fairness. Nothing is taken back: a fleet above its share gets
-    nothing more until it is below, so that what becomes free goes to the others.
+    weighted shares of what the other fleets leave: max-min fairness. A fleet that lets its leases expire unused has a lower
+    weight, until it uses them again.
+
+    Nothing is taken back: a fleet above its share gets nothing more until it is below, so that what becomes free goes to the
+    others. They need not wait for what the fleet was never promised, or keeps from them: beyond its share, groups that came
+    without a lease, renewed leases, and leases that by its habits it will not use do not count against the bound. They make
+    late only that fleet's own groups, because the learner takes from the fleets in turn.
 
     Args:
         config: the bound and the weights.
@@ -39,14 +48,50 @@ class LeaseShares:
         """Returns the most groups that ``fleet``, which asks for more, may occupy now."""
         if occupancy.hungry <= {fleet}:
             return self._bound
-        return self.shares(Occupancy(occupancy.step, occupancy.occupied, occupancy.hungry | {fleet}))[fleet]
+        return self.shares(replace(occupancy, hungry=occupancy.hungry | {fleet}))[fleet]
 
     def shares(self, occupancy: Occupancy) -> dict[str, int]:
         """Returns every active fleet's share in groups when the hungry ones compete. Their sum never exceeds the bound."""
         wanted: dict[str, float] = {fleet: float(groups) for fleet, groups in occupancy.occupied.items() if groups}
         wanted |= dict.fromkeys(occupancy.hungry, math.inf)
-        exact = max_min_shares(float(self._bound), wanted, self._weights)
+        weights = {
+            fleet: self._weights.get(fleet, 1.0) * max(_LEAST_USE, occupancy.use.get(fleet, 1.0)) for fleet in wanted
+        }
+        exact = max_min_shares(float(self._bound), wanted, weights)
         return round_shares(exact, (occupancy.step * _GOLDEN_RATIO) % 1.0)
+
+    def allowance(self, fleet: str, occupancy: Occupancy) -> Allowance:
+        """Returns the limits of a lease for ``fleet``, which asks for one now."""
+        shares = self.shares(replace(occupancy, hungry=occupancy.hungry | {fleet}))
+        counted: dict[str, int] = {}
+        for other, groups in occupancy.occupied.items():
+            most = max(shares.get(other, 0), groups - _unkept(other, occupancy))
+            if other != fleet and most < groups:
+                counted[other] = most
+        return Allowance(self._bound, self.share(fleet, occupancy), counted, self._bound)
+
+    def room(self, fleet: str, occupancy: Occupancy) -> float:
+        """Returns how many more groups without a lease ``fleet`` may submit: no more than it could lease now.
+
+        Infinity if no other fleet is hungry, holds leases or has groups that came with them: then it takes nothing from them.
+        """
+        occupied = occupancy.occupied
+        obeying = {name for name, groups in occupied.items() if groups > occupancy.unleased.get(name, 0)}
+        if obeying | occupancy.hungry <= {fleet}:
+            return math.inf
+        allowance = self.allowance(fleet, occupancy)
+        counted = sum(min(groups, allowance.counted.get(name, groups)) for name, groups in occupied.items())
+        return min(allowance.bound - counted, allowance.share - occupied.get(fleet, 0))
+
+
+def _unkept(fleet: str, occupancy: Occupancy) -> int:
+    """Counts the groups of a fleet that other fleets need not wait for if they are beyond its share.
+
+    Promises that were never renewed count by the fraction that the fleet uses; those of a fleet that has used none yet not at
+    all, or whoever comes first could lock the others out for the time of a lease.
+    """
+    wasted = round(occupancy.fresh.get(fleet, 0) * (1.0 - occupancy.use.get(fleet, 0.0)))
+    return occupancy.unleased.get(fleet, 0) + occupancy.renewed.get(fleet, 0) + wasted
 
 
 def max_min_shares(bound: float, wanted: Mapping[str, float], weights: Mapping[str, float]) -> dict[str, float]:

@@ -18,7 +18,10 @@ _ACK_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 1
 _REDIS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 _NAMES = {number: name.removeprefix("OUTCOME_").lower() for name, number in rollout_pb2.Outcome.items() if number}
 _ACCEPTED = rollout_pb2.OUTCOME_ACCEPTED
-_COUNTED = ("received", "accepted", "duplicate", "rejected", "retried", "trained", "expired", "lost", "vanished")
+_COUNTED = (
+    *("received", "accepted", "duplicate", "rejected", "retried", "trained", "expired", "quarantined", "lost"),
+    "vanished",
+)
 _WAITING = ("queued", "in_flight")
 
 
@@ -114,6 +117,11 @@ class GatewayMetrics:
             "Lease calls that were granted no groups, as when the bound on staleness is reached.",
             by_fleet,
         )
+        self._renewed = registry.counter(
+            "leeway_gateway_lease_renewals_total",
+            "Leases that workers asked to renew, by outcome: renewed, or lost (expired, used up, or as old as allowed).",
+            ("fleet", "outcome"),
+        )
         self._unauthenticated = registry.counter(
             "leeway_gateway_auth_failures_total", "Calls whose token or certificate belongs to no fleet."
         )
@@ -136,6 +144,29 @@ class GatewayMetrics:
             "Groups leased, queued, or in a training step that is not done yet.",
             by_fleet,
         )
+        self._share = registry.gauge(
+            "leeway_gateway_capacity_share_groups",
+            "The most groups that the fleet may hold now: all while no other fleet waits for a lease.",
+            by_fleet,
+        )
+        self._without_lease = registry.gauge(
+            "leeway_gateway_unleased_groups", "Queued groups that came without a valid lease.", by_fleet
+        )
+        self._hungry = registry.gauge(
+            "leeway_gateway_hungry",
+            "1 if the fleet asked for more than it was granted in the last 3 seconds.",
+            by_fleet,
+        )
+        self._use = registry.gauge(
+            "leeway_gateway_lease_use_ratio",
+            "Fraction of its leased groups that the fleet lately submitted before the lease expired, by which its weight is "
+            "multiplied (at least by 1/16).",
+            by_fleet,
+        )
+        self._finished = registry.gauge(
+            "leeway_gateway_run_finished",
+            "1 if the run has made all its steps and takes no more groups: what it waits for will not come.",
+        )
         self._bound = registry.gauge(
             "leeway_gateway_capacity_groups",
             "The most groups that may be leased, queued or in an unfinished step: (max_staleness + 1) * groups_per_step.",
@@ -148,8 +179,8 @@ class GatewayMetrics:
         self._stepped.set(self._start)
         self._ledger = registry.gauge(
             "leeway_gateway_ledger_groups",
-            "Entries of a fleet's ledger: received, accepted, duplicate, rejected, retried, trained, expired, lost, "
-            "vanished, queued, in_flight.",
+            "Entries of a fleet's ledger: received, accepted, duplicate, rejected, retried, trained, expired, "
+            "quarantined, lost, vanished, queued, in_flight.",
             ("fleet", "entry"),
         )
         self._violations = registry.gauge(
@@ -179,6 +210,8 @@ class GatewayMetrics:
                 self._answered[fleet, rollout_pb2.OUTCOME_RETRY, reason] += 0
             for metric in (self._leased, self._unleased, self._streams):
                 metric.labels(fleet)
+            for outcome in ("renewed", "lost"):
+                self._renewed.labels(fleet, outcome)
 
     def flushed(self, submits: Sequence[PendingSubmit]) -> None:
         """Counts a batch of groups whose acks have been delivered."""
@@ -205,6 +238,12 @@ class GatewayMetrics:
             self._leased.labels(fleet).inc(groups)
         else:
             self._unleased.labels(fleet).inc()
+
+    def renewed(self, fleet: str, leases: int, lost: int) -> None:
+        """Counts a lease call that asked to renew ``leases`` leases, of which ``lost`` could not be."""
+        self._heard[fleet] = time.time()
+        self._renewed.labels(fleet, "renewed").inc(leases - lost)
+        self._renewed.labels(fleet, "lost").inc(lost)
 
     def stream(self, fleet: str, change: int) -> None:
         """Counts a stream that was opened (``change`` 1) or has ended (-1)."""
@@ -235,8 +274,8 @@ class GatewayMetrics:
             else:
                 self._heard.pop(fleet, None)
 
-    def occupancy(self, occupancy: Occupancy) -> None:
-        """Shows the learner's step, and each fleet's share of the capacity."""
+    def occupancy(self, occupancy: Occupancy, shares: Mapping[str, int]) -> None:
+        """Shows the learner's step, what each fleet has of the capacity, and the most it may have."""
         self._step.set(occupancy.step)
         if occupancy.step > self._highest_step:
             if self._highest_step >= 0:
@@ -244,6 +283,14 @@ class GatewayMetrics:
             self._highest_step = occupancy.step
         for fleet, groups in occupancy.occupied.items():
             self._occupied.labels(fleet).set(groups)
+            self._share.labels(fleet).set(shares[fleet])
+            self._without_lease.labels(fleet).set(occupancy.unleased.get(fleet, 0))
+            self._hungry.labels(fleet).set(fleet in occupancy.hungry)
+            self._use.labels(fleet).set(occupancy.use.get(fleet, 1.0))
+
+    def ended(self, finished: bool) -> None:
+        """Shows whether the run has made all its steps."""
+        self._finished.set(finished)
 
     def ledgers(self, ledgers: Iterable[rollout_pb2.Ledger]) -> None:
         """Shows the entries of every fleet's ledger, and the rules by which it does not balance."""

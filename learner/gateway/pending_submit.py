@@ -23,5 +23,6 @@ class PendingSubmit:
     deliver: Callable[[rollout_pb2.Ack], None]  # called once, with the outcome
     group: Append | None = None  # what to append; None if the outcome was decided without asking Redis
     quarantined: str = ""  # JSON for the operator if the group was rejected and is to be quarantined
+    counted: tuple[str, ...] = ()  # ledger fields that count it besides its outcome and its reason
     since: float = field(default_factory=time.monotonic)  # when it was read, monotonic seconds
     span: OpenSpan | None = None  # the open span "append" if the group is traced

@@ -8,9 +8,8 @@ from collections.abc import Iterable
 
 import structlog
 
-from learner.queue import GatewayQueue
+from learner.queue import REPAIRED_S, GatewayQueue
 
-_KEPT_S = 10.0  # Redis syncs its log every second, and later if the disk is slow
 _BATCH = 1000
 
 
@@ -34,7 +33,7 @@ class RecentAcks:
         now = time.monotonic()
         self._recent.append((now, list(groups)))
         # Trimmed when acks are added, not when they are verified: an outage may be long.
-        while self._recent[0][0] < now - _KEPT_S:
+        while self._recent[0][0] < now - REPAIRED_S:
             self._recent.popleft()
 
     async def verify(self) -> None:

@@ -35,7 +35,8 @@ class RunGauges:
         self._queue = queue
         self._metrics = metrics
         admission = config.admission
-        metrics.limits(admission.max_queued_groups, admission.max_queued_bytes, LeaseShares(admission).bound)
+        self._lease_shares = LeaseShares(admission)
+        metrics.limits(admission.max_queued_groups, admission.max_queued_bytes, self._lease_shares.bound)
         metrics.add_fleets(identities.submitters())
 
     async def run(self) -> None:
@@ -47,7 +48,10 @@ class RunGauges:
                 self._metrics.certificate(expiry(self._certificate))
             with contextlib.suppress(QueueError):
                 self._metrics.queue(await self._queue.backlog(), submitters)
-                self._metrics.occupancy(await self._queue.leases.occupancy())
+                self._metrics.ended(await self._queue.finished())
+                occupancy = await self._queue.leases.occupancy()
+                shares = {fleet: self._lease_shares.share(fleet, occupancy) for fleet in occupancy.occupied}
+                self._metrics.occupancy(occupancy, shares)
                 if number % _LEDGERS_EVERY == 0:
                     self._metrics.ledgers(await self._queue.ledgers())
                     self._metrics.memory(await self._queue.memory())

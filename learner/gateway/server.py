@@ -18,6 +18,7 @@ from learner.gateway.admission_gate import AdmissionGate
 from learner.gateway.auth import Identities
 from learner.gateway.batch_writer import BatchWriter
 from learner.gateway.cancel_tasks import cancel_all
+from learner.gateway.file_descriptors import connections_possible
 from learner.gateway.grpc_logging import RateLimitedHandler
 from learner.gateway.health import GatewayHealth
 from learner.gateway.metrics import GatewayMetrics
@@ -28,6 +29,7 @@ from learner.gateway.server_address import bind
 from learner.gateway.service import RolloutService
 from learner.gateway.submit_handler import SubmitHandler
 from learner.gateway.validation import GroupRules
+from learner.gateway.version_ages import VersionAges
 from learner.gateway.version_feed import VersionFeed
 from learner.queue import GatewayQueue, QueueError, UnavailableError
 from leeway.v1 import rollout_pb2
@@ -84,9 +86,11 @@ class Gateway:
         identities = Identities(config.identities_file)
         self._queue = _queue(config)
         self._recent_acks = RecentAcks(self._queue)
-        gate = AdmissionGate(config.admission, self._queue.rates)
+        gate = AdmissionGate(config.admission, self._queue.rates, self._queue.leases)
         self._batch_writer = BatchWriter(self._queue, gate, config.flush_groups, self._recent_acks, self._metrics)
-        self._version_feed = VersionFeed(self._queue, self._health, self._redis_changed)
+        self._version_feed = VersionFeed(
+            self._queue, VersionAges(config.admission.expire_after), self._health, self._redis_changed
+        )
         self._tracer = traces.start(config.traces, "gateway", config.queue.run)
         quarantine = config.quarantine_groups > 0
         rules = GroupRules(config.limits, config.queue.id_memory_s)
@@ -203,7 +207,8 @@ def _options(config: GatewayConfig) -> list[tuple[str, int]]:
         ("grpc.http2.max_ping_strikes", _PING_STRIKES),
         # Limits of what a connection may use before its caller has authenticated.
         ("grpc.max_concurrent_streams", connections.max_streams_per_fleet + _CALLS_PER_CONNECTION),
-        ("grpc.max_connection_idle_ms", int(connections.idle_s * 1000)),
+        ("grpc.max_allowed_incoming_connections", min(connections.max_connections, connections_possible())),
+        ("grpc.max_connection_idle_ms", int(connections.unused_s * 1000)),
         ("grpc.server_handshake_timeout_ms", 10_000),
         ("grpc.max_metadata_size", 16 << 10),
     ]

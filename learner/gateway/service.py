@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import NoReturn
 
 import grpc
@@ -16,6 +16,7 @@ from learner.config import GatewayConfig
 from learner.gateway.auth import Caller, Identities, PresentedCredentials, Role, UnauthenticatedError
 from learner.gateway.byte_budget import ByteBudget
 from learner.gateway.connection_limits import ConnectionLimits, ExhaustedError
+from learner.gateway.lease_limit import within_age
 from learner.gateway.lease_shares import LeaseShares
 from learner.gateway.metrics import GatewayMetrics
 from learner.gateway.open_streams import OpenStreams
@@ -28,8 +29,10 @@ from learner.queue import GatewayQueue, LeaseWish, MemoryFullError, QueueError
 from leeway.v1 import rollout_pb2, rollout_pb2_grpc
 
 _LEASE_RETRY_MS = 200
+_FINISHED_RETRY_MS = 10_000
 _MAX_WORKER_BYTES = 64
-_MAX_RETURNED = 1024
+_MAX_LEASE_IDS = 1024
+_MAX_LEASE_ID_CHARACTERS = 64
 _DRAINING = "this gateway is draining: connect again, and send every group without an ack again"
 
 
@@ -64,7 +67,7 @@ class RolloutService(rollout_pb2_grpc.RolloutServiceServicer):
         self._queue = queue
         self._max_unacked = config.max_unacked
         self._metrics = metrics
-        self._lease_s = config.admission.lease_s
+        self._admission = config.admission
         self._lease_shares = LeaseShares(config.admission)
         self._limits = ConnectionLimits(config.connections)
         self.streams = OpenStreams(identities, self._limits, config.connections.idle_s, metrics)
@@ -92,38 +95,43 @@ class RolloutService(rollout_pb2_grpc.RolloutServiceServicer):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
 
     async def Lease(self, message: bytes, context: grpc.aio.ServicerContext) -> rollout_pb2.LeaseResponse:
-        """Grants a fleet a number of groups to generate now, within its share of the staleness bound."""
+        """Grants a fleet groups to generate now, within its share of the staleness bound, and renews leases it holds."""
         fleet = (await self._caller_of_call(context, "submit")).fleet
         request = await _parsed(context, rollout_pb2.LeaseRequest, message)
         if (problem := lease_problem(request)) is not None:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
+        known = self._version_feed.known
         running = request.running_version if request.HasField("running_version") else None
+        fetching = request.fetching_version if request.HasField("fetching_version") else None
         wish = LeaseWish(
             fleet=fleet,
             lease_id=uuid.uuid4().hex,
-            groups=request.groups,
-            lifetime_s=self._lease_s,
+            groups=0 if self._version_feed.finished else request.groups,
+            lifetime_s=self._admission.lease_s,
             worker=request.worker,
-            # Weights that a fleet runs are kept on disk, but only if they exist: a fleet could name any number.
-            running_version=running if running in self._version_feed.known else None,
+            # What a fleet runs or fetches is kept on disk, but only if it exists: a fleet could name any number.
+            running_version=running if running in known else None,
             returned=request.returned_lease_ids,
+            fetching_version=fetching if fetching in known else None,
         )
         try:
-            share = self._lease_shares.share(wish.fleet, await self._queue.leases.occupancy())
-            granted = await self._queue.leases.grant(wish, self._lease_shares.bound, share)
-        except MemoryFullError:
-            granted = 0
+            lost = await self._renew(fleet, request.held_lease_ids)
+            granted = await self._grant(wish)
         except QueueError as error:
             await self._unavailable(context, error)
-        self._metrics.leased(fleet, granted)
-        if granted == 0:
-            return rollout_pb2.LeaseResponse(retry_after_ms=_LEASE_RETRY_MS)
         return rollout_pb2.LeaseResponse(
-            lease_id=wish.lease_id, groups=granted, expires_in_ms=int(wish.lifetime_s * 1000)
+            lease_id=wish.lease_id if granted else "",
+            groups=granted,
+            expires_in_ms=int(wish.lifetime_s * 1000) if granted or request.held_lease_ids else 0,
+            retry_after_ms=0 if granted or not request.groups else self._retry_ms(),
+            lost_lease_ids=lost,
         )
 
+    def _retry_ms(self) -> int:
+        return _FINISHED_RETRY_MS if self._version_feed.finished else _LEASE_RETRY_MS
+
     async def WatchPolicy(self, message: bytes, context: grpc.aio.ServicerContext) -> None:
-        """Sends the newest version, then each newer one, until either side ends the stream."""
+        """Sends the newest version, then each newer one, until the run has finished or either side ends the stream."""
         caller = await self._caller(context, "submit")
         request = await _parsed(context, rollout_pb2.WatchPolicyRequest, message)
         known = request.known_version if request.HasField("known_version") else None
@@ -133,8 +141,8 @@ class RolloutService(rollout_pb2_grpc.RolloutServiceServicer):
                 writing = asyncio.create_task(self._write_policies(known, context))
                 try:
                     await asyncio.wait({writing, closing}, return_when=asyncio.FIRST_COMPLETED)
-                    if writing.done():
-                        writing.result()
+                    if writing.done() and writing.result():
+                        return
                 finally:
                     writing.cancel()
                     closing.cancel()
@@ -163,9 +171,35 @@ class RolloutService(rollout_pb2_grpc.RolloutServiceServicer):
         except QueueError as error:
             await self._unavailable(context, error)
 
-    async def _write_policies(self, known: int | None, context: grpc.aio.ServicerContext) -> None:
+    async def _renew(self, fleet: str, held: Sequence[str]) -> Sequence[str]:
+        """Renews leases, before any that has expired is taken back. Returns those that could not be renewed."""
+        if not held:
+            return ()
+        admission = self._admission
+        lost = await self._queue.leases.renew(fleet, held, admission.lease_s, admission.longest_lease_s)
+        self._metrics.renewed(fleet, len(held), len(lost))
+        return lost
+
+    async def _grant(self, wish: LeaseWish) -> int:
+        """Grants what the fleet's share has space for; nothing while Redis is full. A wish for none is only recorded."""
+        occupancy = await self._queue.leases.occupancy()
+        try:
+            left = self._version_feed.ages.steps_left(wish.running_version, occupancy.step)
+            allowance = self._lease_shares.allowance(wish.fleet, occupancy)
+            granted = await self._queue.leases.grant(wish, within_age(allowance, left, self._admission.groups_per_step))
+        except MemoryFullError:
+            granted = 0
+        if wish.groups:
+            self._metrics.leased(wish.fleet, granted)
+        return granted
+
+    async def _write_policies(self, known: int | None, context: grpc.aio.ServicerContext) -> bool:
+        """Sends policies until there will be none. Returns whether that is because the run has finished."""
         async for policy in self._version_feed.watch(known):
             await context.write(rollout_pb2.WatchPolicyResponse(policy=policy))
+        if self._version_feed.finished:
+            await context.write(rollout_pb2.WatchPolicyResponse(finished=True))
+        return self._version_feed.finished
 
     async def _caller(self, context: grpc.aio.ServicerContext, role: Role | None) -> Caller:
         """Authenticates the caller; aborts the call without valid credentials, without the role, or while draining."""
@@ -220,12 +254,17 @@ async def _exhausted(context: grpc.aio.ServicerContext, error: ExhaustedError) -
 
 def lease_problem(request: rollout_pb2.LeaseRequest) -> str | None:
     """Describes what is wrong with a LeaseRequest; None if it is well-formed."""
-    if request.groups < 1:
-        return f"groups = {request.groups}: expected at least 1"
+    if request.groups < 1 and not request.held_lease_ids and not request.HasField("fetching_version"):
+        return f"groups = {request.groups}: expected at least 1, or leases to renew in held_lease_ids, or a fetching_version"
     if len(request.worker.encode()) > _MAX_WORKER_BYTES:
         return f"worker = {request.worker[:_MAX_WORKER_BYTES]!r}...: expected at most {_MAX_WORKER_BYTES} bytes"
     if not request.worker.isprintable():
         return f"worker = {request.worker!r}: expected {PRINTABLE}"
-    if len(request.returned_lease_ids) > _MAX_RETURNED:
-        return f"returned_lease_ids: {len(request.returned_lease_ids)} ids, expected at most {_MAX_RETURNED}"
+    for name, lease_ids in (("returned", request.returned_lease_ids), ("held", request.held_lease_ids)):
+        if len(lease_ids) > _MAX_LEASE_IDS:
+            return f"{name}_lease_ids: {len(lease_ids)} ids, expected at most {_MAX_LEASE_IDS} in one call"
+        for number, lease_id in enumerate(lease_ids):
+            if len(lease_id) > _MAX_LEASE_ID_CHARACTERS:
+                text = f"{lease_id[:_MAX_LEASE_ID_CHARACTERS]!r}..."
+                return f"{name}_lease_ids[{number}] = {text}: expected at most {_MAX_LEASE_ID_CHARACTERS} characters"
     return None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -13,10 +11,21 @@ import structlog
 from learner.gateway.admission_gate import AdmissionGate
 from learner.gateway.batch_writer import BatchWriter
 from learner.gateway.pending_submit import PendingSubmit
-from learner.gateway.retry_reasons import QUEUE_UNAVAILABLE, retry
-from learner.gateway.validation import UNKNOWN_VERSION, GroupRules, Measures, Violation, examine, id_time_violation
+from learner.gateway.retry_reasons import QUEUE_UNAVAILABLE, RUN_FINISHED, retry
+from learner.gateway.validation import (
+    TOO_STALE,
+    UNKNOWN_VERSION,
+    GroupRules,
+    Measures,
+    Violation,
+    examine,
+    id_time_violation,
+    staleness_violation,
+)
 from learner.gateway.version_feed import VersionFeed
 from learner.queue import Append, QueueError
+from learner.queue.histogram import histogram_fields
+from learner.queue.quarantine import quarantine_entry
 from leeway.v1 import rollout_pb2
 from runtime.trace_context import TRACEPARENT
 
@@ -24,7 +33,6 @@ if TYPE_CHECKING:
     from runtime.tracer import Tracer  # OpenTelemetry is optional
 
 _ID_CHARACTERS = 64  # a group id is 36 characters; a longer one is cut before it is echoed or stored
-_QUARANTINED_BYTES = 64 << 10  # larger groups are quarantined without their payload
 
 
 class SubmitHandler:
@@ -32,7 +40,7 @@ class SubmitHandler:
 
     Args:
         rules: what a group may look like, and how old its id may be.
-        version_feed: knows which versions exist.
+        version_feed: knows which versions exist, and which are too stale.
         gate: turns groups of fleets over their rate away before they are validated.
         batch_writer: takes every group, also those whose outcome is decided already.
         quarantine: whether rejected groups are kept for the operator.
@@ -73,9 +81,13 @@ class SubmitHandler:
         if self._gate.refuse(submit, group.ByteSize):
             self._batch_writer.put(submit)
             return
+        if self._version_feed.finished:
+            retry(ack, RUN_FINISHED)
+            self._batch_writer.put(submit)
+            return
         begun = 0 if self._tracer is None else time.time_ns()
         try:
-            found = await self._examine(group)
+            found = await self._examine(submit, group)
         except QueueError:
             retry(ack, QUEUE_UNAVAILABLE)
         else:
@@ -98,7 +110,7 @@ class SubmitHandler:
             details = {"reason": violation.reason, "field": violation.field, "value": violation.value}
             self._log.warning("first rejection of its kind", fleet=fleet, **details)
 
-    async def _examine(self, group: rollout_pb2.Group) -> Violation | Measures:
+    async def _examine(self, submit: PendingSubmit, group: rollout_pb2.Group) -> Violation | Measures:
         """Validates a group; looks for newer versions first if it names one that is not known."""
         found = examine(group, self._rules.limits, self._version_feed.known)
         if isinstance(found, Violation) and found.reason == UNKNOWN_VERSION:
@@ -107,7 +119,17 @@ class SubmitHandler:
             found = examine(group, self._rules.limits, self._version_feed.known)
         if isinstance(found, Violation):
             return found
-        return id_time_violation(group.group_id, self._rules.id_memory_s) or found
+        violation = id_time_violation(group.group_id, self._rules.id_memory_s)
+        if violation is not None:
+            return violation
+        ages = self._version_feed.ages
+        too_stale = ages.too_stale(found.versions)
+        # One that was accepted in time and is sent again gets its answer from the queue: it is a duplicate.
+        if too_stale is not None and not await self._batch_writer.knows(submit.fleet, group.group_id):
+            # What is refused for its age is compared with what is trained, like what expires.
+            submit.counted = histogram_fields(TOO_STALE, found.generated / found.responses, found.reward)
+            return staleness_violation(group, *too_stale)
+        return found._replace(versions=ages.deciding(found.versions))
 
 
 def to_append(fleet: str, group: rollout_pb2.Group, measures: Measures, lease_id: str) -> Append:
@@ -120,6 +142,7 @@ def to_append(fleet: str, group: rollout_pb2.Group, measures: Measures, lease_id
         generated=measures.generated,
         responses=measures.responses,
         reward=measures.reward,
+        versions=tuple(measures.versions),
         lease_id=lease_id,
     )
 
@@ -142,15 +165,5 @@ def _shown_id(text: str) -> str:
 
 def _quarantined(fleet: str, group: rollout_pb2.Group, violation: Violation) -> str:
     """Builds the quarantine record of a rejected group, as JSON."""
-    payload = group.SerializeToString() if group.ByteSize() <= _QUARANTINED_BYTES else b""
-    return json.dumps(
-        {
-            "fleet": fleet,
-            "time": time.time(),
-            "group_id": _shown_id(group.group_id),
-            "reason": violation.reason,
-            "field": violation.field,
-            "value": violation.value,
-            "payload": base64.b64encode(payload).decode() or None,
-        }
-    )
+    fault = (violation.reason, violation.field, violation.value)
+    return quarantine_entry(fleet, _shown_id(group.group_id), group, fault)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -27,15 +27,13 @@ _EARLIEST_S = 946_684_800  # 2000-01-01: no clock was set before
 _AHEAD_S = 86_400  # clocks may be wrong by a day
 _FINISH_REASONS = frozenset(rollout_pb2.FinishReason.values())
 _ID_AHEAD_S = 600.0  # clocks of fleets may be ahead by so much
-_ID_MARGIN_S = (
-    900.0  # what an id's age must be below the memory of ids; more than _ID_AHEAD_S, or one could be forgotten
-)
 
 _TIMES = "from 2000 to a day from now, in seconds since 1970"
 PRINTABLE = "printable characters: no control or format characters, no line breaks"
 
 UNKNOWN_VERSION = "unknown_version"
 ID_TOO_OLD = "id_too_old"
+TOO_STALE = "too_stale"
 
 
 @dataclass(frozen=True)
@@ -62,12 +60,13 @@ class GroupRules(NamedTuple):
 
 
 class Measures(NamedTuple):
-    """Size and mean reward of a valid group."""
+    """Size, mean reward and versions of a valid group."""
 
     tokens: int  # prompt and response tokens over all responses
     generated: int  # response tokens over all responses
     responses: int
     reward: float
+    versions: Collection[int] = ()  # of its spans, each once
 
 
 def validate(group: rollout_pb2.Group, limits: LimitsConfig, known_versions: Container[int]) -> Violation | None:
@@ -95,13 +94,14 @@ def examine(
     responses = group.responses[: limits.group_size[1] + 1]
     # Each access to a bytes field copies it: once is enough.
     tokens = [group.prompt_tokens, *[response.tokens for response in responses]]
+    versions: set[int] = set()
     violation = (
         _names(group)
         or _created_at(group, time.time() if now is None else now)
         or _shape(group, limits)
         or _lengths(tokens, limits)
         or _vocabulary(tokens, limits.vocab_size)
-        or _responses(responses, tokens[1:], limits, known_versions)
+        or _responses(responses, tokens[1:], limits, known_versions, versions)
     )
     if violation is not None:
         return violation
@@ -111,14 +111,13 @@ def examine(
     reward = sum([response.reward for response in responses]) / count
     if not math.isfinite(reward):  # each of them is finite
         return Violation.of("reward_mean_not_finite", "responses", reward, "a finite mean of the rewards")
-    return Measures(generated + count * prompt, generated, count, reward)
+    return Measures(generated + count * prompt, generated, count, reward, versions)
 
 
 def id_time_violation(group_id: str, memory_s: float, now: float | None = None) -> Violation | None:
-    """Checks that the time in a well-formed group id is one for which the queue remembers ids.
+    """Checks that the time in a well-formed group id is not in the future: such an id would be remembered for too long.
 
-    A group whose id has been forgotten would be accepted and trained a second time. Clocks need not agree exactly: both
-    bounds have a margin, which is smaller when the memory is short.
+    Whether an id is too old only the queue knows (append.lua), by its memory and not by a clock.
 
     Args:
         group_id: UUID version 7, which begins with Unix milliseconds.
@@ -126,15 +125,34 @@ def id_time_violation(group_id: str, memory_s: float, now: float | None = None) 
         now: Unix seconds; None takes the time of the call.
     """
     made = int(group_id[:8] + group_id[9:13], 16) / 1000
-    age = (time.time() if now is None else now) - made
-    oldest, ahead = memory_s - min(_ID_MARGIN_S, memory_s / 4), min(_ID_AHEAD_S, memory_s / 8)
-    if age > oldest:
-        allowed = f"at most {oldest:.0f} s old: ids are remembered for {memory_s:.0f} s (queue.id_memory_s)"
-        return Violation.of(ID_TOO_OLD, "group_id", f"{group_id}, made {age:.0f} s ago", allowed)
+    age, ahead = (time.time() if now is None else now) - made, min(_ID_AHEAD_S, memory_s / 8)
     if age < -ahead:
         allowed = f"at most {ahead:.0f} s ahead of the gateway's clock"
         return Violation.of("id_in_future", "group_id", f"{group_id}, made in {-age:.0f} s", allowed)
     return None
+
+
+def forgotten_violation(group_id: str) -> Violation:
+    """Builds the violation of a group that the queue does not know and may have forgotten, so that it may be a duplicate."""
+    allowed = "one that the queue still remembers: send a group again within queue.id_memory_s"
+    return Violation.of(ID_TOO_OLD, "group_id", group_id, allowed)
+
+
+def staleness_violation(group: rollout_pb2.Group, staleness: Mapping[int, int], bound: int) -> Violation:
+    """Builds the violation of a group that the learner would let expire; it names the first of its most stale spans.
+
+    Args:
+        group: a valid group, with spans of at least one of the versions that are too stale.
+        staleness: of each version that is too stale, in optimizer steps.
+        bound: the greatest staleness at which a group is trained.
+    """
+    version = max(staleness, key=lambda one: staleness[one])
+    text, allowed = f"version {version}, {staleness[version]} steps stale", f"at most {bound} (expire_after)"
+    for index, response in enumerate(group.responses[:]):
+        for number, span in enumerate(response.spans[:]):
+            if span.version == version:
+                return Violation.of(TOO_STALE, f"responses[{index}].spans[{number}].version", text, allowed)
+    raise AssertionError(f"version {version} is in none of the group's spans")
 
 
 def _names(group: rollout_pb2.Group) -> Violation | None:
@@ -238,8 +256,10 @@ def _responses(
     tokens: Sequence[bytes],
     limits: LimitsConfig,
     known_versions: Container[int],
+    versions: set[int],
 ) -> Violation | None:
-    if _all_valid(responses, tokens, limits, known_versions):
+    """Checks the responses. Adds the versions of their spans to ``versions``."""
+    if _all_valid(responses, tokens, limits, known_versions, versions):
         return None
     lowest, highest = limits.reward_range
     for index, (response, answer) in enumerate(zip(responses, tokens, strict=True)):
@@ -264,8 +284,12 @@ def _all_valid(
     tokens: Sequence[bytes],
     limits: LimitsConfig,
     known_versions: Container[int],
+    versions: set[int],
 ) -> bool:
-    """Whether the responses break no rule; takes a third of the time that it takes to say which one is broken."""
+    """Whether the responses break no rule; adds the versions of their spans to ``versions``.
+
+    It takes a third of the time that it takes to say which rule is broken.
+    """
     lowest, highest = limits.reward_range
     for response, answer in zip(responses, tokens, strict=True):
         reward = response.reward
@@ -275,10 +299,11 @@ def _all_valid(
             return False
         previous, length = 0, len(answer) // 4
         for span in response.spans[:]:
-            start, end = span.start, span.end
-            if not previous <= start < end <= length or span.version not in known_versions:
+            version, start, end = span.version, span.start, span.end
+            if not previous <= start < end <= length or version not in known_versions:
                 return False
             previous = end
+            versions.add(version)
         if previous == 0:
             return False
     return True

@@ -1,4 +1,4 @@
-"""Follows the versions that the run publishes: which are known, which is the newest, and whether Redis answers."""
+"""Follows the versions that the run publishes, until it has finished, and whether Redis answers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import structlog
 
 from learner.gateway.health import GatewayHealth
-from learner.queue import VERSIONS_KEPT, GatewayQueue, QueueError
+from learner.gateway.version_ages import VersionAges
+from learner.queue import GatewayQueue, QueueError
 from leeway.v1 import rollout_pb2
 
 _WAIT_S = 1.0
@@ -21,17 +22,24 @@ class VersionFeed:
 
     Args:
         queue: where versions are announced.
+        ages: told of every version.
         health: told after every attempt whether Redis takes writes.
         on_health: called with the same answer at the start and whenever it changes.
 
     Attributes:
-        known: numbers of the versions that groups may name.
+        ages: knows every version that was read, and how stale it is.
+        finished: whether the run has made all its steps and takes no more groups.
     """
 
     def __init__(
-        self, queue: GatewayQueue, health: GatewayHealth, on_health: Callable[[bool], Awaitable[None]]
+        self,
+        queue: GatewayQueue,
+        ages: VersionAges,
+        health: GatewayHealth,
+        on_health: Callable[[bool], Awaitable[None]],
     ) -> None:
-        self.known: set[int] = set()
+        self.ages = ages
+        self.finished = False
         self._queue = queue
         self._health = health
         self._on_health = on_health
@@ -42,6 +50,11 @@ class VersionFeed:
         self._refreshing: asyncio.Task[None] | None = None
         self._log = structlog.get_logger(process="gateway")
 
+    @property
+    def known(self) -> set[int]:
+        """Numbers of the versions that groups may name."""
+        return self.ages.known
+
     async def run(self) -> None:
         """Follows the versions until it is cancelled, through any outage of Redis."""
         healthy: bool | None = None
@@ -51,13 +64,17 @@ class VersionFeed:
                 if not healthy:
                     await self._queue.check()
                     await self._read(0.0)
+                    await self._read_end()
                     await self._queue.probe()
+                    await self._queue.look()
                     await self._on_health(True)
                     self._log.info("redis answers and takes writes")
                     healthy, pause = True, _FIRST_PAUSE_S
                     self._health.write_succeeded()
                 await self._read(_WAIT_S)
+                await self._read_end()
                 await self._queue.probe()
+                await self._queue.look()
                 self._health.write_succeeded()
                 # The clock by which leases expire advances only when somebody looks at it.
                 await self._queue.leases.occupancy()
@@ -82,13 +99,18 @@ class VersionFeed:
         await asyncio.shield(self._refreshing)
 
     async def watch(self, known: int | None) -> AsyncIterator[rollout_pb2.Policy]:
-        """Yields the newest version if it is newer than ``known``, then each newest one after it, until ``close``."""
+        """Yields the newest version if it is newer than ``known``, then each newest one after it.
+
+        Ends when the run has finished, or at ``close``.
+        """
         while not self._closed:
             changed = self._changed
             newest = self._newest
             if newest is not None and (known is None or newest.version > known):
                 known = newest.version
                 yield newest
+            elif self.finished:
+                return
             else:
                 await changed.wait()
 
@@ -99,12 +121,27 @@ class VersionFeed:
 
     async def _read(self, wait_s: float) -> None:
         """Reads the announcements since the last read; waits up to ``wait_s`` seconds for one."""
-        for position, policy in await self._queue.policies(self._position, wait_s):
+        announced = await self._queue.policies(self._position, wait_s)
+        if not announced:
+            return
+        # A learner records its start before it publishes anything.
+        new_epoch = announced[-1][1].epoch != self.ages.epoch
+        timelines = await self._queue.timelines() if new_epoch else None
+        self.ages.add([policy for _, policy in announced], timelines)
+        for position, policy in announced:
             self._position = position
-            self.known.add(policy.version)
-            # Redis keeps only so many: a gateway that starts now would not know older ones, and all must decide alike.
-            self.known.discard(policy.version - VERSIONS_KEPT)
             if self._newest is None or policy.version > self._newest.version:
                 self._newest = policy
-                self._changed.set()
-                self._changed = asyncio.Event()
+                self._wake()
+
+    async def _read_end(self) -> None:
+        """Reads whether the run has finished."""
+        finished = await self._queue.finished()
+        if finished != self.finished:
+            self.finished = finished
+            self._log.info("the run has finished" if finished else "the run goes on: it has more steps to make")
+            self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()

@@ -6,8 +6,8 @@ import enum
 import json
 import struct
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 
 from learner.config import LearnerConfig
 from learner.intake.wait_log import WaitLog
@@ -41,18 +41,31 @@ class TakenBatch:
         groups: the groups, equal on every rank.
         refs: one reference per group, in the same order, on rank 0; empty elsewhere.
         staleness: optimizer steps by which each version in the groups' spans is older than the step.
+        fleets: who submitted each group, in the same order, equal on every rank.
     """
 
     groups: list[pb.Group]
     refs: list[GroupRef]
     staleness: dict[int, int]
+    fleets: list[str]
+
+    def without(self, groups: Collection[int]) -> TakenBatch:
+        """Returns the batch without some of its groups, given by their indices."""
+        kept = [index for index in range(len(self.groups)) if index not in groups]
+        return replace(
+            self,
+            groups=[self.groups[index] for index in kept],
+            refs=[self.refs[index] for index in kept] if self.refs else [],
+            fleets=[self.fleets[index] for index in kept],
+        )
 
 
 class BatchSource:
     """Feeds the groups of one queue to all ranks.
 
     Args:
-        config: batch size, staleness bound, and the artificial staleness (hold_staleness) that studies set.
+        config: batch size, the staleness at which groups expire, and the artificial staleness (hold_staleness) that studies
+            set.
         queue: the queue on rank 0, None elsewhere.
         broadcast: collective; sends rank 0's bytes to every rank and returns them.
         stopping: asked on rank 0 before every wait; True ends the run cleanly.
@@ -110,7 +123,8 @@ class BatchSource:
             if self._stopping():
                 return bytes([Command.STOP])
             if self._fill(step):
-                payloads = [json.dumps(self._staleness(step)).encode()]
+                fleets = [ref.fleet for ref, _ in self._collected]
+                payloads = [json.dumps([fleets, self._staleness(step)]).encode()]
                 payloads += [group.SerializeToString() for _, group in self._collected]
                 frames = [struct.pack("<I", len(payload)) + payload for payload in payloads]
                 return bytes([Command.TRAIN]) + b"".join(frames)
@@ -137,7 +151,7 @@ class BatchSource:
         if self._config.hold_staleness and not self._collected and queue.waiting() < least_waiting:
             return False
         if len(self._collected) < wanted:
-            taken = queue.take(wanted - len(self._collected), step, self._config.max_staleness)
+            taken = queue.take(wanted - len(self._collected), step, self._config.expiry_bound)
             self._collected += [(item.ref, item.group) for item in taken]
         return len(self._collected) >= wanted
 
@@ -154,7 +168,8 @@ class BatchSource:
             (size,) = struct.unpack_from("<I", message, offset)
             frames.append(message[offset + 4 : offset + 4 + size])
             offset += 4 + size
-        staleness = {int(version): age for version, age in json.loads(frames[0]).items()}
+        fleets, ages = json.loads(frames[0])
+        staleness = {int(version): age for version, age in ages.items()}
         own, self._collected = self._collected, []
         groups = [group for _, group in own] or [pb.Group.FromString(frame) for frame in frames[1:]]
-        return TakenBatch(groups, [ref for ref, _ in own], staleness)
+        return TakenBatch(groups, [ref for ref, _ in own], staleness, fleets)

@@ -129,9 +129,8 @@ class Prefetch:
             batch.set_exception(error)
 
     def _prepare(self, taken: TakenBatch) -> PreparedBatch:
-        return PreparedBatch(
-            taken, group_statistics(taken.groups, taken.staleness), to_sequences(taken.groups, self._weighting)
-        )
+        statistics = group_statistics(taken.groups, taken.staleness, self._config.max_staleness)
+        return PreparedBatch(taken, statistics, to_sequences(taken.groups, self._weighting))
 
     def _stop_requested(self) -> bool:
         return self._ending.is_set() or self._stopping()

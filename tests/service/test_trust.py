@@ -124,6 +124,27 @@ async def test_calls_beyond_the_rate_are_refused_for_that_fleet_only(start_gatew
         assert await alpha.outcomes([valid_group()]) == ["ACCEPTED"]
 
 
+async def test_strangers_connections_keep_nobody_out(start_gateway):
+    """Opens more connections than are allowed, without a call on any: they are closed, and a fleet is answered."""
+    gateway = await start_gateway(connections={"max_connections": 8, "unused_s": 1.0})
+    host, port = gateway.address.split(":")
+    preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+    strangers = [await asyncio.open_connection(host, int(port)) for _ in range(20)]
+    for _, writer in strangers:
+        writer.write(preface)
+
+    async def answered() -> bool:
+        async with gateway.connect() as fleet:
+            try:
+                return (await fleet.ledger()).fleet == "alpha"
+            except grpc.aio.AioRpcError:
+                return False
+
+    await eventually(answered, bool)
+    for _, writer in strangers:
+        writer.close()
+
+
 async def test_an_idle_stream_is_closed_and_a_busy_one_is_not(start_gateway):
     gateway = await start_gateway(connections={"idle_s": 2.0})
     async with gateway.connect() as fleet:

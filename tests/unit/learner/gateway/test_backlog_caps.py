@@ -56,3 +56,14 @@ def test_what_the_learner_has_taken_is_memory_but_does_not_wait():
     caps = backlog_caps(QuotaConfig(max_queued_groups=5, max_queued_bytes=200))
     assert caps.refusal("a", {"a": Backlog(queued=0, groups=19, bytes=190)}) is None
     assert caps.refusal("a", {"a": Backlog(queued=0, groups=20, bytes=200)}) == "quota_backlog"
+
+
+def test_remembered_ids_are_bytes_of_their_fleet_too():
+    """A fleet whose groups leave the queue at once could fill the memory with their ids."""
+    caps = backlog_caps(QuotaConfig(max_queued_bytes=200))
+    assert caps.refusal("a", {"a": Backlog(queued=0, groups=0, bytes=0, remembered=199)}) is None
+    assert caps.refusal("a", {"a": Backlog(queued=0, groups=1, bytes=10, remembered=190)}) == "quota_backlog"
+    caps = backlog_caps(max_queued_bytes=1000)
+    flood = Backlog(queued=0, groups=0, bytes=0, remembered=990)
+    assert caps.refusal("flood", {"flood": flood, **queued(b=1)}) == "queue_full"
+    assert caps.refusal("b", {"flood": flood, **queued(b=1)}) is None

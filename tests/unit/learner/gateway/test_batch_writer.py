@@ -12,7 +12,7 @@ from learner.gateway.batch_writer import BatchWriter
 from learner.gateway.health import GatewayHealth
 from learner.gateway.metrics import GatewayMetrics
 from learner.gateway.pending_submit import PendingSubmit
-from learner.queue import Append, Appended, Backlog, Flushed, Permit, UnavailableError
+from learner.queue import Append, Appended, Backlog, Flushed, Occupancy, Permit, UnavailableError
 from leeway.v1 import rollout_pb2 as pb
 
 ACCEPTED, RETRY = pb.OUTCOME_ACCEPTED, pb.OUTCOME_RETRY
@@ -27,6 +27,7 @@ class ScriptedQueue:
         self.asked: list[tuple[str, int]] = []
         self.permits: Callable[[int], Permit] = lambda groups: Permit(groups, 0.0)
         self.backlog: dict[str, Backlog] | None = {}
+        self.seen: Occupancy | None = None
 
     async def flush(
         self, groups: Sequence[Append], counts: Mapping[str, Mapping[str, int]], quarantined: Sequence[str]
@@ -56,7 +57,7 @@ class Bench:
         self.queue, self.recent_acks = ScriptedQueue(), ScriptedRecentAcks()
         self.acks: list[pb.Ack] = []
         self._news = asyncio.Event()
-        self.gate = AdmissionGate(AdmissionConfig(**admission), self.queue)  # pyright: ignore[reportArgumentType]
+        self.gate = AdmissionGate(AdmissionConfig(**admission), self.queue, self.queue)  # pyright: ignore[reportArgumentType]
         self.writer = BatchWriter(self.queue, self.gate, batch, self.recent_acks, GatewayMetrics(GatewayHealth()))  # pyright: ignore[reportArgumentType]
 
     def submit(self, fleet: str, name: str) -> PendingSubmit:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 
 from learner.config import AdmissionConfig
 from learner.gateway.lease_shares import LeaseShares, max_min_shares, round_shares
-from learner.queue import Occupancy
+from learner.queue import Allowance, Occupancy
 
 
 def lease_shares(bound: int, weights: dict[str, float] | None = None) -> LeaseShares:
@@ -48,6 +50,48 @@ def test_a_satisfied_fleet_above_its_share_does_not_shrink_it_for_others():
     # b took all while it was alone, and is satisfied; a may take all that becomes free, until b asks for more.
     assert lease_shares(80).share("a", occupancy({"b": 80})) == 80
     assert lease_shares(80).shares(occupancy({"b": 80}, "a")) == {"a": 40, "b": 40}
+
+
+def test_a_flood_beyond_its_share_is_not_counted():
+    seen = Occupancy(0, {"flood": 1024, "a": 10}, frozenset({"a"}), unleased={"flood": 1024})
+    assert lease_shares(80).allowance("a", seen) == Allowance(80, 80, {"flood": 40})
+
+
+def test_a_flood_within_its_share_is_counted():
+    seen = Occupancy(0, {"flood": 30}, frozenset(), unleased={"flood": 30})
+    assert lease_shares(80).allowance("a", seen) == Allowance(80, 80)
+
+
+def test_used_leases_beyond_the_share_are_waited_for():
+    # b had all while it was alone: 50 of its groups are queued, and it uses all its promises.
+    seen = Occupancy(0, {"b": 80}, frozenset({"b"}), fresh={"b": 30}, use={"b": 1.0})
+    assert lease_shares(80).allowance("a", seen) == Allowance(80, 40)
+
+
+@pytest.mark.parametrize(
+    ("more", "counted"),
+    [
+        ({"use": {"b": 1.0}, "fresh": {"b": 80}}, 80),  # b uses what it is promised
+        ({"use": {"b": 0.75}, "fresh": {"b": 80}}, 60),
+        ({"use": {"b": 0.0}, "fresh": {"b": 80}}, 0),
+        ({"fresh": {"b": 80}}, 0),  # b has never used a lease
+        ({"use": {"b": 1.0}, "renewed": {"b": 80}}, 0),
+        ({"use": {"b": 1.0}, "renewed": {"b": 20}, "fresh": {"b": 60}}, 60),
+    ],
+)
+def test_promises_that_are_kept_from_others_count_up_to_the_share(more: dict[str, Any], counted: int):
+    rule = lease_shares(80)
+    seen = Occupancy(0, {"b": 80}, frozenset({"b"}), **more)
+    share = rule.share("b", replace(seen, hungry=frozenset({"a", "b"})))
+    assert rule.allowance("a", seen).counted.get("b", 80) == max(share, counted)
+
+
+def test_a_fleet_that_wastes_its_leases_has_a_lower_weight_and_never_none():
+    rule = lease_shares(85)
+    seen = Occupancy(0, {}, frozenset({"a", "b"}), use={"b": 0.25})
+    assert rule.shares(seen) == {"a": 68, "b": 17}
+    assert rule.shares(replace(seen, use={"b": 0.0})) == {"a": 80, "b": 5}
+    assert rule.share("b", replace(seen, hungry=frozenset({"b"}), use={"b": 0.0})) == 85  # alone it may have all
 
 
 WANTED = st.dictionaries(

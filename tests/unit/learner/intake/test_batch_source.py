@@ -1,6 +1,7 @@
 """Rules of the batch source on rank 0 and on the others, over an in-memory broadcast and a scripted queue."""
 
 import contextlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,9 +25,11 @@ class ScriptedQueue:
         self.script = list(script)
         self.depth = waiting
         self.asked: list[int] = []
+        self.bounds: set[int] = set()
 
-    def take(self, groups: int, step: int, max_staleness: int) -> list[TakenGroup]:
+    def take(self, groups: int, step: int, expire_after: int) -> list[TakenGroup]:
         self.asked.append(groups)
+        self.bounds.add(expire_after)
         return self.script.pop(0) if self.script else []
 
     def waiting_at_most(self, seconds: float) -> contextlib.AbstractContextManager[None]:
@@ -60,7 +63,7 @@ def test_a_batch_is_gathered_over_calls_and_every_rank_gets_the_same(tmp_path):
     lead = BatchSource(config(tmp_path), queue, send, lambda: False)  # pyright: ignore[reportArgumentType]
     got = lead.take(step=6)
     assert got is not None
-    assert queue.asked == [3, 2, 2]
+    assert (queue.asked, queue.bounds) == ([3, 2, 2], {32})  # late groups are taken too: max_staleness is 4
     assert [ref.group_id for ref in got.refs] == ["a", "b", "c"]
     assert got.staleness == {2: 4, 4: 2, 5: 1}
     other = BatchSource(config(tmp_path), None, lambda _: wire[0], lambda: False).take(step=6)
@@ -68,6 +71,17 @@ def test_a_batch_is_gathered_over_calls_and_every_rank_gets_the_same(tmp_path):
     assert other.groups == got.groups
     assert other.staleness == got.staleness
     assert other.refs == []
+    assert other.fleets == got.fleets == ["fleet"] * 3
+
+
+def test_a_batch_without_some_groups_keeps_references_and_fleets_in_order(tmp_path):
+    queue = ScriptedQueue([taken("a"), taken("b"), taken("c")])
+    got = BatchSource(config(tmp_path), queue, lambda m: m or b"", lambda: False).take(0)  # pyright: ignore[reportArgumentType]
+    assert got is not None
+    rest = got.without({1})
+    assert [one.group_id for one in rest.groups] == [ref.group_id for ref in rest.refs] == ["a", "c"]
+    assert (len(rest.fleets), rest.staleness) == (2, got.staleness)
+    assert replace(got, refs=[]).without({0}).refs == []
 
 
 def test_hold_staleness_waits_until_enough_steps_are_queued(tmp_path):
@@ -91,11 +105,11 @@ def test_redis_that_is_away_is_waited_for_and_the_other_ranks_get_signs_of_life(
     away, wire = iter(range(5)), []
 
     class AwayQueue(ScriptedQueue):
-        def take(self, groups: int, step: int, max_staleness: int) -> list[TakenGroup]:
+        def take(self, groups: int, step: int, expire_after: int) -> list[TakenGroup]:
             assert self.patience < 5.0
             if next(away, None) is not None:
                 raise StillAwayError("Redis is not available")
-            return super().take(groups, step, max_staleness)
+            return super().take(groups, step, expire_after)
 
     queue = AwayQueue([taken("a"), taken("b"), taken("c")])
     lead = BatchSource(config(tmp_path), queue, lambda m: wire.append(m or b"") or m or b"", lambda: False)  # pyright: ignore[reportArgumentType]
@@ -107,7 +121,7 @@ def test_redis_that_is_away_is_waited_for_and_the_other_ranks_get_signs_of_life(
 
 def test_an_outage_that_has_reached_its_limit_is_an_error(tmp_path):
     class DeadQueue(ScriptedQueue):
-        def take(self, groups: int, step: int, max_staleness: int) -> list[TakenGroup]:
+        def take(self, groups: int, step: int, expire_after: int) -> list[TakenGroup]:
             raise UnavailableError("Redis is not available")
 
     lead = BatchSource(config(tmp_path), DeadQueue(), lambda m: m or b"", lambda: False)  # pyright: ignore[reportArgumentType]

@@ -42,7 +42,7 @@ class Queue:
         self.open = threading.Event()
         self.open.set()
 
-    def take(self, groups: int, step: int, max_staleness: int) -> list[TakenGroup]:
+    def take(self, groups: int, step: int, expire_after: int) -> list[TakenGroup]:
         if not self.open.is_set():
             return []
         self.asked.append(step)
