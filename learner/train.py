@@ -3,13 +3,40 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass, replace
 
-from learner.batch.packing import pack
+import structlog
+
+from learner.batch.culprits import culprits
+from learner.batch.packing import pack, without_groups
+from learner.batch.statistics import GroupStatistics, group_statistics
+from learner.batch.types import Batch
 from learner.config import LearnerConfig
+from learner.intake.batch_source import TakenBatch
+from learner.intake.prefetch import PreparedBatch
 from learner.megatron.parallel import Ranks
+from learner.megatron.training.trainer import StepStats
 from learner.run import Run
 from learner.telemetry.rank_metrics import RankMetrics
 from learner.telemetry.step_row import StepRecord, step_row, timing
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What a step was made with.
+
+    Attributes:
+        taken: the groups that are in the weights now, or have none of their own there because they had no contrast, or
+            because the step was skipped. Groups that were refused are not among them.
+        groups: statistics of these groups.
+        batch: what was trained; None if no group had a contrast.
+        stats: results of training, with weights of these groups only; None if nothing was trained.
+    """
+
+    taken: TakenBatch
+    groups: GroupStatistics
+    batch: Batch | None
+    stats: StepStats | None
 
 
 def train(config: LearnerConfig, ranks: Ranks, rank_metrics: RankMetrics) -> bool:
@@ -31,26 +58,29 @@ def train(config: LearnerConfig, ranks: Ranks, rank_metrics: RankMetrics) -> boo
     step = run.step
     while step < config.steps:
         started = time.monotonic()
-        prepared = run.prefetch.take(step)
+        with run.waiting("groups"):
+            prepared = run.prefetch.take(step)
         if prepared is None:
             break
         waited = time.monotonic()
-        taken, groups, sequences = prepared.taken, prepared.groups, prepared.sequences
-        batch = pack(sequences, run.layout, ranks.data_rank) if sequences else None
+        batch = pack(prepared.sequences, run.layout, ranks.data_rank) if prepared.sequences else None
         packed = time.monotonic()
-        batch, recomputed = run.behaviour.recompute(batch, step, taken.staleness)
-        decision = run.rates.decide(step, groups)
-        stats = run.trainer.train_step(batch, run.objective, decision.rate) if batch else None
+        batch, recomputed = run.behaviour.recompute(batch, step, prepared.taken.staleness)
+        decision = run.rates.decide(step, prepared.groups)
+        made = _train_step(run, step + 1, prepared, batch, decision.rate)
+        taken, stats = made.taken, made.stats
         if stats and not stats.skipped:
             run.objective.observe(stats.metrics)
         trained = time.monotonic()
         step += 1
         run.tracing.trained(step, taken, trained - packed)
-        row = step_row(StepRecord(step, taken, groups, batch, stats, decision, config.optimizer.betas[0]))
+        beta, objective = config.optimizer.betas[0], config.objective.name
+        row = step_row(StepRecord(step, taken, made.groups, made.batch, stats, decision, beta, objective))
         alarms = run.rates.observe(row)
         if step % config.publish.every == 0 or step == config.steps:
             run.publish(step)
-        run.checkpointer.after_step(step, taken.refs)
+        with run.waiting("checkpoint"):
+            run.checkpointer.after_step(step, taken.refs)
         run.checkpointer.mark_healthy(run.rates.healthy_steps(step))
         row |= recomputed | timing(started, waited, packed, trained, time.monotonic())
         run.report(row, taken, stats, alarms)
@@ -59,3 +89,53 @@ def train(config: LearnerConfig, ranks: Ranks, rank_metrics: RankMetrics) -> boo
             return False
     run.close(step)
     return step >= config.steps or run.stop.requested()
+
+
+def _train_step(run: Run, step: int, prepared: PreparedBatch, batch: Batch | None, rate: float) -> _Outcome:
+    """Makes an optimizer step. Collective.
+
+    If the loss or the gradient is not finite and a few groups can be found that make it so, they are refused: they leave the
+    queue as "quarantined", and the step is made without them. Otherwise such a step is skipped, as the model is to blame.
+
+    Args:
+        run: the run.
+        step: number of the step, 1-based.
+        prepared: the step's groups.
+        batch: this data rank's part of their sequences; None if none is to be trained.
+        rate: the learning rate.
+    """
+    if batch is None:
+        return _Outcome(prepared.taken, prepared.groups, None, None)
+    stats = run.trainer.train_step(batch, run.objective, rate)
+    whole = _Outcome(prepared.taken, prepared.groups, batch, stats)
+    guilty = None if stats.finite else _culprits(run, prepared, batch)
+    if guilty is None:
+        return whole
+    rest = _without(prepared, batch, guilty, run)
+    again = run.trainer.train_step(rest, run.objective, rate)
+    if not again.finite:
+        return whole
+    run.refuse(step, prepared.taken, guilty, stats.skipped or "")
+    taken = prepared.taken.without(guilty)
+    weights = [weight for group, weight in enumerate(again.group_weights) if group not in guilty]
+    statistics = group_statistics(taken.groups, taken.staleness, run.config.max_staleness)
+    return _Outcome(taken, statistics, rest, replace(again, group_weights=weights))
+
+
+def _culprits(run: Run, prepared: PreparedBatch, batch: Batch) -> set[int] | None:
+    """Searches the groups that make the loss or the gradient not finite; see ``learner.batch.culprits.culprits``."""
+    trained = sorted({sequence.group for sequence in prepared.sequences})
+    structlog.get_logger().warning("the step is not finite: the groups are searched for the cause", groups=len(trained))
+
+    def finite(groups: set[int]) -> bool:
+        run.watchdog.alive()
+        part = without_groups(batch, set(trained) - groups, run.layout)
+        return run.trainer.gradient(part, run.objective).finite
+
+    return culprits(trained, prepared.taken.fleets, finite)
+
+
+def _without(prepared: PreparedBatch, batch: Batch, guilty: set[int], run: Run) -> Batch:
+    left = [sequence for sequence in prepared.sequences if sequence.group not in guilty]
+    rest = without_groups(batch, guilty, run.layout)
+    return replace(rest, sequences=len(left), tokens=sum(len(sequence.tokens) for sequence in left))

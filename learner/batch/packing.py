@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Collection
 from collections.abc import Sequence as Sequences
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -64,6 +65,7 @@ def pack(sequences: Sequences[Sequence], layout: Layout, data_rank: int = 0) -> 
         members=bins,
         sequences=len(sequences),
         tokens=sum(len(sequence.tokens) for sequence in sequences),
+        groups=1 + max(sequence.group for sequence in sequences),
     )
 
 
@@ -74,6 +76,48 @@ def _round_up(length: int, multiple: int) -> int:
 def padding_only(layout: Layout) -> MicroBatch:
     """Makes a micro-batch of nothing but padding, which carries no loss."""
     return _micro_batch([], layout, [])
+
+
+def without_groups(batch: Batch, groups: Collection[int], layout: Layout) -> Batch:
+    """Leaves the sequences of some groups out, not even as context: whatever they hold cannot reach the gradient.
+
+    The others stay on their rank and in their micro-batch, with their weights. So every rank can do it by itself, with what
+    was added to the batch since it was packed, and all ranks still have equally many micro-batches.
+
+    Args:
+        batch: the batch of one data rank.
+        groups: indices of groups of the step.
+        layout: the layout that the batch was packed with.
+    """
+    packed, members = [], []
+    for micro_batch, old in zip(batch.micro_batches, batch.members, strict=True):
+        kept = [row for row, group in enumerate(micro_batch.group.tolist()) if group not in groups]
+        carried = [name for name in _OPTIONAL if getattr(micro_batch, name) is not None]
+        packed.append(_micro_batch([_unpacked(micro_batch, row, carried) for row in kept], layout, carried))
+        members.append([old[row] for row in kept])
+    return replace(batch, micro_batches=packed, members=members)
+
+
+def _unpacked(micro_batch: MicroBatch, row: int, carried: list[str]) -> Sequence:
+    """Returns a sequence of a micro-batch, as it was packed, and padded if the layout pads sequences."""
+    start, end = micro_batch.cu_seqlens[row : row + 2].tolist()
+    own = micro_batch.loss_row == row
+    targets = micro_batch.loss_index[own] + 1 - start
+    generated = torch.zeros(end - start, dtype=torch.bool)
+    generated[targets] = True
+    optional = {}
+    for name in carried:
+        optional[name] = torch.zeros(end - start, dtype=_OPTIONAL[name])
+        optional[name][targets] = getattr(micro_batch, name)[own]
+    return Sequence(
+        micro_batch.tokens[0, start:end],
+        generated,
+        float(micro_batch.advantage[row]),
+        float(micro_batch.weight[row]),
+        float(micro_batch.temperature[own][0]) if len(targets) else 1.0,
+        group=int(micro_batch.group[row]),
+        **optional,
+    )
 
 
 _OPTIONAL = {"behaviour_logp": torch.float32, "reference_logp": torch.float32, "version": torch.int64}
@@ -134,5 +178,6 @@ def _micro_batch(sequences: list[Sequence], layout: Layout, carried: list[str]) 
         temperature=temperature[loss_row],
         advantage=torch.tensor([sequence.advantage for sequence in sequences], dtype=torch.float32),
         weight=torch.tensor([sequence.weight for sequence in sequences], dtype=torch.float32),
+        group=torch.tensor([sequence.group for sequence in sequences], dtype=torch.int64),
         **optional,
     )

@@ -29,7 +29,7 @@ def to_sequences(groups: Sequences[pb.Group], weighting: Weighting = DEFAULT) ->
     """
     sequences: list[Sequence] = []
     step_tokens = sum(_loss_tokens(group) for group in groups)
-    for group in groups:
+    for index, group in enumerate(groups):
         prompt = token_ids(group.prompt_tokens)
         rewards = [response.reward for response in group.responses]
         weight = _weight(group, weighting, len(groups), step_tokens)
@@ -40,7 +40,9 @@ def to_sequences(groups: Sequences[pb.Group], weighting: Weighting = DEFAULT) ->
             if keep or advantage != 0.0:
                 tokens, version = _joined(prompt, response)
                 generated = version != _NO_VERSION
-                sequences.append(Sequence(tokens, generated, advantage, weight, group.temperature, version=version))
+                sequences.append(
+                    Sequence(tokens, generated, advantage, weight, group.temperature, version=version, group=index)
+                )
     return sequences
 
 

@@ -24,6 +24,7 @@ class Sequence:
     behaviour_logp: Tensor | None = None  # [n] float32: log mu of each token, read where ``generated``; None: not known
     reference_logp: Tensor | None = None  # [n] float32: log-probability under the frozen reference; same conventions
     version: Tensor | None = None  # [n] int64: policy version that generated each token, read where ``generated``
+    group: int = 0  # index of its group among those of the step
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class MicroBatch:
     temperature: Tensor  # [L] float32
     advantage: Tensor  # [R] float32
     weight: Tensor  # [R] float32
+    group: Tensor  # [R] int64: index of each response's group among those of the step
     behaviour_logp: Tensor | None = None  # [L] float32: log mu of ``loss_target``; None: not known
     reference_logp: Tensor | None = None  # [L] float32: log-probability under the frozen reference; same conventions
     version: Tensor | None = None  # [L] int64: policy version that generated ``loss_target``; None: not known
@@ -68,3 +70,4 @@ class Batch:
     members: list[list[int]]  # for each micro-batch: which of the step's sequences it holds, in order
     sequences: int  # over all data-parallel ranks
     tokens: int  # over all data-parallel ranks, padding left out
+    groups: int = 1  # groups of the step up to the last one with a sequence, over all data-parallel ranks

@@ -96,6 +96,13 @@ class AlarmConfig(Settings):
     entropy_fall: float = Field(default=0.05, gt=0, lt=1, description="alarm below this share of its first mean")
     non_finite: AlarmAction = Field(default="warn", description="action if losses or gradients are not finite")
     non_finite_steps: int = Field(default=3, gt=0, description="alarm at this many such steps in one window")
+    dominance: AlarmAction = Field(default="warn", description="action if one fleet dominates the gradient")
+    dominance_limit: float = Field(
+        default=5.0,
+        gt=1,
+        description="alarm if a group of a fleet weighs more than this many times a group of the others, and all of its "
+        "groups a quarter of the gradient or more; a group's weight is the sum of |d loss / d log p| / temperature",
+    )
     hold_steps: int = Field(default=20, gt=0, description="steps for which a hold freezes the weights")
     hold_factor: float = Field(
         default=0.5, gt=0, le=1, description="factor on the learning rate after a hold or a rollback"

@@ -55,7 +55,8 @@ class ObjectiveConfig(Settings):
     rho_max: Annotated[float | None, BeforeValidator(_off)] = Field(
         default=0.1,
         gt=0,
-        description='asympo: largest weight of negatives against positives; "off": no bound, as in the paper',
+        description="asympo: largest weight of negatives against positives over many steps (one step may exceed it); "
+        '"off": no bound, as in the paper',
     )
     rho_decay: float = Field(
         default=0.9, ge=0, lt=1, description="asympo: decay of the exponential means behind rho_max"

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from learner.config.control import AlarmAction, AlarmConfig
+from learner.control.fleet_weights import FleetWeights
 
 Row = Mapping[str, Any]
 # rho is clipped before averaging: with few positives it is unbounded, and above 1 larger values carry no information.
@@ -51,14 +52,19 @@ class Alarms:
             "reward": self._reward,
             "entropy": self._entropy,
             "non_finite": self._non_finite,
+            "dominance": self._dominance,
         }
-        self._means = {name: TrackedMean(config.window) for name in self._rules if name != "non_finite"}
+        self._means = {
+            name: TrackedMean(config.window) for name in self._rules if name not in ("non_finite", "dominance")
+        }
+        self._fleets = FleetWeights(config.window)
         self._non_finite_flags: deque[bool] = deque(maxlen=config.window)
         self._active: dict[str, int] = {}  # rule -> steps since its condition last held
 
     def observe(self, row: Row) -> list[Alarm]:
         """Records a step's row and returns the alarms that it raises."""
         self._non_finite_flags.append(not row.get("finite", True))
+        self._fleets.add(row.get("fleets") or {})
         for name, mean in self._means.items():
             value = row.get(name)
             if value is not None and math.isfinite(value):
@@ -86,18 +92,25 @@ class Alarms:
         """Forgets every row, as after a change of the learning rate: they say nothing about the steps to come."""
         for mean in self._means.values():
             mean.clear()
+        self._fleets.clear()
         self._non_finite_flags.clear()
         self._active.clear()
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the state for a checkpoint: JSON values."""
         means = {name: mean.state_dict() for name, mean in self._means.items()}
-        return {"means": means, "non_finite": list(self._non_finite_flags), "active": dict(self._active)}
+        return {
+            "means": means,
+            "fleets": self._fleets.state_dict(),
+            "non_finite": list(self._non_finite_flags),
+            "active": dict(self._active),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what ``state_dict`` returned."""
         for name, mean in self._means.items():
             mean.load_state_dict(state["means"][name])
+        self._fleets.load_state_dict(state["fleets"])
         self._non_finite_flags.clear()
         self._non_finite_flags.extend(state["non_finite"])
         self._active = dict(state["active"])
@@ -144,6 +157,16 @@ class Alarms:
     def _non_finite(self) -> str | None:
         count, limit = sum(self._non_finite_flags), self._config.non_finite_steps
         return f"{count} of the last {self._config.window} steps were not finite" if count >= limit else None
+
+    def _dominance(self) -> str | None:
+        found, limit = self._fleets.dominant(), self._config.dominance_limit
+        if found is None or found[1] <= limit:
+            return None
+        fleet, ratio, share = found
+        return (
+            f"fleet {fleet} dominates the gradient: one of its groups weighs {ratio:.3g} times one of the others', and all "
+            f"of them {share:.0%} of the whole: look at its temperature, its rewards and its responses' likelihood"
+        )
 
 
 class TrackedMean:

@@ -11,46 +11,43 @@ from torch import Tensor
 
 from learner.objectives.base import Loss, Objective, Responses
 
+_LEAST_FACTOR = 1e-6  # not 0: the weight of the negatives could not be measured any more
+
 
 @dataclass
 class RhoGuard:
     """Bounds the weight of negatives against positives, rho. Our own addition, not the paper's (docs/objectives.md).
 
-    ASymPO's rho is about S_P / S_N, the ratio of the mean scales of positives and negatives, so it is near 1 where right and
-    wrong answers are equally likely. The guard multiplies negatives by min(1, rho_max * E[S_N] / E[S_P]), where E is an
-    exponential mean over the steps *before* this one; this makes rho about min(S_P / S_N, rho_max). Before the first step the
-    two scales are assumed equal. The means come from metrics that every step reduces over all ranks anyway, so the guard
-    costs no extra pass and no extra collective.
+    ASymPO's rho is near 1 where right and wrong answers are equally likely, and above it where a few wrong ones are nearly
+    certain: a response weighs |A_g| / S_g. The guard multiplies negatives by f = min(1, rho_max * E[P] / E[N]), where P is
+    the weight of a step's positives, N that of its negatives before f, and E an exponential mean over the steps *before*
+    this one. So the weight of negatives over many steps is at most rho_max times that of positives, however the scales
+    spread; a single step may exceed it. Before the first step P and N are assumed equal, as their advantages are. Both are
+    metrics that every step reduces over all ranks anyway: the guard costs no extra pass and no extra collective.
 
     Attributes:
         rho_max: largest rho.
         decay: decay of the exponential means.
-        positive: E[S_P], nats/token; None before the first step that has positives.
-        negative: E[S_N], nats/token; None before the first step that has negatives.
+        positive: E[P], times a factor that ``negative`` has too; 0 before the first step.
+        negative: E[N], times that factor.
     """
 
     rho_max: float
     decay: float = 0.9
-    positive: float | None = None
-    negative: float | None = None
+    positive: float = 0.0
+    negative: float = 0.0
 
     def factor(self) -> float:
         """Factor on the advantage of negatives in this step, in (0, 1]."""
-        if self.positive is None or self.negative is None:
-            return min(1.0, self.rho_max)
-        return min(1.0, self.rho_max * self.negative / self.positive) if self.positive > 0 else 1.0
+        ratio = self.positive / self.negative if self.negative > 0 else 1.0
+        return min(1.0, max(_LEAST_FACTOR, self.rho_max * ratio))
 
     def observe(self, sums: dict[str, float]) -> None:
-        """Updates the means with a step's sums; a mean stays unchanged if the step has no positives, or no negatives."""
-        self.positive = self._mixed(self.positive, sums, "nll_positive")
-        self.negative = self._mixed(self.negative, sums, "nll_negative")
-
-    def _mixed(self, old: float | None, sums: dict[str, float], name: str) -> float | None:
-        count = sums[f"{name}_count"]
-        new = sums[f"{name}_sum"] / count if count else math.nan
-        if not math.isfinite(new):
-            return old
-        return new if old is None else self.decay * old + (1 - self.decay) * new
+        """Updates the means with a step's sums; ``factor`` must still be what the step was made with."""
+        raised, lowered = sums["rho_count"], sums["rho_sum"] / self.factor()
+        if math.isfinite(raised) and math.isfinite(lowered) and raised + lowered > 0:
+            self.positive = self.decay * self.positive + (1 - self.decay) * raised
+            self.negative = self.decay * self.negative + (1 - self.decay) * lowered
 
 
 class Asympo(Objective):
@@ -109,7 +106,7 @@ class Asympo(Objective):
         if (
             self._guard
         ):  # if it was turned on between two runs it starts anew; if it was turned off the state is ignored
-            self._guard.positive, self._guard.negative = state.get("positive"), state.get("negative")
+            self._guard.positive, self._guard.negative = state.get("positive", 0.0), state.get("negative", 0.0)
 
     def _clip(self, logp: Tensor, responses: Responses) -> Tensor:
         positive = responses.advantage[responses.row] >= 0

@@ -76,8 +76,9 @@ class Objective(ABC):
             rewards. B is the sum of a group's positive advantages, S_P and S_N the mean scales of positives and negatives.
         rho_sum / rho_count: the effective **rho**, the total weight of the tokens whose probability the step lowers over
             that of the tokens it raises. A token's weight is |d loss / d log p|; with S_g alone in the loss the weights of
-            response g add up to |d loss / d S_g|. So rho is alpha for SPO, about S_P / S_N for ASymPO, 1 for REINFORCE
-            on centred rewards, 0 for positives only. It is measured from the gradient, not declared.
+            response g add up to |d loss / d S_g|. So rho is alpha for SPO, 1 for REINFORCE on centred rewards, 0 for
+            positives only, and for ASymPO the sum of |A| / S over negatives by that over positives. It is measured from the
+            gradient, not declared.
         drift_sum / drift_count: log(pi/mu) over tokens, if the objective needs mu (nats; tokens).
 
     State: the caller gives ``observe`` the sums of the step, reduced over all ranks, after every update. As all ranks see

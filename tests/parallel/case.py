@@ -58,10 +58,14 @@ class Case:
 
     def batch(self, sequences: list[Sequence] | None = None) -> Batch:
         """Packs this data-parallel rank's share of ``sequences``, by default all of the reference run's."""
+        return pack(sequences or self.sequences, self.layout, self.ranks.data_rank)
+
+    @property
+    def layout(self) -> Layout:
+        """What batches are packed with."""
         count = self.spec.get("micro_batches", 2)
         multiple = LONGEST if count == PADDED else self.ranks.tensor_size
-        layout = Layout(self.ranks.data_size, count, 16_384, multiple, self.ranks.context_size)
-        return pack(sequences or self.sequences, layout, self.ranks.data_rank)
+        return Layout(self.ranks.data_size, count, 16_384, multiple, self.ranks.context_size)
 
     def step(self) -> StepStats:
         """Takes one step of REINFORCE on the whole batch."""

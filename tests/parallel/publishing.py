@@ -27,12 +27,16 @@ class Registry:
     def __init__(self) -> None:
         self.policies: list[rollout_pb2.Policy] = []
         self.failures: list[int] = []
+        self.replaced: list[int] = []
 
     def published(self, policy: rollout_pb2.Policy, seconds: float) -> None:
         self.policies.append(policy)
 
     def not_published(self, version: int, error: Exception) -> None:
         self.failures.append(version)
+
+    def coalesced(self, step: int, replaced: int) -> None:
+        self.replaced.append(replaced)
 
     def in_use(self) -> set[int]:
         return set()

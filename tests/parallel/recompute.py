@@ -74,9 +74,9 @@ def _publish(case: Case, config: LearnerConfig, behaviour: Behaviour) -> None:
     for step in range(3):
         publisher.publish(step, export(case.policy, case.ranks))
         behaviour.cache_current(publisher.version)
+        publisher.wait()
         if step < 2:
             case.step()
-    publisher.wait()
     case.keep("now", export(case.policy, case.ranks))
     if registry is not None:
         assert not registry.failures

@@ -119,7 +119,7 @@ def _drift(pairs: list[tuple[float, float]]) -> list[float]:
 
 def _published(root: Path, reference: Reference) -> dict[int, Path]:
     """The directory of every version as a fleet has it: full ones as they are, deltas applied."""
-    verifier = Verifier(reference.directory, root.parent / "cache")
+    verifier = Verifier(reference.directory, [root.as_uri()], root.parent / "cache")
     policies = [
         json_format.ParseDict(row, rollout_pb2.Policy()) for row in json.loads((root / "policies.json").read_text())
     ]

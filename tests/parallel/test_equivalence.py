@@ -161,6 +161,11 @@ def test_guard_leaves_weights_and_moments_alone(outcomes, references):
         assert "non-finite loss" in loss
         assert "non-finite gradient" in gradient
         assert mute == "no token carries loss"
+        search, count = values["search"], len(values["search"]["by_hand"])
+        assert search["found"] == [count], name
+        assert search["left_out"] == pytest.approx(search["packed_anew"], rel=1e-4, abs=1e-7), name
+        assert search["left_out"][2:] == pytest.approx(search["by_hand"], rel=1e-4), name
+        assert search["last"] == 0
 
 
 def test_bfloat16_is_near(outcomes, references):

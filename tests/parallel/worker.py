@@ -23,14 +23,15 @@ import torch.distributed as dist
 from torch import Tensor
 
 import learner.megatron  # noqa: F401  makes megatron usable before the imports below
-from learner.batch.packing import Layout, pack
+from learner.batch.culprits import culprits
+from learner.batch.packing import Layout, pack, without_groups
 from learner.batch.types import Sequence
 from learner.checkpoint.store import CheckpointState, latest, name, write_state
 from learner.config.control import DiagnosticsConfig
 from learner.megatron.checkpointing.async_save import SaveError
 from learner.megatron.checkpointing.sharded_state import ShardedState
 from learner.megatron.model.export import export
-from learner.megatron.training.trainer import Trainer
+from learner.megatron.training.trainer import StepStats, Trainer
 from learner.objectives.base import Loss, Objective, Responses
 from learner.objectives.policy_gradient import Reinforce
 from learner.storage.digests import file_digests
@@ -78,7 +79,26 @@ def guard(case: Case) -> dict[str, Any]:
     ]
     losses += [case.step().loss for _ in range(2)]
     case.keep("trained", export(case.policy, case.ranks))
-    return {"losses": losses, "skipped": skipped}
+    return {"losses": losses, "skipped": skipped, "search": search(case, poisoned)}
+
+
+def search(case: Case, poisoned: list[Sequence]) -> dict[str, Any]:
+    """Searches for the last of the sequences, each a group of its own, and computes the gradient without it, twice."""
+    grouped = [replace(sequence, group=number) for number, sequence in enumerate(poisoned)]
+    batch, everyone, objective = case.batch(grouped), set(range(len(grouped))), Reinforce()
+
+    def gradient(dropped: set[int]) -> StepStats:
+        return case.trainer.gradient(without_groups(batch, dropped, case.layout), objective)
+
+    found = culprits(sorted(everyone), ["a", "b"] * len(grouped), lambda groups: gradient(everyone - groups).finite)
+    rest, packed = gradient(found or set()), case.trainer.gradient(case.batch(grouped[:-1]), objective)
+    return {
+        "found": sorted(found or []),
+        "left_out": [rest.loss, rest.grad_norm, *rest.group_weights[:-1]],
+        "packed_anew": [packed.loss, packed.grad_norm, *packed.group_weights],
+        "by_hand": [abs(one.advantage) * one.weight / one.temperature for one in grouped[:-1]],
+        "last": rest.group_weights[-1],
+    }
 
 
 def save(case: Case) -> dict[str, Any]:

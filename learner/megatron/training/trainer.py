@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -39,6 +39,8 @@ class StepStats:
         metrics: sums over micro-batches and data-parallel ranks: the objective's metrics, entropy_sum (nats), entropy_count.
         skipped: why the weights were not changed, or None.
         update: how the weights moved; None if they did not, or if that is not measured.
+        group_weights: each group's weight in the gradient, by its index in the step: the sum over its tokens of
+            |d loss / d log p| / temperature, because the logits are divided by the temperature.
     """
 
     loss: float
@@ -46,6 +48,12 @@ class StepStats:
     metrics: dict[str, float]
     skipped: str | None
     update: Update | None = None
+    group_weights: Sequence[float] = ()
+
+    @property
+    def finite(self) -> bool:
+        """Whether the loss and the gradient were finite."""
+        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
 
 
 class Trainer:
@@ -89,39 +97,46 @@ class Trainer:
             objective: the loss.
             lr: learning rate of this step.
         """
+        stats = self.gradient(batch, objective)
+        if stats.skipped is not None:
+            return stats
+        return replace(stats, update=self._update(lr, stats.grad_norm))
+
+    def gradient(self, batch: Batch, objective: Objective) -> StepStats:
+        """Computes the loss and the gradient of a batch and changes no weights."""
         for chunk in self._policy.chunks:
             chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
         outputs = self._run(batch, objective, train=True)
         self.optimizer.prepare_grads()
         gradients = [g for part in optimizer_parts(self.optimizer) for g in part.get_main_grads_for_grad_norm()]
-        sums = self._sum(outputs, objective, gradients)
-        norm = math.sqrt(sums.pop("square_sum"))
-        loss = sums.pop("loss")
+        names = [*_STEP_SUMS, *_metric_names(objective)]
+        summed = self._sum(outputs, len(names) + batch.groups, gradients)
+        sums, weights, square = dict(zip(names, summed, strict=False)), summed[len(names) : -1], summed[-1]
+        loss, norm = sums.pop("loss"), math.sqrt(square)
         skipped = _reason_to_skip(loss, norm, sums.pop("tokens_count"))
-        update = self._update(lr, norm) if skipped is None else None
-        return StepStats(loss=loss, grad_norm=norm, metrics=sums, skipped=skipped, update=update)
+        return StepStats(loss=loss, grad_norm=norm, metrics=sums, skipped=skipped, group_weights=weights)
 
     def evaluate(self, batch: Batch, objective: Objective) -> dict[str, float]:
         """Computes loss and metrics without training, summed over micro-batches and data-parallel ranks."""
-        sums = self._sum(self._run(batch, objective, train=False), objective, [])
-        return {name: value for name, value in sums.items() if name not in ("square_sum", "tokens_count")}
+        names = [*_STEP_SUMS, *_metric_names(objective)]
+        summed = self._sum(self._run(batch, objective, train=False), len(names) + batch.groups, [])
+        return {name: value for name, value in zip(names, summed, strict=False) if name != "tokens_count"}
 
     def _run(self, batch: Batch, objective: Objective, train: bool) -> list[Tensor]:
         """Runs the batch; returns the numbers to sum of each micro-batch on the last stage, an empty list elsewhere."""
-        return self._pipeline.run(batch, partial(_loss, objective), train)
+        return self._pipeline.run(batch, partial(_loss, objective, batch.groups), train)
 
-    def _sum(self, outputs: list[Tensor], objective: Objective, gradients: list[Tensor]) -> dict[str, float]:
-        """Sums all ranks' numbers in one all-reduce: those of the last stage, and the squared norm of each gradient shard."""
-        names = [*_STEP_SUMS, *_metric_names(objective)]
-        total = torch.zeros(len(names) + 1, dtype=torch.float64, device=self._ranks.device)
+    def _sum(self, outputs: list[Tensor], count: int, gradients: list[Tensor]) -> list[float]:
+        """Sums all ranks' numbers in one all-reduce: ``count`` of the last stage, and each gradient shard's squared norm."""
+        total = torch.zeros(count + 1, dtype=torch.float64, device=self._ranks.device)
         # Tensor- and context-parallel ranks of a stage have equal numbers: one of them counts.
         if outputs and self._ranks.tensor_rank == self._ranks.context_rank == 0:
             total[:-1] = torch.stack(outputs).sum(0)
         if gradients:
             total[-1] = torch.nn.utils.get_total_norm(gradients).double().square()
         dist.all_reduce(total)
-        return dict(zip([*names, "square_sum"], total.tolist(), strict=True))
+        return total.tolist()
 
     def _update(self, lr: float, norm: float) -> Update | None:
         if self._meter is not None:
@@ -152,13 +167,19 @@ def set_optimizer_settings(groups: Iterable[dict[str, Any]], config: OptimizerCo
     return changed
 
 
-def _loss(objective: Objective, micro_batch: MicroBatch, logp: Tensor, entropy: Tensor) -> tuple[Tensor, Tensor]:
+def _loss(
+    objective: Objective, groups: int, micro_batch: MicroBatch, logp: Tensor, entropy: Tensor
+) -> tuple[Tensor, Tensor]:
     loss, metrics = objective(logp, Responses.of(micro_batch, entropy))
     count = loss.new_tensor(float(len(logp)))
     values = [loss.detach(), count, entropy.detach().sum(), count, *metrics.values()]
-    if not loss.requires_grad:
+    weights = torch.zeros(groups, dtype=torch.float64, device=logp.device)
+    if loss.requires_grad and logp.requires_grad:
+        (slope,) = torch.autograd.grad(loss, logp, retain_graph=True)
+        weights.index_add_(0, micro_batch.group[micro_batch.loss_row], (slope.abs() / micro_batch.temperature).double())
+    elif not loss.requires_grad:
         loss = loss + 0.0 * logp.sum()  # the previous stage waits for a gradient, even if it is zero
-    return loss, torch.stack([value.double() for value in values])
+    return loss, torch.cat([torch.stack([value.double() for value in values]), weights])
 
 
 def _reason_to_skip(loss: float, norm: float, tokens: float) -> str | None:

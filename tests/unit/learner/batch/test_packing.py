@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learner.batch.packing import Layout, pack
+from learner.batch.packing import Layout, pack, without_groups
 from learner.batch.types import Batch, Sequence
 
 
@@ -107,3 +107,39 @@ def test_loss_follows_generated_and_a_micro_batch_holds_the_sequences_that_membe
 def test_nothing_to_pack_is_an_error():
     with pytest.raises(ValueError, match="no sequences"):
         pack([], Layout())
+
+
+@pytest.mark.parametrize(
+    "layout", [Layout(), Layout(min_micro_batches=4), Layout(multiple=3, context=2, max_tokens=12)]
+)
+def test_a_batch_without_some_groups_keeps_the_others_as_they_were(layout: Layout):
+    sequences = [
+        replace(
+            sequence(3 + number, prompt=1 + number % 2),
+            group=number // 2,
+            temperature=0.5 + number,
+            weight=0.1 * number,
+            behaviour_logp=torch.arange(3 + number) * -0.1,
+            version=torch.full((3 + number,), number),
+        )
+        for number in range(8)
+    ]
+    batch = pack(sequences, layout)
+    rest = without_groups(batch, {0, 2}, layout)
+    assert [len(micro.tokens[0]) % layout.row_multiple for micro in rest.micro_batches] == [0] * len(
+        batch.micro_batches
+    )
+    assert sorted(index for members in rest.members for index in members) == [2, 3, 6, 7]
+    for micro, members in zip(rest.micro_batches, rest.members, strict=True):
+        for row, index in enumerate(members):
+            (alone,) = pack([sequences[index]], Layout(context=layout.context)).micro_batches
+            start, end = micro.cu_seqlens[row : row + 2].tolist()
+            assert micro.tokens[0, start:end].tolist() == alone.tokens[0].tolist()
+            assert micro.positions[0, start:end].tolist() == alone.positions[0].tolist()
+            own = micro.loss_row == row
+            assert (micro.loss_index[own] - start).tolist() == alone.loss_index.tolist()
+            for name in ("loss_target", "temperature", "behaviour_logp", "version"):
+                assert getattr(micro, name)[own].tolist() == getattr(alone, name).tolist()
+            for name in ("advantage", "weight", "group"):
+                assert getattr(micro, name)[row] == getattr(alone, name)[0]
+    assert without_groups(batch, range(4), layout).micro_batches[0].loss_row.tolist() == []

@@ -13,7 +13,7 @@ def group(rewards: list[float], spans: list[tuple[int, int, int]]) -> pb.Group:
 
 
 def test_statistics_by_hand():
-    statistics = group_statistics([group([1, 0], [(4, 0, 1), (5, 1, 3)]), group([1, 1], [(4, 0, 3)])], {4: 3, 5: 2})
+    statistics = group_statistics([group([1, 0], [(4, 0, 1), (5, 1, 3)]), group([1, 1], [(4, 0, 3)])], {4: 3, 5: 2}, 2)
     assert statistics.reward == 0.75
     assert statistics.informative == 0.5
     assert statistics.tokens == 12
@@ -21,3 +21,9 @@ def test_statistics_by_hand():
     assert statistics.staleness_mean == pytest.approx((2 * (3 + 4) + 2 * 9) / 12)
     assert statistics.staleness_max == 3
     assert statistics.staleness_tokens == {3: 8, 2: 4}
+    assert statistics.late == 2
+
+
+def test_a_group_is_late_by_its_oldest_token():
+    groups = [group([1, 0], [(4, 0, 3), (5, 3, 4)]), group([1, 0], [(5, 0, 1)])]
+    assert [group_statistics(groups, {4: 9, 5: 2}, bound).late for bound in (1, 2, 8, 9)] == [2, 1, 1, 0]

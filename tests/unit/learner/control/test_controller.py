@@ -28,7 +28,7 @@ def config(**values: Any) -> LearnerConfig:
 
 
 def groups(largest: int = 0, mean: float = 0.0) -> GroupStatistics:
-    return GroupStatistics(0.5, 0.5, mean, largest, {largest: 10}, 2, 10)
+    return GroupStatistics(0.5, 0.5, mean, largest, {largest: 10}, 0, 2, 10)
 
 
 def row(decision: LearningRateDecision, **values: Any) -> dict[str, Any]:
@@ -62,6 +62,13 @@ def test_the_first_step_is_capped_for_the_staleness_that_is_allowed():
     )
     controller.expect(weights=16)
     assert controller.decide(0, groups()).rate == pytest.approx(9 / (3 * 4))
+
+
+@pytest.mark.parametrize("largest", [4, 8, 32])
+def test_groups_that_are_late_lower_the_rate_of_the_step_that_trains_them(largest: int):
+    controller = LearningRateController(config(lr_control={"mode": "cap", "r_batch": 8.0}, max_staleness=4))
+    controller.observe(row(controller.decide(0, groups()), update_norm=4.0))  # G_upd = 4
+    assert controller.decide(1, groups(largest)).rate == pytest.approx(8 / (largest * 4))
 
 
 def test_a_hold_freezes_the_weights_and_training_goes_on_at_half_the_rate():
@@ -144,9 +151,10 @@ def test_state_survives_a_checkpoint_in_json():
 def record(tmp_path: Path, stats: StepStats | None, rate: float = 0.5) -> StepRecord:
     tokens = np.array([1, 2], "<i4").tobytes()
     responses = [pb.Response(tokens=tokens, reward=r, spans=[pb.Span(version=3, start=0, end=2)]) for r in (1.0, 0.0)]
-    taken = TakenBatch([pb.Group(responses=responses)], [], {3: 2})
+    taken = TakenBatch([pb.Group(responses=responses)] * 2, [], {3: 2}, ["oslo", "tokyo"])
     decision = LearningRateController(config(optimizer={"lr": rate})).decide(0, groups())
-    return StepRecord(7, taken, group_statistics(taken.groups, taken.staleness), None, stats, decision, 0.9)
+    statistics = group_statistics(taken.groups, taken.staleness, 1)
+    return StepRecord(7, taken, statistics, None, stats, decision, 0.9, "asympo")
 
 
 def test_row_of_a_step(tmp_path):
@@ -154,21 +162,25 @@ def test_row_of_a_step(tmp_path):
         "nll_positive_sum": 1.0, "nll_positive_count": 2.0, "nll_negative_sum": 6.0, "nll_negative_count": 3.0,
         "entropy_sum": 4.0, "entropy_count": 8.0, "rho_sum": 1.0, "rho_count": 4.0, "naive_gap_sum": -0.1,
     }  # fmt: skip
-    got = step_row(record(tmp_path, StepStats(0.0, 3.0, sums, None, Update(0.02, 0.9))))
+    got = step_row(record(tmp_path, StepStats(0.0, 3.0, sums, None, Update(0.02, 0.9), [3.0, 1.0])))
     expected = {
-        "step": 7, "reward": 0.5, "informative": 1.0, "staleness_max": 2, "nll_positive": 0.5,
+        "reward": 0.5, "informative": 1.0, "staleness_max": 2, "nll_positive": 0.5,
         "nll_negative": 2.0, "entropy": 0.5, "rho": 0.25, "naive_gap": -0.1, "grad_norm": 3.0, "update_norm": 0.02,
+        "fleet_dominance": 3.0,
         "growth": 0.04, "update_cosine": 0.9, "ballistic": 0.0, "lr": 0.5, "lr_active": "none", "finite": True,
     }  # fmt: skip
     assert {name: got[name] for name in expected} == pytest.approx(expected)
-    assert got["reward_staleness"] == {"2": [0.5, 2]}
+    assert got["reward_staleness"] == {"2": [0.5, 4]}
+    assert got["fleets"] == {"oslo": [0.75, 0.5], "tokyo": [0.25, 0.5]}
+    assert got["late"] == 2
+    assert (got["step"], got["objective"]) == (7, "asympo")
 
 
 def test_row_of_a_step_without_contrast_and_of_one_that_broke(tmp_path):
     empty = step_row(record(tmp_path, None))
     assert (empty["nll_positive"], empty["rho"], empty["update_norm"], empty["finite"]) == (None, None, None, True)
     broken = step_row(record(tmp_path, StepStats(float("nan"), 1.0, {}, "non-finite loss (nan)")))
-    assert broken["finite"] is False
+    assert (broken["finite"], broken["fleets"], broken["fleet_dominance"]) == (False, {}, None)
 
 
 def test_timing_adds_up():

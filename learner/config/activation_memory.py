@@ -1,0 +1,68 @@
+"""Memory of a step's activations and of its output layer, by what the layers keep for the backward pass. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from learner.config.architectures import expert_count, has_qk_norm, key_value_heads, layers_with_experts
+from learner.config.model_config import head_dim
+from learner.config.workload import Workload, stage_layers
+
+# Logits that exist at a time, and fp32 numbers beside each: learner/megatron/model/logprobs.py computes them chunk by chunk.
+LOGITS_AT_A_TIME = {"cpu": 1 << 24, "cuda": 1 << 27}
+_LOGIT_COPIES = 3
+_GRADIENT = 4  # of the output layer's weight, a sum in fp32
+
+
+def activation_bytes(config: Mapping[str, Any], work: Workload, stage: int) -> int:
+    """Activations of all micro-batches that a stage has under way, when each has the most tokens."""
+    parallel, sparse = work.parallel, layers_with_experts(config)
+    numbers = [
+        _layer_numbers(config, work, sparse[layer])
+        for layer in stage_layers(config["num_hidden_layers"], parallel, stage)
+    ]
+    ahead = parallel.pipeline - stage  # micro-batches of the schedule with one forward and one backward pass in turn
+    batches = float(ahead)
+    if parallel.virtual_pipeline > 1:
+        chunks = 2 * (ahead - 1) + (parallel.virtual_pipeline - 1) * parallel.pipeline + 1
+        batches = chunks / parallel.virtual_pipeline
+    peak = 0
+    if work.recompute == "full":
+        peak = max(numbers)  # the layer that is computed again
+        numbers = [config["hidden_size"] / work.sequence] * len(numbers)
+    return int((sum(numbers) * batches + peak) * work.width * work.tokens / parallel.context)
+
+
+def _layer_numbers(config: Mapping[str, Any], work: Workload, sparse: bool) -> float:
+    """Numbers that a layer keeps for its backward pass, for each of a rank's tokens."""
+    parallel, hidden, width = work.parallel, config["hidden_size"], head_dim(config)
+    queries, keys = config["num_attention_heads"] * width, key_value_heads(config) * width
+    attention = sum(_attention_numbers(queries, keys, work, has_qk_norm(config["model_type"])))
+    # Both norms keep their input, and the linear layers behind them the norms' output.
+    whole = 4 * hidden / work.sequence
+    if not sparse:
+        return whole + (attention + 4 * config["intermediate_size"]) / parallel.tensor
+    chosen = min(config["num_experts_per_tok"], expert_count(config))
+    # Each chosen expert: its input, its output, and as much as a dense layer within it.
+    mixture = chosen * (2 * hidden + 4 * config["moe_intermediate_size"]) / work.sequence
+    return whole + attention / parallel.tensor + mixture
+
+
+def _attention_numbers(queries: int, keys: int, work: Workload, normed: bool) -> Iterator[int]:
+    if normed:
+        yield queries + keys
+    if work.recompute == "selective":
+        yield queries + 2 * keys
+    else:  # the kernel's input, in which each rank has the keys and values of all context ranks, and its output
+        yield 2 * queries + 2 * keys * work.parallel.context
+    yield queries  # input of the output projection
+
+
+def logit_bytes(config: Mapping[str, Any], work: Workload) -> int:
+    """The output layer's peak: a chunk of logits, and the fp32 gradient of its weight with its copy in the model's dtype."""
+    rows, width = work.tokens // work.parallel.context, work.width
+    columns, hidden = config["vocab_size"] // work.parallel.tensor, config["hidden_size"]
+    logits = min(rows * columns, LOGITS_AT_A_TIME[work.device])
+    copy = 0 if width == _GRADIENT else width
+    return logits * (width + 4 * _LOGIT_COPIES) + columns * hidden * (_GRADIENT + copy) + 2 * rows * hidden * width

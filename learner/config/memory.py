@@ -1,0 +1,136 @@
+"""How much memory a rank of the learner needs, from the model's sizes and the parallel layout. Needs no torch.
+
+What is counted is what was measured on GPUs (BENCHMARKS.md, "On a GPU"): tensors, not the CUDA context, the communication
+libraries' buffers and the allocator's gaps, which come to one or two GB on top.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from learner.config.activation_memory import activation_bytes, logit_bytes
+from learner.config.learner import ParallelConfig
+from learner.config.model_tensors import EMBEDDING, tensor_shapes
+from learner.config.workload import WIDTH, Workload, stage_layers
+
+_GRADIENT = 4  # accumulated and reduced in fp32
+_MOMENTS = 8  # Adam's two, fp32
+_MASTER = 4  # the fp32 copy of a bfloat16 weight
+# A step of torch's Adam makes the fp32 roots of all second moments at once on CUDA, of one tensor's at a time on a CPU.
+_ROOTS = 4
+
+
+@dataclass(frozen=True)
+class RankMemory:
+    """Bytes of one rank; all ranks of a pipeline stage have about as many.
+
+    Attributes:
+        stage: its pipeline stage, from 0.
+        weights: the model's parameters.
+        gradients: the fp32 buffer in which they are accumulated.
+        optimizer: fp32 weights and Adam's moments, divided over the data- and context-parallel ranks.
+        activations: what the backward pass needs, of all micro-batches under way.
+        logits: output layer, on the last stage.
+        update: what the optimizer's step needs for a moment, when activations and logits are gone.
+        scoring: the weights of an earlier version, under which log-probabilities are recomputed before a step.
+        checkpoint: host memory of a checkpoint that is being written.
+        publication: host memory of a version that is being written, of a newer one that waits, and of the one before if
+            versions hold changes.
+        cache: host memory of earlier versions' weights.
+    """
+
+    stage: int
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    logits: int
+    update: int
+    scoring: int
+    checkpoint: int
+    publication: int
+    cache: int
+
+    @property
+    def model(self) -> int:
+        """The peak of what is where the model is: on the GPU, or on a CPU in host memory."""
+        moment = max(self.activations + self.logits, self.update, self.scoring)
+        return self.weights + self.gradients + self.optimizer + moment
+
+    @property
+    def host(self) -> int:
+        """Host memory besides."""
+        return self.checkpoint + self.publication + self.cache
+
+
+def parameter_count(config: Mapping[str, Any]) -> int:
+    """Number of the model's parameters, from a checked config.json."""
+    return sum(math.prod(shape) for shape in tensor_shapes(config).values())
+
+
+def memory_by_stage(config: Mapping[str, Any], work: Workload) -> list[RankMemory]:
+    """Memory of a rank of each pipeline stage.
+
+    Args:
+        config: content of the model's config.json, checked; the layout divides it.
+        work: what the learner does with it.
+    """
+    parallel, width = work.parallel, work.width
+    whole = parameter_count(config)
+    found = []
+    for stage in range(parallel.pipeline):
+        dense, experts = _parameters(config, parallel, stage)
+        own = dense + experts
+        # Ranks that have equal weights share the optimizer's state of them.
+        shard = dense * parallel.tensor * parallel.pipeline // work.world
+        shard += experts * parallel.expert * parallel.pipeline // work.world
+        state = _MOMENTS + (_MASTER if width < _MASTER else 0)
+        versions = 3 if work.deltas else 2
+        found.append(
+            RankMemory(
+                stage=stage,
+                weights=own * width,
+                gradients=own * _GRADIENT,
+                optimizer=shard * state,
+                activations=activation_bytes(config, work, stage),
+                logits=logit_bytes(config, work) if stage == parallel.pipeline - 1 else 0,
+                update=shard * _ROOTS if work.device == "cuda" else 0,
+                scoring=own * width if work.versions else 0,
+                checkpoint=own * width + shard * (_MOMENTS + _MASTER),
+                publication=versions * whole * WIDTH[work.published] // work.world,
+                cache=min(work.cache_bytes, work.versions * own * width),
+            )
+        )
+    return found
+
+
+def checkpoint_bytes(config: Mapping[str, Any], dtype: str) -> int:
+    """Size of a checkpoint: weights, fp32 weights, Adam's moments."""
+    return parameter_count(config) * (WIDTH[dtype] + _MASTER + _MOMENTS)
+
+
+def _parameters(config: Mapping[str, Any], parallel: ParallelConfig, stage: int) -> tuple[int, int]:
+    """A rank's parameters on a stage: those that tensor parallelism divides or copies, and those of its experts."""
+    layers, last = set(stage_layers(config["num_hidden_layers"], parallel, stage)), stage == parallel.pipeline - 1
+    dense = experts = 0
+    for name, shape in tensor_shapes(config).items():
+        count = math.prod(shape)
+        if name.startswith("model.layers."):
+            if int(name.split(".")[2]) not in layers:
+                continue
+        elif name == EMBEDDING:
+            # A tied embedding is the output layer too, and the last stage has a copy of it.
+            if stage and not (last and config.get("tie_word_embeddings")):
+                continue
+        elif not last:
+            continue
+        if ".experts." in name:
+            experts += count
+        elif name.endswith(("norm.weight", "mlp.gate.weight")):
+            dense += count
+        else:
+            dense += count // parallel.tensor
+    return dense, experts // parallel.expert

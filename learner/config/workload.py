@@ -1,0 +1,80 @@
+"""What the learner's memory depends on besides the model: the layout and how much goes through it. Needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from learner.config.learner import LearnerConfig, ParallelConfig
+from learner.config.objectives_table import OBJECTIVES
+
+WIDTH = {"float32": 4, "bfloat16": 2}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What the learner is asked to do.
+
+    Attributes:
+        parallel: the layout.
+        world: number of ranks.
+        tokens: most tokens of a micro-batch.
+        dtype: "float32" or "bfloat16", of weights and activations.
+        recompute: "none", "selective" or "full".
+        published: dtype of published versions.
+        deltas: whether versions hold changes, for which a rank keeps what it published last.
+        device: where the model is.
+        versions: earlier versions that log-probabilities are recomputed under; 0: none.
+        cache_bytes: most host memory of a rank that caches their weights.
+    """
+
+    parallel: ParallelConfig
+    world: int
+    tokens: int = 16_384
+    dtype: str = "bfloat16"
+    recompute: str = "full"
+    published: str = "bfloat16"
+    deltas: bool = False
+    device: Literal["cpu", "cuda"] = "cuda"
+    versions: int = 0
+    cache_bytes: int = 0
+
+    @classmethod
+    def of(cls, learner: LearnerConfig, world: int, device: Literal["cpu", "cuda"]) -> Workload:
+        """The workload of a learner's settings."""
+        publish, name = learner.publish, learner.objective.name
+        recomputes = learner.behaviour.drift_every > 0 or (name in OBJECTIVES and OBJECTIVES[name].needs_behaviour)
+        return cls(
+            parallel=learner.parallel,
+            world=world,
+            tokens=learner.micro_batch_tokens,
+            dtype=learner.dtype,
+            recompute=learner.recompute,
+            published=publish.dtype,
+            deltas=publish.full_every > 1,
+            device=device,
+            versions=learner.expiry_bound + 1 if recomputes else 0,
+            cache_bytes=learner.behaviour.cache_bytes,
+        )
+
+    @property
+    def width(self) -> int:
+        """Bytes of a weight or an activation."""
+        return WIDTH[self.dtype]
+
+    @property
+    def sequence(self) -> int:
+        """Ranks over which sequence parallelism divides what tensor parallelism copies."""
+        return self.parallel.tensor if self.parallel.sequence else 1
+
+
+def stage_layers(layers: int, parallel: ParallelConfig, stage: int) -> list[int]:
+    """Numbers of the layers that a pipeline stage has.
+
+    Args:
+        layers: the model's.
+        parallel: the layout; pipeline * virtual_pipeline divides ``layers``.
+        stage: from 0.
+    """
+    size = max(1, layers // (parallel.pipeline * parallel.virtual_pipeline))
+    return [layer for layer in range(layers) if layer // size % parallel.pipeline == stage]
