@@ -1,6 +1,6 @@
 """The command line that every process shares: its settings file, and keys that are changed on top of it.
 
-A container's file comes from a ConfigMap that all pods of a kind share; what differs between pods (a name, a shard) comes
+A container's file comes from a ConfigMap that all pods of a kind share; what differs between pods (a name, an address) comes
 as ``--set name=$(POD_NAME)``.
 """
 

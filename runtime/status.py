@@ -7,6 +7,7 @@ process never for a scrape.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import socketserver
 import sys
@@ -26,7 +27,7 @@ Check = Callable[[], str | None]  # returns what is wrong, None when nothing is;
 
 _READ_S = 5.0  # a caller must send its request within this time
 _POLL_S = 0.2  # the serving thread looks this often whether it should end
-_MOST_CALLERS = 16  # connections at once; more are closed unanswered
+_MOST_CALLERS = 16  # connections at once; for one more, the one that has been silent for longest is closed
 
 
 class Heartbeat:
@@ -114,29 +115,37 @@ class Status:
 
 class _Server(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
-    request_queue_size = 2 * _MOST_CALLERS
+    request_queue_size = 256  # a caller that does not fit waits for a second, which is as long as some probes do
     daemon_threads = True
     block_on_close = False
 
     def __init__(self, host: str, port: int, registry: CollectorRegistry, checks: dict[str, Check]) -> None:
         self.registry = registry
         self.checks = checks
-        self._free = threading.BoundedSemaphore(_MOST_CALLERS)
+        self._callers: dict[Any, None] = {}  # open connections, oldest first
+        self._lock = threading.Lock()
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         self.address_family, address = found[0][0], found[0][4]
         super().__init__(address[:2], _Handler)  # pyright: ignore[reportArgumentType] - (host, port) of either family
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if self._free.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
-            self.shutdown_request(request)
+        # A probe sends its request at once and is answered in milliseconds: who has been here for longest says nothing.
+        # Turning the newest away instead would let a few silent callers keep every probe out.
+        with self._lock:
+            if len(self._callers) >= _MOST_CALLERS:
+                oldest = next(iter(self._callers))
+                del self._callers[oldest]
+                with contextlib.suppress(OSError):
+                    oldest.shutdown(socket.SHUT_RDWR)  # its thread closes it
+            self._callers[request] = None
+        super().process_request(request, client_address)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._free.release()
+            with self._lock:
+                self._callers.pop(request, None)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Logs errors of this process; a caller that has gone away is not worth a line."""

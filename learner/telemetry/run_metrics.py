@@ -20,6 +20,10 @@ _EVERY_STEP = {
     "staleness_mean": ("staleness_mean_steps", "Mean staleness of the step's tokens, in optimizer steps."),
     "staleness_max": ("staleness_max_steps", "Staleness of the step's oldest token, in optimizer steps."),
     "rho": ("rho", "Weight of negative against positive responses; training is impaired when it nears 1."),
+    "fleet_dominance": (
+        "fleet_dominance_ratio",
+        "Mean weight in the gradient of a group of the heaviest fleet over that of the others' groups; NaN with one fleet.",
+    ),
     "entropy": ("entropy_nats", "Mean entropy of the policy at the step's tokens, in nats."),
     "loss": ("loss", "Value of the objective."),
     "grad_norm": ("grad_norm", "Norm of the gradient before clipping."),
@@ -85,8 +89,12 @@ class RunMetrics:
         )
         registry.gauge(
             "leeway_learner_staleness_limit_steps",
-            "Staleness above which groups expire (learner.max_staleness), in optimizer steps.",
+            "Staleness that leases aim at (learner.max_staleness), in optimizer steps; an older group is late.",
         ).set(config.max_staleness)
+        registry.gauge(
+            "leeway_learner_expiry_limit_steps",
+            "Staleness above which groups expire (learner.expire_after or its default), in optimizer steps.",
+        ).set(config.expiry_bound)
         self._bound = registry.gauge(
             "leeway_learner_learning_rate_bound",
             "1 for the bound that keeps the learning rate below the schedule, 0 for the others.",
@@ -96,6 +104,9 @@ class RunMetrics:
             "leeway_learner_trained_tokens_total", "Tokens in training batches, without padding."
         )
         self._groups = registry.counter("leeway_learner_groups_total", "Groups taken into training steps.")
+        self._late = registry.counter(
+            "leeway_learner_late_groups_total", "Groups taken into training steps that were older than max_staleness."
+        )
         self._steps = registry.histogram(
             "leeway_learner_step_seconds", "Seconds of a step with all its phases.", _STEP_S
         )
@@ -146,6 +157,14 @@ class RunMetrics:
         self._not_published = registry.counter(
             "leeway_learner_publication_failures_total", "Versions that could not be written or announced."
         )
+        self._coalesced = registry.counter(
+            "leeway_learner_coalesced_publications_total",
+            "Weights that were never published because newer ones came while the version before them was being published.",
+        )
+        self._refused = registry.counter(
+            "leeway_learner_refused_groups_total",
+            "Groups that were refused and put into quarantine because their losses or gradients were not finite.",
+        )
         disks = DiskWatch({"checkpoints": config.checkpoint.dir, "weights": config.publish.dir})
         for name, text, seen in (
             ("free", "Free space in the file systems of checkpoints and versions.", disks.free),
@@ -174,7 +193,7 @@ class RunMetrics:
             self._committed.inc(values["committed"])
         elif kind == "alarm":
             self._alarms.labels(values["rule"]).inc()
-        elif kind in ("rollback", "damaged"):
+        elif kind in ("rollback", "damaged", "given_up"):
             self._given_up.inc(values["lost"])
         if kind in (counters := self._counters()):
             counters[kind].inc()
@@ -182,8 +201,10 @@ class RunMetrics:
     def _counters(self) -> dict[str, Any]:
         return {
             "publish_failed": self._not_published,
+            "coalesced": self._coalesced,
             "checkpoint_failed": self._not_saved,
             "skipped": self._skipped,
+            "quarantined": self._refused,
             "rollback": self._rollbacks,
         }
 
@@ -202,6 +223,7 @@ class RunMetrics:
             self._bound.labels(bound).set(row.get("lr_active") == bound)
         self._tokens.inc(row["trained_tokens"])
         self._groups.inc(row["groups"])
+        self._late.inc(row["late"])
         for field, seconds in row.items():
             if field == "step_s":
                 self._steps.observe(seconds)

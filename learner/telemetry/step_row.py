@@ -9,6 +9,7 @@ from typing import Any
 from learner.batch.statistics import GroupStatistics
 from learner.batch.types import Batch
 from learner.control.controller import LearningRateDecision
+from learner.control.fleet_weights import fleet_shares, heaviest
 from learner.intake.batch_source import TakenBatch
 from learner.megatron.training.trainer import StepStats
 from learner.telemetry.diagnostics import ballistic, ratios, reward_by_staleness
@@ -26,6 +27,7 @@ class StepRecord:
         stats: results of training; None if nothing was trained.
         decision: the step's learning rate, and what bounded it.
         beta: decay of Adam's first moment.
+        objective: name of the objective that the step was trained with: a resumed run may go on with another.
     """
 
     step: int
@@ -35,6 +37,7 @@ class StepRecord:
     stats: StepStats | None
     decision: LearningRateDecision
     beta: float
+    objective: str
 
 
 def step_row(record: StepRecord) -> dict[str, Any]:
@@ -43,6 +46,7 @@ def step_row(record: StepRecord) -> dict[str, Any]:
     by_age = reward_by_staleness(record.taken.groups, record.taken.staleness)
     row = {
         "step": record.step,
+        "objective": record.objective,
         "reward": groups.reward,
         "informative": groups.informative,
         "staleness_mean": groups.staleness_mean,
@@ -50,6 +54,7 @@ def step_row(record: StepRecord) -> dict[str, Any]:
         "staleness_tokens": {str(age): count for age, count in sorted(groups.staleness_tokens.items())},
         "reward_staleness": {str(age): [reward, count] for age, (reward, count) in by_age.items()},
         "groups": len(record.taken.groups),
+        "late": groups.late,
         "responses": groups.responses,
         "tokens": groups.tokens,
         "trained_tokens": record.batch.tokens if record.batch else 0,
@@ -59,7 +64,8 @@ def step_row(record: StepRecord) -> dict[str, Any]:
         "rho": None,
         "loss": stats.loss if stats else 0.0,
         "grad_norm": stats.grad_norm if stats else 0.0,
-        "finite": stats is None or (math.isfinite(stats.loss) and math.isfinite(stats.grad_norm)),
+        "finite": stats is None or stats.finite,
+        **_fleets(record),
     }
     return row | (ratios(stats.metrics) if stats else {}) | _update(record) | _learning_rate(record.decision)
 
@@ -81,6 +87,16 @@ def timing(start: float, waited: float, packed: float, trained: float, end: floa
         "publish_s": end - trained,
         "step_s": end - start,
     }
+
+
+def _fleets(record: StepRecord) -> dict[str, Any]:
+    """Returns each fleet's shares of the gradient's weight and of the groups, and how much the heaviest outweighs others."""
+    stats = record.stats
+    if stats is None or not stats.finite:
+        return {"fleets": {}, "fleet_dominance": None}
+    shares = fleet_shares(stats.group_weights, record.taken.fleets)
+    found = heaviest(shares)
+    return {"fleets": shares, "fleet_dominance": found[1] if found else None}
 
 
 def _update(record: StepRecord) -> dict[str, float | None]:

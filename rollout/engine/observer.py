@@ -1,10 +1,13 @@
-"""The states of an engine replica, and the interface through which they are reported."""
+"""The states of an engine replica, why a request to one failed, and the interface through which both are reported."""
 
 from __future__ import annotations
 
 from typing import Literal, Protocol
 
 ReplicaState = Literal["starting", "stale", "serving", "dead"]
+Failure = Literal["busy", "timeout", "connection", "status", "malformed", "spans", "nan", "restart"]
+
+FAILURES: tuple[Failure, ...] = ("busy", "timeout", "connection", "status", "malformed", "spans", "nan", "restart")
 
 
 class Observer(Protocol):
@@ -16,4 +19,8 @@ class Observer(Protocol):
 
     def engine_refit(self, engine: int, version: int, seconds: float) -> None:
         """Reports that an engine has loaded a version, and the seconds it took."""
+        ...
+
+    def request_failed(self, engine: int, failure: Failure) -> None:
+        """Reports that an engine did not answer a request, or not usably. The request is tried again."""
         ...

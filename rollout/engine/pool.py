@@ -1,4 +1,4 @@
-"""The engines of one worker: each request goes to a serving one, and to another when that one fails."""
+"""The engines of one worker: each request goes to a serving one, and again to a serving one when it fails."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ import structlog
 
 from rollout.config import WorkerConfig
 from rollout.engine.busy_clock import BusyClock
-from rollout.engine.observer import Observer, ReplicaState
+from rollout.engine.errors import BusyError, EngineError, NotFiniteError
+from rollout.engine.observer import Failure, Observer, ReplicaState
+from rollout.engine.prompt_limits import PromptLimits, context_length
 from rollout.engine.replica import EngineReplica, PoolContext, TargetVersion
 from rollout.engine.server_process import Server
-from rollout.engine.sglang import Engine, EngineError, NotFiniteError, Response, Sampling
+from rollout.engine.sglang import Engine, Response, Sampling
 from rollout.versions.verifier import Version
 
-_ATTEMPTS = 3  # of one request, each on an engine that serves then: a request that kills engines must end
+_ATTEMPTS = 3  # of one request, each on an engine that serves then: a request that nobody can answer must end
 
 
 class EnginePool:
@@ -34,14 +36,17 @@ class EnginePool:
         self.clock = BusyClock()
         self._observer = observer
         self._target = TargetVersion()
-        self._serving = asyncio.Event()
-        timeout_s = config.engine.request_timeout_s
+        self._freed = asyncio.Event()
+        limits = PromptLimits(vocab_size, context_length(config.model))
+        timeouts = config.request_timeout_s, config.engine.refit_timeout_s
         context = PoolContext(
             session=session,
             target=self._target,
             refit=config.engine.refit,
             observer=self,
-            connect=lambda url: Engine(url, session, vocab_size, timeout_s),
+            connect=lambda url: Engine(url, session, limits, *timeouts),
+            freed=self._freed.set,
+            model=config.model,
         )
         self._replicas = [EngineReplica(index, source, context) for index, source in enumerate(_sources(config))]
 
@@ -93,47 +98,57 @@ class EnginePool:
     async def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Response]:
         """Generates one response for each prompt on one engine; when it fails, again on an engine that serves then.
 
+        While engines live and have too much to do, the request waits for as long as that lasts.
+
         Raises:
-            RefusedError: the request is wrong.
-            EngineError: the request failed on three engines in a row.
+            EngineError: the request failed three times in a row.
+            UnattributedError: an engine does not say which version generated what.
             NotFiniteError: an engine's logits were not finite. It is restarted; the request is not tried again, because the
                 weights may be what is wrong, and it would take down one engine after the other.
         """
-        for attempt in range(1, _ATTEMPTS + 1):
+        failed = 0
+        while True:
             replica = await self._pick()
             self.clock.enter()
             try:
                 return await replica.generate(prompts, sampling)
             except EngineError as error:
-                replica.fail(str(error))
+                failed += not isinstance(error, BusyError)
+                self._observer.request_failed(replica.index, error.failure)
                 structlog.get_logger().warning(
-                    "generation failed", engine=replica.index, attempt=attempt, error=str(error)
+                    "generation failed", engine=replica.index, failures=failed, error=str(error)
                 )
-                if attempt == _ATTEMPTS or isinstance(error, NotFiniteError):
+                if failed == _ATTEMPTS or isinstance(error, NotFiniteError):
                     raise
             finally:
                 self.clock.leave()
-        raise AssertionError("unreachable")
 
     def engine_state(self, engine: int, state: ReplicaState) -> None:
         """Passes a replica's new state on to the pool's observer."""
         if state == "serving":
             self.clock.start()
-            self._serving.set()
+            self._freed.set()
         self._observer.engine_state(engine, state)
 
     def engine_refit(self, engine: int, version: int, seconds: float) -> None:
         """Passes a replica's refit on to the pool's observer."""
         self._observer.engine_refit(engine, version, seconds)
 
+    def request_failed(self, engine: int, failure: Failure) -> None:
+        """Passes a request's failure on to the pool's observer."""
+        self._observer.request_failed(engine, failure)
+
     async def _pick(self) -> EngineReplica:
-        """Returns the serving engine with the fewest requests; waits until one serves."""
+        """Returns the engine with the fewest requests among those that take some; waits until one does."""
         while True:
-            serving = [replica for replica in self._replicas if replica.version is not None]
-            if serving:
-                return min(serving, key=lambda replica: replica.requests)
-            self._serving.clear()
-            await self._serving.wait()
+            waits = [(replica, wait) for replica in self._replicas if (wait := replica.free_in_s()) is not None]
+            free = [replica for replica, wait in waits if wait <= 0]
+            if free:
+                return min(free, key=lambda replica: replica.requests)
+            self._freed.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min((wait for _, wait in waits), default=None)):
+                    await self._freed.wait()
 
 
 def _sources(config: WorkerConfig) -> list[str] | list[Callable[[], Server]]:

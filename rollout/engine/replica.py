@@ -7,22 +7,28 @@ initial policy, which belong to no published version.
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import aiohttp
 import structlog
 
 from rollout.client.backoff import Backoff
 from rollout.engine.drain_gate import DrainGate
+from rollout.engine.errors import BusyError, EngineError, WeightsError
+from rollout.engine.health_check import HealthCheck
 from rollout.engine.observer import Observer, ReplicaState
-from rollout.engine.server_process import PortInUseError, Server, ServerError, answers
-from rollout.engine.sglang import Engine, EngineError, RefitMode, Response, Sampling
+from rollout.engine.served_model import ServedModelError, require_same_model
+from rollout.engine.server_process import PortInUseError, Server, ServerError, unreachable
+from rollout.engine.sglang import Engine, RefitMode, Response, Sampling
 from rollout.versions.verifier import Version
 
-_PROBE_EVERY_S = 10.0
-_PROBE_LIMIT_S = 30.0  # above the 20 s after which the server itself calls its probe failed
 _ENDED_EVERY_S = 0.1
+_AWAY_EVERY_S = 60.0  # how often it is said that a server elsewhere does not answer
+_REST_S, _LONGEST_REST_S = 0.5, 30.0  # without new requests, after one that failed on a server that lives
+_LONGEST_RETRY_AFTER_S = 300.0  # that a server may ask for
 
 
 class TargetVersion:
@@ -56,6 +62,8 @@ class PoolContext:
 
     Attributes:
         connect: returns the client of the server at a URL.
+        freed: called when a replica takes requests again.
+        model: the run's model directory.
     """
 
     session: aiohttp.ClientSession
@@ -63,6 +71,8 @@ class PoolContext:
     refit: RefitMode
     observer: Observer
     connect: Callable[[str], Engine]
+    freed: Callable[[], None]
+    model: Path
 
 
 class EngineReplica:
@@ -89,14 +99,21 @@ class EngineReplica:
         self._engine: Engine | None = None
         self._failure: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._backoff = Backoff(0.5, 30.0)
+        self._health = HealthCheck(context.freed)
+        self._rest = Backoff(_REST_S, _LONGEST_REST_S)
+        self._rests_until = 0.0
 
     async def run(self) -> None:
-        """Starts the engine, refits it to each current version, and restarts it when it fails. Never returns.
+        """Starts the engine, refits it to each current version, and restarts it when it is dead. Never returns.
+
+        A server that runs elsewhere is not killed: it is set aside until it answers again.
 
         The delay before a restart grows with the failures in a row.
 
         Raises:
             PortInUseError: at the first start; a restart waits for the port instead.
+            ServedModelError: at the first start, as that.
+            UnattributedError: the server cannot say which version it serves.
         """
         starts = 0
         while True:
@@ -106,7 +123,7 @@ class EngineReplica:
                 starts += 1
                 self._report("stale")
                 await self._run_until_failure(self._engine)
-            except PortInUseError as error:
+            except (PortInUseError, ServedModelError) as error:
                 if not starts:
                     raise
                 structlog.get_logger().warning("engine cannot restart", engine=self.index, error=str(error))
@@ -119,9 +136,16 @@ class EngineReplica:
             await self._backoff.wait()
 
     async def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Response]:
-        """Generates as ``Engine.generate`` does; fails at once when the engine fails. Raises EngineError, RefusedError."""
+        """Generates as ``Engine.generate`` does; fails at once when the engine fails.
+
+        After a failure the engine rests, and unless it was only busy its health is asked, which decides whether it lives.
+
+        Raises:
+            EngineError: also when the engine died, or does not serve.
+            UnattributedError: the server does not say which version generated what.
+        """
         if self._engine is None or self.version is None:
-            raise EngineError(f"engine {self.index} does not serve")
+            raise EngineError(f"engine {self.index} does not serve", "connection")
         failure = self._failure
         self.requests += 1
         request = asyncio.ensure_future(self._gate.through(self._engine.generate(prompts, sampling)))
@@ -130,11 +154,36 @@ class EngineReplica:
         try:
             await asyncio.wait({request, failure}, return_when=asyncio.FIRST_COMPLETED)
             if not request.done():
-                raise EngineError(failure.result())
-            return request.result()
+                raise EngineError(failure.result(), "restart")
+            responses = request.result()
+            self._rest.reset()
+            return responses
+        except EngineError as error:
+            if failure is self._failure:  # else it has been restarted meanwhile, and is blamed for nothing
+                self._doubt(error)
+            raise
         finally:
             self.requests -= 1
             request.cancel()
+
+    def free_in_s(self) -> float | None:
+        """Seconds until it takes a request, 0 for at once; None when it does not serve, or it is unknown whether it lives."""
+        if self.version is None or self._health.suspect:
+            return None
+        return max(0.0, self._rests_until - asyncio.get_running_loop().time())
+
+    def _doubt(self, error: EngineError) -> None:
+        if isinstance(error, WeightsError):
+            self.fail(str(error))
+            return
+        if not isinstance(error, BusyError):
+            self._health.doubt()
+        now, pause = asyncio.get_running_loop().time(), 0.0
+        if now >= self._rests_until:  # requests that failed together are one reason to rest
+            pause = self._rest.delay()
+        if isinstance(error, BusyError) and error.retry_after_s is not None:
+            pause = max(pause, min(error.retry_after_s, _LONGEST_RETRY_AFTER_S) * random.uniform(1.0, 1.5))
+        self._rests_until = max(self._rests_until, now + pause)
 
     def fail(self, reason: str) -> None:
         """Marks the engine as failed: every request on it ends with EngineError, and ``run`` restarts it."""
@@ -150,17 +199,37 @@ class EngineReplica:
 
     async def _bring_up(self) -> Engine:
         self._failure = asyncio.get_running_loop().create_future()
+        self._health = HealthCheck(self._context.freed)
+        self._rest.reset()
+        self._rests_until = 0.0
         if isinstance(self._source, str):
-            while not await answers(self._context.session, self._source):  # noqa: ASYNC110 - nothing signals it
-                await asyncio.sleep(1.0)
-            return self._context.connect(self._source)
-        self._server = self._source()
-        await self._server.wait_until_up(self._context.session)
-        return self._context.connect(self._server.url)
+            await self._until_reached(self._source)
+            await require_same_model(self._context.session, self._source, self._context.model)
+            engine = self._context.connect(self._source)
+        else:
+            self._server = self._source()
+            await self._server.wait_until_up(self._context.session)
+            engine = self._context.connect(self._server.url)
+        await engine.learn_limits()
+        return engine
+
+    async def _until_reached(self, url: str) -> None:
+        said = -_AWAY_EVERY_S
+        while (problem := await unreachable(self._context.session, url)) is not None:
+            now = asyncio.get_running_loop().time()
+            if now - said >= _AWAY_EVERY_S:
+                structlog.get_logger().warning("engine does not answer; asked again", engine=self.index, error=problem)
+                said = now
+            await asyncio.sleep(1.0)
 
     async def _run_until_failure(self, engine: Engine) -> None:
         """Refits the engine and watches it until something fails. Raises EngineError."""
-        duties = (self._follow_versions(engine), self._probe(engine), self._watch_process(), self._await_failure())
+        duties = (
+            self._follow_versions(engine),
+            self._health.watch(engine),
+            self._watch_process(),
+            self._await_failure(),
+        )
         tasks = [asyncio.create_task(duty) for duty in duties]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -183,17 +252,13 @@ class EngineReplica:
             # Nothing runs before the first refit: nothing to pause.
             mode = "drain" if self.version is None else self._context.refit
             async with self._gate.closed(wait=mode == "drain"):
-                seconds = await engine.refit(version.number, version.path, mode)
+                with self._health.paused():
+                    seconds = await engine.refit(version.number, version.path, mode)
             self._context.observer.engine_refit(self.index, version.number, seconds)
             first, self.version = self.version is None, version.number
             if first:
                 self._backoff.reset()
                 self._report("serving")
-
-    async def _probe(self, engine: Engine) -> None:
-        while True:
-            await asyncio.sleep(_PROBE_EVERY_S)
-            await engine.require_health(_PROBE_LIMIT_S)
 
     async def _watch_process(self) -> None:
         server = self._server

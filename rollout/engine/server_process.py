@@ -87,7 +87,7 @@ class Server:
                 raise ServerError(
                     f"{self._child.name} ended while starting; {self._child.log} ends with\n{self.tail()}"
                 )
-            if await answers(session, self.url):
+            if await unreachable(session, self.url) is None:
                 return
             await asyncio.sleep(0.1)
         raise ServerError(
@@ -104,13 +104,16 @@ class Server:
         self._child.kill()
 
 
-async def answers(session: aiohttp.ClientSession, url: str) -> bool:
-    """Whether a server answers at the URL: it describes its model."""
+async def unreachable(session: aiohttp.ClientSession, url: str) -> str | None:
+    """Returns why no server answers at the URL; None if one does: it describes its model."""
+    path = f"{url}/model_info"
     try:
-        async with session.get(f"{url}/model_info", timeout=aiohttp.ClientTimeout(total=5)) as response:
-            return response.status == 200
-    except (aiohttp.ClientError, TimeoutError):
-        return False
+        async with session.get(path, timeout=aiohttp.ClientTimeout(total=5)) as response:
+            return None if response.status == 200 else f"{path}: HTTP {response.status}"
+    except TimeoutError:
+        return f"{path}: no answer within 5 s"
+    except aiohttp.ClientError as error:
+        return f"{path}: {type(error).__name__}: {error}"
 
 
 def _command(config: EngineConfig, model: Path, port: int) -> list[str]:

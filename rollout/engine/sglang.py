@@ -12,21 +12,15 @@ from typing import Any, Literal
 
 import aiohttp
 
+from rollout.engine.errors import BusyError, EngineError, NotFiniteError, RefusedError, UnattributedError, WeightsError
+from rollout.engine.prompt_limits import PromptLimits
+
 RefitMode = Literal["drain", "in_place", "retract"]
 
+_REFUSALS = (400, 413, 422)
+_BUSY = (429, 503)
+
 _NAN = "NaN happened"  # SGLang ends a response with this as the matched stop, and an end token in place of the bad one
-
-
-class EngineError(Exception):
-    """The server did not answer, or answered wrongly. Its request may be retried elsewhere; the server is suspect."""
-
-
-class NotFiniteError(EngineError):
-    """The server's logits were not finite. Whatever it generated in the request is suspect, and so are its weights."""
-
-
-class RefusedError(Exception):
-    """The request is wrong and the server is fine (HTTP 400, or an id outside the vocabulary). Retrying is pointless."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +53,15 @@ class Response:
 
     Attributes:
         tokens: token ids, the end or stop token included.
-        finish: why it ended: an end or stop token, the length limit, or the server aborted it.
+        finish: why it ended: an end or stop token, the length limit, or the server aborted it. "too_long", "refused": there
+            is none, because the prompt leaves no room for it, or the server refuses the prompt.
         spans: which version generated which tokens; they cover ``tokens`` without a gap.
         stopped_by: the end or stop token that ended it, as the server says; None when it ended otherwise.
-        message: why the server aborted it, in its words.
+        message: why the server aborted it, in its words, or why there is none.
     """
 
     tokens: list[int]
-    finish: Literal["stop", "length", "abort"]
+    finish: Literal["stop", "length", "abort", "too_long", "refused"]
     spans: list[VersionSpan]
     stopped_by: int | None = None
     message: str = ""
@@ -78,18 +73,35 @@ class Engine:
     Args:
         url: http://host:port.
         session: shared; its own timeouts do not apply, every call sets one.
-        vocab_size: ids must lie in [0, vocab_size).
-        timeout_s: limit of one generation or refit.
+        limits: what prompts it takes, as far as that is known before it is asked.
+        timeout_s: limit of one generation.
+        refit_timeout_s: limit of one refit.
     """
 
-    def __init__(self, url: str, session: aiohttp.ClientSession, vocab_size: int, timeout_s: float) -> None:
+    def __init__(
+        self,
+        url: str,
+        session: aiohttp.ClientSession,
+        limits: PromptLimits,
+        timeout_s: float,
+        refit_timeout_s: float = 600.0,
+    ) -> None:
         self.url = url
         self._session = session
-        self._vocab_size = vocab_size
+        self._limits = limits
         self._timeout_s = timeout_s
+        self._refit_timeout_s = refit_timeout_s
+
+    async def learn_limits(self) -> None:
+        """Asks the server which prompts it takes. One that does not say refuses them one by one."""
+        with contextlib.suppress(EngineError):
+            async with self._call("/server_info", 10), self._get("/server_info", 10) as response:
+                info = await response.json()
+                if response.status == 200 and isinstance(info, dict):
+                    self._limits = self._limits.as_told(info)
 
     async def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Response]:
-        """Generates one response for each prompt, in order.
+        """Generates one response for each prompt, in order. A prompt that cannot be answered voids no other's response.
 
         Repeat a prompt to get several responses to it: faster than the server's own parameter ``n``.
 
@@ -98,17 +110,41 @@ class Engine:
             sampling: how tokens are drawn.
 
         Raises:
-            RefusedError: an id is outside the vocabulary (it would kill the server), or the server answered HTTP 400.
+            BusyError: the server has too much to do.
             EngineError: no answer within the time limit, or a malformed one.
+            WeightsError: the server has other weights than those that were loaded into it.
             NotFiniteError: the server ended a response because its logits were not finite.
+            UnattributedError: the server does not say which version generated what.
         """
-        self._require_ids(prompts)
+        problems = [self._limits.problem(prompt, sampling.max_new_tokens) for prompt in prompts]
+        good = [prompt for prompt, problem in zip(prompts, problems, strict=True) if problem is None]
+        answers = iter(await self._generate_split(good, sampling) if good else [])
+        return [
+            next(answers) if problem is None else Response([], problem.finish, [], message=problem.message)
+            for problem in problems
+        ]
+
+    async def _generate_split(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Response]:
+        """Generates responses; those that are refused together are asked in two halves, until the offender is alone."""
+        try:
+            return await self._generate(prompts, sampling)
+        except RefusedError as error:
+            middle = len(prompts) // 2 if error.too_large else _boundary(prompts)
+            if not middle:
+                return [Response([], "refused", [], message=str(error)) for _ in prompts]
+        return [
+            *await self._generate_split(prompts[:middle], sampling),
+            *await self._generate_split(prompts[middle:], sampling),
+        ]
+
+    async def _generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Response]:
         parameters = {
             "temperature": sampling.temperature,
             "max_new_tokens": sampling.max_new_tokens,
             "stop_token_ids": list(sampling.stop_ids),
         }
-        answer = await self._post("/generate", {"input_ids": prompts, "sampling_params": parameters})
+        body = {"input_ids": prompts, "sampling_params": parameters}
+        answer = await self._post("/generate", body, self._timeout_s)
         if not isinstance(answer, list) or len(answer) != len(prompts):
             raise EngineError(f"{self.url}/generate: expected a list of {len(prompts)} responses")
         return [self._response(item) for item in answer]
@@ -146,17 +182,27 @@ class Engine:
         # Cached prefixes belong to the old weights, but the cache cannot be dropped under requests that use it.
         update = {"model_path": str(path), "weight_version": str(version), "flush_cache": mode != "in_place"}
         if mode != "drain":
-            await self._post("/pause_generation", {"mode": mode})
+            await self._post("/pause_generation", {"mode": mode}, self._refit_timeout_s)
         try:
-            await self._post("/update_weights_from_disk", update)
+            await self._post("/update_weights_from_disk", update, self._refit_timeout_s)
         finally:
             if mode != "drain":
-                await self._post("/continue_generation", {})
+                await self._post("/continue_generation", {}, self._refit_timeout_s)
 
     async def label(self) -> str:
-        """Reads the label of the server's weights; "default" before the first refit. Raises EngineError."""
+        """Reads the label of the server's weights; "default" before the first refit.
+
+        Raises:
+            EngineError: the server did not answer.
+            UnattributedError: it has no labels.
+        """
         async with self._call("/model_info", timeout_s=10), self._get("/model_info", 10) as response:
-            return str((await response.json())["weight_version"])
+            info = await response.json()
+            if response.status != 200 or not isinstance(info, dict):
+                raise EngineError(f"{self.url}/model_info: HTTP {response.status}: {info!r:.500}", "status")
+        if info.get("weight_version") is None:
+            raise UnattributedError(self.url, "weight_version at /model_info")
+        return str(info["weight_version"])
 
     async def require_health(self, timeout_s: float) -> None:
         """Makes the server prove that it still generates: one token when idle, any token when busy. Takes about a second.
@@ -166,22 +212,25 @@ class Engine:
         """
         async with self._call("/health", timeout_s), self._get("/health", timeout_s) as response:
             if response.status != 200:
-                raise EngineError(f"{self.url}/health: HTTP {response.status}")
+                raise EngineError(f"{self.url}/health: HTTP {response.status}", "status")
 
     def _get(self, path: str, timeout_s: float) -> Any:
         return self._session.get(self.url + path, timeout=aiohttp.ClientTimeout(total=timeout_s))
 
-    async def _post(self, path: str, body: dict[str, Any]) -> Any:
-        limit = aiohttp.ClientTimeout(total=self._timeout_s)
+    async def _post(self, path: str, body: dict[str, Any], timeout_s: float) -> Any:
+        limit = aiohttp.ClientTimeout(total=timeout_s)
         async with (
-            self._call(path, self._timeout_s),
+            self._call(path, timeout_s),
             self._session.post(self.url + path, json=body, timeout=limit) as response,
         ):
             text = await response.text()
-            if response.status == 400:
-                raise RefusedError(f"{self.url}{path}: HTTP 400: {text[:500]}")
+            said = f"{self.url}{path}: HTTP {response.status}: {text[:500]}"
+            if response.status in _REFUSALS:
+                raise RefusedError(said, too_large=response.status == 413)
+            if response.status in _BUSY:
+                raise BusyError(said, _seconds(response.headers.get("Retry-After", "")))
             if response.status != 200:
-                raise EngineError(f"{self.url}{path}: HTTP {response.status}: {text[:500]}")
+                raise EngineError(said, "status")
             return json.loads(text) if text.startswith(("{", "[")) else text
 
     @contextlib.asynccontextmanager
@@ -190,19 +239,11 @@ class Engine:
         try:
             yield
         except TimeoutError as error:
-            raise EngineError(f"{self.url}{path}: no answer within {timeout_s:g} s") from error
-        except (aiohttp.ClientError, ValueError, KeyError) as error:
+            raise EngineError(f"{self.url}{path}: no answer within {timeout_s:g} s", "timeout") from error
+        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
+            raise EngineError(f"{self.url}{path}: {type(error).__name__}: {error}", "connection") from error
+        except (aiohttp.ClientError, ValueError) as error:
             raise EngineError(f"{self.url}{path}: {type(error).__name__}: {error}") from error
-
-    def _require_ids(self, prompts: Sequence[Sequence[int]]) -> None:
-        for row, prompt in enumerate(prompts):
-            if not prompt:
-                raise RefusedError(f"prompts[{row}]: empty")
-            if min(prompt) < 0 or max(prompt) >= self._vocab_size:
-                wrong = next(token for token in prompt if not 0 <= token < self._vocab_size)
-                raise RefusedError(
-                    f"prompts[{row}]: token id {wrong} is outside the vocabulary [0, {self._vocab_size})"
-                )
 
     def _response(self, item: dict[str, Any]) -> Response:
         try:
@@ -210,8 +251,10 @@ class Engine:
             finish, matched = reason["type"], reason.get("matched")
             if finish == "abort":  # perhaps before it had a token
                 return Response(list(item.get("output_ids") or []), finish, [], message=str(reason.get("message", "")))
-            tokens = item["output_ids"]
-            spans = [VersionSpan(int(span["version"]), span["start"], span["end"]) for span in meta["weight_versions"]]
+            tokens = [int(token) for token in item["output_ids"]]
+            if tokens and not meta.get("weight_versions"):
+                raise UnattributedError(f"{self.url}/generate", "meta_info.weight_versions")
+            spans = [_span(span, self.url) for span in meta["weight_versions"]]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise EngineError(f"{self.url}/generate: malformed response ({type(error).__name__}: {error})") from error
         if finish not in ("stop", "length"):
@@ -223,4 +266,31 @@ class Engine:
                 f"{self.url}/generate: finish_reason {reason!r}: ended for a reason that was not asked for"
             )
         stopped_by = matched if finish == "stop" and isinstance(matched, int) else None
-        return Response(tokens, finish, [span for span in spans if span.end > span.start], stopped_by)
+        spans = [span for span in spans if span.end > span.start]
+        if [0, *(span.end for span in spans)] != [*(span.start for span in spans), len(tokens)]:
+            ranges = [(span.start, span.end) for span in spans]
+            raise EngineError(
+                f"{self.url}/generate: spans {ranges} do not cover the {len(tokens)} tokens of a response once each: a token "
+                "in no span would carry no loss",
+                "spans",
+            )
+        return Response(tokens, finish, spans, stopped_by)
+
+
+def _span(span: dict[str, Any], url: str) -> VersionSpan:
+    """Returns a span of SGLang's; raises WeightsError if its weights have no label of ours."""
+    version = str(span["version"])
+    if not version.isdecimal():
+        raise WeightsError(f"{url}: answered with weights labelled {version!r}, which no refit loaded", "restart")
+    return VersionSpan(int(version), int(span["start"]), int(span["end"]))
+
+
+def _boundary(prompts: Sequence[Sequence[int]]) -> int | None:
+    """Returns the index nearest to the middle at which another prompt begins; None if all are the same one."""
+    begins = [index for index in range(1, len(prompts)) if prompts[index] != prompts[index - 1]]
+    return min(begins, key=lambda index: abs(2 * index - len(prompts)), default=None)
+
+
+def _seconds(retry_after: str) -> float | None:
+    """Reads a Retry-After header in seconds; None for one that is absent, or a date."""
+    return float(retry_after) if retry_after.isdecimal() else None

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from learner.config import ParallelConfig
 from learner.config.architectures import layout_violations
 from learner.config.model_config import ModelError, read_config
 from learner.config.model_weights import check_tensors, stored_tensors
+from learner.config.tokenizer_ids import largest_token
 from runtime.settings import SettingsError
 
 _REQUIRED_FILES = ("config.json", "*.safetensors", "tokenizer.json")
-# Sizes of the model that `leeway up` makes for the demo, as rollout/data/demo_model.py writes them.
-DEMO_CONFIG = {
-    "model_type": "qwen3",
-    "vocab_size": 16,
-    "intermediate_size": 640,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-}
 
 
 def require_files(directory: Path) -> None:
@@ -35,10 +29,26 @@ def require_files(directory: Path) -> None:
             raise SettingsError(f'model.path = "{directory}": it has no {pattern}; expected a Hugging Face model')
 
 
+def require_layout(config: Mapping[str, Any], parallel: ParallelConfig) -> None:
+    """Checks that a model can be divided as a layout asks.
+
+    Args:
+        config: content of the model's config.json.
+        parallel: the learner's parallel layout.
+
+    Raises:
+        SettingsError: a size of the layout does not fit; the message has a line for each.
+    """
+    violations = [violation.text for violation in layout_violations(config, parallel)]
+    if violations:
+        raise SettingsError("\n".join(violations))
+
+
 def vocabulary_size(directory: Path, parallel: ParallelConfig) -> int:
-    """Checks that a directory contains a model that the learner computes and that fits the layout; returns its token ids.
+    """Checks that a directory contains a model that the learner computes and that fits the layout; counts its token ids.
 
     The learner refuses by the same rules, when it has been started. Of the weights, only the files' headers are read.
+    Ids that the embedding has rows for and the tokenizer does not know do not count: they stand for no text.
 
     Args:
         directory: the model's directory.
@@ -51,10 +61,9 @@ def vocabulary_size(directory: Path, parallel: ParallelConfig) -> int:
     require_files(directory)
     try:
         config = read_config(directory)
-        violations = [violation.text for violation in layout_violations(config, parallel)]
-        if violations:
-            raise SettingsError("\n".join(violations))
+        require_layout(config, parallel)
         check_tensors(directory, config, stored_tensors(directory))
     except ModelError as error:
         raise SettingsError(str(error)) from error
-    return config["vocab_size"]
+    largest = largest_token(directory)
+    return config["vocab_size"] if largest is None else min(config["vocab_size"], largest + 1)

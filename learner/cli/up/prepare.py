@@ -7,11 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from learner.cli.preflight.checks import brief_preflight
+from learner.cli.preflight.examined_config import ExaminedConfig
+from learner.cli.preflight.network import DEMO_CONFIG
 from learner.cli.run.run_directory import RunDirectory, RunError
 from learner.cli.run.run_file import RunFile
 from learner.cli.run.summary import read_summary
 from learner.cli.up.commands import require_free
-from learner.cli.up.model_check import vocabulary_size
+from learner.cli.up.model_check import require_layout, vocabulary_size
 from runtime.settings import SettingsError
 
 Notify = Callable[[str], None]
@@ -90,7 +93,7 @@ def open_run(source: Path, overrides: Sequence[str], resume: bool, notify: Notif
     useless = _failed_before_its_first_step(directory)
     if new and not useless:
         _refuse_to_overwrite(run_file)
-    _preflight(run_file, str(source))
+    _preflight(run_file, str(source), notify)
     before = None if new else directory.settings.read_bytes()
     if new and (moved := directory.set_aside()):
         what = "the older run, which failed before its first step," if useless else "the older run"
@@ -107,10 +110,12 @@ def _resumed(source: Path, directory: RunDirectory, overrides: Sequence[str], no
     return RunFile.read(directory.root, overrides)
 
 
-def _preflight(run_file: RunFile, source: str) -> None:
+def _preflight(run_file: RunFile, source: str, notify: Notify) -> None:
     try:
         vocabulary = 1
-        if not run_file.makes_model:
+        if run_file.makes_model:
+            require_layout(DEMO_CONFIG, run_file.learner.parallel)
+        else:
             vocabulary = vocabulary_size(run_file.model_directory(), run_file.learner.parallel)
         run_file.resolve("redis://unknown", "run", vocabulary)
     except SettingsError as error:
@@ -120,6 +125,13 @@ def _preflight(run_file: RunFile, source: str) -> None:
     if not engine.urls:
         for index in range(run_file.rollout.workers * engine.count):
             require_free(f"127.0.0.1:{engine.base_port + index}", "rollout.engine.base_port + index")
+    found = list(brief_preflight(ExaminedConfig.of_run(run_file)))
+    failures = [f"{source}: {finding.found}; {finding.fix}" for finding in found if finding.state == "fail"]
+    if failures:
+        raise SettingsError("\n".join(failures))
+    for finding in found:
+        if finding.state == "warn":
+            notify(f"warning: {finding.found}; {finding.fix}")
 
 
 def _failed_before_its_first_step(directory: RunDirectory) -> bool:

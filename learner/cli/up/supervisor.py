@@ -23,7 +23,7 @@ from learner.cli.up.commands import Commands
 from learner.cli.up.model_check import vocabulary_size
 from learner.cli.up.process import Process, ProcessFailed, failure_reason
 from learner.cli.view.live import Display, ProcessView, RunView
-from learner.queue import EmbeddedRedis, QueueError, ledgers_in
+from learner.queue import EmbeddedRedis, QueueError, ledgers_in, reopen
 from leeway.v1 import rollout_pb2
 from runtime.children import Child
 from runtime.errors import LeewayError
@@ -99,6 +99,8 @@ class Supervisor:
             self._want("redis", self._start_redis)
         self._finish("model")
         plan = self._plan()
+        if self._recent.poll().learner.last(1):
+            self._reopen()
         self._want("gateway", self._commands.gateway)
         demonstrations = self._run.demonstrations.with_suffix(".part")
         if self._file.learner.warmup and not self._run.demonstrations.is_file():
@@ -109,6 +111,12 @@ class Supervisor:
             self._finish("demonstrations")
             demonstrations.rename(self._run.demonstrations)
         self._want("learner", self._commands.learner)
+
+    def _reopen(self) -> None:
+        """Makes a resumed run that had finished take groups again: its workers would end before its learner is up."""
+        queue = self._file.queue_config(self._redis_url, self._run.identity(self._file.run.name))
+        with contextlib.suppress(QueueError):  # the learner does it too, when it begins
+            reopen(queue.model_copy(update={"timeout_s": 1.0}))
 
     def _plan(self) -> Plan:
         """Derives each process's settings and writes them to its file."""
@@ -124,7 +132,9 @@ class Supervisor:
         return plan
 
     def _start_redis(self) -> Child:
-        self._redis = EmbeddedRedis.start(self._run.redis, self._file.queue.aof)
+        self._redis = EmbeddedRedis.start(
+            self._run.redis, self._file.queue.aof, maxmemory=self._file.queue.redis_memory
+        )
         if self._redis_url not in (EMBEDDED, self._redis.url):
             raise ProcessFailed(
                 f"redis: its port was taken while it was down; resume the run: leeway up {self._run.root} --resume"
@@ -151,12 +161,20 @@ class Supervisor:
     def _finished(self) -> bool:
         return self._processes["learner"].state == "done"
 
+    def _may_finish(self, name: str) -> bool:
+        """Whether exit status 0 means that a process is done. A worker is done when the run has made all its steps."""
+        if name in ("learner", "gateway", "redis"):
+            return name == "learner"
+        made = self._recent.learner.last(1)
+        return bool(made) and made[-1]["step"] >= self._file.learner.steps
+
     def _until(self, done: Callable[[], bool]) -> None:
         while not done():
             if self._signal is not None:
                 raise StopRequested
+            self._recent.poll()  # a worker ends soon after the last step
             for name, process in self._processes.items():
-                process.check(may_finish=name == "learner")
+                process.check(may_finish=self._may_finish(name))
             self._tick()
             time.sleep(_TICK_S)
 

@@ -26,6 +26,11 @@ def print_summary(console: Console, summary: Summary) -> None:
         ("steps", f"{summary['steps']} in {duration(summary['wall_s'])} ({phases})"),
         ("reward", f"{number(summary['reward_first10'])} first 10 → {number(summary['reward_last20'])} last 20"),
         ("staleness", f"mean {number(summary['staleness_mean'])}, max {number(summary['staleness_max'], 0)} steps"),
+        (
+            "groups",
+            f"{summary['groups_trained']:,} trained, of them {summary['groups_late']:,} late; "
+            f"{summary['groups_expired']:,} expired",
+        ),
         ("tokens", f"{summary['tokens_generated']:,} generated, {summary['tokens_trained']:,} trained"),
         ("versions", f"{summary['versions_published']} published"),
         (
@@ -33,6 +38,8 @@ def print_summary(console: Console, summary: Summary) -> None:
             f"{number(summary['seconds_per_step'])} s, of which waiting {_percent(summary['wait_share'])}",
         ),
     ]
+    if (exceeded := summary.get("rho_exceeded")) is not None:
+        rows.append(("rho", f"above twice rho_max in {exceeded:.1%} of the steps"))
     restarts = ", ".join(f"{name} {count}" for name, count in summary["restarts"].items() if count)
     if restarts:
         rows.append(("restarts", restarts))

@@ -23,7 +23,7 @@ IMBALANCE = "the ledger does not balance"
 # The accounting invariant: in each line, the first count is the sum of the others.
 INVARIANT = (
     ("received", "accepted", "duplicate", "rejected", "retried"),
-    ("accepted", "trained", "expired", "lost", "queued", "in_flight"),
+    ("accepted", "trained", "expired", "quarantined", "lost", "queued", "in_flight"),
 )
 _REFRESH_S = 1.0
 
@@ -126,7 +126,7 @@ def _equation(ledgers: Sequence[rollout_pb2.Ledger], names: Sequence[str]) -> Ta
     """One line of the invariant, as the table "total = term + term ..." with a row per fleet."""
     table = Table(box=None, header_style="dim", padding=(0, 1, 0, 0))
     table.add_column("fleet")
-    for name, sign in zip(names, " =++++"[: len(names)], strict=True):
+    for name, sign in zip(names, " =+++++"[: len(names)], strict=True):
         table.add_column(f"{sign} {name.replace('_', ' ')}".strip(), justify="right", no_wrap=True)
     table.add_column()
     for ledger in ledgers:
@@ -143,10 +143,10 @@ def _equation(ledgers: Sequence[rollout_pb2.Ledger], names: Sequence[str]) -> Ta
 def _other_counts(ledgers: Sequence[rollout_pb2.Ledger]) -> Table:
     table = Table(box=None, header_style="dim", padding=(0, 1, 0, 0))
     table.add_column("fleet")
-    for name in ("accepted MB", "queued MB", "redelivered", "vanished"):
+    for name in ("accepted MB", "queued MB", "redelivered", "given up", "vanished"):
         table.add_column(name, justify="right", no_wrap=True)
     for ledger in ledgers:
         vanished = f"[red]{ledger.vanished:,}[/red]" if ledger.vanished else "0"
         sizes = (f"{size / 1e6:,.1f}" for size in (ledger.bytes, ledger.queued_bytes))
-        table.add_row(ledger.fleet, *sizes, f"{ledger.redelivered:,}", vanished)
+        table.add_row(ledger.fleet, *sizes, f"{ledger.redelivered:,}", f"{ledger.given_up:,}", vanished)
     return table

@@ -17,9 +17,12 @@ from rich.text import Text
 
 from learner.cli.run.run_file import RunFile
 from learner.cli.run.run_history import Row, RunHistory, mean
+from learner.cli.view.stall import Stall, find_stall
 from learner.cli.view.text import duration, number, sparkline
 
 _PLAIN_S = 5.0
+_QUIET_S = 30.0  # without a report a worker's rate is no longer what it makes now
+_WORKING = ("training", "waiting for rollouts")
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,16 @@ def render(view: RunView, run_file: RunFile) -> RenderableType:
     """Renders the whole table: title, progress, numbers and processes."""
     title = " · ".join(["Leeway", run_file.run.name, view.phase, *([_elapsed(view)] if view.started else [])])
     rule = Rule(Text(title, style="bold"), align="left", style="dim")
-    return Group(rule, _progress(view, run_file), _numbers(view, run_file), _processes(view, run_file))
+    parts = [rule, _progress(view, run_file), _numbers(view, run_file), _processes(view, run_file)]
+    if (stall := _stall(view, run_file)) is not None:
+        parts.insert(2, Text(stall.text(time.time()), style="yellow"))
+    return Group(*parts)
+
+
+def _stall(view: RunView, run_file: RunFile) -> Stall | None:
+    """What the learner waits for, while it runs and makes no steps."""
+    running = any(process.name == "learner" and process.state == "running" for process in view.processes)
+    return find_stall(view.history, run_file, time.time()) if running and view.phase in _WORKING else None
 
 
 def _progress(view: RunView, run_file: RunFile) -> RenderableType:
@@ -140,7 +152,8 @@ def _progress(view: RunView, run_file: RunFile) -> RenderableType:
     warmup, section = view.history.learner.warmup, run_file.learner.warmup
     if view.history.learner.steps or not (warmup and section) or view.phase == "starting":
         done, total = _step(view), run_file.learner.steps
-        left = time_left(view.history.learner.last(30), total) if view.phase == "training" else None
+        stalled = view.phase != "training" or _stall(view, run_file) is not None
+        left = None if stalled else time_left(view.history.learner.last(30), total)
         note = f"step {done} of {total}" + (f" · {duration(left)} left" if left is not None else "")
         grid.add_row(ProgressBar(total=total, completed=done, width=48), note)
     else:
@@ -165,8 +178,9 @@ def _numbers(view: RunView, run_file: RunFile) -> Table:
     table.add_row(
         "queue depth", number(last.get("queue_depth"), 0), f"groups · {number(last.get('expired'), 0)} expired"
     )
-    table.add_row("tokens/s generated", number(history.generation_rate() or None, 0), "")
-    table.add_row("tokens/s trained", number(training_rate(history.learner.last(10)), 0), "")
+    table.add_row("tokens/s generated", number(_generation_rate(view), 0), "")
+    trained = None if _stall(view, run_file) else training_rate(history.learner.last(10))
+    table.add_row("tokens/s trained", number(trained, 0), "")
     table.add_row("NLL of positives", number(mean(recent, "nll_positive"), 3), "nats/token")
     table.add_row("NLL of negatives", number(mean(recent, "nll_negative"), 3), "nats/token")
     table.add_row("entropy", number(mean(recent, "entropy"), 3), "nats/token")
@@ -207,24 +221,36 @@ def plain_line(view: RunView, run_file: RunFile) -> str:
     recent = learner.last(10)
     if not recent:
         warmup, section = learner.warmup, run_file.learner.warmup
+        if (stall := _stall(view, run_file)) is not None:
+            return stall.text(time.time())
         if not (warmup and section) or view.phase != "warm start":
             return ""
         reached = warmup[-1].get("target_probability") or 0.0
         return f"warm start: step {warmup[-1]['step']}, reference probability {reached:.2f} of {section.target:.2f}"
     last = recent[-1]
-    left = time_left(learner.last(30), run_file.learner.steps)
+    stall = _stall(view, run_file)
+    left = None if stall else time_left(learner.last(30), run_file.learner.steps)
     numbers = [
         f"step {last['step']}/{run_file.learner.steps}",
         f"version {last.get('version')}",
         f"reward {number(mean(recent, 'reward'))} {_trend([row['reward'] for row in learner.steps.values()])}".rstrip(),
         f"staleness {number(mean(recent, 'staleness_mean'))} max {number(last.get('staleness_max'), 0)}",
         f"queue {number(last.get('queue_depth'), 0)}",
-        f"tokens/s {number(view.history.generation_rate() or None, 0)} generated {number(training_rate(recent), 0)} trained",
+        f"tokens/s {number(_generation_rate(view), 0)} generated "
+        f"{number(None if stall else training_rate(recent), 0)} trained",
         f"nll of positives {number(mean(recent, 'nll_positive'))} / negatives {number(mean(recent, 'nll_negative'))}",
         f"entropy {number(mean(recent, 'entropy'))}",
         f"gradient norm {number(mean(recent, 'grad_norm'))}",
     ]
+    if stall is not None:
+        numbers.append(stall.text(time.time()))
     return " · ".join(numbers) + (f" · {duration(left)} left" if left is not None else "")
+
+
+def _generation_rate(view: RunView) -> float | None:
+    """Response tokens generated per second; None when no worker has said anything of late."""
+    since = time.time() - _QUIET_S if view.phase in _WORKING else 0.0
+    return view.history.generation_rate(since=since) or None
 
 
 def time_left(rows: list[Row], steps: int) -> float | None:

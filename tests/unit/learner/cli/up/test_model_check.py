@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from learner.cli.up.model_check import DEMO_CONFIG, vocabulary_size
+from learner.cli.preflight.network import DEMO_CONFIG
+from learner.cli.up.model_check import vocabulary_size
 from learner.config import ParallelConfig
 from learner.config.model_config import read_config
 from rollout.data import demo_model
@@ -26,6 +27,17 @@ def write_model(directory: Path, **config: object) -> Path:
 
 def test_a_model_directory_gives_its_vocabulary(tmp_path: Path):
     assert vocabulary_size(write_model(tmp_path / "m"), ParallelConfig(tensor=2, pipeline=2)) == 16
+
+
+def test_ids_above_the_tokenizers_are_padding_of_the_embedding_and_no_vocabulary(tmp_path: Path):
+    path = write_model(tmp_path / "m") / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    tokenizer["model"]["vocab"].pop("<unk>")
+    tokenizer["added_tokens"] = [entry for entry in tokenizer["added_tokens"] if entry["content"] != "<unk>"]
+    path.write_text(json.dumps(tokenizer))
+    assert vocabulary_size(tmp_path / "m", ParallelConfig()) == 15
+    (tmp_path / "m" / "added_tokens.json").write_text(json.dumps({"<more>": 40}))  # no row for it: it cannot be sampled
+    assert vocabulary_size(tmp_path / "m", ParallelConfig()) == 16
 
 
 def test_the_sizes_of_the_demo_are_those_of_the_model_that_is_made(tmp_path: Path):

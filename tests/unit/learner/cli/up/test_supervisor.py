@@ -15,7 +15,10 @@ import psutil
 import pytest
 
 from learner.cli.run.run_directory import RunDirectory
-from tests.tools.runs import REPOSITORY
+from learner.cli.run.run_file import RunFile
+from learner.cli.up.supervisor import Supervisor
+from tests.tools.runs import DEMO, REPOSITORY
+from tests.tools.supervisor_host import NoDisplay
 
 MODEL = """
 import pathlib, sys
@@ -110,6 +113,21 @@ def test_a_run_ends_when_the_learner_has_done_its_steps(ended: dict[str, tuple[P
     assert token.stat().st_mode & 0o777 == 0o600
     digest = hashlib.sha256(token.read_text().strip().encode()).hexdigest()
     assert json.loads(run.identities.read_text()) == {"local": {"tokens": [digest], "roles": ["submit"]}}
+
+
+@pytest.mark.parametrize(("step", "done"), [(None, False), (1, False), (2, True)])
+def test_a_worker_may_end_by_itself_only_when_all_steps_are_made(tmp_path: Path, step: int | None, done: bool):
+    run_file = RunFile.read(DEMO, [f"run.dir={tmp_path / 'r'}", "learner.steps=2"])
+    run_file.directory.create()
+    if step is not None:
+        row = {"kind": "step", "time": time.time(), "step": step}
+        (run_file.directory.metrics / "learner.jsonl").write_text(json.dumps(row) + "\n")
+    supervisor = Supervisor(run_file, NoDisplay())
+    supervisor._recent.poll()
+    assert supervisor._may_finish("worker-0") == done
+    assert supervisor._may_finish("learner")
+    assert not supervisor._may_finish("gateway")
+    assert not supervisor._may_finish("redis")
 
 
 def test_what_dies_is_started_again(tmp_path: Path):

@@ -21,7 +21,7 @@ from learner.cli.view.live import (
     time_left,
     training_rate,
 )
-from tests.tools.runs import DEMO, make_run, step
+from tests.tools.runs import DEMO, make_run, progress, step, write_rows
 
 PROCESSES = [ProcessView("gateway", "running", 12, 1, 5.0), ProcessView("worker-0", "running", 13, 0, 75.0)]
 
@@ -107,3 +107,32 @@ def test_the_time_left_follows_the_median_time_per_step():
     assert time_left(rows[:1], 20) is None
     assert training_rate(rows) == 10 / 2.0
     assert training_rate(rows[:1]) is None
+
+
+def test_a_run_that_makes_no_steps_shows_no_rates_of_the_past_and_no_time_left(tmp_path: Path):
+    run_file = make_run(tmp_path / "run", steps=30)
+    run_file = run_file.model_copy(update={"learner": run_file.learner.model_copy(update={"steps": 40})})
+    learner, now = ProcessView("learner", "running", 14, 0, None), time.time()
+    metrics = run_file.directory.metrics
+    write_rows(metrics / "learner.jsonl", [step(number, time=now - 200 + number) for number in range(31, 36)])
+    write_rows(metrics / "worker-0.jsonl", [progress(now + 599, 50), progress(now + 600, 90)])
+    moving = [*(step(number, time=now + 600 + 2 * number) for number in range(36, 40))]
+
+    def shown() -> tuple[str, str]:
+        output = console()
+        output.print(render(view(run_file, processes=[learner]), run_file))
+        return text_of(output), plain_line(view(run_file, processes=[learner]), run_file)
+
+    for text in shown():
+        assert "no step for " in text
+        assert "left" not in text
+    assert "40 generated – trained" in shown()[1]
+    write_rows(
+        metrics / "learner.jsonl", [{"kind": "activity", "time": now - 100, "what": "groups", "since": now - 105}]
+    )
+    for text in shown():
+        assert "waiting for groups for " in " ".join(text.split())
+    write_rows(metrics / "learner.jsonl", moving)
+    for text in shown():
+        assert "waiting" not in text
+        assert "left" in text
