@@ -1,6 +1,7 @@
 """The command `python -m rollout FILE [--set ...]`, a rollout worker; also `model` and `demonstrations`, see their --help.
 
-Exit codes: 0 stopped by a signal, 1 failed (worth a restart), 2 the configuration cannot be used, 3 the token is refused.
+Exit codes: 0 stopped by a signal, or the run has finished, 1 failed (worth a restart), 2 the configuration cannot be used,
+3 the token is refused.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def main(arguments: list[str]) -> int:
 def _worker(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m rollout",
-        description="Runs a rollout worker until SIGTERM.",
+        description="Runs a rollout worker until SIGTERM, or until its run has finished.",
         epilog="Other commands: python -m rollout model --help; python -m rollout demonstrations --help",
     )
     add_settings(parser)

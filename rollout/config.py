@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from runtime.endpoint_config import StatusConfig, TraceConfig
 from runtime.settings import Settings
+from runtime.version_format.places import place_of
+
+_QUEUEING_S = 60.0  # that a request may wait in the engine before its first token
+_SLOWEST_TOKENS_PER_S = 2.0  # of one response
 
 
 class EngineConfig(Settings):
@@ -20,7 +24,12 @@ class EngineConfig(Settings):
     device: Literal["cpu", "cuda"] = "cpu"
     arguments: list[str] = Field(default=[], description="further arguments for sglang.launch_server")
     start_timeout_s: float = Field(default=180.0, gt=0)
-    request_timeout_s: float = Field(default=300.0, gt=0)
+    request_timeout_s: float | None = Field(
+        default=None,
+        gt=0,
+        description="limit of one request; unset: 60 s, and half a second for each of max_new_tokens",
+    )
+    refit_timeout_s: float = Field(default=600.0, gt=0, description="limit of loading one version into an engine")
     refit: Literal["drain", "in_place", "retract"] = Field(
         default="retract",
         description="running requests at a refit: drain: end first (best for short responses); retract: go on, KV cache "
@@ -47,6 +56,11 @@ class TaskConfig(Settings):
     name: str = Field(default="sort", description="a built-in task, or module:Class")
     options: dict[str, Any] = Field(default={}, description="keyword arguments of the task")
     prompt_format: Literal["raw", "chat"] = Field(default="raw", description="chat: through the tokenizer's template")
+    on_change: Literal["refuse", "restart", "continue"] = Field(
+        default="refuse",
+        description="at a restart with other prompts than this worker has asked so far (other content of a file, seed or "
+        "options): refuse: it does not start; restart: the new ones from their beginning; continue: at the same position",
+    )
     reward_workers: int = Field(default=1, gt=0, description="slow tasks: processes that score responses")
     reward_timeout_s: float = Field(
         default=10.0, gt=0, description="slow tasks: a response not scored by then withdraws its group"
@@ -71,7 +85,12 @@ class ClientTlsConfig(Settings):
 class WorkerConfig(Settings):
     """One rollout worker process: `python -m rollout FILE`."""
 
-    name: str = Field(default="worker-0", pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    name: str = Field(
+        default="worker-0",
+        pattern=r"^[A-Za-z0-9._-]{1,64}$",
+        description="its own within the fleet. The number at its end says where in the data it begins: number a fleet's "
+        "workers from 0, as a StatefulSet does; any may be added or taken away at any time",
+    )
     run: str = Field(default="", description="the run's name, for logs and traces")
     fleet: str = Field(
         default="", description="the fleet's name, for logs and traces; the credentials decide who submits"
@@ -84,12 +103,21 @@ class WorkerConfig(Settings):
     metrics_dir: Path | None = Field(default=None, description="metrics lines; unset: `metrics` beside state_dir")
     cache_dir: Path | None = Field(
         default=None,
-        description="full versions rebuilt from deltas, for this worker only, readable by its engines; unset: NAME.versions "
-        "in state_dir",
+        description="versions copied from other machines or rebuilt from deltas, readable by the engines; workers of a "
+        "machine that share it copy each version once; unset: NAME.versions in state_dir",
+    )
+    allowed_uris: list[str] = Field(
+        min_length=1,
+        description="where versions may be read: file:///directory, s3://bucket/path, ...; a version that is below none of "
+        "these is refused, whatever the gateway says",
+    )
+    transfer_timeout_s: float = Field(
+        default=1800.0,
+        gt=0,
+        description="limit of copying one file of a version from another machine; tried three times",
     )
     log_dir: Path
-    seed: int = 0
-    shard: tuple[int, int] = Field(default=(0, 1), description="this worker takes prompts i, i + n, ... of (i, n)")
+    seed: int = Field(default=0, description="of the prompts: fleets with the same task need different ones")
     groups_per_request: int = Field(default=1, gt=0, description="prompts in one engine request")
     requests: int = Field(default=2, gt=0, description="engine requests under way at once, per engine")
     engine: EngineConfig = EngineConfig()
@@ -100,9 +128,25 @@ class WorkerConfig(Settings):
     status: StatusConfig = StatusConfig()
     traces: TraceConfig = TraceConfig()
 
-    @model_validator(mode="after")
-    def _shard_in_range(self) -> WorkerConfig:
-        index, count = self.shard
-        if not 0 <= index < count:
-            raise ValueError(f"shard = {self.shard}: expected (i, n) with 0 <= i < n")
-        return self
+    @field_validator("allowed_uris")
+    @classmethod
+    def _are_places(cls, uris: list[str]) -> list[str]:
+        for uri in uris:
+            try:
+                place_of(uri)
+            except ValueError as error:
+                raise ValueError(
+                    f"{uri!r}: {error}; list directories, as file:///var/lib/leeway/weights or s3://bucket/run"
+                ) from error
+        return uris
+
+    @property
+    def request_timeout_s(self) -> float:
+        """Limit of one engine request in seconds: as set, or what the longest response takes at two tokens a second.
+
+        A loaded engine makes five or more for each response. Whether an engine lives is found out from its /health, long
+        before this limit; it ends only what even a working engine will never answer.
+        """
+        if self.engine.request_timeout_s is not None:
+            return self.engine.request_timeout_s
+        return _QUEUEING_S + self.sampling.max_new_tokens / _SLOWEST_TOKENS_PER_S

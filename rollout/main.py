@@ -1,4 +1,4 @@
-"""Builds a worker from its settings and runs it until a signal."""
+"""Builds a worker from its settings and runs it until a signal, or until its run has finished."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from pathlib import Path
 from rollout.client import Credentials, SubmitClient
 from rollout.config import WorkerConfig
 from rollout.data.prompt_cursor import PromptSource
+from rollout.data.prompt_order import PromptOrder
 from rollout.data.tokenizer import Tokenizer
 from rollout.engine.pool import EnginePool
 from rollout.tasks import load_task
+from rollout.tasks.fingerprint import fingerprint
 from rollout.tasks.scoring import RewardPool
 from rollout.telemetry.tracing import WorkerTracing
 from rollout.telemetry.worker_log import WorkerLog
@@ -25,7 +27,7 @@ from runtime.status import Status
 
 
 async def run_until_signal(config: WorkerConfig) -> None:
-    """Runs a worker until SIGTERM or SIGINT; then kills its servers and returns within a second or so.
+    """Runs a worker until SIGTERM or SIGINT, or until its run has finished; then kills its servers and returns soon.
 
     Raises:
         SettingsError, TokenizerError, TaskError, CursorError, VersionError: the configuration cannot be used.
@@ -54,8 +56,14 @@ async def _run(config: WorkerConfig) -> None:
     credentials = Credentials(token, config.tls)
     task = load_task(config.task.name, config.seed, config.task.options)
     tokenizer = Tokenizer(config.model, config.task.prompt_format)
-    verifier = Verifier(config.model, config.cache_dir or config.state_dir / f"{config.name}.versions")
-    prompts = PromptSource(config.state_dir / f"{config.name}.cursor.json", config.shard)
+    cache = config.cache_dir or config.state_dir / f"{config.name}.versions"
+    verifier = Verifier(config.model, config.allowed_uris, cache, config.transfer_timeout_s)
+    prompts = PromptSource(
+        config.state_dir / f"{config.name}.cursor.json",
+        PromptOrder(config.name, task.size),
+        fingerprint(task, config.task, config.seed),
+        config.task.on_change,
+    )
     async with contextlib.AsyncExitStack() as stack:
         metrics = WorkerMetrics(len(config.engine.urls) or config.engine.count)
         worker_log = stack.enter_context(contextlib.closing(WorkerLog(config, metrics)))

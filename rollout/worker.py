@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
 
 from leeway.v1 import rollout_pb2
-from rollout.client import SubmitClient
+from rollout.client import LeaseKeeper, SubmitClient
 from rollout.config import WorkerConfig
 from rollout.data.generator import GroupGenerator
 from rollout.data.prompt_cursor import PromptSource
 from rollout.data.tokenizer import Tokenizer
 from rollout.data.withdrawal import ScoringHealth, Withdrawal
+from rollout.engine.errors import EngineError, NotFiniteError
 from rollout.engine.pool import EnginePool
-from rollout.engine.sglang import EngineError, NotFiniteError, RefusedError
+from rollout.engine.refitter import Refitter
 from rollout.tasks import Task
 from rollout.tasks.scoring import RewardPool
 from rollout.telemetry.tracing import WorkerTracing
 from rollout.telemetry.worker_log import WorkerLog
-from rollout.versions.manifest import VersionError
-from rollout.versions.verifier import Verifier
+from rollout.versions.verifier import Verifier, Version
 from runtime.errors import LeewayError
 
 _PROGRESS_S = 1.0
 _MOST_RETURNED = 1000  # leases in one request: the gateway refuses more
 _FRUITLESS = 10  # requests in a row that no engine could answer, after which the worker ends
+_TOO_LONG = 1000  # prompts in a row without room for a response, after which it ends: data may be sorted by length
+_UNANSWERED = ("aborted", "refused")
+_GOODBYE_S = 5.0  # to give leases back in
+
+
+class RunFinished(Exception):
+    """The run has made all its steps: there is nothing left to do."""
 
 
 class WorkerError(LeewayError):
@@ -50,7 +58,7 @@ class WorkerDependencies:
 
 
 class Worker:
-    """Generates and submits groups until cancelled.
+    """Generates and submits groups until cancelled, or until the run has finished.
 
     Cancelling drops work that is not acknowledged: its prompts are handed out again at the next start.
     """
@@ -60,28 +68,42 @@ class Worker:
         self._client = dependencies.client
         self._pool = dependencies.pool
         self._prompts = dependencies.prompts
-        self._verifier = dependencies.verifier
         self._worker_log = dependencies.worker_log
         self._tracing = dependencies.tracing
         self._returned_leases: list[str] = []
-        self._newest: asyncio.Queue[rollout_pb2.Policy] = asyncio.Queue()
+        self._lease_keeper = LeaseKeeper(self._client, self._pool.running_version, self._worker_log.leases_lost)
+        self._refitter = Refitter(
+            dependencies.verifier.verify,
+            self._load,
+            lambda version: self._client.report_fetching(version, self._pool.running_version()),
+            self._worker_log,
+        )
         self._finished: list[int] = []  # acknowledged, not yet written to the cursor file
         self._fruitless = 0
+        self._too_long = 0
         self._scoring = ScoringHealth()
         self._generator = GroupGenerator(
             config.sampling, self._pool, dependencies.task, dependencies.reward_pool, dependencies.tokenizer
         )
 
     async def run(self) -> None:
-        """Runs the engines, the version watch and the request slots; never returns.
+        """Runs the engines, the version watch and the request slots. Returns when the run has finished.
 
         Raises:
             ExceptionGroup: of AuthError, PortInUseError, SettingsError, TaskError or WorkerError: a person has to act.
         """
+        try:
+            await self._run()
+        except* RunFinished:
+            structlog.get_logger().info("the run has finished")
+            await self._say_goodbye()
+
+    async def _run(self) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._pool.run())
+            group.create_task(self._lease_keeper.run())
             group.create_task(self._watch())
-            group.create_task(self._load_newest())
+            group.create_task(self._refitter.run())
             group.create_task(self._report())
             engines = len(self._config.engine.urls) or self._config.engine.count
             for _ in range(self._config.requests * engines):
@@ -92,10 +114,11 @@ class Worker:
         while True:
             await self._pool.ready()
             lease = await self._lease()
+            self._lease_keeper.hold(lease)
             indices = self._prompts.take(lease.groups)
             try:
                 groups = await self._generate(indices)
-            except (RefusedError, EngineError) as error:
+            except EngineError as error:
                 self._skip(indices, lease.lease_id, error)
                 continue
             self._settle(tasks, lease.lease_id, groups)
@@ -142,12 +165,20 @@ class Worker:
             raise WorkerError(problem)
         if withdrawn:
             self._prompts.done(withdrawn)
-            tasks.create_task(self._return_lease(lease_id, submissions))
-        aborted = [withdrawal.message for withdrawal in withdrawn.values() if withdrawal.reason == "aborted"]
-        if len(aborted) < len(groups):
+        tasks.create_task(self._end_lease(lease_id, submissions, bool(withdrawn)))
+        self._require_fruit(withdrawn, len(groups))
+
+    def _require_fruit(self, withdrawn: Mapping[int, Withdrawal], groups: int) -> None:
+        """Counts requests that no group came of. Raises WorkerError when there were too many in a row."""
+        too_long = [withdrawal.message for withdrawal in withdrawn.values() if withdrawal.reason == "too_long"]
+        unanswered = [withdrawal.message for withdrawal in withdrawn.values() if withdrawal.reason in _UNANSWERED]
+        self._too_long = self._too_long + groups if len(too_long) == groups else 0
+        if self._too_long >= _TOO_LONG:
+            raise WorkerError(f"{self._too_long} prompts in a row are too long; the last: {too_long[-1]}")
+        if unanswered and len(unanswered) + len(too_long) == groups:
+            self._count_fruitless(unanswered[-1])
+        elif len(too_long) < groups:
             self._fruitless = 0
-        else:
-            self._count_fruitless(aborted[-1])
 
     def _withdraw(self, index: int, withdrawal: Withdrawal) -> None:
         self._worker_log.withdrawn(withdrawal.reason)
@@ -155,14 +186,20 @@ class Worker:
         report = log.info if withdrawal.reason == "truncated" else log.error
         report("group withdrawn", reason=withdrawal.reason, prompt=index, error=withdrawal.message)
 
-    async def _return_lease(self, lease_id: str, submissions: Sequence[asyncio.Task[None]]) -> None:
-        """Gives back what is left of a lease, after the groups that use it have arrived."""
-        if submissions:
-            await asyncio.wait(submissions)
-        self._returned_leases.append(lease_id)
+    async def _end_lease(self, lease_id: str, submissions: Sequence[asyncio.Task[bool]], unused: bool) -> None:
+        """Keeps a lease until the groups that use it have arrived, and gives back what is left of it."""
+        used = await asyncio.gather(*submissions, return_exceptions=True)  # the task group has the exceptions too
+        self._lease_keeper.release(lease_id)
+        if unused or not all(one is True for one in used):
+            self._returned_leases.append(lease_id)
 
-    async def _submit(self, index: int, group: rollout_pb2.Group, lease_id: str) -> None:
+    async def _submit(self, index: int, group: rollout_pb2.Group, lease_id: str) -> bool:
+        """Delivers a group. Returns whether it has used its lease."""
         ack = await self._client.submit(group, lease_id)
+        if (
+            ack.outcome == rollout_pb2.OUTCOME_RETRY
+        ):  # the run has finished; a run with more steps asks the prompt again
+            return False
         self._finish(index)
         self._worker_log.acknowledged(ack)
         self._tracing.acknowledged(ack)
@@ -170,6 +207,7 @@ class Worker:
             structlog.get_logger().error(
                 "group rejected", group=ack.group_id, reason=ack.reason, field=ack.field, value=ack.value
             )
+        return ack.outcome == rollout_pb2.OUTCOME_ACCEPTED
 
     def _finish(self, index: int) -> None:
         """Marks a prompt as done. Acks come in batches: those that arrive together share one file write."""
@@ -189,6 +227,7 @@ class Worker:
             self._worker_log.withdrawn("nan", len(indices))
         else:
             self._worker_log.skipped(len(indices))
+        self._lease_keeper.release(lease_id)
         self._returned_leases.append(lease_id)
         self._count_fruitless(str(error))
 
@@ -199,24 +238,20 @@ class Worker:
 
     async def _watch(self) -> None:
         async for policy in self._client.watch_policy():
-            self._newest.put_nowait(policy)
+            self._refitter.announce(policy)
+        raise RunFinished
 
-    async def _load_newest(self) -> None:
-        """Verifies each newest version and passes it to the engines; a damaged one is reported and skipped."""
-        while True:
-            policy = await self._newest.get()
-            while not self._newest.empty():
-                policy = self._newest.get_nowait()
-            try:
-                version = await asyncio.to_thread(self._verifier.verify, policy)
-            except VersionError as error:
-                structlog.get_logger().error(
-                    "version refused", version=policy.version, field=error.field, value=error.value
-                )
-                self._worker_log.refused(policy.version, error)
-                continue
-            self._tracing.announced(policy)
-            await self._pool.load(version)
+    async def _say_goodbye(self) -> None:
+        """Gives back the leases whose groups will not be made. Without an answer they expire by themselves."""
+        leases = [*self._returned_leases, *self._lease_keeper.held][:_MOST_RETURNED]
+        if leases:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_GOODBYE_S):
+                    await self._client.lease(1, None, leases)
+
+    async def _load(self, policy: rollout_pb2.Policy, version: Version) -> None:
+        self._tracing.announced(policy)
+        await self._pool.load(version)
 
     async def _report(self) -> None:
         while True:

@@ -24,6 +24,9 @@ Needs nothing but gRPC and pydantic: `pip install "leeway[client]"`. A whole fle
                 )
                 ack = await client.submit(group, lease.lease_id)      # ACCEPTED, DUPLICATE or REJECTED
 
+The loop ends when the run has finished: all its steps are made, and ``submit`` returns a RETRY with reason "run_finished".
+Where groups take longer than a lease holds (``lease.expires_in_ms``), a LeaseKeeper renews the leases meanwhile.
+
 Programs in other languages need only proto/leeway/v1/rollout.proto, which is the specification. Warnings go through the
 standard `logging` module, to loggers below "rollout.client".
 """
@@ -32,7 +35,17 @@ from rollout.client.client import SubmitClient
 from rollout.client.endpoints import Credentials
 from rollout.client.errors import AuthError
 from rollout.client.ids import new_group_id
+from rollout.client.lease_keeper import LeaseKeeper
 from rollout.client.wire import decode_ids, encode_ids
 from rollout.config import ClientTlsConfig
 
-__all__ = ["AuthError", "ClientTlsConfig", "Credentials", "SubmitClient", "decode_ids", "encode_ids", "new_group_id"]
+__all__ = [
+    "AuthError",
+    "ClientTlsConfig",
+    "Credentials",
+    "LeaseKeeper",
+    "SubmitClient",
+    "decode_ids",
+    "encode_ids",
+    "new_group_id",
+]

@@ -21,6 +21,7 @@ from rollout.client.tracing import SubmitTracing
 _log = logging.getLogger(__name__)
 
 _AUTH = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+_FINISHED = "run_finished"  # the reason of RETRY acks when the run has made all its steps
 _WATCH_S = 300.0  # a watch is reopened after this long: a peer that vanished silently is noticed in no other way
 
 
@@ -38,6 +39,7 @@ class SubmitClient:
 
     Attributes:
         retried: RETRY acks obeyed so far.
+        finished: whether the gateway has said that the run has made all its steps and takes no more groups.
 
     Raises:
         SettingsError: the address is malformed, there are no credentials, or a TLS file cannot be read.
@@ -55,6 +57,7 @@ class SubmitClient:
     ) -> None:
         given = Credentials(token=credentials) if isinstance(credentials, str) else credentials
         self.retried = 0
+        self.finished = False
         self._endpoints = Endpoints(address, given, max_message_bytes)
         self._metadata = given.metadata
         self._worker = worker
@@ -87,7 +90,8 @@ class SubmitClient:
     async def submit(self, group: rollout_pb2.Group, lease_id: str = "") -> rollout_pb2.Ack:
         """Delivers a group, however long that takes, and returns its final ack: ACCEPTED, DUPLICATE or REJECTED.
 
-        An ack RETRY is obeyed here: the group is sent again after the gateway's delay plus jitter. Cancelling leaves unknown
+        An ack RETRY is obeyed here: the group is sent again after the gateway's delay plus jitter. Only the one of a run that
+        has finished is returned (reason "run_finished"): nobody waits for the group any more. Cancelling leaves unknown
         whether the group was accepted; submitting it again with the same id is safe.
 
         Raises:
@@ -115,6 +119,9 @@ class SubmitClient:
                 ack = await self._stream.send(group.group_id, payload, lease_id)
                 if ack.outcome != rollout_pb2.OUTCOME_RETRY:
                     return ack
+                if ack.reason == _FINISHED:
+                    self.finished = True
+                    return ack
                 self.retried += 1
                 await asyncio.sleep(ack.retry_after_ms / 1000 * random.uniform(1.0, 1.5))
 
@@ -136,6 +143,39 @@ class SubmitClient:
         )
         return await self._unary("Lease", request)
 
+    async def renew(self, lease_ids: Sequence[str], running_version: int | None = None) -> rollout_pb2.LeaseResponse:
+        """Lets leases whose groups are still being made hold for another ``expires_in_ms``; see also LeaseKeeper.
+
+        Args:
+            lease_ids: the leases, at most 1024.
+            running_version: the version that the engines run; None before the first refit.
+
+        Returns:
+            The answer, whose ``lost_lease_ids`` are those that could not be renewed.
+
+        Raises:
+            AuthError: the credentials are refused.
+        """
+        request = rollout_pb2.LeaseRequest(
+            worker=self._worker, running_version=running_version, held_lease_ids=lease_ids
+        )
+        return await self._unary("Lease", request)
+
+    async def report_fetching(self, version: int, running_version: int | None = None) -> rollout_pb2.LeaseResponse:
+        """Says that a version is being downloaded, so that it is kept; asks for no groups. Repeat it every few minutes.
+
+        Args:
+            version: the version that is being downloaded.
+            running_version: the version that the engines run; None before the first refit.
+
+        Raises:
+            AuthError: the credentials are refused.
+        """
+        request = rollout_pb2.LeaseRequest(
+            worker=self._worker, running_version=running_version, fetching_version=version
+        )
+        return await self._unary("Lease", request)
+
     async def get_ledger(self, fleet: str = "") -> rollout_pb2.Ledger:
         """Reads a fleet's ledger: how many of its groups were received, and what became of them.
 
@@ -148,9 +188,10 @@ class SubmitClient:
         return (await self._unary("GetLedger", rollout_pb2.GetLedgerRequest(fleet=fleet))).ledger
 
     async def watch_policy(self, known_version: int | None = None) -> AsyncGenerator[rollout_pb2.Policy, None]:
-        """Yields the newest policy at once and then each newer one, without end and over reconnects.
+        """Yields the newest policy at once and then each newer one, over reconnects, until the run has finished.
 
-        Versions only increase: none is yielded twice.
+        Versions only increase: none is yielded twice. When it ends, the run has made all its steps: no lease is granted and
+        no group is taken any more, and a fleet has nothing left to do.
 
         Args:
             known_version: the version the caller has already; only newer ones are yielded.
@@ -167,9 +208,12 @@ class SubmitClient:
                 async for response in call:
                     backoff.reset()
                     policy = response.policy
-                    if known_version is None or policy.version > known_version:
+                    if response.HasField("policy") and (known_version is None or policy.version > known_version):
                         known_version = policy.version
                         yield policy
+                    if response.finished:
+                        self.finished = True
+                        return
             except grpc.aio.AioRpcError as error:
                 _require_auth(error)
                 if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:

@@ -14,8 +14,8 @@ from rollout.data.tokenizer import Tokenizer
 from rollout.data.withdrawal import Withdrawal, unusable
 from rollout.engine.pool import EnginePool
 from rollout.engine.sglang import Response, Sampling
-from rollout.tasks import Prompt, Task
-from rollout.tasks.reward_error import RewardError
+from rollout.tasks import Prompt, Task, TaskError
+from rollout.tasks.reward_error import RewardError, describe
 from rollout.tasks.scoring import RewardPool
 
 
@@ -76,15 +76,16 @@ class GroupGenerator:
         """Generates and scores the groups of some prompts.
 
         Raises:
-            RefusedError, EngineError: no engine could answer; see ``EnginePool.generate``.
+            EngineError: no engine could answer; see ``EnginePool.generate``.
+            TaskError: the task did not make a prompt.
         """
-        prompts = [self._task.prompt(index) for index in indices]
+        prompts = [self._prompt(index) for index in indices]
         ids, count = [self._tokenizer.prompt_ids(prompt.text) for prompt in prompts], self._config.responses
         begun = time.time_ns()
         responses = await self._pool.generate([row for row in ids for _ in range(count)], self._sampling)
         answered = time.time_ns()
         answers = [responses[start : start + count] for start in range(0, len(responses), count)]
-        made = await asyncio.gather(*map(self._score, indices, prompts, ids, answers))
+        made = await asyncio.gather(*map(self._score, prompts, ids, answers))
         return Generated(
             groups={index: group for index, (group, _) in zip(indices, made, strict=True)},
             samples=[sample for _, sample in made if sample is not None],
@@ -94,22 +95,33 @@ class GroupGenerator:
             scored=time.time_ns(),
         )
 
+    def _prompt(self, index: int) -> Prompt:
+        try:
+            return self._task.prompt(index)
+        except Exception as error:  # the user's code: no worker can go on without prompts
+            raise TaskError(
+                f"task.name = {self._task.name!r}: prompt({index}) raised {describe(self._task, error)}; a task has a prompt "
+                "for every index >= 0, and with finite data it sets size and begins again (see rollout/tasks/base.py)"
+            ) from error
+
     async def _score(
-        self, index: int, prompt: Prompt, prompt_ids: Sequence[int], responses: Sequence[Response]
+        self, prompt: Prompt, prompt_ids: Sequence[int], responses: Sequence[Response]
     ) -> tuple[rollout_pb2.Group | Withdrawal, Sample | None]:
         """Makes the group of one prompt and a sample of it, unless a response cannot be used or not be scored."""
         if (withdrawal := unusable(responses, self._config.truncated)) is not None:
             return withdrawal, None
-        texts = [self._text(response) for response in responses]
+        for number, response in enumerate(responses):
+            if (token := self._tokenizer.unknown_id(response.tokens, self._ends(response))) is not None:
+                return Withdrawal("unknown_token", f"response {number}: the tokenizer has no token {token}"), None
+        texts = [self._tokenizer.text(response.tokens, self._ends(response)) for response in responses]
         try:
-            scores = await self._reward_pool.score(index, prompt, texts)
+            scores = await self._reward_pool.score(prompt, texts)
         except RewardError as error:
             return Withdrawal(error.reason, str(error)), None
         scored = list(zip(responses, scores, strict=True))
         group = make_group(self._task.name, prompt, prompt_ids, scored, self._sampling.temperature)
         return group, Sample(prompt.text, texts[0], scores[0].reward)
 
-    def _text(self, response: Response) -> str:
+    def _ends(self, response: Response) -> tuple[int, ...]:
         # The engine may know end tokens that no file names; what it says it stopped at is never part of the answer.
-        own = () if response.stopped_by is None else (response.stopped_by,)
-        return self._tokenizer.text(response.tokens, (*self._stop_ids, *own))
+        return self._stop_ids if response.stopped_by is None else (*self._stop_ids, response.stopped_by)

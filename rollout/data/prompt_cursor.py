@@ -7,8 +7,15 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, Literal
 
+import structlog
+
+from rollout.data.prompt_order import PromptOrder
+from rollout.tasks.fingerprint import Fingerprint, differences
 from runtime.errors import MISCONFIGURED, LeewayError
+
+OnChange = Literal["refuse", "restart", "continue"]
 
 
 class CursorError(LeewayError):
@@ -18,26 +25,30 @@ class CursorError(LeewayError):
 
 
 class PromptSource:
-    """Hands out the indices i, i + n, i + 2n, ... of shard (i, n), until each is done.
+    """Hands out a worker's prompt indices in their order, until each is done.
 
-    The file contains a watermark (the first ``watermark`` indices of the shard are all done) and the positions done above
-    it; it is replaced atomically each time indices are done. After a crash, indices that were handed out and not done are
-    handed out again. The file survives a crash of the process; after a crash of the machine, some that were done may be
-    handed out again.
+    The file contains the fingerprint of the prompts, a watermark (the first ``watermark`` positions of the worker's order are
+    all done) and the positions done above it; it is replaced atomically each time indices are done. After a crash, indices
+    that were handed out and not done are handed out again. The file survives a crash of the process; after a crash of the
+    machine, some that were done may be handed out again.
 
     Args:
         path: the cursor file; created when missing.
-        shard: (i, n), 0 <= i < n.
+        order: the worker's order.
+        prompts: the fingerprint of what the indices stand for.
+        on_change: what to do when the file was written for other prompts: refuse them, start them from their beginning, or
+            continue at the same position.
 
     Raises:
-        CursorError: the file is damaged, or was written for another shard.
+        CursorError: the file is damaged, or was written for other prompts and they are refused.
     """
 
-    def __init__(self, path: Path, shard: tuple[int, int]) -> None:
+    def __init__(self, path: Path, order: PromptOrder, prompts: Fingerprint, on_change: OnChange = "refuse") -> None:
         self._path = path
-        self._shard = shard
+        self._order = order
+        self._prompts = prompts
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._watermark, self._above = self._load()
+        self._watermark, self._above = self._load(on_change)
         self._next = self._watermark
         self._returned: list[int] = []
 
@@ -51,47 +62,51 @@ class PromptSource:
             if self._next not in self._above:
                 positions.append(self._next)
             self._next += 1
-        offset, stride = self._shard
-        return [offset + stride * position for position in positions]
+        return [self._order.index(position) for position in positions]
 
     def give_back(self, indices: Iterable[int]) -> None:
         """Takes back indices whose work failed; they are handed out again before new ones."""
         for index in indices:
-            heapq.heappush(self._returned, self._position(index))
+            heapq.heappush(self._returned, self._order.position(index))
 
     def done(self, indices: Iterable[int]) -> None:
         """Marks indices as done for good, and writes the file."""
-        self._above.update(self._position(index) for index in indices)
+        self._above.update(self._order.position(index) for index in indices)
         while self._watermark in self._above:
             self._above.remove(self._watermark)
             self._watermark += 1
-        self._save()
+        self._save(self._watermark, self._above)
 
-    def _position(self, index: int) -> int:
-        offset, stride = self._shard
-        position, rest = divmod(index - offset, stride)
-        if rest or position < 0:
-            raise ValueError(f"index = {index}: not of shard {self._shard}")
-        return position
-
-    def _load(self) -> tuple[int, set[int]]:
+    def _load(self, on_change: OnChange) -> tuple[int, set[int]]:
         if not self._path.is_file():
             return 0, set()
         try:
-            state = json.loads(self._path.read_text())
-            shard, watermark, above = tuple(state["shard"]), int(state["watermark"]), set(map(int, state["done"]))
-        except (ValueError, KeyError, TypeError) as error:
+            state: dict[str, Any] = json.loads(self._path.read_text())
+            prompts, watermark, above = dict(state["prompts"]), int(state["watermark"]), set(map(int, state["done"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise CursorError(
-                f"{self._path}: damaged prompt cursor ({error}); delete it to start from prompt 0"
+                f"{self._path}: damaged prompt cursor ({error!r}); delete it to start from the first prompt"
             ) from error
-        if shard != self._shard:
+        changed = differences(prompts, self._prompts)
+        if not changed:
+            return watermark, above
+        if on_change == "refuse":
             raise CursorError(
-                f"{self._path}: written for shard = {shard}, configured is {self._shard}; restore the shard or delete it"
+                f"{self._path}: this worker stopped after {watermark + len(above)} of other prompts than are configured now: "
+                f"{'; '.join(changed)}. It would pass over as many of the new ones. Restore them (a file to which rows were "
+                "added is another file), or choose: task.on_change = 'restart' asks the new prompts from their beginning, "
+                "'continue' goes on at the same position (in a run file: rollout.task.on_change)"
             )
+        if on_change == "restart":
+            watermark, above = 0, set()
+        structlog.get_logger().warning("prompts changed", on_change=on_change, changed=changed, position=watermark)
+        self._save(
+            watermark, above
+        )  # asked and answered: the next start, with or without the setting, goes on from here
         return watermark, above
 
-    def _save(self) -> None:
-        state = {"shard": self._shard, "watermark": self._watermark, "done": sorted(self._above)}
+    def _save(self, watermark: int, above: set[int]) -> None:
+        state = {"prompts": self._prompts, "watermark": watermark, "done": sorted(above)}
         temporary = self._path.with_suffix(".tmp")
         temporary.write_text(json.dumps(state))
         os.replace(temporary, self._path)

@@ -38,6 +38,7 @@ class Tokenizer:
         self._chat: Any = None
         files = read_tokenizer(model)
         self._tokenizer = files.raw
+        self._known = frozenset(files.raw.get_vocab(with_added_tokens=True).values())
         self._clean_up_spaces = files.clean_up_spaces
         config = read_json(model / "config.json")
         self.vocab_size = _vocab_size(model, config)
@@ -58,10 +59,16 @@ class Tokenizer:
 
         Special tokens in the middle are written as their names: reward functions see them, and exact matches fail.
         """
-        if ids and ids[-1] in (*self.eos_ids, *stop_ids):
-            ids = ids[:-1]
-        text = self._tokenizer.decode(list(ids), skip_special_tokens=False)
+        text = self._tokenizer.decode(list(self._without_end(ids, stop_ids)), skip_special_tokens=False)
         return _without_spaces(text) if self._clean_up_spaces else text
+
+    def unknown_id(self, ids: Sequence[int], stop_ids: Sequence[int] = ()) -> int | None:
+        """Returns the first id of a response that stands for no text, its final end or stop token aside; None if all do.
+
+        Many models have more rows in their embedding than their tokenizer has tokens. A policy can sample such an id, and
+        it decodes to nothing: a wrong response could read as a right one.
+        """
+        return next((token for token in self._without_end(ids, stop_ids) if token not in self._known), None)
 
     def single_id(self, token: str) -> int:
         """Returns the id of a text that is one token. Raises TokenizerError when it is none or several."""
@@ -69,6 +76,9 @@ class Tokenizer:
         if len(ids) != 1:
             raise TokenizerError(f"stop = {token!r}: is {len(ids)} tokens in {self._model}, a stop must be one")
         return ids[0]
+
+    def _without_end(self, ids: Sequence[int], stop_ids: Sequence[int]) -> Sequence[int]:
+        return ids[:-1] if ids and ids[-1] in (*self.eos_ids, *stop_ids) else ids
 
     def _render(self, text: str) -> str:
         if self._chat is None:

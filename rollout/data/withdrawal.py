@@ -10,9 +10,22 @@ from typing import Literal
 from leeway.v1 import rollout_pb2
 from rollout.engine.sglang import Response
 
-Reason = Literal["aborted", "nan", "truncated", "reward_timeout", "reward_worker", "reward_error"]
+Reason = Literal[
+    "aborted",
+    "nan",
+    "truncated",
+    "too_long",
+    "refused",
+    "unknown_token",
+    "reward_timeout",
+    "reward_worker",
+    "reward_error",
+]
 
-REASONS: tuple[Reason, ...] = ("aborted", "nan", "truncated", "reward_timeout", "reward_worker", "reward_error")
+REASONS: tuple[Reason, ...] = (
+    *("aborted", "nan", "truncated", "too_long", "refused", "unknown_token"),
+    *("reward_timeout", "reward_worker", "reward_error"),
+)
 _RECENT, _FEWEST = 100, 20  # groups whose scoring is looked at
 
 
@@ -39,6 +52,8 @@ def unusable(responses: Sequence[Response], truncated: Literal["train", "withdra
     for response in responses:
         if response.finish == "abort":
             return Withdrawal("aborted", f"the engine aborted a response: {response.message or 'it did not say why'}")
+        if response.finish in ("too_long", "refused"):
+            return Withdrawal(response.finish, f"the prompt has no response: {response.message}")
     cut = sum(response.finish == "length" for response in responses)
     if cut and truncated == "withdraw":
         return Withdrawal(

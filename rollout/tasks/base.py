@@ -41,7 +41,8 @@ class Prompt:
     Attributes:
         prompt_id: its name in the ledger and in logs, 1 to 256 bytes; the same question always has the same name.
         text: what the model reads.
-        data: whatever ``reward`` needs to score a response; never leaves the worker.
+        data: whatever ``reward`` needs to score a response. It never leaves the machine: it is pickled where responses are
+            scored in a process of its own.
     """
 
     prompt_id: str
@@ -50,24 +51,35 @@ class Prompt:
 
 
 class Task(ABC):
-    """An endless supply of prompts, and the reward of a response.
+    """A supply of prompts, and the reward of a response.
 
     ``prompt`` must be a function of (seed, index) alone: a worker that restarts asks again for the indices whose groups
-    were not acknowledged.
+    were not acknowledged. ``reward`` must be a function of (prompt, response) alone: slow tasks score in processes that may
+    be started at any time and do not load the data.
 
     Attributes:
         name: its name in groups and messages.
+        size: with finite data, the number of its prompts: indices 0 to size - 1 are the first pass over them, the next size
+            indices the second, and so on. All workers of a fleet then share the data (see rollout/data/prompt_order.py).
+            None: endless; a fleet's workers ask for indices far apart.
         stop: texts, each one token of the model, that end a response besides the model's end token.
         slow: True: responses are scored in processes of their own, under a time limit.
         seed: the worker's seed.
     """
 
     name: str = ""
+    size: int | None = None
     stop: tuple[str, ...] = ()
     slow: bool = False
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
+
+    def load(self) -> None:  # noqa: B027 - tasks without data need none
+        """Reads the data that prompts are made of, and sets ``size``; called once, before the first prompt.
+
+        What is read here and not in ``__init__`` is not read again by every process that scores responses.
+        """
 
     @abstractmethod
     def prompt(self, index: int) -> Prompt:
@@ -84,6 +96,13 @@ class Task(ABC):
     def solution(self, prompt: Prompt) -> str | None:
         """Returns a right answer, for supervised warm starts; None where the task knows none."""
         return None
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Returns what else prompts are made of, besides name, seed, options and the files that options name.
+
+        For example a digest of a directory. When a value changes, a worker does not go on as if nothing had happened.
+        """
+        return {}
 
     def rng(self, index: int) -> random.Random:
         """Returns a random generator that depends on the task, the seed and the index alone."""

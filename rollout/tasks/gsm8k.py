@@ -29,9 +29,14 @@ class Gsm8k(Task):
 
     def __init__(self, seed: int = 0, path: str = "", instruction: str = _INSTRUCTION) -> None:
         super().__init__(seed)
-        self._rows = _read(path)
+        self._path = path
+        self._rows: list[tuple[str, str]] = []
         self._instruction = instruction
         self._order: tuple[int, list[int]] = (-1, [])
+
+    def load(self) -> None:
+        self._rows = _read(self._path)
+        self.size = len(self._rows)
 
     def prompt(self, index: int) -> Prompt:
         row = self._row(*divmod(index, len(self._rows)))
@@ -63,18 +68,28 @@ def _read(path: str) -> list[tuple[str, str]]:
     if not Path(path).is_file():
         raise TaskError(f"task.options.path = {path!r}: no such file; gsm8k needs its JSON lines, such as train.jsonl")
     rows = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
+    # Not splitlines(): JSON allows what it takes for line ends (U+2028, U+0085) within a text.
+    for number, line in enumerate(Path(path).read_bytes().split(b"\n"), start=1):
+        if not line.strip():
+            continue
         try:
-            row: dict[str, Any] = json.loads(line)
-            rows.append((row["question"], row["answer"]))
-            _final(row["answer"])
-        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+            rows.append(_row(json.loads(line)))
+        except (ValueError, LookupError, TypeError) as error:
             raise TaskError(
                 f"{path}, line {number}: expected question and answer with '#### number': {error}"
             ) from error
     if not rows:
         raise TaskError(f"task.options.path = {path!r}: the file is empty")
     return rows
+
+
+def _row(row: dict[str, Any]) -> tuple[str, str]:
+    for name in ("question", "answer"):
+        if not isinstance(row[name], str):
+            raise TypeError(f"{name} = {row[name]!r} is no text")
+    if not _final(row["answer"]):
+        raise ValueError("nothing after '####'")
+    return row["question"], row["answer"]
 
 
 def _final(answer: str) -> str:

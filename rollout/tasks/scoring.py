@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
+import pickle
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -28,12 +30,11 @@ class RewardPool:
         for worker in self._workers:
             self._idle.put_nowait(worker)
 
-    async def score(self, index: int, prompt: Prompt, responses: Sequence[str]) -> list[Score]:
+    async def score(self, prompt: Prompt, responses: Sequence[str]) -> list[Score]:
         """Scores each response to a prompt, all of them or none.
 
         Args:
-            index: the prompt's index in the task.
-            prompt: the prompt itself.
+            prompt: what was asked.
             responses: texts, their end tokens removed.
 
         Raises:
@@ -42,8 +43,9 @@ class RewardPool:
         if not self._workers:
             return [self._score_here(prompt, response) for response in responses]
         failures: list[RewardError] = []
+        packed = self._packed(prompt)
         scores = await asyncio.gather(
-            *(self._score_elsewhere(index, prompt, response, failures) for response in responses)
+            *(self._score_elsewhere(prompt.prompt_id, packed, response, failures) for response in responses)
         )
         if failures:
             raise failures[0]
@@ -58,15 +60,26 @@ class RewardPool:
             )
             raise RewardError("reward_error", message) from error
 
+    def _packed(self, prompt: Prompt) -> str:
+        """Returns a prompt as a reward worker reads it. Raises RewardError."""
+        try:
+            return base64.b64encode(pickle.dumps(prompt)).decode()
+        except Exception as error:  # the user's data: the worker logs it, counts it and goes on
+            raise RewardError(
+                "reward_error",
+                f"task.name = {self._task.name!r}: prompt {prompt.prompt_id!r} cannot be sent to a reward worker: "
+                f"{type(error).__name__}: {error}; make Prompt.data of values that can be pickled, or set slow = False",
+            ) from error
+
     async def _score_elsewhere(
-        self, index: int, prompt: Prompt, response: str, failures: list[RewardError]
+        self, prompt_id: str, packed: str, response: str, failures: list[RewardError]
     ) -> Score | None:
         """Scores one response, or adds to ``failures``. Does nothing once another response to the prompt has failed."""
         worker = await self._idle.get()
         try:
-            return None if failures else await worker.score(index, response)
+            return None if failures else await worker.score(packed, response)
         except RewardError as error:
-            message = explain(self._task.name, str(error), prompt.prompt_id, response)
+            message = explain(self._task.name, str(error), prompt_id, response)
             failures.append(RewardError(error.reason, message))
             return None
         finally:
@@ -86,16 +99,16 @@ class _RewardWorker:
         self._timeout = config.reward_timeout_s
         self._process: asyncio.subprocess.Process | None = None
 
-    async def score(self, index: int, response: str) -> Score:
-        """Scores one response.
+    async def score(self, packed: str, response: str) -> Score:
+        """Scores one response to a packed prompt.
 
         Raises:
             RewardError: it could not be scored. When the limit was over, the process was killed, because nothing else stops
                 a parser that hangs.
         """
         try:
-            process = self._process or await self._start()
-            answer = await self._within(self._timeout, process, {"index": index, "response": response})
+            process = self._process or await self._start(packed)
+            answer = await self._within(self._timeout, process, {"prompt": packed, "response": response})
         except TimeoutError as error:
             await self.kill()
             raise RewardError("reward_timeout", f"not scored within reward_timeout_s = {self._timeout:g}") from error
@@ -107,7 +120,7 @@ class _RewardWorker:
             raise RewardError("reward_error", f"reward failed: {answer['error']}")
         return Score(**answer)
 
-    async def _start(self) -> asyncio.subprocess.Process:
+    async def _start(self, packed: str) -> asyncio.subprocess.Process:
         try:
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "rollout.tasks.reward_worker"),
@@ -118,7 +131,7 @@ class _RewardWorker:
             )
             self._write(self._process, self._task)
             # The first response would pay for the imports; an empty one does instead.
-            await self._within(_START_S, self._process, {"index": 0, "response": ""})
+            await self._within(_START_S, self._process, {"prompt": packed, "response": ""})
         except TimeoutError as error:
             raise RewardError("reward_worker", f"its reward worker did not start within {_START_S:g} s") from error
         except OSError as error:

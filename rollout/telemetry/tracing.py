@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from leeway.v1 import rollout_pb2
 from rollout.client.tracing import SubmitTracing, write_span_context
-from rollout.engine.observer import Observer, ReplicaState
+from rollout.engine.observer import Failure, Observer, ReplicaState
 from runtime.trace_context import SpanContext
 
 if TYPE_CHECKING:
@@ -95,3 +95,6 @@ class _TracingObserver:
     def engine_refit(self, engine: int, version: int, seconds: float) -> None:
         self._observer.engine_refit(engine, version, seconds)
         self._tracing.refitted(engine, version, seconds)
+
+    def request_failed(self, engine: int, failure: Failure) -> None:
+        self._observer.request_failed(engine, failure)

@@ -10,10 +10,10 @@ from leeway.v1 import rollout_pb2
 from rollout.config import WorkerConfig
 from rollout.data.generator import Sample
 from rollout.engine.busy_clock import BusyClock
-from rollout.engine.observer import ReplicaState
+from rollout.engine.observer import Failure, ReplicaState
 from rollout.telemetry.jsonl import JsonLines
 from rollout.telemetry.worker_metrics import WorkerMetrics
-from rollout.versions.manifest import VersionError
+from rollout.versions.manifest import FetchError, VersionError
 
 _SAMPLES = 4  # responses, to different prompts, logged at a time
 
@@ -32,7 +32,7 @@ class _Counts:
 class WorkerLog:
     """The log files of one worker; every event is counted in its metrics too.
 
-    metrics/<worker>.jsonl: progress once a second, refits, engine states, refused versions.
+    metrics/<worker>.jsonl: progress once a second, refits, engine states, versions that were refused or could not be fetched.
     state/<worker>.samples.jsonl: a few responses every ``sample_every_s``.
     state/<worker>.acked.jsonl: one line per accepted group: the producer's side of the ledger.
     """
@@ -80,6 +80,10 @@ class WorkerLog:
         """Counts the time that a request slot has to wait for a lease."""
         self._metrics.waited(seconds)
 
+    def leases_lost(self, lease_ids: Sequence[str]) -> None:
+        """Counts leases that could not be renewed while their groups were being made."""
+        self._metrics.leases_lost(len(lease_ids))
+
     def skipped(self, prompts: int) -> None:
         """Counts prompts that were given up because no engine could answer them."""
         self._metrics.skipped(prompts)
@@ -98,6 +102,11 @@ class WorkerLog:
         self._metrics.refused()
         self._events.append(kind="refused", version=version, reason=str(error))
 
+    def fetch_failed(self, version: int, error: FetchError) -> None:
+        """Records an attempt to fetch a published version that failed and is made again."""
+        self._metrics.fetch_failed()
+        self._events.append(kind="fetch_failed", version=version, reason=str(error))
+
     def engine_state(self, engine: int, state: ReplicaState) -> None:
         """Records an engine's change of state."""
         self._metrics.engine_state(engine, state)
@@ -107,6 +116,10 @@ class WorkerLog:
         """Records that an engine has loaded a version."""
         self._metrics.engine_refit(engine, version, seconds)
         self._events.append(kind="refit", engine=engine, version=version, seconds=round(seconds, 4))
+
+    def request_failed(self, engine: int, failure: Failure) -> None:
+        """Counts a request that an engine did not answer."""
+        self._metrics.request_failed(engine, failure)
 
     def progress(self, version: int | None, engines_serving: int, clock: BusyClock) -> None:
         """Writes a progress line: counters since the start, tokens/s and mean reward since the line before.

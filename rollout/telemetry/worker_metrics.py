@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from leeway.v1 import rollout_pb2
 from rollout.client import SubmitClient
 from rollout.data.withdrawal import REASONS
-from rollout.engine.observer import ReplicaState
+from rollout.engine.observer import FAILURES, Failure, ReplicaState
 from rollout.engine.pool import EnginePool
 from runtime.metric_registry import MetricRegistry
 from runtime.status import Heartbeat
@@ -38,12 +38,22 @@ class WorkerMetrics:
         self._restarts = made.counter(
             "leeway_worker_engine_restarts_total", "Starts of an engine after its first.", ("engine",)
         )
+        self._failed_requests = made.counter(
+            "leeway_worker_failed_requests_total",
+            "Requests that an engine did not answer or not usably, by reason; each is tried again.",
+            ("engine", "reason"),
+        )
         self._refits = made.histogram(
             "leeway_worker_refit_seconds", "Loading a version into an engine, running requests paused.", _REFIT_S
         )
         self._version = made.gauge("leeway_worker_engine_version", "Version an engine loaded last.", ("engine",))
         self._refused = made.counter(
-            "leeway_worker_refused_versions_total", "Published versions that were damaged or not of this model."
+            "leeway_worker_refused_versions_total",
+            "Published versions that were damaged, not of this model, or at a place that allowed_uris does not list.",
+        )
+        self._fetch_failures = made.counter(
+            "leeway_worker_fetch_failures_total",
+            "Attempts to fetch a published version that failed; each is made again.",
         )
         self._groups = made.counter(
             "leeway_worker_groups_total", "Groups generated, and by final ack accepted or rejected.", ("stage",)
@@ -63,12 +73,17 @@ class WorkerMetrics:
         self._waited = made.counter(
             "leeway_worker_lease_wait_seconds_total", "Time that request slots waited for a lease, summed."
         )
+        self._lost_leases = made.counter(
+            "leeway_worker_lost_leases_total", "Leases that could not be renewed while their groups were being made."
+        )
         for stage in ("generated", "accepted", "rejected"):
             self._groups.labels(stage)
         for reason in REASONS:
             self._withdrawn.labels(reason)
         for engine in range(engines):
             self._restarts.labels(str(engine))
+            for reason in FAILURES:
+                self._failed_requests.labels(str(engine), reason)
 
     def follow(self, client: SubmitClient, pool: EnginePool) -> None:
         """Declares the metrics that every scrape reads from the client and the engine pool."""
@@ -117,6 +132,10 @@ class WorkerMetrics:
         """Counts the time that a request slot has to wait for a lease."""
         self._waited.inc(seconds)
 
+    def leases_lost(self, leases: int) -> None:
+        """Counts leases that could not be renewed."""
+        self._lost_leases.inc(leases)
+
     def skipped(self, prompts: int) -> None:
         """Counts prompts that were given up."""
         self._skipped.inc(prompts)
@@ -129,6 +148,10 @@ class WorkerMetrics:
         """Counts responses that the length limit cut off."""
         self._truncated.inc(responses)
 
+    def fetch_failed(self) -> None:
+        """Counts an attempt to fetch a version that failed."""
+        self._fetch_failures.inc()
+
     def refused(self) -> None:
         """Counts a published version that was not loaded."""
         self._refused.inc()
@@ -138,6 +161,10 @@ class WorkerMetrics:
         if state == "starting" and engine in self._state:
             self._restarts.labels(str(engine)).inc()
         self._state[engine] = state
+
+    def request_failed(self, engine: int, failure: Failure) -> None:
+        """Counts a request that an engine did not answer."""
+        self._failed_requests.labels(str(engine), failure).inc()
 
     def engine_refit(self, engine: int, version: int, seconds: float) -> None:
         """Records the version that an engine has loaded, and the seconds it took."""

@@ -27,6 +27,10 @@ class VersionError(LeewayError):
         self.value = value
 
 
+class FetchError(VersionError):
+    """A version that could not be read now, for a reason that may pass: it is worth another attempt."""
+
+
 def read_manifest(directory: Path, sha256: str | None = None) -> manifest_pb2.Manifest:
     """Reads the manifest of the version in ``directory``.
 

@@ -14,20 +14,20 @@ import structlog
 
 from leeway.v1 import manifest_pb2
 from rollout.versions.delta_patch import patch
-from rollout.versions.manifest import VersionError, plain, read_manifest, verify_files
+from rollout.versions.manifest import FetchError, VersionError, plain, read_manifest, verify_files
+from rollout.versions.node_cache import NodeCache
 from rollout.versions.source import VersionSource
 from runtime.version_format.delta_codec import DeltaError
-from runtime.version_format.names import MANIFEST, version_name, versions_on_disk
+from runtime.version_format.names import MANIFEST
 from runtime.version_format.safetensors_header import HeaderError
 
-_KEPT = 2  # versions; an engine may still read the one before the newest
 _LONGEST_CHAIN = 10_000  # deltas
 
 
 class Rebuilder:
-    """Rebuilds versions under ``cache``, which one process uses alone, and keeps the newest; bases come from ``source``."""
+    """Rebuilds versions in ``cache``, once for all workers that share it; bases come from ``source``."""
 
-    def __init__(self, cache: Path, source: VersionSource) -> None:
+    def __init__(self, cache: NodeCache, source: VersionSource) -> None:
         self._cache = cache
         self._source = source
 
@@ -41,15 +41,20 @@ class Rebuilder:
         Raises:
             VersionError: a link of the chain is missing or damaged, or the result is not what the manifest says.
         """
-        self._cache.mkdir(parents=True, exist_ok=True)
-        target = self._cache / version_name(manifest.version)
-        if _is_intact(target, directory, manifest):
-            return target
+        with self._cache.locked():
+            target = self._cache.path(manifest.version)
+            if not _is_intact(target, directory, manifest):
+                self._rebuild(directory, manifest, target)
+            self._cache.hold(manifest.version)
+            self._cache.evict()
+        return target
+
+    def _rebuild(self, directory: Path, manifest: manifest_pb2.Manifest, target: Path) -> None:
         base, links = self._chain(directory, manifest, use_cache=True)
         try:
             self._build(base, links, target)
         except VersionError as error:
-            if base.parent != self._cache:
+            if base.parent != self._cache.root:
                 raise
             structlog.get_logger().warning(
                 "rebuilt version not usable as a base: starting again from the last full one",
@@ -59,8 +64,6 @@ class Rebuilder:
             shutil.rmtree(base, ignore_errors=True)
             base, links = self._chain(directory, manifest, use_cache=False)
             self._build(base, links, target)
-        self._retain()
-        return target
 
     def _chain(
         self, directory: Path, manifest: manifest_pb2.Manifest, use_cache: bool
@@ -71,12 +74,14 @@ class Rebuilder:
             number = links[-1][1].base_version
             if number >= links[-1][1].version:
                 raise VersionError("manifest.base_version", f"{number}: not below version {links[-1][1].version}")
-            cached = self._cache / version_name(number)
+            cached = self._cache.path(number)
             if use_cache and (cached / MANIFEST).is_file():
                 return cached, links[::-1]
             try:
                 published = self._source.directory(number)
                 found = read_manifest(published)
+            except FetchError:
+                raise
             except VersionError as error:
                 raise VersionError(
                     "manifest.base_version",
@@ -89,7 +94,7 @@ class Rebuilder:
 
     def _build(self, base: Path, links: list[tuple[Path, manifest_pb2.Manifest]], target: Path) -> None:
         directory, manifest = links[-1]
-        temporary = self._cache / ".building"
+        temporary = self._cache.root / ".building"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         names = [plain(file.name) for file in manifest.results]
@@ -106,10 +111,6 @@ class Rebuilder:
             raise VersionError(f"delta to version {manifest.version}", str(error)) from error
         shutil.rmtree(target, ignore_errors=True)
         temporary.rename(target)
-
-    def _retain(self) -> None:
-        for version in versions_on_disk(self._cache)[:-_KEPT]:
-            shutil.rmtree(self._cache / version_name(version), ignore_errors=True)
 
 
 def _is_intact(target: Path, directory: Path, manifest: manifest_pb2.Manifest) -> bool:

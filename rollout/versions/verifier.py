@@ -6,14 +6,22 @@ SGLang loads a damaged or foreign checkpoint without complaint and then answers 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+
 from leeway.v1 import rollout_pb2
-from rollout.versions.manifest import VersionError, expect, read_manifest, verify_files
+from rollout.versions.allowed import AllowedPlaces
+from rollout.versions.manifest import FetchError, VersionError, expect, read_manifest, verify_files
+from rollout.versions.node_cache import NodeCache
 from rollout.versions.rebuild import Rebuilder
-from rollout.versions.source import source_of
+from rollout.versions.source import VersionSource, choose
 from runtime.version_format.safetensors_header import HeaderError, read_header
+
+_REBUILT = 2  # versions kept, besides those that other workers of this machine still read
+_DOWNLOADED = 3
 
 
 @dataclass(frozen=True)
@@ -34,14 +42,23 @@ class Verifier:
 
     Args:
         model: Hugging Face directory of the initial policy.
-        cache: where versions rebuilt from deltas, and versions copied from other machines, are kept; None refuses both.
+        allowed_uris: places that versions may be read from; see AllowedPlaces.
+        cache: where versions rebuilt from deltas, and versions copied from other machines, are kept; the workers of a
+            machine may share it. None refuses both.
+        timeout_s: limit of the transfer of one file from another machine.
 
     Raises:
         VersionError: ``model`` has no readable config.json or safetensors.
+        ValueError: one of ``allowed_uris`` is no URI of a directory.
     """
 
-    def __init__(self, model: Path, cache: Path | None = None) -> None:
-        self._cache = cache
+    def __init__(
+        self, model: Path, allowed_uris: Sequence[str], cache: Path | None = None, timeout_s: float = 1800.0
+    ) -> None:
+        self._allowed = AllowedPlaces(allowed_uris)
+        self._cache = NodeCache(cache, _REBUILT) if cache is not None else None
+        self._downloads = NodeCache(cache / "downloads", _DOWNLOADED) if cache is not None else None
+        self._timeout_s = timeout_s
         self._config_sha256 = hashlib.sha256(_read(model / "config.json")).hexdigest()
         self._shapes = _tensor_shapes(sorted(model.glob("*.safetensors")))
         if not self._shapes:
@@ -51,10 +68,29 @@ class Verifier:
         """Reads every byte of the version, and rebuilds it when it is a delta. Blocks: call it in a thread.
 
         Raises:
+            FetchError: the version could not be read now; another attempt may succeed.
             VersionError: schema, version, base, sizes, checksums, config or tensors are not what they should be.
         """
-        downloads = self._cache / "downloads" if self._cache is not None else None
-        source = source_of(policy.uri, downloads)
+        verified: int | None = None
+        try:
+            source = choose(policy, self._allowed, self._downloads, self._timeout_s)
+            try:
+                found = self._verify(policy, source)
+            except FetchError:
+                raise
+            except VersionError as error:
+                if not source.forget():
+                    raise
+                structlog.get_logger().warning("downloaded again", version=policy.version, error=str(error))
+                found = self._verify(policy, source)
+            verified = found.number
+            return found
+        finally:
+            for cache in (self._cache, self._downloads):
+                if cache is not None:
+                    cache.settle(verified)
+
+    def _verify(self, policy: rollout_pb2.Policy, source: VersionSource) -> Version:
         directory = source.directory(policy.version)
         manifest = read_manifest(directory, policy.manifest_sha256)
         expect("manifest.version", manifest.version, policy.version)

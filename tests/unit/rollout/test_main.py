@@ -94,7 +94,9 @@ class Setup:
 
     def write(self, file: str = "worker", **changes: Any) -> Path:
         names = {"token_file": "token", "model": "model", "state_dir": "state", "log_dir": "logs"}
-        values = {"gateway": "127.0.0.1:1", **{key: str(self.directory / name) for key, name in names.items()}}
+        allowed = [(self.directory / "weights").as_uri()]
+        paths = {key: str(self.directory / name) for key, name in names.items()}
+        values = {"gateway": "127.0.0.1:1", "allowed_uris": allowed, **paths}
         path = self.directory / f"{file}.json"
         path.write_text(json.dumps({**values, **changes}))
         return path
@@ -116,7 +118,10 @@ UNUSABLE = [
     ({"token_file": "/no/such/token"}, "token_file = /no/such/token: No such file"),
     ({"task": {"name": "srot"}}, "task.name = 'srot': not one of sort, add, sumto, gsm8k"),
     ({"task": {"name": "gsm8k"}}, "task.options.path = '': no such file"),
-    ({"shard": [2, 2]}, "shard = (2, 2): expected (i, n)"),
+    (
+        {"task": {"options": {"digits": 0}}},
+        "task.options = {'digits': 0}: sort does not take them: ValueError: digits = 0",
+    ),
 ]
 
 

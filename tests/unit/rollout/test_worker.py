@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from leeway.v1 import rollout_pb2 as pb
 from rollout import worker
@@ -18,7 +19,8 @@ from rollout.client import decode_ids
 from rollout.config import WorkerConfig
 from rollout.data.demo_model import DemoShape, write_model
 from rollout.data.withdrawal import REASONS
-from rollout.engine import replica
+from rollout.engine import health_check
+from rollout.engine.errors import UnattributedError
 from rollout.main import run_until_signal
 from rollout.worker import WorkerError
 from runtime.trace_context import TRACEPARENT, SpanContext
@@ -54,6 +56,7 @@ class Scene:
             "model": self.model,
             "state_dir": self.directory / "state",
             "log_dir": self.directory / "logs",
+            "allowed_uris": [(self.directory / "weights").as_uri()],
             "groups_per_request": 2,
             "requests": 1,
             "sample_every_s": 0.01,
@@ -88,7 +91,9 @@ class Scene:
 
 @pytest.fixture
 async def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
-    monkeypatch.setattr(replica, "_PROBE_EVERY_S", 0.2)
+    monkeypatch.setattr(health_check, "_EVERY_S", 0.2)
+    monkeypatch.setattr(health_check, "_LIMIT_S", 0.3)
+    monkeypatch.setattr(health_check, "_FIRST_PAUSE_S", 0.05)
     monkeypatch.setattr(worker, "_PROGRESS_S", 0.1)
     gateway = await ScriptedGateway().start()
     engines = [await ScriptedEngine().start() for _ in range(2)]
@@ -184,6 +189,33 @@ async def test_acknowledged_prompts_are_not_asked_again_after_a_restart_and_the_
     assert not first & again()
 
 
+async def test_a_worker_whose_run_finishes_returns_and_keeps_the_prompts_whose_groups_came_too_late(scene: Scene):
+    scene.publish(0)
+    late: list[str] = []
+
+    def too_late_after_four(group: pb.Group) -> pb.Ack:
+        if len(scene.gateway.received) <= 4:
+            return pb.Ack(outcome=pb.OUTCOME_ACCEPTED)
+        late.append(group.prompt_id)
+        return pb.Ack(outcome=pb.OUTCOME_RETRY, reason="run_finished", retry_after_ms=3_600_000)
+
+    scene.gateway.decide = too_late_after_four
+    async with scene.worker() as worker:
+        await until(lambda: len(late) >= 2, "groups that came too late")
+        scene.gateway.finish()
+        await asyncio.wait_for(worker, 60)
+    accepted = {row["group_id"] for row in scene.rows("state/worker-0.acked.jsonl")}
+    assert accepted == {request.group.group_id for request in scene.gateway.received[:4]}
+    before = set(late)
+    scene.gateway.finished = False
+    scene.gateway.decide = lambda _: pb.Ack(outcome=pb.OUTCOME_ACCEPTED)
+    scene.gateway.received.clear()
+    async with scene.worker():
+        await until(
+            lambda: before <= {request.group.prompt_id for request in scene.gateway.received}, "the prompts again"
+        )
+
+
 async def test_rejected_groups_are_counted_and_not_regenerated(scene: Scene):
     scene.publish(0)
     scene.gateway.decide = lambda _: pb.Ack(outcome=pb.OUTCOME_REJECTED, reason="r", field="f", value="v")
@@ -191,6 +223,31 @@ async def test_rejected_groups_are_counted_and_not_regenerated(scene: Scene):
         await until(lambda: any(row["groups_rejected"] for row in scene.events("progress")), "rejections counted")
     prompts = [request.group.prompt_id for request in scene.gateway.received]
     assert len(set(prompts)) == len(prompts)
+
+
+async def test_a_place_that_is_not_allowed_is_refused_whatever_the_gateway_says(scene: Scene):
+    elsewhere = publish(scene.model, scene.directory / "elsewhere", 0)
+    async with scene.worker():
+        scene.gateway.publish(elsewhere)
+        await until(lambda: bool(scene.events("refused")), "refusal")
+        scene.publish(1)
+        await until(lambda: bool(scene.gateway.received), "a group")
+    (refused,) = scene.events("refused")
+    assert refused["reason"].startswith(f"policy.uri: {elsewhere.uri!r} is below none of allowed_uris = ")
+    assert [row["version"] for row in scene.events("refit")] == [1, 1]
+    assert set(scene.gateway.fetching) == {0, 1}
+
+
+async def test_a_version_that_cannot_be_fetched_at_first_is_fetched_later(scene: Scene):
+    policy = publish(scene.model, scene.directory / "weights", 0)
+    (scene.directory / "weights").rename(scene.directory / "away")
+    async with scene.worker():
+        scene.gateway.publish(policy)
+        await until(lambda: bool(scene.events("fetch_failed")), "failure")
+        (scene.directory / "away").rename(scene.directory / "weights")
+        await until(lambda: bool(scene.gateway.received), "a group")
+    assert scene.events("fetch_failed")[0]["version"] == 0
+    assert not scene.events("refused")
 
 
 async def test_a_damaged_version_is_refused_and_the_next_one_taken(scene: Scene):
@@ -236,7 +293,7 @@ async def test_a_dead_engine_is_done_without_and_serves_again_only_after_a_refit
 
 async def test_an_engine_that_hangs_holds_nobody_up(scene: Scene):
     scene.publish(0)
-    scene.engines[0].status = 0
+    scene.engines[0].status = scene.engines[0].health = 0
     engine = {"urls": [engine.url for engine in scene.engines], "request_timeout_s": 0.3}
     states = lambda: [row["state"] for row in scene.events("engine") if row["engine"] == 0]  # noqa: E731
     async with scene.worker(engine=engine, requests=2):
@@ -253,6 +310,26 @@ async def test_no_lease_no_work(scene: Scene):
         assert all("/generate" not in engine.calls for engine in scene.engines)
         scene.gateway.grant = 1
         await until(lambda: bool(scene.gateway.received), "a group")
+
+
+async def test_the_leases_of_slow_groups_are_renewed_until_the_groups_have_arrived(scene: Scene):
+    scene.publish(0)
+    scene.gateway.decide = lambda _: None  # generated, and not acknowledged
+    async with scene.worker():
+        await until(lambda: bool(scene.gateway.renewals), "a renewal")
+        (first, *_) = scene.gateway.renewals
+        assert "lease-1" in first.held_lease_ids
+        assert (first.groups, first.running_version, first.worker) == (0, 0, "worker-0")
+        again = lambda: sum("lease-1" in renewal.held_lease_ids for renewal in scene.gateway.renewals)  # noqa: E731
+        await until(lambda: again() >= 2, "another renewal")
+
+
+async def test_capacity_that_rejected_groups_did_not_use_is_given_back(scene: Scene):
+    scene.publish(0)
+    scene.gateway.decide = lambda _: pb.Ack(outcome=pb.OUTCOME_REJECTED, reason="r", field="f", value="v")
+    async with scene.worker():
+        returned = lambda: {one for lease in scene.gateway.leases for one in lease.returned_lease_ids}  # noqa: E731
+        await until(lambda: "lease-1" in returned(), "the lease given back")
 
 
 async def test_requests_that_all_come_to_nothing_end_the_worker(scene: Scene):
@@ -303,6 +380,51 @@ async def test_aborted_responses_withdraw_their_group_alone_and_give_its_capacit
     assert counts["aborted"] >= 12
     assert not submitted & {f"flaky:{index}" for index in dropped}
     assert returned() <= {request.lease_id for request in scene.gateway.received}
+
+
+async def test_a_prompt_that_the_engine_refuses_withdraws_its_group_alone(scene: Scene):
+    scene.publish(0)
+
+    def refuse_even(body: dict[str, Any]) -> web.Response | None:
+        refused = [prompt for prompt in body["input_ids"] if not prompt[-2] % 2]  # every other prompt
+        return web.json_response({"error": "scripted"}, status=400) if refused else None
+
+    for engine in scene.engines:
+        engine.reply = refuse_even
+    address = free_address()
+    task = {"name": "tests.tools.fleet_tasks:Flaky", "options": {"every": 1 << 40}}
+    async with scene.worker(task=task, status={"listen": address}):
+        await until(lambda: len(scene.gateway.received) >= 12, "twelve groups")
+        counts = await withdrawn(address)
+        page = await asyncio.to_thread(Scrape, address)
+    assert counts.keys() == {"refused"}
+    assert page.value("leeway_worker_skipped_prompts_total") == 0
+    assert "dead" not in {row["state"] for row in scene.events("engine")}
+
+
+async def test_prompts_that_are_all_too_long_end_the_worker_without_a_request(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(worker, "_TOO_LONG", 20)
+    scene.publish(0)
+    for engine in scene.engines:
+        engine.info = {"context_length": 14}  # prompts of 8 tokens, and 7 for the response
+    with pytest.raises(ExceptionGroup) as error:
+        await run_until_signal(scene.config())
+    message = "2[01] prompts in a row are too long; the last: .*8 tokens, and sampling.max_new_tokens = 7"
+    assert error.group_contains(WorkerError, match=message)
+    assert all("/generate" not in engine.calls for engine in scene.engines)
+
+
+async def test_engines_that_name_no_version_end_the_worker_once_and_clearly(scene: Scene):
+    scene.publish(0)
+    meta = {"finish_reason": {"type": "stop"}, "weight_version": "0"}
+    for engine in scene.engines:
+        engine.reply = lambda body: web.json_response([{"output_ids": [1], "meta_info": meta}] * len(body["input_ids"]))
+    with pytest.raises(ExceptionGroup) as error:
+        await run_until_signal(scene.config())
+    assert error.group_contains(UnattributedError, match="nobody can say which version generated which token")
+    assert "dead" not in {row["state"] for row in scene.events("engine")}
 
 
 async def test_a_lease_is_not_given_back_while_a_group_that_uses_it_is_under_way(scene: Scene):

@@ -197,3 +197,16 @@ async def test_policies_are_watched_over_a_restart_without_repetition(gateway: S
     assert (await asyncio.wait_for(following, 60)).version == 4
     assert gateway.known[-1] == 1
     await watch.aclose()
+
+
+async def test_a_watch_ends_with_the_run(gateway: ScriptedGateway, client: SubmitClient):
+    gateway.publish(pb.Policy(version=2))
+    watch = client.watch_policy()
+    assert (await anext(watch)).version == 2
+    assert not client.finished
+    gateway.finish()
+    with pytest.raises(StopAsyncIteration):
+        await asyncio.wait_for(anext(watch), 60)
+    assert client.finished
+    gateway.publish(pb.Policy(version=3))
+    assert [policy.version async for policy in client.watch_policy()] == [3]

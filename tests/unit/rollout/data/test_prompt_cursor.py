@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 
@@ -9,18 +10,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rollout.data.prompt_cursor import CursorError, PromptSource
+from rollout.config import TaskConfig
+from rollout.data.prompt_cursor import CursorError, OnChange, PromptSource
+from rollout.data.prompt_order import PromptOrder
+from rollout.tasks import load_task
+from rollout.tasks.fingerprint import fingerprint
 
 ACTIONS = st.lists(
     st.tuples(st.sampled_from(["take", "done", "give_back", "crash"]), st.integers(0, 5)), min_size=1, max_size=60
 )
+PROMPTS = {"task.name": "sort", "seed": 0}
 
 
-@given(ACTIONS, st.integers(1, 3).flatmap(lambda count: st.tuples(st.integers(0, count - 1), st.just(count))))
-def test_done_is_never_handed_out_again_and_nothing_is_skipped(actions: list[tuple[str, int]], shard: tuple[int, int]):
+@given(ACTIONS, st.sampled_from(["worker-0", "worker-3", "tokyo"]), st.sampled_from([None, 1, 7, 1000]))
+def test_done_is_never_handed_out_again_and_nothing_is_skipped(
+    actions: list[tuple[str, int]], name: str, size: int | None
+):
+    order = PromptOrder(name, size)
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "cursor.json"
-        source = PromptSource(path, shard)
+        source = PromptSource(path, order, PROMPTS)
         out: list[int] = []
         done: set[int] = set()
         for action, number in actions:
@@ -30,7 +39,7 @@ def test_done_is_never_handed_out_again_and_nothing_is_skipped(actions: list[tup
                 assert len(set(taken)) == number
                 out += taken
             elif action == "crash":
-                source, out = PromptSource(path, shard), []
+                source, out = PromptSource(path, order, PROMPTS), []
             elif out:
                 index = out.pop(number % len(out))
                 if action == "done":
@@ -38,28 +47,77 @@ def test_done_is_never_handed_out_again_and_nothing_is_skipped(actions: list[tup
                     done.add(index)
                 else:
                     source.give_back([index])
-        # After a last crash the source continues with exactly the lowest indices of the shard that are not done.
-        expected = [index for index in range(shard[0], 10_000, shard[1]) if index not in done][:20]
-        assert PromptSource(path, shard).take(20) == expected
+        # After a last crash the source continues with exactly the first indices of the order that are not done.
+        expected = [index for index in map(order.index, range(1000)) if index not in done][:20]
+        assert PromptSource(path, order, PROMPTS).take(20) == expected
 
 
-def test_shards_share_all_indices_without_overlap(tmp_path: Path):
-    taken = [PromptSource(tmp_path / f"{shard}.json", (shard, 3)).take(10) for shard in range(3)]
-    assert sorted(index for shard in taken for index in shard) == list(range(30))
+def test_workers_that_come_and_go_leave_no_prompt_out_and_find_their_place_again(tmp_path: Path):
+    """Two workers become four, then one; whichever are there, none needs to know of it."""
+
+    def work(name: str, count: int) -> list[int]:
+        source = PromptSource(tmp_path / f"{name}.json", PromptOrder(name, 80), PROMPTS)
+        indices = source.take(count)
+        source.done(indices)
+        return indices
+
+    first = [index for name in ("w-0", "w-1") for index in work(name, 10)]
+    second = [index for name in ("w-0", "w-1", "w-2", "w-3") for index in work(name, 10)]
+    assert sorted(first + second) == [*range(20), *range(20, 30), *range(40, 60), *range(60, 70)]
+    alone = work("w-0", 60)
+    assert set(first) | set(second) | set(alone) == set(range(80))
+    assert work("w-3", 3) == [70, 71, 72]
 
 
-def test_an_index_of_another_shard_is_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match="index = 1: not of shard"):
-        PromptSource(tmp_path / "c.json", (0, 2)).done([1])
+def stopped(directory: Path, options: dict[str, str], on_change: OnChange = "refuse", seed: int = 0) -> PromptSource:
+    """A worker's source of prompts at a start, of the task gsm8k with these options."""
+    task = load_task("gsm8k", seed, options)
+    prompts = fingerprint(task, TaskConfig(name="gsm8k", options=options), seed)
+    return PromptSource(directory / "worker-0.cursor.json", PromptOrder("worker-0", task.size), prompts, on_change)
 
 
-def test_another_shard_and_a_damaged_file_are_named(tmp_path: Path):
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "train.jsonl"
+    path.write_text("".join(f'{{"question": "{one}?", "answer": "#### {one}"}}\n' for one in range(50)))
+    return path
+
+
+def test_a_file_that_changed_is_refused_with_its_name_both_digests_and_the_way_on(tmp_path: Path, data: Path):
+    source = stopped(tmp_path, {"path": str(data)})
+    source.done(source.take(20))
+    with data.open("a") as file:
+        file.write('{"question": "new?", "answer": "#### 7"}\n')
+    with pytest.raises(CursorError) as error:
+        stopped(tmp_path, {"path": str(data)})
+    text = str(error.value)
+    assert text.startswith(f"{tmp_path}/worker-0.cursor.json: this worker stopped after 20 of other prompts")
+    assert f"task.options.path is {str(data)!r} with content blake3:" in text
+    assert text.count("with content blake3:") == 2
+    assert "prompts in a pass is 51, was 50" in text
+    assert "task.on_change = 'restart' asks the new prompts from their beginning" in text
+    assert stopped(tmp_path, {"path": str(data)}, "restart").take(3) == [0, 1, 2]
+    # Said once, it is not asked again.
+    assert stopped(tmp_path, {"path": str(data)}).take(1) == [0]
+
+
+def test_another_seed_and_another_option_are_refused_and_another_place_of_the_file_is_not(tmp_path: Path, data: Path):
+    source = stopped(tmp_path, {"path": str(data)})
+    source.done(source.take(20))
+    with pytest.raises(CursorError, match="seed is 1, was 0"):
+        stopped(tmp_path, {"path": str(data)}, seed=1)
+    with pytest.raises(CursorError, match="instruction is ' Go', was not set"):
+        stopped(tmp_path, {"path": str(data), "instruction": " Go"})
+    assert stopped(tmp_path, {"path": str(data), "instruction": " Go"}, "continue").take(1) == [20]
+    data.rename(tmp_path / "moved.jsonl")
+    assert stopped(tmp_path, {"path": str(tmp_path / "moved.jsonl"), "instruction": " Go"}).take(1) == [20]
+    with pytest.raises(CursorError, match="instruction is not set, was ' Go'"):
+        stopped(tmp_path, {"path": str(tmp_path / "moved.jsonl")})
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"watermark": 3}', json.dumps({"prompts": PROMPTS, "watermark": "x"})])
+def test_a_damaged_file_is_named(tmp_path: Path, content: str):
     path = tmp_path / "worker-0.cursor.json"
-    PromptSource(path, (0, 1)).done([0])
-    with pytest.raises(
-        CursorError, match=r"worker-0\.cursor\.json: written for shard = \(0, 1\), configured is \(0, 2\)"
-    ):
-        PromptSource(path, (0, 2))
-    path.write_text("{")
-    with pytest.raises(CursorError, match="damaged prompt cursor"):
-        PromptSource(path, (0, 1))
+    path.write_text(content)
+    with pytest.raises(CursorError, match=r"worker-0\.cursor\.json: damaged prompt cursor .* delete it to start"):
+        PromptSource(path, PromptOrder("worker-0", None), PROMPTS)

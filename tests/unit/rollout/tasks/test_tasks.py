@@ -111,6 +111,32 @@ def test_gsm8k_names_a_missing_file_and_a_bad_line(tmp_path: Path):
         load_task("gsm8k", 0, {"path": str(bad)})
 
 
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ('{"question": 1, "answer": "#### 2"}', "question = 1 is no text"),
+        ('{"question": "q", "answer": "#### "}', "nothing after '####'"),
+        ("[]", "list indices"),
+        ('{"question": "q"}', "'answer'"),
+        ('{"question": "\xff"}', "line 2"),
+    ],
+)
+def test_gsm8k_names_a_row_that_does_not_fit(tmp_path: Path, row: str, message: str):
+    bad = tmp_path / "bad.jsonl"
+    bad.write_bytes(b'{"question": "q", "answer": "#### 1"}\n' + row.encode("latin-1"))
+    with pytest.raises(TaskError, match=r"bad\.jsonl, line 2: expected question and answer") as error:
+        load_task("gsm8k", 0, {"path": str(bad)})
+    assert message in str(error.value)
+
+
+def test_gsm8k_reads_rows_with_every_character_and_passes_over_empty_lines(tmp_path: Path):
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"question": "a\u2028b\x85c", "answer": "#### 1"}\n\n{"question": "d", "answer": "#### 2"}\r\n')
+    task = load_task("gsm8k", 0, {"path": str(path)})
+    assert task.size == 2
+    assert {task.prompt(index).text.split("\n")[0] for index in range(2)} == {"a\u2028b\x85c", "d"}
+
+
 def test_a_task_of_ones_own():
     task = load_task("tests.tools.fleet_tasks:Reverse", 5, {})
     prompt = task.prompt(0)
@@ -129,6 +155,9 @@ def test_a_task_of_ones_own():
         ("sort", {"digit": 3}, "does not take them"),
         ("sort", {"digits": 0}, "digits = 0: at least 1"),
         ("sumto", {"largest": 100}, "largest = 100"),
+        ("tests.tools.fleet_tasks:Broken", {"how": "key"}, "cannot load its data: KeyError: 'question'"),
+        ("tests.tools.fleet_tasks:Broken", {"how": "file"}, "cannot load its data: FileNotFoundError: "),
+        ("tests.tools.fleet_tasks:Broken", {"how": "empty"}, "has size = 0: at least 1 prompt"),
     ],
 )
 def test_what_cannot_be_loaded_is_named(name: str, options: dict, message: str):

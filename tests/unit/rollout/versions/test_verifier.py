@@ -35,19 +35,19 @@ def newer(tmp_path: Path) -> Path:
 
 def refusal(model: Path, policy: rollout_pb2.Policy) -> VersionError:
     with pytest.raises(VersionError) as error:
-        Verifier(model).verify(policy)
+        Verifier(model, ["file:///"]).verify(policy)
     return error.value
 
 
 def test_a_sound_version_passes(model: Path, newer: Path, tmp_path: Path):
-    version = Verifier(model).verify(publish(newer, tmp_path, 3))
+    version = Verifier(model, ["file:///"]).verify(publish(newer, tmp_path, 3))
     assert (version.number, version.path) == (3, tmp_path / "weight_v000003")
 
 
 def test_a_space_in_the_path_survives_the_uri(model: Path, newer: Path, tmp_path: Path):
     policy = publish(newer, tmp_path / "a b", 0)
     assert "a%20b" in policy.uri
-    assert Verifier(model).verify(policy).path == tmp_path / "a b/weight_v000000"
+    assert Verifier(model, ["file:///"]).verify(policy).path == tmp_path / "a b/weight_v000000"
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_digest_in_sha256_is_checked_too(model: Path, newer: Path, tmp_path: P
     directory = tmp_path / "weight_v000001"
     digest = f"sha256:{hashlib.sha256((directory / 'model.safetensors').read_bytes()).hexdigest()}"
     policy = write_manifest(directory, 1, digests={"model.safetensors": digest})
-    assert Verifier(model).verify(policy).number == 1
+    assert Verifier(model, ["file:///"]).verify(policy).number == 1
     flip(directory / "model.safetensors")
     error = refusal(model, policy)
     assert (error.field, error.value[:7]) == ("files[model.safetensors].digest", "sha256:")
@@ -155,7 +155,7 @@ def test_a_name_that_leaves_the_directory_is_refused(model: Path, newer: Path, t
 
 def test_a_model_directory_without_weights_is_named(tmp_path: Path):
     with pytest.raises(VersionError, match=r"config\.json: cannot be read"):
-        Verifier(tmp_path)
+        Verifier(tmp_path, ["file:///"])
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(VersionError, match=r"holds no \*\.safetensors"):
-        Verifier(tmp_path)
+        Verifier(tmp_path, ["file:///"])

@@ -1,0 +1,52 @@
+"""Fingerprints of prompts: what changes them shows, by name; what does not, does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rollout.config import TaskConfig
+from rollout.tasks import Prompt, Task
+from rollout.tasks.fingerprint import differences, fingerprint
+
+
+class Asked(Task):
+    """A task whose data is a directory."""
+
+    def __init__(self, version: str = "1") -> None:
+        super().__init__(0)
+        self._version = version
+
+    def prompt(self, index: int) -> Prompt:
+        return Prompt(str(index), "=")
+
+    def reward(self, prompt: Prompt, response: str) -> float:
+        return 0.0
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {"directory": self._version}
+
+
+def of(version: str = "1", seed: int = 0, **options: Any) -> dict[str, Any]:
+    return fingerprint(Asked(version), TaskConfig(name="m:Asked", options=options), seed)
+
+
+def test_the_same_prompts_have_no_differences_whatever_kind_their_options_are(tmp_path: Path):
+    options = {"long": "x" * 5000, "pair": (1, 2), "nested": {"a": [1.5, None]}, "odd": {1}, "nul": "a\0b"}
+    assert not differences(of(**options), of(**options))
+
+
+def test_what_a_task_says_of_itself_is_compared_and_long_values_are_cut():
+    (told,) = differences(of("1"), of("2"))
+    assert told == "the task's directory is '2', was '1'"
+    (told,) = differences(of(text="a" * 200), of(text="b" * 200))
+    assert told == f"task.options.text is 'b{'b' * 58}..., was 'a{'a' * 58}..."
+
+
+def test_an_option_that_became_a_file_is_another_option(tmp_path: Path):
+    path = tmp_path / "data"
+    before = of(data=str(path))
+    path.write_text("rows")
+    (told,) = differences(before, of(data=str(path)))
+    assert told.startswith(f"task.options.data is {str(path)!r} with content blake3:")
+    assert told.endswith(f"was {str(path)!r}")
