@@ -6,7 +6,8 @@ object, RankZeroCallbacks; the other ranks have None instead.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -36,6 +37,7 @@ from learner.process.stop_signal import StopSignal
 from learner.process.watchdog import Watchdog
 from learner.publish.publisher import Publisher
 from learner.queue import GroupRef, LearnerQueue
+from learner.telemetry.activity import Activity, Waiting
 from learner.telemetry.metrics_writer import MetricsWriter
 from learner.telemetry.rank_metrics import RankMetrics
 from learner.telemetry.tracing import LearnerTracing
@@ -55,6 +57,8 @@ class RankZeroCallbacks:
     metrics: MetricsWriter
     behaviour: Behaviour
     tracing: LearnerTracing
+    activity: Activity
+    expire_after: int  # optimizer steps
 
     def published(self, policy: pb.Policy, seconds: float) -> None:
         """Announces a version that is complete on disk to the gateways; ``seconds`` is how long its publication took."""
@@ -70,9 +74,16 @@ class RankZeroCallbacks:
         )
         self.metrics.event("publish_failed", version=version, error=str(error))
 
+    def coalesced(self, step: int, replaced: int) -> None:
+        """Records that publication is slower than training: the weights after step ``replaced`` are never published."""
+        structlog.get_logger().info(
+            "publication under way: newer weights wait instead of older ones", step=step, replaced=replaced
+        )
+        self.metrics.event("coalesced", step=step, replaced=replaced)
+
     def in_use(self) -> set[int]:
         """Returns versions that must stay on disk: fleets run them, or waiting groups need them to recompute log mu."""
-        return self.queue.running_versions() | self.behaviour.needed(self.queue.fresh)
+        return self.queue.running_versions(self.expire_after) | self.behaviour.needed(self.queue.fresh)
 
     def committed(self, step: int, refs: Sequence[GroupRef], seconds: float) -> None:
         """Removes the groups of a durable checkpoint from the queue; ``seconds`` is how long the checkpoint took."""
@@ -98,8 +109,17 @@ class RankZeroCallbacks:
             structlog.get_logger().warning("alarm", step=step, **asdict(alarm))
             self.metrics.event("alarm", step=step, **asdict(alarm))
 
+    def refused(self, step: int, refused: Sequence[tuple[GroupRef, pb.Group]], fault: str) -> None:
+        """Takes groups out of the queue that made step ``step`` not finite, says which, and keeps them for the operator."""
+        self.queue.quarantine(step, refused, fault)
+        for ref, group in refused:
+            facts = {"step": step, "fleet": ref.fleet, "group": ref.group_id, "prompt": group.prompt_id, "fault": fault}
+            structlog.get_logger().error("a group is not finite: it is refused, and kept in quarantine", **facts)
+            self.metrics.event("quarantined", **facts)
+
     def close(self) -> None:
         """Closes the queue's connection and the metrics files."""
+        self.activity.close()
         self.queue.close()
         self.metrics.close()
 
@@ -167,11 +187,13 @@ class Run:
         tracing = LearnerTracing(tracer)
         lead = None
         if queue is not None and metrics is not None:
-            lead = RankZeroCallbacks(queue=queue, metrics=metrics, behaviour=behaviour, tracing=tracing)
+            activity = Activity(metrics.event, queue.away_s).start()
+            lead = RankZeroCallbacks(queue, metrics, behaviour, tracing, activity, config.expiry_bound)
         publisher = Publisher(config.publish, takeover.versions, config.model, first_version, lead)
 
         def extra() -> dict[str, Any]:
-            return _checkpointed(publisher.version, objective, rates, behaviour.reference_version, model)
+            seen = {} if queue is None else {"witness": queue.guard.witness()}
+            return _checkpointed(publisher.version, objective, rates, behaviour.reference_version, model) | seen
 
         checkpointer = Checkpointer(config.checkpoint, takeover.checkpoints, state, lead, ranks.barrier, extra)
         if takeover.resume is None:
@@ -187,19 +209,37 @@ class Run:
         rank_metrics.health.opened()
         if queue is not None:
             queue.while_waiting(watchdog.alive)
+            queue.guard.on_halt(rank_metrics.health.halted)
             structlog.get_logger().info("learner opened", step=step, epoch=queue.epoch, version=publisher.version)
         return run
 
     def publish(self, step: int) -> None:
         """Exports the current weights and hands them to the publisher. Collective."""
-        self.publisher.publish(step, export(self.policy, self.ranks))
+        with self.waiting("publication"):
+            self.publisher.publish(step, export(self.policy, self.ranks))
         self.behaviour.cache_current(self.publisher.version)
+
+    def waiting(self, what: Waiting) -> contextlib.AbstractContextManager[None]:
+        """Context in which the training loop waits for something; rank 0 records it when it lasts."""
+        return contextlib.nullcontext() if self.lead is None else self.lead.activity.doing(what)
 
     def report(self, row: dict[str, Any], taken: TakenBatch, stats: StepStats | None, alarms: list[Alarm]) -> None:
         """Reports the step to the gateways, and writes its metrics row and alarms. Does nothing but on rank 0."""
         if self.lead is not None:
             self.lead.queue.report(row["step"], self.publisher.version, self.checkpointer.uncommitted)
             self.lead.report(row | {"version": self.publisher.version}, taken, stats, alarms)
+
+    def refuse(self, step: int, taken: TakenBatch, groups: Collection[int], fault: str) -> None:
+        """Takes groups of a step out of the queue that were not finite; does nothing but on rank 0.
+
+        Args:
+            step: number of the step, 1-based.
+            taken: the step's groups.
+            groups: indices of those that are refused.
+            fault: what was not finite, in words.
+        """
+        if self.lead is not None:
+            self.lead.refused(step, [(taken.refs[index], taken.groups[index]) for index in sorted(groups)], fault)
 
     def rolls_back(self, step: int, alarms: list[Alarm]) -> bool:
         """Requests the rollback that an alarm asks for; without a healthy checkpoint it freezes the weights instead.
@@ -224,7 +264,7 @@ class Run:
         self.rank_metrics.health.closing()
         self.prefetch.close()
         self.checkpointer.abandon()
-        self.publisher.wait()
+        self.publisher.wait(while_waiting=self.watchdog.alive)
         self.watchdog.stop()
         if self.lead is not None:
             self.lead.close()
@@ -234,13 +274,18 @@ class Run:
         """Saves and commits a last checkpoint first, because a stop must be quick; then finishes the publication."""
         self.rank_metrics.health.closing()
         self.prefetch.close()
-        if step % self.config.checkpoint.every or step == 0:
-            self.checkpointer.save(step)
-        self.checkpointer.finish()
-        self.publisher.wait(self.stop.left_s())
+        with self.waiting("checkpoint"):
+            if step % self.config.checkpoint.every or step == 0:
+                self.checkpointer.save(step)
+            self.checkpointer.finish()
+        with self.waiting("publication"):
+            self.publisher.wait(self.stop.left_s(), self.watchdog.alive)
         self.watchdog.stop()
         if self.lead is not None:
             self.lead.queue.report(step, self.publisher.version, self.checkpointer.uncommitted)
+            if step >= self.config.steps and not self.checkpointer.uncommitted:
+                self.lead.queue.end()
+                structlog.get_logger().info("the run has finished: its fleets are told", step=step)
             self.lead.close()
         self.tracing.close()
 

@@ -1,79 +1,96 @@
 """Copy of the published versions in an object store, or wherever else fsspec reaches, for workers without the disk.
 
-A version is copied after it is complete on disk: its files, then its manifest, which is the commit point, for an object store
-has no rename; then the pointer. Only then is it announced, with its URL there. What retention removes on disk is removed
-there too, manifest first. A version number is never written twice: it was taken on disk, where learner.storage.fence rules
-out two writers. Whether this is still the newest learner is asked before the manifest, the pointer and every removal; the
-one race that remains is that the pointer may, for a moment, name the version before the newest. Workers hear of versions
-through the gateway, never by the pointer.
+A version is copied after it is complete on disk: its shards, by all ranks at the same time, the other files, then its
+manifest, which is the commit point, for an object store has no rename; then the pointer. Only then is it announced, with its
+URL there. What retention removes on disk is removed there too, manifest first. A version number is never written twice: it
+was taken on disk, where learner.storage.fence rules out two writers. Whether this is still the newest learner is asked before
+the manifest, the pointer and every removal; the one race that remains is that the pointer may, for a moment, name the version
+before the newest. Workers hear of versions through the gateway, never by the pointer.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Set
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from learner.config import PublishConfig
 from learner.publish.catalog import POINTER
-from learner.storage.fence import DirectoryFence, SupersededError
+from learner.storage.fence import DirectoryFence
+from runtime.transfer import at_once, transfer
 from runtime.version_format.names import MANIFEST, version_name, version_of
+
+_FILES_AT_ONCE = 4
 
 
 class Mirror:
-    """Rank 0's copy of the versions at a URL.
+    """The copy of the versions at a URL. Every rank has one, for its own shards; what has no rank in its name is rank 0's.
 
-    Methods raise OSError, whatever the store's client raises, and SupersededError when a newer learner has taken over.
+    Methods raise OSError whatever the store's client raises or does not answer, after some attempts, and SupersededError when
+    a newer learner has taken over.
 
     Args:
-        url: s3://bucket/path, gs://..., file:///..., memory://...; its client must be installed (s3fs, gcsfs).
-        options: arguments of that client: credentials, endpoint, timeouts.
+        config: URL, options of its client (which must be installed: s3fs, gcsfs), time limit of a transfer.
         fence: fence of the directory of versions.
     """
 
-    def __init__(self, url: str, options: dict[str, Any], fence: DirectoryFence) -> None:
+    def __init__(self, config: PublishConfig, fence: DirectoryFence) -> None:
+        assert config.url is not None
         self._fence = fence
-        with _translated(url):
-            self._store, self._root = fsspec.core.url_to_fs(url, **options)
+        self._url = config.url.rstrip("/")
+        self._limit_s = config.transfer_timeout_s
+        try:
+            self._store, self._root = fsspec.core.url_to_fs(config.url, **config.url_options)
+        except Exception as error:  # a third-party client may raise anything
+            raise OSError(f"{config.url}: {type(error).__name__}: {error}") from error
 
-    def put(self, version: int) -> str:
-        """Copies a version; returns its URL."""
-        directory = self._fence.root / version_name(version)
-        target = f"{self._root}/{version_name(version)}"
-        with _translated(target):
-            self._store.makedirs(target, exist_ok=True)
-            for path in sorted(directory.iterdir()):
-                if path.name != MANIFEST:
-                    self._store.put_file(str(path), f"{target}/{path.name}")
-            self._fence.require_current()
-            self._store.pipe_file(f"{target}/{MANIFEST}", (directory / MANIFEST).read_bytes())
-            self._fence.require_current()
-            self._store.pipe_file(f"{self._root}/{POINTER}", str(version).encode())
-        return (
-            Path(target).as_uri() if isinstance(self._store, LocalFileSystem) else self._store.unstrip_protocol(target)
-        )
+    def put_files(self, version: int, names: Iterable[str]) -> None:
+        """Copies files of a version, several at a time, each in parallel parts where the client can."""
+        directory, target = self._fence.root / version_name(version), self._target(version)
+        actions = [partial(self._put_file, directory / name, f"{target}/{name}") for name in sorted(names)]
+        if actions:
+            self._do(target, lambda: self._store.makedirs(target, exist_ok=True))
+        at_once(actions, _FILES_AT_ONCE)
+
+    def complete(self, version: int, shards: Set[str]) -> str:
+        """Copies the files that are not ``shards``, then the manifest and the pointer; returns the version's URL."""
+        directory, target = self._fence.root / version_name(version), self._target(version)
+        self.put_files(version, {path.name for path in directory.iterdir()} - shards - {MANIFEST})
+        manifest = (directory / MANIFEST).read_bytes()
+        self._fence.require_current()
+        self._do(f"{target}/{MANIFEST}", lambda: self._store.pipe_file(f"{target}/{MANIFEST}", manifest))
+        self._fence.require_current()
+        self._do(f"{self._root}/{POINTER}", lambda: self._store.pipe_file(f"{self._root}/{POINTER}", b"%d" % version))
+        if isinstance(self._store, LocalFileSystem):
+            return Path(target).as_uri()
+        return f"{self._url}/{version_name(version)}"
 
     def retain(self, kept: set[int], newest: int) -> None:
         """Removes the versions up to ``newest`` that are not in ``kept``."""
-        with _translated(self._root):
-            self._store.invalidate_cache()
-            for entry in self._store.ls(self._root, detail=False):
-                version = version_of(Path(entry).name)
-                if version is not None and version <= newest and version not in kept:
-                    self._fence.require_current()
-                    with contextlib.suppress(FileNotFoundError):
-                        self._store.rm_file(f"{entry}/{MANIFEST}")
-                    self._store.rm(entry, recursive=True)
+        self._store.invalidate_cache()
+        entries: list[str] = []
+        self._do(self._root, lambda: entries.extend(self._store.ls(self._root, detail=False)))
+        for entry in dict.fromkeys(entries):
+            version = version_of(Path(entry).name)
+            if version is not None and version <= newest and version not in kept:
+                self._fence.require_current()
+                self._do(entry, partial(self._remove, entry))
 
+    def _target(self, version: int) -> str:
+        return f"{self._root}/{version_name(version)}"
 
-@contextlib.contextmanager
-def _translated(what: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, SupersededError):
-        raise
-    except Exception as error:  # a third-party client may raise anything
-        raise OSError(f"{what}: {type(error).__name__}: {error}") from error
+    def _put_file(self, path: Path, target: str) -> None:
+        self._do(target, lambda: self._store.put_file(str(path), target))
+
+    def _remove(self, entry: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._store.rm_file(f"{entry}/{MANIFEST}")
+        with contextlib.suppress(FileNotFoundError):  # an attempt before this one has removed it
+            self._store.rm(entry, recursive=True)
+
+    def _do(self, what: str, action: Callable[[], object]) -> None:
+        transfer(what, action, self._limit_s)

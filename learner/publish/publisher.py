@@ -1,8 +1,9 @@
 """Publication of policy versions in the background, as Hugging Face directories whose every file can be verified.
 
-Every rank that owns a shard writes it itself, from a host snapshot, while training goes on. Order, so that a reader never
-sees half a version: shards, index, config and tokenizer, manifest; fsync; rename; pointer file; registration in the queue.
-A learner that has been replaced can neither rename nor remove anything: see learner.storage.fence.
+Training hands over a snapshot in host memory and goes on; it never waits for a publication. When publishing takes longer
+than the steps between two versions, the newest snapshot is published as soon as the publisher is free, and those between are
+never published (learner.publish.coalescing). What a version consists of, and in which order it is written, is in
+learner.publish.version_writer.
 
 With ``full_every`` n only every n-th version is full; those between store what changed since the version before them
 (learner.publish.delta_writer), and their manifests say what applying them yields. The first version of a learner, and the
@@ -11,28 +12,28 @@ one after a failed publication, are full.
 
 from __future__ import annotations
 
-import hashlib
+import queue
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
 import structlog
-import torch
-import torch.distributed as dist
 
 from learner.config import PublishConfig
-from learner.publish.catalog import POINTER
-from learner.publish.manifest_writer import ManifestWriter, ShardFiles, manifest_entry
+from learner.publish.coalescing import Coalescer, Decision, HeldSnapshots, Snapshot
 from learner.publish.mirror import Mirror
-from learner.publish.retention import remove_expired
-from learner.publish.shard_writer import Shard, ShardWriter, delta_file, model_file
-from learner.storage.digests import ROW, FileDigest, of_row, to_row
+from learner.publish.rank_group import RankGroup
+from learner.publish.retention import Versions, remove_expired
+from learner.publish.shard_writer import Shard
+from learner.publish.version_writer import VersionWriter
 from learner.storage.fence import DirectoryFence, SupersededError
-from leeway.v1 import manifest_pb2, rollout_pb2
-from runtime.version_format.names import version_name
+from leeway.v1 import rollout_pb2
 
-_FULL = -1  # stands for "no base" in a collective
+_LOOP_S = 1800.0  # limit of a message between training loops; the watchdog ends a rank that hangs long before
+_WRITE_S = 3600.0  # the longest that one rank may need for its part of a version, transfers excluded
+_TICK_S = 1.0
 
 
 class PublicationCallbacks(Protocol):
@@ -44,6 +45,10 @@ class PublicationCallbacks(Protocol):
 
     def not_published(self, version: int, error: Exception) -> None:
         """Records that a version could not be written; the one before it stays current."""
+        ...
+
+    def coalesced(self, step: int, replaced: int) -> None:
+        """Records that the weights after step ``replaced`` are never published: those after ``step`` took their place."""
         ...
 
     def in_use(self) -> set[int]:
@@ -60,6 +65,9 @@ class Publisher:
         model: Hugging Face directory that config and tokenizer files are copied from.
         next_version: number of the first version; equal on every rank.
         callbacks: rank 0 only, None elsewhere.
+
+    Attributes:
+        version: the newest version handed to publication; ``next_version`` - 1 before the first.
     """
 
     def __init__(
@@ -70,146 +78,118 @@ class Publisher:
         next_version: int,
         callbacks: PublicationCallbacks | None,
     ) -> None:
-        self.next_version = next_version
+        self.version = next_version - 1
         self._config = config
         self._fence = fence
         self._callbacks = callbacks
-        group = dist.new_group(backend="gloo")
-        assert isinstance(group, dist.ProcessGroup)  # every rank is a member
-        self._group = group
-        self._thread: threading.Thread | None = None
-        self._mirror = Mirror(config.url, config.url_options, fence) if callbacks is not None and config.url else None
+        self._wait_s = _WRITE_S + 3 * config.transfer_timeout_s
+        self._loops = RankGroup(_LOOP_S)
+        self._threads = RankGroup(self._wait_s)
+        self._mirror = Mirror(config, fence) if config.url else None
+        self._writer = VersionWriter(config, fence, model, self._threads, self._mirror)
+        self._coalescer = Coalescer(self.version) if callbacks is not None else None
+        self._held = HeldSnapshots()
+        self._ticket = 0
+        self._failed: set[int] = set()  # rank 0: versions that were never announced
         self._failure: Exception | None = None
-        self._writer = ShardWriter(dist.get_rank(), config.dtype, deltas=config.full_every > 1)
-        self._manifests = ManifestWriter(model)
-        self._previous: int | None = None  # rank 0: the version published last, None after a failure
-        self._deltas = 0  # rank 0: deltas since the last full version
-        dist.barrier(group=self._group)
-
-    @property
-    def version(self) -> int:
-        """The newest version handed to publication; -1 before the first."""
-        return self.next_version - 1
+        self._starts: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._busy = 0  # starts whose last publication has not ended
+        self._changed = threading.Condition()
+        self._loops.barrier()
+        threading.Thread(target=self._serve, name="publisher", daemon=True).start()
 
     def publish(self, step: int, shard: Shard) -> None:
-        """Starts publishing the weights after ``step``; waits for the publication before it. Collective.
+        """Hands over the weights after ``step``. Collective; waits for no publication.
 
         Args:
             step: optimizer steps that went into the weights.
             shard: (Hugging Face name, full tensor) pairs this rank writes; empty on ranks that write nothing. The tensors
                 must be a snapshot: they are read after this returns.
-        """
-        self.wait()
-        version = self.next_version
-        self.next_version += 1
-        arguments = (version, step, shard)
-        self._thread = threading.Thread(target=self._run, args=arguments, name=f"publish-{version}", daemon=True)
-        self._thread.start()
-
-    def wait(self, timeout_s: float | None = None) -> None:
-        """Waits for the publication under way, if any.
-
-        Args:
-            timeout_s: seconds after which it is given up, to be cut short by the end of the process: the version before it
-                stays current, and what was written of it is removed when the next learner takes over.
 
         Raises:
             SupersededError: a newer learner has taken over (rank 0).
             Exception: what the callbacks raised: the version is on disk and no fleet knows it (rank 0).
         """
-        if self._thread is not None:
-            self._thread.join(timeout_s)
-            if self._thread.is_alive():
-                structlog.get_logger().warning("publication given up: no time left", version=self.version)
-            self._thread = None
+        self._raise_failure()
+        ticket = self._ticket
+        self._ticket += 1
+        decision = self._coalescer.offer(ticket, step) if self._coalescer else Decision(0, 0, None)
+        self.version, running = self._loops.agree([decision.version, decision.running])
+        self._held.add(Snapshot(ticket, self.version, step, shard), running)
+        if running == ticket:
+            with self._changed:
+                self._busy += 1
+            self._starts.put(ticket)
+        if self._callbacks is not None and decision.replaced is not None:
+            self._callbacks.coalesced(step, decision.replaced)
+
+    def wait(self, timeout_s: float | None = None, while_waiting: Callable[[], None] = lambda: None) -> None:
+        """Waits until the newest snapshot is published.
+
+        Args:
+            timeout_s: seconds after which it is given up, to be cut short by the end of the process: the version before it
+                stays current, and what was written of it is removed when the next learner takes over.
+            while_waiting: called about once a second.
+
+        Raises:
+            SupersededError: a newer learner has taken over (rank 0).
+            Exception: what the callbacks raised: the version is on disk and no fleet knows it (rank 0).
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        with self._changed:
+            while self._busy:
+                left = _TICK_S if deadline is None else min(_TICK_S, deadline - time.monotonic())
+                if left <= 0:
+                    structlog.get_logger().warning("publication given up: no time left", version=self.version)
+                    break
+                self._changed.wait(left)
+                while_waiting()
+        self._raise_failure()
+
+    def _raise_failure(self) -> None:
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
 
-    def _run(self, version: int, step: int, shard: Shard) -> None:
+    def _serve(self) -> None:
+        """Publishes what ``publish`` starts, and then what has come to wait meanwhile: this rank's publisher thread."""
+        while True:
+            ticket: int | None = self._starts.get()
+            try:
+                while ticket is not None:
+                    self._publish(self._held.take(ticket, self._wait_s))
+                    ticket = self._threads.agree_number(self._coalescer.next() if self._coalescer else None)
+            except Exception as error:  # noqa: BLE001 - the end of this thread's work; raised in the loop
+                structlog.get_logger().error("publisher ended on this rank", error=f"{type(error).__name__}: {error}")
+                self._failure = error
+            with self._changed:
+                self._busy -= 1
+                self._changed.notify_all()
+
+    def _publish(self, snapshot: Snapshot) -> None:
+        """Publishes a version; what goes wrong on rank 0 is reported, or raised in the loop. Collective."""
         started = time.monotonic()
-        name = version_name(version)
-        base = self._base()
-        failure: OSError | None = None
-        digests: tuple[FileDigest | None, FileDigest | None] = (None, None)
         try:
-            digests = self._writer.write(self._fence.staging_path(name), version, shard, base)
+            policy = self._writer.write(snapshot)
         except OSError as error:
-            failure = error
-        files = self._collect(*digests, failed=failure is not None, delta=base is not None)
-        if self._callbacks is None:
-            return
-        self._previous = None
-        try:
-            if files is None:
-                raise failure or OSError("another rank could not write its shard")
-            policy = self._finish(version, step, base, files)
-        except OSError as error:
-            self._fence.discard_staged(name)
-            self._callbacks.not_published(version, error)
+            assert self._callbacks is not None
+            self._failed.add(snapshot.version)
+            self._callbacks.not_published(snapshot.version, error)
             return
         except SupersededError as error:
             self._failure = error
             return
-        self._previous = version
-        self._deltas = self._deltas + 1 if base is not None else 0
+        if self._callbacks is None or policy is None:
+            return
         try:
             self._callbacks.published(policy, time.monotonic() - started)
-            self._retain(version)
-        except Exception as error:  # noqa: BLE001 - the end of this thread; wait() raises it in the loop
+            self._retain(snapshot.version, self._callbacks.in_use())
+        except Exception as error:  # noqa: BLE001 - raised in the loop by publish() or wait()
             self._failure = error
 
-    def _base(self) -> int | None:
-        """Base of this version as rank 0 decides it; None for a full one. Collective, unless every version is full."""
-        if self._config.full_every == 1:
-            return None
-        full = self._previous is None or self._deltas + 1 >= self._config.full_every
-        base = torch.tensor([_FULL if full else self._previous])
-        dist.broadcast(base, src=0, group=self._group)
-        return None if base.item() == _FULL else int(base.item())
-
-    def _collect(
-        self, written: FileDigest | None, result: FileDigest | None, failed: bool, delta: bool
-    ) -> ShardFiles | None:
-        """Gathers every rank's files on every rank; None when a rank could not write its shard. Collective."""
-        mine = torch.tensor([int(failed), *to_row(written), *to_row(result)])
-        everyone = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
-        dist.all_gather(everyone, mine, group=self._group)
-        if any(row[0] for row in everyone):
-            return None
-        files = ShardFiles([], [])
-        for rank, row in enumerate(everyone):
-            digests = of_row(row[1 : 1 + ROW].tolist()), of_row(row[1 + ROW :].tolist())
-            names = delta_file(rank) if delta else model_file(rank), model_file(rank)
-            for target, name, found in zip((files.written, files.results), names, digests, strict=True):
-                if found is not None:
-                    target.append(manifest_entry(name, found))
-        return files
-
-    def _finish(self, version: int, step: int, base: int | None, files: ShardFiles) -> rollout_pb2.Policy:
-        """Completes the version on rank 0 and makes it visible; returns its announcement."""
-        name, epoch = version_name(version), self._fence.epoch
-        manifest = manifest_pb2.Manifest(
-            version=version, step=step, epoch=epoch, dtype=self._config.dtype, base_version=base
-        )
-        content = self._manifests.complete(self._fence.staging_path(name), manifest, files)
-        final = self._fence.commit(name, name)
-        self._fence.replace_text(POINTER, str(version))
-        policy = rollout_pb2.Policy(
-            version=version,
-            step=step,
-            epoch=epoch,
-            uri=self._mirror.put(version) if self._mirror else final.resolve().as_uri(),
-            manifest_sha256=hashlib.sha256(content).hexdigest(),
-        )
-        policy.published_at.CopyFrom(manifest.published_at)
-        return policy
-
-    def _retain(self, newest: int) -> None:
-        assert self._callbacks is not None
-        in_use = self._callbacks.in_use()
+    def _retain(self, newest: int, in_use: set[int]) -> None:
         try:
-            remove_expired(self._fence, self._mirror, self._config, newest, in_use)
+            remove_expired(self._fence, self._mirror, self._config, Versions(newest, in_use, self._failed))
         except FileNotFoundError:
             return  # a newer learner has taken over: what is kept is its decision
         except OSError as error:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+from dataclasses import dataclass
+
 from learner.config import PublishConfig
 from learner.publish.catalog import pinned, with_bases
 from learner.publish.mirror import Mirror
@@ -9,15 +12,23 @@ from learner.storage.fence import DirectoryFence
 from runtime.version_format.names import version_name, versions_on_disk
 
 
-def remove_expired(
-    fence: DirectoryFence, mirror: Mirror | None, config: PublishConfig, newest: int, in_use: set[int]
-) -> None:
-    """Removes the versions that need not stay, on disk and in the mirror.
+@dataclass(frozen=True)
+class Versions:
+    """What is known of the versions when one has been published.
 
-    Args:
-        fence: fence of the directory of versions.
+    Attributes:
         newest: the version published last.
-        in_use: versions that fleets run or that training still needs.
+        in_use: versions that fleets run or fetch, or that training still needs.
+        failed: versions that were never announced, whatever is left of them on disk or in the mirror.
+    """
+
+    newest: int
+    in_use: Set[int]
+    failed: Set[int]
+
+
+def remove_expired(fence: DirectoryFence, mirror: Mirror | None, config: PublishConfig, known: Versions) -> None:
+    """Removes the versions that need not stay, on disk and in the mirror. Numbers without a version do not count.
 
     Raises:
         SupersededError: a newer learner has taken over (only the mirror asks).
@@ -26,11 +37,12 @@ def remove_expired(
     """
     root = fence.root
     present = versions_on_disk(root)
-    protected = in_use | pinned(root)
+    announced = [version for version in present if version not in known.failed]
+    protected = known.in_use | pinned(root)
     kept = {
         version
-        for version in present
-        if version > newest - config.keep
+        for version in announced
+        if version in announced[-config.keep :]
         or version in protected
         or (config.keep_every and version % config.keep_every == 0)
     }
@@ -40,4 +52,4 @@ def remove_expired(
         if version not in kept:
             fence.remove(version_name(version))
     if mirror is not None:
-        mirror.retain(kept, newest)
+        mirror.retain(kept, known.newest)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from learner.cli.doctor import Finding
-from learner.cli.doctor.examined_config import ExaminedConfig
+from learner.cli.preflight.examined_config import ExaminedConfig
 from rollout.data.demo_model import DemoShape, write_model
 from tests.service.certificates import Authority
 from tests.tools.runs import DEMO
@@ -73,6 +73,7 @@ class Site:
             "model": self.model,
             "state_dir": self.root / "state",
             "log_dir": self.root / "logs",
+            "allowed_uris": [(self.root / "weights").as_uri()],
         }
 
 

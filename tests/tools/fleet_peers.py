@@ -37,10 +37,14 @@ class ScriptedGateway(rollout_pb2_grpc.RolloutServiceServicer):
         self.received: list[pb.SubmitRequest] = []
         self.streams = 0
         self.leases: list[pb.LeaseRequest] = []
+        self.renewals: list[pb.LeaseRequest] = []
+        self.fetching: list[int] = []  # versions that were reported as being fetched
+        self.lost: set[str] = set()  # leases that are not renewed
         self.grant = 1
         self.granted = 0  # groups, over all leases
         self.policies: list[pb.Policy] = []
         self.known: list[int | None] = []
+        self.finished = False
         self.unacked = 0
         self._server: grpc.aio.Server | None = None
         self._news = asyncio.Event()
@@ -62,6 +66,11 @@ class ScriptedGateway(rollout_pb2_grpc.RolloutServiceServicer):
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
+
+    def finish(self) -> None:
+        """Tells every watcher that the run has finished."""
+        self.finished = True
+        self._news.set()
 
     def publish(self, policy: pb.Policy) -> None:
         self.policies.append(policy)
@@ -87,6 +96,14 @@ class ScriptedGateway(rollout_pb2_grpc.RolloutServiceServicer):
 
     async def Lease(self, request: pb.LeaseRequest, context: Any) -> pb.LeaseResponse:
         await self._authenticate(context)
+        if request.held_lease_ids:
+            self.renewals.append(request)
+            return pb.LeaseResponse(
+                expires_in_ms=1000, lost_lease_ids=[one for one in request.held_lease_ids if one in self.lost]
+            )
+        if request.HasField("fetching_version"):
+            self.fetching.append(request.fetching_version)
+            return pb.LeaseResponse()
         self.leases.append(request)
         groups = min(self.grant, request.groups)
         self.granted += groups
@@ -104,6 +121,9 @@ class ScriptedGateway(rollout_pb2_grpc.RolloutServiceServicer):
             if newest is not None and (known is None or newest.version > known):
                 known = newest.version
                 yield pb.WatchPolicyResponse(policy=newest)
+            if self.finished:
+                yield pb.WatchPolicyResponse(finished=True)
+                return
             await self._news.wait()
 
     async def GetLedger(self, request: pb.GetLedgerRequest, context: Any) -> pb.GetLedgerResponse:
@@ -122,6 +142,12 @@ class ScriptedEngine:
         calls: paths in the order they were called, without probes.
         version: the label of its weights; "default" until a refit.
         status: HTTP status of every /generate; with 0 it never answers.
+        health: HTTP status of /health; with 0 it never answers.
+        probes: number of calls of /health.
+        reply: called with the body of each /generate; what it returns is the answer, unless that is None.
+        info: what /server_info says; None: it is not there.
+        may_load: a refit waits for it.
+        model: what /model_info says of its model.
     """
 
     def __init__(self) -> None:
@@ -129,6 +155,13 @@ class ScriptedEngine:
         self.bodies: list[dict[str, Any]] = []
         self.version = "default"
         self.status = 200
+        self.health = 200
+        self.probes = 0
+        self.reply: Callable[[dict[str, Any]], web.Response | None] = lambda _: None
+        self.info: dict[str, Any] | None = None
+        self.model: dict[str, Any] = {}
+        self.may_load = asyncio.Event()
+        self.may_load.set()
         self.update_status = 200
         self.answer: Callable[[list[int]], list[int]] = lambda _: [1, 12]
         self.spans: list[dict[str, Any]] | None = None
@@ -145,7 +178,8 @@ class ScriptedEngine:
         self.version = "default"
         app = web.Application()
         app.router.add_get("/model_info", self._model_info)
-        app.router.add_get("/health", self._model_info)
+        app.router.add_get("/health", self._health)
+        app.router.add_get("/server_info", self._server_info)
         app.router.add_post("/generate", self._generate)
         app.router.add_post("/update_weights_from_disk", self._update)
         for name in ("pause_generation", "continue_generation"):
@@ -162,7 +196,16 @@ class ScriptedEngine:
         await self._runner.cleanup()
 
     async def _model_info(self, _: web.Request) -> web.Response:
-        return web.json_response({"weight_version": self.version})
+        return web.json_response({"weight_version": self.version, **self.model})
+
+    async def _health(self, _: web.Request) -> web.Response:
+        self.probes += 1
+        if self.health == 0:
+            await asyncio.sleep(3600)
+        return web.Response(status=self.health)
+
+    async def _server_info(self, _: web.Request) -> web.Response:
+        return web.json_response(self.info, status=404 if self.info is None else 200)
 
     async def _control(self, request: web.Request) -> web.Response:
         self.calls.append(request.path)
@@ -171,6 +214,7 @@ class ScriptedEngine:
     async def _update(self, request: web.Request) -> web.Response:
         self.calls.append(request.path)
         self.bodies.append(await request.json())
+        await self.may_load.wait()
         if self.update_status == 200:
             self.version = self.bodies[-1]["weight_version"]
         return web.json_response({"success": self.update_status == 200}, status=self.update_status)
@@ -179,6 +223,8 @@ class ScriptedEngine:
         self.calls.append(request.path)
         body = await request.json()
         self.bodies.append(body)
+        if (reply := self.reply(body)) is not None:
+            return reply
         if self.status == 0:
             await asyncio.sleep(3600)
         if self.status != 200:

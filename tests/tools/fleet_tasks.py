@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -45,6 +46,8 @@ class Slow(Task):
         if response == "print":
             print("not an answer", flush=True)
             return 0.5
+        if response.startswith("data "):
+            return float(response == f"data {prompt.data!r}")
         if response == "parts":
             return {"format": 0.25, "answer": float(prompt.data)}
         return float(response or 0)
@@ -80,6 +83,40 @@ class Flaky(Task):
         if prompt.data % self._every == 0:
             raise LookupError("scripted")
         return 1.0
+
+
+class Rows(Task):
+    """Finite data without an end of its own: it has no prompt beyond the last row, and does not say its size."""
+
+    name = "rows"
+
+    def prompt(self, index: int) -> Prompt:
+        text = ("1=", "2=", "3=")[index]
+        return Prompt(prompt_id=text, text=text)
+
+    def reward(self, prompt: Prompt, response: str) -> float:
+        return 0.0
+
+
+class Broken(Task):
+    """Data that cannot be loaded: ``how`` says what goes wrong."""
+
+    def __init__(self, seed: int = 0, how: str = "") -> None:
+        super().__init__(seed)
+        self._how = how
+
+    def load(self) -> None:
+        if self._how == "key":
+            raise KeyError("question")
+        if self._how == "file":
+            Path("/no/such/data").read_text()
+        self.size = 0
+
+    def prompt(self, index: int) -> Prompt:
+        raise AssertionError("nothing to ask")
+
+    def reward(self, prompt: Prompt, response: str) -> float:
+        return 0.0
 
 
 class NotATask:

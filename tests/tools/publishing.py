@@ -21,12 +21,16 @@ class Registry:
     def __init__(self) -> None:
         self.policies: dict[int, rollout_pb2.Policy] = {}
         self.failures: list[int] = []
+        self.replaced: list[int] = []
 
     def published(self, policy: rollout_pb2.Policy, seconds: float) -> None:
         self.policies[policy.version] = policy
 
     def not_published(self, version: int, error: Exception) -> None:
         self.failures.append(version)
+
+    def coalesced(self, step: int, replaced: int) -> None:
+        self.replaced.append(replaced)
 
     def in_use(self) -> set[int]:
         return set()
@@ -37,6 +41,7 @@ class Scene:
 
     def __init__(self, root: Path, **settings: Any) -> None:
         self.root = root / "weights"
+        self.url: str | None = settings.get("url")
         self.model = root / "model"
         self.model.mkdir()
         (self.model / "config.json").write_text("{}")
@@ -64,7 +69,7 @@ class Scene:
 
     def reader(self, cache: Path) -> Callable[[int], None]:
         """Returns a function that verifies a version as a worker does, with ``cache``, and compares every bit of it."""
-        verifier = Verifier(self.model, cache)
+        verifier = Verifier(self.model, [self.url or self.root.as_uri()], cache)
 
         def read(version: int) -> None:
             found = verifier.verify(self.registry.policies[version])

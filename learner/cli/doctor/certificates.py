@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from learner.cli.doctor.examined_config import ExaminedConfig
-from learner.cli.doctor.finding import Finding, fail, ok, warn
 from learner.cli.doctor.handshake import (
     PresentedCertificates,
     TlsSide,
@@ -17,6 +15,8 @@ from learner.cli.doctor.handshake import (
     handshake,
     self_handshake,
 )
+from learner.cli.preflight.examined_config import ExaminedConfig
+from learner.cli.preflight.finding import Finding, fail, ok, warn
 from learner.config import ServerTlsConfig
 from learner.gateway.auth import Identities, PresentedCredentials, UnauthenticatedError
 from rollout.config import ClientTlsConfig, WorkerConfig

@@ -8,8 +8,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from learner.cli.doctor.examined_config import ExaminedConfig
-from learner.cli.doctor.finding import Finding, fail, ok, warn
+from learner.cli.preflight.examined_config import ExaminedConfig
+from learner.cli.preflight.finding import Finding, fail, ok, warn
 from learner.gateway.auth import Identities, PresentedCredentials, UnauthenticatedError
 from runtime.settings import SettingsError
 

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from learner.cli.doctor.certificates import certificates
 from learner.cli.doctor.credentials import credentials
-from learner.cli.doctor.examined_config import ExaminedConfig
-from learner.cli.doctor.finding import Finding, fail, ok
 from learner.cli.doctor.machine import machine
+from learner.cli.doctor.memory import memory
 from learner.cli.doctor.model import model
 from learner.cli.doctor.peers import peers
 from learner.cli.doctor.ports import ports
@@ -18,10 +17,14 @@ from learner.cli.doctor.settings_lint import settings_lint
 from learner.cli.doctor.sharing import sharing
 from learner.cli.doctor.storage import storage
 from learner.cli.doctor.versions import versions
+from learner.cli.preflight.checks import preflight
+from learner.cli.preflight.examined_config import ExaminedConfig
+from learner.cli.preflight.finding import Finding, fail, ok
 from runtime.settings import SettingsError
 
 CHECKS: Sequence[Callable[[ExaminedConfig], Iterator[Finding]]] = (
-    settings_lint, ports, credentials, certificates, redis, peers, model, storage, sharing, machine, versions,
+    settings_lint, ports, credentials, certificates, redis, peers, model, preflight, storage, sharing, machine, memory,
+    versions,
 )  # fmt: skip
 
 

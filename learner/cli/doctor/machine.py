@@ -9,12 +9,12 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 
-from learner.cli.doctor.examined_config import ExaminedConfig
-from learner.cli.doctor.finding import Finding, fail, ok, size, warn
 from learner.cli.doctor.model import parameters
+from learner.cli.preflight.examined_config import ExaminedConfig
+from learner.cli.preflight.finding import Finding, fail, ok, size, warn
 
 _NVIDIA_SMI_S = 5.0
-_MOST_PARAMETERS_ON_CPU = 100_000_000
+MOST_PARAMETERS_ON_CPU = 100_000_000
 _TENSOR_OPTIONS = ("--tp", "--tp-size", "--tensor-parallel-size")
 _DATA_OPTIONS = ("--dp", "--dp-size", "--data-parallel-size")
 _FEWEST_DESCRIPTORS = 4096
@@ -32,14 +32,26 @@ def machine(examined: ExaminedConfig) -> Iterator[Finding]:
 
 def gpus() -> list[str]:
     """The machine's GPUs, one line for each as nvidia-smi prints it; empty without a driver."""
+    return [line for line in _nvidia_smi("-L") if line.startswith("GPU ")]
+
+
+def gpu_bytes() -> list[int]:
+    """Memory of each of the machine's GPUs; empty without a driver."""
+    listed = _nvidia_smi("--query-gpu=memory.total", "--format=csv,noheader,nounits")
+    return [int(line) << 20 for line in listed if line.strip().isdecimal()]
+
+
+def _nvidia_smi(*arguments: str) -> list[str]:
     program = shutil.which("nvidia-smi")
     if program is None:
         return []
     try:
-        listed = subprocess.run([program, "-L"], capture_output=True, text=True, timeout=_NVIDIA_SMI_S, check=False)
+        listed = subprocess.run(
+            [program, *arguments], capture_output=True, text=True, timeout=_NVIDIA_SMI_S, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return []
-    return [line for line in listed.stdout.splitlines() if line.startswith("GPU ")]
+    return listed.stdout.splitlines()
 
 
 def _gpus(examined: ExaminedConfig) -> Iterator[Finding]:
@@ -55,7 +67,7 @@ def _gpus(examined: ExaminedConfig) -> Iterator[Finding]:
         if wanted:
             text = f"engines need {wanted}, nvidia-smi lists none"
             yield fail("gpus", text, 'use a machine with GPUs, or set engine.device = "cpu"')
-        elif count > _MOST_PARAMETERS_ON_CPU:
+        elif count > MOST_PARAMETERS_ON_CPU:
             yield fail("gpus", f"none, for a model of {count:,} parameters", "use a machine with GPUs")
         else:
             yield ok("gpus", f"none: {'the learner' if learner else 'everything'} runs on {os.cpu_count()} CPU cores")

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from learner.cli.doctor.examined_config import ExaminedConfig
-from learner.cli.doctor.finding import Finding, fail, ok, size, warn
-from learner.cli.up.model_check import DEMO_CONFIG, require_files
+from learner.cli.preflight.examined_config import ExaminedConfig
+from learner.cli.preflight.finding import Finding, fail, ok, size, warn
+from learner.cli.preflight.network import DEMO_CONFIG
+from learner.cli.up.model_check import require_files
 from learner.config import ParallelConfig
 from learner.config.architectures import layout_violations
 from learner.config.model_config import ModelError, read_config
 from learner.config.model_keys import unknown_keys
 from learner.config.model_weights import check_tensors, stored_tensors
+from learner.config.tokenizer_ids import largest_token
 from runtime.settings import SettingsError
 from runtime.version_format.safetensors_header import StoredTensor
 
@@ -43,7 +44,7 @@ def model(examined: ExaminedConfig) -> Iterator[Finding]:
         yield from _faults(error, "use a model that the learner computes, or correct its config.json")
         return
     yield from _unknown(directory, config)
-    layout, vocabulary = list(_layout(config, parallel)), [*_vocabulary(examined, directory, config["vocab_size"])]
+    layout, vocabulary = list(_layout(config, parallel)), [*_vocabulary(directory, config["vocab_size"])]
     yield from (*layout, *vocabulary)
     try:
         tensors = stored_tensors(directory)
@@ -91,28 +92,12 @@ def _summary(directory: Path, config: Mapping[str, Any], tensors: Mapping[str, S
     return f"{directory}: {config['model_type']}, {count:,} parameters, {config['vocab_size']:,} token ids, {stored}"
 
 
-def _vocabulary(examined: ExaminedConfig, directory: Path, vocabulary: int) -> Iterator[Finding]:
-    """Checks that gateway and tokenizer use the token ids of the model: an id at or above its vocabulary has no row."""
-    configured = (
-        examined.gateway.limits.vocab_size
-        if examined.gateway is not None and examined.kind == "gateway"
-        else vocabulary
-    )
-    if configured != vocabulary:
-        text = f"limits.vocab_size = {configured}, but the model in {directory} has {vocabulary}"
-        yield fail("vocabulary", text, f"set it to {vocabulary}")
-    largest = _largest_token(directory)
-    if largest is not None and largest >= vocabulary:
-        text = f"the tokenizer has id {largest}, the model's vocabulary ends at {vocabulary - 1}"
+def _vocabulary(directory: Path, rows: int) -> Iterator[Finding]:
+    """Checks that the model has a row for each token of the tokenizer, and says what a gateway has to know."""
+    largest = largest_token(directory)
+    if largest is not None and largest >= rows:
+        text = f"the tokenizer has id {largest}, the model's vocabulary ends at {rows - 1}"
         yield fail("vocabulary", text, "use the model's own tokenizer.json")
-
-
-def _largest_token(directory: Path) -> int | None:
-    try:
-        tokenizer = json.loads((directory / "tokenizer.json").read_text())
-        added = [entry["id"] for entry in tokenizer.get("added_tokens", [])]
-        vocabulary = tokenizer["model"]["vocab"]
-        ids = list(vocabulary.values()) if isinstance(vocabulary, dict) else [len(vocabulary) - 1]
-        return max([*ids, *added], default=None)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    elif largest is not None and largest + 1 < rows:
+        text = f"the tokenizer has {largest + 1} token ids, the model {rows}: limits.vocab_size of gateways is {largest + 1}"
+        yield ok("vocabulary", text)

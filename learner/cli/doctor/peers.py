@@ -6,17 +6,20 @@ import json
 import socket
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
-from learner.cli.doctor.examined_config import ExaminedConfig
-from learner.cli.doctor.finding import Finding, fail, ok, warn
 from learner.cli.doctor.versions import compare_release
+from learner.cli.preflight.examined_config import ExaminedConfig
+from learner.cli.preflight.finding import Finding, fail, ok, warn
+from runtime.served_model import config_of, difference
 
 _TIMEOUT_S = 2.0
 
 
 def peers(examined: ExaminedConfig) -> Iterator[Finding]:
-    """Checks that they answer, and that SGLang has a tested release.
+    """Checks that they answer, and that SGLang has a tested release and the run's model.
 
     The gateway of a run file is not asked: `leeway up` will start it.
     """
@@ -25,7 +28,7 @@ def peers(examined: ExaminedConfig) -> Iterator[Finding]:
             for address in worker.gateway.split(","):
                 yield _gateway(address.strip())
         for url in worker.engine.urls:
-            yield _engine(url.rstrip("/"))
+            yield from _engine(url.rstrip("/"), examined)
 
 
 def _gateway(address: str) -> Finding:
@@ -41,13 +44,39 @@ def _gateway(address: str) -> Finding:
         return warn("gateway", text, fix)
 
 
-def _engine(url: str) -> Finding:
-    try:
-        with urllib.request.urlopen(f"{url}/get_server_info", timeout=_TIMEOUT_S) as answer:
-            version = json.load(answer).get("version")
-    except (OSError, urllib.error.URLError, ValueError) as error:
-        text = f"{url}: {getattr(error, 'reason', None) or error}"
-        return warn("engine", text, "start it, or correct engine.urls; until then the worker waits")
+def _engine(url: str, examined: ExaminedConfig) -> Iterator[Finding]:
+    info, problem = _ask(url, "/model_info")
+    if problem:
+        yield warn("engine", f"{url}: {problem}", "start it, or correct engine.urls; until then the worker waits")
+        return
+    if examined.model is not None:
+        yield _served_model(url, info, examined.model)
+    version = _ask(url, "/server_info")[0].get("version")
     if not version:
-        return warn("engine", f"{url}: does not report a version", "check that an SGLang server listens there")
-    return compare_release("sglang", str(version))
+        yield warn("engine", f"{url}: does not report a version", "check that an SGLang server listens there")
+        return
+    yield compare_release("sglang", str(version))
+
+
+def _served_model(url: str, info: Mapping[str, Any], model: Path) -> Finding:
+    different = difference(info, model)
+    if different is not None:
+        return fail("engine", f"{url}: {different}", "start it with the run's model, or remove it from engine.urls")
+    path = info.get("model_path")
+    if isinstance(path, str) and config_of(Path(path)) is not None:
+        return ok("engine", f"{url}: serves {path}, a model of the same sizes")
+    return warn(
+        "engine",
+        f"{url}: serves {path}, type {info.get('model_type')}, which cannot be read here",
+        f"make sure that it is the model in {model}: weights of another size kill the server",
+    )
+
+
+def _ask(url: str, path: str) -> tuple[dict[str, Any], str]:
+    """What a server answers to a GET, and why that is nothing."""
+    try:
+        with urllib.request.urlopen(url + path, timeout=_TIMEOUT_S) as answer:
+            values = json.load(answer)
+    except (OSError, urllib.error.URLError, ValueError) as error:
+        return {}, str(getattr(error, "reason", None) or error) or type(error).__name__
+    return (values, "") if isinstance(values, dict) else ({}, f"{path} is no JSON object")

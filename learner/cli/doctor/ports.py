@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from learner.cli.doctor.examined_config import ExaminedConfig
-from learner.cli.doctor.finding import Finding, fail, ok, warn
+from learner.cli.preflight.examined_config import ExaminedConfig
+from learner.cli.preflight.finding import Finding, fail, ok, warn
 from learner.cli.run.run_directory import RunError
 from learner.cli.up.commands import require_free
 

@@ -6,8 +6,8 @@ import importlib.util
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from learner.cli.doctor.examined_config import ExaminedConfig
-from learner.cli.doctor.finding import Finding, fail, ok, size, warn
+from learner.cli.preflight.examined_config import ExaminedConfig
+from learner.cli.preflight.finding import Finding, fail, ok, size, warn
 from learner.config import GatewayConfig, QueueConfig
 from learner.queue import QueueError
 from learner.queue.server_inspection import Inspection, inspect_server, known_schema
@@ -38,6 +38,7 @@ def redis(examined: ExaminedConfig) -> Iterator[Finding]:
         return
     yield from _server(found)
     yield from _persistence(found)
+    yield from _failover(found, queue)
     yield from _memory(found, examined.gateway)
     yield from _rights(found, queue)
     yield from _clock(found)
@@ -80,6 +81,19 @@ def _persistence(found: Inspection) -> Iterator[Finding]:
         yield ok("redis file", "append-only; this user may not read appendfsync, expected always or everysec")
     else:
         yield ok("redis file", f"append-only, {found.fsync}")
+
+
+def _failover(found: Inspection, queue: QueueConfig) -> Iterator[Finding]:
+    """Where sentinels may promote a replica, the replica must have what was acknowledged."""
+    if "+sentinel" not in urlsplit(queue.url).scheme:
+        return
+    if found.needs_replicas:
+        yield ok(
+            "redis failover", "writes need a replica that follows: a failover may lose min-replicas-max-lag seconds"
+        )
+    else:
+        text = "a failover may lose whatever the replica lags behind: then the queue is halted, and an operator must decide"
+        yield warn("redis failover", text, "set min-replicas-to-write 1 and min-replicas-max-lag 10 on every server")
 
 
 def _memory(found: Inspection, gateway: GatewayConfig | None) -> Iterator[Finding]:

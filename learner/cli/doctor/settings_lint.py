@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from learner.cli.doctor.examined_config import ExaminedConfig
-from learner.cli.doctor.finding import Finding, fail, ok, warn
+from learner.cli.preflight.examined_config import ExaminedConfig
+from learner.cli.preflight.finding import Finding, fail, ok, warn
 from learner.config import GatewayConfig, LearnerConfig
 from learner.config.objectives_table import OBJECTIVES
 from rollout.config import WorkerConfig
@@ -37,11 +37,10 @@ def _learner(learner: LearnerConfig) -> Iterator[Finding]:
         )
         keep = -(-bound // publish.every) + 1
         yield warn("settings", text, f"set publish.keep to {keep} or more")
-    if publish.every > max(1, bound):
-        text = (
-            f"publish.every = {publish.every} is above max_staleness = {bound}: groups expire before the next version"
-        )
-        yield fail("settings", text, f"set publish.every to {max(1, bound)} at most")
+    last = max(1, learner.expiry_bound)
+    if publish.every > last:
+        text = f"publish.every = {publish.every}: groups expire after {last} steps, before there is the next version"
+        yield fail("settings", text, f"set publish.every to {last} at most")
     if bound == 0:
         text = "max_staleness = 0: fleets wait for every step"
         yield warn("settings", text, "set it to 1 or more, unless strictly on-policy training is what you want")
@@ -70,9 +69,10 @@ def _worker(worker: WorkerConfig, examined: ExaminedConfig) -> Iterator[Finding]
         if at_once > capacity:
             text = f"workers ask for {at_once} groups at once, but max_staleness allows only {capacity}"
             yield warn("settings", text, "lower rollout.requests or groups_per_request: engines would wait for leases")
-    if worker.engine.request_timeout_s < 0.01 * worker.sampling.max_new_tokens:
+    limit_s = worker.engine.request_timeout_s
+    if limit_s is not None and limit_s < 0.01 * worker.sampling.max_new_tokens:
         text = (
-            f"engine.request_timeout_s = {worker.engine.request_timeout_s:g} for up to {worker.sampling.max_new_tokens} "
+            f"engine.request_timeout_s = {limit_s:g} for up to {worker.sampling.max_new_tokens} "
             "tokens: a request that takes longer counts as a failure of the engine"
         )
         yield warn("settings", text, "allow at least 10 ms for each token")

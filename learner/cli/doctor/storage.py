@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from learner.cli.doctor.examined_config import ExaminedConfig
-from learner.cli.doctor.finding import Finding, fail, ok, size, warn
 from learner.cli.doctor.model import parameters
+from learner.cli.preflight.examined_config import ExaminedConfig
+from learner.cli.preflight.finding import Finding, fail, ok, size, warn
 from learner.config import LearnerConfig
+from learner.config.workload import WIDTH
 
-_CHECKPOINT_BYTES = 16  # per parameter, 4 each: weights, Adam's two moments, the optimizer's float32 copy
-_PUBLISHED_BYTES = {"float32": 4, "bfloat16": 2}
+_OPTIMIZER_BYTES = 12  # per parameter, 4 each: Adam's two moments, the optimizer's float32 copy
 _SAMPLE_BYTES, _SAMPLE_S = 32 << 20, 1.0
 _SLOW_S = 120.0
 _FEWEST_INODES = 10_000
@@ -54,9 +54,9 @@ def storage(examined: ExaminedConfig) -> Iterator[Finding]:
 
 def _learner(learner: LearnerConfig, count: int) -> Iterator[Finding]:
     checkpoint, publish = learner.checkpoint, learner.publish
-    each = count * _PUBLISHED_BYTES[publish.dtype]
+    each = count * WIDTH[publish.dtype]
     needs = [
-        DiskNeed("checkpoint", checkpoint.dir, count * _CHECKPOINT_BYTES, checkpoint.keep + 1),
+        DiskNeed("checkpoint", checkpoint.dir, count * (_OPTIMIZER_BYTES + WIDTH[learner.dtype]), checkpoint.keep + 1),
         # Beyond publish.keep: one that is being written, one that a fleet still runs, and with deltas their full version.
         DiskNeed("version", publish.dir, each, publish.keep + 2 + (publish.full_every > 1)),
     ]
@@ -96,12 +96,20 @@ def _free_space(needs: list[DiskNeed]) -> Iterator[Finding]:
 
 def _speed(need: DiskNeed) -> Finding:
     directory = _existing(need.path)
-    rate = write_speed(directory)
+    try:
+        rate = write_speed(directory)
+    except OSError as error:
+        return fail("disk speed", f"{directory}: cannot be written to: {error.strerror}", "free some space there")
     seconds = need.each / rate
     text = f"{directory}: {size(rate)}/s written and synced: a {need.what} of {size(need.each)} takes {seconds:.1f} s"
     if seconds > _SLOW_S:
-        every = "checkpoint.every" if need.what == "checkpoint" else "publish.every"
-        return warn("disk speed", text, f"use a faster disk, or raise {every}: the next write waits for this one")
+        if need.what == "checkpoint":
+            return warn(
+                "disk speed", text, "use a faster disk, or raise checkpoint.every: the next save waits for this one"
+            )
+        return warn(
+            "disk speed", text, "use a faster disk, or bfloat16 or deltas: no more versions than that are published"
+        )
     return ok("disk speed", text)
 
 

@@ -111,14 +111,15 @@ def scales(learner: LearnerHistory) -> Callable[[Axes], None]:
     return plot
 
 
-def scale_ratio(learner: LearnerHistory) -> Callable[[Axes], None]:
-    """Ratio rho of the NLL of positives to that of negatives: the weight of negatives in ASymPO, unsafe when near 1."""
+def rho(learner: LearnerHistory) -> Callable[[Axes], None]:
+    """Weight rho of negatives against positives, as measured from each step's gradient: unsafe when its mean is near 1."""
 
     def plot(axes: Axes) -> None:
-        steps, positive, negative = _scales(learner)
-        axes.plot(steps, [p / max(n, 1e-6) for p, n in zip(positive, negative, strict=True)], color=BLUE)
+        steps, values = _series(learner, "rho")
+        axes.plot(steps, values, color=BLUE, linewidth=0.5, alpha=0.5)
+        axes.plot(steps, rolling(values, 10), color=BLUE)
         axes.axhline(0.3, color=GREY, linewidth=1, linestyle="--")
-        axes.set(xlabel="step", ylabel="ρ = NLL positive / negative")
+        axes.set(xlabel="step", ylabel="ρ, weight of negatives / positives")
         _from_zero(axes)
 
     return plot

@@ -12,15 +12,17 @@ from pathlib import Path
 from matplotlib.axes import Axes
 
 from learner.cli.report import charts
+from learner.cli.report.distributions import distributions
 from learner.cli.run.run_directory import RunDirectory
 from learner.cli.run.run_file import RunFile
 from learner.cli.run.run_history import Row, RunHistory, mean, read_samples
-from learner.cli.run.summary import Summary, read_summary, seconds_per_step, weighted
+from learner.cli.run.summary import Summary, objectives, read_summary, rho_exceeded, seconds_per_step, weighted
 from learner.cli.view.closing_summary import first_and_last
 from learner.cli.view.text import duration, number
 
 _SAMPLES = 8
-_LEDGER = ("received", "accepted", "duplicate", "rejected", "retried", "trained", "expired", "queued", "in_flight")
+_LEDGER = ("received", "accepted", "duplicate", "rejected", "retried", "trained", "expired", "quarantined", "queued",
+           "in_flight")  # fmt: skip
 Chart = tuple[str, str, Callable[[Axes], None]]
 
 
@@ -39,11 +41,11 @@ def write_report(run: RunDirectory) -> Path:
     text = page.substitute(
         title=f"Leeway · {name}",
         name=name,
-        lead=_lead(run_file, summary),
-        cards="".join(_cards(summary, history)),
+        lead=_lead(run_file, summary, list(history.learner.steps.values())),
+        cards="".join(_cards(summary, history, run_file)),
         learning="".join(_figure(*chart) for chart in _learning(history)),
         flow="".join(_figure(*chart) for chart in _flow(history, run_file)),
-        ledger=_ledger(summary.get("ledger") or []),
+        ledger=_ledger(summary.get("ledger") or []) + distributions(summary.get("ledger") or []),
         samples=_samples("Before", first) + _samples("After", last),
         settings=html.escape(run_file.model_dump_json(indent=2)),
     )
@@ -53,13 +55,13 @@ def write_report(run: RunDirectory) -> Path:
     return run.report
 
 
-def _lead(run_file: RunFile, summary: Summary) -> str:
+def _lead(run_file: RunFile, summary: Summary, rows: list[Row]) -> str:
     parallel = run_file.learner.parallel
     layout = [("TP", parallel.tensor), ("PP", parallel.pipeline)]
     layout += [(name, size) for name, size in (("CP", parallel.context), ("EP", parallel.expert)) if size > 1]
     facts = [
         f"task {run_file.rollout.task.name}",
-        f"objective {run_file.learner.objective.name}",
+        f"objective {objectives(rows, run_file.learner.objective)}",
         f"seed {run_file.run.seed}",
         f"{' × '.join(f'{name} {size}' for name, size in layout)}, {run_file.learner.world_size} processes",
         f"{run_file.learner.groups_per_step} prompts × {run_file.rollout.sampling.responses} responses a step",
@@ -71,9 +73,10 @@ def _lead(run_file: RunFile, summary: Summary) -> str:
     return html.escape(" · ".join(facts))
 
 
-def _cards(summary: Summary, history: RunHistory) -> list[str]:
+def _cards(summary: Summary, history: RunHistory, run_file: RunFile) -> list[str]:
     rows = list(history.learner.steps.values())
     stalest = max((row["staleness_max"] for row in rows), default=None)
+    exceeded = rho_exceeded(rows, run_file.learner.objective)
     values = [
         (
             f"{number(mean(rows[:10], 'reward'))} → {number(mean(rows[-20:], 'reward'))}",
@@ -87,6 +90,8 @@ def _cards(summary: Summary, history: RunHistory) -> list[str]:
         (f"{history.tokens_generated():,}", "tokens generated"),
         (f"{sum(row['tokens'] for row in rows):,}", "response tokens trained"),
     ]
+    if exceeded is not None:
+        values.append((f"{exceeded:.1%}", "of the steps exceeded twice rho_max"))
     return [
         f"<div class=card><b>{html.escape(value)}</b><span>{html.escape(name)}</span></div>" for value, name in values
     ]
@@ -102,9 +107,9 @@ def _learning(history: RunHistory) -> list[Chart]:
             charts.scales(learner),
         ),
         (
-            "NLL ratio",
-            "NLL of positives over negatives: the weight of negatives in ASymPO; safe below 0.2.",
-            charts.scale_ratio(learner),
+            "rho",
+            "Weight of negatives over positives in each step's gradient, and its mean over 10 steps; safe below 0.2.",
+            charts.rho(learner),
         ),
         ("Staleness", "Age of the tokens when they were trained on, in steps.", charts.staleness(learner)),
         ("Health", "A collapse shows first in the share of informative groups.", charts.health(learner)),

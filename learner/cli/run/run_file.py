@@ -17,6 +17,7 @@ from pydantic import model_validator
 
 from learner.cli.run.run_directory import RunDirectory
 from learner.cli.run.sections import (
+    EMBEDDED,
     GatewaySection,
     LearnerSection,
     ModelSection,
@@ -25,6 +26,7 @@ from learner.cli.run.sections import (
     RunSection,
 )
 from learner.config import GatewayConfig, LearnerConfig, QueueConfig
+from learner.config.lateness import check_expire_after
 from learner.config.learner import check_hold_staleness
 from rollout.config import WorkerConfig
 from runtime.endpoint_config import GATEWAY_OFFSET, LEARNER_OFFSET, WORKER_OFFSET, StatusConfig, TraceConfig
@@ -64,6 +66,7 @@ class RunFile(Settings):
                 f"lcm({layout.tensor} * {layout.context}, {layout.expert})"
             )
         check_hold_staleness(learner.hold_staleness, learner.max_staleness, "learner.")
+        check_expire_after(learner.expire_after, learner.max_staleness, learner.late, "learner.")
         if (self.gateway.tls is None) != (self.rollout.tls is None):
             given, missing = ("gateway", "rollout") if self.rollout.tls is None else ("rollout", "gateway")
             raise ValueError(
@@ -131,7 +134,7 @@ class RunFile(Settings):
             redis_url: address of the Redis.
             identity: name of the run's keys there.
         """
-        values = {"url": redis_url, "run": identity, **self.queue.model_dump(exclude={"url", "aof"})}
+        values = {"url": redis_url, "run": identity, **self.queue.model_dump(exclude={"url", "aof", "memory_bytes"})}
         return QueueConfig.parse(values, source="queue")
 
     def resolve(self, redis_url: str, identity: str, vocabulary: int) -> Plan:
@@ -155,11 +158,15 @@ class RunFile(Settings):
     def _gateway(self, queue: QueueConfig, vocabulary: int) -> GatewayConfig:
         section, size = self.gateway, self.rollout.sampling.responses
         admission = {
-            **section.admission.model_dump(),
+            **section.admission.model_dump(exclude_none=True),
             "groups_per_step": self.learner.groups_per_step,
             "max_staleness": self.learner.max_staleness,
+            "expire_after": self.learner.expiry_bound,
             "weights": self.learner.weights,
         }
+        if self.queue.url == EMBEDDED:
+            # Beside the payloads, Redis keeps their ids and references, and pages that a rewrite of its file copies.
+            admission.setdefault("max_queued_bytes", self.queue.redis_memory // 2)
         limits = {**section.limits.model_dump(), "vocab_size": vocabulary, "group_size": (size, size)}
         values = {
             **section.model_dump(exclude={"admission", "limits"}),
@@ -198,17 +205,18 @@ class RunFile(Settings):
         engine["base_port"] += index * section.engine.count
         values = {
             **section.model_dump(exclude={"workers", "engine"}),
-            "name": f"worker-{index}",
+            "name": f"worker-{index}",  # the number decides which prompts it begins with
             "run": identity,
             "fleet": _FLEET,
             "gateway": self.gateway.listen,
             "token_file": run.secret(_FLEET),
             "model": self.model_directory(),
             "state_dir": run.state,
+            "cache_dir": section.cache_dir or run.state / "versions",
+            "allowed_uris": [run.weights.absolute().as_uri(), *filter(None, [self.learner.publish.url])],
             "metrics_dir": run.metrics,
             "log_dir": run.logs,
             "seed": self.run.seed,
-            "shard": (index, section.workers),
             "engine": engine,
             "max_message_bytes": self.gateway.limits.max_message_bytes,
             "status": self._status(WORKER_OFFSET + index),

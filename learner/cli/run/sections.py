@@ -17,7 +17,9 @@ from learner.config import (
     QueueConfig,
     WarmupConfig,
 )
+from learner.config.lateness import expiry_bound
 from rollout.config import WorkerConfig
+from runtime.memory import usable_memory
 from runtime.settings import Settings
 
 EMBEDDED = "embedded"
@@ -63,10 +65,30 @@ class QueueSection(_without(QueueConfig, "url", "run")):
     aof: Literal["always", "everysec"] = Field(
         default="always", description="embedded: when appends are forced to disk"
     )
+    memory_bytes: int | None = Field(
+        default=None,
+        gt=0,
+        description="embedded: most memory that Redis may use; above it appends are refused until the learner has made room. "
+        "Default: a quarter of the memory of this machine, or of its control group",
+    )
+
+    @property
+    def redis_memory(self) -> int:
+        """Most memory of the embedded Redis, in bytes."""
+        return self.memory_bytes or usable_memory() // 4
 
 
-class AdmissionSection(_without(AdmissionConfig, "groups_per_step", "max_staleness", "weights")):
+class AdmissionSection(
+    _without(AdmissionConfig, "groups_per_step", "max_staleness", "expire_after", "weights", "max_queued_bytes")
+):
     """How many groups the gateway leases and accepts."""
+
+    max_queued_bytes: int | None = Field(
+        default=None,
+        gt=0,
+        description="payload bytes waiting in the queue above which submissions get RETRY; default: half of the embedded "
+        "Redis's memory, or 64 GiB with another one",
+    )
 
 
 class LimitsSection(_without(LimitsConfig, "vocab_size", "group_size")):
@@ -107,14 +129,19 @@ class LearnerSection(
     publish: PublishSection = PublishSection()
 
     @property
+    def expiry_bound(self) -> int:
+        """Staleness in optimizer steps above which groups expire."""
+        return expiry_bound(self.max_staleness, self.late, self.expire_after, self.objective)
+
+    @property
     def world_size(self) -> int:
         """Number of learner processes."""
         return self.processes or self.parallel.ranks
 
 
 _WORKER_DERIVED = (
-    *("name", "run", "fleet", "gateway", "token_file", "model", "state_dir", "log_dir"),
-    *("metrics_dir", "seed", "shard", "max_message_bytes", "status", "traces"),
+    *("name", "run", "fleet", "gateway", "token_file", "model", "state_dir", "allowed_uris", "log_dir"),
+    *("metrics_dir", "seed", "max_message_bytes", "status", "traces"),
 )
 
 

@@ -11,8 +11,9 @@ from typing import Any
 from learner.cli.run.outcome import Outcome
 from learner.cli.run.run_directory import RunDirectory
 from learner.cli.run.run_file import RunFile
-from learner.cli.run.run_history import LearnerHistory, Row, RunHistory, mean
+from learner.cli.run.run_history import LearnerHistory, Row, RunHistory, mean, stretches
 from learner.cli.run.warnings import warnings
+from learner.config.objective import ObjectiveConfig
 from learner.queue import imbalances
 from leeway.v1 import rollout_pb2
 
@@ -39,7 +40,7 @@ def summarize(run_file: RunFile, history: RunHistory, outcome: Outcome, previous
         "status": "failed" if outcome.failure else "stopped" if outcome.signal else "finished",
         "failure": outcome.failure,
         "warnings": warnings(rows, outcome.ledgers or [], run_file.directory.root),
-        "objective": run_file.learner.objective.name,
+        "objective": objectives(rows, run_file.learner.objective),
         "task": run_file.rollout.task.name,
         "seed": run_file.run.seed,
         "steps": rows[-1]["step"] if rows else 0,
@@ -51,11 +52,13 @@ def summarize(run_file: RunFile, history: RunHistory, outcome: Outcome, previous
         "train_share": _rounded(_share(learner.steady(), "train_s")),
         "reward_first10": _rounded(mean(rows[:10], "reward")),
         "reward_last20": _rounded(mean(rows[-20:], "reward")),
+        "rho_exceeded": _rounded(rho_exceeded(rows, run_file.learner.objective)),
         "staleness_mean": _rounded(weighted(rows, "staleness_mean", "tokens")),
         "staleness_max": max((row["staleness_max"] for row in rows), default=None),
         "tokens_generated": history.tokens_generated(),
         "tokens_trained": sum(row["tokens"] for row in rows),
         "groups_trained": sum(row["groups"] for row in rows),
+        "groups_late": sum(row["late"] for row in rows),
         "groups_expired": rows[-1].get("expired", 0) if rows else 0,
         "versions_published": len({row["version"] for row in learner.versions}),
         "steps_skipped": learner.skipped,
@@ -91,6 +94,31 @@ def phases(learner: LearnerHistory, outcome: Outcome) -> dict[str, float]:
 def seconds_per_step(rows: Sequence[Row]) -> float | None:
     """Median wall time of a step in seconds, waiting included; None without steps."""
     return statistics.median(row["step_s"] for row in rows) if rows else None
+
+
+def rho_exceeded(rows: Sequence[Row], objective: ObjectiveConfig) -> float | None:
+    """Share of the steps whose rho was above twice objective.rho_max; None without such a bound, or without such steps.
+
+    Steps that were trained with another objective do not count.
+    """
+    own = [row for row in rows if row.get("objective", objective.name) == objective.name]
+    measured = [row["rho"] for row in own if row.get("rho") is not None]
+    if objective.name != "asympo" or objective.rho_max is None or not measured:
+        return None
+    return sum(rho > 2 * objective.rho_max for rho in measured) / len(measured)
+
+
+def objectives(rows: list[Row], configured: ObjectiveConfig) -> str:
+    """Names the objective that the steps were trained with; where a resume changed it, each with its steps.
+
+    Args:
+        rows: step rows in ascending order.
+        configured: the settings' objective, which is right only for a run without a step.
+    """
+    found = stretches(rows, "objective")
+    if len(found) == 1:
+        return found[0].value
+    return ", ".join(f"{part.value} (steps {part.first} to {part.last})" for part in found) or configured.name
 
 
 def weighted(rows: Sequence[Row], key: str, weight: str) -> float | None:

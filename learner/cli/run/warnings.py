@@ -42,7 +42,12 @@ def _not_trained(ledger: rollout_pb2.Ledger, run: Path) -> Iterator[str]:
             f"every group of fleet {ledger.fleet} was rejected ({ledger.rejected}: {reasons}); see why with: "
             f"leeway quarantine list {run} --fleet {ledger.fleet}"
         )
-    elif ledger.expired and ledger.expired == ledger.accepted:
+    if ledger.quarantined:
+        yield (
+            f"{ledger.quarantined} groups of fleet {ledger.fleet} were refused because their losses or gradients were not "
+            f"finite; see them with: leeway quarantine list {run} --fleet {ledger.fleet}"
+        )
+    if ledger.expired and ledger.expired == ledger.accepted:
         yield (
             f"every group of fleet {ledger.fleet} expired before it was trained ({ledger.expired}); look at "
             "learner.max_staleness, and at how soon its engines load new versions"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -10,7 +11,7 @@ import pytest
 
 from learner.checkpoint.fingerprint import FingerprintError
 from learner.checkpoint.store import CheckpointState, ResumePoint
-from learner.run import _checkpointed, _resumed
+from learner.run import Run, _checkpointed, _resumed
 
 
 class Stateful:
@@ -51,3 +52,38 @@ def test_a_resume_with_another_model_is_refused_before_anything_is_loaded():
         _resumed(takeover(extra), cast(Any, state), cast(Any, objective), cast(Any, rates), {"vocab_size": 100})
     assert not state.loaded
     assert not objective.loaded
+
+
+@pytest.mark.parametrize(
+    ("step", "uncommitted", "told"),
+    [(10, 0, True), (9, 0, False), (10, 3, False)],  # all steps made; stopped before; the last checkpoint failed
+)
+def test_fleets_are_told_that_the_run_has_finished_only_when_all_its_steps_are_durable(
+    step: int, uncommitted: int, told: bool
+):
+    calls: list[str] = []
+
+    def named(name: str) -> Any:
+        return lambda *_: calls.append(name)
+
+    def part(**values: Any) -> Any:
+        return SimpleNamespace(**values)
+
+    queue = part(report=named("report"), end=named("end"))
+    run = part(
+        config=part(steps=10, checkpoint=part(every=1)),
+        rank_metrics=part(health=part(closing=named("closing"))),
+        prefetch=part(close=named("prefetch")),
+        checkpointer=part(finish=named("finish"), uncommitted=uncommitted),
+        publisher=part(wait=named("published"), version=4),
+        watchdog=part(stop=named("watchdog"), alive=lambda: None),
+        stop=part(left_s=lambda: 1.0),
+        lead=part(queue=queue, close=named("closed")),
+        tracing=part(close=named("traced")),
+        waiting=lambda _: contextlib.nullcontext(),
+    )
+    Run.close(cast(Any, run), step)
+    assert ("end" in calls) == told
+    assert calls.index("finish") < calls.index("report") < calls.index("closed")
+    if told:
+        assert calls.index("report") < calls.index("end") < calls.index("closed")

@@ -53,6 +53,13 @@ def busy_port() -> Iterator[int]:
         yield holder.getsockname()[1]
 
 
+@pytest.mark.parametrize("place", ["/proc/nothing/run", "/dev/null/run"])
+def test_a_directory_that_cannot_be_made_is_named_without_a_traceback(place: str):
+    result = up(Path(place))
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1), result.output
+    assert result.stderr.startswith(f"error: {Path(place).parent}")
+
+
 def test_a_mistake_ends_the_real_command_without_a_traceback(tmp_path: Path):
     command = [sys.executable, "-m", "learner.cli.app", "up", str(DEMO), "--set", "learner.stepz=3"]
     reply = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)

@@ -10,6 +10,7 @@ from typing import Any
 import fsspec
 import pytest
 
+from learner.config import PublishConfig
 from learner.publish.mirror import Mirror
 from learner.storage.fence import DirectoryFence, SupersededError
 from rollout.versions.manifest import VersionError
@@ -80,11 +81,11 @@ def test_a_zombie_commits_nothing_there(tmp_path: Path, url: str):
     scene = Scene(tmp_path, keep=3, url=url)
     scene.publish(2)
     DirectoryFence(scene.root, 2).acquire()
-    mirror = Mirror(url, {}, scene.fence)
+    mirror = Mirror(PublishConfig(dir=scene.root, url=url), scene.fence)
     store, root = fsspec.core.url_to_fs(url)
     store.rm(f"{root}/weight_v000001", recursive=True)
     with pytest.raises(SupersededError):
-        mirror.put(1)
+        mirror.complete(1, set())
     assert not store.exists(f"{root}/weight_v000001/manifest.json")
     with pytest.raises(SupersededError):
         mirror.retain(set(), 1)
@@ -113,4 +114,4 @@ def test_a_store_that_fails_leaves_the_version_before_it_current(
 
 def test_a_scheme_without_a_client_is_named(tmp_path: Path):
     with pytest.raises(OSError, match=r"nowhere://bucket: ValueError: Protocol not known: nowhere"):
-        Mirror("nowhere://bucket", {}, DirectoryFence(tmp_path, 1))
+        Mirror(PublishConfig(dir=tmp_path, url="nowhere://bucket"), DirectoryFence(tmp_path, 1))

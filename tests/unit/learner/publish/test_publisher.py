@@ -5,6 +5,7 @@ Also what a learner that was replaced and thawed can still do: nothing.
 
 import hashlib
 import json
+import queue
 import threading
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from google.protobuf import json_format
 from safetensors.torch import load_file
 
 from learner.config import PublishConfig
+from learner.publish.catalog import base_of
 from learner.publish.publisher import Publisher
+from learner.publish.reader import VersionReader
 from learner.storage.fence import DirectoryFence
 from leeway.v1 import manifest_pb2, rollout_pb2
 from runtime.version_format.names import versions_on_disk
@@ -28,6 +31,7 @@ class Registry:
     def __init__(self, running: set[int] | None = None) -> None:
         self.policies: list[rollout_pb2.Policy] = []
         self.failures: list[tuple[int, Exception]] = []
+        self.replaced: list[tuple[int, int]] = []
         self.running = running or set()
 
     def published(self, policy: rollout_pb2.Policy, seconds: float) -> None:
@@ -35,6 +39,9 @@ class Registry:
 
     def not_published(self, version: int, error: Exception) -> None:
         self.failures.append((version, error))
+
+    def coalesced(self, step: int, replaced: int) -> None:
+        self.replaced.append((step, replaced))
 
     def in_use(self) -> set[int]:
         return self.running
@@ -85,7 +92,7 @@ def test_retention_keeps_the_newest_every_nth_and_what_a_fleet_runs(tmp_path: Pa
     publisher = make(tmp_path / "w", model, Registry(running={3}), keep=2, keep_every=5)
     for step in range(9):
         publisher.publish(step, shard(step))
-    publisher.wait()
+        publisher.wait()
     kept = sorted(int(path.name[8:]) for path in (tmp_path / "w").glob("weight_v*"))
     assert kept == [0, 3, 5, 7, 8]
 
@@ -149,7 +156,7 @@ def test_a_zombie_frozen_before_the_registration_leaves_an_orphan(tmp_path: Path
     living = make(root, model, registry, first=max(versions_on_disk(root)) + 1, epoch=2, keep=2)
     for step in (1, 2, 3):
         living.publish(step, shard(step))
-    living.wait()
+        living.wait()
     assert [policy.version for policy in registry.policies] == [1, 2, 3]
     assert versions_on_disk(root) == [2, 3]  # the orphan went with age
 
@@ -167,23 +174,118 @@ def test_a_zombies_retention_spares_the_living(tmp_path: Path, model: Path):
     zombie = make(root, model, Frozen(), keep=2)
     for step in range(3):
         zombie.publish(step, shard(step))
-    zombie.wait()
+        zombie.wait()
     assert versions_on_disk(root) == [0, 1, 2]
     assert zombie.version == 2
 
 
+class Slow(Registry):
+    """A registry whose announcements end when the test says so, one at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun: queue.Queue[int] = queue.Queue()
+        self.go_on: queue.Queue[None] = queue.Queue()
+
+    def published(self, policy: rollout_pb2.Policy, seconds: float) -> None:
+        self.begun.put(policy.version)
+        self.go_on.get(timeout=60)
+        super().published(policy, seconds)
+
+
+def test_training_never_waits_and_the_newest_weights_are_published_when_the_publisher_is_free(
+    tmp_path: Path, model: Path
+):
+    registry = Slow()
+    publisher = make(tmp_path / "w", model, registry)
+    publisher.publish(1, shard(1))
+    assert registry.begun.get(timeout=60) == 0
+    for step in (2, 3, 4):
+        publisher.publish(step, shard(step))  # returns, though the first publication cannot end
+    assert (publisher.version, registry.replaced) == (1, [(3, 2), (4, 3)])
+    registry.go_on.put(None)
+    assert registry.begun.get(timeout=60) == 1  # without a further step
+    publisher.publish(5, shard(5))
+    registry.go_on.put(None)
+    registry.go_on.put(None)
+    publisher.wait()
+    assert [(policy.version, policy.step) for policy in registry.policies] == [(0, 1), (1, 4), (2, 5)]
+    assert registry.replaced == [(3, 2), (4, 3)]
+    tensors = load_file(tmp_path / "w" / "weight_v000001" / "model-00000.safetensors")
+    assert tensors["model.norm.weight"].tolist() == [4.0] * 4
+
+
+def test_a_delta_is_of_the_version_before_it_whatever_was_replaced_between(tmp_path: Path, model: Path):
+    registry = Slow()
+    publisher = make(tmp_path / "w", model, registry, full_every=4)
+    for step in (1, 2, 3):
+        publisher.publish(step, shard(step))
+    registry.go_on.put(None)
+    registry.go_on.put(None)
+    publisher.wait()
+    assert [policy.step for policy in registry.policies] == [1, 3]
+    assert base_of(tmp_path / "w", 1) == 0
+    assert VersionReader(tmp_path / "w", 1).floats("lm_head.weight").tolist() == [3.0] * 8
+
+
+def test_what_goes_wrong_in_the_background_is_raised_in_the_loop(tmp_path: Path, model: Path):
+    class Fenced(Slow):
+        def published(self, policy: rollout_pb2.Policy, seconds: float) -> None:
+            super().published(policy, seconds)
+            raise RuntimeError("FENCED")
+
+    registry = Fenced()
+    publisher = make(tmp_path / "w", model, registry)
+    publisher.publish(1, shard(1))
+    publisher.publish(2, shard(2))
+    registry.go_on.put(None)
+    assert [registry.begun.get(timeout=60) for _ in range(2)] == [0, 1]  # the first has failed
+    with pytest.raises(RuntimeError, match="FENCED"):
+        publisher.publish(3, shard(3))
+    registry.go_on.put(None)
+    with pytest.raises(RuntimeError, match="FENCED"):
+        publisher.wait()
+
+
+def test_versions_that_were_never_announced_do_not_count_among_those_kept(tmp_path: Path, model: Path):
+    """Three of four publications fail after the rename; the newest two that fleets can know of stay."""
+    bucket = tmp_path / "bucket"
+    registry = Registry()
+    publisher = make(tmp_path / "w", model, registry, keep=2, url=bucket.as_uri())
+    for step in range(6):
+        if step in (2, 3, 4):
+            (bucket / f"weight_v{step:06d}").write_text("a file where the directory should be")
+        publisher.publish(step, shard(step))
+        publisher.wait()
+        for left in bucket.glob("weight_v*"):
+            if left.is_file():
+                left.unlink()
+    assert [version for version, _ in registry.failures] == [2, 3, 4]
+    assert versions_on_disk(tmp_path / "w") == [1, 5]
+    assert versions_on_disk(bucket) == [1, 5]
+
+
+def test_a_version_says_where_it_is(tmp_path: Path, model: Path):
+    registry = Registry()
+    publisher = make(tmp_path / "w", model, registry, url=(tmp_path / "bucket").as_uri(), mirror="home")
+    publisher.publish(1, shard(1))
+    publisher.wait()
+    (policy,) = registry.policies
+    assert [(place.name, place.uri) for place in policy.locations] == [
+        ("local", (tmp_path / "w" / "weight_v000000").as_uri()),
+        ("home", (tmp_path / "bucket" / "weight_v000000").as_uri()),
+    ]
+    assert policy.uri == policy.locations[1].uri
+
+
 def test_a_publication_that_takes_too_long_is_given_up(tmp_path: Path, model: Path):
     """Its registry does not answer: the end of the process waits so long and no longer."""
-    release = threading.Event()
-
-    class Stuck(Registry):
-        def published(self, policy: rollout_pb2.Policy, seconds: float) -> None:
-            assert release.wait(30)
-
-    publisher = make(tmp_path / "w", model, Stuck())
+    registry = Slow()
+    publisher = make(tmp_path / "w", model, registry)
     publisher.publish(1, shard(1))
-    publisher.wait(0.05)
-    (writer,) = [thread for thread in threading.enumerate() if thread.name == "publish-0"]
-    assert writer.daemon  # or the interpreter would wait for it
-    release.set()
-    writer.join(30)
+    ticks: list[int] = []
+    publisher.wait(0.05, lambda: ticks.append(1))
+    assert ticks  # the watchdog hears of the wait
+    assert all(thread.daemon for thread in threading.enumerate() if thread.name == "publisher")
+    registry.go_on.put(None)
+    publisher.wait()

@@ -105,12 +105,14 @@ def test_what_must_stay_on_disk(tmp_path: Path):
     plain.freeze_reference(0, step=0)
     assert plain.needed(fresh) == set()
     ratio = behaviour(tmp_path, scene.root, objective={"name": "topr"})
-    assert ratio.needed(fresh) == set(range(4, 12))  # max_staleness = 3, and batches under way
+    assert ratio.needed(fresh) == set(range(3, 12))  # groups expire after 3 + 4 steps; and a step of margin
+    longer = behaviour(tmp_path, scene.root, objective={"name": "topr"}, expire_after=9)
+    assert longer.needed(fresh) == set(range(1, 12))
     assert behaviour(tmp_path, scene.root, behaviour={"drift_every": 5}).needed(fresh) == set(range(4, 12))
     anchored = behaviour(tmp_path, scene.root, objective={"kl_coef": 0.1})
     anchored.freeze_reference(2, step=11)
     assert anchored.needed(fresh) == {2}
-    assert asked == [7, 7]
+    assert asked == [8, 10, 7]
 
 
 def test_a_reference_that_is_gone_is_a_mistake_in_the_configuration(tmp_path: Path):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from learner.cli.doctor.certificates import certificates
-from learner.cli.doctor.examined_config import ExaminedConfig
+from learner.cli.preflight.examined_config import ExaminedConfig
 from tests.service.certificates import Authority
 from tests.tools.doctor_site import Site, bad
 

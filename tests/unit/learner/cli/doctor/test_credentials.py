@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from learner.cli.doctor.credentials import credentials
-from learner.cli.doctor.examined_config import ExaminedConfig
+from learner.cli.preflight.examined_config import ExaminedConfig
 from tests.tools.doctor_site import TOKEN, Site, bad
 
 

@@ -35,6 +35,14 @@ def test_a_truncated_file_of_weights(site: Site):
     assert "not a safetensors file" in bad(model.model(site.read("learner")))[0]
 
 
+def test_padded_rows_of_the_embedding_are_no_vocabulary_of_a_gateway(site: Site):
+    config(site, vocab_size=64)
+    rows = [finding for finding in model.model(site.read("learner")) if finding.check == "vocabulary"]
+    assert [finding.state for finding in rows] == ["ok"]
+    known = len(json.loads((site.model / "tokenizer.json").read_text())["model"]["vocab"])
+    assert rows[0].found.endswith(f" the model 64: limits.vocab_size of gateways is {known}")
+
+
 def test_an_index_that_contradicts_the_files(site: Site):
     (site.model / "model.safetensors.index.json").write_text('{"weight_map": {"lost": "model-2.safetensors"}}')
     (found,) = bad(model.model(site.read("learner")))

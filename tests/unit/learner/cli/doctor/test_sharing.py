@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from learner.cli.doctor import sharing
-from learner.cli.doctor.examined_config import ExaminedConfig
+from learner.cli.preflight.examined_config import ExaminedConfig
 from tests.tools.doctor_site import Site, bad
 
 

@@ -27,6 +27,15 @@ def test_a_disk_on_which_a_checkpoint_takes_minutes(site: Site, monkeypatch: pyt
     assert [one.split(":")[0] for one in found] == ["warn disk speed"] * 2
 
 
+def test_a_disk_that_is_full_is_a_finding(site: Site, monkeypatch: pytest.MonkeyPatch):
+    def full(_: Path) -> float:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(storage, "write_speed", full)
+    found = bad(storage.storage(site.read("learner")))
+    assert [(one.split(":")[0], "No space left on device" in one) for one in found] == [("fail disk speed", True)] * 2
+
+
 def test_the_speed_is_measured_and_nothing_is_left(tmp_path: Path):
     assert 1e5 < storage.write_speed(tmp_path) < 1e12
     assert list(tmp_path.iterdir()) == []

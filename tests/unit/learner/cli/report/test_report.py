@@ -69,7 +69,7 @@ def test_it_holds_every_chart_the_ledger_samples_and_settings(html: str):
     for title in (
         "Reward",
         "NLL scales",
-        "NLL ratio",
+        "rho",
         "Staleness",
         "Health",
         "Throughput",
@@ -97,6 +97,13 @@ def test_what_a_model_wrote_is_text_never_markup(html: str):
     page = Page(html)
     assert "script" not in page.tags
     assert WRITTEN in page.text
+
+
+def test_the_report_names_the_objective_of_each_step_and_not_the_one_of_the_last_resume(tmp_path: Path):
+    run = finished(tmp_path / "run")
+    rows = [step(1, objective="grpo"), step(2, objective="grpo"), step(3, objective="spo")]
+    write_rows(run.metrics / "learner.jsonl", rows)
+    assert "objective grpo (steps 1 to 2), spo (steps 3 to 3)" in "\n".join(Page(write_report(run).read_text()).text)
 
 
 def test_charts_do_not_share_ids(html: str):

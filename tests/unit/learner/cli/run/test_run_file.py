@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from learner.cli.run.run_file import Plan, RunFile
+from learner.config import AdmissionConfig
+from rollout.data.prompt_order import PromptOrder
+from runtime.memory import usable_memory
 from runtime.settings import SettingsError
 from tests.tools.runs import DEMO, REPOSITORY
 
@@ -41,8 +44,19 @@ def test_what_processes_agree_on_is_written_once():
     made = plan("learner.groups_per_step=6", "learner.max_staleness=9", "rollout.sampling.responses=3")
     assert made.gateway.admission.groups_per_step == made.learner.groups_per_step == 6
     assert made.gateway.admission.max_staleness == made.learner.max_staleness == 9
+    assert made.gateway.admission.expire_after == made.learner.expiry_bound == 72
     assert made.gateway.limits.group_size == (3, 3)
     assert made.workers[0].sampling.responses == 3
+
+
+def test_the_queue_fits_into_this_machines_memory():
+    most = RunFile.read(DEMO).queue.redis_memory
+    assert most == usable_memory() // 4
+    assert plan().gateway.admission.max_queued_bytes == most // 2
+    assert plan("queue.memory_bytes=1000000").gateway.admission.max_queued_bytes == 500_000
+    assert plan("gateway.admission.max_queued_bytes=7000").gateway.admission.max_queued_bytes == 7000
+    elsewhere = plan("queue.url=redis://host:1/0")
+    assert elsewhere.gateway.admission.max_queued_bytes == AdmissionConfig().max_queued_bytes
 
 
 def test_paths_addresses_and_seed_are_derived(tmp_path: Path):
@@ -66,7 +80,8 @@ def test_paths_addresses_and_seed_are_derived(tmp_path: Path):
 def test_workers_share_the_prompts_and_not_the_ports():
     workers = plan("rollout.workers=3", "rollout.engine.count=2", "rollout.engine.base_port=100").workers
     assert [worker.name for worker in workers] == ["worker-0", "worker-1", "worker-2"]
-    assert [worker.shard for worker in workers] == [(0, 3), (1, 3), (2, 3)]
+    starts = [PromptOrder(worker.name, 1000).index(0) for worker in workers]
+    assert starts == [0, 500, 250]
     assert [worker.engine.base_port for worker in workers] == [100, 102, 104]
 
 
@@ -92,6 +107,8 @@ def test_run_json_reads_back_from_wherever_the_directory_lies(tmp_path: Path):
         ("learner.steps=many", "learner.steps = 'many': Input should be a valid integer"),
         ("queue.url=http://x", "queue.url = 'http://x': "),
         ("learner.hold_staleness=5", "learner.hold_staleness = 5 is above learner.max_staleness = 4"),
+        ("learner.expire_after=3", "learner.expire_after = 3 is below learner.max_staleness = 4: groups would expire"),
+        ("learner.late=never", "learner.late = 'never': Input should be 'train' or 'expire'"),
         ("learner.processes=6", "learner.processes = 6 is not a multiple of 4, as learner.parallel needs"),
         ("rollout.sampling.responses=1", "rollout.sampling.responses = 1: an advantage compares"),
         ("rollout.sampling.max_new_tokens=65537", "is above gateway.limits.max_response_tokens = 65536"),

@@ -69,6 +69,9 @@ def test_a_run_is_its_learner_and_its_workers(tmp_path: Path):
     assert history.workers["worker-1"].engines == {0: "serving"}
     assert history.tokens_generated() == 36 + 4
     assert history.generation_rate() == 12.0  # 24 tokens in 2 s; the other worker has reported once
+    newest = max(row["time"] for worker in history.workers.values() for row in worker.progress)
+    assert history.generation_rate(since=newest) == 12.0
+    assert history.generation_rate(since=newest + 1) == 0.0  # who has said nothing since then makes nothing now
     write_rows(run.metrics / "learner.jsonl", [step(4)])
     assert list(history.poll().learner.steps) == [1, 2, 3, 4]
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from learner.cli.run.outcome import Outcome
 from learner.cli.run.run_file import RunFile
 from learner.cli.run.run_history import RunHistory
 from learner.cli.run.summary import phases, read_summary, seconds_per_step, summarize, weighted, write_summary
+from learner.cli.view.closing_summary import print_summary
 from leeway.v1 import rollout_pb2
 from tests.tools.runs import DEMO, make_run, progress, step
 
@@ -48,8 +51,33 @@ def test_rewards_and_staleness(tmp_path: Path, run_file: RunFile):
     assert summary["staleness_mean"] == round(790 / 490, 4)
     assert summary["staleness_max"] == 7
     assert summary["tokens_trained"] == 490
-    assert summary["groups_trained"] == 80
+    assert (summary["groups_trained"], summary["groups_late"]) == (80, 40)
     assert (summary["objective"], summary["seed"], summary["task"]) == ("asympo", 3, "sort")
+
+
+def test_each_step_is_told_under_the_objective_that_it_was_trained_with(tmp_path: Path):
+    """A resume with another objective renames nothing that was trained before."""
+    resumed = RunFile.read(DEMO, ["learner.objective.name=spo"])
+    rows = [step(n, objective="asympo", rho=3.0) for n in range(1, 5)]
+    assert summarize(resumed, history_of(tmp_path, rows), outcome())["objective"] == "asympo"
+    rows += [step(5, objective="spo"), step(6, objective="spo")]
+    summary = summarize(resumed, history_of(tmp_path, rows), outcome())
+    assert summary["objective"] == "asympo (steps 1 to 4), spo (steps 5 to 6)"
+    assert summarize(resumed, history_of(tmp_path, []), outcome())["objective"] == "spo"
+    back = RunFile.read(DEMO)  # asympo again: the steps of spo say nothing about its rho_max
+    rows[4]["rho"] = 0.0
+    assert summarize(back, history_of(tmp_path, rows), outcome())["rho_exceeded"] == 1.0
+
+
+def test_how_often_a_step_exceeded_twice_rho_max(tmp_path: Path, run_file: RunFile):
+    rows = [step(1, rho=0.1), step(2, rho=0.21), step(3, rho=None), step(4, rho=0.2), step(5, rho=3.0), step(6)]
+    history = history_of(tmp_path, rows)
+    assert summarize(run_file, history, outcome())["rho_exceeded"] == 0.5  # 0.21 and 3.0 of four measured ones
+    console = Console(width=200, file=io.StringIO())
+    print_summary(console, summarize(run_file, history, outcome()))
+    assert "above twice rho_max in 50.0% of the steps" in console.file.getvalue()  # type: ignore[attr-defined]
+    for free in ("learner.objective.rho_max=off", "learner.objective.name=reinforce"):
+        assert summarize(RunFile.read(DEMO, [free]), history, outcome())["rho_exceeded"] is None
 
 
 def test_phases_wall_time_and_shares(tmp_path: Path):

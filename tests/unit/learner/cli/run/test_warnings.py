@@ -73,3 +73,10 @@ def test_the_summary_has_the_warnings_and_prints_each_on_one_line(tmp_path: Path
     assert [f"warning: {line}" for line in summary["warnings"]] == output.getvalue().splitlines()[-2:]
     del summary["warnings"]  # as an older release wrote it
     print_summary(Console(file=output, width=80, color_system=None), summary)
+
+
+def test_a_fleet_with_refused_groups():
+    ledger = rollout_pb2.Ledger(fleet="hot", accepted=5, trained=3, quarantined=2)
+    (line,) = warnings([step(1)], [GOOD, ledger], RUN)
+    assert line.startswith("2 groups of fleet hot were refused because their losses or gradients were not finite")
+    assert line.endswith("leeway quarantine list /runs/r --fleet hot")

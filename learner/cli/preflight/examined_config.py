@@ -63,10 +63,10 @@ class ExaminedConfig:
         """
         overrides = list(overrides)
         if path.is_dir():
-            return cls._of_run(RunFile.read(path, overrides), weights)
+            return cls.of_run(RunFile.read(path, overrides), weights)
         values = read_mapping(path)
         if "run" in values and isinstance(values["run"], dict):
-            return cls._of_run(RunFile.read(path, overrides), weights)
+            return cls.of_run(RunFile.read(path, overrides), weights)
         kind = next((kind for kind, keys in _DISTINCTIVE_KEYS.items() if keys & values.keys()), None)
         match kind:
             case "gateway":
@@ -81,7 +81,8 @@ class ExaminedConfig:
         )
 
     @classmethod
-    def _of_run(cls, run_file: RunFile, weights: str | None) -> ExaminedConfig:
+    def of_run(cls, run_file: RunFile, weights: str | None = None) -> ExaminedConfig:
+        """The settings of every process of a run. Raises SettingsError."""
         embedded = run_file.queue.url == EMBEDDED
         # `leeway up` will know the run's name in Redis and the vocabulary size; no check needs them.
         plan = run_file.resolve("redis://embedded" if embedded else run_file.queue.url, "doctor", 1)

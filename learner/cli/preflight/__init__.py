@@ -1,0 +1,1 @@
+"""Tries a run's settings and task before `leeway doctor` or `leeway up` lets a process start."""

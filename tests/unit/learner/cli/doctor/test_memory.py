@@ -1,0 +1,42 @@
+"""Learners that do not fit their GPUs, or the memory that this process may use."""
+
+from __future__ import annotations
+
+import pytest
+
+from learner.cli.doctor import machine, memory
+from tests.tools.doctor_site import Site, bad, examined_run
+
+
+@pytest.mark.parametrize(("gpu_bytes", "state"), [(100 << 20, "fail"), (1 << 30, "warn"), (80 << 30, "")])
+def test_a_learner_against_its_gpus(site: Site, monkeypatch: pytest.MonkeyPatch, gpu_bytes: int, state: str):
+    learner, sizes = site.read("learner").learner, memory.network(site.read("learner"))
+    assert learner is not None
+    assert sizes is not None
+    whole = memory.memory_by_stage(sizes, memory.Workload.of(learner, 1, "cuda"))[0].model
+    total = whole + 1 if state == "warn" else gpu_bytes
+    monkeypatch.setattr(machine, "gpu_bytes", lambda: [total, total + (1 << 30)])
+    found = bad(memory.memory(site.read("learner")))
+    assert [line.split(":")[0] for line in found] == ([f"{state} memory"] if state else [])
+
+
+def test_each_stage_is_shown_and_what_it_consists_of(site: Site, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(machine, "gpu_bytes", list)
+    first, last, host = [one.found for one in memory.memory(examined_run(site))]
+    assert first.startswith(
+        "a rank of stage 1 of 2: weights 595.2 kB, gradients 595.2 kB, optimizer 1.2 MB, activations "
+    )
+    assert "logits" in last
+    assert host.startswith("4 ranks: ")
+
+
+def test_a_machine_or_a_container_that_is_too_small(site: Site, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(machine, "gpu_bytes", list)
+    monkeypatch.setattr(memory, "usable_memory", lambda: 100_000_000)
+    (found,) = bad(memory.memory(examined_run(site)))
+    assert found.startswith("fail host memory: 4 ranks: ")
+    assert "of 100.0 MB" in found
+
+
+def test_a_layout_that_does_not_fit_the_model_is_the_models_finding(site: Site):
+    assert list(memory.memory(examined_run(site, "learner.parallel.tensor=3"))) == []

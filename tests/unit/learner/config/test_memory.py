@@ -1,0 +1,124 @@
+"""Memory of a learner's ranks: against what GPUs were measured to need, and against numbers worked by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from learner.config import LearnerConfig, ParallelConfig
+from learner.config.activation_memory import LOGITS_AT_A_TIME
+from learner.config.memory import RankMemory, checkpoint_bytes, memory_by_stage, parameter_count
+from learner.config.workload import Workload
+from learner.megatron.model import logprobs
+
+GIB = 2**30
+QWEN3 = {
+    "model_type": "qwen3", "vocab_size": 151_936, "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128,
+    "num_hidden_layers": 28, "tie_word_embeddings": True,
+}  # fmt: skip
+SMALL = {
+    "model_type": "llama", "vocab_size": 100, "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 4,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": False,
+}  # fmt: skip
+LAYER = 8 * 8 + 2 * 4 * 8 + 8 * 8 + 3 * 8 * 12  # queries, keys and values, output, gated MLP
+NORMS = 2 * 8
+MIXTURE = {**SMALL, "model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 6}
+
+
+def ranks(config: dict[str, Any], world: int, parallel: dict[str, Any] | None = None, **work: Any) -> list[RankMemory]:
+    return memory_by_stage(config, Workload(ParallelConfig.parse(parallel or {}, source="test"), world, **work))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "recompute", "measured_gib", "error"),
+    [
+        ({"hidden_size": 1024, "intermediate_size": 3072}, "none", 33.4, 0.1),
+        ({"hidden_size": 2048, "intermediate_size": 6144}, "full", 35.3, 0.02),
+        (
+            {"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32},
+            "full", 82.5, 0.02,
+        ),
+    ],
+)  # fmt: skip
+def test_what_gpus_were_measured_to_need(sizes: dict[str, int], recompute: str, measured_gib: float, error: float):
+    """BENCHMARKS.md, "On a GPU": one rank, bfloat16, rows of 16,384 tokens."""
+    (found,) = ranks(QWEN3 | sizes, 1, recompute=recompute, tokens=16_384)
+    assert found.model / GIB == pytest.approx(measured_gib, rel=error)
+
+
+def test_the_chunk_of_logits_is_the_one_that_is_computed():
+    assert LOGITS_AT_A_TIME == logprobs._CHUNK
+
+
+def test_a_rank_alone_has_everything():
+    (found,) = ranks(SMALL, 1, dtype="bfloat16")
+    whole = 4 * (LAYER + NORMS) + 8 + 2 * 100 * 8
+    assert parameter_count(SMALL) == whole
+    assert (found.weights, found.gradients, found.optimizer) == (2 * whole, 4 * whole, 12 * whole)
+    assert found.checkpoint == checkpoint_bytes(SMALL, "bfloat16") == 14 * whole
+    assert found.publication == 2 * 2 * whole  # the one that is being written, and one that waits
+    (single,) = ranks(SMALL, 1, dtype="float32", published="float32", deltas=True)
+    assert (single.weights, single.optimizer, single.publication) == (4 * whole, 8 * whole, 3 * 4 * whole)
+
+
+def test_tensor_and_pipeline_divide_the_weights_and_norms_are_copied():
+    first, last = ranks(SMALL, 8, {"tensor": 2, "pipeline": 2}, dtype="bfloat16")
+    layers = 2 * (LAYER // 2 + NORMS)
+    assert first.gradients == 4 * (layers + 400)
+    assert last.gradients == 4 * (layers + 400 + 8)
+    assert first.optimizer == 12 * (layers + 400) // 2  # two data ranks
+    assert first.logits == 0 < last.logits
+    tied = ranks(SMALL | {"tie_word_embeddings": True}, 4, {"tensor": 2, "pipeline": 2})
+    assert [stage.gradients for stage in tied] == [first.gradients, last.gradients], "the last stage has a copy"
+
+
+def test_the_first_stage_has_the_most_micro_batches_under_way():
+    first, last = ranks(SMALL, 2, {"pipeline": 2}, recompute="none")
+    assert first.activations == 2 * last.activations
+
+
+def test_experts_are_divided_by_their_own_ranks():
+    one, shared = ranks(MIXTURE, 4)[0], ranks(MIXTURE, 4, {"expert": 4})[0]
+    experts = 4 * 4 * 3 * 8 * 6
+    assert one.gradients - shared.gradients == 4 * experts * 3 // 4
+    assert one.optimizer == shared.optimizer, "either way four ranks share it"
+
+
+@pytest.mark.parametrize("divided", [{"tensor": 2, "sequence": True}, {"context": 2}])
+def test_tokens_are_divided_by_sequence_and_context(divided: dict[str, Any]):
+    whole, half = ranks(SMALL, 4, recompute="full")[0], ranks(SMALL, 4, divided, recompute="full")[0]
+    keys = 0 if "tensor" in divided else 2 * 4 * 2 // 2 * 16_384  # the recomputed layer has those of both ranks
+    assert half.activations == whole.activations // 2 + keys
+    copied = ranks(SMALL, 4, {"tensor": 2}, recompute="full")[0]
+    assert copied.activations > whole.activations // 2
+
+
+def test_recomputation_keeps_less():
+    kept = [ranks(SMALL, 1, recompute=kind)[0].activations for kind in ("none", "selective", "full")]
+    assert kept == sorted(kept, reverse=True)
+    assert len(set(kept)) == 3
+    # Both norms and what follows them, queries, keys and values, the kernel's output twice, four times the MLP.
+    assert kept[0] == 4 * (4 * 8 + 8 + 8 + 2 * 4 + 8 + 4 * 12) * 2 * 16_384
+
+
+def test_chunks_of_interleaved_stages_are_under_way_together():
+    plain, interleaved = (
+        ranks(SMALL, 2, {"pipeline": 2, "virtual_pipeline": chunks}, recompute="none")[0] for chunks in (1, 2)
+    )
+    assert interleaved.activations == plain.activations * 5 // 4  # 5 chunks of one layer, not 2 of two
+
+
+def test_recomputing_under_earlier_versions_needs_their_weights(tmp_path: Any):
+    values = {
+        "model": "m", "queue": {"url": "redis://x", "run": "r"}, "steps": 1, "checkpoint": {"dir": "c"},
+        "publish": {"dir": "p"}, "metrics_dir": "d", "max_staleness": 3, "behaviour": {"cache_bytes": 10_000},
+    }  # fmt: skip
+    plain = Workload.of(LearnerConfig.parse(values, source="test"), 1, "cpu")
+    recomputing = Workload.of(LearnerConfig.parse({**values, "objective": {"name": "grpo"}}, source="test"), 1, "cpu")
+    (without,), (found,) = memory_by_stage(SMALL, plain), memory_by_stage(SMALL, recomputing)
+    assert (without.scoring, without.cache) == (0, 0)
+    assert (found.scoring, found.cache) == (found.weights, 10_000)
+    few = memory_by_stage(SMALL, replace(recomputing, cache_bytes=1 << 40))[0]
+    assert few.cache == 8 * few.weights  # groups expire above max_staleness + 4
