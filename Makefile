@@ -93,6 +93,7 @@ check: $(STAMP)
 	@echo "stubs";         $(BIN)/python -m tests.tools.stubs
 	@echo "metrics";       $(BIN)/python -m tests.tools.metric_reference
 	@echo "rooms";         $(BIN)/python -m tests.tools.rooms
+	@echo "sizes";         $(BIN)/python -m tests.tools.memory_table
 	@echo "manifests";     $(BIN)/python -m tests.deploy.manifests
 	@if command -v buf >/dev/null; then echo "buf lint"; cd proto && buf lint; else echo "buf: not installed, skipped"; fi
 
@@ -108,6 +109,8 @@ test-unit: $(STAMP)
 	@$(BIN)/pytest tests/unit/$(ROOM)
 
 chaos: $(STAMP)
+	@$(BIN)/python -m tests.chaos.hostile
+	@$(BIN)/python -m tests.chaos.older_redis
 	@$(BIN)/python -m tests.chaos --kills $(KILLS) --seed $(if $(SEED),$(SEED),0) --aof $(AOF)
 
 fuzz: $(STAMP)

@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
     targets = [name for name in KILLS if name != "worker" or options.worker]
     faults = schedule(options.kills, options.seed, targets)
     directory = campaign_directory(options.directory, options.seed)
-    plan = Plan(aof=options.aof, worker="own engine" if options.worker else "none")
+    plan = Plan(aof=options.aof, worker="own engine" if options.worker else "none", hostile=options.hostile)
     print(f"seed {options.seed}: {options.kills} kills, {len(faults) - options.kills} other faults, in {directory}")
     stack = Stack(directory, plan)
     try:
@@ -54,9 +54,11 @@ def verdict(result: Result, aof: str) -> int:
             "appendfsync everysec: with each kill of Redis its machine loses power, and its file what was not yet forced to "
             f"disk. Of what had been acknowledged, {lost} groups are gone; the ledger says {allowed}."
         )
+    if result.announced != result.counted:
+        print(f"rollbacks have announced {result.announced} groups as given up, but the weights lack {result.counted}")
     balanced = "balanced" if not result.imbalance else "unbalanced"
     print(f"kills={kills} lost={lost} doubled={doubled} ledger={balanced}")
-    return int(lost != allowed or doubled > 0 or bool(result.imbalance))
+    return int(lost != allowed or doubled > 0 or bool(result.imbalance) or result.announced != result.counted)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -66,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--aof", choices=("always", "everysec"), default="always", help="default: %(default)s")
     parser.add_argument("--minutes", type=float, default=60.0, help="no fault begins later (default: %(default)s)")
     parser.add_argument("--no-worker", dest="worker", action="store_false", help="leave out the worker and its SGLang")
+    parser.add_argument("--no-hostile", dest="hostile", action="store_false", help="leave out the fleets that flood")
     default = Path(tempfile.gettempdir()) / "leeway-chaos"
     parser.add_argument("--directory", type=Path, default=default, help="for logs and data (default: %(default)s)")
     return parser

@@ -27,6 +27,7 @@ class Account:
         acked: ids whose acceptance a producer saw.
         trained: how often each id is in the surviving weights.
         expired: ids that a learner set out to expire.
+        abandoned: ids that were trained on a lost timeline, whether or not they were trained again.
         retrained: groups of steps that were lost with an abandoned timeline, so that they had to be trained again.
         resent: number of acks that said DUPLICATE.
         rejected: number of rejected groups by reason.
@@ -35,6 +36,7 @@ class Account:
     acked: set[Id] = field(default_factory=set)
     trained: Counter[Id] = field(default_factory=Counter)
     expired: set[Id] = field(default_factory=set)
+    abandoned: set[Id] = field(default_factory=set)
     retrained: int = 0
     resent: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
@@ -43,6 +45,11 @@ class Account:
     def lost(self) -> list[Id]:
         """Groups that were acknowledged and neither trained nor expired. Valid once nothing waits in the queue any more."""
         return sorted(self.acked - set(self.trained) - self.expired)
+
+    @property
+    def given_up(self) -> set[Id]:
+        """Groups that were trained, and are in the surviving weights no more: what rollbacks have cost, if all is well."""
+        return self.abandoned - set(self.trained) - self.expired
 
     @property
     def doubled(self) -> list[Id]:
@@ -71,11 +78,13 @@ class Account:
         survives = lineage(starts)
         steps = Tail(metrics / "trained.jsonl").rows()
         surviving = [row for row in steps if row["step"] <= survives.get(row["epoch"], -1)]
+        lost = [row for row in steps if row["step"] > survives.get(row["epoch"], -1)]
         return cls(
             acked=acked,
             trained=Counter(_ids(surviving)),
             expired=set(_ids(Tail(metrics / "expired.jsonl").rows())),
-            retrained=sum(len(row["groups"]) for row in steps) - sum(len(row["groups"]) for row in surviving),
+            abandoned=set(_ids(lost)),
+            retrained=sum(len(row["groups"]) for row in lost),
             resent=resent,
             rejected=rejected,
         )

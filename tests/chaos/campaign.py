@@ -48,7 +48,10 @@ class Result:
     ledgers_checked: int = 0
     imbalance: list[str] = field(default_factory=list)
     account: Account = field(default_factory=Account)
-    lost: list[Id] = field(default_factory=list)  # acknowledged; neither trained, nor expired, nor still in a stream
+    lost: list[Id] = field(default_factory=list)  # acknowledged; in no weights, not expired, not given up by a rollback
+    announced: int = 0  # groups that rollbacks gave up, as the ledgers say
+    counted: int = 0  # groups that the ledgers count as trained and the surviving weights do not contain
+    gateway_mib: float = 0.0  # most memory that a gateway has had
     left: int = 0  # groups still in the streams: 0 unless some vanished
     ledgers: Sequence[pb.Ledger] = ()
     pauses: dict[str, float] = field(default_factory=dict)  # fleet -> seconds
@@ -97,9 +100,13 @@ class Campaign:
         stack, result = self._stack, self.result
         account, left = Account.read(stack.directory), waiting(stack)
         result.account = account
-        result.lost = [id_ for id_ in account.lost if id_ not in left]
+        given_up = account.given_up if stack.watch.rollbacks else set()
+        result.lost = [id_ for id_ in account.lost if id_ not in left and id_ not in given_up]
         result.left = len(left)
         result.ledgers = stack.ledgers()
+        result.announced = sum(ledger.given_up for ledger in result.ledgers)
+        result.counted = sum(ledger.trained for ledger in result.ledgers) - len(account.trained)
+        result.gateway_mib = stack.gateway_mib
         result.pauses = longest_pauses(stack.directory)
         result.steps, result.learners = stack.watch.steps, len(stack.watch.epochs)
         result.seconds = seconds

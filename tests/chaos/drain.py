@@ -21,8 +21,8 @@ def drain(stack: Stack) -> None:
 
     The last groups are fewer than a batch: a few more, logged like any other, fill it up.
     """
-    if "worker" in stack.members:
-        stack.members["worker"].end(20)
+    for name in {"worker", "villains"} & stack.members.keys():
+        stack.members[name].end(20)
     stack.stop_producers(_LIMIT_S)
     stack.until(_Quiet(stack), "rest of the learner", _LIMIT_S)
     size = stack.plan.groups_per_step

@@ -7,13 +7,17 @@ process is there again, always that work goes on through it.
 from __future__ import annotations
 
 import contextlib
+import json
 import resource
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 
 import redis
 
+from learner.checkpoint.rollback import RollbackRequest, read_request
+from learner.checkpoint.store import completed, epoch_and_step
 from tests.chaos.schedule import Fault
 from tests.chaos.stack import Stack
 
@@ -122,6 +126,28 @@ class Faults:
         if old.exit_code() == 0:
             raise AssertionError(f"a fenced learner ended as if all were well:\n{old.tail()}")
         return [self._steps()]
+
+    def _rollback_learner(self, fault: Fault) -> list[Condition]:
+        """Kills the learner after it has asked for a rollback, as an alarm makes it do, to the oldest checkpoint it has."""
+        checkpoints = self._stack.directory / "checkpoints"
+        self._stack.until(lambda: len(completed(checkpoints)) > 1, "second checkpoint", 120)
+        learner, before, rollbacks = self._stack.members["learner"], self._epochs(), self._watch.rollbacks
+        learner.kill()
+        last = read_request(checkpoints)
+        request = RollbackRequest(
+            number=1 if last is None else last.number + 1,
+            epoch=max(epoch_and_step(path.name)[0] for path in completed(checkpoints)),
+            step=max(epoch_and_step(path.name)[1] for path in completed(checkpoints)),
+            checkpoint=completed(checkpoints)[0].name,
+            factor=1.0,
+            rule="chaos",
+            reason="a fault was injected",
+        )
+        (checkpoints / "rollback.json").write_text(json.dumps(asdict(request)))
+        return [
+            lambda: self._watch.rollbacks > rollbacks,
+            Progress(lambda: self._epochs() > before, lambda: self._watch.steps),
+        ]
 
     def _cut_fleet(self, fault: Fault) -> list[Condition]:
         index = fault.index % self._stack.plan.gateways

@@ -17,6 +17,7 @@ class Plan:
     aof: Literal["always", "everysec"] = "always"
     gateways: int = 2
     producers_per_s: float = 12.0
+    hostile: bool = False  # whether fleets that do not behave send to the first gateway all the time
     worker: Literal["none", "own engine", "engine beside"] = "none"
     groups_per_step: int = 8
     max_staleness: int = 32

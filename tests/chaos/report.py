@@ -47,12 +47,22 @@ def _numbers(result: Result) -> Table:
         ("optimizer steps, learners", f"{result.steps}, {result.learners}"),
         ("ledgers checked, out of balance", f"{result.ledgers_checked}, {len(result.imbalance)}"),
         ("vanished from Redis, by the ledger", vanished(result)),
+        ("given up by rollbacks: announced, counted", f"{result.announced}, {result.counted}"),
+        ("expired, of fleets that obey their leases", expired_of_obedient(result)),
+        ("highest memory of a gateway, MiB", f"{result.gateway_mib:.0f}"),
         ("longest wait for an answer, s", f"{max(result.pauses.values(), default=0.0):.1f}"),
         ("duration, minutes", f"{result.seconds / 60:.1f}"),
     ]
     for name, value in rows:
         table.add_row(name, str(value))
     return table
+
+
+def expired_of_obedient(result: Result) -> int:
+    """Number of expired groups of fleets with leases: the second half of the producers, and the worker."""
+    producers = sorted(ledger.fleet for ledger in result.ledgers if ledger.fleet.startswith("fleet-"))
+    obedient = {*producers[len(producers) // 2 :], "local"}
+    return sum(ledger.expired for ledger in result.ledgers if ledger.fleet in obedient)
 
 
 def vanished(result: Result) -> int:

@@ -20,6 +20,7 @@ OTHERS = (
     "silence redis",
     "slow redis",
     "full disk",
+    "rollback learner",
 )
 
 
@@ -73,7 +74,7 @@ def schedule(kills: int, seed: int, targets: Sequence[str], other_every: int = 5
         if other_every and count % other_every == 0:
             kind, target = next(others).split()
             last = draw.uniform(1.0, 2.0) if kind == "slow" else draw.uniform(1.5, 4.0)
-            lasts = 0.0 if kind == "cut" else last
+            lasts = 0.0 if kind in ("cut", "rollback") else last
             faults.append(
                 Fault(len(faults) + 1, kind, target, draw.randrange(1000), "any", draw.uniform(0, 0.5), lasts)
             )

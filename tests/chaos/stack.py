@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -26,6 +27,7 @@ from tests.chaos.member import Member
 from tests.chaos.plan import Plan
 from tests.chaos.power import PowerCut
 from tests.chaos.producer import ProducerConfig
+from tests.chaos.villains import VILLAINS
 from tests.chaos.watch import Watch
 
 REPOSITORY = Path(__file__).parents[2]
@@ -41,6 +43,7 @@ class Stack:
         members: processes by name: redis, gateway-0, ..., producer-0, ..., learner, worker.
         links: TCP links by name: fleet-<gateway> between producers and a gateway, redis between everybody and Redis.
         watch: counters over the logs.
+        gateway_mib: the most memory that a gateway has had while ``tick`` was called, in MiB.
         power: simulates a power cut at the machine that Redis runs on.
     """
 
@@ -54,13 +57,14 @@ class Stack:
         self._engine: Server | None = None
         self._redis: EmbeddedRedis | None = None
         self._aside: list[Child] = []
+        self.gateway_mib = 0.0
         self._closed = False
         self.power = PowerCut(directory / "redis/appendonlydir")
         self._environment = {**os.environ, "LEEWAY_CHILD": "1", "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
         (directory / "config").mkdir(parents=True)
         write_model(directory / "model", 0)
         self._fleets = [f"fleet-{index}" for index in range(2 * plan.gateways)]
-        self._tokens = {name: secrets.token_hex(8) for name in (*self._fleets, "local")}
+        self._tokens = {name: secrets.token_hex(8) for name in (*self._fleets, "local", *VILLAINS)}
         identities = {name: {"tokens": [hashlib.sha256(t.encode()).hexdigest()]} for name, t in self._tokens.items()}
         (directory / "identities.json").write_text(json.dumps(identities))
         self._start()
@@ -79,6 +83,8 @@ class Stack:
             name = f"producer-{index}"
             self._producer_config(name, fleet, index).write(self._config(name))
             self.members[name] = Member(name, lambda name=name: self._python(name, "tests.chaos.producer"))
+        if self.plan.hostile:
+            self.members["villains"] = Member("villains", self._start_villains)
         if self.plan.worker != "none":
             self.use_engine(self.plan.worker)
             self.members["worker"] = Member("worker", lambda: self._python("worker", "rollout"))
@@ -94,6 +100,9 @@ class Stack:
         for member in self.members.values():
             member.tick()
         self.watch.poll()
+        for name, member in self.members.items():
+            if name.startswith("gateway"):
+                self.gateway_mib = max(self.gateway_mib, most_memory_mib(member.child.pid))
         if self.plan.aof == "everysec":
             self.power.sample()
 
@@ -214,6 +223,13 @@ class Stack:
         command = [sys.executable, "-m", "learner", str(self._config("learner"))]
         return Child("learner", command, self.directory / "logs/learner.log", {**self._environment, **rank, **where})
 
+    def _start_villains(self) -> Child:
+        """Starts the hostile fleets, on the first gateway; their tokens are not their own secret."""
+        log, address = self.directory / "logs/villains.log", self.links["fleet-0"].address
+        tokens = json.dumps({name: self._tokens[name] for name in VILLAINS})
+        command = [sys.executable, "-m", "tests.chaos.villains", address, tokens]
+        return Child("villains", command, log, self._environment)
+
     def _queue(self) -> QueueConfig:
         """Settings of the queue as processes reach it, through the link."""
         credentials = self.redis_url.rpartition("@")[0]
@@ -269,6 +285,7 @@ class Stack:
             "state_dir": self.directory / "state",
             "metrics_dir": self.directory / "metrics",
             "log_dir": self.directory / "logs",
+            "allowed_uris": [(self.directory / "weights").absolute().as_uri()],
             "groups_per_request": 4,
             "requests": 1,
             "engine": {"urls": urls, "base_port": free_port(), "refit": "drain"},
@@ -280,6 +297,15 @@ class Stack:
 def _address(url: str) -> Address:
     host, _, port = url.rpartition("@")[2].partition("/")[0].partition(":")
     return host, int(port)
+
+
+def most_memory_mib(pid: int) -> float:
+    """Returns the largest resident memory that a process has ever had, in MiB; 0 for one that has ended."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) / 1024
+    return 0.0
 
 
 def free_port() -> int:

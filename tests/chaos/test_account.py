@@ -53,6 +53,7 @@ def test_lost_and_doubled_groups_show(tmp_path: Path):
     write(tmp_path / "state/worker.acked.jsonl", {"group_id": "w"})
     account = Account.read(tmp_path)
     assert account.lost == [("fleet-0", "c")]
+    assert account.given_up == {("fleet-0", "c")}
     assert account.doubled == [("fleet-0", "a")]
     assert account.trained == Counter({("fleet-0", "a"): 2, ("fleet-0", "b"): 1, ("local", "w"): 1})
     assert (account.retrained, account.resent, account.rejected) == (1, 1, Counter(bad=1))

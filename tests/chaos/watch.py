@@ -15,6 +15,7 @@ class Watch:
         steps: optimizer steps seen, over all learners.
         epoch: epoch of the newest learner that has trained a step.
         epochs: epoch of each learner that has begun -> the step it resumed at.
+        rollbacks: number of the newest rollback.
         answers: producer -> number of acks of any outcome, and of grants or refusals of leases.
     """
 
@@ -23,6 +24,7 @@ class Watch:
         self.epoch = 0
         self.begun = 0.0  # Unix seconds: when the newest learner had taken over the queue
         self.epochs: dict[int, int] = {}
+        self.rollbacks = 0
         self.events: Counter[str] = Counter()  # of the learner, by kind
         self.answers: Counter[str] = Counter()
         self._directory = directory
@@ -43,6 +45,8 @@ class Watch:
             elif row["kind"] == "start":
                 self.epochs[row["epoch"]] = row["resumed_step"]
                 self.begun = row["time"]
+            elif row["kind"] == "rollback":
+                self.rollbacks = row["number"]
         for path in self._logs():
             name = path.name.partition(".")[0]
             for row in self._producers.setdefault(name, Tail(path)).rows():

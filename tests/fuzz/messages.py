@@ -29,14 +29,16 @@ from learner.gateway.pending_submit import PendingSubmit
 from learner.gateway.service import lease_problem
 from learner.gateway.submit_handler import SubmitHandler
 from learner.gateway.validation import GroupRules
+from learner.gateway.version_ages import VersionAges
 from learner.queue import Append
 from leeway.v1 import rollout_pb2 as pb
-from tests.fuzz.mutations import VERSIONS, Corpus
-from tests.fuzz.reference import problems
+from tests.fuzz.mutations import STALE, VERSIONS, Corpus
+from tests.fuzz.reference import lease_problems, problems
 
 LIMITS = LimitsConfig(
     vocab_size=100, group_size=(2, 8), max_prompt_tokens=8, max_response_tokens=16, reward_range=(-10, 10)
 )
+_EXPIRE_AFTER = 9
 _BATCH = 20_000
 _WARM = 40_000  # messages of a process before its memory is looked at
 _GIANT_EVERY = 5_000
@@ -48,9 +50,15 @@ class FoundError(AssertionError):
 
 
 class _Policies:
-    """Policies of a run whose versions are VERSIONS; there are no newer ones to be read."""
+    """Policies of a run whose versions are VERSIONS and STALE; there are no newer ones to be read."""
 
-    known = frozenset(VERSIONS)
+    known = frozenset((*VERSIONS, STALE))
+    finished = False
+
+    def __init__(self) -> None:
+        self.ages = VersionAges(_EXPIRE_AFTER)
+        steps = {STALE: 0} | {version: 10 + version for version in VERSIONS}
+        self.ages.add([pb.Policy(version=version, step=step, epoch=1) for version, step in sorted(steps.items())])
 
     async def refresh(self) -> None:
         pass
@@ -64,6 +72,9 @@ class _BatchWriter:
     def put(self, submit: PendingSubmit) -> None:
         self.last = submit
 
+    async def knows(self, fleet: str, group_id: str) -> bool:
+        return False
+
 
 class Target:
     """The part of a gateway that handles a message, without network and Redis.
@@ -76,7 +87,8 @@ class Target:
         self.outcomes: Counter[str] = Counter()
         self._batch_writer = _BatchWriter()
         no_rates: Any = None
-        stand_ins: Any = (_Policies(), AdmissionGate(AdmissionConfig(), no_rates), self._batch_writer)
+        no_leases: Any = None
+        stand_ins: Any = (_Policies(), AdmissionGate(AdmissionConfig(), no_rates, no_leases), self._batch_writer)
         self._handler = SubmitHandler(GroupRules(LIMITS, 86_400), *stand_ins, quarantine=True)
 
     def submit(self, message: bytes) -> list[str]:
@@ -95,12 +107,16 @@ class Target:
         try:
             for kind in (pb.LeaseRequest, pb.WatchPolicyRequest, pb.GetLedgerRequest, pb.ListLedgersRequest):
                 request = parse(kind, message)
-                if isinstance(request, pb.LeaseRequest):
-                    lease_problem(request)
+                if isinstance(request, pb.LeaseRequest) and lease_problem(request) is None:
+                    self._require_lease(request, message)
         except MalformedError:
             return
         except Exception as error:
             raise FoundError(f"{type(error).__name__}: {error}: call {message.hex()}") from error
+
+    def _require_lease(self, request: pb.LeaseRequest, message: bytes) -> None:
+        if found := lease_problems(request):
+            raise FoundError(f"a request for a lease passes in spite of {', '.join(found)}: call {message.hex()}")
 
     def _submit(self, message: bytes) -> list[str]:
         try:
@@ -119,7 +135,7 @@ class Target:
             submit.ack.SerializeToString()
             return "rejected"
         payload = bytes(submit.group.payload)
-        if found := problems(payload, LIMITS, _Policies.known):
+        if found := problems(payload, LIMITS, VERSIONS):
             raise FoundError(f"accepted in spite of {', '.join(found)}")
         _require_measured(submit.group, pb.Group.FromString(payload))
         return "accepted"
@@ -131,6 +147,9 @@ def _require_measured(append: Append, group: pb.Group) -> None:
     measured = (append.group_id, append.tokens, append.generated, append.responses)
     if measured != (group.group_id, trained_on, generated, len(group.responses)):
         raise FoundError(f"measured {measured}")
+    versions = {span.version for response in group.responses for span in response.spans}
+    if set(append.versions) != {min(versions), max(versions)}:
+        raise FoundError(f"versions {append.versions} of {versions}")
 
 
 def _run(coroutine: Coroutine[Any, Any, None]) -> None:
@@ -172,6 +191,7 @@ def run(count: int, seed: int, progress: Any = None) -> Result:
             target.submit(message)
             if number % 16 == 0:
                 target.call(message)
+                target.call(corpus.lease())
         except FoundError as error:
             raise FoundError(f"seed {seed}, message {number}: {error}") from error
         if progress is not None and number % _BATCH == _BATCH - 1:

@@ -10,6 +10,7 @@ from leeway.v1 import rollout_pb2 as pb
 from tests.service.fleet import tokens, uuid7
 
 VERSIONS = (0, 1, 7)
+STALE = 5  # a version of the run that is too old
 _EVIL_FLOATS = (float("nan"), float("inf"), float("-inf"), -0.0, 1e308, -1e308, 5e-324, 10.0, 10.000001, -11.0)
 _EVIL_INTS = (0, 1, 2, 3, 4, 5, 127, 128, 255, 256, 2**16, 2**31 - 1, 2**31, 2**32 - 1)
 _HUGE_VARINTS = (b"\xff" * 9 + b"\x01", b"\xff" * 10, b"\xff" * 5 + b"\x7f", b"\x80" * 9 + b"\x00", b"\xff\xff\xff\x7f")
@@ -57,7 +58,7 @@ def _spans(rng: random.Random, group: pb.Group) -> None:
     del response.spans[rng.randint(0, len(response.spans)) :]
     for _ in range(rng.choice((0, 1, 1, 2, 3))):
         start, end, version = (rng.choice(_EVIL_INTS) for _ in range(3))
-        response.spans.append(pb.Span(version=rng.choice((version, *VERSIONS)), start=start, end=end))
+        response.spans.append(pb.Span(version=rng.choice((version, STALE, *VERSIONS)), start=start, end=end))
 
 
 def _numbers(rng: random.Random, group: pb.Group) -> None:
@@ -118,6 +119,18 @@ _RULES: Sequence[Callable[[random.Random, pb.Group], None]] = (
 )  # fmt: skip
 
 
+def lease(rng: random.Random) -> pb.LeaseRequest:
+    """Makes a request for a lease that keeps or just breaks a limit."""
+    texts = ("w", "x" * 64, "x" * 65, "é" * 32, "é" * 33, "\x07", "[red]", "\u202e")
+    request = pb.LeaseRequest(groups=rng.choice((0, 0, 1, 2**32 - 1)), worker=rng.choice(texts))
+    for ids in (request.returned_lease_ids, request.held_lease_ids):
+        ids.extend([rng.choice(("0" * 32, "x" * 64, "x" * 65, "", "\x00"))] * rng.choice((0, 0, 1, 1024, 1025)))
+    if rng.random() < 0.5:
+        request.running_version = rng.choice(_EVIL_INTS)
+        request.fetching_version = rng.choice(_EVIL_INTS)
+    return request
+
+
 def mangled(rng: random.Random, message: bytes, other: bytes) -> bytes:
     """Damages the bytes of a message in one of many ways, some of which insert pieces of ``other``."""
     data = bytearray(message)
@@ -174,6 +187,11 @@ class Corpus:
             return messages[number]
         message = mangled(rng, messages[number], messages[number - 1])
         return mangled(rng, message, messages[number - 1]) if kind < 12 and message else message
+
+    def lease(self) -> bytes:
+        """Returns a request for a lease, mangled every other time."""
+        message = lease(self._rng).SerializeToString()
+        return mangled(self._rng, message, message) if message and self._rng.random() < 0.5 else message
 
     def giant(self) -> bytes:
         """Makes a message with very many small fields."""

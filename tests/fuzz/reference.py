@@ -21,7 +21,7 @@ def problems(payload: bytes, limits: LimitsConfig, known_versions: Container[int
     found = []
     if not is_uuid7(group.group_id):
         found.append("group_id")
-    elif not -10 * 60 <= time.time() - id_time(group.group_id) <= 24 * 3600 - 15 * 60:
+    elif id_time(group.group_id) - time.time() > 10 * 60:  # whether it is too old only the queue knows
         found.append("time of group_id")
     if not is_name(group.prompt_id, 256):
         found.append("prompt_id")
@@ -46,6 +46,21 @@ def problems(payload: bytes, limits: LimitsConfig, known_versions: Container[int
         found.append("mean reward")
     for response in group.responses:
         found += response_problems(response, limits, known_versions)
+    return found
+
+
+def lease_problems(request: pb.LeaseRequest) -> list[str]:
+    """Returns what is wrong with a request for a lease; [] when it obeys the contract."""
+    found = []
+    if request.groups == 0 and not request.held_lease_ids and not request.HasField("fetching_version"):
+        found.append("asks for nothing")
+    if len(request.worker.encode("utf-8")) > 64 or not is_printable(request.worker):
+        found.append("worker")
+    for ids in (request.returned_lease_ids, request.held_lease_ids):
+        if len(ids) > 1024:
+            found.append("number of lease ids")
+        if any(len(one) > 64 for one in ids):
+            found.append("length of a lease id")
     return found
 
 
