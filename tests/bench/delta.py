@@ -40,6 +40,9 @@ class Registry:
     def not_published(self, version: int, error: Exception) -> None:
         raise error
 
+    def coalesced(self, step: int, replaced: int) -> None:
+        raise AssertionError(f"step {replaced} was not waited for")
+
     def in_use(self) -> set[int]:
         return set()
 
@@ -80,7 +83,7 @@ def measure(root: Path, index: int, start: dict[str, Tensor], after: dict[str, T
     registry = Registry()
     settings = PublishConfig(dir=fence.root, dtype="bfloat16", full_every=2)
     publisher = Publisher(settings, fence, root / "model", 0, registry)
-    verifier = Verifier(root / "model", root / f"cache{index}")
+    verifier = Verifier(root / "model", [root.absolute().as_uri()], root / f"cache{index}")
     timings = []
     for weights in (start, after):
         publisher.publish(0, list(weights.items()))

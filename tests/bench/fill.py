@@ -31,4 +31,5 @@ async def fill(queue: QueueConfig, groups: int, tokens: int, template: pb.Group 
 
 def _group(template: pb.Group, tokens: int) -> Append:
     template.group_id = new_group_id()
-    return Append("bench", template.group_id, template.SerializeToString(), tokens, tokens, RESPONSES, 0.5)
+    versions = tuple({span.version for response in template.responses for span in response.spans})
+    return Append("bench", template.group_id, template.SerializeToString(), tokens, tokens, RESPONSES, 0.5, versions)

@@ -23,6 +23,7 @@ import psutil
 
 from rollout.config import EngineConfig
 from rollout.data.demo_model import write_model
+from rollout.engine.prompt_limits import PromptLimits
 from rollout.engine.server_process import Server
 from rollout.engine.sglang import Engine, RefitMode, Sampling
 from runtime.children import Child
@@ -68,6 +69,7 @@ class WorkerUnderTest:
         values = {
             "gateway": gateway.address, "token_file": str(directory / "token"), "model": str(directory / "model"),
             "state_dir": str(home / "state"), "log_dir": str(directory),
+            "allowed_uris": [directory.absolute().as_uri()],
             "groups_per_request": PROMPTS, "requests": requests, "engine": {"urls": [url]},
             "sampling": {"responses": RESPONSES, "max_new_tokens": 7},
         }  # fmt: skip
@@ -186,7 +188,7 @@ async def main(seconds: float) -> None:
                 started = time.monotonic()
                 await server.wait_until_up(session)
                 print(f"server up after {time.monotonic() - started:.1f} s; load {os.getloadavg()[0]:.1f}")
-                engine = Engine(server.url, session, vocab_size=16, timeout_s=60)
+                engine = Engine(server.url, session, PromptLimits(vocab_size=16), timeout_s=60)
                 print(f"first refit {await engine.refit(0, weights[0], 'drain'):.3f} s")
                 await bare(session, server.url, 2, 2)
                 print(f"refits every {REFIT_EVERY_S} s", flush=True)

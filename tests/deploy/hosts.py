@@ -123,7 +123,7 @@ class Hosts:
         if index >= self._show.sglang:
             site.start(f"{fleet}-engine", fleet, [sys.executable, "-m", "tests.deploy.engine", str(_ENGINE_PORT)])
             engine["urls"] = [f"http://127.0.0.1:{_ENGINE_PORT}"]
-        config = site.worker_config(fleet, tls, engine=engine, shard=(index, len(FLEETS)))
+        config = site.worker_config(fleet, tls, engine=engine, seed=index)
         config.write(site.run.config / f"{fleet}.json")
         site.start(fleet, fleet, [sys.executable, "-m", "rollout", str(site.run.config / f"{fleet}.json")])
 

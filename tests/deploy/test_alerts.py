@@ -62,3 +62,16 @@ def test_alerts_use_metrics_and_limits_that_exist_and_every_limit_is_used():
     used = {name for rule in rules("alert") for name in metrics_of(rule["expr"])}
     assert {name for name in used if name.startswith("leeway:")} == limits
     assert {name for name in used if not name.startswith("leeway:")} <= declared() | OF_PROMETHEUS
+
+
+def test_no_alert_waits_for_a_run_that_has_finished():
+    """What such a run lacks is no fault: steps, a learner, fleets, and the processes that have ended."""
+    waiting = {"LeewayNoProgress", "LeewayLearnerAbsent", "LeewayTargetDown", "LeewayFleetSilent"}
+    unless = "unless on (run) max by (run) (leeway_gateway_run_finished) == 1"
+    assert {rule["alert"] for rule in rules("alert") if rule["expr"].endswith(unless)} == waiting
+    finished = next(
+        test
+        for test in yaml.safe_load((DEPLOY / "prometheus" / "tests" / "healthy.yaml").read_text())["tests"]
+        if test["name"] == "finished"
+    )
+    assert {case["alertname"] for case in finished["alert_rule_test"]} == waiting

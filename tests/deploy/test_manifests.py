@@ -83,7 +83,9 @@ def test_the_demo_is_the_demo():
 def _essence(config) -> dict:
     """Settings without those that depend on where the process runs."""
     values = config.model_dump(mode="json", exclude={"queue", "status", "tls", "name", "run", "fleet"})
-    for key in ("listen", "insecure", "gateway", "identities_file", "token_file", "cache_dir", "stop_grace_s"):
+    for key in ("listen", "insecure", "gateway", "identities_file", "token_file", "stop_grace_s"):
+        values.pop(key, None)
+    for key in ("cache_dir", "allowed_uris"):
         values.pop(key, None)
     values.get("admission", {}).pop("max_queued_bytes", None)
     return {key: _without_paths(value) for key, value in values.items()}

@@ -55,6 +55,7 @@ class Stack:
             "model": str(self.model),
             "state_dir": str(self.directory / "state"),
             "log_dir": str(self.directory / "logs"),
+            "allowed_uris": [(self.directory / "weights").absolute().as_uri()],
             "groups_per_request": 16,
             "engine": {"base_port": self.port, "start_timeout_s": _START_S},
             "sampling": {"responses": 4, "max_new_tokens": 7},

@@ -20,6 +20,7 @@ from learner.queue import EmbeddedRedis
 from leeway.v1 import rollout_pb2 as pb
 from rollout.client import decode_ids
 from rollout.data.demo_model import write_model
+from rollout.engine.prompt_limits import PromptLimits
 from rollout.engine.sglang import Engine, Response, Sampling
 from tests.e2e.stack import Stack
 from tests.parallel.ranks import run_cases
@@ -59,7 +60,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, redis: EmbeddedRedis) -> Ite
 async def engine(stack: Stack) -> AsyncIterator[Engine]:
     """Connects to the worker's server, beside the worker."""
     async with aiohttp.ClientSession() as session:
-        yield Engine(stack.url, session, vocab_size=16, timeout_s=60)
+        yield Engine(stack.url, session, PromptLimits(vocab_size=16), timeout_s=60)
 
 
 async def test_groups_arrive_in_redis_with_the_version_that_made_them(stack: Stack):

@@ -17,6 +17,7 @@ from learner.config import QueueConfig
 from learner.queue import EmbeddedRedis
 from learner.queue.acl import COMMANDS, rule
 from learner.queue.embedded import bundled_server
+from learner.queue.schema import SCHEMA
 from learner.queue.server_inspection import inspect_server
 from tests.service.fleet import RUN
 from tests.service.servers import RedisProcess, free_port
@@ -132,7 +133,7 @@ def test_newer_data_a_replica_and_a_clock_that_is_wrong(
 ):
     with served(maxmemory="50mb") as client:
         client.set(f"leeway:{{{RUN}}}:schema", "9")
-        assert "schema 9; this release reads schema 2 only" in look(url_of(client))["redis"].found
+        assert f"schema 9; this release reads schema {SCHEMA} only" in look(url_of(client))["redis"].found
         with served(
             maxmemory="50mb", replicaof=f"127.0.0.1 {url_of(client).rpartition(':')[2].partition('/')[0]}"
         ) as two:

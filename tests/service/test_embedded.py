@@ -26,7 +26,7 @@ def start(request: pytest.FixtureRequest) -> Start:
 
 
 def test_address_and_data_stay_over_restarts(start: Start, tmp_path: Path):
-    first = start(tmp_path / "redis")
+    first = start(tmp_path / "redis", maxmemory=64 << 20)
     with redis.Redis.from_url(first.url) as client:
         client.set("key", "value")
     first.child.kill()
@@ -36,6 +36,7 @@ def test_address_and_data_stay_over_restarts(start: Start, tmp_path: Path):
         with redis.Redis.from_url(second.url) as client:
             assert client.get("key") == b"value"
             assert client.config_get("appendfsync") == {"appendfsync": "always"}
+            assert client.config_get("maxmemory") == {"maxmemory": str(64 << 20)}
             assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
             assert client.config_get("bind") == {"bind": "127.0.0.1"}
     finally:

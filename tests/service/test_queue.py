@@ -32,7 +32,7 @@ async def test_a_group_from_append_to_commit(config, gateway_queue, open_learner
     groups = [valid_group() for _ in range(5)]
     assert await feed(gateway_queue, groups) == [ACCEPTED] * 5
     assert (ledger(config).queued, ledger(config).in_flight, learner.waiting()) == (5, 0, 5)
-    taken = learner.take(3, step=0, max_staleness=2)
+    taken = learner.take(3, step=0, expire_after=2)
     assert [one.group for one in taken] == groups[:3]  # FIFO, content intact
     assert (ledger(config).queued, ledger(config).in_flight, learner.waiting()) == (2, 3, 2)
     assert learner.commit(1, [one.ref for one in taken]) == 3
@@ -55,9 +55,7 @@ async def test_append_and_commit_are_idempotent(config, gateway_queue, open_lear
     assert learner.waiting() == 0
 
 
-async def test_nothing_but_the_id_is_left_of_a_finished_group_and_that_not_for_ever(
-    config, gateway_queue, open_learner
-):
+async def test_nothing_but_the_id_is_left_of_a_finished_group(config, gateway_queue, open_learner):
     learner = begun(open_learner)
     group = valid_group()
     await feed(gateway_queue, [group])
@@ -65,15 +63,15 @@ async def test_nothing_but_the_id_is_left_of_a_finished_group_and_that_not_for_e
     await feed(gateway_queue, [group])  # a late resend SETs the payload again
     with client(config) as raw:
         assert raw.keys("*:group:*") == []
-        (key,) = raw.keys("*:id:*")  # pyright: ignore[reportGeneralTypeIssues]
-        assert raw.get(key) == b"trained:1"
-        assert config.id_memory_s - 60 < raw.ttl(key) <= config.id_memory_s  # pyright: ignore
+        (key,) = raw.keys("*:ids:*")  # pyright: ignore[reportGeneralTypeIssues]
+        assert raw.hgetall(key) == {group.group_id.encode(): b"trained:1"}
+        assert raw.ttl(key) == -1  # no clock of Redis's forgets it
 
 
 async def test_queued_payloads_do_not_expire(config, gateway_queue):
     await feed(gateway_queue, [valid_group()])
     with client(config) as raw:
-        assert [raw.ttl(key) for key in raw.keys("*:group:*") + raw.keys("*:id:*")] == [-1, -1]  # pyright: ignore
+        assert [raw.ttl(key) for key in raw.keys("*:group:*") + raw.keys("*:ids:*")] == [-1, -1]  # pyright: ignore
 
 
 async def test_an_append_without_its_payload_is_not_accepted(config):
@@ -81,11 +79,13 @@ async def test_an_append_without_its_payload_is_not_accepted(config):
     group = valid_group()
     keys = Keys(RUN)
     names = [keys.fleets, keys.stream("alpha"), keys.ledger("alpha"), keys.leases, keys.lease_remaining]
-    names += [keys.id("alpha", group.group_id), keys.payload("alpha", group.group_id)]
-    values = ["alpha", group.group_id, "14", "8", "2", "99", "0.5", ""]
+    names += [keys.clock, keys.nonce, keys.halted, keys.memory("alpha")]
+    names += [keys.ids("alpha", group.group_id), keys.payload("alpha", group.group_id)]
+    values = ["alpha", "nonce", "0", group.group_id, "14", "8", "2", "99", "0.5", "0", ""]
     with client(config) as raw:
+        raw.set(keys.nonce, "nonce")
         assert raw.eval(script("append").text, len(names), *names, *values) == b"m"
-        assert raw.keys("*") == []
+        assert raw.keys("*") == [keys.nonce.encode()]
 
 
 async def test_too_old_groups_expire_and_are_counted(config, gateway_queue, open_learner):
@@ -93,7 +93,7 @@ async def test_too_old_groups_expire_and_are_counted(config, gateway_queue, open
     old, mixed, fresh = valid_group(0), valid_group(3), valid_group(2)
     mixed.responses[1].spans[0].version = 0
     await feed(gateway_queue, [old, fresh, mixed])
-    taken = learner.take(5, step=3, max_staleness=2)
+    taken = learner.take(5, step=3, expire_after=2)
     assert [(one.ref.group_id, one.staleness) for one in taken] == [(fresh.group_id, 1)]
     assert (ledger(config).expired, learner.expired(), learner.waiting()) == (2, 2, 0)
     assert await feed(gateway_queue, [old]) == [DUPLICATE]
@@ -240,15 +240,35 @@ async def test_leases_never_promise_more_than_the_bound(config, gateway_queue, o
     assert await lease(gateway_queue, wish("i", 9), bound=10) == 0
 
 
-async def test_running_versions(config, gateway_queue, open_learner):
-    learner = open_learner()
+async def test_running_versions(gateway_queue, open_learner):
+    learner = begun(open_learner, versions=range(6))
     await lease(gateway_queue, wish("a", 1, worker="w0", running_version=3), bound=10)
     await lease(gateway_queue, wish("b", 1, "beta", worker="w0", running_version=5), bound=10)
     await lease(gateway_queue, wish("c", 1, worker="w1", running_version=None), bound=10)
-    assert learner.running_versions() == {3, 5}
+    assert learner.running_versions(9) == {3, 5}
     await lease(gateway_queue, wish("d", 1, worker="w0", running_version=4), bound=10)
-    assert learner.running_versions() == {4, 5}
-    assert learner.running_versions(max_age_s=-1) == set()
+    assert learner.running_versions(9) == {4, 5}
+    assert learner.running_versions(9, max_age_s=-1) == set()
+
+
+async def test_versions_that_are_being_fetched_stay_as_well(gateway_queue, open_learner):
+    learner = begun(open_learner, versions=range(6))
+    await lease(gateway_queue, wish("a", 0, worker="w0", fetching_version=1), bound=10)
+    await lease(gateway_queue, wish("b", 1, worker="w0", running_version=3, fetching_version=5), bound=10)
+    await lease(gateway_queue, wish("c", 0, "beta", worker="w0", fetching_version=2), bound=10)
+    assert learner.running_versions(9) == {2, 3, 5}
+    assert learner.running_versions(9, max_age_s=-1) == set()
+
+
+async def test_a_fleet_keeps_four_versions_however_many_workers_it_names(gateway_queue, open_learner):
+    learner = begun(open_learner, versions=range(60))
+    for version in [*range(60), 1000]:
+        await lease(gateway_queue, wish("a", 1, worker=f"w{version}", running_version=version), bound=10)
+    await lease(gateway_queue, wish("b", 1, "beta", worker="w0", running_version=50), bound=10)
+    await lease(
+        gateway_queue, wish("c", 1, "beta", worker="w1", running_version=0), bound=10
+    )  # its groups would expire
+    assert learner.running_versions(32) == {56, 57, 58, 59, 50}
 
 
 async def test_memory_full_stops_fleets_but_not_the_learner(config, gateway_queue, open_learner):

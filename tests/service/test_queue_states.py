@@ -22,6 +22,7 @@ from hypothesis.stateful import (
 
 from learner.config import QueueConfig
 from learner.queue import (
+    Allowance,
     EmbeddedRedis,
     FencedError,
     GatewayQueue,
@@ -112,7 +113,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.leased += 1
         lease_id = f"lease-{self.leased}"
         asked = wish(lease_id, groups, fleet, lifetime_s=100.0, returned=[returned] if returned else [])
-        granted = self.run(self.leases.grant(asked, BOUND, 10 * BOUND))
+        granted = self.run(self.leases.grant(asked, Allowance(BOUND, 10 * BOUND)))
         assert granted == min(groups, room)
         if granted:
             self.promised[lease_id] = (fleet, granted)

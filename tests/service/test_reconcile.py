@@ -52,8 +52,10 @@ def payload(ref: GroupRef) -> str:
     return KEYS.payload(ref.fleet, ref.group_id)
 
 
-def memory(ref: GroupRef) -> str:
-    return KEYS.id(ref.fleet, ref.group_id)
+def remember(raw: Any, ref: GroupRef, state: str | None) -> None:
+    """Sets what is remembered of a group's id; None: nothing."""
+    key = KEYS.ids(ref.fleet, ref.group_id)
+    raw.hdel(key, ref.group_id) if state is None else raw.hset(key, ref.group_id, state)
 
 
 def twin(raw: Any, ref: GroupRef) -> None:
@@ -65,8 +67,8 @@ def twin(raw: Any, ref: GroupRef) -> None:
 FAULTS: dict[str, tuple[Callable[[Any, GroupRef], Any], set[str], str]] = {
     "payload deleted": (lambda raw, ref: raw.delete(payload(ref)), {"payload_missing"}, "has no payload"),
     "payload cut": (lambda raw, ref: raw.set(payload(ref), "x"), {"payload_size"}, "the payload has 1"),
-    "id forgotten": (lambda raw, ref: raw.delete(memory(ref)), {"id_not_queued"}, "its id says 'nothing'"),
-    "id finished": (lambda raw, ref: raw.set(memory(ref), "trained:1"), {"id_not_queued", "outcome"}, "'trained:1'"),
+    "id forgotten": (lambda raw, ref: remember(raw, ref, None), {"id_not_queued"}, "its id says 'nothing'"),
+    "id finished": (lambda raw, ref: remember(raw, ref, "trained:1"), {"id_not_queued", "outcome"}, "'trained:1'"),
     "entry deleted": (
         lambda raw, ref: raw.xdel(STREAM, ref.entry_id),
         {"trimmed", "not_in_stream", "payload_orphaned", "total"},
@@ -119,7 +121,7 @@ async def test_a_planted_fault_is_found(config: QueueConfig, refs: list[GroupRef
 
 async def test_a_checkpoint_that_contradicts_the_queue(config: QueueConfig, refs: list[GroupRef]):
     with client(config) as raw:
-        raw.set(memory(refs[0]), "expired:1")
+        remember(raw, refs[0], "expired:1")
     moved = GroupRef("alpha", refs[2].group_id, "1-1")
     found = recount(config, [*refs, moved]).discrepancies
     words = [one.text for one in found if one.kind == "checkpoint"]

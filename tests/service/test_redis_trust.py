@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import redis
+import structlog
 from redis.exceptions import NoPermissionError
 
 from learner.config import QueueConfig, RedisTlsConfig
@@ -34,7 +35,7 @@ def learner_cycle(config: QueueConfig, expected: int) -> None:
         learner.report(1, 0, len(taken))
         assert learner.commit(1, [one.ref for one in taken]) == expected - 1
         assert learner.take(1, 99, 4) == []  # far too old: it expires
-        assert (learner.running_versions(), learner.expired()) == ({0}, 1)
+        assert (learner.running_versions(4), learner.expired()) == ({0}, 1)
     finally:
         learner.close()
 
@@ -254,7 +255,9 @@ async def test_a_failover_is_an_outage_that_ends(sentinels: Sentinels, tmp_path:
     replica = sentinels.servers[1].client(password="pw")
     await asyncio.to_thread(wait_for, lambda: replica.exists(f"leeway:{{{RUN}}}:versions"), sentinels._said)
     replica.close()
-    learner = await asyncio.to_thread(LearnerQueue.open, config)
+    with structlog.testing.capture_logs() as lines:
+        learner = await asyncio.to_thread(LearnerQueue.open, config)
+    assert any("min-replicas-to-write 1" in line["event"] for line in lines)
     await asyncio.to_thread(learner.begin, 0, [])
     gateway = await GatewayProcess(tmp_path / "gateway", config.url).ready()
     try:

@@ -53,8 +53,8 @@ def trained(url: str, tracing: LearnerTracing, count: int) -> None:
     learner = LearnerQueue.open(QueueConfig(url=url, run=RUN))
     learner.begin(0, [])
     taken = learner.take(count, 0, 8)
-    tracing.trained(1, TakenBatch([one.group for one in taken], [one.ref for one in taken], {0: 1}), 0.01)
     refs = [one.ref for one in taken]
+    tracing.trained(1, TakenBatch([one.group for one in taken], refs, {0: 1}, [ref.fleet for ref in refs]), 0.01)
     learner.commit(1, refs)
     tracing.committed(1, refs, 0.01)
     tracing.published(pb.Policy(version=1, step=1, epoch=learner.epoch, manifest_sha256=DIGEST), 0.01)

@@ -18,7 +18,7 @@ async def test_groups_of_an_unusable_version_expire(config, gateway_queue, open_
     stale, gone, mixed, good = valid_group(0), valid_group(2), valid_group(3), valid_group(3)
     mixed.responses[1].spans[0].version = 2
     await feed(gateway_queue, [stale, gone, mixed, good])
-    assert [one.ref.group_id for one in learner.take(5, step=3, max_staleness=2)] == [good.group_id]
+    assert [one.ref.group_id for one in learner.take(5, step=3, expire_after=2)] == [good.group_id]
     assert (ledger(config).expired, learner.unusable) == (3, 2)
     assert 0 not in asked  # too stale anyway: nothing is read to find out
     assert learner.waiting() == 0

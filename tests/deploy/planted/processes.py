@@ -49,8 +49,24 @@ FAULTS = [
     Fault("settings", "dev", "ConfigMap/leeway-redis", "data.url", "redis://leeway-redis:6379/0", "user of its own"),
     Fault("settings", "dev", JOB, f"{MAIN}.args.6", "/etc/leeway/other.toml", "mounted nowhere"),
     # several processes
+    Fault(
+        "agreement",
+        "dev",
+        "ConfigMap/leeway-worker",
+        "data.worker~toml",
+        ("leeway/weights", "leeway/other"),
+        "allowed_uris",
+    ),
     Fault("agreement", "dev", "ConfigMap/leeway-learner", "data.learner~toml", ("= 16", "= 32"), "groups_per_step"),
     Fault("agreement", "dev", "ConfigMap/leeway-learner", "data.learner~toml", ('"demo"', '"other"'), "run is other"),
+    Fault(
+        "agreement",
+        "dev",
+        "ConfigMap/leeway-gateway",
+        "data.gateway~toml",
+        ("expire_after = 32", "expire_after = 31"),
+        "groups expire after 32 steps, the gateway refuses them after 31",
+    ),
     Fault(
         "agreement",
         "dev",
@@ -82,7 +98,7 @@ FAULTS = [
     Fault("layouts", "multi-node", JOBSET, "spec.replicatedJobs.0.template.spec.parallelism", 3, "3 pods"),
     Fault("layouts", "multi-node", JOBSET, "metadata.name", "learner", "rdzv-endpoint"),
     Fault("layouts", "multi-node", JOBSET, f"{NODE}.containers.0.ports.8", GONE, "status ports"),
-    Fault("layouts", "fleet-remote", WORKER, "spec.replicas", 3, "share"),
+    Fault("layouts", "fleet-remote", WORKER, f"{MAIN}.args.2", "name=worker-0", "same prompts"),
     Fault("layouts", "fleet-remote", WORKER, f"{MAIN}.resources.limits.nvidia~com/gpu", "4", "engines"),
     Fault("layouts", "multi-node", GROUPS, "spec.leaderWorkerTemplate.size", 4, "tp-size"),
     Fault("layouts", "multi-node", GROUPS, f"{LEADER}.containers.0.args.7", "--enable-metrics", "skip-tokenizer"),

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from learner.config import GatewayConfig, LearnerConfig
 from rollout.config import WorkerConfig
+from runtime.version_format.places import place_of
 from tests.deploy.manifests import Object
 from tests.deploy.policies.processes import Process, of_kind, processes
 from tests.deploy.workloads import named, pods
@@ -48,8 +49,15 @@ def _learner(learner: LearnerConfig, gateway: GatewayConfig) -> Iterator[str]:
         one, other = getattr(learner, name), getattr(gateway.admission, name)
         if one != other:
             yield f"{name} = {one}, the gateway admits by {other}"
+    if learner.expiry_bound != gateway.admission.expire_after:
+        yield f"groups expire after {learner.expiry_bound} steps, the gateway refuses them {_after(gateway)}"
     if learner.queue.url != gateway.queue.url:
         yield f"queue.url = {learner.queue.url}, the gateway's is {gateway.queue.url}"
+
+
+def _after(gateway: GatewayConfig) -> str:
+    bound = gateway.admission.expire_after
+    return "at no age" if bound is None else f"after {bound}"
 
 
 def _worker(worker: WorkerConfig, gateway: GatewayConfig, objects: list[Object]) -> Iterator[str]:
@@ -80,13 +88,17 @@ def _place(url: str, certificate: str, objects: list[Object]) -> Iterator[str]:
 
 
 def _weights(process: Process, worker: WorkerConfig, at: Process, learner: LearnerConfig) -> Iterator[str]:
-    """Checks that a version announced by its path is at the same path of the same volume for the worker."""
+    """Checks that the worker can reach a place where versions are announced, and is allowed to read there."""
     if worker.model != learner.model:
         yield f"model = {worker.model}, the learner's is {learner.model}"
-    if learner.publish.url is not None:
-        return
-    if _volume(process, str(learner.publish.dir)) != _volume(at, str(learner.publish.dir)):
+    shared = _volume(process, str(learner.publish.dir)) == _volume(at, str(learner.publish.dir))
+    if learner.publish.url is None and not shared:
         yield f"it does not see the learner's {learner.publish.dir} at that path"
+    places = [learner.publish.dir.as_uri()] if shared else []
+    places += [learner.publish.url] if learner.publish.url is not None else []
+    allowed = [place_of(uri) for uri in worker.allowed_uris]
+    if places and not any(one.contains(place_of(place)) for one in allowed for place in places):
+        yield f"allowed_uris = {worker.allowed_uris}: versions are at {', '.join(places)}"
 
 
 def _volume(process: Process, path: str) -> Object | None:

@@ -1,4 +1,4 @@
-"""Policy on numbers of pods, ranks, GPUs and shards that have to fit together."""
+"""Policy on numbers of pods, ranks and GPUs that have to fit together."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _RENDEZVOUS = 29_400
 
 
 def layouts(objects: list[Object]) -> list[str]:
-    """Checks that torchrun starts a rank per GPU, that the layout divides the ranks, and that workers cover all prompts."""
+    """Checks that torchrun starts a rank per GPU, that the layout divides the ranks, and that workers differ."""
     found, _ = processes(objects)
     wrong = [f"{at.where}: {line}" for at, config in of_kind(found, LearnerConfig) for line in _learner(at, config)]
     for process, config in of_kind(found, WorkerConfig):
-        if config.shard[1] != process.pod.count:
-            wrong.append(f"{process.where}: takes a share of {config.shard[1]}, and there are {process.pod.count}")
+        if config.name != "pod-0":
+            wrong.append(f"{process.where}: its name is not the pod's, so that all workers ask the same prompts")
         wrong += [f"{process.where}: {line}" for line in _engines(process, config)]
     for pod in pods(objects):
         for item in pod.containers():

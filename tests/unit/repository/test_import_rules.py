@@ -67,7 +67,7 @@ INSIDE = {  # the floors within learner/megatron and learner/cli: each may not i
     "learner.megatron.model": "learner.megatron.training.trainer",
     "learner.megatron.training": "learner.megatron.checkpointing.sharded_state",
     "learner.cli.doctor": "learner.cli.app",
-    "learner.cli.up": "learner.cli.doctor.finding",
+    "learner.cli.up": "learner.cli.doctor.examine",
     "learner.cli.operate": "learner.cli.report.report",
     "learner.cli.report": "learner.cli.operate.policy",
     "learner.cli.view": "learner.cli.report.report",

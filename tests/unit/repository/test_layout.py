@@ -12,6 +12,7 @@ _MOST_AT_THE_TOP = 6
 
 # Unit tests without a module of their name, each with its reason.
 _WITHOUT_A_MODULE = {
+    "tests/unit/learner/gateway/test_share_fairness.py",  # shares, leases and the learner's turns together, simulated
     "tests/unit/learner/objectives/test_by_hand.py",  # several modules of the room against numbers worked by hand
     "tests/unit/rollout/client/test_standalone.py",  # about the package: what importing it loads
 }
