@@ -3,37 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import structlog
 from google.protobuf import json_format
-from google.protobuf.message import DecodeError
 
 from learner.config import QueueConfig
-from learner.queue.completion_writer import CompletionWriter
 from learner.queue.connect import connect
-from learner.queue.entries import GroupRef, QueueEntry, TakenGroup
+from learner.queue.entries import GroupRef, TakenGroup
 from learner.queue.errors import HaltedError, QueueError
-from learner.queue.expiry_bound import ExpiryBound
-from learner.queue.fairness import DeficitRoundRobin
+from learner.queue.groups_in_flight import Audit, GroupsInFlight
 from learner.queue.guard import Guard
 from learner.queue.keys import ID_BUCKET_MS, Keys
 from learner.queue.redis_session import Call, RedisSession
 from learner.queue.refused_groups import RefusedGroups
-from learner.queue.stream_reader import StreamReader
-from learner.queue.version_registry import VERSIONS_KEPT, Timeline, UnknownVersionError, read_registry
+from learner.queue.version_registry import VERSIONS_KEPT, Timeline, read_registry
 from leeway.v1 import rollout_pb2
-
-Audit = Callable[[str, int, Sequence[GroupRef]], None]
 
 _REPUBLISHED = 64  # versions; more than are published in the seconds of writes that Redis may lose
 _PINNED = 4  # versions of one fleet: what its workers run while they load the newest one after the other
 _FORGET_S = 60.0  # how often ids are forgotten
-_ROUNDS = 128  # reads of the queue in one take; the caller stops, reports and asks again in between
 
 
 class LearnerQueue:
@@ -52,7 +43,6 @@ class LearnerQueue:
 
     Attributes:
         epoch: number of this learner's start, from 1.
-        unusable: groups expired since the start because one of their versions was not usable (see ``require``).
         guard: knows whether the data in Redis is the run's newest.
     """
 
@@ -65,22 +55,15 @@ class LearnerQueue:
         audit: Audit | None,
     ) -> None:
         self.epoch = epoch
-        self.unusable = 0
         self.guard = Guard(session, config.run)
         self._session = session
         self._keys = Keys(config.run)
-        self._completions = CompletionWriter(session, self._keys, epoch)
-        self._fairness = DeficitRoundRobin(weights)
-        self._expiries = ExpiryBound()
-        self._reader = StreamReader(session, self._keys, self._fairness)
         self._registry = session.with_retry(lambda: read_registry(session.client, self._keys))
-        self._log = structlog.get_logger(process="learner")
+        self._groups = GroupsInFlight(session, self._keys, epoch, self._registry, weights, audit)
         self._audit = audit
         self._timeline: Timeline | None = None
-        self._usable: Callable[[int], bool] = lambda version: True
-        self._groups = threading.RLock()  # guards which groups are in flight, and what has become of them
         self._published: deque[list[Any]] = deque(maxlen=_REPUBLISHED)  # arguments of the last calls of publish.lua
-        self._refused = RefusedGroups(session, self._keys, self._finish)
+        self._refused = RefusedGroups(session, self._keys, self._groups.finish)
         self._reported: list[Any] = []  # arguments of the last call of report.lua
         self._id_memory_ms, self._next_forget = 1000 * config.id_memory_s, 0.0
         session.on_restart(self._repeat_after_restart)
@@ -132,11 +115,11 @@ class LearnerQueue:
         timeline = Timeline(self.epoch, resumed_step)
         self._session.call("begin", *self._begin_call(timeline))
         self._registry.begin(timeline)
-        committed = self._finish("trained", resumed_step, trained)
-        self._completions.mark_completed("trained", trained)
+        committed = self._groups.finish("trained", resumed_step, trained)
+        self._groups.mark_trained(trained)
         prefixes = [self._keys.stream_prefix, self._keys.ledger_prefix]
         self._change("recover", [self._keys.progress, self._keys.fleets], prefixes)
-        self._session.with_retry(self._reader.recover)
+        self._groups.recover()
         self._timeline = timeline
         return committed
 
@@ -181,7 +164,7 @@ class LearnerQueue:
             raise QueueError(
                 "take() was called before begin(): groups of a dead learner would stay behind; call begin()"
             )
-        return self._take(groups, step, expire_after)
+        return self._groups.take(groups, step, expire_after)
 
     def waiting(self) -> int:
         """Counts the groups that a take could return or expire: queued, or a dead learner's and not handed out yet."""
@@ -189,8 +172,7 @@ class LearnerQueue:
         reply = self.guard.last_read(
             "waiting", lambda: self._session.call("backlog", [self._keys.fleets], prefixes), before=[]
         )
-        with self._groups:
-            return sum(reply[1::5]) + self._reader.recovered()
+        return sum(reply[1::5]) + self._groups.recovered()
 
     def staleness(self, version: int, step: int) -> int:
         """Optimizer steps between a version's weights and this learner's at ``step``.
@@ -206,7 +188,12 @@ class LearnerQueue:
 
     def require(self, usable: Callable[[int], bool]) -> None:
         """Makes later takes expire groups with tokens of a version for which ``usable(version)`` is false."""
-        self._usable = usable
+        self._groups.require(usable)
+
+    @property
+    def unusable(self) -> int:
+        """Groups expired since the start because one of their versions was not usable (see ``require``)."""
+        return self._groups.unusable
 
     def commit(self, step: int, refs: Sequence[GroupRef]) -> int:
         """Removes trained groups from the queue for good. Call it only once a checkpoint that contains ``step`` is durable.
@@ -218,7 +205,7 @@ class LearnerQueue:
             HaltedError: the queue stands still, and nothing was changed: commit the groups with the next checkpoint.
         """
         self._refused.settle()
-        return self._finish("trained", step, refs)
+        return self._groups.finish("trained", step, refs)
 
     def quarantine(self, step: int, refused: Sequence[tuple[GroupRef, rollout_pb2.Group]], fault: str) -> None:
         """Takes groups out of the queue at once that must never be trained, and keeps them for the operator.
@@ -260,8 +247,7 @@ class LearnerQueue:
             version: the newest published version.
             uncommitted: groups that an optimizer step was made with and that are not committed yet.
         """
-        with self._groups:
-            in_flight = self._reader.in_flight()
+        in_flight = self._groups.refs()
         # Groups are trained on in the order they were handed out.
         fleets = Counter(ref.fleet for ref in in_flight[:uncommitted])
         flat = [text for pair in fleets.items() for text in pair]
@@ -320,110 +306,6 @@ class LearnerQueue:
         """Closes the connection. Groups in flight stay pending for the next learner."""
         self._session.client.close()
 
-    def _take(self, groups: int, step: int, expire_after: int) -> list[TakenGroup]:
-        ages: dict[GroupRef, int | None] = {}
-
-        def in_time(entry: QueueEntry) -> bool:
-            ages[entry.ref] = self._staleness_of(entry.versions, step, expire_after)
-            return ages[entry.ref] is not None
-
-        taken: list[TakenGroup] = []
-        fetched: list[tuple[QueueEntry, bytes | None]] = []
-        self._expiries.begin_take()
-        try:
-            for _ in range(_ROUNDS):
-                wanted, passed_over = groups - len(taken), self._expiries.passed_over()
-                if wanted <= 0:
-                    break
-                with self._groups:  # released between reads: a flood of groups that expire must not keep out a commit
-                    reply = self._session.with_retry(
-                        lambda wanted=wanted, passed=passed_over: self._reader.next(wanted, self.epoch, passed, in_time)
-                    )
-                    if reply is None:
-                        break
-                    fetched += reply
-                    taken += self._keep_trainable(reply, step, ages)
-        except QueueError:
-            # The caller gets none of them, so the next take must return them.
-            refs = [entry.ref for entry, _ in fetched]
-            with self._groups:
-                self._reader.put_back(refs)
-                self._completions.put_back(refs)
-            raise
-        return taken
-
-    def _keep_trainable(
-        self, fetched: Sequence[tuple[QueueEntry, bytes | None]], step: int, ages: Mapping[GroupRef, int | None]
-    ) -> list[TakenGroup]:
-        """Returns the groups fresh enough to train on. Finishes the others as expired, lost, or what they were before.
-
-        Args:
-            fetched: entries with their payloads.
-            step: optimizer steps done so far.
-            ages: staleness of each group; None if it is to expire, and its payload was not read.
-        """
-        taken: list[TakenGroup] = []
-        dropped: dict[str, list[GroupRef]] = {"expired": [], "lost": []}
-        for entry, payload in fetched:
-            if (outcome := self._completions.completed_as(entry.ref)) is not None:
-                self._finish(outcome, step, [entry.ref])
-                continue
-            if self._completions.holds_otherwise(entry.ref):
-                self._reader.release([entry.ref])
-                continue
-            staleness = ages[entry.ref]
-            group = self._parse(entry, payload) if staleness is not None else None
-            if staleness is not None and group is None:
-                dropped["lost"].append(entry.ref)
-            elif staleness is None or group is None or not self._all_usable(group):
-                dropped["expired"].append(entry.ref)
-                if self._expiries.expired(entry.ref.fleet):
-                    self._fairness.refund(entry.ref.fleet, entry.tokens)
-            else:
-                self._expiries.trainable(entry.ref.fleet)
-                taken.append(TakenGroup(entry.ref, group, staleness))
-        for outcome, refs in dropped.items():
-            if refs and self._audit is not None:
-                self._audit(outcome, step, refs)
-            self._finish(outcome, step, refs)
-        return taken
-
-    def _parse(self, entry: QueueEntry, payload: bytes | None) -> rollout_pb2.Group | None:
-        """Parses the group. Returns None, and logs an error, if the payload is missing or corrupt: such a group is lost."""
-        reason = "its payload is missing"
-        if payload is not None:
-            try:
-                return rollout_pb2.Group.FromString(payload)
-            except DecodeError as error:
-                reason = f"its payload cannot be parsed: {error}"
-        ref = entry.ref
-        self._log.error("an accepted group is lost", reason=reason, fleet=ref.fleet, group=ref.group_id)
-        return None
-
-    def _staleness_of(self, versions: Iterable[int], step: int, bound: int) -> int | None:
-        """Staleness of the most stale version. None if it exceeds the bound, or a version is forgotten."""
-        try:
-            staleness = max((self._registry.staleness(version, step) for version in versions), default=0)
-        except UnknownVersionError:
-            return None
-        return staleness if staleness <= bound else None
-
-    def _all_usable(self, group: rollout_pb2.Group) -> bool:
-        """Whether all versions of the group's spans are usable (see ``require``); counts it if they are not."""
-        versions = {span.version for response in group.responses[:] for span in response.spans[:]}
-        usable = all(map(self._usable, versions))
-        self.unusable += not usable
-        return usable
-
-    def _finish(self, outcome: str, step: int, refs: Sequence[GroupRef]) -> int:
-        with self._groups:
-            resent = self._completions.uncertain(refs)
-            finished = self._completions.finish(outcome, step, refs)
-            self._reader.release(refs)
-            if resent:
-                self._reader.put_back([])  # entries of the same groups, which were passed over, are found again
-            return finished
-
     def _forget(self) -> None:
         """Forgets the ids of groups that have left the queue, once they are older than the memory of ids."""
         if time.monotonic() >= self._next_forget:
@@ -440,8 +322,7 @@ class LearnerQueue:
         if self._reported:
             names = [self._keys.epoch, self._keys.progress, self._keys.stepped]
             self._session.execute_once("report", [(names, [self.epoch, *self._reported])])
-        self._completions.repeat(self._reader.in_flight())
-        self._reader.put_back([])
+        self._groups.repeat()
 
     def _republish(self) -> None:
         newest: Any = self._session.client.xrevrange(self._keys.versions, count=1)

@@ -41,8 +41,8 @@ class Flood:
         self._gateway = gateway
         self._rate = rate
         self._loop = asyncio.get_running_loop()
-        self._next = learner._reader.next
-        learner._reader.next = self.next  # pyright: ignore[reportAttributeAccessIssue]
+        self._next = learner._groups._reader.next
+        learner._groups._reader.next = self.next  # pyright: ignore[reportAttributeAccessIssue]
 
     def next(self, *arguments: Any) -> Any:
         self.reads += 1
@@ -58,7 +58,7 @@ async def test_a_take_returns_the_fresh_groups_of_another_fleet(config, gateway_
     fresh = [valid_group(8) for _ in range(32)]
     await feed(gateway_queue, fresh, "fresh", tokens=5000)
     flood = Flood(learner, gateway_queue, rate=2 * groups)
-    learner._groups = lock = CountedLock()  # pyright: ignore[reportAttributeAccessIssue]
+    learner._groups._lock = lock = CountedLock()  # pyright: ignore[reportAttributeAccessIssue]
     taken: list[str] = []
     while len(taken) < groups:
         before = flood.reads
