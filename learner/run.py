@@ -45,6 +45,8 @@ from learner.warmup import warm_up
 from leeway.v1 import rollout_pb2 as pb
 from runtime import traces
 
+_PATIENCE_S = 10.0  # for Redis, in the training loop; far below any collective_timeout_s
+
 
 @dataclass(frozen=True)
 class RankZeroCallbacks:
@@ -86,7 +88,11 @@ class RankZeroCallbacks:
         return self.queue.running_versions(self.expire_after) | self.behaviour.needed(self.queue.fresh)
 
     def committed(self, step: int, refs: Sequence[GroupRef], seconds: float) -> None:
-        """Removes the groups of a durable checkpoint from the queue; ``seconds`` is how long the checkpoint took."""
+        """Removes the groups of a durable checkpoint from the queue; ``seconds`` is how long the checkpoint took.
+
+        Raises:
+            StillAwayError: Redis is away, or the queue is halted: the groups leave it with the next checkpoint.
+        """
         count = self.queue.commit(step, refs)
         self.metrics.event("checkpoint", step=step, seconds=seconds, committed=count)
         structlog.get_logger().info("checkpoint durable", step=step, seconds=seconds, groups_committed=count)
@@ -222,6 +228,13 @@ class Run:
     def waiting(self, what: Waiting) -> contextlib.AbstractContextManager[None]:
         """Context in which the training loop waits for something; rank 0 records it when it lasts."""
         return contextlib.nullcontext() if self.lead is None else self.lead.activity.doing(what)
+
+    def patiently(self) -> contextlib.AbstractContextManager[None]:
+        """Context of a step: its calls of the queue wait for Redis for seconds only, as the other ranks may wait for them.
+
+        What could not be written then is written with the next step or checkpoint. Waiting for groups has no such limit.
+        """
+        return contextlib.nullcontext() if self.lead is None else self.lead.queue.waiting_at_most(_PATIENCE_S)
 
     def report(self, row: dict[str, Any], taken: TakenBatch, stats: StepStats | None, alarms: list[Alarm]) -> None:
         """Reports the step to the gateways, and writes its metrics row and alarms. Does nothing but on rank 0."""

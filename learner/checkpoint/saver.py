@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from learner.checkpoint import store
 from learner.checkpoint.store import CheckpointState, ResumePoint
 from learner.config import CheckpointConfig
-from learner.queue import REPAIRED_S, GroupRef, HaltedError
+from learner.queue import REPAIRED_S, GroupRef, StillAwayError
 from learner.storage.digests import FileDigest, file_digests
 from learner.storage.fence import DirectoryFence, sync_directory
 
@@ -187,7 +187,7 @@ class Checkpointer:
             self.fence.require_current()
             self._callbacks.not_saved(state.step, error)
         else:
-            with contextlib.suppress(HaltedError):  # the next checkpoint contains these groups too, and commits them
+            with contextlib.suppress(StillAwayError):  # the next checkpoint contains these groups too, and commits them
                 self._callbacks.committed(state.step, state.trained, time.monotonic() - started)
                 self._uncommitted = self._uncommitted[count:]
                 self._recent.append((time.monotonic(), state.trained))

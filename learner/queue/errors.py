@@ -21,7 +21,7 @@ class MemoryFullError(UnavailableError):
     """Redis has reached its maxmemory and takes no more data."""
 
 
-class HaltedError(UnavailableError):
+class HaltedError(StillAwayError):
     """The data in Redis is not the run's newest: nothing is accepted or committed until an operator has decided."""
 
 

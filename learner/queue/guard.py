@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from learner.queue.errors import HaltedError
+from learner.queue.errors import HaltedError, StillAwayError
 from learner.queue.keys import Keys
 from learner.queue.redis_session import RedisSession
 from learner.queue.witness import Watch, Witness
@@ -73,8 +73,11 @@ class Guard:
         self._tell = tell
 
     def last_read(self, name: str, read: Callable[[], T], before: T) -> T:
-        """Reads a value; while the queue stands still, returns what the last call for ``name`` has read, or ``before``."""
-        with contextlib.suppress(HaltedError):
+        """Reads a value; while Redis is away, returns what the last call for ``name`` has read, or ``before``.
+
+        It is away while the queue stands still, and where ``waiting_at_most`` sets a limit.
+        """
+        with contextlib.suppress(StillAwayError):
             self._last[name] = self._session.with_retry(read)
         return self._last.get(name, before)
 

@@ -13,7 +13,7 @@ from google.protobuf import json_format
 from learner.config import QueueConfig
 from learner.queue.connect import connect
 from learner.queue.entries import GroupRef, TakenGroup
-from learner.queue.errors import HaltedError, QueueError
+from learner.queue.errors import QueueError, StillAwayError
 from learner.queue.groups_in_flight import Audit, GroupsInFlight
 from learner.queue.guard import Guard
 from learner.queue.keys import ID_BUCKET_MS, Keys
@@ -37,7 +37,8 @@ class LearnerQueue:
 
     A Redis with older data, or other data, halts the queue until an operator has decided (learner.queue.witness). Then takes
     wait, as in an outage but without limit; ``begin`` and ``commit`` raise HaltedError; versions and reports are announced
-    when the queue goes on; and what is only read is what was read last.
+    when the queue goes on; and what is only read is what was read last. So it is too in ``waiting_at_most``, where commit
+    raises StillAwayError: other ranks wait in a collective for a training loop that waits for Redis.
 
     Threads: one may take while another commits and reports, and a third publishes.
 
@@ -203,6 +204,7 @@ class LearnerQueue:
 
         Raises:
             HaltedError: the queue stands still, and nothing was changed: commit the groups with the next checkpoint.
+            StillAwayError: in ``waiting_at_most``: Redis is away for longer; commit the groups with the next checkpoint.
         """
         self._refused.settle()
         return self._groups.finish("trained", step, refs)
@@ -210,7 +212,7 @@ class LearnerQueue:
     def quarantine(self, step: int, refused: Sequence[tuple[GroupRef, rollout_pb2.Group]], fault: str) -> None:
         """Takes groups out of the queue at once that must never be trained, and keeps them for the operator.
 
-        While the queue stands still they stay in it; the next call, or the next commit, takes them out.
+        While Redis is away they stay in the queue; the next call, or the next commit, takes them out.
 
         Args:
             step: optimizer step that would have trained them.
@@ -220,7 +222,7 @@ class LearnerQueue:
         if self._audit is not None:
             self._audit("quarantined", step, [ref for ref, _ in refused])
         self._refused.add(step, refused, fault)
-        with contextlib.suppress(HaltedError):
+        with contextlib.suppress(StillAwayError):
             self._refused.settle()
 
     def give_up(self, contained: Mapping[str, int], record: bool) -> int:
@@ -252,7 +254,7 @@ class LearnerQueue:
         fleets = Counter(ref.fleet for ref in in_flight[:uncommitted])
         flat = [text for pair in fleets.items() for text in pair]
         self._reported = [step, version, uncommitted, *flat]
-        with contextlib.suppress(HaltedError):  # it is repeated when the queue goes on
+        with contextlib.suppress(StillAwayError):  # it is repeated when the queue goes on
             self._change("report", [self._keys.progress, self._keys.stepped], self._reported)
             self._forget()
 
@@ -273,7 +275,7 @@ class LearnerQueue:
         # Registered before any fleet can answer with it: publication and take run in different threads.
         self._registry.add(policy.version, policy.step, policy.epoch)
         self._published.append([policy.version, text, VERSIONS_KEPT])
-        with contextlib.suppress(HaltedError):  # it is announced when the queue goes on
+        with contextlib.suppress(StillAwayError):  # it is announced when the queue goes on
             self._change("publish", [self._keys.versions], self._published[-1])
 
     def running_versions(self, expire_after: int, max_age_s: float = 600.0) -> set[int]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from learner.queue.entries import GroupRef
-from learner.queue.errors import HaltedError, QueueError
+from learner.queue.errors import QueueError, StillAwayError
 from learner.queue.keys import Keys
 from learner.queue.quarantine import NOT_FINITE, quarantine_entry
 from learner.queue.redis_session import RedisSession
@@ -50,7 +50,7 @@ class RefusedGroups:
             self._waiting.popleft()
             try:
                 self._session.with_retry(lambda entries=entries: self._keep(entries))
-            except HaltedError:
+            except StillAwayError:
                 raise
             except QueueError as error:  # such as no memory: they are counted, and must not be trained, all the same
                 structlog.get_logger().warning("refused groups are not kept for inspection", error=str(error))

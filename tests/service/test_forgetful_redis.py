@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from learner.config import QueueConfig
-from learner.queue import Appended, EmbeddedRedis, GatewayQueue, LearnerQueue
+from learner.queue import Appended, EmbeddedRedis, GatewayQueue, LearnerQueue, StillAwayError
+from learner.queue.keys import Keys
 from leeway.v1 import rollout_pb2 as pb
 from tests.service.fleet import RUN, GatewayProcess, eventually, until, valid_group
-from tests.service.queueing import begun, feed, ids, ledger
+from tests.service.queueing import begun, client, feed, ids, ledger
 
 
 class Forgetful:
@@ -164,3 +165,24 @@ async def test_what_was_acknowledged_and_forgotten_is_on_the_account(
             assert (await fleet.ledger()).vanished == 5
     finally:
         gateway.child.kill()
+
+
+async def test_a_training_loop_waits_for_redis_for_seconds_only_and_what_it_reported_is_written_later(
+    config: QueueConfig, redis_that_forgets: Forgetful, gateway_queue: GatewayQueue, open_learner: Open
+):
+    """The other ranks of a learner wait in a collective for rank 0, which must not sit out an outage in it."""
+    learner = begun(open_learner)
+    await feed(gateway_queue, [valid_group() for _ in range(6)])
+    taken = learner.take(4, 0, 2)
+    learner.report(1, 0, 0)
+    assert (learner.waiting(), learner.expired()) == (2, 0)
+    redis_that_forgets.server.child.kill()
+    with learner.waiting_at_most(0.2):
+        learner.report(2, 0, 4)
+        assert (learner.waiting(), learner.expired()) == (2, 0)  # as they were read last
+        with pytest.raises(StillAwayError):
+            learner.commit(2, [one.ref for one in taken])
+    redis_that_forgets.server = redis_that_forgets.server.restart()
+    assert learner.commit(3, [one.ref for one in taken]) == 4
+    with client(config) as raw:
+        assert raw.hget(Keys(RUN).progress, "step") == b"2"

@@ -13,7 +13,7 @@ import pytest
 from learner.checkpoint.saver import Checkpointer, set_aside
 from learner.checkpoint.store import CheckpointError, latest, read_state, write_state
 from learner.config import CheckpointConfig
-from learner.queue import GroupRef, HaltedError
+from learner.queue import GroupRef, HaltedError, StillAwayError
 from learner.storage.digests import FileDigest
 from learner.storage.fence import DirectoryFence, SupersededError
 
@@ -325,15 +325,16 @@ def test_a_full_disk_commits_nothing_and_the_next_save_makes_up_for_it(tmp_path:
     assert commits.rows == [(4, ["a", "b", "c", "d"])]
 
 
-def test_groups_that_a_halted_queue_does_not_take_are_committed_with_the_next_checkpoint(
-    tmp_path: Path, disk: SlowDisk
+@pytest.mark.parametrize("error", [HaltedError, StillAwayError])
+def test_groups_that_the_queue_does_not_take_now_are_committed_with_the_next_checkpoint(
+    tmp_path: Path, disk: SlowDisk, error: type[StillAwayError]
 ):
     class Halted(Commits):
         halted = True
 
         def committed(self, step: int, refs: Sequence[GroupRef], seconds: float) -> None:
             if self.halted:
-                raise HaltedError("the queue is halted")
+                raise error("not now")
             super().committed(step, refs, seconds)
 
     commits = Halted()
