@@ -105,23 +105,21 @@ Groups = list[list[Scored]]
 
 @dataclass
 class Means:
-    """Exponential means of S over positives and negatives, after the previous step: asympo's bound on rho uses them."""
+    """Exponential means of the weights of positives and negatives, without asympo's factor, after the previous step."""
 
-    positive: float | None = None
-    negative: float | None = None
+    positive: float = 0.0
+    negative: float = 0.0
 
     def factor(self, rho_max: float | None) -> float:
         if rho_max is None:
             return 1.0
-        if self.positive is None or self.negative is None:
-            return min(1.0, rho_max)
-        return min(1.0, rho_max * self.negative / self.positive)
+        ratio = self.positive / self.negative if self.negative else 1.0
+        return min(1.0, rho_max * ratio)
 
-    def update(self, groups: Groups, decay: float) -> None:
-        old, new = (self.positive, self.negative), scales(groups)
-        self.positive, self.negative = (
-            b if a is None else decay * a + (1 - decay) * b for a, b in zip(old, new, strict=True)
-        )
+    def update(self, groups: Groups, objective: Any) -> None:
+        decay, (raised, lowered) = objective.rho_decay, weights(groups, objective)
+        self.positive = decay * self.positive + (1 - decay) * raised
+        self.negative = decay * self.negative + (1 - decay) * lowered
 
 
 def scales(groups: Groups) -> tuple[float, float]:
@@ -132,16 +130,34 @@ def scales(groups: Groups) -> tuple[float, float]:
     return sum(up) / len(up), sum(down) / len(down)
 
 
+def clipped(s: Scored, objective: Any) -> Tensor:
+    """Negative log-probabilities of a response's tokens, within the clip of its sign."""
+    nll = s.nll
+    if s.advantage >= 0 and objective.p_high is not None:
+        nll = torch.maximum(nll, -torch.tensor(objective.p_high).double().log())
+    if s.advantage < 0 and objective.p_low is not None:
+        nll = torch.minimum(nll, -torch.tensor(objective.p_low).double().log())
+    return nll
+
+
+def weights(groups: Groups, objective: Any) -> tuple[float, float]:
+    """Total |d loss / d log p| of asympo over positives and over negatives, without the guard's factor; no clipped token."""
+    total = [0.0, 0.0]
+    for group in groups:
+        for s in group:
+            nll = clipped(s, objective).detach()
+            free = (nll == s.nll.detach()).double().mean().item()
+            size = abs(s.advantage) / max(nll.mean().item(), objective.scale_floor) / len(group) / len(groups)
+            total[s.advantage < 0] += size * free
+    return total[0], total[1]
+
+
 def asympo(groups: Groups, objective: Any, means: Means) -> Tensor:
     factor = means.factor(objective.rho_max)
     terms = []
     for group in groups:
         for s in group:
-            nll = s.nll
-            if s.advantage >= 0 and objective.p_high is not None:
-                nll = torch.maximum(nll, -torch.tensor(objective.p_high).double().log())
-            if s.advantage < 0 and objective.p_low is not None:
-                nll = torch.minimum(nll, -torch.tensor(objective.p_low).double().log())
+            nll = clipped(s, objective)
             weight = s.advantage if s.advantage >= 0 else factor * s.advantage
             terms.append(weight * nll.mean() / max(nll.mean().item(), objective.scale_floor) / len(group))
     return torch.stack(terms).sum() / len(groups)
@@ -232,7 +248,8 @@ def expect(directory: Path, rows: list[dict[str, Any]], objective: Any) -> Expec
             loss = loss - objective.entropy_coef * torch.stack(bonus).sum() / len(groups)
         loss.backward()
         expected.scales.append(scales(groups))
-        means.update(groups, objective.rho_decay)
+        if objective.name == "asympo":
+            means.update(groups, objective)
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         expected.losses.append(loss.item())
         if step == 1:
