@@ -1,26 +1,28 @@
-"""A save in the background: a snapshot of sharded tensors is written to disk while training goes on.
+"""A save in the background: copies of a rank's shards are written to disk while training goes on.
 
-A save has three stages. Planning and copying to host memory are collective and do not touch the disk. Writing runs in a
-thread of each rank and is not collective. Finalizing is collective again: it gathers what every rank wrote, then writes the
-metadata without which a directory is no checkpoint. A rank that cannot write reports it while finalizing, so that all ranks
-raise and none waits for another.
+A save has three stages. Copying to host memory does not touch the disk and is not collective, but for the first save of a
+run, which agrees on who writes what. Writing runs in a thread of each rank and is not collective. Finalizing is collective:
+it gathers what every rank wrote, then writes the metadata without which a directory is no checkpoint. A rank that cannot
+write reports it while finalizing, so that all ranks raise and none waits for another.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from megatron.core.dist_checkpointing.core import CheckpointingConfig, save_config
-from megatron.core.dist_checkpointing.state_dict_utils import save_preprocess
 from megatron.core.dist_checkpointing.strategies.common import COMMON_STATE_FNAME
+from torch import Tensor
 
+from learner.megatron.checkpointing.host_buffer import HostBuffer
 from learner.megatron.parallel import Ranks
-from learner.megatron.patches.checkpoint_writer import plan_save
+from learner.megatron.patches.checkpoint_writer import CheckpointWriter, Content, Share
 from learner.storage.digests import FileDigest, file_digests
 
 
@@ -28,30 +30,50 @@ class SaveError(OSError):
     """A rank could not write its files, so the directory is no checkpoint. Raised on every rank."""
 
 
+@dataclass(frozen=True)
+class RankState:
+    """What a rank saves.
+
+    Attributes:
+        contents: values of its share's items.
+        common: what is equal on all ranks; rank 0 writes it.
+        private: bytes of this rank alone, written to a file of their own.
+    """
+
+    contents: list[Content]
+    common: dict[str, Any]
+    private: bytes
+
+
 class AsyncSave:
-    """One save. Constructing it and ``finalize`` are collective.
+    """One save. ``finalize`` is collective.
 
     Args:
         directory: where to write; it exists and is empty when ``start`` is called.
-        state: a megatron sharded state dict; its tensors are copied, so training may go on.
-        private: bytes of this rank alone, written to a file of their own.
+        share: what this rank writes.
+        state: the values; its tensors are copied, and may change after the copy (see ``protect``).
+        buffer: where they are copied to; no other save may use it before this one has been finalized.
         ranks: this process's indices and groups.
-        check: whether to verify that the ranks' shards cover every tensor once. Costs a gather; once per layout is enough.
 
     Attributes:
         digests: all ranks' files by name, on rank 0, after ``finalize``; empty elsewhere.
     """
 
-    def __init__(self, directory: Path, state: dict[str, Any], private: bytes, ranks: Ranks, check: bool) -> None:
+    def __init__(self, directory: Path, share: Share, state: RankState, buffer: HostBuffer, ranks: Ranks) -> None:
         self.directory = directory
         self._ranks = ranks
-        self._private = private
-        sharded, self._common = save_preprocess(state, check)
-        self._writer, self._metadata = plan_save(sharded, directory)
+        self._share, self._state = share, state
+        self._writer = CheckpointWriter(directory)
+        self._results: list[Any] = []
+        self._copy = buffer.copy([content for content in state.contents if isinstance(content, Tensor)])
         self._failure: Exception | None = None
         self._own_digests: dict[str, FileDigest] = {}
         self.digests: dict[str, FileDigest] = {}
         self._thread = threading.Thread(target=self._write, name=f"save-{directory.name}")
+
+    def protect(self) -> None:
+        """Lets what this thread puts on the GPU from now on, such as new weights, wait until the old are copied."""
+        self._copy.protect()
 
     def start(self) -> None:
         """Starts writing in a thread."""
@@ -73,7 +95,7 @@ class AsyncSave:
             SaveError: a rank could not write.
         """
         failure = f"rank {self._ranks.rank}: {self._failure}" if self._failure else ""
-        own = (self._writer.results, failure, self._own_digests)
+        own = (self._results, failure, self._own_digests)
         gathered: list[Any] | None = [None] * self._ranks.world if self._ranks.rank == 0 else None
         dist.gather_object(own, gathered, dst=0, group=self._ranks.control)
         found = self._write_metadata(gathered) if gathered is not None else ""
@@ -83,13 +105,17 @@ class AsyncSave:
 
     def _write(self) -> None:
         try:
+            self._copy.wait()
+            copies = iter(self._copy.tensors)
+            contents = [next(copies) if isinstance(one, Tensor) else one for one in self._state.contents]
+            self._results = self._writer.write(self._share, contents)
             # Digests are read back while the file is in memory.
-            self._own_digests = file_digests(self.directory, self._writer.write())
+            self._own_digests = file_digests(self.directory, [self._share.file] if self._results else [])
             name = private_file(self._ranks.rank)
-            (self.directory / name).write_bytes(self._private)
+            (self.directory / name).write_bytes(self._state.private)
             self._own_digests |= file_digests(self.directory, [name])
             if self._ranks.rank == 0:
-                torch.save(self._common, self.directory / COMMON_STATE_FNAME)
+                torch.save(self._state.common, self.directory / COMMON_STATE_FNAME)
         except (OSError, RuntimeError) as error:  # RuntimeError is what torch.save makes of a full disk
             self._failure = error
 
@@ -100,8 +126,10 @@ class AsyncSave:
             return "; ".join(failures)
         for _, _, files in gathered:
             self.digests |= files
+        metadata = self._share.metadata
+        assert metadata is not None  # this is rank 0
         try:
-            self._writer.finish(self._metadata, [results for results, _, _ in gathered])
+            self._writer.finish(metadata, [results for results, _, _ in gathered])
             save_config(CheckpointingConfig("torch_dist", 1), str(self.directory))
             _sync(self.directory)
         except OSError as error:

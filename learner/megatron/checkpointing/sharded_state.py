@@ -14,10 +14,13 @@ from megatron.core.dist_checkpointing.strategies.torch import TorchDistLoadShard
 from torch.distributed.checkpoint.api import CheckpointException
 
 from learner.megatron.checkpointing import rng
-from learner.megatron.checkpointing.async_save import AsyncSave, private_file
+from learner.megatron.checkpointing.async_save import AsyncSave, RankState, private_file
+from learner.megatron.checkpointing.host_buffer import HostBuffer
+from learner.megatron.checkpointing.own_state import optimizer_shards, own_shards
 from learner.megatron.model.packed_model import Policy
 from learner.megatron.parallel import Ranks
 from learner.megatron.patches import adam_state
+from learner.megatron.patches.checkpoint_writer import Share, agree
 from learner.megatron.training.trainer import Trainer
 from learner.megatron.training.update_meter import optimizer_parts
 from learner.storage.digests import FileDigest
@@ -43,20 +46,28 @@ class ShardedState:
         self._ranks = ranks
         self._saving: AsyncSave | None = None
         self._digests: dict[str, FileDigest] = {}
-        self._checked = False  # the layout cannot change: its coverage is verified once
+        self._share: Share | None = None  # the layout cannot change: it is agreed once
+        self._buffer = HostBuffer(ranks.device)
+        for part in optimizer_parts(trainer.optimizer):
+            part.optimizer.register_step_pre_hook(self._before_update)
 
     def begin_save(self, directory: Path) -> None:
         """Copies the state to host memory and starts writing it into ``directory``, which exists and is empty.
+
+        From a GPU it is copied while training goes on, up to the optimizer's next step.
 
         Raises:
             RuntimeError: the previous save is still under way: call poll(blocking=True) first.
         """
         if self._saving is not None:
             raise RuntimeError(f"begin_save({directory}): {self._saving.directory} is still being written")
-        adam_state.initialize(optimizer_parts(self._trainer.optimizer))
-        private = rng.capture(self._ranks)
-        self._saving = AsyncSave(directory, self._sharded(loading=False), private, self._ranks, check=not self._checked)
-        self._checked = True
+        optimizers = optimizer_parts(self._trainer.optimizer)
+        adam_state.initialize(optimizers)
+        shards = own_shards(self._models(), optimizers)
+        self._share = self._share or agree(shards)
+        common = {"optimizer": self._trainer.optimizer.state_dict()}
+        state = RankState(self._share.contents(shards), common, rng.capture(self._ranks))
+        self._saving = AsyncSave(directory, self._share, state, self._buffer, self._ranks)
         self._saving.start()
 
     def poll(self, blocking: bool) -> bool:
@@ -88,6 +99,11 @@ class ShardedState:
         dist.all_reduce(writing, group=self._ranks.control)
         return bool(writing.item())
 
+    @property
+    def copied(self) -> int:
+        """Bytes of host memory that this rank's copies are kept in; 0 before the first save."""
+        return self._buffer.nbytes
+
     def digests(self) -> dict[str, FileDigest]:
         """Digests of the files of the last durable save, by name, as each rank wrote them; on rank 0, empty elsewhere."""
         return self._digests
@@ -101,8 +117,11 @@ class ShardedState:
         Raises:
             LoadError: ``directory`` is not a complete checkpoint of this model.
         """
-        adam_state.initialize(optimizer_parts(self._trainer.optimizer))
-        wanted = self._sharded(loading=True)
+        optimizers = optimizer_parts(self._trainer.optimizer)
+        adam_state.initialize(optimizers)
+        self._before_update()
+        models = self._models()
+        wanted = {**models, "shards": optimizer_shards(models, optimizers)}
         try:
             loaded: Any = dist_checkpointing.load(
                 wanted, str(directory), TorchDistLoadShardedStrategy(), validate_access_integrity=False
@@ -130,20 +149,18 @@ class ShardedState:
                 "checkpoint of another layout: random states start from the seed", checkpoint=str(path.parent)
             )
 
-    def _sharded(self, loading: bool) -> dict[str, Any]:
-        metadata = {
-            # The default of this version fails without TransformerEngine, and only this type loads under another layout.
-            "distrib_optim_sharding_type": "fully_reshardable",
-            # Experts have an optimizer of their own; moments are stored under the name of their tensor alone.
-            "chained_optim_avoid_prefix": True,
-            "dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True),
-        }
-        models = {
+    def _before_update(self, *_: Any) -> None:
+        """Lets an update of the weights wait until the save under way has copied them."""
+        if self._saving is not None:
+            self._saving.protect()
+
+    def _models(self) -> dict[str, Any]:
+        """Megatron's sharded state dict of each model chunk."""
+        metadata = {"dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True)}
+        return {
             name: model.sharded_state_dict(metadata=metadata)
             for name, model in zip(_names(self._policy), self._policy.models, strict=True)
         }
-        optimizer = self._trainer.optimizer.sharded_state_dict(models, is_loading=loading, metadata=metadata)
-        return {**models, "optimizer": optimizer}
 
 
 def _names(policy: Policy) -> list[str]:

@@ -10,11 +10,18 @@ Without it: no checkpoint is saved (learner.megatron.checkpointing.async_save).
 
 from __future__ import annotations
 
+import io
+import math
 import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from megatron.core.dist_checkpointing import ShardedObject, ShardedTensor
+from megatron.core.dist_checkpointing.core import CheckpointingException
+from megatron.core.dist_checkpointing.mapping import ShardedBase, is_main_replica
 from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
 from megatron.core.dist_checkpointing.strategies.state_dict_saver import save_state_dict_async_plan
 from megatron.core.dist_checkpointing.strategies.torch import (
@@ -22,12 +29,14 @@ from megatron.core.dist_checkpointing.strategies.torch import (
     _replace_state_dict_keys_with_sharded_keys,
     mcore_to_pyt_state_dict,
 )
+from torch import Tensor
 from torch.distributed.checkpoint.filesystem import (
     DEFAULT_SUFFIX,
     SerializationFormat,
     _StorageWriterTransforms,
     _write_item,
 )
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteItem, WriteItemType
 from torch.distributed.checkpoint.storage import WriteResult
 
@@ -41,37 +50,61 @@ require_signature(FileSystemWriterAsync.prepare_write_data, "(self, plan, planne
 require_signature(_StorageWriterTransforms, "(extensions=None)")
 require_signature(_write_item, "(transforms, stream, data, write_item, storage_key, serialization_format)")
 
+Content = Tensor | io.BytesIO
+_Place = tuple[str, tuple[int, ...]]  # the whole tensor's name, and where in it
 
-def plan_save(sharded: Any, directory: Path) -> tuple[CheckpointWriter, Any]:
-    """Agrees with the other ranks on who writes what, and copies this rank's share to host memory. Collective.
 
-    Args:
-        sharded: a preprocessed Megatron sharded state dict.
-        directory: where ``CheckpointWriter.write`` will write.
+@dataclass(frozen=True)
+class Share:
+    """What a rank writes, as all ranks have agreed: the same at every save of a run, only the values are others.
 
-    Returns:
-        The writer that has the copy, and the checkpoint's metadata: all ranks', on rank 0; None elsewhere.
+    Attributes:
+        items: what its file consists of, in this order: bytes come first, as the format has it.
+        file: name of its file.
+        metadata: the checkpoint's: all ranks', on rank 0; None elsewhere.
     """
-    keyed, _, _ = _replace_state_dict_keys_with_sharded_keys(sharded, keep_only_main_replica=True)
-    writer = CheckpointWriter(directory)
+
+    items: list[WriteItem]
+    file: str
+    metadata: Metadata | None
+
+    def contents(self, shards: Iterable[ShardedBase]) -> list[Content]:
+        """Finds the values of ``items`` among the shards that the share was agreed on.
+
+        Raises:
+            RuntimeError: the shards are others.
+        """
+        found = dict(_content(shard) for shard in shards if is_main_replica(shard.replica_id))
+        planned = [(item.index.fqn, tuple(item.index.offset or ())) for item in self.items]
+        if found.keys() != set(planned):
+            raise RuntimeError(f"not what was planned to be saved: {sorted(found.keys() ^ set(planned))[:4]}")
+        return [found[place] for place in planned]
+
+
+def agree(shards: Sequence[ShardedBase]) -> Share:
+    """Agrees with the other ranks on who writes what. Collective.
+
+    Raises:
+        CheckpointingException, CheckpointException: the ranks' shards overlap or leave something out.
+    """
+    named = {str(number): shard for number, shard in enumerate(shards)}
+    keyed, _, _ = _replace_state_dict_keys_with_sharded_keys(named, keep_only_main_replica=True)
     planner = MCoreSavePlanner(dedup_replicated_tensors=False, flatten_state_dict=False)
     planned: Any
-    planned, *_ = save_state_dict_async_plan(mcore_to_pyt_state_dict(keyed, False), writer, planner=planner)
-    return writer, planned[1]
+    plan: SavePlan
+    planned, plan, *_ = save_state_dict_async_plan(
+        mcore_to_pyt_state_dict(keyed, False), CheckpointWriter(Path()), planner=planner
+    )
+    metadata: Metadata | None = planned[1]
+    if metadata is not None:
+        _require_all(metadata)
+    items = sorted(plan.items, key=lambda item: item.type != WriteItemType.BYTE_IO)
+    storage: Any = plan.storage_data
+    return Share(items, f"{storage.prefix}0{DEFAULT_SUFFIX}", metadata)
 
 
 class CheckpointWriter(FileSystemWriterAsync):
-    """Writes one file from a snapshot that was taken while planning.
-
-    Attributes:
-        results: what has been written, for ``finish`` on rank 0.
-    """
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self.results: list[WriteResult] = []
-        self._items: list[tuple[WriteItem, Any]] = []
-        self._file_name = ""
+    """Writes one file."""
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
         """Returns ``plan`` and leaves the disk alone.
@@ -81,32 +114,51 @@ class CheckpointWriter(FileSystemWriterAsync):
         return plan
 
     def prepare_write_data(self, plan: SavePlan, planner: SavePlanner) -> None:
-        """Copies everything to host memory. Byte items come first, as the format has it."""
-        self._file_name = f"{plan.storage_data.prefix}0{DEFAULT_SUFFIX}"
-        items = sorted(plan.items, key=lambda item: item.type != WriteItemType.BYTE_IO)
-        self._items = [(item, _copy_to_host(planner.resolve_data(item))) for item in items]
+        """Does nothing: what is planned is copied at every save, and planned once."""
 
-    def write(self) -> list[str]:
+    def write(self, share: Share, contents: Sequence[Content]) -> list[WriteResult]:
         """Writes and fsyncs this rank's file. Not collective.
 
+        Args:
+            share: what to write.
+            contents: its values, in host memory.
+
         Returns:
-            The file's name, relative to the directory; nothing if this rank has nothing to write.
+            What was written, for ``finish`` on rank 0; nothing, and no file, if this rank has nothing to write.
 
         Raises:
             OSError: the file cannot be written.
             RuntimeError: what torch.save makes of a full disk.
         """
-        if not self._items:
+        if not share.items:
             return []
-        transforms, format_ = _StorageWriterTransforms(), SerializationFormat.TORCH_SAVE
-        with (Path(self.checkpoint_dir) / self._file_name).open("wb") as stream:
-            for item, data in self._items:
-                self.results.append(_write_item(transforms, stream, data, item, self._file_name, format_))
+        transforms, format_, results = _StorageWriterTransforms(), SerializationFormat.TORCH_SAVE, []
+        with (Path(self.checkpoint_dir) / share.file).open("wb") as stream:
+            for item, data in zip(share.items, contents, strict=True):
+                results.append(_write_item(transforms, stream, data, item, share.file, format_))
             stream.flush()
             os.fsync(stream.fileno())
-        self._items = []
-        return [self._file_name]
+        return results
 
 
-def _copy_to_host(data: Any) -> Any:
-    return data.detach().to("cpu", copy=True) if isinstance(data, torch.Tensor) else data
+def _content(shard: ShardedBase) -> tuple[_Place, Content]:
+    """Where a shard belongs in the checkpoint, and what is written there."""
+    if isinstance(shard, ShardedObject):
+        content = io.BytesIO()
+        torch.save([shard.data], content)
+        return (shard.unique_key, ()), content
+    assert isinstance(shard, ShardedTensor)
+    assert shard.data is not None
+    shape = (1,) * shard.prepend_axis_num + tuple(shard.local_shape)
+    return (shard.key, tuple(shard.global_offset)), shard.data.detach().reshape(shape)
+
+
+def _require_all(metadata: Metadata) -> None:
+    """Looks whether every tensor is written whole; torch looks for overlaps, and for gaps if there are several ranks."""
+    for name, tensor in metadata.state_dict_metadata.items():
+        if isinstance(tensor, TensorStorageMetadata):
+            written = sum(math.prod(chunk.sizes) for chunk in tensor.chunks)
+            if written != math.prod(tensor.size):
+                raise CheckpointingException(
+                    f"{name}: the ranks would write {written} of {math.prod(tensor.size)} elements"
+                )

@@ -1,4 +1,4 @@
-"""Loading a checkpoint: the optimizer goes on with the configuration's settings, and says so."""
+"""Loading: the optimizer goes on with the configuration's settings, and says so. Saving: no update overtakes the copy."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import torch
 from structlog.testing import capture_logs
 
 import learner.megatron  # noqa: F401  makes megatron usable before the imports below
@@ -22,11 +23,9 @@ class Optimizer:
     """A stand-in for megatron's: its settings come with what it loads."""
 
     def __init__(self) -> None:
-        self.optimizer = SimpleNamespace(param_groups=[], state={})
+        self.optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.ones(2))])
         self.param_groups: list[dict[str, Any]] = []
-
-    def sharded_state_dict(self, *args: Any, **options: Any) -> dict[str, Any]:
-        return {}
+        self.gbuf_ranges: list[Any] = []
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.param_groups = state["param_groups"]
@@ -42,10 +41,28 @@ def test_the_configured_settings_win_and_rank_0_logs_what_changed(
     loaded = {"optimizer": {"param_groups": [dict(SAVED), dict(SAVED)]}}
     monkeypatch.setattr(sharded_state.dist_checkpointing, "load", lambda *_, **__: loaded)
     monkeypatch.setattr(sharded_state.parallel_state, "get_data_parallel_group", lambda **_: None)
-    policy, ranks = SimpleNamespace(chunks=[], models=[]), SimpleNamespace(rank=rank)
+    policy = SimpleNamespace(chunks=[], models=[])
+    ranks = SimpleNamespace(rank=rank, device=torch.device("cpu"))
     with capture_logs() as logs:
         ShardedState(cast(Any, policy), trainer, cast(Any, ranks)).load(tmp_path)
     groups = cast(Any, trainer.optimizer).param_groups
     assert [group["betas"] for group in groups] == [(0.8, 0.99)] * 2
     said = [(line["setting"], line["checkpoint"], line["now"]) for line in logs if "setting" in line]
     assert said == ([("optimizer.betas", (0.9, 0.95), (0.8, 0.99))] if rank == 0 else [])
+
+
+def test_the_optimizer_waits_for_the_copy_before_it_steps():
+    trainer = Trainer.__new__(Trainer)
+    trainer.optimizer = cast(Any, Optimizer())
+    adam = cast(Any, trainer.optimizer).optimizer
+    policy, ranks = SimpleNamespace(chunks=[], models=[]), SimpleNamespace(rank=0, device=torch.device("cpu"))
+    state = ShardedState(cast(Any, policy), trainer, cast(Any, ranks))
+    (parameter,) = adam.param_groups[0]["params"]
+    seen: list[list[float]] = []
+    parameter.grad = torch.ones(2)
+    adam.step()
+    before = parameter.tolist()
+    state._saving = cast(Any, SimpleNamespace(protect=lambda: seen.append(parameter.tolist())))
+    adam.step()
+    assert seen == [before]
+    assert parameter.tolist() != before

@@ -1,0 +1,108 @@
+"""Host memory of checkpoints: made once, exact, and on a GPU filled by copies that nothing overtakes."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+import learner.megatron  # noqa: F401  makes megatron usable before the imports below
+from learner.megatron.checkpointing.host_buffer import HostBuffer, PinError
+
+CPU = torch.device("cpu")
+
+
+def tensors() -> list[torch.Tensor]:
+    return [torch.arange(6.0).view(2, 3), torch.ones(5, dtype=torch.bfloat16), torch.arange(100.0)[10:90:2].view(1, 40)]
+
+
+def test_copies_are_equal_and_stay_when_the_originals_change():
+    originals = tensors()
+    copies = HostBuffer(CPU).copy(originals).tensors
+    for original in originals:
+        original.zero_()
+    for copy, expected in zip(copies, tensors(), strict=True):
+        assert copy.dtype == expected.dtype
+        assert torch.equal(copy, expected)
+
+
+def test_a_copy_is_saved_alone():
+    """torch.save writes all of a tensor's storage."""
+    for copy in HostBuffer(CPU).copy([torch.ones(3), torch.ones(100_000), torch.ones(3)]).tensors:
+        content = io.BytesIO()
+        torch.save(copy, content)
+        assert content.tell() < copy.nbytes + 4096
+
+
+def test_memory_is_made_once_and_no_larger_than_needed():
+    buffer = HostBuffer(CPU)
+    places = [[copy.data_ptr() for copy in buffer.copy(tensors()).tensors] for _ in range(3)]
+    assert places[0] == places[1] == places[2]
+    assert buffer.nbytes == 64 + 64 + 192
+    buffer.copy([])
+    assert buffer.nbytes == 64 + 64 + 192
+    assert torch.equal(buffer.copy([torch.arange(500.0)]).tensors[0], torch.arange(500.0))
+
+
+class Device:
+    """A stand-in for torch.cuda that writes down what is asked of it, in order."""
+
+    def __init__(self, error: int = 0) -> None:
+        self.log: list[Any] = []
+        self._error = error
+        self.side = self._stream("side")
+        self.main = self._stream("main")
+
+    def _stream(self, name: str) -> Any:
+        return SimpleNamespace(
+            name=name,
+            wait_stream=lambda other: self.log.append((name, "waits for", other.name)),
+            wait_event=lambda _: self.log.append((name, "waits for", "event")),
+            record_event=lambda: (
+                self.log.append((name, "records")) or SimpleNamespace(synchronize=lambda: self.log.append("host waits"))
+            ),
+        )
+
+    def _register(self, address: int, size: int, flags: int) -> int:
+        self.log.append(("pins", size))
+        return self._error
+
+    def put_in(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        @contextlib.contextmanager
+        def stream(chosen: Any) -> Any:
+            self.log.append(("copies on", chosen.name))
+            yield
+
+        rt = SimpleNamespace(cudaHostRegister=self._register, cudaHostUnregister=lambda _: self.log.append("unpins"))
+        for name, value in {
+            "Stream": lambda _: self.side, "stream": stream, "current_stream": lambda: self.main, "cudart": lambda: rt,
+        }.items():  # fmt: skip
+            monkeypatch.setattr(torch.cuda, name, value)
+
+
+def test_copies_from_a_gpu_are_pinned_once_and_on_a_stream_of_their_own(monkeypatch: pytest.MonkeyPatch):
+    device = Device()
+    device.put_in(monkeypatch)
+    buffer = HostBuffer(torch.device("cuda"))
+    copy = buffer.copy(tensors())
+    once = [("side", "waits for", "main"), ("copies on", "side"), ("side", "records")]
+    assert device.log == [("pins", 320), *once]
+    device.log.clear()
+    copy.protect()
+    copy.wait()
+    assert device.log == [("main", "waits for", "event"), "host waits"]
+    device.log.clear()
+    buffer.copy(tensors())
+    assert device.log == once
+    buffer.copy([torch.ones(1000)])
+    assert device.log[len(once) :] == ["unpins", ("pins", 4032), *once]
+
+
+def test_memory_that_cannot_be_pinned_is_an_error(monkeypatch: pytest.MonkeyPatch):
+    Device(error=2).put_in(monkeypatch)
+    with pytest.raises(PinError, match=r"0\.0 GB of pinned host memory .*error 2\): give the learner more memory"):
+        HostBuffer(torch.device("cuda")).copy(tensors())
