@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from learner.megatron.parallel import Ranks, start
 from learner.megatron.training.trainer import StepStats, Trainer
 from learner.objectives.policy_gradient import Reinforce
 from tests.parallel.cells import LONGEST, PADDED
+from tests.parallel.fused import fused_on_cpu
 
 TIMEOUT_S = 120
 
@@ -51,7 +53,8 @@ class Case:
         )
         store = FileStore(str(out / f"{spec['name']}.store"), int(os.environ["WORLD_SIZE"]))
         self.ranks: Ranks = start(self.config.parallel, 1, TIMEOUT_S, store)
-        self.policy: Policy = load_policy(self.config.model, self.ranks, self.config)
+        with fused_on_cpu() if spec.get("fused") else nullcontext():
+            self.policy: Policy = load_policy(self.config.model, self.ranks, self.config)
         rows = json.loads(Path(spec["sequences"]).read_text()) if "sequences" in spec else []
         self.sequences = [_sequence(row) for row in rows]
         self.trainer = Trainer(self.policy, self.config.optimizer, self.ranks)

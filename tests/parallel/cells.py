@@ -28,6 +28,7 @@ class Cell:
     micro_batches: int = 2
     recompute: str = "none"
     layers: str = "own"
+    dtype: str = "float32"
 
     @property
     def data(self) -> int:

@@ -1,4 +1,7 @@
-"""The equivalence matrix: `python -m tests.parallel.matrix` prints it; exits with 1 if a cell is off or misses an error."""
+"""The equivalence matrix: `python -m tests.parallel.matrix` prints it; exits with 1 if a cell is off or misses an error.
+
+With a number, as in `python -m tests.parallel.matrix 2`, only the cells of at most that many ranks are run.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +82,7 @@ def run(cells: Sequence[Cell], directory: Path, say: Callable[[str], None] = lam
     world = max(cell.ranks for cell in cells)
     say(f"{len(cells)} cells on up to {world} ranks")
     run_cases(
-        world, [_spec(name, cell, directory, rows) for name, cell in zip(names, cells, strict=True)], directory, 400
+        world, [spec(name, cell, directory, rows) for name, cell in zip(names, cells, strict=True)], directory, 400
     )
     say("the references: Hugging Face transformers, float64")
     torch.set_num_threads(1)  # more of them only get in each other's way at this size
@@ -93,7 +96,8 @@ def run(cells: Sequence[Cell], directory: Path, say: Callable[[str], None] = lam
     return results
 
 
-def _spec(name: str, cell: Cell, directory: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def spec(name: str, cell: Cell, directory: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The case of tests/parallel/worker.py that runs a cell."""
     where = {"name": name, "run": "cell", "world": cell.ranks, "model": str(directory / cell.model)}
     step = {"lr": OPTIMIZER["lr"], "eps": OPTIMIZER["eps"], "clip": CLIP, "steps": STEPS, "prompts": rows}
     return where | step | {key: value for key, value in asdict(cell).items() if key not in ("model", "ranks")}
@@ -105,8 +109,8 @@ def _result(name: str, cell: Cell, expected: Expected, directory: Path) -> Resul
         Errors(
             _largest(found["losses"], expected.losses),
             max(_largest(a, b) for a, b in zip(found["scales"], expected.scales, strict=False)),
-            _worst(_tensors(directory, f"{name}.{kind}.gradient"), expected.gradient),
-            _worst(_tensors(directory, f"{name}.{kind}.update"), expected.updates[len(found["losses"])]),
+            _worst(tensors(directory, f"{name}.{kind}.gradient"), expected.gradient),
+            _worst(tensors(directory, f"{name}.{kind}.update"), expected.updates[len(found["losses"])]),
         )
         for kind, found in values.items()
     ]
@@ -118,7 +122,7 @@ def _largest(found: Sequence[float], expected: Sequence[float]) -> float:
     return max(abs(a - b) / max(1.0, abs(b)) for a, b in zip(found, expected, strict=False))
 
 
-def _tensors(directory: Path, prefix: str) -> dict[str, Tensor]:
+def tensors(directory: Path, prefix: str) -> dict[str, Tensor]:
     """Tensors that all ranks exported; a tensor exported twice is an error."""
     together: dict[str, Tensor] = {}
     for path in sorted(directory.glob(f"{prefix}.*.safetensors")):
@@ -155,10 +159,12 @@ def table(results: Sequence[Result]) -> Table:
 def main() -> int:
     """Runs and prints the matrix; returns the exit status."""
     console = Console(width=max(190, Console().width))
+    most = int(sys.argv[1]) if len(sys.argv) > 1 else sys.maxsize
+    cells = [cell for cell in (*layouts(), *objectives()) if cell.ranks <= most]
     transformers.utils.logging.disable_progress_bar()
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="matrix") as directory:
-        results = run([*layouts(), *objectives()], Path(directory), console.print)
+        results = run(cells, Path(directory), console.print)
     console.print(table(results))
     bad = [r for r in results if not r.equal or not all(r.caught.values())]
     console.print(f"{len(results) - len(bad)} of {len(results)} cells equal, in {time.monotonic() - started:.0f} s")

@@ -37,7 +37,7 @@ def recompute(case: Case) -> dict[str, Any]:
         case.ranks.data_size, case.spec.get("micro_batches", 2), 16_384, case.ranks.tensor_size, case.ranks.context_size
     )
     behaviour = Behaviour(
-        config, get(config.objective), Scorer(case.policy, case.ranks, config.publish.dtype), case.ranks, layout
+        config, get(config.objective), Scorer(case.policy, case.ranks, config.publish.weights_dtype), case.ranks, layout
     )
     if case.spec["publishes"]:
         _publish(case, config, behaviour)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,15 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from learner.config import ParallelConfig
+from learner.config.memory import memory_by_stage
+from learner.config.workload import Workload
+
 LAYOUTS = {  # name -> (ranks, model, parallel)
     "tp1_llama": (1, "llama", {}),
+    "fused_qwen2_tied": (1, "qwen2", {}),
+    "fused_qwen3": (1, "qwen3", {}),
+    "fused_tp2_ep2_moe": (2, "moe", {"tensor": 2, "sequence": True, "expert": 2}),
     "tp2_qwen3": (2, "qwen3", {"tensor": 2}),
     "pp2_qwen2_tied": (2, "qwen2", {"pipeline": 2}),
     "tp2_sequence_qwen2": (2, "qwen2", {"tensor": 2, "sequence": True}),
@@ -41,7 +49,8 @@ def outcomes(references, launch, tmp_path_factory) -> dict[str, Any]:
         by_world[world].append({**spec, "parallel": parallel, "run": "equivalence", **more})
 
     for name, (world, model, parallel) in LAYOUTS.items():
-        add(world, name, model, parallel, micro_batches=1 if name == "tp2_llama" else 2)
+        count = 1 if name == "tp2_llama" else 2
+        add(world, name, model, parallel, micro_batches=count, fused=name.startswith("fused"))
     both = {"tensor": 2, "pipeline": 2}
     add(2, "planted", "qwen3", {"tensor": 2}, model=str(planted))
     add(4, "guard_dp2", "llama", {"tensor": 2}, run="guard")
@@ -56,6 +65,11 @@ def outcomes(references, launch, tmp_path_factory) -> dict[str, Any]:
     add(4, "save", "qwen3", both, run="save", checkpoint=str(checkpoint / "step_3"))
     add(4, "save_bf16", "qwen2", both, run="save", dtype="bfloat16", checkpoint=str(checkpoint / "bf16"))
     add(4, "resume_bf16", "qwen2", both, run="resume", dtype="bfloat16", checkpoint=str(checkpoint / "bf16"))
+    add(4, "save_dp4", "qwen3", {}, run="save", checkpoint=str(checkpoint / "dp4"))
+    add(4, "resume_dp4_as_tp2_pp2", "qwen3", both, run="resume", checkpoint=str(checkpoint / "dp4"))
+    add(2, "save_bf16_dp2", "qwen2", {}, run="save", dtype="bfloat16", checkpoint=str(checkpoint / "bf16_dp2"))
+    add(2, "resume_bf16_dp2", "qwen2", {}, run="resume", dtype="bfloat16", checkpoint=str(checkpoint / "bf16_dp2"))
+    add(2, "resume_dp4_as_dp2", "qwen3", {}, run="resume", checkpoint=str(checkpoint / "dp4"))
     add(4, "unwritable", "qwen3", both, run="unwritable", checkpoint=str(checkpoint))
     add(4, "resume_tp2_dp2", "qwen3", {"tensor": 2}, run="resume", checkpoint=str(checkpoint / "step_3"))
     add(1, "resume_tp1", "qwen3", {}, run="resume", checkpoint=str(checkpoint / "step_3"))
@@ -221,6 +235,26 @@ def test_save_and_resume_under_other_layouts(outcomes, references):
     assert outcomes["save_cp2"].values["losses"] == pytest.approx(losses, abs=1e-6)
     for name in ("resume_tp1", "resume_tp2_dp2", "resume_vpp", "resume_cp2_dp2", "resume_cp2_as_pp2"):
         assert outcomes[name].values["losses"] == pytest.approx(losses[3:], abs=1e-6), name
+    assert outcomes["save_dp4"].values["losses"] == pytest.approx(losses, abs=1e-6)
+    for name in ("resume_dp4_as_tp2_pp2", "resume_dp4_as_dp2"):
+        assert outcomes[name].values["losses"] == pytest.approx(losses[3:], abs=1e-6), name
+
+
+def test_every_rank_copies_and_writes_its_share_of_a_checkpoint(outcomes, references):
+    """Data- and context-parallel ranks have equal weights; what each copies to host memory is what `leeway doctor` says."""
+    for name, model, layout, world, dtype in (
+        ("save", "qwen3", {"tensor": 2, "pipeline": 2}, 4, "float32"),
+        ("save_dp4", "qwen3", {}, 4, "float32"),
+        ("save_bf16_dp2", "qwen2", {}, 2, "bfloat16"),
+        ("save_cp2", "qwen3", {"context": 2}, 2, "float32"),
+    ):
+        values, sizes = outcomes[name].values, json.loads((references[model].directory / "config.json").read_text())
+        work = Workload(ParallelConfig.parse(layout, source=name), world, dtype=dtype)
+        stages = [stage.checkpoint for stage in memory_by_stage(sizes, work)]
+        for rank, copied in enumerate(values["copied"]):
+            expected = stages[rank * len(stages) // world]
+            assert 0.9 * expected < copied < 1.05 * expected, (name, rank, values["copied"], stages)
+            assert values["digests"][f"__{rank}_0.distcp"] > copied, (name, rank)
 
 
 def test_experts_are_resumed_wherever_they_go(outcomes, references):
@@ -235,8 +269,9 @@ def test_experts_are_resumed_wherever_they_go(outcomes, references):
 
 def test_bfloat16_resumes_from_its_fp32_weights(outcomes):
     """Under the same layout, where bf16 rounds alike: a lost fp32 weight or moment would show."""
-    saved, resumed = outcomes["save_bf16"].values["losses"], outcomes["resume_bf16"].values["losses"]
-    assert resumed == pytest.approx(saved[3:], abs=1e-5)
+    for layout in ("bf16", "bf16_dp2"):
+        saved, resumed = outcomes[f"save_{layout}"].values["losses"], outcomes[f"resume_{layout}"].values["losses"]
+        assert resumed == pytest.approx(saved[3:], abs=1e-5), layout
 
 
 def test_random_states_come_back_under_the_same_layout_only(outcomes):

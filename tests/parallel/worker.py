@@ -35,6 +35,7 @@ from learner.megatron.training.trainer import StepStats, Trainer
 from learner.objectives.base import Loss, Objective, Responses
 from learner.objectives.policy_gradient import Reinforce
 from learner.storage.digests import file_digests
+from tests.parallel.adams import adams
 from tests.parallel.case import Case
 from tests.parallel.cell import cell
 from tests.parallel.march import march
@@ -117,7 +118,10 @@ def save(case: Case) -> dict[str, Any]:
     durable = state.poll(blocking=True)
     kept = state.digests()
     here = file_digests(directory, kept) if case.ranks.rank == 0 else {}
-    return {"losses": losses, "durable": durable, "idle": idle, "digests": sorted(kept), "true": here == kept}
+    copied: list[Any] = [None] * case.ranks.world
+    dist.all_gather_object(copied, state.copied, case.ranks.control)
+    found = {"losses": losses, "durable": durable, "idle": idle, "true": here == kept, "copied": copied}
+    return found | {"digests": {name: size.size for name, size in kept.items()}}
 
 
 def resume(case: Case) -> dict[str, Any]:
@@ -251,6 +255,7 @@ def main(path: Path) -> None:
 RUNS: dict[str, Callable[[Case], dict[str, Any]]] = {
     run.__name__: run
     for run in (
+        adams,
         cell,
         equivalence,
         march,

@@ -79,14 +79,14 @@ class _GatherTokens(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup) -> Tensor:
         ctx.group = group
         gathered = x.new_empty(dist.get_world_size(group) * len(x), *x.shape[1:])
-        dist.all_gather_single(gathered, x.contiguous(), group=group)
+        _all_gather(gathered, x.contiguous(), group)
         return gathered
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         gradient = gradients[0].contiguous()
         own = gradient.new_empty(len(gradient) // dist.get_world_size(ctx.group), *gradient.shape[1:])
-        dist.reduce_scatter_single(own, gradient, group=ctx.group)
+        _reduce_scatter(own, gradient, ctx.group)
         return own, None
 
 
@@ -115,7 +115,7 @@ class _GatherLossTokens(torch.autograd.Function):
         own = logp.new_zeros(2, int(counts.max()) if len(owner) else 0)  # padded to the largest count of all ranks
         own[:, : len(logp)] = torch.stack([logp, entropy])
         gathered = own.new_empty(context.size, *own.shape)
-        dist.all_gather_single(gathered.view(-1), own.view(-1), group=context.group)
+        _all_gather(gathered.view(-1), own.view(-1), context.group)
         ctx.own_index = (owner == context.rank).nonzero().flatten()
         ctx.set_materialize_grads(False)
         # Index of each loss token among those of the rank that holds it.
@@ -127,3 +127,16 @@ class _GatherLossTokens(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, Tensor | None, None, None]:
         logp_gradient, entropy_gradient = (None if g is None else g.index_select(0, ctx.own_index) for g in gradients)
         return logp_gradient, entropy_gradient, None, None
+
+
+def _all_gather(gathered: Tensor, own: Tensor, group: dist.ProcessGroup | None) -> None:
+    """Gathers every rank's ``own`` into ``gathered``, in the order of the ranks."""
+    # torch 2.11 has only the former name, of which 2.13 warns that it is deprecated.
+    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    gather(gathered, own, group=group)
+
+
+def _reduce_scatter(own: Tensor, everything: Tensor, group: dist.ProcessGroup | None) -> None:
+    """Sums the ranks' ``everything``, of which this rank gets its part into ``own``."""
+    scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor  # as above
+    scatter(own, everything, group=group)

@@ -1,21 +1,23 @@
-"""Keeps torch Adam's step counts right when Megatron's distributed optimizer loads a checkpoint.
+"""Keeps the step count of any Adam right when Megatron's distributed optimizer saves and loads a checkpoint.
 
-What it changes: DistributedOptimizer.load_state_dict gives each parameter a ``step`` tensor of its own, and
+What it changes: DistributedOptimizer.state_dict puts the step count into every parameter group, whatever Adam it is;
+DistributedOptimizer.load_state_dict takes it from there, and leaves the options of a group as they are;
 DistributedOptimizer._set_main_param_and_optimizer_states leaves ``step`` alone.
-Why: Megatron's loading is written for the fused Adam of TransformerEngine or apex, which keeps no ``step`` per parameter.
-torch.optim.Adam does, and it is what runs wherever neither package is installed, on a GPU too.
+Why: Megatron decides by which packages are installed where the step count is, and not by the Adam that is used. It loads
+groups with the options of the Adam that saved them. And its loading gives all parameters of torch's Adam one tensor.
 Written for: megatron-core 0.16.1, torch 2.13.0.
-Without it: loading a checkpoint raises KeyError: 'step'; past that, all parameters share one step count, so that the bias
-correction of a resumed run is silently wrong from its second step on.
+Without it: with torch's Adam, loading a checkpoint raises KeyError: 'step'; past that, all parameters share one step count,
+so that the bias correction of a resumed run is silently wrong from its second step on. With FusedAdam, a checkpoint of
+torch's Adam raises KeyError: 'bias_correction' in the first step.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 
+from learner.megatron.patches import adam_state
 from learner.megatron.patches.guard import require_release, require_signature
 
 
@@ -29,18 +31,25 @@ def apply() -> None:
         return
     require_release("megatron-core")
     require_release("torch")
+    require_signature(DistributedOptimizer.state_dict, "(self)")
     require_signature(DistributedOptimizer.load_state_dict, "(self, state_dict)")
     require_signature(DistributedOptimizer._set_main_param_and_optimizer_states, "(self, model_param, tensors)")
-    load_state_dict = DistributedOptimizer.load_state_dict
+    original_state, original_load = DistributedOptimizer.state_dict, DistributedOptimizer.load_state_dict
     set_states = DistributedOptimizer._set_main_param_and_optimizer_states
 
-    def load_with_own_steps(self: DistributedOptimizer, state_dict: dict[str, Any]) -> None:
-        # The original gives every parameter the *same* `step` tensor, which Adam then advances once per parameter: the
-        # bias correction of the second resumed step is wrong.
-        load_state_dict(self, state_dict)
-        for state in self.optimizer.state.values():
-            if isinstance(state.get("step"), torch.Tensor):
-                state["step"] = state["step"].clone()
+    def state_with_step(self: DistributedOptimizer) -> dict[str, Any]:
+        # The original looks for torch's step counts only where TransformerEngine and apex are not installed.
+        found = original_state(self)
+        step = adam_state.read_step(self.optimizer)
+        for group in found["optimizer"]["param_groups"]:
+            group["step"] = step
+        return found
+
+    def load_from_any_adam(self: DistributedOptimizer, state_dict: dict[str, Any]) -> None:
+        inner = state_dict["optimizer"]
+        groups = adam_state.translate_groups(self.optimizer, inner["param_groups"])
+        original_load(self, {**state_dict, "optimizer": {**inner, "param_groups": groups}})
+        adam_state.write_step(self.optimizer, groups[0]["step"] if groups else 0)
 
     def set_without_step(self: DistributedOptimizer, model_param: Any, tensors: dict[str, Any]) -> None:
         # The original copies every key of Adam's state, `step` too, which a checkpoint keeps elsewhere: KeyError.
@@ -48,6 +57,7 @@ def apply() -> None:
         state = self.optimizer.state[self.optimizer.param_groups[group]["params"][order]]
         set_states(self, model_param, {**tensors, "step": state["step"]} if "step" in state else tensors)
 
-    DistributedOptimizer.load_state_dict = load_with_own_steps
+    DistributedOptimizer.state_dict = state_with_step
+    DistributedOptimizer.load_state_dict = load_from_any_adam
     DistributedOptimizer._set_main_param_and_optimizer_states = set_without_step
     DistributedOptimizer._leeway_patched = True  # type: ignore[attr-defined]

@@ -6,7 +6,7 @@ optimizers' test of tensor types, the functions that read and set CUDA random st
 host. The torch that everybody else imports is untouched, with one exception: ``Tensor.cuda`` returns the tensor itself.
 Where a CUDA device exists, nothing is changed.
 Why: the same code is developed and tested on machines without a GPU.
-Written for: megatron-core 0.16.1, torch 2.13.0.
+Written for: megatron-core 0.16.1 and 0.19.2, torch 2.13.0.
 Without it: on a machine without CUDA, building a model or an optimizer raises.
 """
 

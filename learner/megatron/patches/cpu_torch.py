@@ -4,7 +4,7 @@ What it changes: nothing of torch itself. ``make_view`` returns a module that lo
 whose tensor factories with ``device="cuda"`` use the CPU; learner.megatron.patches.cpu puts it in place of the name
 ``torch`` inside each module of megatron-core.
 Why: megatron-core asks for the current CUDA device, CUDA streams and CUDA random states without asking whether CUDA exists.
-Written for: torch 2.13.0, megatron-core 0.16.1 (the names below are the ones it uses).
+Written for: torch 2.13.0, megatron-core 0.16.1 and 0.19.2 (the names below are the ones it uses).
 Without it: on a machine without CUDA nearly every call into megatron-core raises.
 """
 

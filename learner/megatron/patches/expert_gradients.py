@@ -4,7 +4,7 @@ What it changes: the attribute ``allreduce`` of parameters, by which Distributed
 parameters from all others.
 Why: Megatron sets it under expert parallelism only. Without expert parallelism, but with tensor parallelism, an expert is
 whole on each tensor-parallel rank, and each of those ranks sees only a share of the tokens.
-Written for: megatron-core 0.16.1.
+Written for: megatron-core 0.16.1 and 0.19.2.
 Without it: with tensor parallelism and no expert parallelism, the gradients of experts miss the other ranks' tokens.
 """
 

@@ -14,8 +14,9 @@ from typing import Any
 
 from runtime.errors import MISCONFIGURED, LeewayError
 
-# Releases that the patches have run with. torch 2.11.0 is what ran on the GPUs in BENCHMARKS.md.
-RELEASES = {"megatron-core": ("0.16.1",), "torch": ("2.13.0", "2.11.0")}
+# Releases that the patches have run with. megatron-core 0.16.1 is the newest for Python 3.11, and 0.19.2 is what Python 3.12
+# gets (pyproject.toml). torch 2.11.0 is what ran on the GPUs in BENCHMARKS.md.
+RELEASES = {"megatron-core": ("0.16.1", "0.19.2"), "torch": ("2.13.0", "2.11.0")}
 _PACKAGES = {"megatron": "megatron-core", "torch": "torch"}  # top-level module -> distribution
 
 
@@ -25,21 +26,26 @@ class PatchError(LeewayError):
     exit_status = MISCONFIGURED
 
 
-def require_release(package: str) -> None:
+def require_release(package: str) -> str:
     """Refuses a release of ``package`` that is not in RELEASES.
 
     Builds of the same release pass: "2.13.0+cpu" and NVIDIA's "2.13.0a0+git" are 2.13.0.
+
+    Returns:
+        The installed release, as in RELEASES, for a patch that not every release needs.
 
     Raises:
         PatchError: ``package`` is not installed, or is another release.
     """
     found, expected = _version(package), RELEASES[package]
-    if _release(found) not in expected:
+    release = _release(found)
+    if release not in expected:
         raise PatchError(
             f"{package} {found} is installed, but learner/megatron/patches was written for {package} "
-            f"{' and '.join(expected)}: install {package}=={expected[0]} (see constraints.txt), or port the patches to "
+            f"{' and '.join(expected)}: install the one that constraints.txt names for this Python, or port the patches to "
             f"{found} and add it to RELEASES in learner/megatron/patches/guard.py"
         )
+    return release
 
 
 def require_signature(function: Callable[..., Any], expected: str) -> None:

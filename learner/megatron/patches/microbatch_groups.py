@@ -3,7 +3,7 @@
 What it changes: ``TransformerConfig.microbatch_group_size_per_vp_stage``, after the model has been built from it.
 Why: it is a setting of the whole run in Megatron, but the schedule accepts only some group sizes for each number of
 micro-batches, which differs from batch to batch here. The schedule reads the setting anew for each batch.
-Written for: megatron-core 0.16.1.
+Written for: megatron-core 0.16.1 and 0.19.2.
 Without it: the interleaved schedule (virtual_pipeline > 1) refuses most numbers of micro-batches.
 """
 

@@ -4,7 +4,7 @@ What it changes: overrides the private method P2PCommunicator._communicate_shape
 tensor under ``variable_seq_lengths``.
 Why: the original sends each tensor's shape in a message of its own, for which both stages wait. All stages pack the same
 micro-batches, and a stage receives them in an order that the schedule fixes beforehand, so the shapes are known.
-Written for: megatron-core 0.16.1.
+Written for: megatron-core 0.16.1 and 0.19.2.
 Without it: the same results, with an extra blocking message for each tensor between stages.
 """
 

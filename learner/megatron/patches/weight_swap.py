@@ -4,7 +4,7 @@ What it changes: ``parameter.data`` of parameters inside Megatron's DistributedD
 Why: scoring under older weights would otherwise need a second model, or a copy of the current weights to restore.
 DistributedDataParallel makes parameters views of one buffer that it and the optimizer own. A forward pass reads the
 parameters only, never that buffer, and does not notice.
-Written for: megatron-core 0.16.1.
+Written for: megatron-core 0.16.1 and 0.19.2.
 Without it: log-probabilities under published versions cannot be recomputed (learner.megatron.training.scorer).
 """
 

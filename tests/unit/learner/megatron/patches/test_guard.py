@@ -29,14 +29,22 @@ def test_builds_of_the_same_release_pass(monkeypatch, installed):
     require_release("torch")
 
 
-@pytest.mark.parametrize("installed", ["0.16.0", "0.17.1", "0.16.10", "nonsense"])
+@pytest.mark.parametrize(
+    ("installed", "release"), [("0.16.1", "0.16.1"), ("0.19.2", "0.19.2"), ("0.19.2+nv", "0.19.2")]
+)
+def test_both_releases_pass_and_are_told_apart(monkeypatch, installed, release):
+    monkeypatch.setattr(metadata, "version", lambda package: installed)
+    assert require_release("megatron-core") == release
+
+
+@pytest.mark.parametrize("installed", ["0.16.0", "0.17.1", "0.19.1", "0.16.10", "nonsense"])
 def test_another_version_is_refused(monkeypatch, installed):
     monkeypatch.setattr(metadata, "version", lambda package: installed)
     with pytest.raises(PatchError) as caught:
         require_release("megatron-core")
     message = str(caught.value)
     assert f"megatron-core {installed} is installed" in message
-    assert "written for megatron-core 0.16.1: install megatron-core==0.16.1" in message
+    assert "written for megatron-core 0.16.1 and 0.19.2: install the one that constraints.txt names" in message
     assert caught.value.exit_status == MISCONFIGURED
 
 
