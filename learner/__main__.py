@@ -13,6 +13,7 @@ import sys
 def main(arguments: list[str]) -> int:
     """Exit status: 0 done or stopped cleanly, 2 unusable configuration, 1 anything else."""
     from learner.config import LearnerConfig
+    from learner.process.cuda_environment import prepare
     from runtime.arguments import add_settings, load
     from runtime.children import die_with_parent
     from runtime.errors import LeewayError
@@ -32,6 +33,7 @@ def main(arguments: list[str]) -> int:
         fatal(str(error))
         return 2
     log = configure(process, run=config.queue.run)
+    prepare(config.parallel.tensor)
     try:
         from learner.launch import launch
     except LeewayError as error:  # megatron-core or torch is not the version that learner/megatron/patches requires

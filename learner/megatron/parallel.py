@@ -41,6 +41,7 @@ class Ranks:
 
     Attributes:
         rank: index of this process, 0 to world - 1.
+        local_size: number of ranks on this machine.
         chunks: model chunks on each stage (virtual pipeline); chunk c of stage s is number c * pipeline_size + s of all
             chunks, in the order of the layers.
         sequence: whether sequence parallelism is on.
@@ -53,6 +54,7 @@ class Ranks:
 
     rank: int
     world: int
+    local_size: int
     tensor_rank: int
     tensor_size: int
     pipeline_rank: int
@@ -220,6 +222,7 @@ def _ranks(config: ParallelConfig, device: torch.device, timeout: timedelta) -> 
     return Ranks(
         rank=dist.get_rank(),
         world=dist.get_world_size(),
+        local_size=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
         tensor_rank=parallel_state.get_tensor_model_parallel_rank(),
         tensor_size=config.tensor,
         pipeline_rank=parallel_state.get_pipeline_model_parallel_rank(),

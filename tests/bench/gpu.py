@@ -1,9 +1,9 @@
-"""A full ASymPO step of one process, packed: `python -m tests.bench.gpu [SHAPE] [RECOMPUTE]`.
+"""A full ASymPO step of one process, packed: `python -m tests.bench.gpu [SHAPE] [RECOMPUTE] [plain]`.
 
 Random weights of a Qwen3's shape (the largest that fits this device's memory; tiny without CUDA), bf16 with fp32 master
-weights and gradients, rows of 16k tokens, AdamW. Every step has a batch of its own: a kernel that plans for new lengths pays
-for it here as it would in a run. Prints tokens/s, the share of the matrix rate that this device was measured to have, the
-peak of device memory, and where the time goes.
+weights and gradients, rows of up to 16k tokens, AdamW, fused kernels (learner.fused_kernels) or plain operators. Every step
+has a batch of its own: a kernel that plans for new lengths pays for it here as it would in a run. Prints tokens/s, the share
+of the matrix rate that this device was measured to have, the peak of device memory, and where the time goes.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from learner.megatron.model.layers import select_backend
 from learner.megatron.parallel import Ranks, start
 from learner.megatron.training.trainer import Trainer
 from learner.objectives import get
+from learner.process import cuda_environment
 
 LR, WARM, STEPS = 1e-6, 2, 5
 _KERNELS = (  # what a kernel's or an operator's name says it does; the first that fits
@@ -38,6 +39,7 @@ _KERNELS = (  # what a kernel's or an operator's name says it does; the first th
     ("matrices", ("gemm", "cutlass", "nvjet", "mkldnn", "::mm", "addmm", "matmul", "linear")),
     ("optimizer", ("adam", "multi_tensor", "foreach")),
     ("copies", ("memcpy", "memset", "copy", "cat", "index")),
+    ("elementwise", ("elementwise", "triton", "norm", "reduce", "softmax", "::mul", "::add", "::div", "silu")),
 )
 
 
@@ -133,7 +135,7 @@ def _wait(device: torch.device) -> None:
 
 
 def _where(trainer: Trainer, batch: Batch, ranks: Ranks) -> dict[str, float]:
-    """Shares of one step's device time, by kind of kernel."""
+    """Seconds of one step that this device is busy, by kind of kernel, the longest first."""
     cuda = ranks.device.type == "cuda"
     activity = torch.profiler.ProfilerActivity.CUDA if cuda else torch.profiler.ProfilerActivity.CPU
     with torch.profiler.profile(activities=[activity]) as profile:
@@ -143,18 +145,19 @@ def _where(trainer: Trainer, batch: Batch, ranks: Ranks) -> dict[str, float]:
     for event in profile.key_averages():
         name = event.key.lower()
         kind = next((kind for kind, words in _KERNELS if any(word in name for word in words)), "the rest")
-        spent[kind] += event.self_device_time_total if cuda else event.self_cpu_time_total
-    return {kind: value / spent.total() for kind, value in spent.most_common()}
+        spent[kind] += (event.self_device_time_total if cuda else event.self_cpu_time_total) / 1e6
+    return dict(spent.most_common())
 
 
-def _config(directory: Path, recompute: str) -> LearnerConfig:
+def _config(directory: Path, recompute: str, fused: bool) -> LearnerConfig:
     unused = {"checkpoint": {"dir": "unused"}, "publish": {"dir": "unused"}, "metrics_dir": "unused", "steps": 1}
     given = {"model": str(directory), "queue": {"url": "redis://unused", "run": "bench"}, "dtype": "bfloat16"}
-    return LearnerConfig.parse(given | unused | {"recompute": recompute}, source="bench")
+    return LearnerConfig.parse(given | unused | {"recompute": recompute, "fused_kernels": fused}, source="bench")
 
 
-def main(name: str = "", recompute: str = "full") -> None:
-    """Measures and prints. ``name``: one of SHAPES; ``recompute``: as learner.recompute has it."""
+def main(name: str = "", recompute: str = "full", kernels: str = "fused") -> None:
+    """Measures and prints. ``name``: one of SHAPES; ``recompute``: as learner.recompute; ``kernels``: "fused" or "plain"."""
+    cuda_environment.prepare(1)  # torch reads it when it allocates device memory for the first time
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -166,7 +169,7 @@ def main(name: str = "", recompute: str = "full") -> None:
     rate = matrix_rate(device, 8192 if device.type == "cuda" else 1024)
     with tempfile.TemporaryDirectory() as directory:
         shape.write(Path(directory), device)
-        config = _config(Path(directory), recompute)
+        config = _config(Path(directory), recompute, kernels == "fused")
         ranks = start(config.parallel, 0, 300)
         policy = load_policy(Path(directory), ranks, config)
     trainer, objective = Trainer(policy, config.optimizer, ranks), get(ObjectiveConfig())
@@ -181,12 +184,17 @@ def main(name: str = "", recompute: str = "full") -> None:
     second, last = statistics.median(seconds[WARM:]), batches[-1]
     tokens = statistics.mean(batch.tokens for batch in batches[WARM:])
     fill = last.tokens / sum(micro_batch.tokens.shape[1] for micro_batch in last.micro_batches)
-    print(f"{name}, {device}, layers: {select_backend(config).name}, recompute: {recompute}, rows filled {fill:.3f}")
+    layers = f"{select_backend(config).name}, {kernels} kernels"
+    print(f"{name}, {device}, layers: {layers}, recompute: {recompute}, rows filled {fill:.3f}")
     print(f"{second:.3f} s a step (of {', '.join(f'{s:.3f}' for s in seconds)}), {tokens / second:,.0f} tokens/s")
     print(f"{shape.work(last) / second / rate:.3f} of the measured {rate / 1e12:.1f} TFLOP/s in bf16")
     if device.type == "cuda":
         print(f"peak device memory {torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB")
-    print("time: " + ", ".join(f"{kind} {share:.0%}" for kind, share in _where(trainer, last, ranks).items()))
+    where = _where(trainer, last, ranks)
+    busy = sum(where.values())
+    print(f"where the time goes: {device} is busy for {busy:.3f} of {second:.3f} s")
+    for kind, spent in where.items():
+        print(f"  {kind:12} {spent:7.3f} s {spent / busy:4.0%}")
 
 
 if __name__ == "__main__":

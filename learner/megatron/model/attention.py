@@ -1,7 +1,9 @@
-"""Attention over packed rows, with rotary positions, on torch's scaled_dot_product_attention.
+"""Attention over packed rows, with rotary positions, on torch's attention kernels.
 
 megatron's stock attention refuses packed rows without TransformerEngine, and its rotary embedding loops over sequences. Here
-everything that depends on how a row is packed is computed beforehand (learner.megatron.model.packed_row).
+everything that depends on how a row is packed is computed beforehand (learner.megatron.model.packed_row). One call attends
+within all sequences of a row where the device has a kernel for that (learner.megatron.model.kernels); elsewhere sequences of
+similar length share a padded call of scaled_dot_product_attention.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from learner.megatron.model.context_parallel import gather_tokens
+from learner.megatron.model.kernels import compiled, varlen_attention
 from learner.megatron.model.packed_row import PackedRow
 from learner.megatron.model.slot_plan import AttentionCall
 
@@ -54,7 +57,9 @@ class PackedAttention(torch.nn.Module):
         row = packed_seq_params
         if row is None:
             raise ValueError("PackedAttention attends over packed rows only: pass a PackedRow as packed_seq_params")
-        query, key = rotate(query, row.cos, row.sin), rotate(key, row.cos, row.sin)
+        query, key = (rotate(x, row.cos, row.sin, row.kernels.fused) for x in (query, key))
+        if row.cu_seqlens is not None:
+            return self._attend_row(query, key, value, row.cu_seqlens, row.longest)
         if row.context.group is not None:
             both = torch.stack([key[: row.live], value[: row.live]], 1)
             key, value = gather_tokens(both, row.context.group).unbind(1)
@@ -73,6 +78,13 @@ class PackedAttention(torch.nn.Module):
                 slot += size
         output = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
         return _Restore.apply(output, row.queries.restore, len(row.cos))  # type: ignore[return-value]
+
+    def _attend_row(self, query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, longest: int) -> Tensor:
+        """Attends within every sequence in one call; padding at the row's end is a sequence of its own."""
+        # Megatron's value is a view of the product of queries, keys and values, which it would keep until the backward pass.
+        value = value.contiguous()
+        attend = varlen_attention()
+        return attend(query, key, value, cu_seqlens, cu_seqlens, longest, longest, scale=self._scale).flatten(1)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, call: AttentionCall) -> Tensor:
         mask, square = call.mask, call.queries == call.seen
@@ -96,30 +108,40 @@ class PackedAttention(torch.nn.Module):
         return {}
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, fused: bool = False) -> Tensor:
     """Applies rotary positions: turns the pairs (x[i], x[i + d/2]) by their position's angle (Hugging Face's layout).
 
     Args:
         x: [T, heads, d].
         cos: [T, 1, d], cosine of the angles.
         sin: [T, 1, d], sine of the angles, first half negated.
+        fused: whether to compute it in one compiled kernel.
     """
-    return _Rotate.apply(x, cos, sin)  # type: ignore[return-value]
+    return _Rotate.apply(x, cos, sin, fused)  # type: ignore[return-value]
 
 
 class _Rotate(torch.autograd.Function):
     """Computes x * cos + swap_halves(x) * sin. A rotation's gradient is the rotation by the opposite angle."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, fused: bool) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
+        ctx.fused = fused
+        # Detached: the compiler would make one kernel for tensors that require a gradient and one for others.
+        return (compiled(_turn) if fused else _turn)(x.detach(), cos, sin)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        cos, sin = ctx.saved_tensors
-        gradient = gradients[0]
-        return torch.addcmul(gradient * cos, gradient.roll(gradient.shape[-1] // 2, -1), sin, value=-1), None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        turn = compiled(_turn_back) if ctx.fused else _turn_back
+        return turn(gradients[0], *ctx.saved_tensors), None, None, None
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
+
+
+def _turn_back(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin, value=-1)
 
 
 class _Spread(torch.autograd.Function):

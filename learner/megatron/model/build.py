@@ -14,6 +14,7 @@ from learner.config import LearnerConfig
 from learner.megatron.model.architecture import Architecture
 from learner.megatron.model.convert import load_weights
 from learner.megatron.model.hf_weights import Weights
+from learner.megatron.model.kernels import Kernels
 from learner.megatron.model.layers import LayerBackend, build_block_spec, select_backend
 from learner.megatron.model.packed_model import PackedModel, Policy
 from learner.megatron.parallel import Ranks
@@ -32,8 +33,17 @@ def load_policy(model_dir: Path, ranks: Ranks, config: LearnerConfig) -> Policy:
     architecture.check_layout(config.parallel)
     weights = Weights(model_dir)
     weights.check(architecture.config)
+    kernels = Kernels.select(
+        config.fused_kernels, ranks.device, getattr(torch, config.dtype), architecture.head_dim, ranks.context_size
+    )
+    if ranks.device.type == "cuda":
+        # It plans every new length of a sequence for 0.1 s. What is left of padded calls goes to Flash.
+        torch.backends.cuda.enable_cudnn_sdp(False)
     settings = TransformerConfig(
-        **_settings(architecture, ranks, config), **_mixture(architecture, ranks), **_recompute(config.recompute)
+        **_settings(architecture, ranks, config),
+        **_mixture(architecture, ranks),
+        **_recompute(config.recompute),
+        **_fusions(kernels),
     )
     chunks = []
     for chunk in range(ranks.chunks):
@@ -41,7 +51,7 @@ def load_policy(model_dir: Path, ranks: Ranks, config: LearnerConfig) -> Policy:
         load_weights(model, architecture, weights, ranks)
         sharding = DistributedDataParallelConfig(use_distributed_optimizer=True, grad_reduce_in_fp32=True)
         chunks.append(DistributedDataParallel(settings, sharding, model, disable_bucketing=chunk > 0))
-    return Policy(chunks, settings, architecture, architecture.inverse_frequencies())
+    return Policy(chunks, settings, architecture, architecture.inverse_frequencies(), kernels)
 
 
 def _chunk(
@@ -90,6 +100,20 @@ def _recompute(kind: str) -> dict[str, Any]:
     return {"recompute_granularity": "selective", "recompute_modules": ["core_attn"]} if kind == "selective" else {}
 
 
+def _fusions(kernels: Kernels) -> dict[str, Any]:
+    """Megatron's settings of fused kernels."""
+    return {
+        # Compiled by torch, without TransformerEngine or apex: keeps the activation's input only.
+        "bias_activation_fusion": kernels.fused,
+        "persist_layer_norm": kernels.fused,  # read by learner.megatron.model.rms_norm
+        # The others come with TransformerEngine or apex, or do nothing for these models.
+        "gradient_accumulation_fusion": False,
+        "masked_softmax_fusion": False,
+        "bias_dropout_fusion": False,
+        "apply_rope_fusion": False,
+    }
+
+
 def _settings(architecture: Architecture, ranks: Ranks, config: LearnerConfig) -> dict[str, Any]:
     dtype = getattr(torch, config.dtype)
     interleaved = ranks.chunks > 1
@@ -129,10 +153,4 @@ def _settings(architecture: Architecture, ranks: Ranks, config: LearnerConfig) -
         "calculate_per_token_loss": True,
         # Interleaved stages free a tensor while it may still be in transit: gloo would send whatever is in that memory next.
         "deallocate_pipeline_outputs": not interleaved,
-        # Fused kernels come with TransformerEngine or apex.
-        "gradient_accumulation_fusion": False,
-        "masked_softmax_fusion": False,
-        "bias_activation_fusion": False,
-        "bias_dropout_fusion": False,
-        "apply_rope_fusion": False,
     }

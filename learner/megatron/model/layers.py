@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -98,6 +99,14 @@ def _layer(backend: LayerBackend, architecture: Architecture, experts: int | Non
     if architecture.qk_norm:
         attention.q_layernorm = attention.k_layernorm = backend.norm
     if experts is None:  # experts are megatron's own in every backend, one MLP after another
-        mlp = layer.submodules.mlp.submodules
+        mlp = submodules_of(layer.submodules.mlp)
         mlp.linear_fc1, mlp.linear_fc2 = backend.column, backend.row
     return layer
+
+
+def submodules_of(spec: Any) -> Any:
+    """Returns the submodules that a specification builds its module of, whose fields may be changed.
+
+    megatron-core 0.16.1 specifies every module by a ModuleSpec, 0.19.2 an MLP by a ``partial`` of what builds it.
+    """
+    return spec.keywords["submodules"] if isinstance(spec, partial) else spec.submodules

@@ -13,6 +13,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
 from learner.megatron.model.architecture import Architecture
+from learner.megatron.model.kernels import PLAIN, Kernels
 from learner.megatron.model.packed_row import PackedRow
 
 
@@ -24,12 +25,14 @@ class Policy:
         chunks: this rank's model chunks, in the order of the layers, each inside megatron's DistributedDataParallel; more
             than one under a virtual pipeline only.
         inverse_frequencies: [head_dim / 2] float32 in host memory, the rotary angles per position in radians.
+        kernels: the kernels that its layers and its optimizer use.
     """
 
     chunks: list[DistributedDataParallel]
     transformer_config: TransformerConfig
     architecture: Architecture
     inverse_frequencies: Tensor
+    kernels: Kernels = PLAIN
 
     @property
     def vocab_size(self) -> int:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from learner.batch.types import MicroBatch
 from learner.megatron.model.context_parallel import SINGLE_RANK, ContextGroup, token_owners
+from learner.megatron.model.kernels import PLAIN, Kernels
 from learner.megatron.model.slot_plan import AttentionBatch, PaddedSlots, SlotPlan
 
 
@@ -23,7 +24,8 @@ class PackedRow(PackedSeqParams):
     """A row of T tokens, of which this rank holds n; megatron passes it on to every layer.
 
     The first ``live`` tokens of the rank attend. The others are padding at the row's end, whose hidden states are not used:
-    their attention output is zero.
+    their attention output is zero. Where one call attends within all sequences (``kernels.varlen``), padding is a sequence
+    like any other, and ``queries``, ``keys`` and ``attention_batches`` are not made.
 
     Under context parallelism every rank gathers the keys and values of a layer, in the order of the ranks; queries stay where
     they are. A rank then stores 2 T groups d elements of keys and values for each layer whose attention is not recomputed,
@@ -42,6 +44,9 @@ class PackedRow(PackedSeqParams):
         own_loss: [l] int64, indices among the loss tokens of those that this rank predicts.
         own_loss_index: [l] int64, indices among the rank's n tokens of the positions that predict them.
         context: the ranks that share the row.
+        kernels: the kernels that layers use.
+        cu_seqlens: [N + 1] int32, where each sequence starts, then T. None where sequences attend in padded calls.
+        longest: tokens of the longest sequence, where ``cu_seqlens`` is given.
     """
 
     # megatron's class gives all its fields defaults, so these must have one too; ``of`` sets them all.
@@ -56,6 +61,9 @@ class PackedRow(PackedSeqParams):
     own_loss: Tensor = None  # type: ignore[assignment]
     own_loss_index: Tensor = None  # type: ignore[assignment]
     context: ContextGroup = SINGLE_RANK
+    kernels: Kernels = PLAIN
+    cu_seqlens: Tensor | None = None
+    longest: int = 0
 
     @classmethod
     def of(
@@ -65,6 +73,7 @@ class PackedRow(PackedSeqParams):
         dtype: torch.dtype,
         device: torch.device,
         context: ContextGroup = SINGLE_RANK,
+        kernels: Kernels = PLAIN,
     ) -> PackedRow:
         """Computes the layout of a micro-batch that lies in host memory.
 
@@ -74,33 +83,43 @@ class PackedRow(PackedSeqParams):
             dtype: data type of the hidden states.
             device: where the layout is used.
             context: the ranks that share the row.
+            kernels: the kernels that layers use.
 
         Raises:
             ValueError: a sequence cannot be split over the ranks; see learner.megatron.model.context_parallel.token_owners.
         """
         owners = token_owners(micro_batch, context.size)
         own = (owners == context.rank).nonzero().flatten()
-        plan = SlotPlan(_attending(micro_batch), context)
         angles = torch.outer(micro_batch.positions[0, own].float(), inverse_frequencies).to(device)
         cos, sin = angles.cos(), angles.sin()
         loss_owner = owners[micro_batch.loss_index]
         own_loss = (loss_owner == context.rank).nonzero().flatten()
-        queries = plan.queries(own).to(device)
         to_device = partial(Tensor.to, device=device, non_blocking=True)
-        return cls(
+        row = cls(
             qkv_format="thd",
             own=to_device(own),
             cos=torch.cat([cos, cos], -1)[:, None].to(dtype),
             sin=torch.cat([-sin, sin], -1)[:, None].to(dtype),
-            queries=queries,
-            keys=queries if context.size == 1 else plan.keys(owners).to(device),
-            attention_batches=plan.attention_batches(dtype, device),
-            live=plan.live // context.size,
             loss_owner=to_device(loss_owner),
             own_loss=to_device(own_loss),
             own_loss_index=to_device(torch.searchsorted(own, micro_batch.loss_index[own_loss])),
             context=context,
+            kernels=kernels,
         )
+        if kernels.varlen:
+            row.cu_seqlens = to_device(micro_batch.cu_seqlens.int())
+            row.longest = int(micro_batch.cu_seqlens.diff().max())  # in host memory: a GPU would have to be waited for
+        else:
+            row._plan_slots(SlotPlan(_attending(micro_batch), context), own, owners, dtype, device)
+        return row
+
+    def _plan_slots(
+        self, plan: SlotPlan, own: Tensor, owners: Tensor, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.queries = plan.queries(own).to(device)
+        self.keys = self.queries if self.context.size == 1 else plan.keys(owners).to(device)
+        self.attention_batches = plan.attention_batches(dtype, device)
+        self.live = plan.live // self.context.size
 
 
 def _attending(micro_batch: MicroBatch) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -12,7 +13,8 @@ class RMSNorm(torch.nn.Module):
     """Computes weight * x / rms(x), with the root mean square in fp32.
 
     Works under sequence parallelism: the attribute on the weight makes megatron sum its gradient over the tensor-parallel
-    ranks, each of which sees a slice of the tokens.
+    ranks, each of which sees a slice of the tokens. With ``persist_layer_norm``, megatron's setting for a fused norm, it is
+    torch's own, which has one kernel each way on CUDA.
     """
 
     def __init__(self, config: Any, hidden_size: int, eps: float = 1e-5, **_: Any) -> None:
@@ -20,9 +22,13 @@ class RMSNorm(torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype))
         self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
         self._eps = eps
+        self._fused: bool = config.persist_layer_norm
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalises the last dimension of ``x`` [..., hidden_size]; the result has the shape and dtype of ``x``."""
+        if self._fused:
+            # A view, as the keys of all heads are, is copied by the kernel, twice, and would keep what it is a view of.
+            return F.rms_norm(x.contiguous(), self.weight.shape, self.weight, self._eps)
         return _Normalise.apply(x, self.weight, self._eps)  # type: ignore[return-value]
 
 

@@ -89,9 +89,11 @@ class Pipeline:
         return [width // divisor for width in widths]
 
     def _feed(self, batch: Batch) -> Iterator[tuple[MicroBatch, PackedRow]]:
-        device = self._ranks.device
+        device, policy = self._ranks.device, self._policy
         for micro_batch in batch.micro_batches:
-            row = PackedRow.of(micro_batch, self._policy.inverse_frequencies, self._policy.dtype, device, self._context)
+            row = PackedRow.of(
+                micro_batch, policy.inverse_frequencies, policy.dtype, device, self._context, policy.kernels
+            )
             yield micro_batch.to(device), row
 
     def _forward(self, head: Head, feed: Iterator[tuple[MicroBatch, PackedRow]], module: Any) -> Any:

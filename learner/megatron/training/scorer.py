@@ -32,6 +32,11 @@ class Scorer:
         self._dtype: torch.dtype = getattr(torch, dtype)
         self._parameters = [parameter for model in policy.models for parameter in model.parameters()]
 
+    @property
+    def version_bytes(self) -> int:
+        """Size of what ``snapshot`` and ``read`` return."""
+        return sum(parameter.numel() for parameter in self._parameters) * self._dtype.itemsize
+
     def snapshot(self) -> list[Tensor]:
         """Copies this rank's shard of the current weights to host memory, rounded as a published version is."""
         return [parameter.detach().to("cpu", self._dtype, copy=True) for parameter in self._parameters]

@@ -21,6 +21,7 @@ from learner.config.control import DiagnosticsConfig
 from learner.megatron.model.packed_model import Policy
 from learner.megatron.parallel import Ranks
 from learner.megatron.patches import adam_step
+from learner.megatron.patches.norm_gradients import norm_gradients
 from learner.megatron.training.pipeline import Pipeline
 from learner.megatron.training.update_meter import Update, UpdateMeter, optimizer_parts
 from learner.objectives.base import Objective, Responses
@@ -109,7 +110,7 @@ class Trainer:
         self.optimizer.zero_grad()
         outputs = self._run(batch, objective, train=True)
         self.optimizer.prepare_grads()
-        gradients = [g for part in optimizer_parts(self.optimizer) for g in part.get_main_grads_for_grad_norm()]
+        gradients = [g for part in optimizer_parts(self.optimizer) for g in norm_gradients(part)]
         names = [*_STEP_SUMS, *_metric_names(objective)]
         summed = self._sum(outputs, len(names) + batch.groups, gradients)
         sums, weights, square = dict(zip(names, summed, strict=False)), summed[len(names) : -1], summed[-1]
@@ -214,4 +215,18 @@ def _optimizer(policy: Policy, config: OptimizerConfig) -> MegatronOptimizer:
         bf16=policy.dtype == torch.bfloat16,
         params_dtype=policy.dtype,
     )
-    return get_megatron_optimizer(settings, list(policy.chunks), use_gloo_process_groups=False)
+    optimizer = get_megatron_optimizer(settings, list(policy.chunks), use_gloo_process_groups=False)
+    if policy.kernels.fused:
+        use_fused_adam(part.optimizer for part in optimizer_parts(optimizer))
+    return optimizer
+
+
+def use_fused_adam(optimizers: Iterable[Any]) -> None:
+    """Makes torch's Adam take its step in one kernel, without a copy of the second moments; other Adams are fused already.
+
+    Megatron builds the optimizer and passes no such option on. Call it before the first step and before anything is loaded.
+    """
+    for optimizer in optimizers:
+        if isinstance(optimizer, torch.optim.Adam):
+            for group in optimizer.param_groups:
+                group["fused"], group["foreach"] = True, False

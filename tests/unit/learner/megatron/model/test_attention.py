@@ -15,7 +15,9 @@ from learner.batch.types import MicroBatch, Sequence
 from learner.megatron.model import attention
 from learner.megatron.model.attention import PackedAttention, rotate
 from learner.megatron.model.context_parallel import ContextGroup
+from learner.megatron.model.kernels import Kernels
 from learner.megatron.model.packed_row import PackedRow
+from tests.tools.varlen import VarlenStandIn
 
 HEADS, GROUPS, DIM = 4, 2, 8
 FREQUENCIES = 1.0 / 100.0 ** (torch.arange(0, DIM, 2) / DIM)
@@ -111,6 +113,44 @@ def test_equals_attention_sequence_by_sequence_when_ranks_share_the_row(lengths,
         assert torch.allclose(a, b, atol=1e-4)
 
 
+@settings(max_examples=12, deadline=None)
+@given(
+    lengths=st.lists(st.sampled_from([2, 3, 5, 9, 40, 150, 300]), min_size=1, max_size=6),
+    multiple=st.sampled_from([1, 4, 7]),
+    groups=st.sampled_from([1, GROUPS, HEADS]),
+    seed=st.integers(0, 99),
+)
+def test_one_call_over_the_row_equals_the_padded_calls(lengths, multiple, groups, seed):
+    """Forward and gradient, with the kernel's arguments as a GPU gets them; keys for every query head, for some, and one."""
+    micro_batch = _micro_batch(lengths, multiple)
+    generator = torch.Generator().manual_seed(seed)
+    product = torch.randn(micro_batch.tokens.shape[1], HEADS + 2 * groups, DIM, generator=generator, requires_grad=True)
+    used, cpu = sum(lengths), torch.device("cpu")
+    slope = torch.randn(used, HEADS * DIM, generator=generator)
+    found = []
+    for kernels in (Kernels(), Kernels(varlen=True)):
+        row = PackedRow.of(micro_batch, FREQUENCIES, torch.float32, cpu, kernels=kernels)
+        with pytest.MonkeyPatch.context() as patch:
+            stand_in = VarlenStandIn()
+            patch.setattr(attention, "varlen_attention", lambda stand_in=stand_in: stand_in)
+            output = PackedAttention(None)(*product.split([HEADS, groups, groups], 1), packed_seq_params=row)
+        assert stand_in.calls == int(kernels.varlen)
+        found.append([output[:used], *torch.autograd.grad((output[:used] * slope).sum(), product)])
+    for padded, whole in zip(*found, strict=True):
+        assert torch.allclose(padded, whole, atol=1e-5)
+
+
+def test_a_row_for_one_call_has_its_bounds_and_no_slots():
+    """In host memory, so that nothing waits for a GPU; padding at the end is a sequence of its own."""
+    micro_batch = _micro_batch([15, 14], multiple=8)
+    row = PackedRow.of(
+        micro_batch, FREQUENCIES, torch.bfloat16, torch.device("cpu"), kernels=Kernels(fused=True, varlen=True)
+    )
+    assert row.cu_seqlens is not None
+    assert (row.cu_seqlens.tolist(), row.cu_seqlens.dtype, row.longest) == ([0, 15, 29, 32], torch.int32, 15)
+    assert (row.attention_batches, row.queries, row.keys) == ((), None, None)
+
+
 def test_short_sequences_share_one_call():
     row = PackedRow.of(_micro_batch([15, 13, 9, 15]), FREQUENCIES, torch.float32, torch.device("cpu"))
     assert shapes(row) == [(4, 15)]
@@ -137,6 +177,27 @@ def test_a_row_without_any_loss_still_runs():
 def test_unpacked_rows_are_refused():
     with pytest.raises(ValueError, match="packed_seq_params"):
         PackedAttention(None)(*torch.zeros(3, 2, HEADS, DIM))
+
+
+def test_the_compiled_rotation_is_the_rotation(monkeypatch):
+    """Both directions, each captured whole; the compiler's own code generation is left to a GPU."""
+    captured = []
+
+    def capture(function):
+        captured.append(function.__name__)
+        return torch.compile(function, backend="eager", fullgraph=True)
+
+    monkeypatch.setattr(attention, "compiled", capture)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(6, HEADS, DIM, generator=generator, requires_grad=True)
+    cos, sin = torch.randn(2, 6, 1, DIM, generator=generator)
+    results = []
+    for fused in (False, True):
+        turned = rotate(x, cos, sin, fused)
+        results.append([turned, *torch.autograd.grad(turned.square().sum(), x)])
+    assert captured == ["_turn", "_turn_back"]
+    for plain, fused in zip(*results, strict=True):
+        assert torch.equal(plain, fused)
 
 
 def test_rotation_by_hand():

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._C._distributed_c10d import HashStore
 
 from learner.batch.packing import Layout, pack
 from learner.batch.types import MicroBatch, Sequence
-from learner.megatron.model.context_parallel import ContextGroup, token_owners
+from learner.megatron.model.context_parallel import ContextGroup, gather_loss_tokens, gather_tokens, token_owners
 from learner.megatron.model.packed_row import PackedRow
 
 FREQUENCIES = torch.tensor([1.0, 0.01])
@@ -69,3 +73,30 @@ def test_sequences_that_cannot_be_cut():
         ValueError, match=r"sequences of \[6, 4\] tokens: parallel\.context = 2 splits each into 4 equal blocks"
     ):
         token_owners(micro_batch([6, 4], Layout()), 2)
+
+
+@pytest.fixture
+def group() -> Iterator[dist.ProcessGroup]:
+    """A process group of this process alone."""
+    dist.init_process_group("gloo", rank=0, world_size=1, store=HashStore())
+    assert dist.group.WORLD is not None
+    yield dist.group.WORLD
+    dist.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore:.*is deprecated.*:FutureWarning")  # torch 2.13 warns of the former names
+@pytest.mark.parametrize("missing", [[], ["all_gather_single", "reduce_scatter_single"]])
+def test_tokens_are_gathered_with_and_without_the_names_that_torch_211_lacks(
+    group: dist.ProcessGroup, monkeypatch: pytest.MonkeyPatch, missing: list[str]
+):
+    for name in missing:
+        monkeypatch.delattr(dist, name, raising=False)
+    tokens = torch.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
+    gathered = gather_tokens(tokens, group)
+    assert gathered.tolist() == tokens.tolist()
+    (gathered * torch.tensor([[1.0], [10.0]])).sum().backward()
+    assert tokens.grad is not None
+    assert tokens.grad.tolist() == [[1.0, 1.0], [10.0, 10.0]]
+    logp, entropy = torch.tensor([-1.0, -2.0]), torch.tensor([0.5, 0.25])
+    found = gather_loss_tokens(logp, entropy, torch.zeros(2, dtype=torch.int64), ContextGroup(0, 1, group))
+    assert [one.tolist() for one in found] == [logp.tolist(), entropy.tolist()]

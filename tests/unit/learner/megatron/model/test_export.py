@@ -22,6 +22,7 @@ def stage(tensor: int, context: int, data: int, expert: int) -> list[Ranks]:
         Ranks(
             rank=number,
             world=len(indices),
+            local_size=len(indices),
             tensor_rank=t,
             tensor_size=tensor,
             pipeline_rank=0,

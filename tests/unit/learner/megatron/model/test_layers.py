@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from learner.config import LearnerConfig
 from learner.megatron.model import layers
 from learner.megatron.model.architecture import ModelError
-from learner.megatron.model.layers import OWN, TRANSFORMER_ENGINE, select_backend
+from learner.megatron.model.attention import PackedAttention
+from learner.megatron.model.layers import OWN, TRANSFORMER_ENGINE, LayerBackend, select_backend, submodules_of
 
 
 def configured(**changes: object) -> LearnerConfig:
@@ -42,6 +47,11 @@ def test_the_backend_follows_the_machine_unless_told_otherwise(machine, wanted, 
     assert select_backend(configured(layers=wanted, dtype=dtype)) is backend
 
 
+def test_the_default_is_our_own_layers_even_where_transformer_engine_is_installed(machine):
+    machine(True, True)
+    assert select_backend(configured(dtype="bfloat16")) is OWN
+
+
 @pytest.mark.parametrize(
     ("cuda", "package", "lacking"),
     [
@@ -56,3 +66,25 @@ def test_what_cannot_run_is_refused_by_name(machine, cuda, package, lacking):
         ModelError, match=f'^layers = "transformer_engine" needs {lacking}, which this machine lacks: set'
     ):
         select_backend(configured(layers="transformer_engine"))
+
+
+@pytest.mark.parametrize("specify", [SimpleNamespace, partial])
+def test_the_submodules_of_either_kind_of_specification_can_be_changed(specify: Any):
+    """megatron-core 0.16.1 specifies the MLP by a ModuleSpec, which has the attribute, 0.19.2 by a partial."""
+    given = SimpleNamespace(linear_fc1="megatron's")
+    spec = specify(submodules=given) if specify is SimpleNamespace else specify(object, submodules=given)
+    submodules_of(spec).linear_fc1 = "ours"
+    assert given.linear_fc1 == "ours"
+
+
+def test_every_linear_layer_and_norm_of_a_dense_layer_is_the_backends():
+    backend = LayerBackend("test", column=object(), row=object(), norm=object())
+    architecture: Any = SimpleNamespace(qk_norm=True)
+    layer = layers._layer(backend, architecture, None).submodules
+    attention, mlp = submodules_of(layer.self_attention), submodules_of(layer.mlp)
+    assert {layer.input_layernorm, layer.pre_mlp_layernorm, attention.q_layernorm, attention.k_layernorm} == {
+        backend.norm
+    }
+    assert {attention.linear_qkv, mlp.linear_fc1} == {backend.column}
+    assert {attention.linear_proj, mlp.linear_fc2} == {backend.row}
+    assert attention.core_attention is PackedAttention
