@@ -186,7 +186,7 @@ class Run:
         model = fingerprint(asdict(policy.architecture), config.model)
         step, reference = _resumed(takeover, state, objective, rates, model)
         first_version = takeover.begin()
-        behaviour = Behaviour(config, objective, Scorer(policy, ranks, config.publish.dtype), ranks, layout)
+        behaviour = Behaviour(config, objective, Scorer(policy, ranks, config.publish.weights_dtype), ranks, layout)
         behaviour.freeze_reference(first_version if reference is None else reference, step)
         if queue is not None and objective.needs_behaviour:
             queue.require(behaviour.usable)

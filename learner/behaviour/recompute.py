@@ -30,11 +30,13 @@ from learner.batch.types import Batch
 from learner.behaviour.drift import bucket_count, drift_row, drift_sums
 from learner.behaviour.weight_cache import LocalWeights, WeightCache
 from learner.config import LearnerConfig
+from learner.config.behaviour import cache_limit, cache_room, cached_versions
 from learner.megatron.parallel import Ranks
 from learner.megatron.training.scorer import Scorer
 from learner.objectives import Objective
 from learner.publish.catalog import CatalogError
 from learner.publish.verified import VerifiedVersions
+from runtime.memory import usable_memory
 from runtime.settings import SettingsError
 from runtime.version_format.names import versions_on_disk
 
@@ -64,13 +66,27 @@ class Behaviour:
         # Tokens of one data rank go to experts on another, so all of them must run the forward pass, or none.
         self._score_together = ranks.expert_size > 1
         self._published = VerifiedVersions(config.publish.dir)
-        self._cache = WeightCache(
-            config.behaviour.cache_bytes, lambda version: scorer.read(self._published.open(version))
-        )
         self._wants_log_mu = objective.needs_behaviour or config.behaviour.drift_every > 0
+        self._cache = WeightCache(
+            self._cache_limit(scorer.version_bytes), lambda version: scorer.read(self._published.open(version))
+        )
         self._reference: LocalWeights | None = None
         self._reference_version = -1
         self._unusable: set[int] = set()
+
+    def _cache_limit(self, version_bytes: int) -> int:
+        """Bytes that this rank caches; a log line says so where not all versions in use will fit."""
+        wanted = cached_versions(self._config.max_staleness)
+        room = cache_room(usable_memory(), self._ranks.local_size)
+        limit = cache_limit(self._config.behaviour.cache_bytes, self._config.max_staleness, version_bytes, room)
+        if self._wants_log_mu and self._ranks.rank == 0 and limit < wanted * version_bytes:
+            structlog.get_logger().warning(
+                "behaviour.cache_bytes does not hold every version in use: the others are read from disk",
+                cache_bytes=limit,
+                version_bytes=version_bytes,
+                versions=wanted,
+            )
+        return limit
 
     def cache_current(self, version: int) -> None:
         """Caches the current weights, which are being published as ``version``, if log mu may be needed."""

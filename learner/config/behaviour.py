@@ -6,6 +6,9 @@ from pydantic import Field
 
 from runtime.settings import Settings
 
+_SPARE = 2  # versions cached beyond max_staleness: the current one, and one that a late group is of
+_SHARE = 4  # one part in so many of the memory is cached weights at most
+
 
 class BehaviourConfig(Settings):
     """Recomputation of log-probabilities under the versions that generated the responses.
@@ -15,10 +18,12 @@ class BehaviourConfig(Settings):
     the drift alone, for max_staleness steps and a few more.
     """
 
-    cache_bytes: int = Field(
-        default=4 << 30,
+    cache_bytes: int | None = Field(
+        default=None,
         ge=0,
-        description="host memory of each rank, in bytes, that caches its shards of versions; others are read from disk",
+        description="host memory of each rank, in bytes, that caches its shards of versions; others are read from disk. "
+        "Default: enough for max_staleness + 2 versions, but at most a quarter of the machine's memory (or of the "
+        "container's limit) for all ranks on it",
     )
     drift_every: int = Field(
         default=0,
@@ -28,3 +33,30 @@ class BehaviourConfig(Settings):
     drift_responses: int = Field(
         default=64, gt=0, description="number of responses in that sample, over all data-parallel ranks"
     )
+
+
+def cached_versions(max_staleness: int) -> int:
+    """Number of versions that the default of ``cache_bytes`` is enough for."""
+    return max_staleness + _SPARE
+
+
+def cache_limit(cache_bytes: int | None, max_staleness: int, version_bytes: int, room: int) -> int:
+    """Returns the most bytes that a rank caches.
+
+    Args:
+        cache_bytes: the setting of that name.
+        max_staleness: learner.max_staleness.
+        version_bytes: size of this rank's shard of one version.
+        room: what ``cache_room`` returns; it bounds the default alone, not a value that was set.
+    """
+    return min(cached_versions(max_staleness) * version_bytes, room) if cache_bytes is None else cache_bytes
+
+
+def cache_room(memory: int, ranks: int) -> int:
+    """Returns the most bytes that one rank caches by default.
+
+    Args:
+        memory: bytes that all processes on the machine may use, as runtime.memory.usable_memory has it.
+        ranks: number of ranks on the machine.
+    """
+    return memory // (_SHARE * ranks)

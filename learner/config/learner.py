@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from learner.config.behaviour import BehaviourConfig
 from learner.config.control import AlarmConfig, DiagnosticsConfig, LrControlConfig
@@ -120,12 +120,19 @@ class PublishConfig(Settings):
     )
     keep: int = Field(default=4, gt=1, description="newest versions kept")
     keep_every: int = Field(default=0, ge=0, description="also keep every n-th version; 0: none")
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16"] | None = Field(
+        default=None, description="data type of published weights; default: learner.dtype"
+    )
     full_every: int = Field(
         default=1,
         gt=0,
         description="every n-th version is complete, the others hold the changes since the one before; 1: all are complete",
     )
+
+    @property
+    def weights_dtype(self) -> Literal["float32", "bfloat16"]:
+        """Data type of published weights: ``dtype``, which a learner's settings have filled in."""
+        return self.dtype or "float32"
 
     @model_validator(mode="after")
     def _mirror_is_not_local(self) -> PublishConfig:
@@ -207,13 +214,20 @@ class LearnerConfig(Settings):
     )
     parallel: ParallelConfig = ParallelConfig()
     layers: Literal["auto", "own", "transformer_engine"] = Field(
-        default="auto",
-        description="linear layers and norms; auto: TransformerEngine's if it and CUDA are available and dtype is bfloat16",
+        default="own",
+        description="linear layers and norms; transformer_engine: its own, which no test on a GPU has passed with yet; auto: "
+        "TransformerEngine's if it and CUDA are available and dtype is bfloat16",
+    )
+    fused_kernels: bool = Field(
+        default=True,
+        description="on a CUDA device: RMSNorm, gated activation, rotary positions and AdamW in one kernel each, and in "
+        "bfloat16 without parallel.context one attention call a layer whatever the row's lengths. Compiling takes seconds, "
+        "once, and needs a C compiler; false: plain operators",
     )
     recompute: Literal["none", "selective", "full"] = Field(
         default="none",
-        description="activations that the backward pass recomputes instead of keeping; selective: those of attention; full: "
-        "all but each layer's input",
+        description="activations that the backward pass recomputes instead of keeping; selective: those of attention, which "
+        "saves 8% of all with plain operators and nothing with fused ones; full: all but each layer's input",
     )
     objective: ObjectiveConfig = ObjectiveConfig()
     behaviour: BehaviourConfig = BehaviourConfig()
@@ -241,6 +255,12 @@ class LearnerConfig(Settings):
     def expiry_bound(self) -> int:
         """Staleness in optimizer steps above which groups expire; at least max_staleness."""
         return expiry_bound(self.max_staleness, self.late, self.expire_after, self.objective)
+
+    @field_validator("publish")
+    @classmethod
+    def _published_as_trained(cls, publish: PublishConfig, given: ValidationInfo) -> PublishConfig:
+        """Fills in the data type of published weights: in another one they would be rounded, or be twice as large."""
+        return publish if publish.dtype else publish.model_copy(update={"dtype": given.data.get("dtype")})
 
     @model_validator(mode="after")
     def _bounds_agree(self) -> LearnerConfig:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from learner.config.activation_memory import activation_bytes, logit_bytes
+from learner.config.behaviour import cache_limit
 from learner.config.learner import ParallelConfig
 from learner.config.model_tensors import EMBEDDING, tensor_shapes
 from learner.config.workload import WIDTH, Workload, stage_layers
@@ -19,7 +20,8 @@ from learner.config.workload import WIDTH, Workload, stage_layers
 _GRADIENT = 4  # accumulated and reduced in fp32
 _MOMENTS = 8  # Adam's two, fp32
 _MASTER = 4  # the fp32 copy of a bfloat16 weight
-# A step of torch's Adam makes the fp32 roots of all second moments at once on CUDA, of one tensor's at a time on a CPU.
+# A step of torch's Adam makes the fp32 roots of all second moments at once on CUDA, of one tensor's at a time on a CPU, and
+# none if it is fused.
 _ROOTS = 4
 
 
@@ -36,10 +38,11 @@ class RankMemory:
         logits: output layer, on the last stage.
         update: what the optimizer's step needs for a moment, when activations and logits are gone.
         scoring: the weights of an earlier version, under which log-probabilities are recomputed before a step.
-        checkpoint: host memory of a checkpoint that is being written.
+        checkpoint: host memory into which a checkpoint's copy goes, kept for the next; ranks with equal weights share it.
         publication: host memory of a version that is being written, of a newer one that waits, and of the one before if
             versions hold changes.
-        cache: host memory of earlier versions' weights.
+        version: this rank's shard of one version.
+        cached: number of versions that it caches.
     """
 
     stage: int
@@ -52,13 +55,19 @@ class RankMemory:
     scoring: int
     checkpoint: int
     publication: int
-    cache: int
+    version: int
+    cached: int
 
     @property
     def model(self) -> int:
         """The peak of what is where the model is: on the GPU, or on a CPU in host memory."""
         moment = max(self.activations + self.logits, self.update, self.scoring)
         return self.weights + self.gradients + self.optimizer + moment
+
+    @property
+    def cache(self) -> int:
+        """Host memory of earlier versions' weights."""
+        return self.cached * self.version
 
     @property
     def host(self) -> int:
@@ -97,11 +106,12 @@ def memory_by_stage(config: Mapping[str, Any], work: Workload) -> list[RankMemor
                 optimizer=shard * state,
                 activations=activation_bytes(config, work, stage),
                 logits=logit_bytes(config, work) if stage == parallel.pipeline - 1 else 0,
-                update=shard * _ROOTS if work.device == "cuda" else 0,
+                update=shard * _ROOTS if work.device == "cuda" and not work.fused else 0,
                 scoring=own * width if work.versions else 0,
-                checkpoint=own * width + shard * (_MOMENTS + _MASTER),
+                checkpoint=shard * (width + _MOMENTS + _MASTER),
                 publication=versions * whole * WIDTH[work.published] // work.world,
-                cache=min(work.cache_bytes, work.versions * own * width),
+                version=own * WIDTH[work.published],
+                cached=_cached(own * WIDTH[work.published], work),
             )
         )
     return found
@@ -110,6 +120,12 @@ def memory_by_stage(config: Mapping[str, Any], work: Workload) -> list[RankMemor
 def checkpoint_bytes(config: Mapping[str, Any], dtype: str) -> int:
     """Size of a checkpoint: weights, fp32 weights, Adam's moments."""
     return parameter_count(config) * (WIDTH[dtype] + _MASTER + _MOMENTS)
+
+
+def _cached(version_bytes: int, work: Workload) -> int:
+    """Number of earlier versions that a rank caches: whole ones, and no more than there are."""
+    limit = cache_limit(work.cache_bytes, work.max_staleness, version_bytes, work.cache_room)
+    return min(limit // version_bytes, work.versions)
 
 
 def _parameters(config: Mapping[str, Any], parallel: ParallelConfig, stage: int) -> tuple[int, int]:

@@ -21,11 +21,14 @@ class Workload:
         tokens: most tokens of a micro-batch.
         dtype: "float32" or "bfloat16", of weights and activations.
         recompute: "none", "selective" or "full".
+        fused: whether a CUDA device uses fused kernels.
         published: dtype of published versions.
         deltas: whether versions hold changes, for which a rank keeps what it published last.
         device: where the model is.
         versions: earlier versions that log-probabilities are recomputed under; 0: none.
-        cache_bytes: most host memory of a rank that caches their weights.
+        cache_bytes: learner.behaviour.cache_bytes.
+        max_staleness: learner.max_staleness.
+        cache_room: most bytes that a rank caches unless told otherwise.
     """
 
     parallel: ParallelConfig
@@ -33,14 +36,17 @@ class Workload:
     tokens: int = 16_384
     dtype: str = "bfloat16"
     recompute: str = "full"
+    fused: bool = True
     published: str = "bfloat16"
     deltas: bool = False
     device: Literal["cpu", "cuda"] = "cuda"
     versions: int = 0
-    cache_bytes: int = 0
+    cache_bytes: int | None = None
+    max_staleness: int = 0
+    cache_room: int = 0
 
     @classmethod
-    def of(cls, learner: LearnerConfig, world: int, device: Literal["cpu", "cuda"]) -> Workload:
+    def of(cls, learner: LearnerConfig, world: int, device: Literal["cpu", "cuda"], cache_room: int) -> Workload:
         """The workload of a learner's settings."""
         publish, name = learner.publish, learner.objective.name
         recomputes = learner.behaviour.drift_every > 0 or (name in OBJECTIVES and OBJECTIVES[name].needs_behaviour)
@@ -50,12 +56,20 @@ class Workload:
             tokens=learner.micro_batch_tokens,
             dtype=learner.dtype,
             recompute=learner.recompute,
-            published=publish.dtype,
+            fused=learner.fused_kernels,
+            published=publish.weights_dtype,
             deltas=publish.full_every > 1,
             device=device,
             versions=learner.expiry_bound + 1 if recomputes else 0,
             cache_bytes=learner.behaviour.cache_bytes,
+            max_staleness=learner.max_staleness,
+            cache_room=cache_room,
         )
+
+    @property
+    def uses_fused_kernels(self) -> bool:
+        """Whether the model and its optimizer are computed with fused kernels."""
+        return self.fused and self.device == "cuda"
 
     @property
     def width(self) -> int:

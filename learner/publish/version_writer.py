@@ -45,7 +45,7 @@ class VersionWriter:
         self._fence = fence
         self._group = group
         self._mirror = mirror
-        self._shards = ShardWriter(group.rank, config.dtype, deltas=config.full_every > 1)
+        self._shards = ShardWriter(group.rank, config.weights_dtype, deltas=config.full_every > 1)
         self._manifests = ManifestWriter(model)
         self._previous: int | None = None  # rank 0: the version published last, None after a failure
         self._deltas = 0  # rank 0: deltas since the last full version
@@ -116,7 +116,7 @@ class VersionWriter:
                 version=snapshot.version,
                 step=snapshot.step,
                 epoch=self._fence.epoch,
-                dtype=self._config.dtype,
+                dtype=self._config.weights_dtype,
                 base_version=base,
             )
             content = self._manifests.complete(self._fence.staging_path(name), manifest, files)

@@ -1,13 +1,15 @@
-"""Checks the machine itself: GPUs, file descriptors and shared memory."""
+"""Checks the machine itself: GPUs and their driver, file descriptors and shared memory."""
 
 from __future__ import annotations
 
 import itertools
 import os
+import re
 import resource
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
+from importlib import metadata
 
 from learner.cli.doctor.model import parameters
 from learner.cli.preflight.examined_config import ExaminedConfig
@@ -18,13 +20,18 @@ MOST_PARAMETERS_ON_CPU = 100_000_000
 _TENSOR_OPTIONS = ("--tp", "--tp-size", "--tensor-parallel-size")
 _DATA_OPTIONS = ("--dp", "--dp-size", "--data-parallel-size")
 _FEWEST_DESCRIPTORS = 4096
+# Oldest driver that runs a major release of CUDA; torch 2.13 is built for CUDA 13 unless its version says otherwise.
+_OLDEST_DRIVER = {12: 525, 13: 580}
+_USUAL_CUDA = 13
 _LEAST_SHARED_BYTES = 1 << 30
 
 
 def machine(examined: ExaminedConfig) -> Iterator[Finding]:
-    """Checks that there are enough GPUs for the layout, and enough descriptors and shared memory for all connections."""
+    """Checks that there are enough GPUs, that the learner's CUDA runs on them, and room for descriptors and shared memory."""
     if examined.learner is not None or examined.workers:
         yield from _gpus(examined)
+    if examined.learner is not None:
+        yield from _driver()
     yield from _descriptors(examined)
     if examined.learner is not None or any(not worker.engine.urls for worker in examined.workers):
         yield from _shared_memory()
@@ -39,6 +46,19 @@ def gpu_bytes() -> list[int]:
     """Memory of each of the machine's GPUs; empty without a driver."""
     listed = _nvidia_smi("--query-gpu=memory.total", "--format=csv,noheader,nounits")
     return [int(line) << 20 for line in listed if line.strip().isdecimal()]
+
+
+def driver() -> str:
+    """Version of the machine's NVIDIA driver, such as "580.95.05"; "" without one."""
+    return next((line.strip() for line in _nvidia_smi("--query-gpu=driver_version", "--format=csv,noheader")), "")
+
+
+def torch_build() -> str:
+    """Version of this environment's torch, whose end may say what it is built for, such as "2.13.0+cu126"; "" without it."""
+    try:
+        return metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def _nvidia_smi(*arguments: str) -> list[str]:
@@ -79,6 +99,26 @@ def _gpus(examined: ExaminedConfig) -> Iterator[Finding]:
         yield warn("gpus", text, "set CUDA_VISIBLE_DEVICES and --mem-fraction-static where they share a GPU")
     else:
         yield ok("gpus", text)
+
+
+def _driver() -> Iterator[Finding]:
+    """Compares the driver with the learner's CUDA: where it is too old, torch finds no GPU and would train on the CPU."""
+    version, torch = driver(), torch_build()
+    major = version.partition(".")[0]
+    if not major.isdecimal():
+        return
+    if torch.endswith("+cpu"):
+        text = f"NVIDIA {version}, but torch {torch} is built without CUDA: the learner runs on the CPU"
+        yield warn("driver", text, "install a torch that is built for CUDA")
+        return
+    built = re.search(r"\+cu(\d+)\d$", torch)
+    cuda = int(built.group(1)) if built else _USUAL_CUDA
+    oldest = _OLDEST_DRIVER.get(cuda, 0)
+    if int(major) < oldest:
+        text = f"NVIDIA {version}; the learner's CUDA {cuda} needs {oldest} or newer"
+        yield fail("driver", text, f"install driver {oldest} or newer: with this one torch finds no GPU")
+    else:
+        yield ok("driver", f"NVIDIA {version}, for CUDA {cuda}")
 
 
 def engine_gpus(arguments: Sequence[str]) -> int:

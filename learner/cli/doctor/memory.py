@@ -11,6 +11,7 @@ from learner.cli.preflight.examined_config import ExaminedConfig
 from learner.cli.preflight.finding import Finding, fail, ok, size, warn
 from learner.cli.preflight.network import network
 from learner.config.architectures import layout_violations
+from learner.config.behaviour import cache_room, cached_versions
 from learner.config.memory import RankMemory, memory_by_stage
 from learner.config.workload import Workload
 from runtime.memory import usable_memory
@@ -31,11 +32,14 @@ def memory(examined: ExaminedConfig) -> Iterator[Finding]:
     totals = machine.gpu_bytes()
     world = examined.world or learner.parallel.ranks
     device = _device(examined, totals)
-    stages = memory_by_stage(sizes, Workload.of(learner, world, device))
-    yield from _ranks(stages, totals, device)
     here = world if device == "cpu" or not totals else min(world, len(totals))
+    work = Workload.of(learner, world, device, cache_room(usable_memory(), here))
+    stages = memory_by_stage(sizes, work)
+    yield from _ranks(stages, totals, device)
     if examined.kind == "run" or (totals and here == world):
         yield _host(stages, here, device)
+    if work.versions:
+        yield _cache(stages, cached_versions(learner.max_staleness))
 
 
 def _device(examined: ExaminedConfig, totals: list[int]) -> Literal["cpu", "cuda"]:
@@ -74,8 +78,18 @@ def _host(stages: list[RankMemory], here: int, device: str) -> Finding:
         f"{here} ranks: {size(needed)} of {size(there)}; of each rank {size(most.checkpoint)} for a checkpoint, "
         f"{size(most.publication)} for a version"
     )
-    text += f", {size(most.cache)} for behaviour.cache_bytes" if most.cache else ""
+    text += f", {size(most.cache)} for cached versions" if most.cache else ""
     fix = "use more memory, or fewer ranks on a machine; engines and Redis need theirs too"
     if needed > there:
         return fail("host memory", text, fix)
     return warn("host memory", text, fix) if needed > _SAFE_HOST * there else ok("host memory", text)
+
+
+def _cache(stages: list[RankMemory], wanted: int) -> Finding:
+    """Says how many versions a rank holds in host memory, where log-probabilities are recomputed under earlier ones."""
+    least = min(stages, key=lambda stage: stage.cached)
+    text = f"{least.cached} of {wanted} versions of {size(least.version)} of each rank ({size(least.cache)})"
+    if least.cached >= wanted:
+        return ok("version cache", text)
+    fix = "use more memory or fewer ranks on a machine, or set learner.behaviour.cache_bytes"
+    return warn("version cache", f"{text}: the others are read from disk in every step that needs them", fix)

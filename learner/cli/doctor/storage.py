@@ -54,7 +54,7 @@ def storage(examined: ExaminedConfig) -> Iterator[Finding]:
 
 def _learner(learner: LearnerConfig, count: int) -> Iterator[Finding]:
     checkpoint, publish = learner.checkpoint, learner.publish
-    each = count * WIDTH[publish.dtype]
+    each = count * WIDTH[publish.weights_dtype]
     needs = [
         DiskNeed("checkpoint", checkpoint.dir, count * (_OPTIMIZER_BYTES + WIDTH[learner.dtype]), checkpoint.keep + 1),
         # Beyond publish.keep: one that is being written, one that a fleet still runs, and with deltas their full version.

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from learner.cli.preflight.examined_config import ExaminedConfig
 from learner.cli.preflight.finding import Finding, fail, ok, warn
 
-TESTED = {"torch": "2.13.0", "megatron-core": "0.16.1", "sglang": "0.5.23"}  # the pins of constraints.txt
+# The pins of constraints.txt; of megatron-core, one for each Python.
+TESTED = {"torch": ("2.13.0",), "megatron-core": ("0.16.1", "0.19.2"), "sglang": ("0.5.23",)}
 
 
 def versions(examined: ExaminedConfig) -> Iterator[Finding]:
@@ -37,21 +38,25 @@ def versions(examined: ExaminedConfig) -> Iterator[Finding]:
 def _package(name: str) -> Finding:
     found = _installed(name)
     if found is None:
-        return fail(name, "not installed here", f"pip install {name}=={TESTED[name]}, or use the image of this process")
+        return fail(name, "not installed here", f"{_install(name)}, or use the image of this process")
     return compare_release(name, found)
 
 
 def compare_release(name: str, found: str) -> Finding:
-    """Compares a package's release with the one that Leeway was tested with.
+    """Compares a package's release with those that Leeway was tested with.
 
     Equal releases are "ok", another patch release of the same minor release is a "warn", all others are a "fail".
     """
-    tested = TESTED[name]
-    if _release(found) == _release(tested):
+    tested = [_release(release) for release in TESTED[name]]
+    if _release(found) in tested:
         return ok(name, found)
-    same_minor = _release(found)[:2] == _release(tested)[:2]
-    text, fix = f"{found}; Leeway was tested with {tested}", f"pip install {name}=={tested}"
-    return warn(name, text, fix) if same_minor else fail(name, text, fix)
+    same_minor = _release(found)[:2] in [release[:2] for release in tested]
+    text = f"{found}; Leeway was tested with {' and '.join(TESTED[name])}"
+    return warn(name, text, _install(name)) if same_minor else fail(name, text, _install(name))
+
+
+def _install(name: str) -> str:
+    return f"pip install {name}=={' or '.join(TESTED[name])}"
 
 
 def _installed(name: str) -> str | None:

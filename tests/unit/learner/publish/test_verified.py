@@ -54,6 +54,8 @@ def test_a_damaged_version_is_not_read_and_neither_are_its_deltas(tmp_path: Path
 class NoScorer:
     """A model without parameters."""
 
+    version_bytes = 8
+
     def snapshot(self) -> list[torch.Tensor]:
         return [torch.zeros(2)]
 
@@ -69,7 +71,7 @@ def behaviour(tmp_path: Path, root: Path, **values: Any) -> Behaviour:
         },
         source="test",
     )  # fmt: skip
-    ranks = cast(Ranks, SimpleNamespace(rank=0, data_size=1, expert_size=1))
+    ranks = cast(Ranks, SimpleNamespace(rank=0, local_size=1, data_size=1, expert_size=1))
     return Behaviour(config, get(config.objective), cast(Scorer, NoScorer()), ranks, Layout())
 
 

@@ -13,7 +13,7 @@ def test_a_learner_against_its_gpus(site: Site, monkeypatch: pytest.MonkeyPatch,
     learner, sizes = site.read("learner").learner, memory.network(site.read("learner"))
     assert learner is not None
     assert sizes is not None
-    whole = memory.memory_by_stage(sizes, memory.Workload.of(learner, 1, "cuda"))[0].model
+    whole = memory.memory_by_stage(sizes, memory.Workload.of(learner, 1, "cuda", 0))[0].model
     total = whole + 1 if state == "warn" else gpu_bytes
     monkeypatch.setattr(machine, "gpu_bytes", lambda: [total, total + (1 << 30)])
     found = bad(memory.memory(site.read("learner")))
@@ -36,6 +36,19 @@ def test_a_machine_or_a_container_that_is_too_small(site: Site, monkeypatch: pyt
     (found,) = bad(memory.memory(examined_run(site)))
     assert found.startswith("fail host memory: 4 ranks: ")
     assert "of 100.0 MB" in found
+
+
+@pytest.mark.parametrize(("usable", "line"), [(1 << 40, "ok"), (40_000_000, "warn")])
+def test_versions_that_the_cache_does_not_hold(site: Site, monkeypatch: pytest.MonkeyPatch, usable: int, line: str):
+    monkeypatch.setattr(machine, "gpu_bytes", list)
+    monkeypatch.setattr(memory, "usable_memory", lambda: usable)
+    assert not [one for one in memory.memory(examined_run(site)) if one.check == "version cache"]
+    found = memory.memory(examined_run(site, "learner.objective.name=grpo"))
+    (cache,) = [one for one in found if one.check == "version cache"]
+    assert cache.state == line
+    held = 6 if line == "ok" else 4  # of 595 kB each: a quarter of the memory, for four ranks, is 2.5 MB
+    assert cache.found.startswith(f"{held} of 6 versions of 595.2 kB of each rank ")
+    assert ("read from disk" in cache.found) == (line == "warn")
 
 
 def test_a_layout_that_does_not_fit_the_model_is_the_models_finding(site: Site):

@@ -34,7 +34,7 @@ def sglang() -> Iterator[tuple[str, dict[str, Any]]]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            said = {"/model_info": model, "/server_info": {"version": TESTED["sglang"]}}[self.path]
+            said = {"/model_info": model, "/server_info": {"version": TESTED["sglang"][0]}}[self.path]
             self.send_response(200)
             self.end_headers()
             self.wfile.write(json.dumps(said).encode())

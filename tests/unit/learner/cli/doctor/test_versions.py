@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from learner.cli.doctor import versions
@@ -22,8 +24,18 @@ def test_a_release_that_was_not_tested(site: Site, monkeypatch: pytest.MonkeyPat
 
 def test_the_tested_releases_are_those_of_the_constraints():
     text = (REPOSITORY / "constraints.txt").read_text()
-    pins = dict(line.split("==") for line in text.splitlines() if "==" in line and not line.startswith("#"))
-    assert {name: pins[name] for name in versions.TESTED} == versions.TESTED
+    pins = re.findall(r"^([A-Za-z0-9._-]+)==([^\s;]+)", text, re.MULTILINE)
+    found = {name: tuple(release for pinned, release in pins if pinned == name) for name in versions.TESTED}
+    assert found == versions.TESTED
+
+
+@pytest.mark.parametrize(
+    ("installed", "state"), [("0.16.1", ""), ("0.19.2", ""), ("0.19.3", "warn"), ("0.16.2", "warn"), ("0.17.0", "fail")]
+)
+def test_either_tested_release_of_megatron_is_good(installed: str, state: str):
+    found = versions.compare_release("megatron-core", installed)
+    assert found.state == (state or "ok")
+    assert not state or "tested with 0.16.1 and 0.19.2" in found.found
 
 
 def test_packages_that_settings_ask_for(site: Site, monkeypatch: pytest.MonkeyPatch):
