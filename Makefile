@@ -32,6 +32,14 @@ KILLS ?= 100
 AOF ?= always
 COUNT ?= 10000000
 
+# make gpu: a directory of wheels for a machine without a network (requirements/gpu-offline.txt), and the shape to measure (the
+# largest that fits, by default) with what it recomputes.
+WHEELS ?=
+SHAPE ?=
+RECOMPUTE ?= full
+GPU_PYTHON ?= $(if $(WHEELS),python3,$(BIN)/python)
+GPU_PATH = PYTHONPATH=$(CURDIR):$(CURDIR)/proto$(if $(WHEELS),:$(CURDIR)/.gpu-packages):$$PYTHONPATH
+
 # make soak: how long. make hosts: how long a fleet's link stays cut.
 MINUTES ?= 60
 CUT ?= 60
@@ -55,6 +63,7 @@ help:
 	@echo "make bench-learner  a step against transformers and against recomputing objectives, what is not the model, publication"
 	@echo "make bench-cap  a learning rate that collapses at a staleness of 16, with the staleness bound and without"
 	@echo "make gpu      on a CUDA device: the equivalence tests there, then a full step of the largest Qwen3 that fits"
+	@echo "              SHAPE=4b|1.7b|0.6b|tiny RECOMPUTE=full|none; WHEELS=dir on a machine without a network"
 	@echo "make bench    the rollout worker against bare SGLang, refits by mode (about 4 minutes)"
 	@echo "make test-parallel  every layout against a float64 reference, as a table of errors"
 	@echo "make protos   regenerate the stubs of proto/leeway/v1"
@@ -147,9 +156,16 @@ bench-learner: $(STAMP)
 bench-cap: $(STAMP)
 	@$(BIN)/python -m tests.bench.cap
 
-gpu: $(STAMP)
-	@$(BIN)/pytest tests/gpu
-	@$(BIN)/python -m tests.bench.gpu
+# With WHEELS the machine's own Python runs it, since the virtualenv cannot be made without a network. Warnings are no errors
+# there: nobody has seen those of every plugin and driver. Rows are of every length: memory in segments that cannot grow breaks up.
+gpu: export PYTORCH_ALLOC_CONF = expandable_segments:True
+gpu: $(if $(WHEELS),,$(STAMP))
+ifneq ($(WHEELS),)
+	@echo "installing what $(GPU_PYTHON) lacks from $(WHEELS) into .gpu-packages"
+	@PIP_CONSTRAINT= $(GPU_PYTHON) -m pip install -q --no-index --no-deps --upgrade --target .gpu-packages $(WHEELS)/*.whl
+endif
+	@$(GPU_PATH) $(GPU_PYTHON) -m pytest tests/gpu -o filterwarnings=default
+	@$(GPU_PATH) $(GPU_PYTHON) -m tests.bench.gpu '$(SHAPE)' $(RECOMPUTE)
 
 bench: $(STAMP)
 	@$(BIN)/python -m tests.bench.rollout_engine 6
@@ -160,5 +176,5 @@ protos: $(STAMP)
 
 clean:
 	@echo "removing $(VENV), caches and runs"
-	@rm -rf $(VENV) runs build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
+	@rm -rf $(VENV) .gpu-packages runs build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

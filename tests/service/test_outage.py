@@ -148,16 +148,16 @@ async def test_groups_of_a_failed_take_come_again(config, any_redis, gateway_que
     groups = [valid_group(2), valid_group(0), valid_group(2)]  # the second expires: that needs Redis once more
     await feed(gateway_queue, groups)
     monkeypatch.setattr(learner._session, "_outage", Outage(0.2, time.monotonic))
-    original = learner._keep_trainable
+    original = learner._groups._keep_trainable
 
     def kill_before_expiring(*arguments):
         any_redis.child.kill()
         return original(*arguments)
 
-    monkeypatch.setattr(learner, "_keep_trainable", kill_before_expiring)
+    monkeypatch.setattr(learner._groups, "_keep_trainable", kill_before_expiring)
     with pytest.raises(UnavailableError):
         learner.take(3, 2, 1)
-    monkeypatch.setattr(learner, "_keep_trainable", original)
+    monkeypatch.setattr(learner._groups, "_keep_trainable", original)
     server = any_redis.restart()
     try:
         assert ids(learner.take(3, 2, 1)) == [groups[0].group_id, groups[2].group_id]
