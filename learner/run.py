@@ -229,7 +229,7 @@ class Run:
         """Context in which the training loop waits for something; rank 0 records it when it lasts."""
         return contextlib.nullcontext() if self.lead is None else self.lead.activity.doing(what)
 
-    def patiently(self) -> contextlib.AbstractContextManager[None]:
+    def short_waits(self) -> contextlib.AbstractContextManager[None]:
         """Context of a step: its calls of the queue wait for Redis for seconds only, as the other ranks may wait for them.
 
         What could not be written then is written with the next step or checkpoint. Waiting for groups has no such limit.

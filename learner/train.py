@@ -67,7 +67,7 @@ def train(config: LearnerConfig, ranks: Ranks, rank_metrics: RankMetrics) -> boo
         packed = time.monotonic()
         batch, recomputed = run.behaviour.recompute(batch, step, prepared.taken.staleness)
         decision = run.rates.decide(step, prepared.groups)
-        with run.patiently():
+        with run.short_waits():
             made = _train_step(run, step + 1, prepared, batch, decision.rate)
         taken, stats = made.taken, made.stats
         if stats and not stats.skipped:
@@ -80,11 +80,11 @@ def train(config: LearnerConfig, ranks: Ranks, rank_metrics: RankMetrics) -> boo
         alarms = run.rates.observe(row)
         if step % config.publish.every == 0 or step == config.steps:
             run.publish(step)
-        with run.waiting("checkpoint"), run.patiently():
+        with run.waiting("checkpoint"), run.short_waits():
             run.checkpointer.after_step(step, taken.refs)
         run.checkpointer.mark_healthy(run.rates.healthy_steps(step))
         row |= recomputed | timing(started, waited, packed, trained, time.monotonic())
-        with run.patiently():
+        with run.short_waits():
             run.report(row, taken, stats, alarms)
         if run.rolls_back(step, alarms):
             run.abandon()
