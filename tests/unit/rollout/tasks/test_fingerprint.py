@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
-from typing import Any
 
 from rollout.config import TaskConfig
 from rollout.tasks import Prompt, Task
