@@ -59,6 +59,8 @@ class PromptSource:
             if self._returned:
                 positions.append(heapq.heappop(self._returned))
                 continue
+            # What was done before a crash lies above the watermark, until that passes it.
+            self._next = max(self._next, self._watermark)
             if self._next not in self._above:
                 positions.append(self._next)
             self._next += 1

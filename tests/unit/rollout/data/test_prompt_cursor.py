@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rollout.config import TaskConfig
@@ -23,6 +23,7 @@ PROMPTS = {"task.name": "sort", "seed": 0}
 
 
 @given(ACTIONS, st.sampled_from(["worker-0", "worker-3", "tokyo"]), st.sampled_from([None, 1, 7, 1000]))
+@example([("take", 2), ("done", 1), ("crash", 0), ("take", 1), ("done", 0), ("take", 1)], "worker-0", None)
 def test_done_is_never_handed_out_again_and_nothing_is_skipped(
     actions: list[tuple[str, int]], name: str, size: int | None
 ):
