@@ -139,30 +139,7 @@ class GatewayMetrics:
         self._limit_bytes = registry.gauge(
             "leeway_gateway_queue_limit_bytes", "Backlog in payload bytes above which groups get RETRY."
         )
-        self._occupied = registry.gauge(
-            "leeway_gateway_capacity_held_groups",
-            "Groups leased, queued, or in a training step that is not done yet.",
-            by_fleet,
-        )
-        self._share = registry.gauge(
-            "leeway_gateway_capacity_share_groups",
-            "The most groups that the fleet may hold now: all while no other fleet waits for a lease.",
-            by_fleet,
-        )
-        self._without_lease = registry.gauge(
-            "leeway_gateway_unleased_groups", "Queued groups that came without a valid lease.", by_fleet
-        )
-        self._hungry = registry.gauge(
-            "leeway_gateway_hungry",
-            "1 if the fleet asked for more than it was granted in the last 3 seconds.",
-            by_fleet,
-        )
-        self._use = registry.gauge(
-            "leeway_gateway_lease_use_ratio",
-            "Fraction of its leased groups that the fleet lately submitted before the lease expired, by which its weight is "
-            "multiplied (at least by 1/16).",
-            by_fleet,
-        )
+        self._declare_shares(registry)
         self._finished = registry.gauge(
             "leeway_gateway_run_finished",
             "1 if the run has made all its steps and takes no more groups: what it waits for will not come.",
@@ -194,6 +171,34 @@ class GatewayMetrics:
         )
         self._evicts = registry.gauge(
             "leeway_gateway_redis_evicts", "1 if Redis may evict groups (maxmemory-policy other than noeviction)."
+        )
+
+    def _declare_shares(self, registry: MetricRegistry) -> None:
+        """Declares how the capacity is shared between the fleets, which is equal on all gateways of a run."""
+        by_fleet = ("fleet",)
+        self._occupied = registry.gauge(
+            "leeway_gateway_capacity_held_groups",
+            "Groups leased, queued, or in a training step that is not done yet.",
+            by_fleet,
+        )
+        self._share = registry.gauge(
+            "leeway_gateway_capacity_share_groups",
+            "The most groups that the fleet may hold now: all while no other fleet waits for a lease.",
+            by_fleet,
+        )
+        self._without_lease = registry.gauge(
+            "leeway_gateway_unleased_groups", "Queued groups that came without a valid lease.", by_fleet
+        )
+        self._hungry = registry.gauge(
+            "leeway_gateway_hungry",
+            "1 if the fleet asked for more than it was granted in the last 3 seconds.",
+            by_fleet,
+        )
+        self._use = registry.gauge(
+            "leeway_gateway_lease_use_ratio",
+            "Fraction of its leased groups that the fleet lately submitted before the lease expired, by which its weight is "
+            "multiplied (at least by 1/16).",
+            by_fleet,
         )
 
     def watch(self, budget: ByteBudget) -> None:

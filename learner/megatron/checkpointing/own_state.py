@@ -88,5 +88,5 @@ def _elements_before(part: Any, parameter: torch.nn.Parameter) -> int:
     """Number of the parameter's elements before those of ``part``, which is a view of it."""
     view: torch.Tensor = part.data
     if not view.is_contiguous() or view.untyped_storage().data_ptr() != parameter.untyped_storage().data_ptr():
-        raise NotImplementedError(f"{part.key}: the checkpoint has it in another order than memory")
+        raise AssertionError(f"{part.key}: the checkpoint has it in another order than memory")
     return int(view.storage_offset() - parameter.storage_offset())
