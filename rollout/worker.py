@@ -12,13 +12,13 @@ import structlog
 from leeway.v1 import rollout_pb2
 from rollout.client import LeaseKeeper, SubmitClient
 from rollout.config import WorkerConfig
-from rollout.data.generator import GroupGenerator
 from rollout.data.prompt_cursor import PromptSource
 from rollout.data.tokenizer import Tokenizer
-from rollout.data.withdrawal import ScoringHealth, Withdrawal
 from rollout.engine.errors import EngineError, NotFiniteError
 from rollout.engine.pool import EnginePool
 from rollout.engine.refitter import Refitter
+from rollout.generation.generator import GroupGenerator
+from rollout.generation.withdrawal import ScoringHealth, Withdrawal
 from rollout.tasks import Task
 from rollout.tasks.scoring import RewardPool
 from rollout.telemetry.tracing import WorkerTracing

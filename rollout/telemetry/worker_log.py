@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from leeway.v1 import rollout_pb2
 from rollout.config import WorkerConfig
-from rollout.data.generator import Sample
 from rollout.engine.busy_clock import BusyClock
 from rollout.engine.observer import Failure, ReplicaState
+from rollout.generation.generator import Sample
 from rollout.telemetry.jsonl import JsonLines
 from rollout.telemetry.worker_metrics import WorkerMetrics
 from rollout.versions.manifest import FetchError, VersionError

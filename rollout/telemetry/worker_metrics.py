@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from leeway.v1 import rollout_pb2
 from rollout.client import SubmitClient
-from rollout.data.withdrawal import REASONS
 from rollout.engine.observer import FAILURES, Failure, ReplicaState
 from rollout.engine.pool import EnginePool
+from rollout.generation.withdrawal import REASONS
 from runtime.metric_registry import MetricRegistry
 from runtime.status import Heartbeat
 

@@ -77,7 +77,7 @@ class Ack(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., group_id: _Optional[str] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., reason: _Optional[str] = ..., field: _Optional[str] = ..., value: _Optional[str] = ..., retry_after_ms: _Optional[int] = ...) -> None: ...
 
 class Group(_message.Message):
-    __slots__ = ("group_id", "prompt_id", "prompt_tokens", "task", "responses", "temperature", "created_at", "metadata")
+    __slots__ = ("group_id", "prompt_id", "prompt_tokens", "task", "responses", "temperature", "created_at", "metadata", "sampling")
     class MetadataEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -93,6 +93,7 @@ class Group(_message.Message):
     TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
     CREATED_AT_FIELD_NUMBER: _ClassVar[int]
     METADATA_FIELD_NUMBER: _ClassVar[int]
+    SAMPLING_FIELD_NUMBER: _ClassVar[int]
     group_id: str
     prompt_id: str
     prompt_tokens: bytes
@@ -101,10 +102,21 @@ class Group(_message.Message):
     temperature: float
     created_at: _timestamp_pb2.Timestamp
     metadata: _containers.ScalarMap[str, str]
-    def __init__(self, group_id: _Optional[str] = ..., prompt_id: _Optional[str] = ..., prompt_tokens: _Optional[bytes] = ..., task: _Optional[str] = ..., responses: _Optional[_Iterable[_Union[Response, _Mapping]]] = ..., temperature: _Optional[float] = ..., created_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., metadata: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    sampling: Sampling
+    def __init__(self, group_id: _Optional[str] = ..., prompt_id: _Optional[str] = ..., prompt_tokens: _Optional[bytes] = ..., task: _Optional[str] = ..., responses: _Optional[_Iterable[_Union[Response, _Mapping]]] = ..., temperature: _Optional[float] = ..., created_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., metadata: _Optional[_Mapping[str, str]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ...) -> None: ...
+
+class Sampling(_message.Message):
+    __slots__ = ("top_p", "top_k", "min_p")
+    TOP_P_FIELD_NUMBER: _ClassVar[int]
+    TOP_K_FIELD_NUMBER: _ClassVar[int]
+    MIN_P_FIELD_NUMBER: _ClassVar[int]
+    top_p: float
+    top_k: int
+    min_p: float
+    def __init__(self, top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., min_p: _Optional[float] = ...) -> None: ...
 
 class Response(_message.Message):
-    __slots__ = ("tokens", "reward", "finish_reason", "spans", "reward_parts")
+    __slots__ = ("tokens", "reward", "finish_reason", "spans", "reward_parts", "segments", "unscored")
     class RewardPartsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -117,12 +129,26 @@ class Response(_message.Message):
     FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
     SPANS_FIELD_NUMBER: _ClassVar[int]
     REWARD_PARTS_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    UNSCORED_FIELD_NUMBER: _ClassVar[int]
     tokens: bytes
     reward: float
     finish_reason: FinishReason
     spans: _containers.RepeatedCompositeFieldContainer[Span]
     reward_parts: _containers.ScalarMap[str, float]
-    def __init__(self, tokens: _Optional[bytes] = ..., reward: _Optional[float] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., spans: _Optional[_Iterable[_Union[Span, _Mapping]]] = ..., reward_parts: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    segments: _containers.RepeatedCompositeFieldContainer[Segment]
+    unscored: str
+    def __init__(self, tokens: _Optional[bytes] = ..., reward: _Optional[float] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., spans: _Optional[_Iterable[_Union[Span, _Mapping]]] = ..., reward_parts: _Optional[_Mapping[str, float]] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., unscored: _Optional[str] = ...) -> None: ...
+
+class Segment(_message.Message):
+    __slots__ = ("context_tokens", "tokens", "spans")
+    CONTEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SPANS_FIELD_NUMBER: _ClassVar[int]
+    context_tokens: bytes
+    tokens: bytes
+    spans: _containers.RepeatedCompositeFieldContainer[Span]
+    def __init__(self, context_tokens: _Optional[bytes] = ..., tokens: _Optional[bytes] = ..., spans: _Optional[_Iterable[_Union[Span, _Mapping]]] = ...) -> None: ...
 
 class Span(_message.Message):
     __slots__ = ("version", "start", "end")
@@ -204,6 +230,62 @@ class Location(_message.Message):
     uri: str
     def __init__(self, name: _Optional[str] = ..., uri: _Optional[str] = ...) -> None: ...
 
+class DescribeRunRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class DescribeRunResponse(_message.Message):
+    __slots__ = ("run", "contract_revision", "vocab_size", "min_group_size", "max_group_size", "min_reward", "max_reward", "min_temperature", "max_temperature", "max_prompt_tokens", "max_response_tokens", "max_response_context_tokens", "max_message_bytes", "takes_truncated_sampling", "wanted", "max_staleness", "expire_after", "finished")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    CONTRACT_REVISION_FIELD_NUMBER: _ClassVar[int]
+    VOCAB_SIZE_FIELD_NUMBER: _ClassVar[int]
+    MIN_GROUP_SIZE_FIELD_NUMBER: _ClassVar[int]
+    MAX_GROUP_SIZE_FIELD_NUMBER: _ClassVar[int]
+    MIN_REWARD_FIELD_NUMBER: _ClassVar[int]
+    MAX_REWARD_FIELD_NUMBER: _ClassVar[int]
+    MIN_TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
+    MAX_TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
+    MAX_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    MAX_RESPONSE_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    MAX_RESPONSE_CONTEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TAKES_TRUNCATED_SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    WANTED_FIELD_NUMBER: _ClassVar[int]
+    MAX_STALENESS_FIELD_NUMBER: _ClassVar[int]
+    EXPIRE_AFTER_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    contract_revision: int
+    vocab_size: int
+    min_group_size: int
+    max_group_size: int
+    min_reward: float
+    max_reward: float
+    min_temperature: float
+    max_temperature: float
+    max_prompt_tokens: int
+    max_response_tokens: int
+    max_response_context_tokens: int
+    max_message_bytes: int
+    takes_truncated_sampling: bool
+    wanted: Wanted
+    max_staleness: int
+    expire_after: int
+    finished: bool
+    def __init__(self, run: _Optional[str] = ..., contract_revision: _Optional[int] = ..., vocab_size: _Optional[int] = ..., min_group_size: _Optional[int] = ..., max_group_size: _Optional[int] = ..., min_reward: _Optional[float] = ..., max_reward: _Optional[float] = ..., min_temperature: _Optional[float] = ..., max_temperature: _Optional[float] = ..., max_prompt_tokens: _Optional[int] = ..., max_response_tokens: _Optional[int] = ..., max_response_context_tokens: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., takes_truncated_sampling: bool = ..., wanted: _Optional[_Union[Wanted, _Mapping]] = ..., max_staleness: _Optional[int] = ..., expire_after: _Optional[int] = ..., finished: bool = ...) -> None: ...
+
+class Wanted(_message.Message):
+    __slots__ = ("temperature", "prompt_format", "group_size", "max_new_tokens")
+    TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_FORMAT_FIELD_NUMBER: _ClassVar[int]
+    GROUP_SIZE_FIELD_NUMBER: _ClassVar[int]
+    MAX_NEW_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    temperature: float
+    prompt_format: str
+    group_size: int
+    max_new_tokens: int
+    def __init__(self, temperature: _Optional[float] = ..., prompt_format: _Optional[str] = ..., group_size: _Optional[int] = ..., max_new_tokens: _Optional[int] = ...) -> None: ...
+
 class GetLedgerRequest(_message.Message):
     __slots__ = ("fleet",)
     FLEET_FIELD_NUMBER: _ClassVar[int]
@@ -227,7 +309,7 @@ class ListLedgersResponse(_message.Message):
     def __init__(self, ledgers: _Optional[_Iterable[_Union[Ledger, _Mapping]]] = ...) -> None: ...
 
 class Ledger(_message.Message):
-    __slots__ = ("fleet", "received", "accepted", "duplicate", "rejected", "retried", "trained", "expired", "queued", "in_flight", "rejected_by_reason", "retried_by_reason", "lost", "vanished", "redelivered", "bytes", "queued_bytes", "quarantined", "given_up", "histogram")
+    __slots__ = ("fleet", "received", "accepted", "duplicate", "rejected", "retried", "trained", "expired", "queued", "in_flight", "rejected_by_reason", "retried_by_reason", "lost", "vanished", "redelivered", "bytes", "queued_bytes", "quarantined", "given_up", "without_contrast", "unscored", "unscored_responses_by_reason", "histogram")
     class RejectedByReasonEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -236,6 +318,13 @@ class Ledger(_message.Message):
         value: int
         def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     class RetriedByReasonEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class UnscoredResponsesByReasonEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
         VALUE_FIELD_NUMBER: _ClassVar[int]
@@ -261,6 +350,9 @@ class Ledger(_message.Message):
     QUEUED_BYTES_FIELD_NUMBER: _ClassVar[int]
     QUARANTINED_FIELD_NUMBER: _ClassVar[int]
     GIVEN_UP_FIELD_NUMBER: _ClassVar[int]
+    WITHOUT_CONTRAST_FIELD_NUMBER: _ClassVar[int]
+    UNSCORED_FIELD_NUMBER: _ClassVar[int]
+    UNSCORED_RESPONSES_BY_REASON_FIELD_NUMBER: _ClassVar[int]
     HISTOGRAM_FIELD_NUMBER: _ClassVar[int]
     fleet: str
     received: int
@@ -281,8 +373,11 @@ class Ledger(_message.Message):
     queued_bytes: int
     quarantined: int
     given_up: int
+    without_contrast: int
+    unscored: int
+    unscored_responses_by_reason: _containers.ScalarMap[str, int]
     histogram: _containers.RepeatedCompositeFieldContainer[Bucket]
-    def __init__(self, fleet: _Optional[str] = ..., received: _Optional[int] = ..., accepted: _Optional[int] = ..., duplicate: _Optional[int] = ..., rejected: _Optional[int] = ..., retried: _Optional[int] = ..., trained: _Optional[int] = ..., expired: _Optional[int] = ..., queued: _Optional[int] = ..., in_flight: _Optional[int] = ..., rejected_by_reason: _Optional[_Mapping[str, int]] = ..., retried_by_reason: _Optional[_Mapping[str, int]] = ..., lost: _Optional[int] = ..., vanished: _Optional[int] = ..., redelivered: _Optional[int] = ..., bytes: _Optional[int] = ..., queued_bytes: _Optional[int] = ..., quarantined: _Optional[int] = ..., given_up: _Optional[int] = ..., histogram: _Optional[_Iterable[_Union[Bucket, _Mapping]]] = ...) -> None: ...
+    def __init__(self, fleet: _Optional[str] = ..., received: _Optional[int] = ..., accepted: _Optional[int] = ..., duplicate: _Optional[int] = ..., rejected: _Optional[int] = ..., retried: _Optional[int] = ..., trained: _Optional[int] = ..., expired: _Optional[int] = ..., queued: _Optional[int] = ..., in_flight: _Optional[int] = ..., rejected_by_reason: _Optional[_Mapping[str, int]] = ..., retried_by_reason: _Optional[_Mapping[str, int]] = ..., lost: _Optional[int] = ..., vanished: _Optional[int] = ..., redelivered: _Optional[int] = ..., bytes: _Optional[int] = ..., queued_bytes: _Optional[int] = ..., quarantined: _Optional[int] = ..., given_up: _Optional[int] = ..., without_contrast: _Optional[int] = ..., unscored: _Optional[int] = ..., unscored_responses_by_reason: _Optional[_Mapping[str, int]] = ..., histogram: _Optional[_Iterable[_Union[Bucket, _Mapping]]] = ...) -> None: ...
 
 class Bucket(_message.Message):
     __slots__ = ("measure", "outcome", "lower", "upper", "count")

@@ -49,6 +49,11 @@ class RolloutServiceStub(object):
                 request_serializer=leeway_dot_v1_dot_rollout__pb2.WatchPolicyRequest.SerializeToString,
                 response_deserializer=leeway_dot_v1_dot_rollout__pb2.WatchPolicyResponse.FromString,
                 _registered_method=True)
+        self.DescribeRun = channel.unary_unary(
+                '/leeway.v1.RolloutService/DescribeRun',
+                request_serializer=leeway_dot_v1_dot_rollout__pb2.DescribeRunRequest.SerializeToString,
+                response_deserializer=leeway_dot_v1_dot_rollout__pb2.DescribeRunResponse.FromString,
+                _registered_method=True)
         self.GetLedger = channel.unary_unary(
                 '/leeway.v1.RolloutService/GetLedger',
                 request_serializer=leeway_dot_v1_dot_rollout__pb2.GetLedgerRequest.SerializeToString,
@@ -99,6 +104,15 @@ class RolloutServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DescribeRun(self, request, context):
+        """Returns what a fleet has to know of the run before it generates anything: sizes, ranges, limits, what is wanted of sampling.
+        Needs the role submit or operate. The answer changes only when the gateway is started with another run file, but for
+        `finished`; a fleet asks once, and again after its connection was lost.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetLedger(self, request, context):
         """Returns a fleet's ledger: the caller's own, or with the role operate any fleet's.
         """
@@ -130,6 +144,11 @@ def add_RolloutServiceServicer_to_server(servicer, server):
                     servicer.WatchPolicy,
                     request_deserializer=leeway_dot_v1_dot_rollout__pb2.WatchPolicyRequest.FromString,
                     response_serializer=leeway_dot_v1_dot_rollout__pb2.WatchPolicyResponse.SerializeToString,
+            ),
+            'DescribeRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.DescribeRun,
+                    request_deserializer=leeway_dot_v1_dot_rollout__pb2.DescribeRunRequest.FromString,
+                    response_serializer=leeway_dot_v1_dot_rollout__pb2.DescribeRunResponse.SerializeToString,
             ),
             'GetLedger': grpc.unary_unary_rpc_method_handler(
                     servicer.GetLedger,
@@ -223,6 +242,33 @@ class RolloutService(object):
             '/leeway.v1.RolloutService/WatchPolicy',
             leeway_dot_v1_dot_rollout__pb2.WatchPolicyRequest.SerializeToString,
             leeway_dot_v1_dot_rollout__pb2.WatchPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DescribeRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/leeway.v1.RolloutService/DescribeRun',
+            leeway_dot_v1_dot_rollout__pb2.DescribeRunRequest.SerializeToString,
+            leeway_dot_v1_dot_rollout__pb2.DescribeRunResponse.FromString,
             options,
             channel_credentials,
             insecure,

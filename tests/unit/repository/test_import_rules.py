@@ -25,7 +25,7 @@ LIBRARIES = {  # who may import each library directly; every other room may not
         "learner.publish",
         "learner.warmup",
     },
-    "aiohttp": {"rollout.engine"},
+    "aiohttp": {"rollout.engine", "rollout.endpoint"},
 }
 # A room on a higher floor for each room, and for the top floor of a package one that no room may import.
 ABOVE = {
@@ -53,6 +53,10 @@ ABOVE = {
     "rollout.main": "rollout.__main__",
     "rollout.worker": "rollout.main",
     "rollout.telemetry": "rollout.worker",
+    "rollout.generation": "rollout.endpoint",
+    "rollout.endpoint": "rollout.generation.group",
+    "rollout.episodes": "rollout.environments",
+    "rollout.environments": "rollout.episodes.record",
     "rollout.data": "rollout.telemetry.tracing",
     "rollout.engine": "rollout.data.tokenizer",
     "rollout.client": "rollout.tasks.base",

@@ -18,9 +18,9 @@ from rollout import worker
 from rollout.client import decode_ids
 from rollout.config import WorkerConfig
 from rollout.data.demo_model import DemoShape, write_model
-from rollout.data.withdrawal import REASONS
 from rollout.engine import health_check
 from rollout.engine.errors import UnattributedError
+from rollout.generation.withdrawal import REASONS
 from rollout.main import run_until_signal
 from rollout.worker import WorkerError
 from runtime.trace_context import TRACEPARENT, SpanContext

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 from leeway.v1 import rollout_pb2
 from rollout.config import SamplingConfig
-from rollout.data.group import make_group
 from rollout.data.tokenizer import Tokenizer
-from rollout.data.withdrawal import Withdrawal, unusable
 from rollout.engine.pool import EnginePool
 from rollout.engine.sglang import Response, Sampling
+from rollout.generation.group import make_group
+from rollout.generation.withdrawal import Withdrawal, unusable
 from rollout.tasks import Prompt, Task, TaskError
 from rollout.tasks.reward_error import RewardError, describe
 from rollout.tasks.scoring import RewardPool

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from leeway.v1 import rollout_pb2
-from rollout.data.withdrawal import ScoringHealth, Withdrawal, unusable
 from rollout.engine.sglang import Response
+from rollout.generation.withdrawal import ScoringHealth, Withdrawal, unusable
 
 DONE, CUT, ABORTED = Response([1], "stop", []), Response([1], "length", []), Response([], "abort", [], message="full")
 GROUP, FAILED = rollout_pb2.Group(), Withdrawal("reward_timeout", "too slow")

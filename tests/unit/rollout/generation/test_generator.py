@@ -12,10 +12,10 @@ import pytest
 from leeway.v1 import rollout_pb2
 from rollout.config import SamplingConfig
 from rollout.data.demo_model import EOS, write_model
-from rollout.data.generator import GroupGenerator
 from rollout.data.tokenizer import Tokenizer
-from rollout.data.withdrawal import Withdrawal
 from rollout.engine.sglang import Response, VersionSpan
+from rollout.generation.generator import GroupGenerator
+from rollout.generation.withdrawal import Withdrawal
 from rollout.tasks import Prompt, TaskError, load_task
 from rollout.tasks.score import Score
 

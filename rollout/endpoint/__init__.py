@@ -1,0 +1,1 @@
+"""Serves agents as OpenAI and Anthropic would, and records every call in an episode."""

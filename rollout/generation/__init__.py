@@ -1,0 +1,1 @@
+"""Turns prompts into groups: episodes are run and scored, responses become one message."""
