@@ -8,6 +8,7 @@ from structlog.stdlib import BoundLogger
 
 from learner.checkpoint.rollback import ROLLED_BACK
 from learner.config import LearnerConfig
+from learner.config.gpu_signs import signs_in_settings, signs_of_machine
 from learner.megatron.parallel import start
 from learner.process.health import RankHealth
 from learner.telemetry.rank_metrics import RankMetrics
@@ -29,9 +30,22 @@ def launch(config: LearnerConfig, log: BoundLogger) -> int:
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         Status.start(config.status.listen, rank_metrics.registry.prometheus, health.alive, health.ready, local_rank)
         ranks = start(config.parallel, config.seed, config.collective_timeout_s)
+        if ranks.device.type == "cpu" and ranks.rank == 0:
+            warn_of_cpu(config, log)
         done = train(config, ranks, rank_metrics)
         ranks.stop()
     except LeewayError as error:
         log.error("configuration" if error.exit_status == MISCONFIGURED else "stopped", error=str(error))
         return error.exit_status
     return 0 if done else ROLLED_BACK
+
+
+def warn_of_cpu(config: LearnerConfig, log: BoundLogger) -> None:
+    """Logs a warning that training runs on the CPU, where the settings or the machine say that a GPU was meant."""
+    signs = signs_in_settings(config) + signs_of_machine(os.environ)
+    if signs:
+        log.warning(
+            "TRAINING ON THE CPU: torch finds no GPU. Is the driver new enough, is the GPU given to this container, is torch "
+            "built for CUDA? leeway doctor looks",
+            signs_of_a_gpu=signs,
+        )

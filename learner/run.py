@@ -25,9 +25,10 @@ from learner.control.alarms import Alarm
 from learner.control.controller import LearningRateController
 from learner.intake.batch_source import TakenBatch
 from learner.intake.prefetch import Prefetch
+from learner.intake.preparation import Preparation
 from learner.megatron.checkpointing.sharded_state import ShardedState
 from learner.megatron.model.build import load_policy
-from learner.megatron.model.export import export
+from learner.megatron.model.export import Export, Exporter
 from learner.megatron.model.packed_model import Policy
 from learner.megatron.parallel import Ranks
 from learner.megatron.training.scorer import Scorer
@@ -142,7 +143,7 @@ class Run:
 
     config: LearnerConfig
     ranks: Ranks
-    policy: Policy
+    exporter: Exporter
     trainer: Trainer
     objective: objectives.Objective
     rates: LearningRateController
@@ -195,6 +196,7 @@ class Run:
         if queue is not None and metrics is not None:
             activity = Activity(metrics.event, queue.away_s).start()
             lead = RankZeroCallbacks(queue, metrics, behaviour, tracing, activity, config.expiry_bound)
+        exporter = _exporter(policy, trainer, ranks, config.publish.weights_dtype)
         publisher = Publisher(config.publish, takeover.versions, config.model, first_version, lead)
 
         def extra() -> dict[str, Any]:
@@ -205,10 +207,13 @@ class Run:
         if takeover.resume is None:
             checkpointer.save(step)
         watchdog = Watchdog(config.silence_s, rank_metrics.health.progress)
+        preparation = Preparation(
+            objective.weighting, layout, config.max_staleness, ranks.data_rank, pinned=ranks.device.type == "cuda"
+        )
         run = cls(
-            config=config, ranks=ranks, policy=policy, trainer=trainer, objective=objective, rates=rates,
+            config=config, ranks=ranks, exporter=exporter, trainer=trainer, objective=objective, rates=rates,
             behaviour=behaviour, layout=layout, publisher=publisher, checkpointer=checkpointer, watchdog=watchdog,
-            prefetch=Prefetch(config, queue, ranks, stop.requested, watchdog.alive, objective.weighting),
+            prefetch=Prefetch(config, queue, ranks, stop.requested, watchdog.alive, preparation),
             rank_metrics=rank_metrics, tracing=tracing, stop=stop, lead=lead, step=step,
         )  # fmt: skip
         run.publish(step)
@@ -220,10 +225,16 @@ class Run:
         return run
 
     def publish(self, step: int) -> None:
-        """Exports the current weights and hands them to the publisher. Collective."""
+        """Hands the current weights to the publisher, and to the cache of versions; both use one copy. Collective."""
         with self.waiting("publication"):
-            self.publisher.publish(step, export(self.policy, self.ranks))
-        self.behaviour.cache_current(self.publisher.version)
+            self.publisher.publish(step, self._export)
+
+    def _export(self, version: int) -> Export:
+        caches = self.behaviour.caches
+        export = self.exporter.begin(whole=caches)
+        if caches:
+            self.behaviour.cache(version, export.weights.hold())
+        return export
 
     def waiting(self, what: Waiting) -> contextlib.AbstractContextManager[None]:
         """Context in which the training loop waits for something; rank 0 records it when it lasts."""
@@ -306,6 +317,13 @@ class Run:
 def _layout(config: LearnerConfig, ranks: Ranks) -> Layout:
     least = config.min_micro_batches or ranks.pipeline_size
     return Layout(ranks.data_size, least, config.micro_batch_tokens, ranks.tensor_size, ranks.context_size)
+
+
+def _exporter(policy: Policy, trainer: Trainer, ranks: Ranks, dtype: str) -> Exporter:
+    """Exporter of the policy, whose copies no update of the weights overtakes. Collective."""
+    exporter = Exporter(policy, ranks, dtype)
+    trainer.before_update(exporter.protect)
+    return exporter
 
 
 def _warm_started(

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 import structlog
 
 from learner.batch.culprits import culprits
-from learner.batch.packing import pack, without_groups
+from learner.batch.packing import without_groups
 from learner.batch.statistics import GroupStatistics, group_statistics
 from learner.batch.types import Batch
 from learner.config import LearnerConfig
 from learner.intake.batch_source import TakenBatch
-from learner.intake.prefetch import PreparedBatch
+from learner.intake.preparation import PreparedBatch
 from learner.megatron.parallel import Ranks
 from learner.megatron.training.trainer import StepStats
 from learner.run import Run
@@ -63,9 +63,7 @@ def train(config: LearnerConfig, ranks: Ranks, rank_metrics: RankMetrics) -> boo
         if prepared is None:
             break
         waited = time.monotonic()
-        batch = pack(prepared.sequences, run.layout, ranks.data_rank) if prepared.sequences else None
-        packed = time.monotonic()
-        batch, recomputed = run.behaviour.recompute(batch, step, prepared.taken.staleness)
+        batch, recomputed = run.behaviour.recompute(prepared.batch, step, prepared.taken.staleness)
         decision = run.rates.decide(step, prepared.groups)
         with run.short_waits():
             made = _train_step(run, step + 1, prepared, batch, decision.rate)
@@ -74,7 +72,7 @@ def train(config: LearnerConfig, ranks: Ranks, rank_metrics: RankMetrics) -> boo
             run.objective.observe(stats.metrics)
         trained = time.monotonic()
         step += 1
-        run.tracing.trained(step, taken, trained - packed)
+        run.tracing.trained(step, taken, trained - waited)
         beta, objective = config.optimizer.betas[0], config.objective.name
         row = step_row(StepRecord(step, taken, made.groups, made.batch, stats, decision, beta, objective))
         alarms = run.rates.observe(row)
@@ -83,7 +81,7 @@ def train(config: LearnerConfig, ranks: Ranks, rank_metrics: RankMetrics) -> boo
         with run.waiting("checkpoint"), run.short_waits():
             run.checkpointer.after_step(step, taken.refs)
         run.checkpointer.mark_healthy(run.rates.healthy_steps(step))
-        row |= recomputed | timing(started, waited, packed, trained, time.monotonic())
+        row |= recomputed | timing(started, waited, trained, time.monotonic()) | {"prepare_s": prepared.seconds}
         with run.short_waits():
             run.report(row, taken, stats, alarms)
         if run.rolls_back(step, alarms):

@@ -28,7 +28,7 @@ from learner.batch.packing import Layout
 from learner.batch.subset import flatten, padded_to, select_tokens, with_field
 from learner.batch.types import Batch
 from learner.behaviour.drift import bucket_count, drift_row, drift_sums
-from learner.behaviour.weight_cache import LocalWeights, WeightCache
+from learner.behaviour.weight_cache import HeldWeights, LocalWeights, WeightCache
 from learner.config import LearnerConfig
 from learner.config.behaviour import cache_limit, cache_room, cached_versions
 from learner.megatron.parallel import Ranks
@@ -67,9 +67,9 @@ class Behaviour:
         self._score_together = ranks.expert_size > 1
         self._published = VerifiedVersions(config.publish.dir)
         self._wants_log_mu = objective.needs_behaviour or config.behaviour.drift_every > 0
-        self._cache = WeightCache(
-            self._cache_limit(scorer.version_bytes), lambda version: scorer.read(self._published.open(version))
-        )
+        limit = self._cache_limit(scorer.version_bytes)
+        self._cache = WeightCache(limit, lambda version: scorer.read(self._published.open(version)))
+        self._caches = self._wants_log_mu and scorer.version_bytes <= limit
         self._reference: LocalWeights | None = None
         self._reference_version = -1
         self._unusable: set[int] = set()
@@ -88,10 +88,14 @@ class Behaviour:
             )
         return limit
 
-    def cache_current(self, version: int) -> None:
-        """Caches the current weights, which are being published as ``version``, if log mu may be needed."""
-        if self._wants_log_mu:
-            self._cache.put(version, self._scorer.snapshot())
+    @property
+    def caches(self) -> bool:
+        """Whether the weights that are published are to be cached: log mu may be needed, and there is room."""
+        return self._caches
+
+    def cache(self, version: int, weights: HeldWeights) -> None:
+        """Caches this rank's shard of the weights that are being published as ``version``; it is a user of them already."""
+        self._cache.put(version, weights)
 
     def freeze_reference(self, version: int, step: int) -> None:
         """Takes ``version`` as the frozen reference, and loads its weights if the objective needs them.
@@ -166,6 +170,8 @@ class Behaviour:
         if batch is None:
             return None, {}
         started, misses = time.monotonic(), self._cache.misses
+        if self._wants_log_mu or self._objective.needs_reference:
+            self._scorer.prepare()  # here, where all ranks are: some of them may score nothing
         everything = torch.ones(len(flatten(batch, "loss_row")), dtype=torch.bool)
         numbers: dict[str, Any] = {}
         log_mu = self._log_mu(batch, everything) if self._objective.needs_behaviour else None

@@ -13,9 +13,9 @@ from learner.config.workload import Workload, stage_layers
 LOGITS_AT_A_TIME = {"cpu": 1 << 24, "cuda": 1 << 27}
 _LOGIT_COPIES = 3
 _GRADIENT = 4  # of the output layer's weight, a sum in fp32
-# Times its width that a gated MLP keeps: both halves and the product; plain operators keep SiLU's output and a copy of the
-# other half too, and an expert's the product before it is scaled. Counted by tests/bench/kept.py.
-_GATED = {"fused": 3, "plain": 5, "plain expert": 6}
+# Times its width that a gated MLP keeps: both halves and the product. An expert's plain operators keep SiLU's output and a
+# copy of the other half too, and the product before it is scaled. Counted by tests/bench/kept.py.
+_GATED = {"dense": 3, "fused expert": 3, "plain expert": 6}
 
 
 def activation_bytes(config: Mapping[str, Any], work: Workload, stage: int) -> int:
@@ -45,14 +45,15 @@ def _layer_numbers(config: Mapping[str, Any], work: Workload, sparse: bool) -> f
     # One attention call for the whole row needs bfloat16 and no context parallelism: learner/megatron/model/kernels.py.
     whole_row = work.uses_fused_kernels and work.dtype == "bfloat16" and parallel.context == 1
     attention = sum((_varlen_numbers if whole_row else _padded_numbers)(queries, keys, work, normed))
-    # Both norms keep their input, and the linear layers behind them the norms' output.
-    whole = 4 * hidden / work.sequence
+    # Both norms keep their input, and the linear layers behind them the norms' output, if it is not computed again.
+    rebuilt = work.recompute == "selective"
+    whole = (4 - rebuilt * (1 if sparse else 2)) * hidden / work.sequence
     if not sparse:
-        gated = _GATED["fused" if work.uses_fused_kernels else "plain"]
+        gated = _GATED["dense"] - rebuilt
         return whole + (attention + gated * config["intermediate_size"]) / parallel.tensor
     chosen = min(config["num_experts_per_tok"], expert_count(config))
     # Each chosen expert: its input, its output, and as much as a dense layer within it.
-    gated = _GATED["fused" if work.uses_fused_kernels else "plain expert"]
+    gated = _GATED["fused expert" if work.uses_fused_kernels else "plain expert"]
     mixture = chosen * (2 * hidden + gated * config["moe_intermediate_size"]) / work.sequence
     return whole + attention / parallel.tensor + mixture
 
@@ -61,10 +62,9 @@ def _varlen_numbers(queries: int, keys: int, work: Workload, normed: bool) -> It
     """Numbers that attention keeps with one call for the whole row."""
     if normed:
         yield queries + keys  # the norms' input
-    yield queries + 2 * keys  # the kernel's input, or that of rotary positions before it
+    # The kernel's input, of which queries and keys can be computed again of the norms' input.
+    yield keys if normed and work.recompute == "selective" else queries + 2 * keys
     yield queries  # its output, which is the input of the output projection
-    if work.recompute == "selective":  # the values that are kept keep the product of queries, keys and values
-        yield queries + (keys if normed else 0)
 
 
 def _padded_numbers(queries: int, keys: int, work: Workload, normed: bool) -> Iterator[int]:
@@ -73,10 +73,8 @@ def _padded_numbers(queries: int, keys: int, work: Workload, normed: bool) -> It
     product = queries + 2 * keys
     if normed:
         yield queries + product  # the norms' input: a copy of the queries, and keys within the product
-    if work.recompute == "selective":  # the input of rotary positions
-        yield queries + (keys if normed else product)
-    else:  # the kernel's input, in which each rank has the keys and values of all context ranks, and its output
-        yield 2 * queries + 2 * keys * work.parallel.context
+    # The kernel's input, in which each rank has the keys and values of all context ranks, and its output.
+    yield 2 * queries + 2 * keys * work.parallel.context
     yield queries  # input of the output projection
 
 

@@ -17,12 +17,15 @@ from learner.config.learner import ParallelConfig
 from learner.config.model_tensors import EMBEDDING, tensor_shapes
 from learner.config.workload import WIDTH, Workload, stage_layers
 
-_GRADIENT = 4  # accumulated and reduced in fp32
+_WIDE = 4  # fp32, in which the optimizer wants its gradients
 _MOMENTS = 8  # Adam's two, fp32
 _MASTER = 4  # the fp32 copy of a bfloat16 weight
 # A step of torch's Adam makes the fp32 roots of all second moments at once on CUDA, of one tensor's at a time on a CPU, and
 # none if it is fused.
 _ROOTS = 4
+# Copies of the weights that wait to be published or are being written; the version before is the base of a delta.
+_COPIES = 2
+_QUERIES_KEYS_VALUES = ("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight")
 
 
 @dataclass(frozen=True)
@@ -32,15 +35,16 @@ class RankMemory:
     Attributes:
         stage: its pipeline stage, from 0.
         weights: the model's parameters.
-        gradients: the fp32 buffer in which they are accumulated.
+        gradients: the buffer in which they are accumulated.
         optimizer: fp32 weights and Adam's moments, divided over the data- and context-parallel ranks.
         activations: what the backward pass needs, of all micro-batches under way.
         logits: output layer, on the last stage.
         update: what the optimizer's step needs for a moment, when activations and logits are gone.
         scoring: the weights of an earlier version, under which log-probabilities are recomputed before a step.
         checkpoint: host memory into which a checkpoint's copy goes, kept for the next; ranks with equal weights share it.
-        publication: host memory of a version that is being written, of a newer one that waits, and of the one before if
-            versions hold changes.
+        publication: host memory into which versions are copied, kept for the next: one that is being written, a newer one
+            that waits, and the one before if versions hold changes; less what is cached too. And of tensors that are written
+            and are no part of a copy as they are.
         version: this rank's shard of one version.
         cached: number of versions that it caches.
     """
@@ -88,7 +92,6 @@ def memory_by_stage(config: Mapping[str, Any], work: Workload) -> list[RankMemor
         work: what the learner does with it.
     """
     parallel, width = work.parallel, work.width
-    whole = parameter_count(config)
     found = []
     for stage in range(parallel.pipeline):
         dense, experts = _parameters(config, parallel, stage)
@@ -97,21 +100,22 @@ def memory_by_stage(config: Mapping[str, Any], work: Workload) -> list[RankMemor
         shard = dense * parallel.tensor * parallel.pipeline // work.world
         shard += experts * parallel.expert * parallel.pipeline // work.world
         state = _MOMENTS + (_MASTER if width < _MASTER else 0)
-        versions = 3 if work.deltas else 2
+        version = own * WIDTH[work.published]
+        cached = _cached(version, work)
         found.append(
             RankMemory(
                 stage=stage,
                 weights=own * width,
-                gradients=own * _GRADIENT,
+                gradients=own * WIDTH[work.gradients],
                 optimizer=shard * state,
                 activations=activation_bytes(config, work, stage),
                 logits=logit_bytes(config, work) if stage == parallel.pipeline - 1 else 0,
-                update=shard * _ROOTS if work.device == "cuda" and not work.fused else 0,
+                update=_update(shard, work),
                 scoring=own * width if work.versions else 0,
                 checkpoint=shard * (width + _MOMENTS + _MASTER),
-                publication=versions * whole * WIDTH[work.published] // work.world,
-                version=own * WIDTH[work.published],
-                cached=_cached(own * WIDTH[work.published], work),
+                publication=_publication_bytes(config, work, version, cached),
+                version=version,
+                cached=cached,
             )
         )
     return found
@@ -120,6 +124,30 @@ def memory_by_stage(config: Mapping[str, Any], work: Workload) -> list[RankMemor
 def checkpoint_bytes(config: Mapping[str, Any], dtype: str) -> int:
     """Size of a checkpoint: weights, fp32 weights, Adam's moments."""
     return parameter_count(config) * (WIDTH[dtype] + _MASTER + _MOMENTS)
+
+
+def _publication_bytes(config: Mapping[str, Any], work: Workload, version: int, cached: int) -> int:
+    """Host memory that publication needs besides the cache: learner/megatron/model/export.py says for what."""
+    width, bases = WIDTH[work.published], int(work.deltas)
+    if (
+        cached
+    ):  # a copy is of all that the rank has, and the newest are cached; one more is made before one leaves the cache
+        copies = (1 + max(0, _COPIES + bases - cached)) * version
+    else:
+        copies = (_COPIES + bases) * parameter_count(config) * width // work.world
+    # Slices are brought together, but for experts, which nobody cuts; without them only queries, keys and values are cut out.
+    made_anew = sum(
+        math.prod(shape)
+        for name, shape in tensor_shapes(config).items()
+        if (".experts." not in name if work.parallel.tensor > 1 else name.endswith(_QUERIES_KEYS_VALUES))
+    )
+    return copies + (1 + bases) * made_anew * width // work.world
+
+
+def _update(shard: int, work: Workload) -> int:
+    """What an optimizer's step needs for a moment: an fp32 copy of coarser gradients, and roots of the second moments."""
+    copied = shard * _WIDE if WIDTH[work.gradients] < _WIDE else 0
+    return copied + (shard * _ROOTS if work.device == "cuda" and not work.fused else 0)
 
 
 def _cached(version_bytes: int, work: Workload) -> int:

@@ -21,6 +21,7 @@ class Workload:
         tokens: most tokens of a micro-batch.
         dtype: "float32" or "bfloat16", of weights and activations.
         recompute: "none", "selective" or "full".
+        gradients: "float32" or "bfloat16", in which gradients are added up.
         fused: whether a CUDA device uses fused kernels.
         published: dtype of published versions.
         deltas: whether versions hold changes, for which a rank keeps what it published last.
@@ -36,6 +37,7 @@ class Workload:
     tokens: int = 16_384
     dtype: str = "bfloat16"
     recompute: str = "full"
+    gradients: str = "float32"
     fused: bool = True
     published: str = "bfloat16"
     deltas: bool = False
@@ -56,6 +58,7 @@ class Workload:
             tokens=learner.micro_batch_tokens,
             dtype=learner.dtype,
             recompute=learner.recompute,
+            gradients=learner.gradients,
             fused=learner.fused_kernels,
             published=publish.weights_dtype,
             deltas=publish.full_every > 1,

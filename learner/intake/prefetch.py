@@ -1,4 +1,4 @@
-"""Fetches and decodes the next step's groups while the current step trains.
+"""Fetches, decodes and packs the next step's groups while the current step trains.
 
 Every rank has a thread for it. These threads have a process group of their own, because their collectives and those of
 training interleave differently on every rank. A thread ends with its batch, so none exists while nothing is fetched.
@@ -13,35 +13,16 @@ import concurrent.futures
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 
-from learner.batch.sequences import to_sequences
-from learner.batch.statistics import GroupStatistics, group_statistics
-from learner.batch.types import Sequence
-from learner.batch.weighting import Weighting
 from learner.config import LearnerConfig
-from learner.intake.batch_source import BatchSource, TakenBatch
+from learner.intake.batch_source import BatchSource
+from learner.intake.preparation import Preparation, PreparedBatch
 from learner.megatron.parallel import Ranks
 from learner.queue import LearnerQueue
 
 _POLL_S = 0.004  # while the training loop waits for the batch
 _POLL_AHEAD_S = 0.02  # while it trains: this thread leaves the interpreter lock to it
 _END_S = 30.0  # several heartbeats of the batch source
-
-
-@dataclass(frozen=True)
-class PreparedBatch:
-    """One step's groups, decoded.
-
-    Attributes:
-        taken: the groups as they were taken from the queue.
-        groups: statistics of the groups.
-        sequences: training sequences; empty if the objective's weighting keeps none.
-    """
-
-    taken: TakenBatch
-    groups: GroupStatistics
-    sequences: list[Sequence]
 
 
 class Prefetch:
@@ -56,7 +37,7 @@ class Prefetch:
         stopping: asked on every rank before every step, and on rank 0 before every wait; True on any ends the run cleanly.
         report_progress: called while the loop waits for a batch, and only then: a thread that waits for groups says
             nothing about a loop that hangs in a collective.
-        weighting: the objective's weighting of sequences.
+        preparation: makes a batch of a step's groups, in the thread.
     """
 
     def __init__(
@@ -66,13 +47,13 @@ class Prefetch:
         ranks: Ranks,
         stopping: Callable[[], bool],
         report_progress: Callable[[], None],
-        weighting: Weighting,
+        preparation: Preparation,
     ) -> None:
         self._config = config
         self._ranks = ranks
         self._stopping = stopping
         self._report_progress = report_progress
-        self._weighting = weighting
+        self._preparation = preparation
         self._loop_waits = threading.Event()
         self._ending = threading.Event()
         self._prefetched: Future[PreparedBatch | None] | None = None
@@ -121,16 +102,12 @@ class Prefetch:
         return batch
 
     def _run(self, step: int, batch: Future[PreparedBatch | None]) -> None:
-        """Runs in the thread: takes a batch and decodes it. Its errors are raised by ``take``, in the loop."""
+        """Runs in the thread: takes a batch and prepares it. Its errors are raised by ``take``, in the loop."""
         try:
             taken = self._source.take(step)
-            batch.set_result(self._prepare(taken) if taken is not None else None)
+            batch.set_result(self._preparation.prepare(taken) if taken is not None else None)
         except Exception as error:  # noqa: BLE001 - nothing may be lost with this thread; take() raises it in the loop
             batch.set_exception(error)
-
-    def _prepare(self, taken: TakenBatch) -> PreparedBatch:
-        statistics = group_statistics(taken.groups, taken.staleness, self._config.max_staleness)
-        return PreparedBatch(taken, statistics, to_sequences(taken.groups, self._weighting))
 
     def _stop_requested(self) -> bool:
         return self._ending.is_set() or self._stopping()

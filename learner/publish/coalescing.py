@@ -1,7 +1,8 @@
 """Which snapshot of the weights is published next, when publication is slower than training.
 
 One snapshot is published at a time and one waits; a newer snapshot replaces the one that waits. So the newest weights are
-published as soon as the publisher is free, and no rank holds more than two snapshots. Rank 0 decides. Its publisher may take
+published as soon as the publisher is free, and no rank holds more than two snapshots: the one that waits is let go before a
+newer one is copied. Rank 0 decides. Its publisher may take
 the waiting snapshot while another rank has already reached the next one: snapshots therefore have tickets, which count the
 calls of ``publish`` and are equal on every rank, and rank 0 tells the others which ticket must stay.
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 
-from learner.publish.shard_writer import Shard
+from learner.publish.shard_source import ShardSource
 
 
 @dataclass(frozen=True)
@@ -24,13 +25,13 @@ class Snapshot:
         ticket: count of the snapshots handed over before it; equal on every rank.
         version: number that it is published under, if it is.
         step: optimizer steps that went into the weights.
-        shard: what this rank writes.
+        source: what this rank writes.
     """
 
     ticket: int
     version: int
     step: int
-    shard: Shard
+    source: ShardSource
 
 
 @dataclass(frozen=True)
@@ -92,10 +93,16 @@ class HeldSnapshots:
     def __len__(self) -> int:
         return len(self._held)
 
-    def add(self, snapshot: Snapshot, running: int) -> None:
-        """Adds the newest snapshot, and drops the others but the one with the ticket ``running``."""
+    def drop_all_but(self, running: int) -> None:
+        """Lets go of the snapshots but the one with the ticket ``running``: they are never published."""
         with self._changed:
-            self._held = {ticket: held for ticket, held in self._held.items() if ticket == running}
+            dropped = [self._held.pop(ticket) for ticket in list(self._held) if ticket != running]
+        for snapshot in dropped:
+            snapshot.source.release()
+
+    def add(self, snapshot: Snapshot) -> None:
+        """Adds the newest snapshot."""
+        with self._changed:
             self._held[snapshot.ticket] = snapshot
             self._changed.notify_all()
 

@@ -1,8 +1,8 @@
 """Publication of policy versions in the background, as Hugging Face directories whose every file can be verified.
 
-Training hands over a snapshot in host memory and goes on; it never waits for a publication. When publishing takes longer
-than the steps between two versions, the newest snapshot is published as soon as the publisher is free, and those between are
-never published (learner.publish.coalescing). What a version consists of, and in which order it is written, is in
+Training copies its weights to host memory, or begins to, and goes on; it never waits for a publication. When publishing takes
+longer than the steps between two versions, the newest snapshot is published as soon as the publisher is free, and those
+between are never published (learner.publish.coalescing). What a version consists of, and in which order it is written, is in
 learner.publish.version_writer.
 
 With ``full_every`` n only every n-th version is full; those between store what changed since the version before them
@@ -26,7 +26,7 @@ from learner.publish.coalescing import Coalescer, Decision, HeldSnapshots, Snaps
 from learner.publish.mirror import Mirror
 from learner.publish.rank_group import RankGroup
 from learner.publish.retention import Versions, remove_expired
-from learner.publish.shard_writer import Shard
+from learner.publish.shard_source import ShardSource
 from learner.publish.version_writer import VersionWriter
 from learner.storage.fence import DirectoryFence, SupersededError
 from leeway.v1 import rollout_pb2
@@ -98,13 +98,13 @@ class Publisher:
         self._loops.barrier()
         threading.Thread(target=self._serve, name="publisher", daemon=True).start()
 
-    def publish(self, step: int, shard: Shard) -> None:
+    def publish(self, step: int, export: Callable[[int], ShardSource]) -> None:
         """Hands over the weights after ``step``. Collective; waits for no publication.
 
         Args:
             step: optimizer steps that went into the weights.
-            shard: (Hugging Face name, full tensor) pairs this rank writes; empty on ranks that write nothing. The tensors
-                must be a snapshot: they are read after this returns.
+            export: given the version's number, takes this rank's part of the weights. It is called once, when the memory of
+                the snapshot that this one replaces is free again.
 
         Raises:
             SupersededError: a newer learner has taken over (rank 0).
@@ -115,7 +115,8 @@ class Publisher:
         self._ticket += 1
         decision = self._coalescer.offer(ticket, step) if self._coalescer else Decision(0, 0, None)
         self.version, running = self._loops.agree([decision.version, decision.running])
-        self._held.add(Snapshot(ticket, self.version, step, shard), running)
+        self._held.drop_all_but(running)
+        self._held.add(Snapshot(ticket, self.version, step, export(self.version)))
         if running == ticket:
             with self._changed:
                 self._busy += 1

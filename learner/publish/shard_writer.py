@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,17 +11,17 @@ from torch import Tensor
 
 from learner.publish.delta_writer import changes
 from learner.publish.safetensors_file import digest, write
+from learner.publish.shard_source import ShardSource
 from learner.storage.digests import FileDigest
-
-Shard = Sequence[tuple[str, Tensor]]
 
 
 @dataclass(frozen=True)
 class _WrittenShard:
-    """The tensors of the version that this rank wrote last: the base of the next delta."""
+    """The tensors of the version that this rank wrote last: the base of the next delta. They are a part of ``source``."""
 
     version: int
     tensors: dict[str, Tensor]
+    source: ShardSource
 
 
 class ShardWriter:
@@ -31,8 +30,8 @@ class ShardWriter:
     Args:
         rank: this process's rank; it is part of the files' names.
         dtype: "float32" or "bfloat16", the dtype of what is written.
-        deltas: whether to keep what was written, a copy of the rank's weights in host memory, so that the next version may
-            be a delta.
+        deltas: whether to hold what was written, a copy of the rank's weights in host memory, until the next version, so
+            that this may be a delta.
     """
 
     def __init__(self, rank: int, dtype: str, deltas: bool) -> None:
@@ -42,14 +41,14 @@ class ShardWriter:
         self._last: _WrittenShard | None = None
 
     def write(
-        self, directory: Path, version: int, shard: Shard, base: int | None
+        self, directory: Path, version: int, source: ShardSource, base: int | None
     ) -> tuple[FileDigest | None, FileDigest | None]:
-        """Writes the rank's file, if there is anything to write.
+        """Writes the rank's file, if there is anything to write, and releases what is not needed any more. Collective.
 
         Args:
             directory: made if it is missing, without parents: a replaced learner must not make its staging directory again.
             version: the version's number.
-            shard: (name, tensor) pairs that this rank writes; empty on ranks that write nothing.
+            source: what this rank writes.
             base: write only what changed since that version; None writes everything.
 
         Returns:
@@ -59,24 +58,36 @@ class ShardWriter:
         Raises:
             OSError: the file cannot be written, or this rank did not write ``base`` last.
         """
+        last, self._last = self._last, None
+        try:
+            # Even a rank that cannot write takes part: the others may need its slices.
+            tensors = {name: tensor.to(self._dtype).contiguous() for name, tensor in source.shard()}
+            digests = self._write(directory, tensors, base, last)
+            if self._deltas:
+                self._last = _WrittenShard(version, tensors, source)
+        finally:
+            if last is not None:
+                last.source.release()
+            if self._last is None:
+                source.release()
+        return digests
+
+    def _write(
+        self, directory: Path, tensors: dict[str, Tensor], base: int | None, last: _WrittenShard | None
+    ) -> tuple[FileDigest | None, FileDigest | None]:
         directory.mkdir(exist_ok=True)
-        if not shard:
+        if not tensors:
             return None, None
-        tensors = {name: tensor.to(self._dtype).contiguous() for name, tensor in shard}
         if base is None:
-            written = result = write(directory / model_file(self._rank), tensors)
-        else:
-            last = self._last
-            if last is None or last.version != base:
-                raise OSError(f"rank {self._rank} has no copy of version {base}: a full version is needed")
-            with ThreadPoolExecutor(1) as thread:
-                full = thread.submit(digest, tensors)
-                found = changes(tensors, last.tensors)
-                written = write(directory / delta_file(self._rank), found) if found else None
-                result = full.result()
-        if self._deltas:
-            self._last = _WrittenShard(version, tensors)
-        return written, result
+            result = write(directory / model_file(self._rank), tensors)
+            return result, result
+        if last is None or last.version != base:
+            raise OSError(f"rank {self._rank} has no copy of version {base}: a full version is needed")
+        with ThreadPoolExecutor(1) as thread:
+            full = thread.submit(digest, tensors)
+            found = changes(tensors, last.tensors)
+            written = write(directory / delta_file(self._rank), found) if found else None
+            return written, full.result()
 
 
 def model_file(rank: int) -> str:

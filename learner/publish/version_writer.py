@@ -87,7 +87,7 @@ class VersionWriter:
         digests: tuple[FileDigest | None, FileDigest | None] = (None, None)
         path = self._fence.staging_path(version_name(snapshot.version))
         try:
-            digests = self._shards.write(path, snapshot.version, snapshot.shard, base)
+            digests = self._shards.write(path, snapshot.version, snapshot.source, base)
         except OSError as error:
             failure = error
         rows = self._group.gather([int(failure is not None), *to_row(digests[0]), *to_row(digests[1])])

@@ -25,6 +25,7 @@ from learner.storage.fence import DirectoryFence
 from leeway.v1 import rollout_pb2
 from rollout.versions.verifier import Verifier
 from runtime.version_format.names import version_name
+from tests.tools.publishing import ready
 
 
 class Registry:
@@ -86,7 +87,7 @@ def measure(root: Path, index: int, start: dict[str, Tensor], after: dict[str, T
     verifier = Verifier(root / "model", [root.absolute().as_uri()], root / f"cache{index}")
     timings = []
     for weights in (start, after):
-        publisher.publish(0, list(weights.items()))
+        publisher.publish(0, ready(list(weights.items())))
         publisher.wait()
         began = time.monotonic()
         found = verifier.verify(registry.policy)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import fields
 from pathlib import Path
@@ -39,6 +39,7 @@ LENGTHS = (311, 97, 256, 180, 180)  # tokens
 @contextmanager
 def counted(layer: torch.nn.Module, shared: list[torch.Tensor]) -> Iterator[dict[int, int]]:
     """Collects the size of each storage that ``layer`` keeps in a forward pass, by address."""
+    real = torch.autograd.graph.saved_tensors_hooks
     known = {tensor.untyped_storage().data_ptr() for tensor in [*layer.parameters(), *shared]}
     sizes: dict[int, int] = {}
 
@@ -48,12 +49,24 @@ def counted(layer: torch.nn.Module, shared: list[torch.Tensor]) -> Iterator[dict
             sizes[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    inside = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    def within(pack: Callable[[torch.Tensor], Any], unpack: Callable[[Any], torch.Tensor]) -> Any:
+        """The layer's own hooks, which replace ours while they are in effect."""
+
+        def note(tensor: torch.Tensor) -> Any:
+            packed = pack(tensor)
+            for one in [packed] if torch.is_tensor(packed) else packed.recipe.inputs:
+                keep(one)
+            return packed
+
+        return real(note, unpack)
+
+    inside = real(keep, lambda tensor: tensor)
     handles = [
         layer.register_forward_pre_hook(lambda *_: inside.__enter__()),
         layer.register_forward_hook(lambda *_: inside.__exit__()),
     ]
-    yield sizes
+    with mock.patch.object(torch.autograd.graph, "saved_tensors_hooks", within):
+        yield sizes
     for handle in handles:
         handle.remove()
 

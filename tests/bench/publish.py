@@ -33,6 +33,7 @@ from leeway.v1 import manifest_pb2
 from rollout.versions.manifest import read_manifest, verify_files
 from runtime.digest import of_file
 from tests.bench.delta import Registry
+from tests.tools.publishing import ready
 
 _HIDDEN = 1024
 _MB = 1_000_000
@@ -82,7 +83,7 @@ class Bench:
             os.fsync(file.fileno())
 
     def publish(self) -> None:
-        self._publisher.publish(0, list(self._tensors.items()))
+        self._publisher.publish(0, ready(list(self._tensors.items())))
         self._publisher.wait()
 
     @property

@@ -21,6 +21,7 @@ import torch
 import learner.megatron  # noqa: F401  makes megatron usable before the imports below
 from learner.batch.packing import Layout, pack
 from learner.behaviour.recompute import Behaviour
+from learner.behaviour.weight_cache import ReadWeights
 from learner.megatron.model.build import load_policy
 from learner.megatron.training.scorer import Scorer
 from learner.megatron.training.trainer import Trainer
@@ -40,8 +41,10 @@ def steps(directory: Path) -> dict[str, Callable[[], float]]:
 
     def step(name: str) -> Callable[[], float]:
         objective = get(config.objective.model_copy(update={"name": name, "rho_max": None}))
-        behaviour = Behaviour(config, objective, Scorer(policy, ranks, "float32"), ranks, layout)
-        behaviour.cache_current(0)
+        scorer = Scorer(policy, ranks, "float32")
+        behaviour = Behaviour(config, objective, scorer, ranks, layout)
+        if behaviour.caches:
+            behaviour.cache(0, ReadWeights(scorer.snapshot()))
 
         def run() -> float:
             filled, _ = behaviour.recompute(batch, 0, {0: 0})

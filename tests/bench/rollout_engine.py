@@ -24,8 +24,10 @@ import psutil
 from rollout.config import EngineConfig
 from rollout.data.demo_model import write_model
 from rollout.engine.prompt_limits import PromptLimits
+from rollout.engine.sampling import Sampling
 from rollout.engine.server_process import Server
-from rollout.engine.sglang import Engine, RefitMode, Sampling
+from rollout.engine.sglang import Engine
+from rollout.engine.weights import RefitMode
 from runtime.children import Child
 from tests.tools.fleet_peers import TOKEN, ScriptedGateway, until
 from tests.tools.published import publish
@@ -126,7 +128,9 @@ class Refits:
     async def _refit(self, end: float) -> None:
         while self._mode is not None and time.monotonic() < end:
             number = len(self.took) + 1
-            self.took.append(await self._engine.refit(number, self._weights[number % len(self._weights)], self._mode))
+            self.took.append(
+                await self._engine.weights.refit(number, self._weights[number % len(self._weights)], self._mode)
+            )
             await asyncio.sleep(REFIT_EVERY_S)
 
     def __str__(self) -> str:
@@ -189,11 +193,11 @@ async def main(seconds: float) -> None:
                 await server.wait_until_up(session)
                 print(f"server up after {time.monotonic() - started:.1f} s; load {os.getloadavg()[0]:.1f}")
                 engine = Engine(server.url, session, PromptLimits(vocab_size=16), timeout_s=60)
-                print(f"first refit {await engine.refit(0, weights[0], 'drain'):.3f} s")
+                print(f"first refit {await engine.weights.refit(0, weights[0], 'drain'):.3f} s")
                 await bare(session, server.url, 2, 2)
                 print(f"refits every {REFIT_EVERY_S} s", flush=True)
                 await compare_modes(engine, weights, seconds)
-                await engine.refit(0, weights[0], "drain")
+                await engine.weights.refit(0, weights[0], "drain")
             print("the worker against bare SGLang, in turn", flush=True)
             await compare_paths(server, directory, gateway, seconds)
         finally:

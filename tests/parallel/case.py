@@ -17,8 +17,10 @@ import learner.megatron  # noqa: F401  makes megatron usable before the imports 
 from learner.batch.packing import Layout, pack
 from learner.batch.types import Batch, Sequence
 from learner.config import LearnerConfig
-from learner.megatron.model.build import load_policy
+from learner.megatron.model import build
+from learner.megatron.model.export import Exporter
 from learner.megatron.model.packed_model import Policy
+from learner.megatron.model.weight_copies import Field
 from learner.megatron.parallel import Ranks, start
 from learner.megatron.training.trainer import StepStats, Trainer
 from learner.objectives.policy_gradient import Reinforce
@@ -45,6 +47,8 @@ class Case:
                 "objective": spec.get("objective", {"name": "reinforce"}),
                 "recompute": spec.get("recompute", "none"),
                 "layers": spec.get("layers", "own"),
+                "overlap": spec.get("overlap"),
+                "gradients": spec.get("gradients", "float32"),
                 "checkpoint": {"dir": "unused"},
                 "publish": {"dir": "unused"},
                 "metrics_dir": "unused",
@@ -53,11 +57,13 @@ class Case:
         )
         store = FileStore(str(out / f"{spec['name']}.store"), int(os.environ["WORLD_SIZE"]))
         self.ranks: Ranks = start(self.config.parallel, 1, TIMEOUT_S, store)
+        build.BUCKET_WEIGHTS = spec.get("bucket")
         with fused_on_cpu() if spec.get("fused") else nullcontext():
-            self.policy: Policy = load_policy(self.config.model, self.ranks, self.config)
+            self.policy: Policy = build.load_policy(self.config.model, self.ranks, self.config)
         rows = json.loads(Path(spec["sequences"]).read_text()) if "sequences" in spec else []
         self.sequences = [_sequence(row) for row in rows]
         self.trainer = Trainer(self.policy, self.config.optimizer, self.ranks)
+        self._exporter: Exporter | None = None
 
     def batch(self, sequences: list[Sequence] | None = None) -> Batch:
         """Packs this data-parallel rank's share of ``sequences``, by default all of the reference run's."""
@@ -73,6 +79,14 @@ class Case:
     def step(self) -> StepStats:
         """Takes one step of REINFORCE on the whole batch."""
         return self.trainer.train_step(self.batch(), Reinforce(), self.spec["lr"])
+
+    def export(self, field: Field = "data") -> list[tuple[str, Tensor]]:
+        """This rank's share of the weights, or of the last step's gradients, under their Hugging Face names."""
+        self._exporter = self._exporter or Exporter(self.policy, self.ranks)
+        taken = self._exporter.begin(field=field)
+        tensors = [(name, tensor.clone()) for name, tensor in taken.shard()]
+        taken.release()
+        return tensors
 
     def keep(self, name: str, tensors: list[tuple[str, Tensor]]) -> None:
         """Writes ``tensors`` to <out>/<case>.<name>.<rank>.safetensors; no file if there are none."""

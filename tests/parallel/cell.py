@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -12,7 +13,6 @@ from torch import Tensor
 from learner.batch.sequences import to_sequences
 from learner.batch.types import Batch
 from learner.megatron.model.convert import load_weights
-from learner.megatron.model.export import export
 from learner.megatron.model.hf_weights import Weights
 from learner.megatron.training.trainer import Trainer
 from learner.objectives import Objective, get
@@ -41,7 +41,7 @@ def cell(case: Case) -> dict[str, Any]:
 
 
 def _train(case: Case, objective: Objective, steps: int, kind: str) -> dict[str, list[Any]]:
-    before = dict(export(case.policy, case.ranks))
+    before = dict(case.export())
     losses, scales = [], []
     for step in range(steps):
         stats = case.trainer.train_step(_batch(case, objective), objective, case.spec["lr"])
@@ -53,8 +53,8 @@ def _train(case: Case, objective: Objective, steps: int, kind: str) -> dict[str,
         )
         if step == 0:
             _gather_gradient(case)
-            case.keep(f"{kind}.gradient", export(case.policy, case.ranks, "main_grad"))
-    case.keep(f"{kind}.update", [(name, after - before[name]) for name, after in export(case.policy, case.ranks)])
+            case.keep(f"{kind}.gradient", case.export("main_grad"))
+    case.keep(f"{kind}.update", [(name, after - before[name]) for name, after in case.export()])
     return {"losses": losses, "scales": scales}
 
 
@@ -66,13 +66,26 @@ def _group(row: dict[str, Any]) -> pb.Group:
     return pb.Group(
         prompt_tokens=_bytes(row["tokens"]),
         temperature=row["temperature"],
-        responses=[_response(a) for a in row["answers"]],
+        responses=[_response(row["tokens"], a) for a in row["answers"]],
     )
 
 
-def _response(answer: dict[str, Any]) -> pb.Response:
-    spans = [pb.Span(version=1, start=i, end=i + 1) for i, own in enumerate(answer["generated"]) if own]
-    return pb.Response(tokens=_bytes(answer["tokens"]), reward=answer["reward"], spans=spans)
+def _response(prompt: list[int], answer: dict[str, Any]) -> pb.Response:
+    tokens, generated = answer["tokens"], answer["generated"]
+    judged = {"reward": answer["reward"], "unscored": answer["unscored"]}
+    bounds = [0, *answer["cuts"], len(tokens)]
+    if len(bounds) == 2 and not answer["more"]:
+        return pb.Response(tokens=_bytes(tokens), spans=_spans(generated), **judged)
+    cut = [_segment(prompt + tokens[:a], tokens[a:b], generated[a:b]) for a, b in itertools.pairwise(bounds)]
+    return pb.Response(segments=cut + [_segment(**more) for more in answer["more"]], **judged)
+
+
+def _segment(context: list[int], tokens: list[int], generated: list[bool]) -> pb.Segment:
+    return pb.Segment(context_tokens=_bytes(context), tokens=_bytes(tokens), spans=_spans(generated))
+
+
+def _spans(generated: list[bool]) -> list[pb.Span]:
+    return [pb.Span(version=1, start=i, end=i + 1) for i, own in enumerate(generated) if own]
 
 
 def _bytes(tokens: list[int]) -> bytes:

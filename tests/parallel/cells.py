@@ -29,6 +29,8 @@ class Cell:
     recompute: str = "none"
     layers: str = "own"
     dtype: str = "float32"
+    overlap: bool | None = None
+    bucket: int | None = None
 
     @property
     def data(self) -> int:

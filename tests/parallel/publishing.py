@@ -17,6 +17,7 @@ from learner.config import PublishConfig
 from learner.publish.publisher import Publisher
 from learner.storage.fence import DirectoryFence
 from leeway.v1 import rollout_pb2
+from tests.tools.publishing import ready
 
 VERSIONS, BROKEN = 6, 2
 
@@ -62,7 +63,7 @@ def main(rank: int, directory: Path) -> None:
         blocker = fence.staging_path(f"weight_v{version:06d}") / f"delta-{rank:05d}.safetensors"
         if version == BROKEN and rank == 1:
             blocker.mkdir(parents=True)  # a directory where the file should be
-        publisher.publish(version, [(f"part{rank}", weights(rank, version))])
+        publisher.publish(version, ready([(f"part{rank}", weights(rank, version))]))
         publisher.wait()
         dist.barrier()
     if registry is not None:

@@ -14,7 +14,7 @@ from learner.batch.packing import Layout, pack
 from learner.batch.types import Batch, Sequence
 from learner.behaviour.recompute import Behaviour
 from learner.config import LearnerConfig, ObjectiveConfig
-from learner.megatron.model.export import export
+from learner.megatron.model.export import Export, Exporter
 from learner.megatron.training.scorer import Scorer
 from learner.objectives import get, names
 from learner.publish.publisher import Publisher
@@ -70,14 +70,21 @@ def _publish(case: Case, config: LearnerConfig, behaviour: Behaviour) -> None:
         fence.acquire()
         registry = _Keeps(behaviour)
     publisher = Publisher(config.publish, fence, config.model, 0, registry)
+    exporter = Exporter(case.policy, case.ranks, config.publish.weights_dtype)
+
+    def export(version: int) -> Export:
+        taken = exporter.begin(whole=behaviour.caches)
+        if behaviour.caches:
+            behaviour.cache(version, taken.weights.hold())
+        return taken
+
     behaviour.freeze_reference(0, step=0)
     for step in range(3):
-        publisher.publish(step, export(case.policy, case.ranks))
-        behaviour.cache_current(publisher.version)
-        publisher.wait()
+        publisher.publish(step, export)
         if step < 2:
-            case.step()
-    case.keep("now", export(case.policy, case.ranks))
+            case.step()  # while it is written
+        publisher.wait()
+    case.keep("now", case.export())
     if registry is not None:
         assert not registry.failures
         policies = [json_format.MessageToDict(policy) for policy in registry.policies]

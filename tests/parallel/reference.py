@@ -1,5 +1,7 @@
 """The expected result of a step: plain Hugging Face transformers in float64, in one process, one response per row, with every
 objective written out from its paper. It shares no code with the learner.
+
+A response that the learner is given cut into segments is scored uncut here; further segments are rows of their own.
 """
 
 from __future__ import annotations
@@ -7,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +54,30 @@ MODELS: dict[str, Callable[[], Any]] = {
 
 @dataclass(frozen=True)
 class Answer:
-    """A response: its tokens, whether the policy generated each of them, and its reward."""
+    """A response: its tokens, whether the policy generated each of them, and its reward.
+
+    Attributes:
+        cuts: where the learner's next segment begins, whose context is everything before it: a generated token after one of
+            the environment's.
+        more: further segments, whose contexts are tokens of their own.
+        unscored: why it has no reward; "": it has.
+    """
 
     tokens: list[int]
     generated: list[bool]
     reward: float
+    cuts: list[int] = field(default_factory=list)
+    more: list[More] = field(default_factory=list)
+    unscored: str = ""
+
+
+@dataclass(frozen=True)
+class More:
+    """A further segment of a response: context, then tokens, and whether the policy generated each of those."""
+
+    context: list[int]
+    tokens: list[int]
+    generated: list[bool]
 
 
 @dataclass(frozen=True)
@@ -72,7 +93,8 @@ def prompts() -> list[dict[str, Any]]:
     """Makes prompts with their responses, with every difficulty that a step has to cope with.
 
     Uneven lengths, one response of one token and one long one, tokens of the environment inside responses, rewards equal to
-    the mean, a group whose rewards are all equal, several temperatures.
+    the mean, a group whose rewards are all equal, several temperatures, responses of several segments, unscored responses,
+    a group with only one scored response.
     """
     draw = random.Random(5)
     lengths = [(9, (4, 1, 12, 7)), (3, (90, 20, 6, 11)), (14, (5, 5, 5, 5)), (6, (17, 2, 30, 8))]
@@ -83,8 +105,22 @@ def prompts() -> list[dict[str, Any]]:
         for length, reward in zip(answers, given, strict=True):
             generated = [draw.random() < 0.85 for _ in range(length - 1)] + [True]
             made.append(Answer(_tokens(draw, length), generated, reward))
-        rows.append(asdict(Prompt(_tokens(draw, prompt), draw.choice([0.7, 1.0, 1.3]), made)))
-    return rows
+        rows.append(Prompt(_tokens(draw, prompt), draw.choice([0.7, 1.0, 1.3]), made))
+    return [asdict(row) for row in _with_segments(rows, random.Random(6))]
+
+
+def _with_segments(rows: list[Prompt], draw: random.Random) -> list[Prompt]:
+    first, second, third, fourth = (row.answers for row in rows)
+    cut = fourth[2]
+    after = [i for i in range(4, len(cut.tokens)) if cut.generated[i] and not cut.generated[i - 1]]
+    fourth[2] = replace(cut, cuts=after[:2])
+    more = [More(_tokens(draw, a), _tokens(draw, b), [True] * (b - 2) + [False, True]) for a, b in ((4, 5), (1, 3))]
+    second[1] = replace(second[1], more=more)
+    unscored = Answer(_tokens(draw, 8), [True] * 8, 9.0, unscored="reward_timeout")
+    first += [unscored, Answer([], [], -9.0, unscored="agent_crashed")]
+    third[:] = [*third[:2], *(replace(one, reward=5.0, unscored="reward_error") for one in third[2:])]
+    alone = Answer(_tokens(draw, 4), [True] * 4, 1.0)
+    return [*rows, Prompt(_tokens(draw, 5), 1.0, [alone, replace(alone, reward=0.0, unscored="no_judge")])]
 
 
 def _tokens(draw: random.Random, count: int) -> list[int]:
@@ -244,7 +280,7 @@ def expect(directory: Path, rows: list[dict[str, Any]], objective: Any) -> Expec
         groups = _score(model, rows)
         loss = FORMULAS[objective.name](groups, objective, means)
         if objective.entropy_coef:
-            bonus = [s.entropy.mean() / len(group) for group in groups for s in group]
+            bonus = [s.entropy.mean() / len(group) for group in groups for s in group if len(group) > 1]
             loss = loss - objective.entropy_coef * torch.stack(bonus).sum() / len(groups)
         loss.backward()
         expected.scales.append(scales(groups))
@@ -292,7 +328,22 @@ def _score(model: Any, rows: list[dict[str, Any]]) -> Groups:
 
 
 def _rows(rows: list[dict[str, Any]]) -> list[Tensor]:
-    return [torch.tensor(row["tokens"] + answer["tokens"]) for row in rows for answer in row["answers"]]
+    return [torch.tensor(context + tokens) for row in rows for part in _parts(row) for context, tokens, _ in part]
+
+
+Part = tuple[list[int], list[int], list[bool]]  # context, tokens, whether each of those was generated
+
+
+def _parts(row: dict[str, Any]) -> list[list[Part]]:
+    """The parts of each scored response of a prompt: the response itself, and its further segments."""
+    scored = [answer for answer in row["answers"] if not answer["unscored"]]
+    return [
+        [
+            (row["tokens"], answer["tokens"], answer["generated"]),
+            *((more["context"], more["tokens"], more["generated"]) for more in answer["more"]),
+        ]
+        for answer in scored
+    ]
 
 
 def _pad(rows: list[Tensor]) -> Tensor:
@@ -300,18 +351,24 @@ def _pad(rows: list[Tensor]) -> Tensor:
 
 
 def _score_group(row: dict[str, Any], rows_logits: Iterator[Tensor]) -> list[Scored]:
-    rewards = [answer["reward"] for answer in row["answers"]]
+    rewards = [answer["reward"] for answer in row["answers"] if not answer["unscored"]]
     mean = sum(rewards) / len(rewards)
     scored = []
-    for answer in row["answers"]:
-        start = len(row["tokens"]) - 1
-        logits = next(rows_logits)[start : start + len(answer["tokens"])]
-        logp = torch.log_softmax(logits / row["temperature"], -1)
-        own = torch.tensor(answer["generated"])
-        nll = -logp.gather(1, torch.tensor(answer["tokens"])[:, None])[:, 0]
-        entropy = -(logp.exp() * logp).sum(-1)
-        scored.append(Scored(answer["reward"] - mean, nll[own], entropy[own]))
+    for reward, parts in zip(rewards, _parts(row), strict=True):
+        each = [_score_part(part, row["temperature"], next(rows_logits)) for part in parts]
+        nll, entropy = (torch.cat(values) for values in zip(*each, strict=True))
+        scored.append(Scored(reward - mean, nll, entropy))
     return scored
+
+
+def _score_part(part: Part, temperature: float, row_logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Negative log-probability and entropy of each generated token."""
+    context, tokens, generated = part
+    logits = row_logits[len(context) - 1 : len(context) - 1 + len(tokens)]
+    logp = torch.log_softmax(logits / temperature, -1)
+    own = torch.tensor(generated)
+    nll = -logp.gather(1, torch.tensor(tokens)[:, None])[:, 0]
+    return nll[own], -(logp.exp() * logp).sum(-1)[own]
 
 
 def on_disk(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -22,6 +22,7 @@ from learner.config import PublishConfig
 from learner.publish.publisher import Publisher
 from learner.storage.fence import DirectoryFence
 from tests.parallel.publishing import Registry
+from tests.tools.publishing import ready
 
 STEPS = 5
 COLLECTIVE_TIMEOUT_S = 8.0
@@ -60,7 +61,7 @@ def main(rank: int, directory: Path) -> None:
     config = PublishConfig(dir=fence.root, url=f"file://{directory}/mirror")
     publisher = Publisher(config, fence, directory / "model", 0, registry)
     for step in range(1, STEPS + 1):
-        publisher.publish(step, [(f"part{rank}", weights(rank, step))])
+        publisher.publish(step, ready([(f"part{rank}", weights(rank, step))]))
         dist.all_reduce(torch.ones(1), group=training)
     (directory / f"trained-{rank}").touch()
     publisher.wait()

@@ -1,5 +1,5 @@
-"""The learner's loop with an objective that needs log mu: killed, resumed, and one version deleted. Real Redis; the test
-plays gateway and fleet."""
+"""The learner's loop with an objective that needs log mu: killed, resumed, and one version deleted; then groups that nobody
+judged, and responses of several segments. Real Redis; the test plays gateway and fleet."""
 
 from __future__ import annotations
 
@@ -24,8 +24,29 @@ from runtime.children import Child
 from tests.parallel.conftest import SMALL
 from tests.parallel.test_rollback import fill, group
 
-STEPS, GROUPS = 5, 2
+STEPS, GROUPS = 7, 2
 _LIMIT_S = 300
+
+
+def unscored(one: pb.Group) -> pb.Group:
+    """The group with no reward at all; of some of its responses not even tokens came."""
+    for number, response in enumerate(one.responses):
+        if number % 2:
+            response.CopyFrom(pb.Response())
+        response.unscored = "reward_timeout"
+    return one
+
+
+def in_segments(one: pb.Group) -> pb.Group:
+    """The group with every response cut into two segments; the second one does not repeat the prompt."""
+    for number, response in enumerate(one.responses):
+        tokens, spans = response.tokens, list(response.spans)
+        parts = ((one.prompt_tokens, tokens[:8], spans[:1]), (tokens[:4], tokens[8:], spans[1:]))
+        segments = [pb.Segment(context_tokens=a, tokens=b, spans=own) for a, b, own in parts]
+        segments[1].spans[0].start, segments[1].spans[0].end = 0, 4
+        response.CopyFrom(pb.Response(segments=segments, reward=response.reward))
+        response.unscored = "" if number % 3 else "agent_crashed"
+    return one
 
 
 class Loop:
@@ -57,7 +78,7 @@ class Loop:
         self.child = Child("learner", command, self.directory / "learner.log", environment)
         return self.child
 
-    def feed(self, *versions: tuple[int, int]) -> None:
+    def feed(self, *versions: tuple[int, int], change: Callable[[pb.Group], pb.Group] = lambda one: one) -> None:
         """Puts a group into the queue for each pair: its first tokens are of the first version, the others of the second."""
         groups = []
         for first, second in versions:
@@ -66,7 +87,7 @@ class Loop:
             for response in one.responses:
                 del response.spans[:]
                 response.spans.extend([pb.Span(version=first, start=0, end=2), pb.Span(version=second, start=2, end=6)])
-            groups.append(one)
+            groups.append(change(one))
         asyncio.run(fill(self.queue, groups))
 
     def rows(self, kind: str = "step") -> list[dict[str, Any]]:
@@ -116,15 +137,34 @@ def test_log_mu_survives_a_kill_and_a_lost_version_is_not_trained_on(loop: Loop)
     loop.start()
     loop.until(lambda: loop.published(4), "the version after the resume")
     loop.feed((3, 3), (2, 4), (4, 4), (4, 4), (4, 4))
+    loop.feed((4, 4), (4, 4), change=unscored)
+    loop.feed((2, 4), (4, 4), change=in_segments)
     loop.until(lambda: loop.child.exit_code() == 0, "end of the run")
     second = loop.rows()[3:]
-    assert [row["step"] for row in second] == [3, 4, 5]
+    assert [row["step"] for row in second] == [3, 4, 5, 6, 7]
     # Step 3 again, with the same groups and weights: their version comes from disk now, and the numbers are the same.
     assert second[0]["versions_read"] == 1
     for name in ("true_drift", "kl", "loss", "drift"):
         assert second[0][name] == pytest.approx(first[2][name], rel=1e-3, abs=1e-6), name
     assert second[-1]["unusable"] == 1
     assert all(row["finite"] for row in second)
+    *_, nobody, cut = second
+    wanted = {
+        "reward": None,
+        "unscored": 1.0,
+        "unscored_groups": 2,
+        "segments": None,
+        "trained_tokens": 0,
+        "update_norm": None,
+    }
+    assert {name: nobody[name] for name in wanted} == wanted
+    # Of 8 responses 0, 3 and 6 have no reward; of the others 1 and 2 are right. Each has segments of 8 and 5 tokens.
+    assert cut["reward"] == pytest.approx(2 / 5)
+    assert (cut["unscored"], cut["unscored_groups"], cut["segments"]) == (6 / 16, 0, 2.0)
+    assert (cut["trained_tokens"], cut["drift_tokens"]) == (2 * 5 * 13, 2 * 5 * 6)
+    assert list(cut["drift_staleness"]) == ["4-7"]
+    assert cut["update_norm"] > 0
+    assert "reward" not in {row["rule"] for row in loop.rows("alarm")}
     (ledger,) = read_ledgers(loop.queue.url, "loop")
     assert not imbalances(ledger)
     assert (ledger.trained, ledger.expired) == (STEPS * GROUPS, 1)

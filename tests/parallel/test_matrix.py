@@ -8,7 +8,7 @@ import pytest
 
 from tests.parallel.cells import behaviour_free, layouts, objectives
 from tests.parallel.matrix import LIMITS, run
-from tests.parallel.reference import FORMULAS, MODELS
+from tests.parallel.reference import FORMULAS, MODELS, prompts
 
 
 @pytest.fixture(scope="module")
@@ -34,4 +34,9 @@ def test_the_cells_cover_what_they_claim():
     assert {cell.recompute for cell in cells} == {"none", "selective", "full"}
     assert {cell.rows for cell in cells} == {"packed", "padded"}
     words = {word for cell in cells for word in cell.layout.split()}
+    answers = [answer for prompt in prompts() for answer in prompt["answers"]]
+    assert any(len(answer["cuts"]) == 2 for answer in answers)
+    assert any(len(answer["more"]) == 2 for answer in answers)
+    assert {bool(answer["tokens"]) for answer in answers if answer["unscored"]} == {True, False}
+    assert min(sum(not answer["unscored"] for answer in prompt["answers"]) for prompt in prompts()) == 1
     assert words == {"TP1", "TP2", "PP2", "PP4", "VPP2", "DP2", "DP4", "SP", "CP2", "CP4", "EP2", "EP4"}

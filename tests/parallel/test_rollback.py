@@ -25,6 +25,7 @@ from learner.queue import Append, EmbeddedRedis, GatewayQueue, LearnerQueue, imb
 from leeway.v1 import rollout_pb2 as pb
 from rollout.client import new_group_id
 from runtime.children import Child
+from runtime.response_spans import spans_of
 from tests.e2e.accounts import Accounts
 from tests.parallel.conftest import SMALL
 
@@ -56,7 +57,7 @@ async def fill(queue: QueueConfig, groups: list[pb.Group]) -> None:
     await gateway.check()
     content = []
     for one in groups:
-        versions = tuple({span.version for response in one.responses for span in response.spans})
+        versions = tuple({span.version for response in one.responses for span in spans_of(response)})
         content.append(
             Append("local", one.group_id, one.SerializeToString(), 6 * RESPONSES, 6, RESPONSES, 0.5, versions)
         )

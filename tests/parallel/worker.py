@@ -30,7 +30,6 @@ from learner.checkpoint.store import CheckpointState, latest, name, write_state
 from learner.config.control import DiagnosticsConfig
 from learner.megatron.checkpointing.async_save import SaveError
 from learner.megatron.checkpointing.sharded_state import ShardedState
-from learner.megatron.model.export import export
 from learner.megatron.training.trainer import StepStats, Trainer
 from learner.objectives.base import Loss, Objective, Responses
 from learner.objectives.policy_gradient import Reinforce
@@ -39,32 +38,34 @@ from tests.parallel.adams import adams
 from tests.parallel.case import Case
 from tests.parallel.cell import cell
 from tests.parallel.march import march
+from tests.parallel.overlap import overlap, resumed
 from tests.parallel.recompute import recompute
+from tests.parallel.waits import waits
 
 
 def equivalence(case: Case) -> dict[str, Any]:
     """Computes loss and gradient of the first step, then takes three steps of Adam."""
-    case.keep("initial", export(case.policy, case.ranks))
+    case.keep("initial", case.export())
     unclipped = case.config.optimizer.model_copy(update={"clip_grad": 1e9})
     still = Trainer(case.policy, unclipped, case.ranks).train_step(case.batch(), Reinforce(), 0.0)
     if case.ranks.replicas == 1:  # otherwise each rank holds a slice of the reduced gradient
-        case.keep("gradient", export(case.policy, case.ranks, "main_grad"))
+        case.keep("gradient", case.export("main_grad"))
     before = case.trainer.evaluate(case.batch(), Reinforce())
     stats = [case.step() for _ in range(3)]
-    case.keep("trained", export(case.policy, case.ranks))
+    case.keep("trained", case.export())
     return {"losses": [s.loss for s in stats], "norm": still.grad_norm, "evaluated": before, "metrics": still.metrics}
 
 
 def movement(case: Case) -> dict[str, Any]:
     """Takes three steps; returns what the meter says of each, and keeps the weights before and after them."""
     trainer = Trainer(case.policy, case.config.optimizer, case.ranks, DiagnosticsConfig(update_stride=1))
-    case.keep("at0", export(case.policy, case.ranks))
+    case.keep("at0", case.export())
     updates = []
     for number in range(1, 4):
         update = trainer.train_step(case.batch(), Reinforce(), case.spec["lr"]).update
         assert update is not None
         updates.append([update.norm, update.cosine])
-        case.keep(f"at{number}", export(case.policy, case.ranks))
+        case.keep(f"at{number}", case.export())
     return {"updates": updates}
 
 
@@ -79,7 +80,7 @@ def guard(case: Case) -> dict[str, Any]:
         case.trainer.train_step(case.batch(mute), Reinforce(), case.spec["lr"]).skipped,
     ]
     losses += [case.step().loss for _ in range(2)]
-    case.keep("trained", export(case.policy, case.ranks))
+    case.keep("trained", case.export())
     return {"losses": losses, "skipped": skipped, "search": search(case, poisoned)}
 
 
@@ -270,6 +271,9 @@ RUNS: dict[str, Callable[[Case], dict[str, Any]]] = {
         ragged,
         talk,
         slow_reader,
+        waits,
+        overlap,
+        resumed,
     )
 }
 

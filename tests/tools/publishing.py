@@ -12,9 +12,29 @@ from torch import Tensor
 
 from learner.config import PublishConfig
 from learner.publish.publisher import Publisher
+from learner.publish.shard_source import Shard
 from learner.storage.fence import DirectoryFence
 from leeway.v1 import rollout_pb2
 from rollout.versions.verifier import Verifier
+
+
+class Ready:
+    """An export of tensors that nobody changes. ``released`` counts the calls of ``release``."""
+
+    def __init__(self, tensors: Shard) -> None:
+        self._tensors = tensors
+        self.released = 0
+
+    def shard(self) -> Shard:
+        return self._tensors
+
+    def release(self) -> None:
+        self.released += 1
+
+
+def ready(tensors: Shard) -> Callable[[int], Ready]:
+    """What ``Publisher.publish`` is given for tensors that nobody changes."""
+    return lambda version: Ready(tensors)
 
 
 class Registry:
@@ -64,7 +84,7 @@ class Scene:
             where = torch.randint(64 * 32, (20,), generator=self.draw)
             self.weights["embed"].view(-1)[where] += 1
             self.history.append(self.weights)
-            self.publisher.publish(len(self.history), list(self.weights.items()))
+            self.publisher.publish(len(self.history), ready(list(self.weights.items())))
             self.publisher.wait()
 
     def reader(self, cache: Path) -> Callable[[int], None]:

@@ -14,6 +14,7 @@ from importlib import metadata
 from learner.cli.doctor.model import parameters
 from learner.cli.preflight.examined_config import ExaminedConfig
 from learner.cli.preflight.finding import Finding, fail, ok, size, warn
+from learner.config.gpu_signs import signs_in_settings
 
 _NVIDIA_SMI_S = 5.0
 MOST_PARAMETERS_ON_CPU = 100_000_000
@@ -89,6 +90,9 @@ def _gpus(examined: ExaminedConfig) -> Iterator[Finding]:
             yield fail("gpus", text, 'use a machine with GPUs, or set engine.device = "cpu"')
         elif count > MOST_PARAMETERS_ON_CPU:
             yield fail("gpus", f"none, for a model of {count:,} parameters", "use a machine with GPUs")
+        elif learner is not None and (signs := signs_in_settings(learner)):
+            text = f"none: the learner runs on the CPU, though {' and '.join(signs)} only pays on a GPU"
+            yield warn("gpus", text, "use a machine with GPUs, or leave these settings out")
         else:
             yield ok("gpus", f"none: {'the learner' if learner else 'everything'} runs on {os.cpu_count()} CPU cores")
         return

@@ -8,7 +8,7 @@ from typing import Any
 
 from learner.cli.preflight.examined_config import ExaminedConfig
 from learner.cli.preflight.finding import Finding, fail, ok, size, warn
-from learner.cli.preflight.network import DEMO_CONFIG
+from learner.cli.preflight.network import DEMO_CONFIGS
 from learner.cli.up.model_check import require_files
 from learner.config import ParallelConfig
 from learner.config.architectures import layout_violations
@@ -25,8 +25,8 @@ DEMO_PARAMETERS = 600_000
 def model(examined: ExaminedConfig) -> Iterator[Finding]:
     """Checks that config.json, weights and tokenizer exist, are complete, can be trained, and fit the parallel layout."""
     parallel = examined.learner.parallel if examined.learner is not None else ParallelConfig()
-    if examined.makes_model:
-        bad = list(_layout(DEMO_CONFIG, parallel))
+    if examined.demo_model:
+        bad = list(_layout(DEMO_CONFIGS[examined.demo_model], parallel))
         yield from bad
         if not bad:
             yield ok("model", "`leeway up` will make the demo's model")
@@ -58,7 +58,7 @@ def model(examined: ExaminedConfig) -> Iterator[Finding]:
 
 def parameters(examined: ExaminedConfig) -> int | None:
     """Number of the model's parameters; None when it cannot be read, which ``model`` reports."""
-    if examined.makes_model:
+    if examined.demo_model:
         return DEMO_PARAMETERS
     try:
         if examined.model is not None:

@@ -20,7 +20,7 @@ from megatron.core.dist_checkpointing.core import CheckpointingConfig, save_conf
 from megatron.core.dist_checkpointing.strategies.common import COMMON_STATE_FNAME
 from torch import Tensor
 
-from learner.megatron.checkpointing.host_buffer import HostBuffer
+from learner.megatron.host_buffer import HostBuffer
 from learner.megatron.parallel import Ranks
 from learner.megatron.patches.checkpoint_writer import CheckpointWriter, Content, Share
 from learner.storage.digests import FileDigest, file_digests

@@ -15,8 +15,8 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from learner.megatron.checkpointing import rng
 from learner.megatron.checkpointing.async_save import AsyncSave, RankState, private_file
-from learner.megatron.checkpointing.host_buffer import HostBuffer
 from learner.megatron.checkpointing.own_state import optimizer_shards, own_shards
+from learner.megatron.host_buffer import HostBuffer
 from learner.megatron.model.packed_model import Policy
 from learner.megatron.parallel import Ranks
 from learner.megatron.patches import adam_state
@@ -47,9 +47,8 @@ class ShardedState:
         self._saving: AsyncSave | None = None
         self._digests: dict[str, FileDigest] = {}
         self._share: Share | None = None  # the layout cannot change: it is agreed once
-        self._buffer = HostBuffer(ranks.device)
-        for part in optimizer_parts(trainer.optimizer):
-            part.optimizer.register_step_pre_hook(self._before_update)
+        self._buffer = HostBuffer(ranks.device, "a checkpoint")
+        trainer.before_update(self._before_update)
 
     def begin_save(self, directory: Path) -> None:
         """Copies the state to host memory and starts writing it into ``directory``, which exists and is empty.
@@ -149,7 +148,7 @@ class ShardedState:
                 "checkpoint of another layout: random states start from the seed", checkpoint=str(path.parent)
             )
 
-    def _before_update(self, *_: Any) -> None:
+    def _before_update(self) -> None:
         """Lets an update of the weights wait until the save under way has copied them."""
         if self._saving is not None:
             self._saving.protect()

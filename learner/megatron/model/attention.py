@@ -8,6 +8,7 @@ similar length share a padded call of scaled_dot_product_attention.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from learner.megatron.model.context_parallel import gather_tokens
 from learner.megatron.model.kernels import compiled, varlen_attention
 from learner.megatron.model.packed_row import PackedRow
+from learner.megatron.model.rebuilt import Recipe, rebuildable, rebuilding, recipe_of
 from learner.megatron.model.slot_plan import AttentionCall
 
 
@@ -57,7 +59,7 @@ class PackedAttention(torch.nn.Module):
         row = packed_seq_params
         if row is None:
             raise ValueError("PackedAttention attends over packed rows only: pass a PackedRow as packed_seq_params")
-        query, key = (rotate(x, row.cos, row.sin, row.kernels.fused) for x in (query, key))
+        query, key = (_rotated(x, row) for x in (query, key))
         if row.cu_seqlens is not None:
             return self._attend_row(query, key, value, row.cu_seqlens, row.longest)
         if row.context.group is not None:
@@ -84,7 +86,9 @@ class PackedAttention(torch.nn.Module):
         # Megatron's value is a view of the product of queries, keys and values, which it would keep until the backward pass.
         value = value.contiguous()
         attend = varlen_attention()
-        return attend(query, key, value, cu_seqlens, cu_seqlens, longest, longest, scale=self._scale).flatten(1)
+        with rebuilding(query, key):
+            out = attend(query, key, value, cu_seqlens, cu_seqlens, longest, longest, scale=self._scale)
+        return out.flatten(1)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, call: AttentionCall) -> Tensor:
         mask, square = call.mask, call.queries == call.seen
@@ -106,6 +110,18 @@ class PackedAttention(torch.nn.Module):
     def sharded_state_dict(self, *_: Any, **__: Any) -> dict[str, Any]:
         """Empty state for a checkpoint: there are no parameters."""
         return {}
+
+
+def _rotated(x: Tensor, row: PackedRow) -> Tensor:
+    """Rotates queries or keys; if it is known how a norm made them, it is known how these are made, too."""
+    turned, recipe = rotate(x, row.cos, row.sin, row.kernels.fused), recipe_of(x)
+    if recipe is None:
+        return turned
+    return rebuildable(turned, Recipe(partial(_rotate_again, recipe, x.shape, row.kernels.fused), (row.cos, row.sin)))
+
+
+def _rotate_again(recipe: Recipe, shape: torch.Size, fused: bool, cos: Tensor, sin: Tensor) -> Tensor:
+    return rotate(recipe.make().view(shape), cos, sin, fused)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, fused: bool = False) -> Tensor:

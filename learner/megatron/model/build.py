@@ -13,12 +13,16 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from learner.config import LearnerConfig
 from learner.megatron.model.architecture import Architecture
 from learner.megatron.model.convert import load_weights
+from learner.megatron.model.gated_mlp import GatedMLP
 from learner.megatron.model.hf_weights import Weights
 from learner.megatron.model.kernels import Kernels
-from learner.megatron.model.layers import LayerBackend, build_block_spec, select_backend
+from learner.megatron.model.layers import LayerBackend, build_block_spec, rebuild_cheap_tensors, select_backend
 from learner.megatron.model.packed_model import PackedModel, Policy
 from learner.megatron.parallel import Ranks
 from learner.megatron.patches import expert_gradients
+
+# Weights whose gradients are reduced together, and that are gathered together; None: as many as megatron thinks best.
+BUCKET_WEIGHTS: int | None = None
 
 
 def load_policy(model_dir: Path, ranks: Ranks, config: LearnerConfig) -> Policy:
@@ -47,15 +51,32 @@ def load_policy(model_dir: Path, ranks: Ranks, config: LearnerConfig) -> Policy:
     )
     chunks = []
     for chunk in range(ranks.chunks):
-        model = _chunk(backend, architecture, settings, ranks, chunk)
+        model = _chunk(backend, architecture, settings, ranks, chunk, config.recompute)
         load_weights(model, architecture, weights, ranks)
-        sharding = DistributedDataParallelConfig(use_distributed_optimizer=True, grad_reduce_in_fp32=True)
-        chunks.append(DistributedDataParallel(settings, sharding, model, disable_bucketing=chunk > 0))
+        chunks.append(DistributedDataParallel(settings, _sharding(config, ranks), model, disable_bucketing=chunk > 0))
     return Policy(chunks, settings, architecture, architecture.inverse_frequencies(), kernels)
 
 
+def _sharding(config: LearnerConfig, ranks: Ranks) -> DistributedDataParallelConfig:
+    """Megatron's settings of gradients and of the optimizer's state, which data- and context-parallel ranks share."""
+    overlap = config.overlap if config.overlap is not None else ranks.device.type == "cuda"
+    overlap = overlap and ranks.replicas > 1
+    return DistributedDataParallelConfig(
+        use_distributed_optimizer=True,
+        grad_reduce_in_fp32=config.gradients == "float32",
+        overlap_grad_reduce=overlap,
+        overlap_param_gather=overlap,
+        bucket_size=BUCKET_WEIGHTS,
+    )
+
+
 def _chunk(
-    backend: LayerBackend, architecture: Architecture, settings: TransformerConfig, ranks: Ranks, chunk: int
+    backend: LayerBackend,
+    architecture: Architecture,
+    settings: TransformerConfig,
+    ranks: Ranks,
+    chunk: int,
+    recompute: str,
 ) -> PackedModel:
     virtual_stage = chunk if ranks.chunks > 1 else None
     model = PackedModel(
@@ -70,6 +91,10 @@ def _chunk(
         position_embedding_type="none",
         vp_stage=virtual_stage,
     ).to(ranks.device)
+    if backend.name == "own":
+        GatedMLP.adopt(model)
+    if recompute == "selective":
+        rebuild_cheap_tensors(model)
     expert_gradients.mark(model)
     return model
 
@@ -94,10 +119,10 @@ def _mixture(architecture: Architecture, ranks: Ranks) -> dict[str, Any]:
 
 
 def _recompute(kind: str) -> dict[str, Any]:
-    """Megatron's settings for recomputing a layer's attention, or all of a layer but its input, in the backward pass."""
+    """Megatron's settings for recomputing all of a layer but its input; what "selective" recomputes is not megatron's."""
     if kind == "full":
         return {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
-    return {"recompute_granularity": "selective", "recompute_modules": ["core_attn"]} if kind == "selective" else {}
+    return {}
 
 
 def _fusions(kernels: Kernels) -> dict[str, Any]:

@@ -6,7 +6,7 @@ that causal attention is the same amount of work on every rank.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -37,6 +37,16 @@ class ContextGroup:
         if ranks.context_size == 1:
             return SINGLE_RANK
         return cls(ranks.context_rank, ranks.context_size, ranks.context_group)
+
+
+def copy_to(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copies a tensor in host memory to ``device`` without waiting for what the device has still to do.
+
+    CUDA reads page-locked memory whenever it comes to it; a large copy from other memory would wait for its turn.
+    """
+    if device.type == "cuda" and not tensor.is_pinned():
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 SINGLE_RANK = ContextGroup()  # no context parallelism: one rank holds every token
@@ -90,7 +100,37 @@ class _GatherTokens(torch.autograd.Function):
         return own, None
 
 
-def gather_loss_tokens(logp: Tensor, entropy: Tensor, owner: Tensor, context: ContextGroup) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class LossOrder:
+    """Where the loss tokens of a micro-batch are, made in host memory: their number on a rank cannot be asked of a GPU.
+
+    Attributes:
+        owner: [L] int64, index of the context rank that holds the position that predicts each loss token.
+        index: [L] int64, index of each loss token among those of the rank that holds it.
+        own: [l] int64, indices among the loss tokens of those that this rank predicts, ascending.
+        most: the largest number of loss tokens on a rank.
+    """
+
+    owner: Tensor
+    index: Tensor
+    own: Tensor
+    most: int
+
+    @classmethod
+    def of(cls, owner: Tensor, context: ContextGroup) -> LossOrder:
+        """The order of loss tokens whose owners are ``owner``."""
+        counts = owner.bincount(minlength=context.size)
+        index = owner.argsort(stable=True).argsort() - (counts.cumsum(0) - counts)[owner]
+        return cls(owner, index, (owner == context.rank).nonzero().flatten(), int(counts.max()))
+
+    def to(self, device: torch.device) -> LossOrder:
+        """A copy on ``device``, made without waiting for it."""
+        return replace(
+            self, owner=copy_to(self.owner, device), index=copy_to(self.index, device), own=copy_to(self.own, device)
+        )
+
+
+def gather_loss_tokens(logp: Tensor, entropy: Tensor, order: LossOrder, context: ContextGroup) -> tuple[Tensor, Tensor]:
     """Gathers log-probabilities and entropies of all loss tokens, [L] each, in the order of the micro-batch.
 
     From here on every rank computes the same loss. The backward pass therefore hands each rank the gradient of its own
@@ -99,28 +139,27 @@ def gather_loss_tokens(logp: Tensor, entropy: Tensor, owner: Tensor, context: Co
     Args:
         logp: [l] float32, of the loss tokens that this rank holds, in order.
         entropy: [l] float32, of the same tokens.
-        owner: [L] int64, index of the context rank that holds each loss token.
+        order: which rank holds which loss tokens.
     """
     if context.group is None:
         return logp, entropy
-    return _GatherLossTokens.apply(logp, entropy, owner, context)  # type: ignore[return-value]
+    return _GatherLossTokens.apply(logp, entropy, order, context)  # type: ignore[return-value]
 
 
 class _GatherLossTokens(torch.autograd.Function):
     """All-gather of loss tokens, whose backward pass selects this rank's own."""
 
     @staticmethod
-    def forward(ctx: Any, logp: Tensor, entropy: Tensor, owner: Tensor, context: ContextGroup) -> tuple[Tensor, Tensor]:
-        counts = owner.bincount(minlength=context.size)
-        own = logp.new_zeros(2, int(counts.max()) if len(owner) else 0)  # padded to the largest count of all ranks
+    def forward(
+        ctx: Any, logp: Tensor, entropy: Tensor, order: LossOrder, context: ContextGroup
+    ) -> tuple[Tensor, Tensor]:
+        own = logp.new_zeros(2, order.most)  # padded to the largest count of all ranks
         own[:, : len(logp)] = torch.stack([logp, entropy])
         gathered = own.new_empty(context.size, *own.shape)
         _all_gather(gathered.view(-1), own.view(-1), context.group)
-        ctx.own_index = (owner == context.rank).nonzero().flatten()
+        ctx.own_index = order.own
         ctx.set_materialize_grads(False)
-        # Index of each loss token among those of the rank that holds it.
-        index = owner.argsort(stable=True).argsort() - (counts.cumsum(0) - counts)[owner]
-        in_order = gathered[owner, :, index]
+        in_order = gathered[order.owner, :, order.index]
         return in_order[:, 0].contiguous(), in_order[:, 1].contiguous()
 
     @staticmethod

@@ -146,12 +146,12 @@ def join(kind: Kind, tensors: Sequence[Tensor], architecture: Architecture, slic
 
 
 def split(kind: Kind, full: Tensor, architecture: Architecture, slices: int) -> list[Tensor]:
-    """Splits an unsharded megatron tensor into its Hugging Face tensors: the inverse of ``join``."""
+    """Splits an unsharded megatron tensor into its Hugging Face tensors, where possible views: the inverse of ``join``."""
     if kind == "plain":
         return [full]
     if kind == "glu":
         chunks = full.chunk(2 * slices)
-        return [torch.cat(chunks[0::2]), torch.cat(chunks[1::2])]
+        return list(chunks) if slices == 1 else [torch.cat(chunks[0::2]), torch.cat(chunks[1::2])]
     rest = full.shape[1:]
     width = architecture.head_dim
     queries = architecture.heads // architecture.groups * width

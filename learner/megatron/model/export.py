@@ -1,66 +1,171 @@
-"""Exports the policy's weights as Hugging Face tensors, shared out over the ranks of each pipeline stage."""
+"""Exports the policy's weights as Hugging Face tensors, shared out over the ranks of each pipeline stage.
+
+A rank copies its part of the weights to host memory, in the order in which the model has them; that is all that training
+waits for. Everything else is done later, from the copy, by whichever thread wants the tensors: slices of tensor-parallel
+ranks are brought together and cut into the tensors that Hugging Face names. From a GPU the copy is made on a stream of its
+own; only stand-ins for a GPU have tried that.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
+from itertools import chain, zip_longest
+from typing import cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn import Parameter
 
-from learner.megatron.model.architecture import Architecture
 from learner.megatron.model.convert import ParameterMapping, parameter_mappings, split
 from learner.megatron.model.packed_model import PackedModel, Policy
+from learner.megatron.model.weight_copies import Field, WeightCopies, WeightCopy
 from learner.megatron.parallel import Ranks
 
-_TRANSFER_BYTES = 1 << 26  # unsharded tensors that one gather brings together: a small model's fit in one
+_TRANSFER_BYTES = 1 << 26  # unsharded tensors that one exchange brings together on a rank: a small model's fit in one
+
+_EXCHANGE_S = 1800.0  # limit of one exchange; the watchdog ends a rank that hangs long before
+
+_Transfer = list[ParameterMapping]  # tensors that a rank gets in one exchange
+_Copies = Mapping[Parameter, Tensor]
 
 
-def export(policy: Policy, ranks: Ranks, field: Literal["data", "main_grad"] = "data") -> list[tuple[str, Tensor]]:
-    """Exports this rank's share of its stage's tensors, unsharded and under their Hugging Face names. Collective.
+class Exporter:
+    """Exports this rank's share of its stage's tensors, unsharded and under their Hugging Face names.
 
     The tensor-, context- and data-parallel ranks of a stage share its tensors out by size, and experts among the ranks that
-    hold them. A tensor's slices are gathered on the rank that exports it and nowhere else: a rank needs memory for its share
-    and, for a while, for three times the larger of 64 MiB and its largest tensor. A tied output layer is exported once, by
-    the first stage.
+    hold them. A tied output layer is exported once, by the first stage. Making one is collective.
 
     Args:
         policy: this rank's shard of the model.
         ranks: this process's indices and groups.
-        field: what to export of each parameter: its value, or the gradient of the last step. The gradient has meaning only
-            without data parallelism; with it, the reduction has scattered the gradient over the data-parallel ranks.
-
-    Returns:
-        (name, unsharded tensor) pairs, copied to host memory. Together, those of all ranks are the model.
+        dtype: data type of what is exported, "float32" or "bfloat16"; None for each parameter's own.
     """
-    architecture = policy.architecture
-    mappings = [
-        mapping
-        for model in policy.models
-        for mapping in parameter_mappings(model, architecture, ranks)
-        if not _is_repeated(mapping, model)
-    ]
-    shares, experts = _shares(mappings, ranks)
-    exported: list[tuple[str, Tensor]] = []
-    for owner, share in enumerate(shares):
-        for transfer in _transfers(share, ranks):
-            values = [getattr(mapping.parameter, field).detach() for mapping in transfer]
-            gathered = _gather_slices(transfer, values, owner, ranks)
-            for mapping, value, full in zip(transfer, values, gathered, strict=False):  # empty except on the owner
-                exported += _named(mapping, full, value, architecture, ranks)
-    for mapping in experts:
-        value = getattr(mapping.parameter, field).detach()
-        exported += _named(mapping, value, value, architecture, ranks)
-    return exported
+
+    def __init__(self, policy: Policy, ranks: Ranks, dtype: str | None = None) -> None:
+        self._policy = policy
+        self._all = [parameter for model in policy.models for parameter in model.parameters()]
+        self._copies = WeightCopies(ranks.device, getattr(torch, dtype) if dtype else None)
+        self._assembly = _Assembly(policy, ranks)
+
+    @property
+    def copied(self) -> int:
+        """Bytes of host memory that this rank's copies are kept in; 0 before the first."""
+        return self._copies.nbytes
+
+    def begin(self, whole: bool = False, field: Field = "data") -> Export:
+        """Copies what this rank exports, or begins to. Collective among data-parallel ranks if learner.overlap.
+
+        Args:
+            whole: whether to copy all of this rank's parameters, for another user of the copy.
+            field: what to export of each parameter: its value, or the gradient of the last step. The gradient has meaning
+                only without data parallelism; with it, the reduction has scattered the gradient over the ranks.
+
+        Raises:
+            PinError: CUDA pins no more memory.
+        """
+        self._policy.gather()
+        parameters = self._all if whole else self._assembly.parameters
+        return Export(self._copies.take(parameters, field), self._assembly)
+
+    def protect(self) -> None:
+        """Lets what this thread puts on the GPU from now on, such as new weights, wait until the old are copied."""
+        self._copies.protect()
 
 
-def _named(
-    mapping: ParameterMapping, full: Tensor, value: Tensor, architecture: Architecture, ranks: Ranks
-) -> Iterator[tuple[str, Tensor]]:
-    """Hugging Face names and host copies of the tensors in ``full``; ``value`` is this rank's own slice of it."""
-    tensors = split(mapping.kind, full, architecture, mapping.slices(ranks))
-    return zip(mapping.names, [_copy_to_host(tensor, value) for tensor in tensors], strict=True)
+class Export:
+    """The weights of one moment. The methods may be called by another thread than the one that began it.
+
+    Attributes:
+        weights: the copy, with one user: this export.
+    """
+
+    def __init__(self, weights: WeightCopy, assembly: _Assembly) -> None:
+        self.weights = weights
+        self._assembly = assembly
+
+    def shard(self) -> list[tuple[str, Tensor]]:
+        """Returns (name, unsharded tensor) pairs in host memory, valid until ``release``; those of all ranks are the model.
+
+        Collective among tensor-parallel ranks, which export in the same order. Besides the copy a rank needs memory for what
+        is not a part of it as it is: tensors that ranks have slices of, and queries, keys and values. For a while it needs
+        three times the larger of 64 MiB and its largest tensor.
+        """
+        return self._assembly.tensors(self.weights.by_parameter())
+
+    def release(self) -> None:
+        """Lets the memory be used again, once the copy has no other user."""
+        self.weights.release()
+
+
+class _Assembly:
+    """Makes Hugging Face tensors of copies of parameters.
+
+    Attributes:
+        parameters: those that it needs of this rank.
+    """
+
+    def __init__(self, policy: Policy, ranks: Ranks) -> None:
+        mappings = [
+            mapping
+            for model in policy.models
+            for mapping in parameter_mappings(model, policy.architecture, ranks)
+            if not _is_repeated(mapping, model)
+        ]
+        shares, experts = _shares(mappings, ranks)
+        self._architecture = policy.architecture
+        self._ranks = ranks
+        self._whole = [mapping for mapping in shares[ranks.tensor_rank] if not _is_cut(mapping, ranks)] + experts
+        cut = [[mapping for mapping in share if _is_cut(mapping, ranks)] for share in shares]
+        # An exchange needs what each rank gets of the others in it, in the order of the ranks.
+        self._exchanges = list(zip_longest(*(_transfers(share, ranks) for share in cut), fillvalue=_Transfer()))
+        self._group = _group_of_threads(ranks) if ranks.tensor_size > 1 else None
+        self.parameters = [mapping.parameter for mapping in chain(*cut, self._whole)]
+
+    def tensors(self, copies: _Copies) -> list[tuple[str, Tensor]]:
+        """(name, unsharded tensor) pairs that this rank exports. Collective among tensor-parallel ranks."""
+        found: list[tuple[str, Tensor]] = []
+        for exchange in self._exchanges:
+            mine = exchange[self._ranks.tensor_rank]
+            for mapping, full in zip(mine, self._exchange(exchange, copies), strict=True):
+                found += self._named(mapping, full)
+        for mapping in self._whole:
+            found += self._named(mapping, copies[mapping.parameter])
+        return found
+
+    def _named(self, mapping: ParameterMapping, full: Tensor) -> Iterator[tuple[str, Tensor]]:
+        tensors = split(mapping.kind, full, self._architecture, mapping.slices(self._ranks))
+        return zip(mapping.names, tensors, strict=True)
+
+    def _exchange(self, exchange: Sequence[_Transfer], copies: _Copies) -> list[Tensor]:
+        """Sends every tensor-parallel rank this rank's slices of what it gets; returns what this one gets, unsharded."""
+        sent = [[copies[mapping.parameter] for mapping in transfer] for transfer in exchange]
+        sizes = [sum(tensor.nbytes for tensor in tensors) for tensors in sent]
+        mine, size = sent[self._ranks.tensor_rank], sizes[self._ranks.tensor_rank]
+        received = torch.empty(self._ranks.tensor_size * size, dtype=torch.uint8)
+        flat = torch.cat([tensor.flatten().view(torch.uint8) for tensor in chain(*sent)])
+        dist.all_to_all_single(received, flat, [size] * self._ranks.tensor_size, sizes, group=self._group)
+        slices = [part.split([tensor.nbytes for tensor in mine]) for part in received.split(size)] if size else []
+        full: list[Tensor] = []
+        for mapping, tensor, parts in zip(
+            exchange[self._ranks.tensor_rank], mine, zip(*slices, strict=True), strict=True
+        ):
+            assert mapping.dim is not None
+            full.append(torch.cat([part.view(tensor.dtype).view_as(tensor) for part in parts], mapping.dim))
+        return full
+
+
+def _group_of_threads(ranks: Ranks) -> dist.ProcessGroup:
+    """A gloo group of this rank's tensor-parallel ranks, beside the one that training uses. Collective over all ranks."""
+    groups = [list(range(first, first + ranks.tensor_size)) for first in range(0, ranks.world, ranks.tensor_size)]
+    own, _ = dist.new_subgroups_by_enumeration(groups, timeout=timedelta(seconds=_EXCHANGE_S), backend="gloo")
+    return cast(dist.ProcessGroup, own)
+
+
+def _is_cut(mapping: ParameterMapping, ranks: Ranks) -> bool:
+    """Whether tensor-parallel ranks have slices of it."""
+    return mapping.slices(ranks) > 1
 
 
 def _is_repeated(mapping: ParameterMapping, model: PackedModel) -> bool:
@@ -101,9 +206,9 @@ def _full_bytes(mapping: ParameterMapping, ranks: Ranks) -> int:
     return mapping.parameter.nbytes * mapping.slices(ranks)
 
 
-def _transfers(share: Sequence[ParameterMapping], ranks: Ranks) -> Iterator[list[ParameterMapping]]:
-    """Groups tensors that are gathered together: of one dtype, and many small ones or one large one."""
-    transfer: list[ParameterMapping] = []
+def _transfers(share: Sequence[ParameterMapping], ranks: Ranks) -> Iterator[_Transfer]:
+    """Groups tensors that are exchanged together: of one dtype, and many small ones or one large one."""
+    transfer: _Transfer = []
     for mapping in share:
         size = sum(_full_bytes(other, ranks) for other in [*transfer, mapping])
         if transfer and (size > _TRANSFER_BYTES or mapping.parameter.dtype != transfer[0].parameter.dtype):
@@ -112,34 +217,3 @@ def _transfers(share: Sequence[ParameterMapping], ranks: Ranks) -> Iterator[list
         transfer.append(mapping)
     if transfer:
         yield transfer
-
-
-def _gather_slices(
-    mappings: Sequence[ParameterMapping], values: Sequence[Tensor], owner: int, ranks: Ranks
-) -> list[Tensor]:
-    """Unsharded tensors, gathered from all tensor-parallel ranks on tensor rank ``owner``; an empty list on the others."""
-    split_over_ranks = [i for i, mapping in enumerate(mappings) if mapping.dim is not None and ranks.tensor_size > 1]
-    flats: list[Tensor] = []
-    if split_over_ranks:
-        flats = _gather(torch.cat([values[i].flatten() for i in split_over_ranks]), owner, ranks)
-    if ranks.tensor_rank != owner:
-        return []
-    full = list(values)
-    slices = [flat.split([values[i].numel() for i in split_over_ranks]) for flat in flats]
-    for i, own_slices in zip(split_over_ranks, zip(*slices, strict=True), strict=True):
-        dim = mappings[i].dim
-        assert dim is not None
-        full[i] = torch.cat([part.view_as(values[i]) for part in own_slices], dim)
-    return full
-
-
-def _gather(flat: Tensor, owner: int, ranks: Ranks) -> list[Tensor]:
-    gathered = [torch.empty_like(flat) for _ in range(ranks.tensor_size)] if ranks.tensor_rank == owner else None
-    dist.gather(flat, gathered, group_dst=owner, group=ranks.tensor_group)
-    return gathered or []
-
-
-def _copy_to_host(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """A contiguous copy in host memory, never a view of the parameter: training goes on while it is written to disk."""
-    shared = tensor.untyped_storage().data_ptr() == parameter.untyped_storage().data_ptr()
-    return tensor.to("cpu", copy=shared).contiguous()

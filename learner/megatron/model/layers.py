@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from megatron.core.extensions.transformer_engine import TEColumnParallelLinear, TENorm, TERowParallelLinear
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
-from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import get_transformer_layer_offset
@@ -18,6 +17,7 @@ from megatron.core.transformer.transformer_layer import get_transformer_layer_of
 from learner.config import LearnerConfig
 from learner.megatron.model.architecture import Architecture, ModelError
 from learner.megatron.model.attention import PackedAttention
+from learner.megatron.model.gated_mlp import GatedMLP, RebuildingColumn, RebuildingRow
 from learner.megatron.model.rms_norm import RMSNorm
 from learner.megatron.patches import router_gemm
 
@@ -47,7 +47,7 @@ class LayerBackend:
     norm: Any
 
 
-OWN = LayerBackend("own", ColumnParallelLinear, RowParallelLinear, RMSNorm)
+OWN = LayerBackend("own", RebuildingColumn, RebuildingRow, RMSNorm)
 TRANSFORMER_ENGINE = LayerBackend(_PACKAGE, TEColumnParallelLinear, TERowParallelLinear, TENorm)
 
 
@@ -102,6 +102,13 @@ def _layer(backend: LayerBackend, architecture: Architecture, experts: int | Non
         mlp = submodules_of(layer.submodules.mlp)
         mlp.linear_fc1, mlp.linear_fc2 = backend.column, backend.row
     return layer
+
+
+def rebuild_cheap_tensors(model: torch.nn.Module) -> None:
+    """Lets the outputs of norms and the products of gated MLPs be computed again in the backward pass instead of kept."""
+    for module in model.modules():
+        if isinstance(module, (RMSNorm, GatedMLP)):
+            module.rebuilt = True
 
 
 def submodules_of(spec: Any) -> Any:

@@ -44,6 +44,16 @@ class Policy:
         """This rank's model chunks without megatron's wrapper, in the order of the layers."""
         return [cast(PackedModel, chunk.module) for chunk in self.chunks]
 
+    def gather(self) -> None:
+        """Waits until this rank has all new weights of its shard, of which data-parallel ranks update a part each.
+
+        Collective after an update. Forward passes wait by themselves, layer by layer; whatever else reads weights calls this
+        first.
+        """
+        for chunk in self.chunks:
+            if chunk.ddp_config.overlap_param_gather:
+                chunk.start_param_sync(force_sync=True)
+
     @property
     def dtype(self) -> torch.dtype:
         """Data type of the parameters."""

@@ -14,7 +14,7 @@ from megatron.core.packed_seq_params import PackedSeqParams
 from torch import Tensor
 
 from learner.batch.types import MicroBatch
-from learner.megatron.model.context_parallel import SINGLE_RANK, ContextGroup, token_owners
+from learner.megatron.model.context_parallel import SINGLE_RANK, ContextGroup, LossOrder, copy_to, token_owners
 from learner.megatron.model.kernels import PLAIN, Kernels
 from learner.megatron.model.slot_plan import AttentionBatch, PaddedSlots, SlotPlan
 
@@ -40,8 +40,7 @@ class PackedRow(PackedSeqParams):
         keys: slots of all tokens, in the order of the ranks.
         attention_batches: sequences that attend together, in the order of their slots.
         live: number of this rank's tokens that attend.
-        loss_owner: [L] int64, index of the context rank that holds the position that predicts each loss token.
-        own_loss: [l] int64, indices among the loss tokens of those that this rank predicts.
+        loss_order: which context rank holds the position that predicts each loss token.
         own_loss_index: [l] int64, indices among the rank's n tokens of the positions that predict them.
         context: the ranks that share the row.
         kernels: the kernels that layers use.
@@ -57,8 +56,7 @@ class PackedRow(PackedSeqParams):
     keys: PaddedSlots = None  # type: ignore[assignment]
     attention_batches: tuple[AttentionBatch, ...] = ()
     live: int = 0
-    loss_owner: Tensor = None  # type: ignore[assignment]
-    own_loss: Tensor = None  # type: ignore[assignment]
+    loss_order: LossOrder = None  # type: ignore[assignment]
     own_loss_index: Tensor = None  # type: ignore[assignment]
     context: ContextGroup = SINGLE_RANK
     kernels: Kernels = PLAIN
@@ -75,7 +73,7 @@ class PackedRow(PackedSeqParams):
         context: ContextGroup = SINGLE_RANK,
         kernels: Kernels = PLAIN,
     ) -> PackedRow:
-        """Computes the layout of a micro-batch that lies in host memory.
+        """Computes the layout of a micro-batch that lies in host memory, without waiting for ``device``.
 
         Args:
             micro_batch: one packed row.
@@ -90,19 +88,17 @@ class PackedRow(PackedSeqParams):
         """
         owners = token_owners(micro_batch, context.size)
         own = (owners == context.rank).nonzero().flatten()
-        angles = torch.outer(micro_batch.positions[0, own].float(), inverse_frequencies).to(device)
+        to_device = partial(copy_to, device=device)
+        angles = torch.outer(to_device(micro_batch.positions[0, own]).float(), to_device(inverse_frequencies))
         cos, sin = angles.cos(), angles.sin()
-        loss_owner = owners[micro_batch.loss_index]
-        own_loss = (loss_owner == context.rank).nonzero().flatten()
-        to_device = partial(Tensor.to, device=device, non_blocking=True)
+        order = LossOrder.of(owners[micro_batch.loss_index], context)
         row = cls(
             qkv_format="thd",
             own=to_device(own),
             cos=torch.cat([cos, cos], -1)[:, None].to(dtype),
             sin=torch.cat([-sin, sin], -1)[:, None].to(dtype),
-            loss_owner=to_device(loss_owner),
-            own_loss=to_device(own_loss),
-            own_loss_index=to_device(torch.searchsorted(own, micro_batch.loss_index[own_loss])),
+            loss_order=order.to(device),
+            own_loss_index=to_device(torch.searchsorted(own, micro_batch.loss_index[order.own])),
             context=context,
             kernels=kernels,
         )

@@ -8,14 +8,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from learner.megatron.model.rebuilt import Recipe, rebuildable
+
 
 class RMSNorm(torch.nn.Module):
     """Computes weight * x / rms(x), with the root mean square in fp32.
 
     Works under sequence parallelism: the attribute on the weight makes megatron sum its gradient over the tensor-parallel
     ranks, each of which sees a slice of the tokens. With ``persist_layer_norm``, megatron's setting for a fused norm, it is
-    torch's own, which has one kernel each way on CUDA.
+    torch's own, which has one kernel each way on CUDA. With ``rebuilt``, what keeps its output keeps how it was made instead.
     """
+
+    rebuilt = False
 
     def __init__(self, config: Any, hidden_size: int, eps: float = 1e-5, **_: Any) -> None:
         super().__init__()
@@ -28,8 +32,16 @@ class RMSNorm(torch.nn.Module):
         """Normalises the last dimension of ``x`` [..., hidden_size]; the result has the shape and dtype of ``x``."""
         if self._fused:
             # A view, as the keys of all heads are, is copied by the kernel, twice, and would keep what it is a view of.
-            return F.rms_norm(x.contiguous(), self.weight.shape, self.weight, self._eps)
-        return _Normalise.apply(x, self.weight, self._eps)  # type: ignore[return-value]
+            x = x.contiguous()
+        normed = self._normalise(x, self.weight)
+        return (
+            rebuildable(normed, Recipe(self._normalise, (x.detach(), self.weight.detach()))) if self.rebuilt else normed
+        )
+
+    def _normalise(self, x: Tensor, weight: Tensor) -> Tensor:
+        if self._fused:
+            return F.rms_norm(x, weight.shape, weight, self._eps)
+        return _Normalise.apply(x, weight, self._eps)  # type: ignore[return-value]
 
 
 class _Normalise(torch.autograd.Function):

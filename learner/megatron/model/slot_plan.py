@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from learner.megatron.model.context_parallel import ContextGroup
+from learner.megatron.model.context_parallel import ContextGroup, copy_to
 
 # Tokens that any sequence may be padded by, whatever its length: a call of its own costs more than that little arithmetic.
 _FREE_PADDING = 64
@@ -40,7 +40,7 @@ class PaddedSlots:
 
     def to(self, device: torch.device) -> PaddedSlots:
         """A copy on ``device``, made without waiting for it."""
-        return PaddedSlots(self.gather.to(device, non_blocking=True), self.restore.to(device, non_blocking=True))
+        return PaddedSlots(copy_to(self.gather, device), copy_to(self.restore, device))
 
 
 @dataclass(frozen=True)
@@ -172,4 +172,4 @@ def _mask(sizes: Tensor, block: int, dtype: torch.dtype, device: torch.device) -
         return None
     position = block * sizes[:, None] + torch.arange(largest)
     hidden = torch.arange((block + 1) * largest) > position[..., None]
-    return torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, float("-inf"))[:, None].to(device)
+    return copy_to(torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, float("-inf"))[:, None], device)

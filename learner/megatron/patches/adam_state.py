@@ -12,7 +12,7 @@ What it changes: the private state dictionaries of the optimizer, and its parame
 Why: Megatron's distributed optimizer saves and loads the moments of every parameter, and takes it for granted that they are
 there; each Adam makes them in its first step. TransformerEngine's refuses names that it does not know, such as a ``step`` of
 a parameter.
-Written for: megatron-core 0.16.1; torch 2.13.0; the FusedAdam of TransformerEngine 2 and of apex.
+Written for: megatron-core 0.16.1 and 0.19.2; torch 2.13.0; the FusedAdam of TransformerEngine 2 and of apex.
 Without it: saving before the first step, and loading into a new learner, raise.
 """
 

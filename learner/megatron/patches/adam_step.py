@@ -5,7 +5,7 @@ DistributedOptimizer.load_state_dict takes it from there, and leaves the options
 DistributedOptimizer._set_main_param_and_optimizer_states leaves ``step`` alone.
 Why: Megatron decides by which packages are installed where the step count is, and not by the Adam that is used. It loads
 groups with the options of the Adam that saved them. And its loading gives all parameters of torch's Adam one tensor.
-Written for: megatron-core 0.16.1, torch 2.13.0.
+Written for: megatron-core 0.16.1 and 0.19.2, torch 2.13.0.
 Without it: with torch's Adam, loading a checkpoint raises KeyError: 'step'; past that, all parameters share one step count,
 so that the bias correction of a resumed run is silently wrong from its second step on. With FusedAdam, a checkpoint of
 torch's Adam raises KeyError: 'bias_correction' in the first step.

@@ -4,7 +4,7 @@ What it changes: a subclass of FileSystemWriterAsync replaces how a file is prep
 private functions: Megatron's _replace_state_dict_keys_with_sharded_keys, torch's _StorageWriterTransforms and _write_item.
 Why: Megatron's own asynchronous save forks a process per rank and spawns a manager that imports everything anew: seconds of
 CPU time for a small model. Bytes are copied and written without the interpreter lock, so a thread does as well.
-Written for: megatron-core 0.16.1, torch 2.13.0.
+Written for: megatron-core 0.16.1 and 0.19.2, torch 2.13.0.
 Without it: no checkpoint is saved (learner.megatron.checkpointing.async_save).
 """
 

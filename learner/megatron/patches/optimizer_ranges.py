@@ -4,7 +4,7 @@ What it changes: nothing. It reads private attributes of DistributedOptimizer: g
 Why: of Megatron's own ways to save this state, "fully_reshardable" gathers all of a stage's state in the host memory of
 every rank, of which one writes it; "dp_reshardable" is resumed only under the same tensor and pipeline parallelism; and
 "fully_sharded_model_space" needs a ShardedTensor with a flattened_range, which this Megatron refuses.
-Written for: megatron-core 0.16.1.
+Written for: megatron-core 0.16.1 and 0.19.2.
 Without it: no checkpoint is saved or loaded (learner.megatron.checkpointing.own_state).
 """
 

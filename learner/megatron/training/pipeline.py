@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
+from megatron.core.distributed import DistributedDataParallel
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.process_groups_config import ProcessGroupCollection
 from torch import Tensor
@@ -19,6 +20,7 @@ from learner.megatron.model.packed_model import PackedModel, Policy
 from learner.megatron.model.packed_row import PackedRow
 from learner.megatron.parallel import Ranks
 from learner.megatron.patches import microbatch_groups
+from learner.megatron.patches.head_gather import finish_gather
 from learner.megatron.patches.p2p_communicator import PipelineCommunicator
 
 # From a micro-batch and the log-probabilities and entropies [L] of its loss tokens to its loss (scalar) and a result tensor.
@@ -89,6 +91,8 @@ class Pipeline:
         return [width // divisor for width in widths]
 
     def _feed(self, batch: Batch) -> Iterator[tuple[MicroBatch, PackedRow]]:
+        # A micro-batch's row is planned when its forward pass begins. Nothing in a step waits for a CUDA device, which has
+        # then still the passes before it to compute.
         device, policy = self._ranks.device, self._policy
         for micro_batch in batch.micro_batches:
             row = PackedRow.of(
@@ -99,16 +103,17 @@ class Pipeline:
     def _forward(self, head: Head, feed: Iterator[tuple[MicroBatch, PackedRow]], module: Any) -> Any:
         micro_batch, row = next(feed)
         output = module(micro_batch.tokens[:, row.own], micro_batch.positions[:, row.own], row)
-        return output, partial(self._run_head, head, micro_batch, row, module.module)
+        return output, partial(self._run_head, head, micro_batch, row, module)
 
     def _run_head(
-        self, head: Head, micro_batch: MicroBatch, row: PackedRow, model: PackedModel, hidden: Tensor
+        self, head: Head, micro_batch: MicroBatch, row: PackedRow, chunk: DistributedDataParallel, hidden: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        own = row.own_loss
+        own, weight = row.loss_order.own, cast(PackedModel, chunk.module).head
+        finish_gather(chunk, weight)
         logp, entropy = vocab_parallel_logprobs(
-            hidden, model.head, micro_batch.loss_target[own], micro_batch.temperature[own], self._ranks.tensor_group
+            hidden, weight, micro_batch.loss_target[own], micro_batch.temperature[own], self._ranks.tensor_group
         )
-        logp, entropy = gather_loss_tokens(logp, entropy, row.loss_owner, self._context)
+        logp, entropy = gather_loss_tokens(logp, entropy, row.loss_order, self._context)
         loss, result = head(micro_batch, logp, entropy)
         return loss, torch.tensor(1, dtype=torch.int), result
 

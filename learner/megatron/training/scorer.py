@@ -37,8 +37,13 @@ class Scorer:
         """Size of what ``snapshot`` and ``read`` return."""
         return sum(parameter.numel() for parameter in self._parameters) * self._dtype.itemsize
 
+    def prepare(self) -> None:
+        """Makes the current weights complete on every rank. Collective; call it after an update, before ``score``."""
+        self._policy.gather()
+
     def snapshot(self) -> list[Tensor]:
-        """Copies this rank's shard of the current weights to host memory, rounded as a published version is."""
+        """Copies this rank's shard of the current weights to host memory, rounded as a published version is. Collective."""
+        self.prepare()
         return [parameter.detach().to("cpu", self._dtype, copy=True) for parameter in self._parameters]
 
     def read(self, source: WeightSource) -> list[Tensor]:

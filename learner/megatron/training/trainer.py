@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -87,6 +87,11 @@ class Trainer:
         groups = [group for part in optimizer_parts(self.optimizer) for group in part.param_groups]
         return set_optimizer_settings(groups, self._config)
 
+    def before_update(self, action: Callable[[], None]) -> None:
+        """Calls ``action`` before every update of the weights, after forward and backward pass."""
+        for part in optimizer_parts(self.optimizer):
+            part.optimizer.register_step_pre_hook(lambda *_: action())
+
     def train_step(self, batch: Batch, objective: Objective, lr: float) -> StepStats:
         """Updates the weights with the gradient of the sum of the batch's losses over all data-parallel ranks.
 
@@ -142,9 +147,10 @@ class Trainer:
     def _update(self, lr: float, norm: float) -> Update | None:
         if self._meter is not None:
             self._meter.before()
+        total = torch.full((), norm, device=self._ranks.device)
         for part in optimizer_parts(self.optimizer):
             if norm > self._config.clip_grad:
-                torch.nn.utils.clip_grads_with_norm_(part.get_parameters(), self._config.clip_grad, torch.tensor(norm))
+                torch.nn.utils.clip_grads_with_norm_(part.get_parameters(), self._config.clip_grad, total)
             for group in part.param_groups:
                 group["lr"] = lr
         self.optimizer.step_with_ready_grads()
@@ -172,7 +178,7 @@ def _loss(
     objective: Objective, groups: int, micro_batch: MicroBatch, logp: Tensor, entropy: Tensor
 ) -> tuple[Tensor, Tensor]:
     loss, metrics = objective(logp, Responses.of(micro_batch, entropy))
-    count = loss.new_tensor(float(len(logp)))
+    count = loss.new_full((), len(logp))  # a kernel fills it: a copy from the host would be waited for
     values = [loss.detach(), count, entropy.detach().sum(), count, *metrics.values()]
     weights = torch.zeros(groups, dtype=torch.float64, device=logp.device)
     if loss.requires_grad and logp.requires_grad:

@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 from learner.batch.packing import Layout
 from learner.behaviour import recompute
 from learner.behaviour.recompute import Behaviour
+from learner.behaviour.weight_cache import ReadWeights
 from learner.config import LearnerConfig
 from learner.megatron.parallel import Ranks
 from learner.megatron.training.scorer import Scorer
@@ -25,9 +26,6 @@ class SmallModel:
     """A model of one parameter."""
 
     version_bytes = VERSION_BYTES
-
-    def snapshot(self) -> list[torch.Tensor]:
-        return [torch.zeros(VERSION_BYTES // 4)]
 
 
 @pytest.mark.parametrize(
@@ -55,7 +53,8 @@ def test_the_cache_holds_the_versions_in_use_within_this_ranks_share_of_the_memo
     with capture_logs() as logs:
         behaviour = Behaviour(config, get(config.objective), cast(Scorer, SmallModel()), ranks, Layout())
     for version in range(10):
-        behaviour.cache_current(version)
+        behaviour.cache(version, ReadWeights([torch.zeros(VERSION_BYTES // 4)]))
+    assert behaviour.caches
     assert [version for version in range(10) if version in behaviour._cache] == list(range(10 - held, 10))
     assert len(logs) == (held < 5)
     assert all("does not hold every version" in line["event"] for line in logs)

@@ -42,3 +42,9 @@ def test_a_data_type_that_there_is_not_is_named_once():
     with pytest.raises(SettingsError) as caught:
         parsed({}, dtype="float16")
     assert str(caught.value) == "test: dtype = 'float16': Input should be 'float32' or 'bfloat16'"
+
+
+def test_gradients_are_not_coarser_than_the_weights():
+    assert parsed({}, dtype="bfloat16", gradients="bfloat16").gradients == "bfloat16"
+    with pytest.raises(SettingsError, match='gradients = "bfloat16" with dtype = "float32"'):
+        parsed({}, gradients="bfloat16")

@@ -18,6 +18,17 @@ def taken(name: str, version: int = 0) -> TakenGroup:
     return TakenGroup(GroupRef("fleet", name, "1-1"), pb.Group(group_id=name, responses=[response]), staleness=0)
 
 
+def in_segments(name: str, *versions: int) -> TakenGroup:
+    tokens = np.array([1, 2], "<i4").tobytes()
+    segments = [
+        pb.Segment(context_tokens=tokens, tokens=tokens, spans=[pb.Span(version=version, start=0, end=2)])
+        for version in versions
+    ]
+    return TakenGroup(
+        GroupRef("fleet", name, "1-1"), pb.Group(group_id=name, responses=[pb.Response(segments=segments)]), staleness=0
+    )
+
+
 class ScriptedQueue:
     """Returns from each call what the script has for it."""
 
@@ -52,7 +63,7 @@ def config(tmp_path, **values) -> LearnerConfig:
 
 
 def test_a_batch_is_gathered_over_calls_and_every_rank_gets_the_same(tmp_path):
-    queue = ScriptedQueue([taken("a", 2)], [], [taken("b", 4), taken("c", 5)])
+    queue = ScriptedQueue([taken("a", 2)], [], [taken("b", 4), in_segments("c", 5, 3)])
     wire: list[bytes] = []
 
     def send(message: bytes | None) -> bytes:
@@ -65,7 +76,7 @@ def test_a_batch_is_gathered_over_calls_and_every_rank_gets_the_same(tmp_path):
     assert got is not None
     assert (queue.asked, queue.bounds) == ([3, 2, 2], {32})  # late groups are taken too: max_staleness is 4
     assert [ref.group_id for ref in got.refs] == ["a", "b", "c"]
-    assert got.staleness == {2: 4, 4: 2, 5: 1}
+    assert got.staleness == {2: 4, 4: 2, 5: 1, 3: 3}
     other = BatchSource(config(tmp_path), None, lambda _: wire[0], lambda: False).take(step=6)
     assert other is not None
     assert other.groups == got.groups

@@ -11,10 +11,12 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from learner.batch.packing import Layout
 from learner.batch.weighting import DEFAULT
 from learner.config import LearnerConfig
 from learner.intake.batch_source import IntakeError
 from learner.intake.prefetch import Prefetch
+from learner.intake.preparation import Preparation
 from learner.megatron.parallel import Ranks
 from learner.queue import GroupRef, LearnerQueue, TakenGroup
 from leeway.v1 import rollout_pb2 as pb
@@ -74,7 +76,8 @@ class Loop:
     def __init__(self, **values: Any) -> None:
         self.queue, self.stop, self.beats, self.ranks = Queue(), False, 0, OneRank()
         services = (cast(LearnerQueue, self.queue), cast(Ranks, self.ranks))
-        self.prefetch = Prefetch(config(**values), *services, lambda: self.stop, self._progress, DEFAULT)
+        preparation = Preparation(DEFAULT, Layout(), 4)
+        self.prefetch = Prefetch(config(**values), *services, lambda: self.stop, self._progress, preparation)
 
     def _progress(self) -> None:
         self.beats += 1
@@ -89,7 +92,7 @@ class Loop:
         return not any(thread.name.startswith("fetch-") for thread in threading.enumerate())
 
 
-def test_the_next_batch_is_taken_and_decoded_while_this_one_trains():
+def test_the_next_batch_is_taken_decoded_and_packed_while_this_one_trains():
     loop = Loop()
     first = loop.prefetch.take(0)
     loop.until(lambda: loop.queue.asked == [0, 1] and loop.idle())
@@ -100,6 +103,8 @@ def test_the_next_batch_is_taken_and_decoded_while_this_one_trains():
     assert [ref.group_id for ref in second.taken.refs] == ["1"]
     assert second.groups.staleness_max == 1  # of the step that trains it, not of the one that was trained meanwhile
     assert [len(sequence.tokens) for sequence in second.sequences] == [4, 4]
+    assert second.batch is not None
+    assert second.batch.micro_batches[0].tokens.tolist() == [[1, 2, 1, 2] * 2]
     loop.prefetch.close()
 
 

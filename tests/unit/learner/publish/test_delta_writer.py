@@ -18,7 +18,7 @@ from rollout.versions.delta_patch import patch
 from rollout.versions.manifest import VersionError
 from runtime.version_format.names import versions_on_disk
 from tests.tools.published import flip
-from tests.tools.publishing import Scene
+from tests.tools.publishing import Scene, ready
 
 pytestmark = pytest.mark.usefixtures("process_group")
 
@@ -130,7 +130,7 @@ def test_weights_that_did_not_move_cost_a_manifest(tmp_path: Path):
     scene = Scene(tmp_path, keep=8, full_every=8)
     scene.publish(1)
     scene.history.append(scene.weights)
-    scene.publisher.publish(2, list(scene.weights.items()))
+    scene.publisher.publish(2, ready(list(scene.weights.items())))
     scene.publisher.wait()
     assert [path.name for path in (scene.root / "weight_v000001").iterdir()] == ["manifest.json"]
     scene.reader(tmp_path / "cache")(1)

@@ -7,6 +7,7 @@ import hashlib
 import json
 import queue
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from learner.publish.reader import VersionReader
 from learner.storage.fence import DirectoryFence
 from leeway.v1 import manifest_pb2, rollout_pb2
 from runtime.version_format.names import versions_on_disk
+from tests.tools.publishing import Ready, ready
 
 pytestmark = pytest.mark.usefixtures("process_group")
 
@@ -56,8 +58,8 @@ def model(tmp_path: Path) -> Path:
     return directory
 
 
-def shard(value: float) -> list[tuple[str, torch.Tensor]]:
-    return [("model.norm.weight", torch.full((4,), value)), ("lm_head.weight", torch.full((2, 4), value))]
+def shard(value: float) -> Callable[[int], Ready]:
+    return ready([("model.norm.weight", torch.full((4,), value)), ("lm_head.weight", torch.full((2, 4), value))])
 
 
 def make(root: Path, model: Path, registry: Registry, first: int = 0, epoch: int = 1, **settings: Any) -> Publisher:
@@ -289,3 +291,50 @@ def test_a_publication_that_takes_too_long_is_given_up(tmp_path: Path, model: Pa
     assert all(thread.daemon for thread in threading.enumerate() if thread.name == "publisher")
     registry.go_on.put(None)
     publisher.wait()
+
+
+class Memory:
+    """Makes exports of one number and knows which of them are held."""
+
+    def __init__(self) -> None:
+        self.exports: list[Ready] = []
+        self.most = 0
+
+    @property
+    def held(self) -> list[int]:
+        return [index for index, export in enumerate(self.exports) if not export.released]
+
+    def __call__(self, version: int) -> Ready:
+        self.exports.append(ready([("lm_head.weight", torch.full((4,), float(len(self.exports))))])(version))
+        self.most = max(self.most, len(self.held))
+        return self.exports[-1]
+
+
+@pytest.mark.parametrize(("full_every", "most"), [(1, 1), (4, 2)])
+def test_weights_are_let_go_when_they_are_written_or_replaced(tmp_path: Path, model: Path, full_every: int, most: int):
+    """Besides a version that is being written there is one that waits, and the base of the next delta."""
+    registry, memory = Slow(), Memory()
+    publisher = make(tmp_path / "w", model, registry, full_every=full_every)
+    publisher.publish(1, memory)
+    assert registry.begun.get(timeout=60) == 0  # it is written, but its announcement does not end
+    publisher.publish(2, memory)
+    publisher.publish(3, memory)
+    assert memory.most == most
+    registry.go_on.put(None)
+    registry.go_on.put(None)
+    publisher.wait()
+    assert memory.most == most
+    assert [export.released for export in memory.exports] == [1, 1, int(full_every == 1)]
+
+
+def test_a_version_that_cannot_be_written_lets_its_weights_go(tmp_path: Path, model: Path):
+    registry, memory = Registry(), Memory()
+    publisher = make(tmp_path / "w", model, registry, full_every=4)
+    for step in range(4):
+        if step == 1:
+            (tmp_path / "w" / ".epoch_00000001" / "weight_v000001").write_text("a file where the directory should be")
+        publisher.publish(step, memory)
+        publisher.wait()
+        assert memory.held == ([] if step == 1 else [step])
+    assert [version for version, _ in registry.failures] == [1]
+    assert [export.released for export in memory.exports] == [1, 1, 1, 0]

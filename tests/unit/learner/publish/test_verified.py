@@ -9,6 +9,7 @@ import torch
 
 from learner.batch.packing import Layout
 from learner.behaviour.recompute import Behaviour
+from learner.behaviour.weight_cache import ReadWeights
 from learner.config import LearnerConfig
 from learner.megatron.parallel import Ranks
 from learner.megatron.training.scorer import Scorer
@@ -56,9 +57,6 @@ class NoScorer:
 
     version_bytes = 8
 
-    def snapshot(self) -> list[torch.Tensor]:
-        return [torch.zeros(2)]
-
     def read(self, source: Any) -> list[torch.Tensor]:
         return [torch.ones(2)]
 
@@ -88,8 +86,8 @@ def test_what_is_in_memory_is_not_hashed_again(tmp_path: Path):
     scene = Scene(tmp_path, keep=9)
     scene.publish(1)
     ours = behaviour(tmp_path, scene.root, objective={"name": "drpo"})
-    ours.cache_current(0)
-    ours.cache_current(1)  # being published: not on disk yet
+    ours.cache(0, ReadWeights([torch.zeros(2)]))
+    ours.cache(1, ReadWeights([torch.zeros(2)]))  # being published: not on disk yet
     flip(scene.root / "weight_v000000" / "model-00000.safetensors")
     assert (ours.usable(0), ours.usable(1)) == (True, False)
 

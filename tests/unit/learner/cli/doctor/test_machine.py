@@ -36,6 +36,15 @@ def test_a_large_model_without_gpus(site: Site, monkeypatch: pytest.MonkeyPatch)
     assert "8,000,000,000 parameters" in bad(machine.machine(site.read("learner")))[0]
 
 
+def test_settings_for_a_gpu_without_one(site: Site, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(machine, "gpus", list)
+    monkeypatch.setattr(machine, "parameters", lambda _: 1000)
+    monkeypatch.setattr(machine, "signs_in_settings", lambda _: ['dtype = "bfloat16"'])
+    (found,) = [one for one in bad(machine.machine(site.read("learner"))) if " gpus:" in one]
+    assert found.split()[0] == "warn"
+    assert 'the learner runs on the CPU, though dtype = "bfloat16" only pays on a GPU' in found
+
+
 @pytest.mark.parametrize(
     ("driver", "torch", "found"),
     [

@@ -13,7 +13,14 @@ from torch._C._distributed_c10d import HashStore
 
 from learner.batch.packing import Layout, pack
 from learner.batch.types import MicroBatch, Sequence
-from learner.megatron.model.context_parallel import ContextGroup, gather_loss_tokens, gather_tokens, token_owners
+from learner.megatron.model.context_parallel import (
+    ContextGroup,
+    LossOrder,
+    copy_to,
+    gather_loss_tokens,
+    gather_tokens,
+    token_owners,
+)
 from learner.megatron.model.packed_row import PackedRow
 
 FREQUENCIES = torch.tensor([1.0, 0.01])
@@ -61,10 +68,10 @@ def test_every_loss_token_once_and_where_it_stands(lengths: list[int], ranks: in
     found = torch.full_like(micro.loss_target, -1)
     for rank in range(ranks):
         one = row(micro, rank, ranks)
-        assert one.own[one.own_loss_index].tolist() == micro.loss_index[one.own_loss].tolist()
-        assert one.own_loss.tolist() == (one.loss_owner == rank).nonzero().flatten().tolist()
-        assert (found[one.own_loss] == -1).all()
-        found[one.own_loss] = micro.tokens[0, one.own[one.own_loss_index] + 1]
+        assert one.own[one.own_loss_index].tolist() == micro.loss_index[one.loss_order.own].tolist()
+        assert one.loss_order.own.tolist() == (one.loss_order.owner == rank).nonzero().flatten().tolist()
+        assert (found[one.loss_order.own] == -1).all()
+        found[one.loss_order.own] = micro.tokens[0, one.own[one.own_loss_index] + 1]
     assert found.tolist() == micro.loss_target.tolist()
 
 
@@ -98,5 +105,35 @@ def test_tokens_are_gathered_with_and_without_the_names_that_torch_211_lacks(
     assert tokens.grad is not None
     assert tokens.grad.tolist() == [[1.0, 1.0], [10.0, 10.0]]
     logp, entropy = torch.tensor([-1.0, -2.0]), torch.tensor([0.5, 0.25])
-    found = gather_loss_tokens(logp, entropy, torch.zeros(2, dtype=torch.int64), ContextGroup(0, 1, group))
+    alone = ContextGroup(0, 1, group)
+    found = gather_loss_tokens(logp, entropy, LossOrder.of(torch.zeros(2, dtype=torch.int64), alone), alone)
     assert [one.tolist() for one in found] == [logp.tolist(), entropy.tolist()]
+
+
+def test_the_order_of_loss_tokens_says_where_each_is_among_its_ranks():
+    order = LossOrder.of(torch.tensor([1, 0, 1, 1, 0]), ContextGroup(1, 2))
+    assert order.index.tolist() == [0, 0, 1, 2, 1]
+    assert (order.own.tolist(), order.most) == ([0, 2, 3], 3)
+    none = LossOrder.of(torch.zeros(0, dtype=torch.int64), ContextGroup(0, 2))
+    assert (none.index.tolist(), none.own.tolist(), none.most) == ([], [], 0)
+
+
+@pytest.mark.parametrize(("device", "pins"), [("cpu", 0), ("cuda", 1)])
+def test_what_a_cuda_device_copies_is_page_locked_first(monkeypatch: pytest.MonkeyPatch, device: str, pins: int):
+    locked: list[torch.Tensor] = []
+
+    def pin(self: torch.Tensor) -> torch.Tensor:
+        locked.append(self)
+        return self
+
+    copied: list[bool] = []
+
+    def copy(self: torch.Tensor, device: torch.device, non_blocking: bool) -> torch.Tensor:
+        copied.append(non_blocking)
+        return self
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    monkeypatch.setattr(torch.Tensor, "is_pinned", lambda self: False)
+    monkeypatch.setattr(torch.Tensor, "to", copy)
+    copy_to(torch.zeros(3), torch.device(device))
+    assert (len(locked), copied) == (pins, [True])

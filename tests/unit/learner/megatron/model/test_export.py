@@ -1,15 +1,22 @@
-"""Which rank exports what of a stage: every tensor once, by a rank that has it, and no rank much more than the others."""
+"""Which rank exports what of a stage: every tensor once, by a rank that has it, and no rank much more than the others.
+
+And what is exported is the weights of one moment, in memory that is there already.
+"""
 
 from __future__ import annotations
 
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import torch
 
-from learner.megatron.model.convert import ParameterMapping
-from learner.megatron.model.export import _shares
+import learner.megatron  # noqa: F401  makes megatron usable before the imports below
+from learner.megatron.model import export
+from learner.megatron.model.convert import Kind, ParameterMapping
+from learner.megatron.model.export import Exporter, _shares
+from learner.megatron.model.packed_model import Policy
 from learner.megatron.parallel import Ranks
 
 _NONE = cast(Any, None)
@@ -90,6 +97,44 @@ def test_ranks_that_gather_a_tensor_agree_on_which_one_gets_it(cut):
         plan = str([[mapping.names for mapping in share] for share in shared])
         plans.setdefault((one.data_rank, one.context_rank), set()).add(plan)
     assert all(len(plan) == 1 for plan in plans.values())
+
+
+def exporter(monkeypatch: pytest.MonkeyPatch) -> tuple[Exporter, list[torch.nn.Parameter]]:
+    """An exporter of a norm, a gated MLP, and an output layer that another stage exports; and these parameters."""
+    weights = [torch.nn.Parameter(torch.full((rows, 4), float(rows))) for rows in (2, 6, 10)]
+    model = SimpleNamespace(parameters=lambda: iter(weights), pre_process=False)
+    kinds: list[tuple[tuple[str, ...], Kind]] = [
+        (("norm",), "plain"), (("gate", "up"), "glu"), (("model.embed_tokens.weight",), "plain"),
+    ]  # fmt: skip
+    found = [ParameterMapping(one, names, None, kind) for one, (names, kind) in zip(weights, kinds, strict=True)]
+    monkeypatch.setattr(export, "parameter_mappings", lambda *_: iter(found))
+    policy = SimpleNamespace(models=[model], architecture=None, gather=lambda: None)
+    return Exporter(cast(Policy, policy), stage(1, 1, 1, 1)[0], "bfloat16"), weights
+
+
+def test_an_export_is_of_its_moment_and_its_memory_is_used_again(monkeypatch: pytest.MonkeyPatch):
+    exporting, weights = exporter(monkeypatch)
+    first = exporting.begin()
+    for weight in weights:
+        weight.data.zero_()
+    shard = dict(first.shard())
+    assert {name: (tuple(one.shape), one.unique().tolist()) for name, one in shard.items()} == {
+        "norm": ((2, 4), [2.0]), "gate": ((3, 4), [6.0]), "up": ((3, 4), [6.0]),
+    }  # fmt: skip
+    assert {tensor.dtype for tensor in shard.values()} == {torch.bfloat16}
+    copied = first.weights.by_parameter()[weights[1]]
+    assert shard["gate"].data_ptr() == copied.data_ptr(), "halves are parts of the copy"
+    assert exporting.copied == 2 * 64
+    first.release()
+    assert dict(exporting.begin().shard())["gate"].data_ptr() == copied.data_ptr()
+    assert exporting.copied == 2 * 64
+
+
+def test_a_whole_export_has_what_another_user_needs_of_the_rank(monkeypatch: pytest.MonkeyPatch):
+    exporting, weights = exporter(monkeypatch)
+    whole = exporting.begin(whole=True)
+    assert [tuple(tensor.shape) for tensor in whole.weights.tensors()] == [tuple(weight.shape) for weight in weights]
+    assert [name for name, _ in whole.shard()] == ["gate", "up", "norm"]
 
 
 def _rows(name: str) -> int:

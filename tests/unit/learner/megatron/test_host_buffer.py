@@ -1,4 +1,4 @@
-"""Host memory of checkpoints: made once, exact, and on a GPU filled by copies that nothing overtakes."""
+"""Host memory of copies: made once, exact, and on a GPU filled by copies that nothing overtakes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import learner.megatron  # noqa: F401  makes megatron usable before the imports below
-from learner.megatron.checkpointing.host_buffer import HostBuffer, PinError
+from learner.megatron.host_buffer import HostBuffer, PinError
 
 CPU = torch.device("cpu")
 
@@ -22,7 +22,7 @@ def tensors() -> list[torch.Tensor]:
 
 def test_copies_are_equal_and_stay_when_the_originals_change():
     originals = tensors()
-    copies = HostBuffer(CPU).copy(originals).tensors
+    copies = HostBuffer(CPU, "a test").copy(originals).tensors
     for original in originals:
         original.zero_()
     for copy, expected in zip(copies, tensors(), strict=True):
@@ -30,16 +30,26 @@ def test_copies_are_equal_and_stay_when_the_originals_change():
         assert torch.equal(copy, expected)
 
 
+def test_copies_are_rounded_to_another_data_type():
+    originals = [torch.tensor([1.0, 1.0 + 2**-9, -3.0]), torch.ones(5, 3, dtype=torch.bfloat16)]
+    buffer = HostBuffer(CPU, "a test")
+    copies = buffer.copy(originals, torch.bfloat16).tensors
+    assert [copy.dtype for copy in copies] == [torch.bfloat16] * 2
+    assert all(torch.equal(copy, one.bfloat16()) for copy, one in zip(copies, originals, strict=True))
+    assert buffer.nbytes == 64 + 64
+    assert [copy.dtype for copy in buffer.copy(originals, torch.float32).tensors] == [torch.float32] * 2
+
+
 def test_a_copy_is_saved_alone():
     """torch.save writes all of a tensor's storage."""
-    for copy in HostBuffer(CPU).copy([torch.ones(3), torch.ones(100_000), torch.ones(3)]).tensors:
+    for copy in HostBuffer(CPU, "a test").copy([torch.ones(3), torch.ones(100_000), torch.ones(3)]).tensors:
         content = io.BytesIO()
         torch.save(copy, content)
         assert content.tell() < copy.nbytes + 4096
 
 
 def test_memory_is_made_once_and_no_larger_than_needed():
-    buffer = HostBuffer(CPU)
+    buffer = HostBuffer(CPU, "a test")
     places = [[copy.data_ptr() for copy in buffer.copy(tensors()).tensors] for _ in range(3)]
     assert places[0] == places[1] == places[2]
     assert buffer.nbytes == 64 + 64 + 192
@@ -87,7 +97,7 @@ class Device:
 def test_copies_from_a_gpu_are_pinned_once_and_on_a_stream_of_their_own(monkeypatch: pytest.MonkeyPatch):
     device = Device()
     device.put_in(monkeypatch)
-    buffer = HostBuffer(torch.device("cuda"))
+    buffer = HostBuffer(torch.device("cuda"), "a test")
     copy = buffer.copy(tensors())
     once = [("side", "waits for", "main"), ("copies on", "side"), ("side", "records")]
     assert device.log == [("pins", 320), *once]
@@ -104,5 +114,5 @@ def test_copies_from_a_gpu_are_pinned_once_and_on_a_stream_of_their_own(monkeypa
 
 def test_memory_that_cannot_be_pinned_is_an_error(monkeypatch: pytest.MonkeyPatch):
     Device(error=2).put_in(monkeypatch)
-    with pytest.raises(PinError, match=r"0\.0 GB of pinned host memory .*error 2\): give the learner more memory"):
-        HostBuffer(torch.device("cuda")).copy(tensors())
+    with pytest.raises(PinError, match=r"a test needs 0\.0 GB of pinned .*error 2\): give the learner more memory"):
+        HostBuffer(torch.device("cuda"), "a test").copy(tensors())

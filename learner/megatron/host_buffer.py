@@ -1,4 +1,4 @@
-"""Host memory into which a checkpoint's tensors are copied: made once and kept, pinned for copies from a GPU."""
+"""Host memory into which tensors are copied: made once and kept, pinned for copies from a GPU."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ALIGNED = 64  # bytes
 
 
 class PinError(LeewayError):
-    """CUDA does not pin as much host memory as a rank's part of a checkpoint needs."""
+    """CUDA does not pin as much host memory as a rank's part of a checkpoint or of a version needs."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,14 @@ class HostBuffer:
 
     Fresh memory costs more than a copy: the system clears it page by page, and CUDA copies into memory that is not pinned by
     way of a small buffer, while the caller waits.
+
+    Args:
+        device: where the tensors are.
+        content: what is copied, for an error message, such as "a checkpoint".
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, content: str) -> None:
+        self._content = content
         self._cuda = device.type == "cuda"
         self._stream = torch.cuda.Stream(device) if self._cuda else None
         self._memory = torch.empty(0, dtype=torch.uint8)
@@ -59,9 +64,17 @@ class HostBuffer:
         """Size of the memory that is kept."""
         return self._memory.nbytes
 
-    def copy(self, tensors: Sequence[Tensor]) -> HostCopy:
-        """Copies tensors, from a GPU while it does other work: on a stream of its own, behind what is under way now."""
-        copies = self._places(tensors)
+    def copy(self, tensors: Sequence[Tensor], dtype: torch.dtype | None = None) -> HostCopy:
+        """Copies tensors, from a GPU while it does other work: on a stream of its own, behind what is under way now.
+
+        Args:
+            tensors: what to copy, all from the device of this buffer.
+            dtype: data type of the copies, a GPU's rounded there; None for each tensor's own.
+
+        Raises:
+            PinError: CUDA pins no memory of this size.
+        """
+        copies = self._places(tensors, dtype)
         if self._stream is None:
             for copy, tensor in zip(copies, tensors, strict=True):
                 copy.copy_(tensor)
@@ -72,15 +85,17 @@ class HostBuffer:
                 copy.copy_(tensor, non_blocking=True)
         return HostCopy(copies, self._stream.record_event())
 
-    def _places(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        ends = list(accumulate(-(-tensor.nbytes // _ALIGNED) * _ALIGNED for tensor in tensors))
+    def _places(self, tensors: Sequence[Tensor], dtype: torch.dtype | None) -> list[Tensor]:
+        dtypes = [dtype or tensor.dtype for tensor in tensors]
+        sizes = [tensor.numel() * own.itemsize for tensor, own in zip(tensors, dtypes, strict=True)]
+        ends = list(accumulate(-(-size // _ALIGNED) * _ALIGNED for size in sizes))
         if ends and ends[-1] > self._memory.nbytes:
             self._make(ends[-1])
         memory, starts = self._memory.numpy(), [0, *ends[:-1]]
         # By way of numpy, because a slice of a tensor shares its storage, and torch.save writes all of a storage.
         return [
-            torch.from_numpy(memory[start : start + tensor.nbytes]).view(tensor.dtype).view(tensor.shape)
-            for start, tensor in zip(starts, tensors, strict=False)
+            torch.from_numpy(memory[start : start + size]).view(own).view(tensor.shape)
+            for start, size, own, tensor in zip(starts, sizes, dtypes, tensors, strict=False)
         ]
 
     def _make(self, size: int) -> None:
@@ -91,6 +106,6 @@ class HostBuffer:
         # torch's own pinned memory comes in powers of two: up to twice as much.
         if runtime and (status := int(runtime.cudaHostRegister(self._memory.data_ptr(), size, 0))):
             raise PinError(
-                f"a checkpoint needs {size / 1e9:.1f} GB of pinned host memory for each rank, and CUDA gives none (error "
-                f"{status}): give the learner more memory, or use more data-parallel ranks, which share a checkpoint"
+                f"{self._content} needs {size / 1e9:.1f} GB of pinned host memory for each rank, and CUDA gives none "
+                f"(error {status}): give the learner more memory, or use more ranks, which share it"
             )

@@ -1,0 +1,63 @@
+"""A step's groups become statistics, sequences, and the packed part of one data rank."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from learner.batch.packing import Layout
+from learner.batch.types import Batch, MicroBatch
+from learner.batch.weighting import DEFAULT
+from learner.intake.batch_source import TakenBatch
+from learner.intake.preparation import Preparation
+from leeway.v1 import rollout_pb2 as pb
+
+
+def taken(*rewards: float) -> TakenBatch:
+    """One group whose prompt is [1, 2], and whose responses are [3, 4, 5], [3, 4, 5], ..."""
+    prompt, tokens = np.array([1, 2], "<i4").tobytes(), np.array([3, 4, 5], "<i4").tobytes()
+    spans = [pb.Span(version=7, start=0, end=3)]
+    responses = [pb.Response(tokens=tokens, reward=reward, spans=spans) for reward in rewards]
+    group = pb.Group(group_id="g", prompt_tokens=prompt, responses=responses, temperature=1.0)
+    return TakenBatch([group], [], {7: 2}, ["oslo"])
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_batch_is_this_data_ranks_part_and_the_rest_is_the_steps(rank: int):
+    made = Preparation(DEFAULT, Layout(data_ranks=2), 4, data_rank=rank).prepare(taken(0.0, 1.0))
+    assert len(made.sequences) == 2
+    assert made.groups.staleness_max == 2
+    assert made.batch is not None
+    assert (made.batch.sequences, made.batch.tokens) == (2, 10)
+    (micro_batch,) = made.batch.micro_batches
+    assert micro_batch.tokens.tolist() == [[1, 2, 3, 4, 5]]
+    assert micro_batch.advantage.tolist() == [(-0.5, 0.5)[made.batch.members[0][0]]]
+    assert made.seconds > 0
+
+
+def test_groups_without_contrast_leave_no_batch():
+    made = Preparation(DEFAULT, Layout(), 4).prepare(taken(1.0, 1.0))
+    assert (made.sequences, made.batch) == ([], None)
+
+
+def test_for_a_cuda_device_every_tensor_of_the_batch_is_put_into_page_locked_memory(monkeypatch: pytest.MonkeyPatch):
+    locked: list[torch.Tensor] = []
+
+    def pin(self: torch.Tensor) -> torch.Tensor:
+        locked.append(self.clone())
+        return locked[-1]
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    assert Preparation(DEFAULT, Layout(), 4).prepare(taken(0.0, 1.0)).batch is not None
+    assert locked == []
+    batch = Preparation(DEFAULT, Layout(), 4, pinned=True).prepare(taken(0.0, 1.0)).batch
+    assert isinstance(batch, Batch)
+    (micro_batch,) = batch.micro_batches
+    tensors = [
+        value for field in dataclasses.fields(MicroBatch) if torch.is_tensor(value := getattr(micro_batch, field.name))
+    ]
+    assert tensors
+    assert {id(tensor) for tensor in tensors} == {id(tensor) for tensor in locked}
