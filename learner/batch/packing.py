@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from collections.abc import Sequence as Sequences
 from dataclasses import dataclass, replace
 
@@ -25,7 +25,8 @@ class Layout:
         multiple: each context rank's share of a micro-batch is padded to a multiple of this (the tensor-parallel size under
             sequence parallelism).
         context: ranks that share each micro-batch. With more than one, every sequence is padded to a multiple of twice as
-            many, because it is cut into that many chunks (learner.megatron.model.context_parallel).
+            many, because it is cut into that many chunks (learner.megatron.model.context_parallel). Segments of a response
+            are sequences here: each is padded by itself.
     """
 
     data_ranks: int = 1
@@ -48,9 +49,9 @@ class Layout:
 def pack(sequences: Sequences[Sequence], layout: Layout, data_rank: int = 0) -> Batch:
     """Cuts a step's sequences into micro-batches and returns those of ``data_rank``.
 
-    Deterministic: every rank that calls it with the same sequences gets the same cut. A sequence is never split, so every
-    per-response sum is complete in one micro-batch. Each micro-batch is only as long as its sequences, so that nothing but an
-    imbalance between ranks can waste time.
+    Deterministic: every rank that calls it with the same sequences gets the same cut. A sequence is never split, with all its
+    segments, so every per-response sum is complete in one micro-batch. Each micro-batch is only as long as its sequences, so
+    that nothing but an imbalance between ranks can waste time.
 
     Raises:
         ValueError: no sequences, or only some of them carry versions, behaviour or reference log-probabilities.
@@ -58,15 +59,21 @@ def pack(sequences: Sequences[Sequence], layout: Layout, data_rank: int = 0) -> 
     if not sequences:
         raise ValueError("pack: no sequences")
     carried = _carried(sequences)
-    lengths = [_round_up(len(sequence.tokens), layout.sequence_multiple) for sequence in sequences]
+    segments = [sequence.lengths for sequence in sequences]
+    lengths = [_padded(each, layout) for each in segments]
     bins = assign(lengths, layout.data_ranks, layout.min_micro_batches, layout.max_tokens)[data_rank]
     return Batch(
         micro_batches=[_micro_batch([sequences[i] for i in members], layout, carried) for members in bins],
         members=bins,
         sequences=len(sequences),
-        tokens=sum(len(sequence.tokens) for sequence in sequences),
+        tokens=sum(map(sum, segments)),
         groups=1 + max(sequence.group for sequence in sequences),
     )
+
+
+def _padded(segments: tuple[int, ...], layout: Layout) -> int:
+    """Tokens of all segments of a response, with the padding of each."""
+    return sum([_round_up(length, layout.sequence_multiple) for length in segments])
 
 
 def _round_up(length: int, multiple: int) -> int:
@@ -100,7 +107,9 @@ def without_groups(batch: Batch, groups: Collection[int], layout: Layout) -> Bat
 
 def _unpacked(micro_batch: MicroBatch, row: int, carried: list[str]) -> Sequence:
     """Returns a sequence of a micro-batch, as it was packed, and padded if the layout pads sequences."""
-    start, end = micro_batch.cu_seqlens[row : row + 2].tolist()
+    first, count = int(micro_batch.segments[:row].sum()), int(micro_batch.segments[row])
+    bounds = micro_batch.cu_seqlens[first : first + count + 1].tolist()
+    start, end = bounds[0], bounds[-1]
     own = micro_batch.loss_row == row
     targets = micro_batch.loss_index[own] + 1 - start
     generated = torch.zeros(end - start, dtype=torch.bool)
@@ -116,6 +125,7 @@ def _unpacked(micro_batch: MicroBatch, row: int, carried: list[str]) -> Sequence
         float(micro_batch.weight[row]),
         float(micro_batch.temperature[own][0]) if len(targets) else 1.0,
         group=int(micro_batch.group[row]),
+        segments=tuple(after - before for before, after in itertools.pairwise(bounds)),
         **optional,
     )
 
@@ -138,40 +148,44 @@ def _carried(sequences: Sequences[Sequence]) -> list[str]:
 
 
 def _micro_batch(sequences: list[Sequence], layout: Layout, carried: list[str]) -> MicroBatch:
-    lengths = [_round_up(len(sequence.tokens), layout.sequence_multiple) for sequence in sequences]
+    segments = [sequence.lengths for sequence in sequences]
+    own = list(itertools.chain.from_iterable(segments))
+    lengths = [_round_up(length, layout.sequence_multiple) for length in own]
     width = _round_up(max(1, sum(lengths)), layout.row_multiple)
-    if sum(lengths) < width:
-        lengths.append(width - sum(lengths))
+    rest = width - sum(lengths)
 
-    def row(fields: list[torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
-        """Concatenates a per-token field of the sequences, with zeros in the padding."""
-        out = torch.zeros(width, dtype=dtype)
-        for field, start in zip(fields, itertools.accumulate(lengths, initial=0), strict=False):
-            out[start : start + len(field)] = field
-        return out
+    def row(name: str, dtype: torch.dtype) -> torch.Tensor:
+        """Concatenates a per-token field of all segments, with zeros in the padding."""
+        zeros = torch.zeros(max(rest, layout.sequence_multiple), dtype=dtype)
+        pieces = []
+        for field, used, length in zip(_by_segment(sequences, name), own, lengths, strict=True):
+            pieces.append(field)
+            if used < length:
+                pieces.append(zeros[: length - used])
+        return torch.cat([*pieces, zeros[:rest]]).to(dtype)
 
-    tokens = row([sequence.tokens for sequence in sequences], torch.int64)
-    generated = row([sequence.generated for sequence in sequences], torch.bool)
-    sizes = torch.tensor(lengths)
+    tokens = row("tokens", torch.int64)
+    generated = row("generated", torch.bool)
+    padding = [rest] if rest else []
+    sizes = torch.tensor(lengths + padding)
     ends = sizes.cumsum(0)
     starts = ends - sizes
     positions = torch.arange(width) - starts.repeat_interleave(sizes)
-    owner = torch.arange(len(lengths)).repeat_interleave(sizes)
-    # Position i predicts token i + 1, so no position predicts the first token of a sequence.
+    by_response = torch.tensor([_padded(each, layout) for each in segments] + padding)
+    owner = torch.arange(len(by_response)).repeat_interleave(by_response)
+    # Position i predicts token i + 1, so no position predicts the first token of a segment.
     predicted = generated.clone()
     predicted[starts] = False
     target_index = predicted.nonzero().flatten()
     loss_row = owner[target_index]
-    optional = {
-        name: row([getattr(sequence, name) for sequence in sequences], _OPTIONAL[name])[target_index]
-        for name in carried
-    }
+    optional = {name: row(name, _OPTIONAL[name])[target_index] for name in carried}
     temperature = torch.tensor([sequence.temperature for sequence in sequences] or [1.0], dtype=torch.float32)
     return MicroBatch(
         tokens=tokens[None],
         positions=positions[None],
         cu_seqlens=torch.cat([torch.zeros(1, dtype=torch.int64), ends]).int(),
-        max_seqlen=max(lengths),
+        segments=torch.tensor([len(each) for each in segments], dtype=torch.int64),
+        max_seqlen=max(lengths + padding),
         loss_index=target_index - 1,
         loss_target=tokens[target_index],
         loss_row=loss_row,
@@ -181,3 +195,13 @@ def _micro_batch(sequences: list[Sequence], layout: Layout, carried: list[str]) 
         group=torch.tensor([sequence.group for sequence in sequences], dtype=torch.int64),
         **optional,
     )
+
+
+def _by_segment(sequences: list[Sequence], name: str) -> Iterator[torch.Tensor]:
+    """Yields a per-token field of the sequences, segment after segment."""
+    for sequence in sequences:
+        field = getattr(sequence, name)
+        if sequence.segments:
+            yield from field.split(sequence.segments)
+        else:
+            yield field

@@ -6,24 +6,31 @@ from collections.abc import Sequence as Sequences
 from dataclasses import dataclass
 
 from leeway.v1 import rollout_pb2 as pb
+from runtime.response_spans import spans_of
 
 
 @dataclass(frozen=True)
 class GroupStatistics:
     """Statistics over all responses of a step's groups, informative or not.
 
+    The reward of an unscored response is not read. Its tokens count as generated ones, though they carry no loss, like those
+    of a group without contrast.
+
     Attributes:
-        reward: mean reward of the responses.
-        informative: share of groups whose rewards are not all equal.
+        reward: mean reward of the scored responses; None if there is none.
+        informative: share of groups whose scored responses' rewards are not all equal.
         staleness_mean: mean staleness in optimizer steps, weighted by generated tokens.
         staleness_max: staleness of the oldest generated token, in optimizer steps.
         staleness_tokens: number of generated tokens by staleness in optimizer steps.
         late: number of groups with a token that is older than the staleness that leases aim at.
         responses: number of responses.
         tokens: number of generated tokens.
+        unscored: number of responses that nobody judged.
+        unscored_groups: number of groups with fewer than two scored responses: nothing of them is trained.
+        segments: mean number of segments of the scored responses; None if there is none.
     """
 
-    reward: float
+    reward: float | None
     informative: float
     staleness_mean: float
     staleness_max: int
@@ -31,6 +38,9 @@ class GroupStatistics:
     late: int
     responses: int
     tokens: int
+    unscored: int
+    unscored_groups: int
+    segments: float | None
 
 
 def group_statistics(groups: Sequences[pb.Group], staleness: dict[int, int], max_staleness: int) -> GroupStatistics:
@@ -41,30 +51,30 @@ def group_statistics(groups: Sequences[pb.Group], staleness: dict[int, int], max
         staleness: optimizer steps of every version in their spans.
         max_staleness: the staleness above which a group is late.
     """
-    rewards = [response.reward for group in groups for response in group.responses]
-    ages: list[tuple[int, int]] = [
-        (staleness[span.version], span.end - span.start)
-        for group in groups
-        for response in group.responses
-        for span in response.spans
-    ]
-    tokens = sum(count for _, count in ages)
+    scored = [[response for response in group.responses if not response.unscored] for group in groups]
+    rewards = [[response.reward for response in responses] for responses in scored]
+    segments = [len(response.segments) or 1 for responses in scored for response in responses]
+    responses = sum(len(group.responses) for group in groups)
     histogram: dict[int, int] = {}
-    for age, count in ages:
-        histogram[age] = histogram.get(age, 0) + count
-    mixed = sum(len({response.reward for response in group.responses}) > 1 for group in groups)
+    for span in (span for group in groups for response in group.responses for span in spans_of(response)):
+        age = staleness[span.version]
+        histogram[age] = histogram.get(age, 0) + span.end - span.start
+    tokens = sum(histogram.values())
     return GroupStatistics(
-        reward=sum(rewards) / len(rewards),
-        informative=mixed / len(groups),
-        staleness_mean=sum(age * count for age, count in histogram.items()) / tokens,
-        staleness_max=max(histogram),
+        reward=sum(map(sum, rewards)) / len(segments) if segments else None,
+        informative=sum(len(set(own)) > 1 for own in rewards) / len(groups),
+        staleness_mean=sum(age * count for age, count in histogram.items()) / max(1, tokens),
+        staleness_max=max(histogram, default=0),
         staleness_tokens=histogram,
         late=sum(_oldest(group, staleness) > max_staleness for group in groups),
-        responses=len(rewards),
+        responses=responses,
         tokens=tokens,
+        unscored=responses - len(segments),
+        unscored_groups=sum(len(own) < 2 for own in rewards),
+        segments=sum(segments) / len(segments) if segments else None,
     )
 
 
 def _oldest(group: pb.Group, staleness: dict[int, int]) -> int:
     """Staleness of a group's oldest token."""
-    return max(staleness[span.version] for response in group.responses for span in response.spans)
+    return max((staleness[span.version] for response in group.responses for span in spans_of(response)), default=0)

@@ -45,8 +45,8 @@ def with_field(batch: Batch, field: TokenField, values: Tensor) -> Batch:
 def select_tokens(batch: Batch, chosen: Tensor, layout: Layout) -> BatchSubset | None:
     """Packs the chosen loss tokens anew; None if none is chosen.
 
-    Sequences without chosen tokens are left out, and each sequence ends with its last chosen token: a causal model does not
-    need what follows.
+    Segments without chosen tokens are left out, and each segment ends with its last chosen token: a causal model does not
+    need what follows. Every segment becomes a sequence of its own, as nothing is summed by response here.
 
     Args:
         batch: the whole batch of one data rank.
@@ -60,7 +60,7 @@ def select_tokens(batch: Batch, chosen: Tensor, layout: Layout) -> BatchSubset |
     indices: list[Tensor] = []
     first = 0
     for micro_batch, mine in zip(batch.micro_batches, chosen.split(sizes), strict=True):
-        for sequence, tokens in _sequences(micro_batch, mine.nonzero().flatten()):
+        for sequence, tokens in _segments(micro_batch, mine.nonzero().flatten()):
             sequences.append(sequence)
             indices.append(first + tokens)
         first += len(mine)
@@ -90,11 +90,13 @@ def padded_to(subset: BatchSubset | None, count: int, layout: Layout) -> BatchSu
     return BatchSubset(batch, [*origin, *[torch.zeros(0, dtype=torch.int64)] * missing])
 
 
-def _sequences(micro_batch: MicroBatch, chosen: Tensor) -> Iterator[tuple[Sequence, Tensor]]:
-    """Yields every sequence that has chosen loss tokens ([l] int64, ascending), with the indices of its chosen ones."""
-    rows, counts = micro_batch.loss_row[chosen].unique_consecutive(return_counts=True)
-    for row, tokens in zip(rows.tolist(), chosen.split(counts.tolist()), strict=True):
-        start = int(micro_batch.cu_seqlens[row])
+def _segments(micro_batch: MicroBatch, chosen: Tensor) -> Iterator[tuple[Sequence, Tensor]]:
+    """Yields every segment that has chosen loss tokens ([l] int64, ascending), with the indices of its chosen ones."""
+    bounds = micro_batch.cu_seqlens.long()
+    owner = torch.searchsorted(bounds, micro_batch.loss_index[chosen], right=True) - 1
+    segments, counts = owner.unique_consecutive(return_counts=True)
+    for segment, tokens in zip(segments.tolist(), chosen.split(counts.tolist()), strict=True):
+        start = int(bounds[segment])
         targets = micro_batch.loss_index[tokens] + 1 - start
         length = int(targets[-1]) + 1
         generated = torch.zeros(length, dtype=torch.bool)

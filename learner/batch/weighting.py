@@ -16,7 +16,10 @@ class Weighting:
 
     Every denominator counts *all* prompts of the step and all their responses, also those that contribute nothing and are
     left out of the forward pass, so that a step of few informative groups is a small step. G responses in a group, P prompts
-    in the step, m loss tokens in a response.
+    in the step, m loss tokens in a response, over all its segments.
+
+    Unscored responses are nowhere: G counts the scored ones, m is theirs, and the mean and the deviation of a group's rewards
+    are over them. A group with fewer than two of them gives no sequences, whatever ``keep`` says, but still counts in P.
 
     Attributes:
         advantage: mean: r - mean(r); std: that divided by the group's standard deviation; leave_one_out: r - mean of the

@@ -14,6 +14,7 @@ from learner.intake.wait_log import WaitLog
 from learner.queue import GroupRef, LearnerQueue, StillAwayError
 from leeway.v1 import rollout_pb2 as pb
 from runtime.errors import LeewayError
+from runtime.response_spans import spans_of
 
 _POLL_S = 0.004
 _PATIENCE_S = 2.0  # how long the queue may wait for Redis in one call: its outage is no reason to miss a heartbeat
@@ -158,7 +159,7 @@ class BatchSource:
     def _staleness(self, step: int) -> dict[int, int]:
         """Computes how many optimizer steps each version in the collected groups is behind ``step``."""
         assert self._queue is not None
-        spans = (span for _, group in self._collected for response in group.responses[:] for span in response.spans[:])
+        spans = (span for _, group in self._collected for response in group.responses[:] for span in spans_of(response))
         return {version: self._queue.staleness(version, step) for version in {span.version for span in spans}}
 
     def _unpack(self, message: bytes) -> TakenBatch:

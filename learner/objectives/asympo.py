@@ -87,10 +87,10 @@ class Asympo(Objective):
         balanced = scale / scale.detach().clamp(min=self._floor)
         factor = self._guard.factor() if self._guard else 1.0
         advantage = torch.where(responses.advantage >= 0, responses.advantage, factor * responses.advantage)
-        count = responses.weight.new_tensor(float(len(responses.weight)))
+        count = responses.weight.new_full((), len(responses.weight))
         return (responses.weight * advantage * balanced).sum(), {
             "clipped_sum": (clipped != logp).float().sum(),
-            "clipped_count": count.new_tensor(float(len(logp))),
+            "clipped_count": count.new_full((), len(logp)),
             "guard_sum": factor * count,
             "guard_count": count,
         }

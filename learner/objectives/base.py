@@ -23,7 +23,7 @@ class MissingInputError(ValueError):
 class Responses:
     """The responses of a micro-batch: R responses with L loss tokens in all.
 
-    A response is never split over micro-batches, so every per-response sum is complete.
+    A response is never split over micro-batches, so every per-response sum is complete, over all its segments.
     """
 
     row: Tensor  # [L] int64: response of each loss token
@@ -119,7 +119,7 @@ class Objective(ABC):
         metrics = {**self._scales(leaf.detach(), responses), **_rho(gradient), **metrics}
         if self.needs_behaviour and responses.behaviour_logp is not None:
             metrics["drift_sum"] = (leaf.detach() - responses.behaviour_logp).sum()
-            metrics["drift_count"] = gradient.new_tensor(float(len(gradient)))
+            metrics["drift_count"] = gradient.new_full((), len(gradient))
         value: Tensor = _WithGradient.apply(logp, loss.detach(), gradient)  # type: ignore[assignment]
         return value, {name: metric.detach() for name, metric in metrics.items()}
 
@@ -173,9 +173,9 @@ class Objective(ABC):
         per_token = self.weighting.mean in ("group", "batch")
         weight = responses.weight * responses.lengths() if per_token else responses.weight
         return {
-            "nll_positive_sum": scale[positive].sum(),
+            "nll_positive_sum": scale.where(positive, 0.0).sum(),
             "nll_positive_count": positive.float().sum(),
-            "nll_negative_sum": scale[negative].sum(),
+            "nll_negative_sum": scale.where(negative, 0.0).sum(),
             "nll_negative_count": negative.float().sum(),
             "naive_gap_sum": (weight * responses.advantage * scale).sum(),
         }

@@ -51,7 +51,7 @@ class Regularised(Objective):
             divergence = distance.exp() - distance - 1
             loss = loss + self._kl * self._objective.reduce(divergence, responses)
             metrics["kl_sum"] = divergence.detach().sum()
-            metrics["kl_count"] = divergence.new_tensor(float(len(divergence)))
+            metrics["kl_count"] = divergence.new_full((), len(divergence))
         if self._entropy and responses.entropy is not None:
             loss = loss - self._entropy * self._objective.reduce(responses.entropy, responses)
         return loss, metrics

@@ -26,5 +26,5 @@ class Sft(Objective):
             "nll_sum": -total.sum(),
             "nll_count": responses.lengths().sum(),
             "probability_sum": total.exp().sum(),
-            "probability_count": responses.weight.new_tensor(float(len(responses.weight))),
+            "probability_count": responses.weight.new_full((), len(responses.weight)),
         }

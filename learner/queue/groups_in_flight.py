@@ -18,6 +18,7 @@ from learner.queue.redis_session import RedisSession
 from learner.queue.stream_reader import StreamReader
 from learner.queue.version_registry import UnknownVersionError, VersionRegistry
 from leeway.v1 import rollout_pb2
+from runtime.response_spans import spans_of
 
 Audit = Callable[[str, int, Sequence[GroupRef]], None]
 
@@ -190,8 +191,12 @@ class GroupsInFlight:
         return staleness if staleness <= bound else None
 
     def _all_usable(self, group: rollout_pb2.Group) -> bool:
-        """Whether all versions of the group's spans are usable (see ``require``); counts it if they are not."""
-        versions = {span.version for response in group.responses[:] for span in response.spans[:]}
+        """Whether all versions that scored responses have are usable (see ``require``); counts the group if they are not.
+
+        Tokens of unscored responses carry no loss, so nothing of theirs is recomputed.
+        """
+        scored = (response for response in group.responses[:] if not response.unscored)
+        versions = {span.version for response in scored for span in spans_of(response)}
         usable = all(map(self._usable, versions))
         self.unusable += not usable
         return usable

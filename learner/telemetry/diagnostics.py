@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from leeway.v1 import rollout_pb2 as pb
+from runtime.response_spans import spans_of
 
 
 def ratios(sums: Mapping[str, float]) -> dict[str, float | None]:
@@ -47,7 +48,7 @@ def ballistic(cosine: float | None, beta: float) -> float | None:
 
 
 def reward_by_staleness(groups: Sequence[pb.Group], staleness: Mapping[int, int]) -> dict[int, tuple[float, int]]:
-    """Groups responses by staleness; a response is as stale as its oldest token.
+    """Groups the scored responses by staleness; a response is as stale as its oldest token.
 
     Args:
         groups: groups of one step.
@@ -59,6 +60,7 @@ def reward_by_staleness(groups: Sequence[pb.Group], staleness: Mapping[int, int]
     rewards: dict[int, list[float]] = {}
     for group in groups:
         for response in group.responses:
-            age = max(staleness[span.version] for span in response.spans)
-            rewards.setdefault(age, []).append(response.reward)
+            if not response.unscored:
+                age = max(staleness[span.version] for span in spans_of(response))
+                rewards.setdefault(age, []).append(response.reward)
     return {age: (sum(values) / len(values), len(values)) for age, values in sorted(rewards.items())}

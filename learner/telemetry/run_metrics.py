@@ -16,7 +16,9 @@ _BOUNDS = ("none", "batch", "critical", "hold")
 _RULES = tuple(name for name in AlarmConfig.model_fields if getattr(AlarmConfig(), name) == "warn")
 # Field of a step's row -> metric, help. NaN after a step without a value (nothing trained, or not measured).
 _EVERY_STEP = {
-    "reward": ("reward", "Mean reward of the step's responses."),
+    "reward": ("reward", "Mean reward of the step's scored responses; NaN if there are none."),
+    "unscored": ("unscored_ratio", "Share of the step's responses that nobody judged; they carry no loss."),
+    "segments": ("response_segments", "Mean number of segments of the step's scored responses."),
     "staleness_mean": ("staleness_mean_steps", "Mean staleness of the step's tokens, in optimizer steps."),
     "staleness_max": ("staleness_max_steps", "Staleness of the step's oldest token, in optimizer steps."),
     "rho": ("rho", "Weight of negative against positive responses; training is impaired when it nears 1."),
@@ -106,6 +108,10 @@ class RunMetrics:
         self._groups = registry.counter("leeway_learner_groups_total", "Groups taken into training steps.")
         self._late = registry.counter(
             "leeway_learner_late_groups_total", "Groups taken into training steps that were older than max_staleness."
+        )
+        self._unscored = registry.counter(
+            "leeway_learner_unscored_groups_total",
+            "Groups taken into training steps of which nothing was trained: fewer than two responses were scored.",
         )
         self._steps = registry.histogram(
             "leeway_learner_step_seconds", "Seconds of a step with all its phases.", _STEP_S
@@ -224,6 +230,7 @@ class RunMetrics:
         self._tokens.inc(row["trained_tokens"])
         self._groups.inc(row["groups"])
         self._late.inc(row["late"])
+        self._unscored.inc(row["unscored_groups"])
         for field, seconds in row.items():
             if field == "step_s":
                 self._steps.observe(seconds)

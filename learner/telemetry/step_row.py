@@ -56,6 +56,9 @@ def step_row(record: StepRecord) -> dict[str, Any]:
         "groups": len(record.taken.groups),
         "late": groups.late,
         "responses": groups.responses,
+        "unscored": groups.unscored / groups.responses,
+        "unscored_groups": groups.unscored_groups,
+        "segments": groups.segments,
         "tokens": groups.tokens,
         "trained_tokens": record.batch.tokens if record.batch else 0,
         "nll_positive": None,
@@ -70,20 +73,18 @@ def step_row(record: StepRecord) -> dict[str, Any]:
     return row | (ratios(stats.metrics) if stats else {}) | _update(record) | _learning_rate(record.decision)
 
 
-def timing(start: float, waited: float, packed: float, trained: float, end: float) -> dict[str, float]:
+def timing(start: float, waited: float, trained: float, end: float) -> dict[str, float]:
     """Returns the seconds of each phase of a step.
 
     Args:
         start: when the step started, monotonic seconds, as all others.
-        waited: when it had its groups.
-        packed: when it had packed them.
+        waited: when it had its groups, packed.
         trained: when it had trained.
         end: when it was done.
     """
     return {
         "wait_s": waited - start,
-        "pack_s": packed - waited,
-        "train_s": trained - packed,
+        "train_s": trained - waited,
         "publish_s": end - trained,
         "step_s": end - start,
     }

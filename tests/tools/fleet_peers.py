@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Self
 
 import grpc
@@ -45,6 +46,13 @@ class ScriptedGateway(rollout_pb2_grpc.RolloutServiceServicer):
         self.policies: list[pb.Policy] = []
         self.known: list[int | None] = []
         self.finished = False
+        self.run = pb.DescribeRunResponse(
+            run="unit", vocab_size=16, min_group_size=1, max_group_size=128, max_temperature=10.0,
+            max_prompt_tokens=1 << 15, max_response_tokens=1 << 16, max_response_context_tokens=1 << 14,
+            max_message_bytes=16 << 20, takes_truncated_sampling=True,
+        )  # fmt: skip
+        self.described = 0  # calls of DescribeRun
+        self.refusing: list[tuple[grpc.StatusCode, tuple[tuple[str, str], ...]]] = []  # how the next ones of these end
         self.unacked = 0
         self._server: grpc.aio.Server | None = None
         self._news = asyncio.Event()
@@ -126,6 +134,14 @@ class ScriptedGateway(rollout_pb2_grpc.RolloutServiceServicer):
                 return
             await self._news.wait()
 
+    async def DescribeRun(self, request: pb.DescribeRunRequest, context: Any) -> pb.DescribeRunResponse:
+        await self._authenticate(context)
+        self.described += 1
+        if self.refusing:
+            code, trailing = self.refusing.pop(0)
+            await context.abort(code, "not now", trailing)
+        return self.run
+
     async def GetLedger(self, request: pb.GetLedgerRequest, context: Any) -> pb.GetLedgerResponse:
         await self._authenticate(context)
         return pb.GetLedgerResponse(ledger=pb.Ledger(fleet="unit", received=len(self.received)))
@@ -148,6 +164,12 @@ class ScriptedEngine:
         info: what /server_info says; None: it is not there.
         may_load: a refit waits for it.
         model: what /model_info says of its model.
+        piece: tokens in each piece of a streamed response.
+        cumulative: each piece has all tokens so far, as a server has it that was not told otherwise.
+        step: awaited after each piece, with the body of the request and the number of tokens sent; what it returns ends the
+            response: a finish_reason, or True for a connection that breaks.
+        aborted: ids of the requests that were aborted.
+        loads: what /v1/loads says of its ranks; None: it is not there.
     """
 
     def __init__(self) -> None:
@@ -162,6 +184,11 @@ class ScriptedEngine:
         self.model: dict[str, Any] = {}
         self.may_load = asyncio.Event()
         self.may_load.set()
+        self.piece = 1
+        self.cumulative = False
+        self.step: Callable[[dict[str, Any], int], Awaitable[dict[str, Any] | bool]] = _go_on
+        self.aborted: list[str] = []
+        self.loads: list[dict[str, Any]] | None = None
         self.update_status = 200
         self.answer: Callable[[list[int]], list[int]] = lambda _: [1, 12]
         self.spans: list[dict[str, Any]] | None = None
@@ -180,7 +207,9 @@ class ScriptedEngine:
         app.router.add_get("/model_info", self._model_info)
         app.router.add_get("/health", self._health)
         app.router.add_get("/server_info", self._server_info)
+        app.router.add_get("/v1/loads", self._loads)
         app.router.add_post("/generate", self._generate)
+        app.router.add_post("/abort_request", self._abort)
         app.router.add_post("/update_weights_from_disk", self._update)
         for name in ("pause_generation", "continue_generation"):
             app.router.add_post(f"/{name}", self._control)
@@ -219,7 +248,7 @@ class ScriptedEngine:
             self.version = self.bodies[-1]["weight_version"]
         return web.json_response({"success": self.update_status == 200}, status=self.update_status)
 
-    async def _generate(self, request: web.Request) -> web.Response:
+    async def _generate(self, request: web.Request) -> web.StreamResponse:
         self.calls.append(request.path)
         body = await request.json()
         self.bodies.append(body)
@@ -229,6 +258,8 @@ class ScriptedEngine:
             await asyncio.sleep(3600)
         if self.status != 200:
             return web.json_response({"error": "scripted"}, status=self.status)
+        if body.get("stream"):
+            return await self._stream(request, body)
         results = []
         for prompt in body["input_ids"]:
             tokens = self.answer(prompt)
@@ -236,3 +267,51 @@ class ScriptedEngine:
             meta = {"finish_reason": self.finish(prompt), "weight_version": self.version, "weight_versions": spans}
             results.append({"output_ids": tokens, "meta_info": meta})
         return web.json_response(results)
+
+    async def _loads(self, _: web.Request) -> web.Response:
+        return web.json_response({"loads": self.loads}, status=404 if self.loads is None else 200)
+
+    async def _abort(self, request: web.Request) -> web.Response:
+        self.aborted.append((await request.json())["rid"])
+        return web.Response()
+
+    async def _stream(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        """Sends the response in pieces, each with the label of the weights that it has then."""
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        prompt = body["input_ids"]
+        tokens = self.answer(prompt)[: body["sampling_params"]["max_new_tokens"]]
+        labels: list[str] = []
+        while True:
+            labels += [self.version] * len(tokens[len(labels) : len(labels) + self.piece])
+            sent = len(labels)
+            whole = sent == len(tokens)
+            await self._send(response, tokens[:sent], labels, self.finish(prompt) if whole else None)
+            end = await self.step(body, sent)
+            if body["rid"] in self.aborted:
+                end = {"type": "abort", "message": "aborted"}
+            if isinstance(end, dict) and not whole:
+                await self._send(response, tokens[:sent], labels, end)
+            if whole or isinstance(end, dict):
+                await response.write(b"data: [DONE]\n\n")
+                return response
+            if end:
+                assert request.transport is not None
+                request.transport.abort()
+                return response
+
+    async def _send(
+        self, response: web.StreamResponse, tokens: list[int], labels: list[str], finish: dict[str, Any] | None
+    ) -> None:
+        meta = {"finish_reason": finish, "completion_tokens": len(tokens), "weight_version": self.version}
+        if finish is not None:
+            edges = [i for i in range(len(labels)) if not i or labels[i] != labels[i - 1]]
+            ranges = zip(edges, [*edges[1:], len(labels)], strict=False)
+            meta["weight_versions"] = [{"version": labels[start], "start": start, "end": end} for start, end in ranges]
+        ids = tokens if self.cumulative else tokens[-self.piece :]
+        event = json.dumps({"output_ids": ids, "meta_info": meta})
+        await response.write(f"data: {event}\n\n".encode())
+
+
+async def _go_on(_: dict[str, Any], __: int) -> bool:
+    return False

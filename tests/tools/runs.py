@@ -25,7 +25,7 @@ def step(number: int, **values: Any) -> dict[str, Any]:
         "kind": "step", "time": 1000.0 + number, "step": number, "version": number, "reward": 0.5, "epoch": 1,
         "staleness_mean": 1.0, "staleness_max": 1, "groups": 2, "late": 1, "responses": 4, "informative": 0.5, "tokens": 10,
         "trained_tokens": 20, "nll_positive": 0.5, "nll_negative": 1.5, "entropy": 0.7, "grad_norm": 1.0, "lr": 1e-4,
-        "loss": 0.0, "queue_depth": 3, "expired": 0, "wait_s": 0.2, "pack_s": 0.1, "train_s": 0.6, "publish_s": 0.1,
+        "loss": 0.0, "queue_depth": 3, "expired": 0, "wait_s": 0.2, "prepare_s": 0.1, "train_s": 0.7, "publish_s": 0.1,
         "step_s": 1.0,
     }  # fmt: skip
     return {**row, **values}

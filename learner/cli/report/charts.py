@@ -246,11 +246,11 @@ def step_time(learner: LearnerHistory) -> Callable[[Axes], None]:
 
     def plot(axes: Axes) -> None:
         rows = learner.steady()
-        keys = ("train_s", "wait_s", "pack_s", "publish_s")
+        keys = ("train_s", "wait_s", "publish_s")
         seconds = [rolling([row[key] for row in rows], 10) for key in keys]
-        labels = ["compute", "wait", "pack", "publish"]
+        labels = ["compute", "wait", "publish"]
         axes.stackplot(
-            [row["step"] for row in rows], seconds, labels=labels, colors=[BLUE, "#cbd5e1", GREEN, ORANGE], alpha=0.85
+            [row["step"] for row in rows], seconds, labels=labels, colors=[BLUE, "#cbd5e1", ORANGE], alpha=0.85
         )
         axes.set(xlabel="step", ylabel="seconds per step")
         _legend(axes)

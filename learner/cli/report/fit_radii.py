@@ -88,7 +88,7 @@ def read_trial(directory: Path, staleness: Literal["max", "mean"] = "max") -> Tr
         raise RunError(
             f"{directory}: {'its steps have no update_norm; set diagnostics.update' if rows else 'no steps in its metrics'}"
         )
-    end = collapse([(row["step"], row["reward"]) for row in rows])
+    end = collapse([(row["step"], row["reward"]) for row in rows if row["reward"] is not None])
     counted = [row for row in measured if end is None or row["step"] <= end] or measured[:1]
     return Trial(
         name=str(directory),

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from learner.cli.run.run_file import RunFile
-from learner.cli.run.run_history import Row, RunHistory, mean
+from learner.cli.run.run_history import LearnerHistory, Row, RunHistory, mean
 from learner.cli.view.stall import Stall, find_stall
 from learner.cli.view.text import duration, number, sparkline
 
@@ -171,7 +171,7 @@ def _numbers(view: RunView, run_file: RunFile) -> Table:
     table.add_column(style="dim")
     table.add_column(justify="right")
     table.add_column(style="cyan")
-    rewards = [row["reward"] for row in history.learner.steps.values()]
+    rewards = _rewards(history.learner)
     table.add_row("reward", number(mean(recent, "reward")), f"{sparkline(rewards)} {_trend(rewards)}")
     table.add_row("version", number(last.get("version"), 0), "")
     table.add_row("staleness", number(mean(recent, "staleness_mean")), f"max {number(last.get('staleness_max'), 0)}")
@@ -233,7 +233,7 @@ def plain_line(view: RunView, run_file: RunFile) -> str:
     numbers = [
         f"step {last['step']}/{run_file.learner.steps}",
         f"version {last.get('version')}",
-        f"reward {number(mean(recent, 'reward'))} {_trend([row['reward'] for row in learner.steps.values()])}".rstrip(),
+        f"reward {number(mean(recent, 'reward'))} {_trend(_rewards(learner))}".rstrip(),
         f"staleness {number(mean(recent, 'staleness_mean'))} max {number(last.get('staleness_max'), 0)}",
         f"queue {number(last.get('queue_depth'), 0)}",
         f"tokens/s {number(_generation_rate(view), 0)} generated "
@@ -267,6 +267,11 @@ def training_rate(rows: list[Row]) -> float | None:
     if len(rows) < 2 or rows[-1]["time"] <= rows[0]["time"]:
         return None
     return sum(row["tokens"] for row in rows[1:]) / (rows[-1]["time"] - rows[0]["time"])
+
+
+def _rewards(learner: LearnerHistory) -> list[float]:
+    """Mean reward of each step that had one: a step of unscored responses only has none."""
+    return [row["reward"] for row in learner.steps.values() if row["reward"] is not None]
 
 
 def _trend(rewards: list[float]) -> str:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from learner.batch.packing import Layout, pack, without_groups
 from learner.batch.types import Batch, Sequence
+from tests.tools import segmented
 
 
 def sequence(length: int, prompt: int = 1) -> Sequence:
@@ -143,3 +144,60 @@ def test_a_batch_without_some_groups_keeps_the_others_as_they_were(layout: Layou
             for name in ("advantage", "weight", "group"):
                 assert getattr(micro, name)[row] == getattr(alone, name)[0]
     assert without_groups(batch, range(4), layout).micro_batches[0].loss_row.tolist() == []
+
+
+def segments() -> Sequence:
+    """Segments of 4 tokens, of which 2 are context and the last one carries loss, and of 3, of which 1 is context."""
+    generated = torch.tensor([False, False, False, True, False, True, True])
+    return Sequence(torch.arange(200, 207), generated, advantage=-1.0, weight=0.25, segments=(4, 3))
+
+
+def test_segments_by_hand():
+    micro = pack([sequence(3), segments()], Layout(multiple=12)).micro_batches[0]
+    assert micro.tokens.tolist() == [[200, 201, 202, 203, 204, 205, 206, 100, 101, 102, 0, 0]]
+    assert micro.positions.tolist() == [[0, 1, 2, 3, 0, 1, 2, 0, 1, 2, 0, 1]]
+    assert (micro.cu_seqlens.tolist(), micro.segments.tolist()) == ([0, 4, 7, 10, 12], [2, 1])
+    assert micro.loss_index.tolist() == [2, 4, 5, 7, 8]
+    assert micro.loss_target.tolist() == [203, 205, 206, 101, 102]
+    assert micro.loss_row.tolist() == [0, 0, 0, 1, 1]
+    assert micro.advantage.tolist() == pytest.approx([-1.0, 0.3])
+    assert micro.max_seqlen == 4
+
+
+def test_segments_of_two_context_ranks_are_padded_by_themselves():
+    micro = pack([segments()], Layout(context=2)).micro_batches[0]
+    assert micro.tokens.tolist() == [[200, 201, 202, 203, 204, 205, 206, 0]]
+    assert (micro.cu_seqlens.tolist(), micro.segments.tolist()) == ([0, 4, 8], [2])
+    assert micro.loss_index.tolist() == [2, 4, 5]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    shapes=segmented.SHAPES,
+    seed=st.integers(0, 10_000),
+    ranks=st.integers(1, 3),
+    least=st.integers(1, 3),
+    budget=st.integers(20, 120),
+    context=st.sampled_from([1, 2]),
+)
+def test_packing_keeps_the_segments_of_a_response_together_and_apart_from_each_other(
+    shapes: list[list[tuple[int, int]]], seed: int, ranks: int, least: int, budget: int, context: int
+):
+    """Every loss token sees its own segment and nothing else; without some groups, the others see what they saw before."""
+    sequences = segmented.responses(shapes, seed)
+    layout = Layout(ranks, least, budget, multiple=2, context=context)
+    shares = [pack(sequences, layout, rank) for rank in range(ranks)]
+    assert sorted(token for share in shares for token in segmented.read(share)) == segmented.expected(sequences)
+    holders = [int(i) for share in shares for micro in share.micro_batches for i in micro.advantage.tolist()]
+    assert sorted(holders) == list(range(1, len(sequences) + 1))  # each response is in one micro-batch, once
+    for share in shares:
+        for micro, members in zip(share.micro_batches, share.members, strict=True):
+            assert micro.segments.tolist() == [len(sequences[i].lengths) for i in members]
+            assert int(micro.cu_seqlens[-1]) == micro.tokens.shape[1]
+            assert not (micro.cu_seqlens % layout.sequence_multiple).any()
+    dropped = set(range(0, len(sequences), 3))  # of the groups, every third
+    kept = [sequence for sequence in sequences if sequence.group not in dropped]
+    rests = [without_groups(share, dropped, layout) for share in shares]
+    assert sorted(token for rest in rests for token in segmented.read(rest)) == segmented.expected(kept)
+    weights = [(a, w) for rest in rests for m in rest.micro_batches for a, w in zip(m.advantage, m.weight, strict=True)]
+    assert all(float(weight) == pytest.approx(0.5 / float(number)) for number, weight in weights)

@@ -27,3 +27,30 @@ def test_statistics_by_hand():
 def test_a_group_is_late_by_its_oldest_token():
     groups = [group([1, 0], [(4, 0, 3), (5, 3, 4)]), group([1, 0], [(5, 0, 1)])]
     assert [group_statistics(groups, {4: 9, 5: 2}, bound).late for bound in (1, 2, 8, 9)] == [2, 1, 1, 0]
+
+
+def test_segments_and_unscored_responses_by_hand():
+    """Three scored responses, of 1, 1 and 2 segments; an unscored one of 3 tokens, and one without any."""
+    first, second = group([1, 0, 5], [(4, 0, 1)]), group([2, 7], [(5, 0, 1)])
+    first.responses[2].unscored = "reward_timeout"
+    first.responses[2].spans[0].end = 3
+    parts = [pb.Segment(spans=[pb.Span(version=v, start=0, end=2)]) for v in (4, 5)]
+    second.responses[0].CopyFrom(pb.Response(reward=2, segments=parts))
+    second.responses[1].CopyFrom(pb.Response(reward=7, unscored="agent_crashed"))
+    found = group_statistics([first, second], {4: 3, 5: 0}, 2)
+    assert found.reward == 1.0  # of 1, 0 and 2
+    assert found.informative == 0.5
+    assert (found.responses, found.unscored, found.unscored_groups) == (5, 2, 1)
+    assert found.segments == pytest.approx(4 / 3)
+    assert (found.tokens, found.staleness_tokens, found.late) == (9, {3: 7, 0: 2}, 2)
+
+
+def test_without_a_scored_response_there_is_no_reward():
+    one = group([1, 0], [(4, 0, 2)])
+    for response in one.responses:
+        response.unscored = "no_judge"
+    found = group_statistics([one], {4: 3}, 2)
+    assert (found.reward, found.segments, found.informative) == (None, None, 0.0)
+    assert (found.unscored, found.unscored_groups, found.tokens, found.staleness_mean) == (2, 1, 4, 3.0)
+    empty = group_statistics([pb.Group(responses=[pb.Response(unscored="no_judge")])], {}, 2)
+    assert (empty.tokens, empty.staleness_mean, empty.staleness_max, empty.late) == (0, 0.0, 0, 0)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from learner.batch.packing import Layout, pack
 from learner.batch.subset import flatten, padded_to, select_tokens, with_field
 from learner.batch.types import Batch, Sequence
+from tests.tools import segmented
 
 
 def sequence(first: int, versions: list[int], prompt: int = 1, temperature: float = 1.0) -> Sequence:
@@ -112,3 +113,37 @@ def test_a_version_number_keeps_all_its_digits():
     batch = pack([sequence(10, [large])], Layout(min_micro_batches=2))
     assert flatten(batch, "version").tolist() == [large]
     assert replace(batch).micro_batches[1].version is not None
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    shapes=segmented.SHAPES,
+    seed=st.integers(0, 10_000),
+    some=st.sampled_from([0.1, 0.5, 0.9]),
+    budget=st.integers(20, 120),
+    context=st.sampled_from([1, 2]),
+)
+def test_chosen_tokens_of_segments_see_what_they_saw_in_the_batch(
+    shapes: list[list[tuple[int, int]]], seed: int, some: float, budget: int, context: int
+):
+    sequences = segmented.responses(shapes, seed)
+    layout = Layout(min_micro_batches=2, max_tokens=budget, context=context)
+    batch = pack(sequences, layout)
+    whole = segmented.read(batch)
+    chosen = torch.rand(len(whole), generator=torch.Generator().manual_seed(seed)) < some
+    found = select_tokens(batch, chosen, layout)
+    if found is None:
+        assert not chosen.any()
+        return
+    assert sum(len(origin) for origin in found.origin) == int(chosen.sum())
+    assert chosen[torch.cat(found.origin)].all()
+    seen = [(token.context, token.target, token.temperature) for token in segmented.read(found.batch)]
+    before = [whole[index] for index in torch.cat(found.origin).tolist()]
+    assert seen == [(token.context, token.target, token.temperature) for token in before]
+    if (
+        not chosen.all()
+    ):  # of each segment with a chosen token, the part up to the last of them; a segment by its first token
+        ends: dict[int, int] = {}
+        for token in before:
+            ends[token.context[0]] = max(ends.get(token.context[0], 0), len(token.context) + 1)
+        assert found.batch.tokens == sum(ends.values())

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from learner.batch.packing import Layout
-from learner.objectives import MissingInputError, Responses
+from learner.config import ObjectiveConfig
+from learner.objectives import MissingInputError, Responses, get, names
 from learner.objectives.asympo import Asympo
 from learner.objectives.policy_gradient import Reinforce
 from tests.tools import objective_reference as reference
@@ -21,6 +22,7 @@ from tests.tools.objective_cases import (
     one_group,
     random_groups,
 )
+from tests.tools.waits import Waits
 
 ALL = sorted(reference.TERMS)
 MIXED = [[1.0, 0.0, 0.0, 1.0], [0.0, 0.0], [0.0, 0.5, 1.0], [1.0, 0.0]]
@@ -167,3 +169,15 @@ def test_an_evaluation_without_gradients_gives_the_same_numbers():
     assert not evaluated[0].requires_grad
     assert evaluated[0].item() == trained[0].item()
     assert evaluated[1] == trained[1]
+
+
+@pytest.mark.parametrize("name", names())
+def test_no_objective_makes_the_host_wait_for_the_device(name: str):
+    objective, seen = get(ObjectiveConfig(name=name)), Waits()
+    row, advantage = torch.tensor([0, 0, 1, 2]), torch.tensor([0.5, -0.5, 0.0])
+    logp, other = torch.tensor([-1.0, -2.0, -0.5, -3.0], requires_grad=True), torch.tensor([-1.1, -1.9, -0.6, -2.0])
+    responses = Responses(row, advantage, torch.full((3,), 0.25), other, other, torch.ones(4))
+    with seen.watching():
+        loss, _ = objective(logp, responses)
+        loss.backward()
+    assert seen.found == []

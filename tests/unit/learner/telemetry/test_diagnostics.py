@@ -53,3 +53,10 @@ def test_reward_by_staleness_counts_a_response_by_its_oldest_token():
         pb.Group(responses=[response(1.0, 5, 7), response(0.5, 5)]),
     ]
     assert reward_by_staleness(groups, {5: 2, 7: 0}) == {0: (0.5, 2), 2: (0.75, 2)}
+
+
+def test_reward_by_staleness_reads_segments_and_leaves_unscored_responses_out():
+    segments = [pb.Segment(spans=response(0.0, version).spans) for version in (7, 5)]
+    unscored = pb.Response(reward=9.0, unscored="reward_timeout", spans=response(0.0, 7).spans)
+    groups = [pb.Group(responses=[pb.Response(reward=1.0, segments=segments), unscored])]
+    assert reward_by_staleness(groups, {5: 2, 7: 0}) == {2: (1.0, 1)}

@@ -34,6 +34,7 @@ def row(step: int) -> dict[str, object]:
         "step": step, "version": step, "epoch": 2, "reward": 0.5, "staleness_mean": 1.5, "staleness_max": 3, "rho": None,
         "nll_positive": 0.7, "nll_negative": None, "entropy": 1.1, "loss": 0.2, "grad_norm": 3.0, "update_norm": 0.01,
         "lr": 1e-3, "lr_scheduled": 2e-3, "lr_active": "batch", "trained_tokens": 100, "groups": 16, "late": 3,
+        "unscored": 0.25, "unscored_groups": 2, "segments": 1.5,
         "wait_s": 0.5, "train_s": 1.0, "step_s": 1.6,
     }  # fmt: skip
 
@@ -62,7 +63,8 @@ def test_every_row_of_the_record_becomes_metrics(tmp_path: Path, config: Learner
     expected = {
         "step": 9, "version": 9, "epoch": 2, "reward": 0.5, "staleness_max_steps": 3, "nll_nats/positive": 0.7,
         "learning_rate": 1e-3, "learning_rate_bound/batch": 1, "learning_rate_bound/none": 0, "trained_tokens_total": 200,
-        "groups_total": 32, "late_groups_total": 6,
+        "groups_total": 32, "late_groups_total": 6, "unscored_groups_total": 4, "unscored_ratio": 0.25,
+        "response_segments": 1.5,
         "phase_seconds_total/wait": 1.0, "phase_seconds_total/train": 2.0, "step_seconds_count": 2,
         "publication_seconds": 0.3, "checkpoint_seconds": 1.5, "committed_groups_total": 32, "alarms_total/rho": 1,
         "publication_failures_total": 1, "checkpoint_failures_total": 1, "skipped_steps_total": 2, "rollbacks_total": 1,
