@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from learner.cli.operate.conformance import conformance
 from learner.cli.operate.fleet import fleet
 from learner.cli.operate.policy import policy
 from learner.cli.operate.quarantine import quarantine
@@ -29,6 +30,7 @@ app.add_typer(policy, name="policy")
 app.add_typer(fleet, name="fleet")
 app.add_typer(quarantine, name="quarantine")
 app.add_typer(queue, name="queue")
+app.add_typer(conformance, name="conformance")
 
 _Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory, such as runs/demo.")]
 

@@ -13,6 +13,7 @@ from learner.config.gateway import (
     LimitsConfig,
     QuotaConfig,
     ServerTlsConfig,
+    WantedConfig,
 )
 from learner.config.learner import (
     CheckpointConfig,
@@ -44,5 +45,6 @@ __all__ = [
     "QuotaConfig",
     "RedisTlsConfig",
     "ServerTlsConfig",
+    "WantedConfig",
     "WarmupConfig",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from learner.config.objective import ObjectiveConfig
 from runtime.settings import Settings
 
 _SPARE = 2  # versions cached beyond max_staleness: the current one, and one that a late group is of
@@ -33,6 +34,14 @@ class BehaviourConfig(Settings):
     drift_responses: int = Field(
         default=64, gt=0, description="number of responses in that sample, over all data-parallel ranks"
     )
+
+
+def takes_truncated_sampling(objective: ObjectiveConfig, behaviour: BehaviourConfig) -> bool:
+    """Whether groups may be trained whose tokens were sampled from a truncated softmax (Group.sampling).
+
+    What is recomputed is the full softmax: under it, a token has another probability than the one that it was sampled with.
+    """
+    return not objective.recomputes and not behaviour.drift_every
 
 
 def cached_versions(max_staleness: int) -> int:

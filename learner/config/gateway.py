@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -89,7 +89,20 @@ class LimitsConfig(Settings):
     )
     group_size: tuple[int, int] = Field(default=(2, 128), description="smallest and largest number of responses")
     max_prompt_tokens: int = Field(default=32_768, gt=0)
-    max_response_tokens: int = Field(default=65_536, gt=0)
+    max_response_tokens: int = Field(
+        default=65_536, gt=0, description="tokens of a response, or of one of its segments"
+    )
+    max_response_context_tokens: int = Field(
+        default=16_384,
+        gt=0,
+        description="context and tokens of all segments of a response together: learner.micro_batch_tokens, since segments "
+        "are never split over micro-batches. A response of one sequence may be longer, and gets a micro-batch of its own",
+    )
+    truncated_sampling: bool = Field(
+        default=False,
+        description="whether groups with truncated sampling (top_p, top_k, min_p) are taken; not where the learner "
+        "recomputes the behaviour policy: an objective that needs it, or learner.behaviour.drift_every > 0",
+    )
     reward_range: tuple[float, float] = Field(default=(-1e6, 1e6), description="smallest and largest reward")
     temperature_range: tuple[float, float] = Field(
         default=(0.05, 10.0),
@@ -120,6 +133,17 @@ class LimitsConfig(Settings):
         if not 1e-6 <= value[0] <= value[1] <= 1e6:
             raise ValueError("expected [lowest, highest], within 1e-06 to 1e+06")
         return value
+
+
+class WantedConfig(Settings):
+    """What the run's owner wants of fleets, which DescribeRun tells them. Nothing is rejected because of it."""
+
+    temperature: float | None = Field(default=None, gt=0, description="sampling temperature")
+    prompt_format: Literal["raw", "chat"] | None = Field(
+        default=None, description="how prompts are written: as they are, or through the model's chat template"
+    )
+    group_size: int | None = Field(default=None, gt=0, description="responses of a group")
+    max_new_tokens: int | None = Field(default=None, gt=0, description="generated tokens of a response")
 
 
 class ServerTlsConfig(Settings):
@@ -175,6 +199,7 @@ class GatewayConfig(Settings):
     queue: QueueConfig
     admission: AdmissionConfig = AdmissionConfig()
     limits: LimitsConfig
+    wanted: WantedConfig = WantedConfig()
     max_unacked: int = Field(default=256, gt=0, description="most groups read and not yet acknowledged, per stream")
     max_unacked_bytes: int = Field(
         default=256 << 20,
@@ -193,3 +218,18 @@ class GatewayConfig(Settings):
     )
     status: StatusConfig = StatusConfig()
     traces: TraceConfig = TraceConfig()
+
+    @model_validator(mode="after")
+    def _wants_what_it_takes(self) -> GatewayConfig:
+        limits, wanted = self.limits, self.wanted
+        for name, value, (lowest, highest), limit in (
+            ("temperature", wanted.temperature, limits.temperature_range, "temperature_range"),
+            ("group_size", wanted.group_size, limits.group_size, "group_size"),
+            ("max_new_tokens", wanted.max_new_tokens, (1, limits.max_response_tokens), "max_response_tokens"),
+        ):
+            if value is not None and not lowest <= value <= highest:
+                raise ValueError(
+                    f"wanted.{name} = {value:g} is outside {lowest:g} to {highest:g}, as limits.{limit} has it: the gateway "
+                    "would reject what it asks for; change one of them"
+                )
+        return self

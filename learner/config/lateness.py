@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Literal
 
 from learner.config.objective import ObjectiveConfig
-from learner.config.objectives_table import OBJECTIVES
 
 Late = Literal["train", "expire"]
 
@@ -20,9 +19,7 @@ def expiry_bound(max_staleness: int, late: Late, expire_after: int | None, objec
     if expire_after is not None:
         return expire_after
     bound = LATE_FACTOR * max_staleness
-    # An objective of another distribution is not imported to find out: it counts as one that recomputes.
-    recomputes = objective.name not in OBJECTIVES or OBJECTIVES[objective.name].needs_behaviour
-    return min(bound, max_staleness + VERSIONS_AFTER) if recomputes else bound
+    return min(bound, max_staleness + VERSIONS_AFTER) if objective.recomputes else bound
 
 
 def check_expire_after(expire_after: int | None, max_staleness: int, late: Late = "train", section: str = "") -> None:

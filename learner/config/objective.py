@@ -93,6 +93,14 @@ class ObjectiveConfig(Settings):
     )
     options: dict[str, Any] = Field(default={}, description="constants of another distribution's objective")
 
+    @property
+    def recomputes(self) -> bool:
+        """Whether the learner recomputes log-probabilities under the versions that generated the tokens.
+
+        An objective of another distribution is not imported to find out: it counts as one that needs them.
+        """
+        return self.name not in OBJECTIVES or OBJECTIVES[self.name].needs_behaviour
+
     @model_validator(mode="after")
     def _known(self) -> ObjectiveConfig:
         if self.name not in OBJECTIVES and self.name not in (others := plugins()):

@@ -13,7 +13,7 @@ from learner.gateway.metrics import GatewayMetrics
 from learner.gateway.pending_submit import PendingSubmit
 from learner.gateway.recent_acks import RecentAcks
 from learner.gateway.retry_reasons import QUEUE_HALTED, QUEUE_MEMORY_FULL, QUEUE_UNAVAILABLE, retry
-from learner.gateway.validation import forgotten_violation
+from learner.gateway.violation import forgotten_violation
 from learner.queue import Append, Appended, GatewayQueue
 from leeway.v1 import rollout_pb2
 

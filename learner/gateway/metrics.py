@@ -20,7 +20,7 @@ _NAMES = {number: name.removeprefix("OUTCOME_").lower() for name, number in roll
 _ACCEPTED = rollout_pb2.OUTCOME_ACCEPTED
 _COUNTED = (
     *("received", "accepted", "duplicate", "rejected", "retried", "trained", "expired", "quarantined", "lost"),
-    "vanished",
+    *("vanished", "without_contrast", "unscored"),
 )
 _WAITING = ("queued", "in_flight")
 
@@ -157,8 +157,14 @@ class GatewayMetrics:
         self._ledger = registry.gauge(
             "leeway_gateway_ledger_groups",
             "Entries of a fleet's ledger: received, accepted, duplicate, rejected, retried, trained, expired, "
-            "quarantined, lost, vanished, queued, in_flight.",
+            "quarantined, lost, vanished, queued, in_flight; and of those trained: without_contrast, unscored.",
             ("fleet", "entry"),
+        )
+        self._unscored = registry.gauge(
+            "leeway_gateway_unscored_responses",
+            "Responses of accepted groups that nobody judged, by the reason that the fleet gave: at most 64 of a fleet, then "
+            "other.",
+            ("fleet", "reason"),
         )
         self._violations = registry.gauge(
             "leeway_gateway_ledger_violations",
@@ -302,6 +308,8 @@ class GatewayMetrics:
         for ledger in ledgers:
             for entry in (*_COUNTED, *_WAITING):
                 self._ledger.labels(ledger.fleet, entry).set(getattr(ledger, entry))
+            for reason, responses in ledger.unscored_responses_by_reason.items():
+                self._unscored.labels(ledger.fleet, reason).set(responses)
             self._violations.labels(ledger.fleet).set(len(imbalances(ledger)) - bool(ledger.lost))
 
     def memory(self, memory: Memory) -> None:

@@ -21,6 +21,9 @@ def add_to_server(service: RolloutService, server: grpc.aio.Server) -> None:
         "WatchPolicy": grpc.unary_stream_rpc_method_handler(
             service.WatchPolicy, response_serializer=rollout_pb2.WatchPolicyResponse.SerializeToString
         ),
+        "DescribeRun": grpc.unary_unary_rpc_method_handler(
+            service.DescribeRun, response_serializer=rollout_pb2.DescribeRunResponse.SerializeToString
+        ),
         "GetLedger": grpc.unary_unary_rpc_method_handler(
             service.GetLedger, response_serializer=rollout_pb2.GetLedgerResponse.SerializeToString
         ),

@@ -21,10 +21,11 @@ from learner.gateway.lease_shares import LeaseShares
 from learner.gateway.metrics import GatewayMetrics
 from learner.gateway.open_streams import OpenStreams
 from learner.gateway.parsing import M, MalformedError, parse
+from learner.gateway.run_description import describe_run
 from learner.gateway.submit_call import SubmitCall
 from learner.gateway.submit_handler import SubmitHandler
-from learner.gateway.validation import PRINTABLE
 from learner.gateway.version_feed import VersionFeed
+from learner.gateway.violation import PRINTABLE
 from learner.queue import GatewayQueue, LeaseWish, MemoryFullError, QueueError
 from leeway.v1 import rollout_pb2, rollout_pb2_grpc
 
@@ -61,6 +62,7 @@ class RolloutService(rollout_pb2_grpc.RolloutServiceServicer):
         queue: GatewayQueue,
         metrics: GatewayMetrics,
     ) -> None:
+        self._config = config
         self._identities = identities
         self._handler = handler
         self._version_feed = version_feed
@@ -149,6 +151,14 @@ class RolloutService(rollout_pb2_grpc.RolloutServiceServicer):
                 await context.abort(opened.code, opened.text)
         except ExhaustedError as error:
             await _exhausted(context, error)
+
+    async def DescribeRun(self, message: bytes, context: grpc.aio.ServicerContext) -> rollout_pb2.DescribeRunResponse:
+        """Returns what a fleet has to know of the run before it generates anything."""
+        caller = await self._caller_of_call(context, None)
+        if not caller.roles:
+            await _require_role(context, caller, "submit")
+        await _parsed(context, rollout_pb2.DescribeRunRequest, message)
+        return describe_run(self._config, self._version_feed.finished)
 
     async def GetLedger(self, message: bytes, context: grpc.aio.ServicerContext) -> rollout_pb2.GetLedgerResponse:
         """Returns one fleet's ledger: the caller's own, or any if the caller is an operator."""
@@ -254,8 +264,12 @@ async def _exhausted(context: grpc.aio.ServicerContext, error: ExhaustedError) -
 
 def lease_problem(request: rollout_pb2.LeaseRequest) -> str | None:
     """Describes what is wrong with a LeaseRequest; None if it is well-formed."""
-    if request.groups < 1 and not request.held_lease_ids and not request.HasField("fetching_version"):
-        return f"groups = {request.groups}: expected at least 1, or leases to renew in held_lease_ids, or a fetching_version"
+    leases = request.held_lease_ids or request.returned_lease_ids
+    if request.groups < 1 and not leases and not request.HasField("fetching_version"):
+        return (
+            f"groups = {request.groups}: expected at least 1, or leases to renew in held_lease_ids or to give back in "
+            "returned_lease_ids, or a fetching_version"
+        )
     if len(request.worker.encode()) > _MAX_WORKER_BYTES:
         return f"worker = {request.worker[:_MAX_WORKER_BYTES]!r}...: expected at most {_MAX_WORKER_BYTES} bytes"
     if not request.worker.isprintable():

@@ -10,19 +10,12 @@ import structlog
 
 from learner.gateway.admission_gate import AdmissionGate
 from learner.gateway.batch_writer import BatchWriter
+from learner.gateway.measures import Measures
 from learner.gateway.pending_submit import PendingSubmit
 from learner.gateway.retry_reasons import QUEUE_UNAVAILABLE, RUN_FINISHED, retry
-from learner.gateway.validation import (
-    TOO_STALE,
-    UNKNOWN_VERSION,
-    GroupRules,
-    Measures,
-    Violation,
-    examine,
-    id_time_violation,
-    staleness_violation,
-)
+from learner.gateway.validation import GroupRules, examine, id_time_violation
 from learner.gateway.version_feed import VersionFeed
+from learner.gateway.violation import TOO_STALE, UNKNOWN_VERSION, Violation, staleness_violation
 from learner.queue import Append, QueueError
 from learner.queue.histogram import histogram_fields
 from learner.queue.quarantine import quarantine_entry
@@ -144,6 +137,8 @@ def to_append(fleet: str, group: rollout_pb2.Group, measures: Measures, lease_id
         reward=measures.reward,
         versions=tuple(measures.versions),
         lease_id=lease_id,
+        kind=measures.kind,
+        unscored=measures.unscored,
     )
 
 

@@ -3,7 +3,7 @@
 from learner.queue.embedded import EmbeddedRedis
 from learner.queue.entries import GroupRef, TakenGroup
 from learner.queue.errors import FencedError, HaltedError, MemoryFullError, QueueError, StillAwayError, UnavailableError
-from learner.queue.gateway_queue import Append, Appended, Backlog, Flushed, GatewayQueue, Memory
+from learner.queue.gateway_queue import Append, Appended, Backlog, Flushed, GatewayQueue, Kind, Memory
 from learner.queue.learner_queue import LearnerQueue
 from learner.queue.leases import Allowance, Leases, LeaseWish, Occupancy
 from learner.queue.ledger import imbalances, ledgers_in, read_ledgers
@@ -27,6 +27,7 @@ __all__ = [
     "GatewayQueue",
     "GroupRef",
     "HaltedError",
+    "Kind",
     "LearnerQueue",
     "LeaseWish",
     "Leases",

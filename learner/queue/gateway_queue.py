@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, Literal
 
 import redis
 import structlog
@@ -34,6 +34,11 @@ _SCRIPTS = (
 )  # fmt: skip
 
 
+# What a group is counted as when it is trained, beside "trained": the rewards of its responses are all equal, or fewer than
+# two of them have one.
+Kind = Literal["", "without_contrast", "unscored"]
+
+
 @dataclass(frozen=True, slots=True)
 class Append:
     """A validated group to be appended to the queue."""
@@ -44,9 +49,11 @@ class Append:
     tokens: int  # prompt and response tokens over all responses: the cost of training on it
     generated: int  # response tokens over all responses
     responses: int
-    reward: float = 0.0  # mean over the responses
+    reward: float | None = 0.0  # mean over the scored responses; None if there are none
     versions: tuple[int, ...] = ()  # the different versions of its spans
     lease_id: str = ""
+    kind: Kind = ""
+    unscored: tuple[tuple[str, int], ...] = ()  # reason -> responses that nobody judged because of it
 
 
 class Appended(Enum):
@@ -276,8 +283,9 @@ class GatewayQueue:
         for group in groups:
             names += (keys.ids(fleet, group.group_id), keys.payload(fleet, group.group_id))
             arguments += (group.group_id, group.tokens, group.generated, group.responses, len(group.payload))
-            arguments += (repr(group.reward), ",".join(map(str, group.versions)))
+            arguments += ("" if group.reward is None else repr(group.reward), ",".join(map(str, group.versions)))
             arguments.append(member(fleet, group.lease_id) if group.lease_id else "")
+            arguments += (group.kind, " ".join(f"{reason} {count}" for reason, count in group.unscored))
         return _evalsha(script("append"), names, arguments)
 
     async def _call_unless_halted(self, name: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:

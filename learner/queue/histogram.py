@@ -11,15 +11,16 @@ import math
 _MOST_LENGTH, _MOST_REWARD = 2**52, 2**62
 
 
-def histogram_fields(outcome: str, length: float, reward: float) -> tuple[str, str]:
-    """Returns the two fields that count a group.
+def histogram_fields(outcome: str, length: float, reward: float | None) -> tuple[str, ...]:
+    """Returns the fields that count a group: two, or one if it has no reward.
 
     Args:
         outcome: what became of the group.
         length: mean number of generated tokens of its responses.
-        reward: mean reward of its responses.
+        reward: mean reward of its scored responses; None if there are none.
     """
-    return f"length:{outcome}:{_length_bucket(length)}", f"reward:{outcome}:{_reward_bucket(reward)}"
+    by_length = f"length:{outcome}:{_length_bucket(length)}"
+    return (by_length,) if reward is None else (by_length, f"reward:{outcome}:{_reward_bucket(reward)}")
 
 
 def _length_bucket(length: float) -> int:

@@ -4,6 +4,7 @@ The ledger balances if
 
 received = accepted + duplicate + rejected + retried
 accepted = trained + expired + quarantined + lost + queued + in_flight, and lost = 0
+trained >= without_contrast + unscored
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from leeway.v1 import rollout_pb2
 
 _COUNTERS = (
     "received", "accepted", "duplicate", "rejected", "retried", "trained", "expired", "lost", "redelivered", "bytes",
-    "given_up", "quarantined",
+    "given_up", "quarantined", "without_contrast", "unscored",
 )  # fmt: skip
 _MEASURES = {"length": rollout_pb2.MEASURE_LENGTH, "reward": rollout_pb2.MEASURE_REWARD}
 
@@ -47,6 +48,11 @@ def imbalances(ledger: rollout_pb2.Ledger) -> list[str]:
         )
     if ledger.lost:
         violations.append(f"{name}: lost {ledger.lost}: accepted, but the content was gone or damaged when taken")
+    if ledger.trained < ledger.without_contrast + ledger.unscored:
+        violations.append(
+            f"{name}: trained {ledger.trained} < without_contrast {ledger.without_contrast} + unscored {ledger.unscored} "
+            f"= {ledger.without_contrast + ledger.unscored}"
+        )
     for outcome, reasons in (("rejected", ledger.rejected_by_reason), ("retried", ledger.retried_by_reason)):
         total, by_reason = getattr(ledger, outcome), sum(reasons.values())
         if total != by_reason:
@@ -100,6 +106,7 @@ def decode(fleet: str, reply: Sequence) -> rollout_pb2.Ledger:
         queued_bytes=max(0, counts.get("bytes", 0) - counts.get("bytes_done", 0)),
         rejected_by_reason=_under("rejected:", counts),
         retried_by_reason=_under("retried:", counts),
+        unscored_responses_by_reason=_under("unscored:", counts),
         histogram=_histogram(counts),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from learner.queue.errors import QueueError
 from learner.queue.keys import Keys
 
-SCHEMA = "3"
+SCHEMA = "4"
 
 
 def require_schema(stored: bytes | None, keys: Keys) -> None:

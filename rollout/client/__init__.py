@@ -34,10 +34,10 @@ standard `logging` module, to loggers below "rollout.client".
 from rollout.client.client import SubmitClient
 from rollout.client.endpoints import Credentials
 from rollout.client.errors import AuthError
-from rollout.client.ids import new_group_id
 from rollout.client.lease_keeper import LeaseKeeper
 from rollout.client.wire import decode_ids, encode_ids
 from rollout.config import ClientTlsConfig
+from runtime.group_ids import new_group_id
 
 __all__ = [
     "AuthError",

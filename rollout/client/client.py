@@ -34,7 +34,7 @@ class SubmitClient:
         worker: names this process within its fleet, for operators; at most 64 bytes.
         in_flight: largest number of groups submitted and not yet acknowledged; ``submit`` waits while it is reached.
         max_message_bytes: largest message in either direction; larger groups are rejected here.
-        timeout_s: limit of one lease or ledger call. A submit stream that owes acks and gives none for three times as long
+        timeout_s: limit of one call that is no stream. A submit stream that owes acks and gives none for three times as long
             is reopened.
 
     Attributes:
@@ -161,6 +161,17 @@ class SubmitClient:
         )
         return await self._unary("Lease", request)
 
+    async def give_back(self, lease_ids: Sequence[str]) -> None:
+        """Gives leases back whose groups will not be made, and asks for no others.
+
+        Args:
+            lease_ids: the leases, at most 1024.
+
+        Raises:
+            AuthError: the credentials are refused.
+        """
+        await self._unary("Lease", rollout_pb2.LeaseRequest(worker=self._worker, returned_lease_ids=lease_ids))
+
     async def report_fetching(self, version: int, running_version: int | None = None) -> rollout_pb2.LeaseResponse:
         """Says that a version is being downloaded, so that it is kept; asks for no groups. Repeat it every few minutes.
 
@@ -175,6 +186,16 @@ class SubmitClient:
             worker=self._worker, running_version=running_version, fetching_version=version
         )
         return await self._unary("Lease", request)
+
+    async def describe_run(self) -> rollout_pb2.DescribeRunResponse:
+        """Reads what a fleet has to know of the run: sizes, ranges, limits, what its owner wants of sampling.
+
+        Ask before anything is generated, and again after the gateway may have been started with other settings.
+
+        Raises:
+            AuthError: the credentials are refused.
+        """
+        return await self._unary("DescribeRun", rollout_pb2.DescribeRunRequest())
 
     async def get_ledger(self, fleet: str = "") -> rollout_pb2.Ledger:
         """Reads a fleet's ledger: how many of its groups were received, and what became of them.

@@ -36,8 +36,16 @@ from tests.fuzz.mutations import STALE, VERSIONS, Corpus
 from tests.fuzz.reference import lease_problems, problems
 
 LIMITS = LimitsConfig(
-    vocab_size=100, group_size=(2, 8), max_prompt_tokens=8, max_response_tokens=16, reward_range=(-10, 10)
+    vocab_size=100,
+    group_size=(2, 8),
+    max_prompt_tokens=8,
+    max_response_tokens=16,
+    max_response_context_tokens=32,
+    reward_range=(-10, 10),
 )
+_CALLS = (
+    pb.LeaseRequest, pb.WatchPolicyRequest, pb.DescribeRunRequest, pb.GetLedgerRequest, pb.ListLedgersRequest,
+)  # fmt: skip
 _EXPIRE_AFTER = 9
 _BATCH = 20_000
 _WARM = 40_000  # messages of a process before its memory is looked at
@@ -105,7 +113,7 @@ class Target:
     def call(self, message: bytes) -> None:
         """Parses a message as each of the other requests. Raises FoundError."""
         try:
-            for kind in (pb.LeaseRequest, pb.WatchPolicyRequest, pb.GetLedgerRequest, pb.ListLedgersRequest):
+            for kind in _CALLS:
                 request = parse(kind, message)
                 if isinstance(request, pb.LeaseRequest) and lease_problem(request) is None:
                     self._require_lease(request, message)
@@ -142,14 +150,33 @@ class Target:
 
 
 def _require_measured(append: Append, group: pb.Group) -> None:
-    generated = sum(len(response.tokens) // 4 for response in group.responses)
-    trained_on = generated + len(group.responses) * (len(group.prompt_tokens) // 4)
+    generated = trained_on = 0
+    for response in group.responses:
+        if response.segments:
+            context = sum(len(segment.context_tokens) // 4 for segment in response.segments)
+            own = sum(len(segment.tokens) // 4 for segment in response.segments)
+        else:
+            context, own = len(group.prompt_tokens) // 4, len(response.tokens) // 4
+        generated, trained_on = generated + own, trained_on + context + own
     measured = (append.group_id, append.tokens, append.generated, append.responses)
     if measured != (group.group_id, trained_on, generated, len(group.responses)):
         raise FoundError(f"measured {measured}")
-    versions = {span.version for response in group.responses for span in response.spans}
+    versions = {
+        span.version for response in group.responses for part in (response, *response.segments) for span in part.spans
+    }
     if set(append.versions) != {min(versions), max(versions)}:
         raise FoundError(f"versions {append.versions} of {versions}")
+    _require_counted(append, group)
+
+
+def _require_counted(append: Append, group: pb.Group) -> None:
+    """Checks the mean reward, what the ledger will count the group as, and its unscored responses."""
+    rewards = [response.reward for response in group.responses if not response.unscored]
+    mean = sum(rewards) / len(rewards) if rewards else None
+    kind = "unscored" if len(rewards) < 2 else "" if min(rewards) < max(rewards) else "without_contrast"
+    reasons = Counter(response.unscored for response in group.responses if response.unscored)
+    if (append.reward, append.kind, dict(append.unscored)) != (mean, kind, reasons):
+        raise FoundError(f"counted as {append.kind!r}, reward {append.reward}, unscored {append.unscored}")
 
 
 def _run(coroutine: Coroutine[Any, Any, None]) -> None:

@@ -34,7 +34,30 @@ def valid(rng: random.Random) -> pb.SubmitRequest:
     if rng.random() < 0.3:
         group.metadata["key"] = "value"
         group.responses[0].reward_parts["exact"] = 1.0
+    if rng.random() < 0.3:
+        group.responses[-1].CopyFrom(_segmented(rng))
+    if rng.random() < 0.3:
+        group.responses[1].unscored = rng.choice(("crash", "reward_timeout", "a" + "_9" * 31))
+        group.responses[1].reward = rng.choice(_EVIL_FLOATS)
+        if rng.random() < 0.5:
+            for field in ("tokens", "spans", "segments"):
+                group.responses[1].ClearField(field)
+    if rng.random() < 0.1:
+        group.sampling.top_p = 1.0
     return pb.SubmitRequest(sequence=rng.getrandbits(20), group=group, lease_id="0" * 32)
+
+
+def _segmented(rng: random.Random) -> pb.Response:
+    """Makes a valid response of at most three segments, 24 tokens in all."""
+    response = pb.Response(reward=rng.uniform(-10, 10))
+    for _ in range(rng.randint(1, 3)):
+        context, size = rng.randint(1, 4), rng.randint(1, 4)
+        response.segments.add(
+            context_tokens=tokens([rng.randrange(100) for _ in range(context)]),
+            tokens=tokens([rng.randrange(100) for _ in range(size)]),
+            spans=[pb.Span(version=rng.choice(VERSIONS), start=0, end=rng.randint(1, size))],
+        )
+    return response
 
 
 def broken(rng: random.Random) -> pb.SubmitRequest:
@@ -113,9 +136,54 @@ def _reasons(rng: random.Random, group: pb.Group) -> None:
     rng.choice(group.responses).finish_reason = rng.choice((0, 1, 2, 3, 4, -1, 2**31 - 1))  # pyright: ignore
 
 
+def _segments(rng: random.Random, group: pb.Group) -> None:
+    """Breaks a segment, the form of its response, or the limit on all of them."""
+    response = rng.choice(group.responses)
+    if rng.random() < 0.7:
+        response.CopyFrom(_segmented(rng))
+    kind = rng.randrange(6)
+    if kind == 0:
+        response.tokens = tokens([1] * rng.choice((0, 1)))
+    elif kind == 1:
+        response.spans.add(version=1, start=0, end=1)
+    elif kind == 2:
+        response.segments.extend([_segmented(rng).segments[0]] * rng.choice((1, 5, 255, 256)))
+    elif response.segments:
+        segment = rng.choice(response.segments)
+        if kind == 3:
+            segment.context_tokens = tokens([rng.choice((0, 99, 100, -1))] * rng.choice((0, 1, 9, 25, 32, 33)))
+        elif kind == 4:
+            segment.tokens = tokens([1] * rng.choice((0, 1, 16, 17))) + b"\x00" * rng.choice((0, 1))
+        else:
+            del segment.spans[:]
+            segment.spans.add(version=rng.choice((STALE, *VERSIONS, 3)), start=rng.choice(_EVIL_INTS), end=2)
+
+
+def _unscored(rng: random.Random, group: pb.Group) -> None:
+    reasons = ("a", "A", "1a", "_a", "a" * 64, "a" * 65, "a b", "a\n", "é", "\x00", "reward_timeout")
+    reason = rng.choice(reasons) if rng.random() < 0.5 else "crash"
+    for response in group.responses[: rng.choice((1, 2, 8))]:
+        response.unscored = reason
+        if rng.random() < 0.8:
+            del response.spans[:]
+            del response.segments[:]
+        if rng.random() < 0.4:
+            response.tokens = b""
+
+
+def _sampling(rng: random.Random, group: pb.Group) -> None:
+    evil = (0.0, 1.0, 1.0000001, 0.9999999, 0.5, -0.0, float("nan"), float("inf"), 1e-45)
+    if rng.random() < 0.5:
+        group.sampling.top_p = rng.choice(evil)
+    if rng.random() < 0.5:
+        group.sampling.min_p = rng.choice(evil)
+    if rng.random() < 0.5:
+        group.sampling.top_k = rng.choice((0, 1, 99, 100, 101, 2**32 - 1))
+
+
 _RULES: Sequence[Callable[[random.Random, pb.Group], None]] = (
     _tokens, _tokens, _spans, _spans, _numbers, _numbers, _texts, _metadata, _counts, _parts, _times,
-    _reasons, _ages,
+    _reasons, _ages, _segments, _segments, _unscored, _unscored, _sampling,
 )  # fmt: skip
 
 
@@ -196,12 +264,14 @@ class Corpus:
     def giant(self) -> bytes:
         """Makes a message with very many small fields."""
         rng = self._rng
-        part = rng.choice(("responses", "spans", "metadata", "unknown"))
+        part = rng.choice(("responses", "spans", "segments", "metadata", "unknown"))
         request = valid(rng)
         if part == "responses":
             request.group.responses.extend([pb.Response()] * 20_000)
         elif part == "spans":
             request.group.responses[0].spans.extend([pb.Span(version=1, start=0, end=1)] * 20_000)
+        elif part == "segments":
+            request.group.responses[0].segments.extend([pb.Segment()] * 20_000)
         elif part == "metadata":
             for number in range(10_000):
                 request.group.metadata[str(number)] = "x"

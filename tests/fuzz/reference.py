@@ -41,18 +41,36 @@ def problems(payload: bytes, limits: LimitsConfig, known_versions: Container[int
         found.append("prompt_tokens")
     if len(group.responses) not in range(limits.group_size[0], limits.group_size[1] + 1):
         found.append("responses")
-    rewards = [response.reward for response in group.responses]
+    rewards = [response.reward for response in group.responses if response.unscored == ""]
     if all(-_INFINITY < reward < _INFINITY for reward in rewards) and not -_INFINITY < sum(rewards) < _INFINITY:
         found.append("mean reward")
     for response in group.responses:
         found += response_problems(response, limits, known_versions)
+    if sum(len(part.spans) for response in group.responses for part in (response, *response.segments)) == 0:
+        found.append("no spans in the group")
+    if group.HasField("sampling"):
+        found += sampling_problems(group.sampling, limits)
+    return found
+
+
+def sampling_problems(sampling: pb.Sampling, limits: LimitsConfig) -> list[str]:
+    """Returns what is wrong with a truncation of the softmax."""
+    top_p = sampling.top_p if sampling.HasField("top_p") else 1.0
+    top_k = sampling.top_k if sampling.HasField("top_k") else limits.vocab_size
+    min_p = sampling.min_p if sampling.HasField("min_p") else 0.0
+    found = []
+    if not (top_p > 0.0 and top_p <= 1.0) or top_k == 0 or not (min_p >= 0.0 and min_p < 1.0):
+        found.append("sampling")
+    elif not limits.truncated_sampling and (top_p != 1.0 or top_k < limits.vocab_size or min_p != 0.0):
+        found.append("truncated")
     return found
 
 
 def lease_problems(request: pb.LeaseRequest) -> list[str]:
     """Returns what is wrong with a request for a lease; [] when it obeys the contract."""
     found = []
-    if request.groups == 0 and not request.held_lease_ids and not request.HasField("fetching_version"):
+    named = len(request.held_lease_ids) + len(request.returned_lease_ids)
+    if request.groups == 0 and named == 0 and not request.HasField("fetching_version"):
         found.append("asks for nothing")
     if len(request.worker.encode("utf-8")) > 64 or not is_printable(request.worker):
         found.append("worker")
@@ -67,9 +85,10 @@ def lease_problems(request: pb.LeaseRequest) -> list[str]:
 def response_problems(response: pb.Response, limits: LimitsConfig, known_versions: Container[int]) -> list[str]:
     """Returns what is wrong with a response of a group."""
     found = []
-    if not are_tokens(response.tokens, limits.max_response_tokens, limits.vocab_size):
-        found.append("tokens")
-    if not limits.reward_range[0] <= response.reward <= limits.reward_range[1]:  # false for NaN too
+    judged = response.unscored == ""
+    if not judged and not is_reason(response.unscored):
+        found.append("unscored")
+    if judged and not limits.reward_range[0] <= response.reward <= limits.reward_range[1]:  # false for NaN too
         found.append("reward")
     if len(response.reward_parts) > 32:
         found.append("reward_parts")
@@ -78,13 +97,47 @@ def response_problems(response: pb.Response, limits: LimitsConfig, known_version
             found.append("reward part")
     if response.finish_reason not in (0, 1, 2, 3):
         found.append("finish_reason")
-    if len(response.spans) > 4096:
+    if len(response.segments) == 0:
+        nothing = len(response.tokens) == 0 and len(response.spans) == 0
+        if judged or not nothing:
+            if not are_tokens(response.tokens, limits.max_response_tokens, limits.vocab_size):
+                found.append("tokens")
+            found += span_problems(response, known_versions, judged)
+    else:
+        if response.tokens or len(response.spans) > 0:
+            found.append("mixed")
+        found += segment_problems(response, limits, known_versions)
+    return found
+
+
+def segment_problems(response: pb.Response, limits: LimitsConfig, known_versions: Container[int]) -> list[str]:
+    """Returns what is wrong with the segments of a response."""
+    found = []
+    if len(response.segments) > 256:
+        found.append("many segments")
+    total = 0
+    for segment in response.segments:
+        total += len(segment.context_tokens) + len(segment.tokens)
+        if not are_tokens(segment.context_tokens, limits.max_response_context_tokens, limits.vocab_size):
+            found.append("context_tokens")
+        if not are_tokens(segment.tokens, limits.max_response_tokens, limits.vocab_size):
+            found.append("tokens")
+        found += span_problems(segment, known_versions, True)
+    if total > 4 * limits.max_response_context_tokens:
+        found.append("too long")
+    return found
+
+
+def span_problems(part: pb.Response | pb.Segment, known_versions: Container[int], needed: bool) -> list[str]:
+    """Returns what is wrong with the spans over the tokens of a response or a segment; whether one is ``needed``."""
+    found = []
+    if len(part.spans) > 4096:
         found.append("many spans")
-    if len(response.spans) == 0:
+    if needed and len(part.spans) == 0:
         found.append("no spans")
-    covered = [0] * (len(response.tokens) // 4)
+    covered = [0] * (len(part.tokens) // 4)
     last_start = -1
-    for span in response.spans:
+    for span in part.spans:
         if span.start >= span.end or span.end > len(covered) or span.start <= last_start:
             found.append("span")
             continue
@@ -96,6 +149,12 @@ def response_problems(response: pb.Response, limits: LimitsConfig, known_version
     if max(covered, default=0) > 1:
         found.append("spans overlap")
     return found
+
+
+def is_reason(text: str) -> bool:
+    """Whether the text is 1 to 64 lower-case ASCII letters, digits and underscores, and begins with a letter."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    return len(text) in range(1, 65) and text[0] in letters and all(one in letters + "0123456789_" for one in text)
 
 
 def is_name(text: str, most: int) -> bool:

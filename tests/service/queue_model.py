@@ -17,6 +17,8 @@ class Model:
         self.pending: list[str] = []  # delivered and not finished, in order
         self.finished: dict[str, str] = {}
         self.counts: Counter[str] = Counter()
+        self.without_reward: Counter[str] = Counter()  # outcome -> groups without a scored response
+        self.reasons: Counter[str] = Counter()  # of unscored responses of accepted groups
 
     def ledger(self, fleet: str, sizes: Mapping[str, int]) -> pb.Ledger:
         """Returns the ledger that the real one must equal; ``sizes`` are the payload bytes of each group."""
@@ -28,5 +30,6 @@ class Model:
             in_flight=len(self.pending),
             bytes=sum(sizes[name] for name in [*present, *self.finished]),
             queued_bytes=sum(sizes[name] for name in present),
+            unscored_responses_by_reason=self.reasons,
             **counts,
         )

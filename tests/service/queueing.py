@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import redis
 
 from learner.config import QueueConfig
-from learner.queue import Allowance, Append, Appended, GatewayQueue, LearnerQueue, LeaseWish, imbalances, read_ledgers
+from learner.queue import (
+    Allowance,
+    Append,
+    Appended,
+    GatewayQueue,
+    Kind,
+    LearnerQueue,
+    LeaseWish,
+    imbalances,
+    read_ledgers,
+)
 from leeway.v1 import rollout_pb2 as pb
+from tests.service.fleet import valid_group
 
 Open = Callable[[], LearnerQueue]
 
@@ -16,7 +28,30 @@ Open = Callable[[], LearnerQueue]
 def append(group: pb.Group, fleet: str = "alpha", tokens: int = 14, lease_id: str = "") -> Append:
     size = len(group.responses)
     versions = tuple({span.version for response in group.responses for span in response.spans})
-    return Append(fleet, group.group_id, group.SerializeToString(), tokens, 8, size, 0.5, versions, lease_id)
+    reward = None if all(response.unscored for response in group.responses) else 0.5
+    reasons = Counter(response.unscored for response in group.responses if response.unscored)
+    payload, kind = group.SerializeToString(), kind_of(group)
+    sizes = (tokens, 8, size)
+    return Append(
+        fleet, group.group_id, payload, *sizes, reward, versions, lease_id, kind, tuple(sorted(reasons.items()))
+    )
+
+
+def kind_of(group: pb.Group) -> Kind:
+    """What a group is counted as when it is trained, by the contract's comments on the ledger."""
+    rewards = [response.reward for response in group.responses if not response.unscored]
+    if len(rewards) < 2:
+        return "unscored"
+    return "without_contrast" if min(rewards) == max(rewards) else ""
+
+
+def group_of_kind(kind: str, version: int = 0, reason: str = "judge") -> pb.Group:
+    """Makes a group of two responses that differ in their reward, are equal in it, or have none."""
+    group = valid_group(version)
+    for response in group.responses:
+        response.reward = 0.0 if kind == "without_contrast" else response.reward
+        response.unscored = reason if kind == "unscored" else ""
+    return group
 
 
 async def feed(

@@ -36,11 +36,11 @@ from learner.queue import (
 from learner.queue.keys import Keys
 from learner.queue.leases import Leases
 from leeway.v1 import rollout_pb2 as pb
-from tests.service.fleet import valid_group
 from tests.service.queue_model import Model
-from tests.service.queueing import append, wish
+from tests.service.queueing import append, group_of_kind, kind_of, wish
 
 FLEETS = ("alpha", "beta")
+KINDS = st.sampled_from(["", "without_contrast", "unscored"])
 MAX_STALENESS = 2
 BOUND = 12
 
@@ -88,7 +88,10 @@ class QueueMachine(RuleBasedStateMachine):
     def submit(self, fleet: str, count: int, again: bool, data: st.DataObject) -> None:
         known = [group for name, group in self.groups if name == fleet]
         newest = (self.learner.next_version()) - 1
-        batch = [data.draw(st.sampled_from(known)) if again and known else valid_group(newest) for _ in range(count)]
+        batch = [
+            data.draw(st.sampled_from(known)) if again and known else group_of_kind(data.draw(KINDS), newest)
+            for _ in range(count)
+        ]
         lease = data.draw(st.sampled_from(["", "unknown", *self.promised]))
         flushed = self.run(self.gateway.flush([append(group, fleet, lease_id=lease) for group in batch], {}, []))
         model = self.models[fleet]
@@ -99,6 +102,7 @@ class QueueMachine(RuleBasedStateMachine):
             if new:
                 model.queued.append(group.group_id)
                 self.groups.append((fleet, group))
+                model.reasons.update(response.unscored for response in group.responses if response.unscored)
                 self.use(fleet, lease)
 
     @rule(fleet=st.sampled_from(FLEETS), groups=st.sampled_from([1, 3, BOUND + 2]), data=st.data())
@@ -225,7 +229,10 @@ class QueueMachine(RuleBasedStateMachine):
                 counts: Counter[str] = Counter()
                 for bucket in ledger.histogram:
                     counts[bucket.outcome] += bucket.count if bucket.measure == measure else 0
-                assert (counts["trained"], counts["expired"]) == (ledger.trained, ledger.expired)
+                # Of a group without a scored response there is no mean reward.
+                missing = self.models[ledger.fleet].without_reward if measure == pb.MEASURE_REWARD else Counter[str]()
+                assert counts["trained"] == ledger.trained - missing["trained"]
+                assert counts["expired"] == ledger.expired - missing["expired"]
             ledger.ClearField("histogram")
             assert ledger == expected
 
@@ -273,6 +280,7 @@ class QueueMachine(RuleBasedStateMachine):
         model.pending.remove(name)
         model.finished[name] = "expired"
         model.counts["expired"] += 1
+        model.without_reward["expired"] += kind_of(group) == "unscored"
 
     def finish_checkpoint(self) -> None:
         for fleet, ref in self.checkpoint:
@@ -280,6 +288,10 @@ class QueueMachine(RuleBasedStateMachine):
             model.pending.remove(ref.group_id)  # trained once: it was there
             model.finished[ref.group_id] = "trained"
             model.counts["trained"] += 1
+            kind = kind_of(next(group for _, group in self.groups if group.group_id == ref.group_id))
+            if kind:
+                model.counts[kind] += 1
+            model.without_reward["trained"] += kind == "unscored"
             self.done.append(ref)
         self.checkpoint = []
         self.stepped = 0

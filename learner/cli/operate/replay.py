@@ -14,8 +14,9 @@ from learner.cli.run.config_files import config_file
 from learner.cli.run.run_directory import RunDirectory, RunError
 from learner.config import GatewayConfig, LimitsConfig, QueueConfig
 from learner.gateway.submit_handler import to_append
-from learner.gateway.validation import ID_TOO_OLD, TOO_STALE, Violation, examine
+from learner.gateway.validation import examine
 from learner.gateway.version_ages import VersionAges
+from learner.gateway.violation import ID_TOO_OLD, TOO_STALE, Violation
 from learner.queue import Appended, GatewayQueue
 from learner.queue.quarantine import NOT_FINITE, Quarantine, Quarantined
 from leeway.v1 import rollout_pb2
@@ -147,13 +148,24 @@ def _content(payload: bytes | None) -> dict[str, Any] | None:
         "prompt_tokens": len(group.prompt_tokens) // 4,
         "responses": [
             {
-                "tokens": len(one.tokens) // 4,
-                "first_tokens": _tokens(one.tokens),
+                **_sequence(one),
                 "reward": str(one.reward),  # JSON has no word for NaN
-                "spans": [[span.version, span.start, span.end] for span in one.spans],
+                "unscored": one.unscored,
+                "segments": [
+                    {"context_tokens": len(segment.context_tokens) // 4, **_sequence(segment)}
+                    for segment in one.segments
+                ],
             }
             for one in group.responses
         ],
+    }
+
+
+def _sequence(one: rollout_pb2.Response | rollout_pb2.Segment) -> dict[str, Any]:
+    return {
+        "tokens": len(one.tokens) // 4,
+        "first_tokens": _tokens(one.tokens),
+        "spans": [[span.version, span.start, span.end] for span in one.spans],
     }
 
 

@@ -42,13 +42,13 @@ class DryRunReport:
 
 
 def dry_run(request: Mapping[str, Any], limit_s: float) -> DryRunReport:
-    """Runs `python -m rollout.data.dry_run` on ``request`` and kills whatever is left of it after ``limit_s`` seconds.
+    """Runs `python -m rollout.environments.dry_run` on ``request`` and kills what is left of it after ``limit_s`` seconds.
 
     The task is imported from the current directory, as a worker that `leeway up` starts imports it.
     """
     with tempfile.TemporaryFile() as lines:
         process = subprocess.Popen(
-            [sys.executable, "-m", "rollout.data.dry_run"],
+            [sys.executable, "-m", "rollout.environments.dry_run"],
             stdin=subprocess.PIPE,
             stdout=lines,
             stderr=subprocess.PIPE,
@@ -65,7 +65,7 @@ def dry_run(request: Mapping[str, Any], limit_s: float) -> DryRunReport:
         except subprocess.TimeoutExpired:
             hung = True
         finally:
-            with contextlib.suppress(ProcessLookupError):  # its reward workers too
+            with contextlib.suppress(ProcessLookupError):  # its hosts too
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         lines.seek(0)

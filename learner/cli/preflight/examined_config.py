@@ -33,7 +33,7 @@ class ExaminedConfig:
         learner: the learner's settings; None when CONFIG does not describe one.
         workers: the workers' settings; empty when CONFIG does not describe any.
         run: the run's directory; None unless CONFIG is a run file.
-        makes_model: whether `leeway up` will make the model, so that it does not exist yet.
+        demo_model: name of the model that `leeway up` will make, so that it does not exist yet; empty if it is there.
         world: number of learner ranks on this machine; None when CONFIG does not say.
         embedded: whether `leeway up` will start the Redis itself.
         weights: the URI at which a worker's machine sees the published versions; None when it was not given.
@@ -44,7 +44,7 @@ class ExaminedConfig:
     learner: LearnerConfig | None = None
     workers: tuple[WorkerConfig, ...] = ()
     run: RunDirectory | None = None
-    makes_model: bool = False
+    demo_model: str = ""
     world: int | None = None
     embedded: bool = False
     weights: str | None = None
@@ -92,7 +92,7 @@ class ExaminedConfig:
             plan.learner,
             tuple(plan.workers),
             run_file.directory,
-            run_file.makes_model,
+            run_file.demo_model,
             run_file.learner.world_size,
             embedded,
             weights,
@@ -108,4 +108,4 @@ class ExaminedConfig:
     def model(self) -> Path | None:
         """The initial policy's directory; None when the process has none, or `leeway up` makes it."""
         owner = self.learner or (self.workers[0] if self.workers else None)
-        return None if owner is None or self.makes_model else owner.model
+        return None if owner is None or self.demo_model else owner.model

@@ -8,8 +8,8 @@ from typing import Any
 from learner.cli.preflight.examined_config import ExaminedConfig
 from learner.config.model_config import ModelError, read_config
 
-# Sizes of the model that `leeway up` makes for the demo, as rollout/data/demo_model.py writes them.
-DEMO_CONFIG = {
+# Sizes of the models that `leeway up` makes, as rollout/data/demo_model.py writes them.
+_DEMO = {
     "model_type": "qwen3",
     "vocab_size": 16,
     "hidden_size": 128,
@@ -21,12 +21,13 @@ DEMO_CONFIG = {
     "max_position_embeddings": 64,
     "tie_word_embeddings": False,
 }
+DEMO_CONFIGS: dict[str, Mapping[str, Any]] = {"demo": _DEMO, "demo-tools": {**_DEMO, "vocab_size": 24}}
 
 
 def network(examined: ExaminedConfig) -> Mapping[str, Any] | None:
     """Content of the model's config.json; None where there is none, or one that is refused, which other checks report."""
-    if examined.makes_model:
-        return DEMO_CONFIG
+    if examined.demo_model:
+        return DEMO_CONFIGS[examined.demo_model]
     if examined.model is None:
         return None
     try:

@@ -14,7 +14,7 @@ from rollout.config import WorkerConfig
 
 _PROMPTS, _LIMIT_S = 1000, 60.0
 _BRIEF_PROMPTS, _BRIEF_LIMIT_S = 100, 20.0
-_SLOW_START_S = 60.0  # of a slow task's reward worker, whose imports can take that long
+_SLOW_START_S = 60.0  # of the process in which a slow task judges, whose imports can take that long
 _RIGHT, _EMPTY = "a right answer", "an empty response"
 
 
@@ -30,10 +30,17 @@ def task(examined: ExaminedConfig, network: Mapping[str, Any] | None, brief: boo
     if not examined.workers or network is None:
         return
     worker = examined.workers[0]
+    if worker.task.python is not None:
+        yield warn(
+            "task",
+            f"task.python = {worker.task.python}: not tried: what it runs need not be installed here",
+            "look at the first lines of the worker's log",
+        )
+        return
     most = longest_prompt(examined, worker, network)
     request = {
         "config": json.loads(worker.model_dump_json()),
-        "demo_model": examined.makes_model,
+        "demo_model": examined.demo_model,
         "prompts": _BRIEF_PROMPTS if brief else _PROMPTS,
         "measure_s": 0.5 if brief else _LIMIT_S / 3,
         "longest": most,

@@ -26,13 +26,14 @@ from learner.cli.run.sections import (
     RunSection,
 )
 from learner.config import GatewayConfig, LearnerConfig, QueueConfig
+from learner.config.behaviour import takes_truncated_sampling
 from learner.config.lateness import check_expire_after
 from learner.config.learner import check_hold_staleness
 from rollout.config import WorkerConfig
 from runtime.endpoint_config import GATEWAY_OFFSET, LEARNER_OFFSET, WORKER_OFFSET, StatusConfig, TraceConfig
 from runtime.settings import Settings
 
-DEMO_MODEL = "demo"
+DEMO_MODELS = ("demo", "demo-tools")  # made by `leeway up`; the second one knows conversations and tools
 _FLEET = "local"
 
 
@@ -88,6 +89,22 @@ class RunFile(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _sampling_is_taken(self) -> RunFile:
+        sampling, learner = self.rollout.sampling, self.learner
+        cut = [name for name in ("top_p", "top_k", "min_p") if _truncates(name, getattr(sampling, name))]
+        if cut and not takes_truncated_sampling(learner.objective, learner.behaviour):
+            why = (
+                f"learner.objective.name = {learner.objective.name!r}"
+                if learner.objective.recomputes
+                else f"learner.behaviour.drift_every = {learner.behaviour.drift_every}"
+            )
+            raise ValueError(
+                f"rollout.sampling.{cut[0]} = {getattr(sampling, cut[0])}: with {why} the learner recomputes the full "
+                "softmax, under which the tokens have other probabilities, and the gateway rejects them; leave it out"
+            )
+        return self
+
     def _worker_certificate(self) -> bool:
         return self.rollout.tls is not None and self.rollout.tls.certificate is not None
 
@@ -114,7 +131,12 @@ class RunFile(Settings):
     @property
     def makes_model(self) -> bool:
         """Whether `leeway up` makes the initial policy, the demo's tiny model."""
-        return self.model.path == DEMO_MODEL
+        return bool(self.demo_model)
+
+    @property
+    def demo_model(self) -> str:
+        """Name of the tiny model that `leeway up` makes; empty if the model is there."""
+        return self.model.path if self.model.path in DEMO_MODELS else ""
 
     def model_directory(self) -> Path:
         """Absolute path of the initial policy."""
@@ -123,7 +145,7 @@ class RunFile(Settings):
     def absolute(self) -> RunFile:
         """This run file with absolute paths, as run.json contains it."""
         run = self.run.model_copy(update={"dir": self.directory.root})
-        model = self.model.model_copy(update={"path": DEMO_MODEL if self.makes_model else str(self.model_directory())})
+        model = self.model.model_copy(update={"path": self.demo_model or str(self.model_directory())})
         sections = {name: _absolute_files(getattr(self, name)) for name in ("queue", "gateway", "rollout")}
         return self.model_copy(update={"run": run, "model": model, **sections})
 
@@ -167,7 +189,13 @@ class RunFile(Settings):
         if self.queue.url == EMBEDDED:
             # Beside the payloads, Redis keeps their ids and references, and pages that a rewrite of its file copies.
             admission.setdefault("max_queued_bytes", self.queue.redis_memory // 2)
-        limits = {**section.limits.model_dump(), "vocab_size": vocabulary, "group_size": (size, size)}
+        limits = {
+            **section.limits.model_dump(),
+            "vocab_size": vocabulary,
+            "group_size": (size, size),
+            "max_response_context_tokens": self.learner.micro_batch_tokens,
+            "truncated_sampling": takes_truncated_sampling(self.learner.objective, self.learner.behaviour),
+        }
         values = {
             **section.model_dump(exclude={"admission", "limits"}),
             "identities_file": self.directory.identities,
@@ -231,6 +259,11 @@ class RunFile(Settings):
     def fleet(self) -> str:
         """Name of the fleet to which this machine's workers belong."""
         return _FLEET
+
+
+def _truncates(name: str, value: float | None) -> bool:
+    """Whether a sampling parameter of this name and value makes any token impossible."""
+    return value is not None and value != {"top_p": 1.0, "min_p": 0.0}.get(name)
 
 
 def _absolute_files(section: Any) -> Any:

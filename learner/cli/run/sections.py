@@ -53,7 +53,7 @@ class RunSection(Settings):
 class ModelSection(Settings):
     """The initial policy."""
 
-    path: str = Field(description='a Hugging Face directory, or "demo": `leeway up` makes a tiny model')
+    path: str = Field(description='a Hugging Face directory, or "demo" or "demo-tools": `leeway up` makes a tiny model')
 
 
 class QueueSection(_without(QueueConfig, "url", "run")):
@@ -91,7 +91,10 @@ class AdmissionSection(
     )
 
 
-class LimitsSection(_without(LimitsConfig, "vocab_size", "group_size")):
+_LIMITS_DERIVED = ("vocab_size", "group_size", "max_response_context_tokens", "truncated_sampling")
+
+
+class LimitsSection(_without(LimitsConfig, *_LIMITS_DERIVED)):
     """Largest sizes of what a gateway accepts."""
 
 

@@ -135,8 +135,8 @@ def balanced(ledgers: Sequence[rollout_pb2.Ledger] | None) -> bool | None:
 def ledger_row(ledger: rollout_pb2.Ledger) -> Row:
     """A fleet's ledger as plain values for JSON, zeros included."""
     row = {field.name: getattr(ledger, field.name) for field in ledger.DESCRIPTOR.fields}
-    row["rejected_by_reason"] = dict(ledger.rejected_by_reason)
-    row["retried_by_reason"] = dict(ledger.retried_by_reason)
+    for reasons in ("rejected_by_reason", "retried_by_reason", "unscored_responses_by_reason"):
+        row[reasons] = dict(getattr(ledger, reasons))
     row["histogram"] = [
         {
             "measure": rollout_pb2.Measure.Name(bucket.measure).removeprefix("MEASURE_").lower(),

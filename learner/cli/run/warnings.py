@@ -22,7 +22,12 @@ def warnings(rows: Sequence[Row], ledgers: Sequence[rollout_pb2.Ledger], run: Pa
 
 def _not_learned(rows: list[Row]) -> Iterator[str]:
     with_contrast = [row for row in rows if row["trained_tokens"]]
-    if rows and not with_contrast:
+    if rows and mean(rows, "reward") is None:
+        yield (
+            f"nothing was learned: no response of the {len(rows)} steps was scored, and the weights did not change; `leeway "
+            "ledger` has the reasons; look at rollout.task and at the workers' logs"
+        )
+    elif rows and not with_contrast:
         yield (
             f"nothing was learned: in none of the {len(rows)} steps did a group's responses differ in reward (their mean: "
             f"{mean(rows, 'reward') or 0.0:.3g}), and the weights did not change; look at the rewards, at rollout.task (too "

@@ -29,7 +29,8 @@ class Commands:
     def make_model(self) -> Child:
         """Starts the job that makes the demo's model."""
         seed = str(self._run_file.run.seed)
-        return self._python("model", "rollout", "model", "--out", str(self._run.model), "--seed", seed)
+        tools = ["--tools"] if self._run_file.demo_model == "demo-tools" else []
+        return self._python("model", "rollout", "model", "--out", str(self._run.model), "--seed", seed, *tools)
 
     def make_demonstrations(self, out: Path) -> Child:
         """Starts the job that writes demonstrations for the warm start to ``out``.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from learner.cli.preflight.checks import brief_preflight
 from learner.cli.preflight.examined_config import ExaminedConfig
-from learner.cli.preflight.network import DEMO_CONFIG
+from learner.cli.preflight.network import DEMO_CONFIGS
 from learner.cli.run.run_directory import RunDirectory, RunError
 from learner.cli.run.run_file import RunFile
 from learner.cli.run.summary import read_summary
@@ -113,8 +113,8 @@ def _resumed(source: Path, directory: RunDirectory, overrides: Sequence[str], no
 def _preflight(run_file: RunFile, source: str, notify: Notify) -> None:
     try:
         vocabulary = 1
-        if run_file.makes_model:
-            require_layout(DEMO_CONFIG, run_file.learner.parallel)
+        if run_file.demo_model:
+            require_layout(DEMO_CONFIGS[run_file.demo_model], run_file.learner.parallel)
         else:
             vocabulary = vocabulary_size(run_file.model_directory(), run_file.learner.parallel)
         run_file.resolve("redis://unknown", "run", vocabulary)

@@ -90,6 +90,9 @@ def ledger_tables(ledgers: Sequence[rollout_pb2.Ledger]) -> Group:
         for ledger in ledgers:
             reasons = sorted(getattr(ledger, f"{outcome}_by_reason").items())
             tables += [f"{outcome} from {ledger.fleet}: {count:,} {reason}" for reason, count in reasons]
+    for ledger in ledgers:
+        reasons = sorted(ledger.unscored_responses_by_reason.items())
+        tables += [f"unscored responses from {ledger.fleet}: {count:,} {reason}" for reason, count in reasons]
     if any(ledger.histogram for ledger in ledgers):
         tables.append(histogram_table(ledgers))
     return Group(*tables)
@@ -143,10 +146,11 @@ def _equation(ledgers: Sequence[rollout_pb2.Ledger], names: Sequence[str]) -> Ta
 def _other_counts(ledgers: Sequence[rollout_pb2.Ledger]) -> Table:
     table = Table(box=None, header_style="dim", padding=(0, 1, 0, 0))
     table.add_column("fleet")
-    for name in ("accepted MB", "queued MB", "redelivered", "given up", "vanished"):
+    for name in ("accepted MB", "queued MB", "redelivered", "given up", "without contrast", "unscored", "vanished"):
         table.add_column(name, justify="right", no_wrap=True)
     for ledger in ledgers:
         vanished = f"[red]{ledger.vanished:,}[/red]" if ledger.vanished else "0"
         sizes = (f"{size / 1e6:,.1f}" for size in (ledger.bytes, ledger.queued_bytes))
-        table.add_row(ledger.fleet, *sizes, f"{ledger.redelivered:,}", f"{ledger.given_up:,}", vanished)
+        counts = (ledger.redelivered, ledger.given_up, ledger.without_contrast, ledger.unscored)
+        table.add_row(ledger.fleet, *sizes, *(f"{count:,}" for count in counts), vanished)
     return table

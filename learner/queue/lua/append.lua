@@ -2,13 +2,15 @@
 -- were SET (NX, with a TTL) before.
 -- KEYS: 1 fleets, 2 stream, 3 ledger, 4 leases, 5 lease_remaining, 6 clock, 7 nonce, 8 halted, 9 memory, then ids and
 --       payload of each group
--- ARGV: 1 fleet, 2 the run's nonce, 3 the least that the clock may say, then eight values of each group: group id, tokens,
---       generated tokens, responses, payload bytes, mean reward of the responses, the versions of its spans joined by commas,
---       lease member or ""
+-- ARGV: 1 fleet, 2 the run's nonce, 3 the least that the clock may say, then ten values of each group: group id, tokens,
+--       generated tokens, responses, payload bytes, mean reward of the scored responses or "" without one, the versions of its
+--       spans joined by commas, lease member or "", what finish.lua counts it as beside "trained" ("without_contrast",
+--       "unscored" or ""), its unscored responses as "reason number reason number ..."
 -- Returns a letter per group: "a" accepted, "d" duplicate, "m" missing (it has no payload; nothing is changed for it), "o"
 -- too old (its id is not known, and may have been forgotten), "h" halted (this is not the run's newest data; nothing is
 -- changed).
-local FIRST_KEY, FIRST_VALUE, VALUES = 10, 4, 8
+local FIRST_KEY, FIRST_VALUE, VALUES = 10, 4, 10
+local REASONS = 64  -- of one fleet: what it names in responses must not fill the memory
 local now = tonumber(redis.call('HGET', KEYS[6], 'now') or 0)
 if redis.call('GET', KEYS[7]) ~= ARGV[2] or now < tonumber(ARGV[3]) or redis.call('EXISTS', KEYS[8]) == 1 then
   return string.rep('h', (#KEYS - FIRST_KEY + 1) / 2)
@@ -56,11 +58,26 @@ if redis.call('SADD', KEYS[1], ARGV[1]) == 1 then
   redis.call('XGROUP', 'CREATE', KEYS[2], 'learner', '0', 'MKSTREAM')
 end
 delete_stale()
+local function count_unscored(reasons)
+  for reason, responses in string.gmatch(reasons, '(%S+) (%d+)') do
+    local field = 'unscored:' .. reason
+    if reason ~= 'other' and redis.call('HEXISTS', KEYS[3], field) == 0 then
+      if tonumber(redis.call('HGET', KEYS[3], 'unscored_reasons') or 0) < REASONS then
+        redis.call('HINCRBY', KEYS[3], 'unscored_reasons', 1)
+      else
+        field = 'unscored:other'
+      end
+    end
+    redis.call('HINCRBY', KEYS[3], field, responses)
+  end
+end
 for number, letter in ipairs(letters) do
   if letter == 'a' then
     local a, k = FIRST_VALUE + VALUES * (number - 1), FIRST_KEY + 2 * (number - 1)
     redis.call('XADD', KEYS[2], '*', 'id', ARGV[a], 'tokens', ARGV[a + 1], 'generated', ARGV[a + 2],
-      'responses', ARGV[a + 3], 'bytes', ARGV[a + 4], 'reward', ARGV[a + 5], 'versions', ARGV[a + 6])
+      'responses', ARGV[a + 3], 'bytes', ARGV[a + 4], 'reward', ARGV[a + 5], 'versions', ARGV[a + 6],
+      'kind', ARGV[a + 8])
+    count_unscored(ARGV[a + 9])
     redis.call('HSET', KEYS[k], ARGV[a], 'queued')
     redis.call('PERSIST', KEYS[k + 1])
     local lease = ARGV[a + 7]

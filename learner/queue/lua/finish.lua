@@ -54,7 +54,12 @@ for i = 5, #ARGV, 2 do
     count('bytes_done', tonumber(fields.bytes))
     count(ARGV[2], 1)
     count('length:' .. ARGV[2] .. ':' .. length_bucket(fields.generated / fields.responses), 1)
-    count('reward:' .. ARGV[2] .. ':' .. reward_bucket(tonumber(fields.reward)), 1)
+    if fields.reward ~= '' then  -- of its scored responses; it has none
+      count('reward:' .. ARGV[2] .. ':' .. reward_bucket(tonumber(fields.reward)), 1)
+    end
+    if ARGV[2] == 'trained' and fields.kind ~= '' then
+      count(fields.kind, 1)
+    end
   end
 end
 

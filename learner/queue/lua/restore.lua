@@ -2,6 +2,8 @@
 -- Changes nothing for a group whose id is known, or so old that it may have been forgotten when it was time to.
 -- KEYS: 1 epoch, 2 fleets, 3 stream, 4 ledger, 5 vanished, 6 memory, then ids of each group
 -- ARGV: 1 epoch, 2 outcome, 3 step, 4 fleet, then each group's id
+-- What was known of their content is lost with them: they are in no distribution, and neither "without_contrast" nor
+-- "unscored".
 -- Returns how many were recorded.
 local current = redis.call('GET', KEYS[1])
 if current ~= ARGV[1] then

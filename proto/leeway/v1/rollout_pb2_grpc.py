@@ -78,6 +78,9 @@ class RolloutServiceServicer(object):
         Partial failure: every group has its own outcome; a bad group never breaks the stream. When the stream breaks, or the
         gateway closes it (draining, idle for long, credentials revoked), groups without an ack are in an unknown state: send
         them again, with the same group_id, on a new stream. The id makes that safe.
+        End: a client that has no more groups half-closes the stream and goes on reading. The gateway acknowledges everything that
+        it has read, then ends the call with status OK. A stream may stay open for a fleet's whole life; one on which nothing was
+        sent for 15 minutes is ended like one of a draining gateway.
         Flow: the gateway reads at most a bounded number of unacknowledged groups per stream, and bytes of groups without an
         outcome per fleet and in all; then it stops reading until some have their acks.
         """
@@ -89,6 +92,8 @@ class RolloutServiceServicer(object):
         """Asks how many groups the fleet may generate now. Admission bounds staleness: the sum of what waits and what is
         promised never exceeds what the learner can train within the run's bound. A grant may be smaller than asked, or 0:
         fleets that want more than there is are held to shares of the bound by weight; a fleet that is alone may have all.
+        A fleet asks as often as it likes, several times within a version too: each grant is a lease of its own, and what was granted
+        before counts until it is used, returned or expires, and then for as long as its groups wait for the learner.
         Beyond its share, what a fleet submits without leases, renews or lets expire unused is not counted against the others,
         and a fleet that lets its leases expire unused has a smaller share until it uses them again.
         """

@@ -70,6 +70,22 @@ FAULTS = [
     Fault(
         "agreement",
         "dev",
+        "ConfigMap/leeway-gateway",
+        "data.gateway~toml",
+        ("max_response_context_tokens = 4096", "max_response_context_tokens = 4097"),
+        "micro_batch_tokens = 4096, the gateway takes segments of 4097 tokens together",
+    ),
+    Fault(
+        "agreement",
+        "dev",
+        "ConfigMap/leeway-learner",
+        "data.learner~toml",
+        ('"asympo"', '"grpo"'),
+        "truncated sampling cannot be trained, the gateway takes it",
+    ),
+    Fault(
+        "agreement",
+        "dev",
         "ConfigMap/leeway-worker",
         "data.worker~toml",
         ("responses = 8", "responses = 4"),

@@ -7,6 +7,7 @@ from itertools import product
 from urllib.parse import urlsplit
 
 from learner.config import GatewayConfig, LearnerConfig
+from learner.config.behaviour import takes_truncated_sampling
 from rollout.config import WorkerConfig
 from runtime.version_format.places import place_of
 from tests.deploy.manifests import Object
@@ -51,6 +52,13 @@ def _learner(learner: LearnerConfig, gateway: GatewayConfig) -> Iterator[str]:
             yield f"{name} = {one}, the gateway admits by {other}"
     if learner.expiry_bound != gateway.admission.expire_after:
         yield f"groups expire after {learner.expiry_bound} steps, the gateway refuses them {_after(gateway)}"
+    segments = gateway.limits.max_response_context_tokens
+    if learner.micro_batch_tokens != segments:
+        yield f"micro_batch_tokens = {learner.micro_batch_tokens}, the gateway takes segments of {segments} tokens together"
+    truncated = takes_truncated_sampling(learner.objective, learner.behaviour)
+    if truncated != gateway.limits.truncated_sampling:
+        takes = "takes" if gateway.limits.truncated_sampling else "refuses"
+        yield f"truncated sampling {'can' if truncated else 'cannot'} be trained, the gateway {takes} it"
     if learner.queue.url != gateway.queue.url:
         yield f"queue.url = {learner.queue.url}, the gateway's is {gateway.queue.url}"
 

@@ -15,6 +15,9 @@ from tests.fuzz.mutations import VERSIONS, Corpus, broken, mangled, valid
 from tests.fuzz.reference import problems
 from tests.service.fleet import tokens, valid_group
 
+SEGMENT = pb.Segment(context_tokens=tokens([1]), tokens=tokens([1]), spans=[pb.Span(version=0, start=0, end=1)])
+ONLY = {"tokens": b"", "spans": []}  # nothing but segments
+
 
 def test_a_short_run_finds_nothing():
     result = run(20_000, seed=3)
@@ -103,13 +106,49 @@ def test_the_reference_sees_what_is_wrong_with_a_group(field: str, value: object
         ({"reward_parts": {"": 0.0}}, "reward part"),
         ({"finish_reason": 4}, "finish_reason"),
         ({"reward_parts": {str(number): 0.0 for number in range(33)}}, "reward_parts"),
+        ({"unscored": "Crash"}, "unscored"),
+        ({"unscored": "a" * 65}, "unscored"),
+        ({"unscored": "x", "tokens": tokens([100]), "spans": []}, "tokens"),
+        ({"segments": [SEGMENT]}, "mixed"),
+        ({**ONLY, "segments": [SEGMENT] * 257}, "many segments"),
+        ({**ONLY, "segments": [SEGMENT] * 17}, "too long"),
+        ({**ONLY, "segments": [pb.Segment(tokens=SEGMENT.tokens, spans=SEGMENT.spans)]}, "context_tokens"),
+        ({**ONLY, "segments": [pb.Segment(context_tokens=SEGMENT.tokens, tokens=SEGMENT.tokens)]}, "no spans"),
     ],
 )
 def test_the_reference_sees_what_is_wrong_with_a_response(changes: dict, found: str):
     group = valid_group()
     fields = {"tokens": tokens([1] * 4), "spans": [pb.Span(version=0, start=0, end=4)], **changes}
     group.responses[1].CopyFrom(pb.Response(**fields))
-    assert problems(group.SerializeToString(), LIMITS, VERSIONS) == [found]
+    limits = LIMITS.model_copy(update={"max_response_context_tokens": 600}) if found == "many segments" else LIMITS
+    assert problems(group.SerializeToString(), limits, VERSIONS) == [found]
+
+
+@pytest.mark.parametrize(
+    ("sampling", "found"),
+    [
+        ({"top_p": 0.0}, ["sampling"]),
+        ({"top_p": float("nan")}, ["sampling"]),
+        ({"top_k": 0}, ["sampling"]),
+        ({"min_p": 1.0}, ["sampling"]),
+        ({"top_p": 0.9}, ["truncated"]),
+        ({"top_k": 99}, ["truncated"]),
+        ({"min_p": 0.1}, ["truncated"]),
+        ({"top_p": 1.0, "top_k": 100, "min_p": 0.0}, []),
+    ],
+)
+def test_the_reference_sees_what_is_wrong_with_sampling(sampling: dict, found: list[str]):
+    payload = valid_group(sampling=pb.Sampling(**sampling)).SerializeToString()
+    assert problems(payload, LIMITS, VERSIONS) == found
+    taking = LIMITS.model_copy(update={"truncated_sampling": True})
+    assert problems(payload, taking, VERSIONS) == [one for one in found if one == "sampling"]
+
+
+def test_the_reference_wants_a_span_in_the_group():
+    group = valid_group()
+    for response in group.responses:
+        response.CopyFrom(pb.Response(unscored="crash", reward=float("nan")))
+    assert problems(group.SerializeToString(), LIMITS, VERSIONS) == ["no spans in the group"]
 
 
 def test_a_gateway_that_accepts_too_much_is_found(monkeypatch: pytest.MonkeyPatch):

@@ -37,5 +37,9 @@ def test_a_request_that_only_reports_what_is_fetched_needs_no_groups():
     assert lease_problem(pb.LeaseRequest(worker="w", fetching_version=0)) is None
 
 
+def test_a_request_that_only_gives_leases_back_needs_no_groups():
+    assert lease_problem(pb.LeaseRequest(returned_lease_ids=["x"])) is None
+
+
 def test_a_request_that_only_renews_needs_no_groups():
     assert lease_problem(pb.LeaseRequest(held_lease_ids=["x" * 64] * 1024)) is None

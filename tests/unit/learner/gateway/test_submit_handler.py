@@ -104,6 +104,16 @@ def test_a_group_that_the_learner_would_let_expire_is_refused():
     )  # fmt: skip
     assert ack.value == "version 7, 33 steps stale (allowed: at most 32 (expire_after))"
     assert handled(mixed, 32).counted == ("length:too_stale:4", "reward:too_stale:0.5")
+    first, second = (
+        pb.Segment(context_tokens=b"\1\0\0\0", tokens=b"\1\0\0\0", spans=[pb.Span(version=version, start=0, end=1)])
+        for version in (40, 7)
+    )
+    segmented = valid_group(40)
+    segmented.responses[1].CopyFrom(pb.Response(segments=[first, second], unscored="crash"))
+    segmented.responses[0].unscored = "crash"
+    submit = handled(segmented, 32)
+    assert (submit.ack.reason, submit.ack.field) == ("too_stale", "responses[1].segments[1].spans[0].version")
+    assert submit.counted == ("length:too_stale:4",)  # (4 + 2) / 2 tokens; no reward, no bucket
     for version, expire_after in ((8, 32), (0, None), (0, 40)):
         submit = handled(valid_group(version), expire_after)
         assert submit.ack.outcome == pb.OUTCOME_UNSPECIFIED

@@ -16,14 +16,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from learner.config import LimitsConfig
+from learner.gateway.measures import Measures
 from learner.gateway.retry_reasons import REASONS
-from learner.gateway.validation import Measures, Violation, examine, forgotten_violation, id_time_violation, validate
+from learner.gateway.validation import examine, id_time_violation, validate
+from learner.gateway.violation import Violation, forgotten_violation
 from leeway.v1 import rollout_pb2 as pb
 from runtime.settings import SettingsError
 
 LIMITS = LimitsConfig(
-    vocab_size=100, group_size=(2, 4), max_prompt_tokens=5, max_response_tokens=8, reward_range=(-1.0, 1.0)
+    vocab_size=100,
+    group_size=(2, 4),
+    max_prompt_tokens=5,
+    max_response_tokens=8,
+    max_response_context_tokens=20,
+    reward_range=(-1.0, 1.0),
 )
+TRUNCATING = LIMITS.model_copy(update={"truncated_sampling": True})
 KNOWN = {0, 3}
 UUID7 = "01890a5d-ac96-774b-bcce-b302099a8057"
 NOW = 1_700_000_000
@@ -49,6 +57,19 @@ def group(**changes: Any) -> pb.Group:
         "temperature": 1.0,
     }
     return pb.Group(**{**fields, **changes})
+
+
+def segment(**changes: Any) -> pb.Segment:
+    fields = {"context_tokens": ids(1, 2), "tokens": ids(5, 6, 7), "spans": [pb.Span(version=3, start=0, end=2)]}
+    return pb.Segment(**{**fields, **changes})
+
+
+def segmented(*segments: pb.Segment, **changes: Any) -> list[pb.Response]:
+    return [response(), pb.Response(segments=segments, reward=0.25, **changes)]
+
+
+def unscored(reason: str, **changes: Any) -> list[pb.Response]:
+    return [response(), pb.Response(unscored=reason, **changes)]
 
 
 def spans(*triples: tuple[int, int, int]) -> list[pb.Response]:
@@ -157,6 +178,124 @@ VIOLATIONS = [
     ),
     ("spans_overlap", "responses[1].spans[1].start", "0", {"responses": spans((3, 2, 4), (3, 0, 2))}),
     ("unknown_version", "responses[1].spans[1].version", "4 ", {"responses": spans((3, 0, 2), (4, 2, 4))}),
+    # segments
+    ("segments_mixed", "responses[1]", "1 segments, 4 tokens, 1 spans", {"responses": second(segments=[segment()])}),
+    (
+        "segments_mixed",
+        "responses[1]",
+        "1 segments, 2 tokens, 0",
+        {"responses": segmented(segment(), tokens=ids(1, 2))},
+    ),
+    ("segments_many", "responses[1].segments", "257 segments", {"responses": segmented(*[segment()] * 257)}),
+    (
+        "tokens_empty",
+        "responses[1].segments[1].context_tokens",
+        "0 tokens",
+        {"responses": segmented(segment(), segment(context_tokens=b""))},
+    ),
+    (
+        "tokens_truncated",
+        "responses[1].segments[0].context_tokens",
+        "5 bytes",
+        {"responses": segmented(segment(context_tokens=b"12345"))},
+    ),
+    (
+        "tokens_empty",
+        "responses[1].segments[1].tokens",
+        "0 tokens",
+        {"responses": segmented(segment(), segment(tokens=b""))},
+    ),
+    (
+        "tokens_too_long",
+        "responses[1].segments[0].tokens",
+        "9 tokens (allowed: at most 8)",
+        {"responses": segmented(segment(tokens=ids(*[1] * 9)))},
+    ),
+    (
+        "response_too_long",
+        "responses[1].segments",
+        "21 tokens in 3 segments, contexts included (allowed: at most 20 (max_response_context_tokens",
+        {"responses": segmented(segment(), segment(), segment(context_tokens=ids(*[1] * 8)))},
+    ),
+    (
+        "token_out_of_vocabulary",
+        "responses[1].segments[1].context_tokens[1]",
+        "100 (allowed: 0 to 99)",
+        {"responses": segmented(segment(), segment(context_tokens=ids(99, 100)))},
+    ),
+    (
+        "token_out_of_vocabulary",
+        "responses[1].segments[0].tokens[2]",
+        "-1 ",
+        {"responses": segmented(segment(tokens=ids(1, 1, -1)))},
+    ),
+    (
+        "spans_missing",
+        "responses[1].segments[1].spans",
+        "0 spans",
+        {"responses": segmented(segment(), segment(spans=[]))},
+    ),
+    (
+        "span_outside",
+        "responses[1].segments[0].spans[0].end",
+        "4 (allowed: at most 3",
+        {"responses": segmented(segment(spans=[pb.Span(version=3, start=0, end=4)]))},
+    ),
+    (
+        "spans_many",
+        "responses[1].segments[0].spans",
+        "4097 spans",
+        {"responses": segmented(segment(spans=[pb.Span(version=3, start=0, end=1)] * 4097))},
+    ),
+    (
+        "unknown_version",
+        "responses[1].segments[1].spans[0].version",
+        "4 ",
+        {"responses": segmented(segment(), segment(spans=[pb.Span(version=4, start=0, end=1)]))},
+    ),
+    ("reward_out_of_range", "responses[1].reward", "1.5", {"responses": second(reward=1.5, unscored="")}),
+    # unscored responses
+    ("unscored_reason", "responses[1].unscored", "'Timeout' (allowed: a lower", {"responses": unscored("Timeout")}),
+    ("unscored_reason", "responses[1].unscored", "'1st'", {"responses": unscored("1st")}),
+    ("unscored_reason", "responses[1].unscored", "'a\\n'", {"responses": unscored("a\n")}),
+    ("unscored_reason", "responses[1].unscored", "'aaa", {"responses": unscored("a" * 65)}),
+    ("unscored_reason", "responses[1].unscored", "'é'", {"responses": unscored("é")}),
+    (
+        "spans_missing",
+        "responses",
+        "0 spans in the whole group",
+        {"responses": [pb.Response(unscored="x"), pb.Response(unscored="y", tokens=ids(1))]},
+    ),
+    ("tokens_too_long", "responses[1].tokens", "9 tokens", {"responses": unscored("x", tokens=ids(*[1] * 9))}),
+    (
+        "span_outside",
+        "responses[1].spans[0].end",
+        "2",
+        {"responses": unscored("x", tokens=ids(1), spans=[pb.Span(version=3, start=0, end=2)])},
+    ),
+    (
+        "spans_missing",
+        "responses[1].segments[0].spans",
+        "0 spans",
+        {"responses": unscored("x", segments=[segment(spans=[])])},
+    ),
+    ("finish_reason", "responses[1].finish_reason", "9 ", {"responses": unscored("x", finish_reason=9)}),
+    # sampling
+    ("sampling_range", "sampling.top_p", "0.0 (allowed: above 0, at most 1)", {"sampling": pb.Sampling(top_p=0.0)}),
+    ("sampling_range", "sampling.top_p", "1.01 ", {"sampling": pb.Sampling(top_p=1.01)}),
+    ("sampling_range", "sampling.top_p", "nan ", {"sampling": pb.Sampling(top_p=math.nan)}),
+    ("sampling_range", "sampling.top_k", "0 (allowed: at least 1)", {"sampling": pb.Sampling(top_k=0)}),
+    ("sampling_range", "sampling.min_p", "1.0 (allowed: at least 0, below 1)", {"sampling": pb.Sampling(min_p=1.0)}),
+    ("sampling_range", "sampling.min_p", "-0.1 ", {"sampling": pb.Sampling(min_p=-0.1)}),
+    ("sampling_range", "sampling.min_p", "nan ", {"sampling": pb.Sampling(min_p=math.nan)}),
+    (
+        "sampling_truncated",
+        "sampling.top_p",
+        "0.95 (allowed: none: this run's learner recomputes the full softmax",
+        {"sampling": pb.Sampling(top_p=0.95)},
+    ),
+    ("sampling_truncated", "sampling.top_k", "99 ", {"sampling": pb.Sampling(top_p=1.0, top_k=99)}),
+    ("sampling_truncated", "sampling.min_p", "0.01 ", {"sampling": pb.Sampling(min_p=0.01)}),
 ]
 
 
@@ -187,17 +326,49 @@ def test_violation(reason: str, field: str, value: str, changes: dict[str, Any])
         {"created_at": Timestamp(seconds=NOW + 86_400, nanos=999_999_999)},
         {"created_at": Timestamp(seconds=946_684_800)},
         {"responses": second(reward_parts={"x" * 64: -1e300})},
+        {"responses": segmented(segment(), segment(context_tokens=ids(*[99] * 12)))},  # 20 tokens; a long context
+        {"responses": unscored("a" + "_" * 63)},
+        {"responses": unscored("x9", reward=math.nan)},  # not read
+        {"responses": unscored("x9", reward=50.0, tokens=ids(1, 2))},
+        {"responses": unscored("x9", segments=[segment()])},
+        {"responses": [pb.Response(unscored="x"), response(unscored="y")]},
+        {"sampling": pb.Sampling()},
+        {"sampling": pb.Sampling(top_p=1.0, top_k=100, min_p=0.0)},
     ],
 )
 def test_at_the_limits_is_valid(changes: dict[str, Any]):
     assert isinstance(examine(group(**changes), LIMITS, KNOWN, NOW), Measures)
 
 
+@pytest.mark.parametrize("sampling", [{"top_p": 0.9}, {"top_k": 1}, {"min_p": 0.999}])
+def test_truncated_sampling_is_taken_where_nothing_is_recomputed(sampling: dict[str, Any]):
+    truncated = group(sampling=pb.Sampling(**sampling))
+    assert isinstance(examine(truncated, TRUNCATING, KNOWN, NOW), Measures)
+    assert isinstance(examine(truncated, LIMITS, KNOWN, NOW), Violation)
+
+
+def test_as_many_segments_as_are_allowed():
+    small = segment(context_tokens=ids(0), tokens=ids(1), spans=[pb.Span(version=3, start=0, end=1)])
+    limits = LIMITS.model_copy(update={"max_response_context_tokens": 512})
+    assert validate(group(responses=segmented(*[small] * 256)), limits, KNOWN) is None
+    tight = LIMITS.model_copy(update={"max_response_context_tokens": 511})
+    violation = validate(group(responses=segmented(*[small] * 256)), tight, KNOWN)
+    assert violation is not None
+    assert violation.reason == "response_too_long"
+
+
+def test_a_single_longer_sequence_still_gets_a_micro_batch_of_its_own():
+    tight = LIMITS.model_copy(update={"max_response_context_tokens": 1})
+    assert validate(group(), tight, KNOWN) is None
+
+
 def test_every_reason_is_in_the_contract():
     contract = Path("proto/leeway/v1/rollout.proto").read_text()
     reasons = {reason for reason, *_ in VIOLATIONS} | {"reward_mean_not_finite", "id_too_old", "id_in_future", *REASONS}
     assert [reason for reason in sorted(reasons) if not re.search(rf"\b{reason}\b[,.]", contract)] == []
-    written = set(re.findall(r'Violation\.of\("(\w+)"', Path("learner/gateway/validation.py").read_text()))
+    sources = [path.read_text() for path in Path("learner/gateway").glob("*.py")]
+    written = {reason for source in sources for reason in re.findall(r'Violation\.of\(\s*"(\w+)"', source)}
+    assert len(written) > 20
     assert written <= reasons
 
 
@@ -326,6 +497,34 @@ def test_a_valid_group_is_measured():
     valid = group(prompt_tokens=ids(7, 8), responses=[response(reward=0.0), longer])
     measures = Measures(tokens=9 + 2 * 2, generated=9, responses=2, reward=0.5, versions={3})
     assert examine(valid, LIMITS, KNOWN) == measures
+    flat = group(responses=[response(reward=0.25)] * 3)
+    assert examine(flat, LIMITS, KNOWN) == Measures(18, 12, 3, 0.25, {3}, "without_contrast")
+
+
+def test_a_group_with_segments_and_unscored_responses_is_measured():
+    """By hand: prompt 2. A response of 4 tokens (6), segments of 2 + 3 and 1 + 3 (9), 1 unscored token (3), none (2)."""
+    other = segment(context_tokens=ids(9), spans=[pb.Span(version=0, start=2, end=3)])
+    responses = [*segmented(segment(), other), *unscored("judge", tokens=ids(1))[1:], pb.Response(unscored="judge")]
+    expected = Measures(20, 4 + 6 + 1, 4, (0.5 + 0.25) / 2, {0, 3}, "", (("judge", 2),))
+    assert examine(group(responses=responses), LIMITS, KNOWN) == expected
+
+
+@pytest.mark.parametrize(
+    ("rewards", "mean", "kind"),
+    [
+        ([0.5, 0.5], 0.5, "without_contrast"),
+        ([0.0, -0.0, None], 0.0, "without_contrast"),
+        ([0.5, None], 0.5, "unscored"),
+        ([None, None, None], None, "unscored"),
+        ([0.0, 1.0, None], 0.5, ""),
+    ],
+)
+def test_what_a_group_is_counted_as(rewards: list[float | None], mean: float | None, kind: str):
+    responses = [response(unscored="lost", reward=math.inf) if one is None else response(reward=one) for one in rewards]
+    found = examine(group(responses=responses), LIMITS, KNOWN)
+    assert isinstance(found, Measures)
+    lost = rewards.count(None)
+    assert (found.reward, found.kind, found.unscored) == (mean, kind, (("lost", lost),) if lost else ())
 
 
 MADE = 0x01890A5DAC96 / 1000  # the time in UUID7, Unix seconds

@@ -42,6 +42,12 @@ def test_any_number_that_is_off_by_one_is_found(field: str, breaches: list[str])
         assert "'f'" in violation
 
 
+def test_what_moved_no_weight_is_part_of_what_was_trained():
+    assert imbalances(pb.Ledger(**BALANCED, without_contrast=3, unscored=2)) == []
+    (violation,) = imbalances(pb.Ledger(**BALANCED, without_contrast=4, unscored=2))
+    assert violation == "fleet 'f': trained 5 < without_contrast 4 + unscored 2 = 6"
+
+
 def test_the_difference_is_said():
     assert "(difference +2)" in imbalances(pb.Ledger(**{**BALANCED, "queued": 2}))[0]
 
@@ -54,6 +60,8 @@ def test_a_lost_group_is_named_even_when_the_sums_agree():
 def test_decode():
     counts = {"received": 5, "accepted": 2, "rejected": 1, "rejected:temperature": 1, "retried": 2, "retried:full": 2}
     counts |= {"bytes": 99, "bytes_done": 40, "lost": 0, "redelivered": 3, "quarantined": 6}
+    counts |= {"without_contrast": 3, "unscored": 4, "unscored_reasons": 2}
+    counts |= {"unscored:judge": 5, "unscored:other": 1}
     counts |= {"length:trained:1": 1, "length:expired:8": 2, "length:trained:4": 3}
     counts |= {"reward:trained:-4": 1, "reward:trained:0.9": 2, "reward:trained:2": 3, "reward:trained:-1.0": 4}
     flat = [text for name, count in counts.items() for text in (name.encode(), str(count).encode())]
@@ -70,6 +78,6 @@ def test_decode():
     ledger.ClearField("histogram")
     assert ledger == pb.Ledger(
         fleet="f", received=5, accepted=2, rejected=1, retried=2, queued=2, bytes=99, queued_bytes=59, redelivered=3,
-        quarantined=6,
+        quarantined=6, without_contrast=3, unscored=4, unscored_responses_by_reason={"judge": 5, "other": 1},
         vanished=7, rejected_by_reason={"temperature": 1}, retried_by_reason={"full": 2},
     )  # fmt: skip

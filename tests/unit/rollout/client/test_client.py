@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator
 
+import grpc
 import pytest
 
 from leeway.v1 import rollout_pb2 as pb
@@ -210,3 +211,17 @@ async def test_a_watch_ends_with_the_run(gateway: ScriptedGateway, client: Submi
     assert client.finished
     gateway.publish(pb.Policy(version=3))
     assert [policy.version async for policy in client.watch_policy()] == [3]
+
+
+async def test_the_run_is_described_over_refusals_and_wrong_credentials_are_an_error(
+    gateway: ScriptedGateway, client: SubmitClient
+):
+    gateway.refusing = [
+        (grpc.StatusCode.UNAVAILABLE, ()),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, (("retry-after-ms", "10"),)),
+    ]
+    assert await client.describe_run() == gateway.run
+    assert gateway.described == 3
+    async with SubmitClient(gateway.address, "other", "unit") as stranger:
+        with pytest.raises(AuthError):
+            await stranger.describe_run()

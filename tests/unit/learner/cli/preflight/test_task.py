@@ -125,7 +125,7 @@ def test_the_longest_prompt_and_response_against_the_micro_batch(site: Site):
 def test_a_chat_prompt_without_a_template(site: Site):
     for brief in (True, False):
         (found,) = odd(site, "Plain", "rollout.task.prompt_format=chat", brief=brief)
-        assert "the demo's model has no chat template" in found
+        assert "model = the demo's model: it has no chat template" in found
         assert found.startswith("fail t")
 
 
@@ -136,3 +136,16 @@ def test_a_chat_prompt_with_a_template(site: Site):
     found = tried(site, "sort", "rollout.task.prompt_format=chat", f"model.path={site.model}")
     assert [one.state for one in found] == ["ok", "ok", "ok"], found
     assert "8 ids: [8, 4, 8, 8, 5, 6, 11, 11]" in found[0].found
+
+
+def test_a_task_of_another_virtualenv_is_not_tried_here(site: Site):
+    (found,) = odd(site, "Plain", "rollout.task.python=/elsewhere/bin/python")
+    assert found.startswith("warn task: task.python = /elsewhere/bin/python: not tried")
+
+
+def test_the_prompts_of_an_agent_are_tried_and_the_agent_is_not(site: Site):
+    found = {
+        one.check: one.found for one in tried(site, "label", "rollout.task.remote=true", "rollout.task.prompts=sort")
+    }
+    assert found.keys() == {"task", "prompts"}
+    assert "'848856=', 8 ids" in found["task"]

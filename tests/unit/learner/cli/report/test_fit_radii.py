@@ -47,6 +47,13 @@ def test_a_collapse_ends_what_counts(tmp_path):
     assert trial.path == pytest.approx(0.1 * trial.collapsed)
 
 
+def test_steps_without_a_scored_response_are_no_collapse(tmp_path):
+    name = run(tmp_path, lag=4, rate=0.01)
+    unscored = [step(number, reward=None, update_norm=None) for number in range(61, 80)]
+    write_rows(name / "metrics" / "learner.jsonl", unscored)
+    assert (read_trial(name).collapsed, read_trial(name).steps) == (None, 60)
+
+
 def test_collapse_needs_a_reward_to_fall_from_and_a_lasting_fall():
     rise, low = [0.1] * 10 + [0.8] * 20, [0.05] * 20
     at = list(enumerate([*rise, *low], 1))

@@ -49,6 +49,43 @@ def test_what_processes_agree_on_is_written_once():
     assert made.workers[0].sampling.responses == 3
 
 
+def test_the_gateway_takes_the_segments_that_fit_into_a_micro_batch():
+    assert plan("learner.micro_batch_tokens=777").gateway.limits.max_response_context_tokens == 777
+
+
+@pytest.mark.parametrize(
+    ("overrides", "taken"),
+    [
+        (["learner.objective.name=asympo"], True),
+        (["learner.objective.name=grpo"], False),
+        (["learner.objective.name=asympo", "learner.behaviour.drift_every=10"], False),
+    ],
+)
+def test_truncated_sampling_is_taken_where_nothing_is_recomputed(overrides: list[str], taken: bool):
+    assert plan(*overrides).gateway.limits.truncated_sampling is taken
+    for truncation in ("top_p=0.9", "top_k=5", "min_p=0.1"):
+        given = [*overrides, f"rollout.sampling.{truncation}"]
+        if taken:
+            assert plan(*given).gateway.limits.truncated_sampling
+        else:
+            text = refusal(*given)
+            assert f"rollout.sampling.{truncation.replace('=', ' = ')}" in text
+            assert f"{overrides[-1].replace('=', ' = ').replace('grpo', repr('grpo'))} the learner recomputes" in text
+    assert plan(*overrides, "rollout.sampling.top_p=1.0", "rollout.sampling.min_p=0.0")
+
+
+def test_what_is_wanted_of_fleets_is_what_the_gateway_takes():
+    wanted = plan("gateway.wanted.temperature=0.7", "gateway.wanted.prompt_format=chat").gateway.wanted
+    assert (wanted.temperature, wanted.prompt_format, wanted.group_size) == (0.7, "chat", None)
+    for setting, text in (
+        ("temperature=11", "wanted.temperature = 11 is outside 0.05 to 10, as limits.temperature_range"),
+        ("group_size=9", "wanted.group_size = 9 is outside 8 to 8"),
+        ("max_new_tokens=65537", "wanted.max_new_tokens = 65537 is outside 1 to 65536"),
+    ):
+        with pytest.raises(SettingsError, match=text):
+            plan(f"gateway.wanted.{setting}")
+
+
 def test_the_queue_fits_into_this_machines_memory():
     most = RunFile.read(DEMO).queue.redis_memory
     assert most == usable_memory() // 4

@@ -42,6 +42,14 @@ def test_a_run_in_which_no_group_had_a_contrast():
         assert words in line
 
 
+def test_a_run_whose_judge_never_answered_is_not_told_that_its_rewards_are_equal():
+    (line,) = warnings([uniform(1) | {"reward": None}, uniform(2) | {"reward": None}], [GOOD], RUN)
+    assert "no response of the 2 steps was scored" in line
+    assert "leeway ledger" in line
+    (line,) = warnings([uniform(1) | {"reward": None}, uniform(2)], [GOOD], RUN)
+    assert "did a group's responses differ" in line
+
+
 def test_a_run_whose_every_update_was_skipped():
     (line,) = warnings([step(1, finite=False), uniform(2), step(3, finite=False)], [GOOD], RUN)
     assert "not finite in any of the 2 steps" in line

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from learner.cli.preflight.network import DEMO_CONFIG
+from learner.cli.preflight.network import DEMO_CONFIGS
 from learner.cli.up.model_check import vocabulary_size
 from learner.config import ParallelConfig
 from learner.config.model_config import read_config
@@ -40,9 +40,11 @@ def test_ids_above_the_tokenizers_are_padding_of_the_embedding_and_no_vocabulary
     assert vocabulary_size(tmp_path / "m", ParallelConfig()) == 16
 
 
-def test_the_sizes_of_the_demo_are_those_of_the_model_that_is_made(tmp_path: Path):
-    config = read_config(write_model(tmp_path / "m"))
-    assert {key: config[key] for key in DEMO_CONFIG} == DEMO_CONFIG
+@pytest.mark.parametrize(("name", "tools"), [("demo", False), ("demo-tools", True)])
+def test_the_sizes_of_the_demo_are_those_of_the_model_that_is_made(tmp_path: Path, name: str, tools: bool):
+    demo_model.write_model(tmp_path / "m", 0, tools=tools)
+    config = read_config(tmp_path / "m")
+    assert {key: config[key] for key in DEMO_CONFIGS[name]} == DEMO_CONFIGS[name]
 
 
 @pytest.mark.parametrize(

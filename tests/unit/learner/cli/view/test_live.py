@@ -58,6 +58,15 @@ def test_the_table_before_anything_is_known(tmp_path: Path):
     assert "step 0 of" in text_of(output)
 
 
+def test_a_step_without_a_scored_response_leaves_the_rewards_as_they_were(tmp_path: Path):
+    run_file = make_run(tmp_path / "run", steps=30)
+    write_rows(run_file.directory.metrics / "learner.jsonl", [step(31, reward=None)])
+    output = console()
+    output.print(render(view(run_file), run_file))
+    assert "0.5" in text_of(output)
+    assert "reward 0.50 → +0.00" in plain_line(view(run_file), run_file)
+
+
 def test_a_line_holds_the_numbers(tmp_path: Path):
     run_file = make_run(tmp_path / "run", steps=30)
     line = plain_line(view(run_file), run_file)
