@@ -32,6 +32,9 @@ KILLS ?= 100
 AOF ?= always
 COUNT ?= 10000000
 
+# make agents: one of the files in requirements/agents, without .txt; all without it.
+AGENTS ?=
+
 # make gpu: a directory of wheels for a machine without a network (requirements/gpu-offline.txt), and the shape to measure (the
 # largest that fits, by default) with what it recomputes.
 WHEELS ?=
@@ -44,7 +47,7 @@ GPU_PATH = PYTHONPATH=$(CURDIR):$(CURDIR)/proto$(if $(WHEELS),:$(CURDIR)/.gpu-pa
 MINUTES ?= 60
 CUT ?= 60
 
-.PHONY: help demo test test-unit test-parallel check manifests protos chaos fuzz soak hosts nodes pods drill bench bench-intake bench-learner bench-cap gpu clean install
+.PHONY: help agents demo test test-unit test-parallel check manifests protos chaos fuzz soak hosts nodes pods drill bench bench-intake bench-learner bench-cap bench-endpoint gpu examples clean install
 
 help:
 	@echo "make demo     a language model learns to sort digits, through the whole production path (3 to 5 minutes)"
@@ -66,7 +69,10 @@ help:
 	@echo "              SHAPE=4b|1.7b|0.6b|tiny RECOMPUTE=full|none; WHEELS=dir on a machine without a network"
 	@echo "make bench    the rollout worker against bare SGLang, refits by mode (about 4 minutes)"
 	@echo "make test-parallel  every layout against a float64 reference, as a table of errors"
+	@echo "make agents   virtualenvs of agent libraries, apart from ours (requirements/agents); AGENTS=name builds one"
+	@echo "make bench-endpoint  what the endpoint adds to a call at 64 episodes, and tokens/s through it against bare SGLang"
 	@echo "make protos   regenerate the stubs of proto/leeway/v1"
+	@echo "make examples builds the TypeScript fleet (Node.js 20, npm), which make test then tries"
 	@echo "make clean    remove the virtualenv, caches and runs"
 
 install: $(STAMP)
@@ -113,6 +119,9 @@ test: check
 	@$(BIN)/pytest tests/e2e
 	@$(BIN)/pytest tests/chaos
 	@$(BIN)/pytest tests/deploy
+
+examples:
+	@cd examples/fleet-typescript && npm install --silent --no-audit --no-fund --no-package-lock && npx tsc
 
 test-unit: $(STAMP)
 	@$(BIN)/pytest tests/unit/$(ROOM)
@@ -167,6 +176,12 @@ endif
 	@$(GPU_PATH) $(GPU_PYTHON) -m pytest tests/gpu -o filterwarnings=default
 	@$(GPU_PATH) $(GPU_PYTHON) -m tests.bench.gpu '$(SHAPE)' $(RECOMPUTE)
 
+agents: $(STAMP)
+	@$(BIN)/python -m tests.tools.foreign_venv $(AGENTS)
+
+bench-endpoint: $(STAMP)
+	@$(BIN)/python -m tests.bench.endpoint
+
 bench: $(STAMP)
 	@$(BIN)/python -m tests.bench.rollout_engine 6
 
@@ -176,5 +191,5 @@ protos: $(STAMP)
 
 clean:
 	@echo "removing $(VENV), caches and runs"
-	@rm -rf $(VENV) .gpu-packages runs build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
+	@rm -rf $(VENV) .venv-agents .gpu-packages runs build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
