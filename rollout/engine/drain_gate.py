@@ -5,27 +5,30 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
-from rollout.engine.sglang import Response
+T = TypeVar("T")
 
 
 class DrainGate:
     """Lets requests through, except during a refit that drains.
 
     The server itself lets a request slip in between the new weights and the flush of its cache, and then refuses to flush.
+
+    Attributes:
+        shut: requests are kept out.
     """
 
     def __init__(self) -> None:
+        self.shut = False
         self._changed = asyncio.Condition()
         self._inside = 0
-        self._shut = False
 
-    async def through(self, request: Coroutine[Any, Any, list[Response]]) -> list[Response]:
+    async def through(self, request: Coroutine[Any, Any, T]) -> T:
         """Runs the request as soon as the gate is open, and returns its result."""
         try:
             async with self._changed:
-                await self._changed.wait_for(lambda: not self._shut)
+                await self._changed.wait_for(lambda: not self.shut)
                 self._inside += 1
         except asyncio.CancelledError:
             request.close()
@@ -46,13 +49,13 @@ class DrainGate:
         if not wait:
             yield
             return
-        self._shut = True
+        self.shut = True
         try:
             async with self._changed:
                 await self._changed.wait_for(lambda: not self._inside)
             yield
         finally:
-            self._shut = False
+            self.shut = False
             await asyncio.shield(self._notify())
 
     async def _notify(self) -> None:

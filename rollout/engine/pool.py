@@ -6,34 +6,49 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
+from typing import Any
 
 import aiohttp
-import structlog
 
 from rollout.config import WorkerConfig
-from rollout.engine.busy_clock import BusyClock
-from rollout.engine.errors import BusyError, EngineError, NotFiniteError
+from rollout.engine.dispatch import Dispatcher
+from rollout.engine.draft import Decode, ResponseDraft
+from rollout.engine.lane import RequestLane
+from rollout.engine.lanes import Lanes
 from rollout.engine.observer import Failure, Observer, ReplicaState
 from rollout.engine.prompt_limits import PromptLimits, context_length
-from rollout.engine.replica import EngineReplica, PoolContext, TargetVersion
+from rollout.engine.replica import EngineReplica, PoolContext
+from rollout.engine.response import Response
+from rollout.engine.router import Router
+from rollout.engine.sampling import Sampling
 from rollout.engine.server_process import Server
-from rollout.engine.sglang import Engine, Response, Sampling
+from rollout.engine.sglang import Engine
+from rollout.engine.target_version import TargetVersion
 from rollout.versions.verifier import Version
 
-_ATTEMPTS = 3  # of one request, each on an engine that serves then: a request that nobody can answer must end
+
+def _no_text(_: Sequence[int]) -> str:
+    raise ValueError("sampling.stop: this pool was opened without a tokenizer to find texts with")
 
 
 class EnginePool:
-    """Engines behind one ``generate``. Open it with ``EnginePool.open`` and keep ``run`` running.
+    """Engines behind one ``generate`` and one ``generate_one``. Open it with ``EnginePool.open`` and keep ``run`` running.
 
     Attributes:
         clock: seconds with and without a request under way on any engine.
+        tokens: counts of tokens that arrived.
+        lanes: the ways to the engines.
     """
 
     def __init__(
-        self, config: WorkerConfig, vocab_size: int, session: aiohttp.ClientSession, observer: Observer
+        self,
+        config: WorkerConfig,
+        vocab_size: int,
+        session: aiohttp.ClientSession,
+        observer: Observer,
+        decode: Decode,
     ) -> None:
-        self.clock = BusyClock()
+        self._decode = decode
         self._observer = observer
         self._target = TargetVersion()
         self._freed = asyncio.Event()
@@ -47,17 +62,34 @@ class EnginePool:
             connect=lambda url: Engine(url, session, limits, *timeouts),
             freed=self._freed.set,
             model=config.model,
+            max_running=config.engine.max_running,
         )
         self._replicas = [EngineReplica(index, source, context) for index, source in enumerate(_sources(config))]
+        router = config.engine.router
+        self._router = None if router is None else self._router_at(router.rstrip("/"), context)
+        lanes = [replica.lane for replica in self._replicas] if self._router is None else [self._router.lane]
+        self.lanes = Lanes(lanes, self._freed)
+        self._dispatcher = Dispatcher(self.lanes, observer)
+        self.clock = self._dispatcher.clock
+        self.tokens = self._dispatcher.tokens
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls, config: WorkerConfig, vocab_size: int, observer: Observer) -> AsyncIterator[EnginePool]:
-        """Opens a pool and kills the servers that it started when the block ends."""
+    async def open(
+        cls, config: WorkerConfig, vocab_size: int, observer: Observer, decode: Decode = _no_text
+    ) -> AsyncIterator[EnginePool]:
+        """Opens a pool and kills the servers that it started when the block ends.
+
+        Args:
+            config: of the worker.
+            vocab_size: prompts have token ids below it.
+            observer: hears what happens to the engines.
+            decode: turns token ids into text, special tokens included, to find stop texts in it.
+        """
         # Idle connections close before the server's own 5 s are over: a request must not meet one that it is just closing.
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=2.0)
         async with aiohttp.ClientSession(connector=connector, read_bufsize=1 << 20) as session:
-            pool = cls(config, vocab_size, session, observer)
+            pool = cls(config, vocab_size, session, observer, decode)
             try:
                 yield pool
             finally:
@@ -69,6 +101,8 @@ class EnginePool:
         async with asyncio.TaskGroup() as group:
             for replica in self._replicas:
                 group.create_task(replica.run())
+            if self._router is not None:
+                group.create_task(self._router.run())
 
     async def load(self, version: Version) -> None:
         """Makes a verified version current: every engine refits to it, and engines that start later load it first."""
@@ -76,29 +110,32 @@ class EnginePool:
 
     def serving(self) -> int:
         """Number of engines that serve."""
-        return sum(replica.version is not None for replica in self._replicas)
+        return sum(replica.lane.version is not None for replica in self._replicas)
 
     def running_version(self) -> int | None:
         """The oldest version that an engine serves; None when none serves."""
-        return min((replica.version for replica in self._replicas if replica.version is not None), default=None)
+        return min(
+            (replica.lane.version for replica in self._replicas if replica.lane.version is not None), default=None
+        )
 
     def behind(self) -> str | None:
         """Says why no engine serves the current version; None when one does. May be called on any thread."""
         current = self._target.version
         if current is None:
             return "no version has been published yet"
-        if any(replica.version == current.number for replica in self._replicas):
+        if any(replica.lane.version == current.number for replica in self._replicas):
             return None
         return f"no engine serves version {current.number} yet"
 
     async def ready(self) -> None:
         """Waits until an engine serves."""
-        await self._pick()
+        await self.lanes.for_batch()
 
     async def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Response]:
         """Generates one response for each prompt on one engine; when it fails, again on an engine that serves then.
 
-        While engines live and have too much to do, the request waits for as long as that lasts.
+        For short responses: all wait for the longest. While engines live and have too much to do, the request waits for as
+        long as that lasts. Stop texts cannot be looked for in a batch: with any, each response is a request of its own.
 
         Raises:
             EngineError: the request failed three times in a row.
@@ -106,49 +143,73 @@ class EnginePool:
             NotFiniteError: an engine's logits were not finite. It is restarted; the request is not tried again, because the
                 weights may be what is wrong, and it would take down one engine after the other.
         """
-        failed = 0
-        while True:
-            replica = await self._pick()
-            self.clock.enter()
-            try:
-                return await replica.generate(prompts, sampling)
-            except EngineError as error:
-                failed += not isinstance(error, BusyError)
-                self._observer.request_failed(replica.index, error.failure)
-                structlog.get_logger().warning(
-                    "generation failed", engine=replica.index, failures=failed, error=str(error)
-                )
-                if failed == _ATTEMPTS or isinstance(error, NotFiniteError):
-                    raise
-            finally:
-                self.clock.leave()
+        if sampling.stop:
+            return list(await asyncio.gather(*(self.generate_one(prompt, sampling) for prompt in prompts)))
+        return await self._dispatcher.batch(prompts, sampling)
+
+    async def generate_one(
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        affinity: str = "",
+        on_tokens: Callable[[Sequence[int]], None] | None = None,
+    ) -> Response:
+        """Generates one response, streamed. When an engine fails or aborts it, another goes on from what has arrived.
+
+        Nothing that has arrived is generated again, and the spans say which version made what. While engines live and have
+        too much to do, the response waits for as long as that lasts.
+
+        Args:
+            prompt: token ids.
+            sampling: how tokens are drawn, and what ends the response.
+            affinity: responses with the same one share a prefix, which one engine keeps in its cache.
+            on_tokens: called with new tokens as they arrive.
+
+        Raises:
+            EngineError: three engines in a row failed without one new token.
+            UnattributedError, NotFiniteError: as ``generate`` does.
+        """
+        draft = ResponseDraft(prompt, sampling, self._decode, on_tokens)
+        return await self._dispatcher.response(draft, affinity, at_once=on_tokens is not None)
+
+    async def ask(self, path: str, body: dict[str, Any]) -> Any:
+        """Posts a short question to an engine that serves and returns the JSON of its answer. Waits until one serves.
+
+        Raises:
+            RefusedError: the engine refuses the question.
+            EngineError: it does not answer it.
+        """
+        lane = await self.lanes.for_batch()
+        return await lane.ask(path, body)
 
     def engine_state(self, engine: int, state: ReplicaState) -> None:
         """Passes a replica's new state on to the pool's observer."""
         if state == "serving":
             self.clock.start()
             self._freed.set()
+        if self._router is not None:
+            self._router.follow()
         self._observer.engine_state(engine, state)
 
     def engine_refit(self, engine: int, version: int, seconds: float) -> None:
         """Passes a replica's refit on to the pool's observer."""
+        if self._router is not None:
+            self._router.follow()
         self._observer.engine_refit(engine, version, seconds)
 
     def request_failed(self, engine: int, failure: Failure) -> None:
         """Passes a request's failure on to the pool's observer."""
         self._observer.request_failed(engine, failure)
 
-    async def _pick(self) -> EngineReplica:
-        """Returns the engine with the fewest requests among those that take some; waits until one does."""
-        while True:
-            waits = [(replica, wait) for replica in self._replicas if (wait := replica.free_in_s()) is not None]
-            free = [replica for replica, wait in waits if wait <= 0]
-            if free:
-                return min(free, key=lambda replica: replica.requests)
-            self._freed.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min((wait for _, wait in waits), default=None)):
-                    await self._freed.wait()
+    def _router_at(self, url: str, context: PoolContext) -> Router:
+        engines = len(self._replicas)
+        lane = RequestLane(engines, context.max_running * engines, self._freed.set)
+        return Router(
+            context.connect(url), lane, self.running_version, self._prove_weights, lambda: self.serving() == engines
+        )
+
+    async def _prove_weights(self) -> None:
+        await asyncio.gather(*(replica.prove_weights() for replica in self._replicas))
 
 
 def _sources(config: WorkerConfig) -> list[str] | list[Callable[[], Server]]:

@@ -7,53 +7,30 @@ initial policy, which belong to no published version.
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import aiohttp
 import structlog
 
 from rollout.client.backoff import Backoff
-from rollout.engine.drain_gate import DrainGate
-from rollout.engine.errors import BusyError, EngineError, WeightsError
-from rollout.engine.health_check import HealthCheck
+from rollout.engine.errors import EngineError
+from rollout.engine.lane import RequestLane
 from rollout.engine.observer import Observer, ReplicaState
 from rollout.engine.served_model import ServedModelError, require_same_model
 from rollout.engine.server_process import PortInUseError, Server, ServerError, unreachable
-from rollout.engine.sglang import Engine, RefitMode, Response, Sampling
-from rollout.versions.verifier import Version
+from rollout.engine.sglang import Engine
+from rollout.engine.target_version import TargetVersion
+from rollout.engine.weights import RefitMode
+
+T = TypeVar("T")
 
 _ENDED_EVERY_S = 0.1
+_LOAD_EVERY_S = 1.0
 _AWAY_EVERY_S = 60.0  # how often it is said that a server elsewhere does not answer
-_REST_S, _LONGEST_REST_S = 0.5, 30.0  # without new requests, after one that failed on a server that lives
-_LONGEST_RETRY_AFTER_S = 300.0  # that a server may ask for
-
-
-class TargetVersion:
-    """The version that engines have to serve.
-
-    Attributes:
-        version: None until the first one is set.
-    """
-
-    def __init__(self) -> None:
-        self.version: Version | None = None
-        self._changed = asyncio.Condition()
-
-    async def set(self, version: Version) -> None:
-        """Makes a version current and wakes those who wait for it."""
-        async with self._changed:
-            self.version = version
-            self._changed.notify_all()
-
-    async def other_than(self, number: int | None) -> Version:
-        """Returns the current version as soon as its number is not ``number``."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: self.version is not None and self.version.number != number)
-            assert self.version is not None
-            return self.version
 
 
 @dataclass(frozen=True)
@@ -62,8 +39,9 @@ class PoolContext:
 
     Attributes:
         connect: returns the client of the server at a URL.
-        freed: called when a replica takes requests again.
+        freed: called when a replica takes requests again, or one more response.
         model: the run's model directory.
+        max_running: most responses under way on one engine.
     """
 
     session: aiohttp.ClientSession
@@ -73,6 +51,7 @@ class PoolContext:
     connect: Callable[[str], Engine]
     freed: Callable[[], None]
     model: Path
+    max_running: int
 
 
 class EngineReplica:
@@ -84,24 +63,17 @@ class EngineReplica:
         context: what the replicas share.
 
     Attributes:
-        version: the version it serves; None unless serving.
-        requests: number of generations under way on it.
+        lane: takes requests to it.
     """
 
     def __init__(self, index: int, source: str | Callable[[], Server], context: PoolContext) -> None:
         self.index = index
-        self.version: int | None = None
-        self.requests = 0
-        self._gate = DrainGate()
+        self.lane = RequestLane(index, context.max_running, context.freed)
         self._source = source
         self._context = context
         self._server: Server | None = None
         self._engine: Engine | None = None
-        self._failure: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._backoff = Backoff(0.5, 30.0)
-        self._health = HealthCheck(context.freed)
-        self._rest = Backoff(_REST_S, _LONGEST_REST_S)
-        self._rests_until = 0.0
 
     async def run(self) -> None:
         """Starts the engine, refits it to each current version, and restarts it when it is dead. Never returns.
@@ -130,66 +102,23 @@ class EngineReplica:
             except (ServerError, EngineError) as error:
                 structlog.get_logger().warning("engine failed", engine=self.index, error=str(error))
             finally:
-                self.fail("the engine ended")
+                self.lane.fail("the engine ended")
                 self.take_down()
             self._report("dead")
             await self._backoff.wait()
 
-    async def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Response]:
-        """Generates as ``Engine.generate`` does; fails at once when the engine fails.
-
-        After a failure the engine rests, and unless it was only busy its health is asked, which decides whether it lives.
-
-        Raises:
-            EngineError: also when the engine died, or does not serve.
-            UnattributedError: the server does not say which version generated what.
-        """
-        if self._engine is None or self.version is None:
-            raise EngineError(f"engine {self.index} does not serve", "connection")
-        failure = self._failure
-        self.requests += 1
-        request = asyncio.ensure_future(self._gate.through(self._engine.generate(prompts, sampling)))
-        # Once the engine has failed nobody awaits the request; asyncio logs errors that were never retrieved.
-        request.add_done_callback(lambda request: request.cancelled() or request.exception())
-        try:
-            await asyncio.wait({request, failure}, return_when=asyncio.FIRST_COMPLETED)
-            if not request.done():
-                raise EngineError(failure.result(), "restart")
-            responses = request.result()
-            self._rest.reset()
-            return responses
-        except EngineError as error:
-            if failure is self._failure:  # else it has been restarted meanwhile, and is blamed for nothing
-                self._doubt(error)
-            raise
-        finally:
-            self.requests -= 1
-            request.cancel()
-
-    def free_in_s(self) -> float | None:
-        """Seconds until it takes a request, 0 for at once; None when it does not serve, or it is unknown whether it lives."""
-        if self.version is None or self._health.suspect:
-            return None
-        return max(0.0, self._rests_until - asyncio.get_running_loop().time())
-
-    def _doubt(self, error: EngineError) -> None:
-        if isinstance(error, WeightsError):
-            self.fail(str(error))
+    async def prove_weights(self) -> None:
+        """Fails the engine if its weights are not those that were loaded into it. Asks only what serves."""
+        if self._engine is None or self.lane.version is None:
             return
-        if not isinstance(error, BusyError):
-            self._health.doubt()
-        now, pause = asyncio.get_running_loop().time(), 0.0
-        if now >= self._rests_until:  # requests that failed together are one reason to rest
-            pause = self._rest.delay()
-        if isinstance(error, BusyError) and error.retry_after_s is not None:
-            pause = max(pause, min(error.retry_after_s, _LONGEST_RETRY_AFTER_S) * random.uniform(1.0, 1.5))
-        self._rests_until = max(self._rests_until, now + pause)
-
-    def fail(self, reason: str) -> None:
-        """Marks the engine as failed: every request on it ends with EngineError, and ``run`` restarts it."""
-        self.version = None
-        if not self._failure.done():
-            self._failure.set_result(reason)
+        version = self.lane.version
+        try:
+            label = await self._engine.weights.label()
+        except EngineError:
+            self.lane.health.doubt()
+            return
+        if self.lane.version == version and label != str(version):
+            self.lane.fail(f"its weights are labelled {label!r} and not {version}")
 
     def take_down(self) -> None:
         """Kills the server if the pool started it."""
@@ -198,10 +127,7 @@ class EngineReplica:
             self._server = None
 
     async def _bring_up(self) -> Engine:
-        self._failure = asyncio.get_running_loop().create_future()
-        self._health = HealthCheck(self._context.freed)
-        self._rest.reset()
-        self._rests_until = 0.0
+        self.lane.renew()
         if isinstance(self._source, str):
             await self._until_reached(self._source)
             await require_same_model(self._context.session, self._source, self._context.model)
@@ -211,6 +137,7 @@ class EngineReplica:
             await self._server.wait_until_up(self._context.session)
             engine = self._context.connect(self._server.url)
         await engine.learn_limits()
+        self.lane.lead_to(engine)
         return engine
 
     async def _until_reached(self, url: str) -> None:
@@ -226,8 +153,9 @@ class EngineReplica:
         """Refits the engine and watches it until something fails. Raises EngineError."""
         duties = (
             self._follow_versions(engine),
-            self._health.watch(engine),
+            self.lane.health.watch(engine),
             self._watch_process(),
+            self._watch_load(engine),
             self._await_failure(),
         )
         tasks = [asyncio.create_task(duty) for duty in duties]
@@ -250,12 +178,13 @@ class EngineReplica:
                 structlog.get_logger().warning("version is gone", engine=self.index, version=version.number)
                 continue
             # Nothing runs before the first refit: nothing to pause.
-            mode = "drain" if self.version is None else self._context.refit
-            async with self._gate.closed(wait=mode == "drain"):
-                with self._health.paused():
-                    seconds = await engine.refit(version.number, version.path, mode)
+            mode = "drain" if self.lane.version is None else self._context.refit
+            async with self.lane.gate.closed(wait=mode == "drain"):
+                with self.lane.health.paused():
+                    seconds = await engine.weights.refit(version.number, version.path, mode)
+            self._context.freed()
             self._context.observer.engine_refit(self.index, version.number, seconds)
-            first, self.version = self.version is None, version.number
+            first, self.lane.version = self.lane.version is None, version.number
             if first:
                 self._backoff.reset()
                 self._report("serving")
@@ -266,9 +195,18 @@ class EngineReplica:
             await asyncio.sleep(_ENDED_EVERY_S)
         raise EngineError(f"the server ended; its log ends with\n{server.tail()}")
 
+    async def _watch_load(self, engine: Engine) -> None:
+        """Looks once a second how much the engine has to do, while it has something to do for us."""
+        while True:
+            await asyncio.sleep(_LOAD_EVERY_S)
+            if self.lane.responses:
+                with contextlib.suppress(EngineError):  # whether it lives is for its health to say
+                    self.lane.limit.look(await engine.load(), self.lane.responses)
+                    self._context.freed()
+
     async def _await_failure(self) -> None:
-        raise EngineError(await asyncio.shield(self._failure))
+        raise EngineError(await asyncio.shield(self.lane.failure))
 
     def _report(self, state: ReplicaState) -> None:
         self._context.observer.engine_state(self.index, state)
-        structlog.get_logger().info(f"engine {state}", engine=self.index, version=self.version)
+        structlog.get_logger().info(f"engine {state}", engine=self.index, version=self.lane.version)

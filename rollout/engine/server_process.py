@@ -22,6 +22,7 @@ _GUARD = Path(__file__).with_name("parent_death_guard.py")
 _ALWAYS = (
     "--skip-tokenizer-init",  # token ids in and out; text never reaches the server
     "--skip-server-warmup",  # the first refit and request prove more than its warm-up would
+    "--incremental-streaming-output",  # pieces of a stream have their new tokens only, not all tokens so far
     "--sleep-on-idle",  # else the idle scheduler burns a core
     *("--log-level-http", "warning"),  # lines for every request would be most of the log
 )

@@ -20,8 +20,12 @@ from learner.queue import EmbeddedRedis
 from leeway.v1 import rollout_pb2 as pb
 from rollout.client import decode_ids
 from rollout.data.demo_model import write_model
+from rollout.engine.errors import EngineError, RefusedError
+from rollout.engine.parsing import EngineParsers
 from rollout.engine.prompt_limits import PromptLimits
-from rollout.engine.sglang import Engine, Response, Sampling
+from rollout.engine.response import Response
+from rollout.engine.sampling import Sampling
+from rollout.engine.sglang import Engine
 from tests.e2e.stack import Stack
 from tests.parallel.ranks import run_cases
 from tests.service.fleet import GatewayProcess
@@ -80,6 +84,22 @@ async def test_groups_arrive_in_redis_with_the_version_that_made_them(stack: Sta
         ended = tokens[-1] == 12
         assert response.finish_reason == (pb.FINISH_REASON_STOP if ended else pb.FINISH_REASON_LENGTH)
     assert [row["state"] for row in stack.events("engine")] == ["starting", "stale", "serving"]
+
+
+async def test_parsers_of_the_engine_read_what_it_has_never_seen(engine: Engine):
+    parsers = EngineParsers(engine.ask)
+    tool = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+    text = 'Well.\n<tool_call>\n{"name": "add", "arguments": {"n": 1}}\n</tool_call>'
+    content, calls = await parsers.tool_calls("qwen25", text, [tool])
+    assert (content.strip(), [(name, json.loads(arguments)) for name, arguments in calls]) == (
+        "Well.",
+        [("add", {"n": 1})],
+    )
+    assert await parsers.tool_calls("qwen25", "Well.", [tool]) == ("Well.", [])
+    reasoning, rest = await parsers.reasoning("deepseek-r1", "<think>hm</think>Well.")
+    assert (reasoning.strip(), rest.strip()) == ("hm", "Well.")
+    with pytest.raises((RefusedError, EngineError)):
+        await parsers.tool_calls("no such parser", text, [tool])
 
 
 def hugging_face(directory: Path, prompts: list[list[int]], length: int) -> list[list[int]]:
@@ -200,7 +220,7 @@ async def test_a_draining_refit_waits_for_health_probes(stack: Stack, engine: En
 
     probes = [asyncio.create_task(probe()) for _ in range(4)]
     for _ in range(10):
-        await engine.refit(version, stack.weights(version), "drain")
+        await engine.weights.refit(version, stack.weights(version), "drain")
     over = True
     assert sum(await asyncio.gather(*probes)) > 0
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from rollout.engine.drain_gate import DrainGate
-from rollout.engine.sglang import Response
+from rollout.engine.response import Response
 
 
 class Request:

@@ -10,33 +10,14 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from rollout.config import WorkerConfig
-from rollout.engine import health_check, replica
+from rollout.engine import health_check, lane
 from rollout.engine.errors import EngineError, UnattributedError
-from rollout.engine.observer import Failure, ReplicaState
-from rollout.engine.pool import EnginePool
-from rollout.engine.sglang import Sampling
+from rollout.engine.sampling import Sampling
 from rollout.versions.verifier import Version
+from tests.tools.engine_pools import Observed, serving
 from tests.tools.fleet_peers import ScriptedEngine, until
 
 SAMPLING = Sampling(temperature=1.0, max_new_tokens=4, stop_ids=())
-
-
-class Observed:
-    """What a pool has reported."""
-
-    def __init__(self) -> None:
-        self.states: list[ReplicaState] = []
-        self.failures: list[Failure] = []
-
-    def engine_state(self, engine: int, state: ReplicaState) -> None:
-        self.states.append(state)
-
-    def engine_refit(self, engine: int, version: int, seconds: float) -> None:
-        pass
-
-    def request_failed(self, engine: int, failure: Failure) -> None:
-        self.failures.append(failure)
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +25,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health_check, "_EVERY_S", 0.1)
     monkeypatch.setattr(health_check, "_LIMIT_S", 2.0)
     monkeypatch.setattr(health_check, "_FIRST_PAUSE_S", 0.02)
-    monkeypatch.setattr(replica, "_REST_S", 0.01)
+    monkeypatch.setattr(lane, "_REST_S", 0.01)
 
 
 @pytest.fixture
@@ -53,28 +34,6 @@ async def server() -> AsyncIterator[ScriptedEngine]:
     yield server
     with contextlib.suppress(AssertionError):
         await server.stop()
-
-
-@contextlib.asynccontextmanager
-async def serving(
-    directory: Path, server: ScriptedEngine, observed: Observed, request_timeout_s: float = 60.0
-) -> AsyncIterator[EnginePool]:
-    """A pool in front of one server, which serves version 3."""
-    (directory / "manifest.json").write_text("{}")
-    engine = {"urls": [server.url], "request_timeout_s": request_timeout_s}
-    places = dict.fromkeys(("model", "state_dir", "log_dir"), directory)
-    fixed = {"gateway": "127.0.0.1:1", "allowed_uris": [directory.as_uri()], "engine": engine}
-    config = WorkerConfig.parse({**fixed, **places}, source="test")
-    async with EnginePool.open(config, 16, observed) as pool:
-        running = asyncio.create_task(pool.run())
-        try:
-            await pool.load(Version(3, directory))
-            await asyncio.wait_for(pool.ready(), 60)
-            yield pool
-        finally:
-            running.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await running
 
 
 @pytest.mark.parametrize("status", [429, 503])

@@ -17,7 +17,9 @@ from rollout.engine.errors import (
     WeightsError,
 )
 from rollout.engine.prompt_limits import PromptLimits
-from rollout.engine.sglang import Engine, Response, Sampling, VersionSpan
+from rollout.engine.response import Response, VersionSpan
+from rollout.engine.sampling import Sampling
+from rollout.engine.sglang import Engine
 from tests.tools.fleet_peers import ScriptedEngine
 
 SAMPLING = Sampling(temperature=1.0, max_new_tokens=7, stop_ids=(12,))
@@ -204,7 +206,7 @@ async def test_answers_that_name_no_version_are_a_mistake_of_the_set_up(server: 
         await engine.generate([[1]], SAMPLING)
     server.version = None  # type: ignore[assignment]
     with pytest.raises(UnattributedError, match="have no weight_version at /model_info"):
-        await engine.label()
+        await engine.weights.label()
 
 
 async def test_a_server_that_says_nothing_is_an_engine_error(server: ScriptedEngine):
@@ -232,16 +234,16 @@ async def test_a_server_that_is_gone_is_an_engine_error(server: ScriptedEngine, 
 async def test_a_refit_pauses_as_told_labels_the_weights_and_checks_the_label(
     server: ScriptedEngine, engine: Engine, mode, calls: list[str], flush: bool
 ):
-    assert await engine.refit(3, Path("/weights/weight_v000003"), mode) > 0
+    assert await engine.weights.refit(3, Path("/weights/weight_v000003"), mode) > 0
     assert server.calls == calls
     assert {"model_path": "/weights/weight_v000003", "weight_version": "3", "flush_cache": flush} in server.bodies
-    assert await engine.label() == "3"
+    assert await engine.weights.label() == "3"
 
 
 async def test_a_failed_refit_lets_the_engine_go_on_and_is_an_engine_error(server: ScriptedEngine, engine: Engine):
     server.update_status = 400
     with pytest.raises(EngineError, match="refit to version 3 failed"):
-        await engine.refit(3, Path("/nowhere"), "retract")
+        await engine.weights.refit(3, Path("/nowhere"), "retract")
     assert server.calls[-1] == "/continue_generation"
 
 
@@ -249,6 +251,6 @@ async def test_a_refit_that_did_not_take_is_an_engine_error(server: ScriptedEngi
     async def unchanged() -> str:
         return "2"
 
-    monkeypatch.setattr(engine, "label", unchanged)
+    monkeypatch.setattr(engine.weights, "label", unchanged)
     with pytest.raises(EngineError, match="weight_version is '2' after the refit to version 3"):
-        await engine.refit(3, Path("/w"), "drain")
+        await engine.weights.refit(3, Path("/w"), "drain")
