@@ -20,6 +20,24 @@ SPECIAL = ("<eos>", "<pad>", "<bos>", "<unk>")
 TOKENS = (*"0123456789", "+", "=", *SPECIAL)
 EOS, PAD, BOS = (TOKENS.index(token) for token in ("<eos>", "<pad>", "<bos>"))
 
+# What the second model knows besides: the turns of a conversation, and the call of a tool in the form that Qwen's models use,
+# whose fixed parts are one token each. "?" is what the tool finds behind a wrong key.
+CALL, CALL_END = '<tool_call>\n{"name": "lookup", "arguments": {"key": "', '"}}\n</tool_call>'
+TOOL_TOKENS = ("<|user|>", "<|assistant|>", "<|tool|>", CALL, CALL_END, "<|tools|>", "lookup", "?")
+CHAT_TEMPLATE = """{%- for tool in tools or [] -%}
+{{- '<|tools|>' + tool.function.name + '<eos>' -}}
+{%- endfor -%}
+{%- for message in messages -%}
+{{- '<|' + message.role + '|>' + message.content -}}
+{%- for call in message.tool_calls or [] -%}
+{{- '<tool_call>\n{"name": "' + call.function.name + '", "arguments": ' -}}
+{{- call.function.arguments | tojson + '}\n</tool_call>' -}}
+{%- endfor -%}
+{{- '<eos>' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}
+"""
+
 
 @dataclass(frozen=True)
 class DemoShape:
@@ -34,16 +52,26 @@ class DemoShape:
     max_positions: int = 64
 
 
-def write_model(directory: Path, seed: int, shape: DemoShape | None = None) -> int:
-    """Writes a model directory; the same seed and shape give the same bytes. Returns the number of parameters."""
+def write_model(directory: Path, seed: int, shape: DemoShape | None = None, *, tools: bool = False) -> int:
+    """Writes a model directory; the same arguments give the same bytes. Returns the number of parameters.
+
+    Args:
+        directory: where to.
+        seed: of the weights.
+        shape: sizes of the model.
+        tools: whether its tokenizer has the tokens of conversations and tool calls, and a chat template.
+    """
     shape = shape or DemoShape()
+    tokens = (*TOKENS, *TOOL_TOKENS) if tools else TOKENS
     directory.mkdir(parents=True, exist_ok=True)
-    tensors = dict(_tensors(shape, np.random.default_rng(seed)))
+    tensors = dict(_tensors(shape, len(tokens), np.random.default_rng(seed)))
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
     (directory / "model.safetensors").chmod(0o644)  # save_file leaves 0600: fleets may run as another user
-    _write_json(directory / "config.json", _config(shape))
+    _write_json(directory / "config.json", _config(shape, len(tokens)))
     _write_json(directory / "generation_config.json", {"bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD})
-    (directory / "tokenizer.json").write_text(_tokenizer().to_str(pretty=True) + "\n")
+    (directory / "tokenizer.json").write_text(_tokenizer(tokens).to_str(pretty=True) + "\n")
+    if tools:
+        (directory / "chat_template.jinja").write_text(CHAT_TEMPLATE)
     _write_json(
         directory / "tokenizer_config.json",
         {
@@ -59,7 +87,7 @@ def write_model(directory: Path, seed: int, shape: DemoShape | None = None) -> i
     return sum(tensor.size for tensor in tensors.values())
 
 
-def _tensors(shape: DemoShape, rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
+def _tensors(shape: DemoShape, vocabulary: int, rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
     """Yields (name, float32 tensor [outputs, inputs]).
 
     Matrices are drawn with standard deviation 0.7 / sqrt(inputs), embeddings and head with 0.02; norms are 1.
@@ -75,7 +103,7 @@ def _tensors(shape: DemoShape, rng: np.random.Generator) -> Iterator[tuple[str, 
         return np.ones(size, np.float32)
 
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    yield "model.embed_tokens.weight", normal(len(TOKENS), shape.hidden, 0.02)
+    yield "model.embed_tokens.weight", normal(vocabulary, shape.hidden, 0.02)
     for layer in range(shape.layers):
         prefix = f"model.layers.{layer}."
         yield prefix + "input_layernorm.weight", ones(shape.hidden)
@@ -90,14 +118,14 @@ def _tensors(shape: DemoShape, rng: np.random.Generator) -> Iterator[tuple[str, 
         yield prefix + "mlp.up_proj.weight", matrix(shape.ffn, shape.hidden)
         yield prefix + "mlp.down_proj.weight", matrix(shape.hidden, shape.ffn)
     yield "model.norm.weight", ones(shape.hidden)
-    yield "lm_head.weight", normal(len(TOKENS), shape.hidden, 0.02)
+    yield "lm_head.weight", normal(vocabulary, shape.hidden, 0.02)
 
 
-def _config(shape: DemoShape) -> dict[str, Any]:
+def _config(shape: DemoShape, vocabulary: int) -> dict[str, Any]:
     return {
         "architectures": ["Qwen3ForCausalLM"],
         "model_type": "qwen3",
-        "vocab_size": len(TOKENS),
+        "vocab_size": vocabulary,
         "hidden_size": shape.hidden,
         "intermediate_size": shape.ffn,
         "num_hidden_layers": shape.layers,
@@ -121,10 +149,11 @@ def _config(shape: DemoShape) -> dict[str, Any]:
     }
 
 
-def _tokenizer() -> Tokenizer:
-    """Makes one token of each character; the special tokens are written as their names in angle brackets."""
-    tokenizer = Tokenizer(models.WordLevel({token: index for index, token in enumerate(TOKENS)}, unk_token="<unk>"))
-    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL])
+def _tokenizer(tokens: tuple[str, ...]) -> Tokenizer:
+    """Makes one token of each character; longer tokens are found in a text before it is cut into characters."""
+    tokenizer = Tokenizer(models.WordLevel({token: index for index, token in enumerate(tokens)}, unk_token="<unk>"))
+    longer = [token for token in tokens if len(token) > 1]
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in longer])
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
     # Puts <bos> before every text, as the tokenizers of real models do.
     tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", BOS)])

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 import structlog
 
+from rollout.data.fingerprint import Fingerprint, differences
 from rollout.data.prompt_order import PromptOrder
-from rollout.tasks.fingerprint import Fingerprint, differences
 from runtime.errors import MISCONFIGURED, LeewayError
 
 OnChange = Literal["refuse", "restart", "continue"]

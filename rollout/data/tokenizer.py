@@ -1,14 +1,14 @@
-"""Converts text to token ids and back.
-
-Uses the light `tokenizers` library on the model's files; transformers is imported only to render a chat template.
-"""
+"""Converts text to token ids and back, with the light `tokenizers` library on the model's files."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from rollout.data.chat_message import canonical
+from rollout.data.chat_template import ChatTemplate, read_chat_template
 from rollout.data.tokenizer_files import TokenizerError, TokenizerFiles, read_json, read_tokenizer
 
 __all__ = ["Tokenizer", "TokenizerError"]
@@ -35,8 +35,8 @@ class Tokenizer:
     def __init__(self, model: Path, prompt_format: Literal["raw", "chat"] = "raw") -> None:
         self._model = model
         self._format = prompt_format
-        self._chat: Any = None
         files = read_tokenizer(model)
+        self._special = files.special
         self._tokenizer = files.raw
         self._known = frozenset(files.raw.get_vocab(with_added_tokens=True).values())
         self._clean_up_spaces = files.clean_up_spaces
@@ -44,11 +44,50 @@ class Tokenizer:
         self.vocab_size = _vocab_size(model, config)
         self.eos_ids = _eos_ids(model, config, files, self.vocab_size)
 
+    @property
+    def largest_id(self) -> int:
+        """The largest id that stands for text; larger ones are padding of the embedding."""
+        return max(self._known)
+
     def prompt_ids(self, text: str) -> list[int]:
         """Returns the token ids of a prompt, the special tokens of the model's format included."""
         if self._format == "raw":
             return self._tokenizer.encode(text).ids
-        return self._tokenizer.encode(self._render(text), add_special_tokens=False).ids
+        return self.message_ids([{"role": "user", "content": text}])
+
+    def message_ids(
+        self, messages: Sequence[Mapping[str, Any]], keywords: Mapping[str, Any] | None = None
+    ) -> list[int]:
+        """Returns the token ids of a conversation, followed by the beginning of an answer, through the chat template.
+
+        Args:
+            messages: in the form of OpenAI's chat completions.
+            keywords: further variables for the template, such as enable_thinking.
+
+        Raises:
+            ChatRequestError: the messages, or the template on them, are not as they must be.
+            TokenizerError: the model has no chat template.
+        """
+        return self.rendered_ids(self.chat_template.render(canonical(messages), (), keywords))
+
+    def rendered_ids(self, text: str, after: int | None = None) -> list[int]:
+        """Returns the token ids of text that a chat template has made: it has its special tokens already.
+
+        Args:
+            text: what the template has made, or the end of it.
+            after: the special token that precedes the text, if one does. Without it, some tokenizers put a space before the
+                text, as before the beginning of a line.
+        """
+        if after is None or self._tokenizer.encode_special_tokens:
+            return self._tokenizer.encode(text, add_special_tokens=False).ids
+        name = self._tokenizer.id_to_token(after) or ""
+        ids = self._tokenizer.encode(name + text, add_special_tokens=False).ids
+        return ids[1:] if ids[:1] == [after] else self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    @cached_property
+    def chat_template(self) -> ChatTemplate:
+        """The model's chat template, read when it is first needed. Raises TokenizerError when there is none."""
+        return read_chat_template(self._model, self._special)
 
     def response_ids(self, text: str) -> list[int]:
         """Returns the token ids of a whole response with its end token, as a demonstration needs them."""
@@ -61,6 +100,15 @@ class Tokenizer:
         """
         text = self._tokenizer.decode(list(self._without_end(ids, stop_ids)), skip_special_tokens=False)
         return _without_spaces(text) if self._clean_up_spaces else text
+
+    def part(self, ids: Sequence[int]) -> str:
+        """Returns token ids in the middle of a text as they are written, every special token by its name."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=False)
+
+    @property
+    def cleans_up_spaces(self) -> bool:
+        """Whether spaces before punctuation are removed, so that the text of a part may differ from a part of the text."""
+        return self._clean_up_spaces
 
     def unknown_id(self, ids: Sequence[int], stop_ids: Sequence[int] = ()) -> int | None:
         """Returns the first id of a response that stands for no text, its final end or stop token aside; None if all do.
@@ -79,18 +127,6 @@ class Tokenizer:
 
     def _without_end(self, ids: Sequence[int], stop_ids: Sequence[int]) -> Sequence[int]:
         return ids[:-1] if ids and ids[-1] in (*self.eos_ids, *stop_ids) else ids
-
-    def _render(self, text: str) -> str:
-        if self._chat is None:
-            from transformers import AutoTokenizer  # seconds to import: only where chat is asked for
-
-            self._chat = AutoTokenizer.from_pretrained(str(self._model))
-            if not self._chat.chat_template:
-                raise TokenizerError(
-                    f"task.prompt_format = 'chat': {self._model} has no chat template; use 'raw' or add one"
-                )
-        turns = [{"role": "user", "content": text}]
-        return self._chat.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
 
 
 def _vocab_size(model: Path, config: dict[str, Any]) -> int:

@@ -39,11 +39,13 @@ class TokenizerFiles:
     Attributes:
         raw: converts text to ids and back; neither truncates nor pads.
         eos_token: the tokenizer's own end token, if it declares one.
+        special: texts of the special tokens that have a name, such as bos_token, by this name.
         clean_up_spaces: decoded text loses the spaces before punctuation.
     """
 
     raw: RawTokenizer
     eos_token: str | None
+    special: dict[str, str]
     clean_up_spaces: bool
 
 
@@ -68,8 +70,8 @@ def read_tokenizer(model: Path) -> TokenizerFiles:
     raw.no_padding()
     raw.encode_special_tokens = bool(settings.get("split_special_tokens", False))
     _add_missing(raw, declared, list(names.values()), extra)
-    eos = names.get("eos_token")
-    return TokenizerFiles(raw, None if eos is None else _text(eos), _cleans_up(raw, settings))
+    special = {name: _text(token) for name, token in names.items()}
+    return TokenizerFiles(raw, special.get("eos_token"), special, _cleans_up(raw, settings))
 
 
 def read_json(path: Path, optional: bool = False) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from rollout.engine.sglang import VersionSpan
+from rollout.engine.response import VersionSpan
 
 Finish = Literal["stop", "length", "tool_calls"]
 

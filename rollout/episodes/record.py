@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from rollout.engine.sglang import VersionSpan
+from rollout.engine.response import VersionSpan
 
 Opening = Literal[
     "first", "new_conversation", "rewritten_history", "template_not_prefix_stable", "parallel_call", "other_tools"

@@ -11,10 +11,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rollout.config import TaskConfig
+from rollout.data.fingerprint import fingerprint
 from rollout.data.prompt_cursor import CursorError, OnChange, PromptSource
 from rollout.data.prompt_order import PromptOrder
 from rollout.tasks import load_task
-from rollout.tasks.fingerprint import fingerprint
 
 ACTIONS = st.lists(
     st.tuples(st.sampled_from(["take", "done", "give_back", "crash"]), st.integers(0, 5)), min_size=1, max_size=60
@@ -73,7 +73,7 @@ def test_workers_that_come_and_go_leave_no_prompt_out_and_find_their_place_again
 def stopped(directory: Path, options: dict[str, str], on_change: OnChange = "refuse", seed: int = 0) -> PromptSource:
     """A worker's source of prompts at a start, of the task gsm8k with these options."""
     task = load_task("gsm8k", seed, options)
-    prompts = fingerprint(task, TaskConfig(name="gsm8k", options=options), seed)
+    prompts = fingerprint(TaskConfig(name="gsm8k", options=options), seed, task.size, {})
     return PromptSource(directory / "worker-0.cursor.json", PromptOrder("worker-0", task.size), prompts, on_change)
 
 

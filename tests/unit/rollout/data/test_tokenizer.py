@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer as RawTokenizer
+from tokenizers import models, pre_tokenizers
 
 from rollout.data.demo_model import BOS, EOS, TOKENS, write_model
 from rollout.data.tokenizer import Tokenizer, TokenizerError
@@ -137,3 +139,17 @@ def test_chat_goes_through_the_template(tmp_path: Path):
         "{% for m in messages %}<bos>{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}={% endif %}"
     )
     assert Tokenizer(tmp_path, "chat").prompt_ids("12") == [14, 1, 2, 11]
+
+
+@pytest.mark.parametrize("text", ["\nhello", " hello", "hello", "", "</s>hello", "\n"])
+def test_text_after_a_special_token_has_the_ids_that_it_has_in_the_whole(tmp_path: Path, text: str):
+    pieces = ["<unk>", "</s>", "▁hello", "▁", "hello", "\n", "x"]
+    raw = RawTokenizer(models.Unigram([(piece, -1.0) for piece in pieces], unk_id=0))
+    raw.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    raw.add_special_tokens(["</s>"])
+    raw.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 7, "eos_token_id": 1}))
+    tokenizer = Tokenizer(tmp_path)
+    before, whole = tokenizer.rendered_ids("x</s>"), tokenizer.rendered_ids("x</s>" + text)
+    assert [*before, *tokenizer.rendered_ids(text, after=1)] == whole
+    assert tokenizer.part(whole)
