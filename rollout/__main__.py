@@ -65,8 +65,10 @@ def _model(arguments: list[str]) -> None:
     parser.add_argument("--seed", type=int, required=True)
     for name in ("layers", "hidden", "ffn"):
         parser.add_argument(f"--{name}", type=int, default=getattr(DemoShape(), name), help="default: %(default)s")
+    parser.add_argument("--tools", action="store_true", help="with the tokens of conversations and tool calls")
     options = parser.parse_args(arguments)
-    parameters = write_model(options.out, options.seed, DemoShape(options.layers, options.hidden, options.ffn))
+    shape = DemoShape(options.layers, options.hidden, options.ffn)
+    parameters = write_model(options.out, options.seed, shape, tools=options.tools)
     sys.stdout.write(f"{options.out}: {parameters} parameters\n")
 
 

@@ -26,7 +26,9 @@ class EndpointConfig(Settings):
         "sglang:NAME for one of the engine's own parsers",
     )
     reasoning_parser: str = Field(
-        default="auto", description="auto: text between <think> and </think>; none; or sglang:NAME"
+        default="auto",
+        description="think: text between <think> and </think>; none; auto: think where the chat template knows of reasoning; "
+        "or sglang:NAME",
     )
     foreign_sampling: Literal["override", "refuse"] = Field(
         default="override",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from runtime.settings import Settings
 
@@ -13,6 +13,11 @@ class EngineConfig(Settings):
     """SGLang servers: started and supervised by the worker, or running elsewhere."""
 
     urls: list[str] = Field(default=[], description="servers that run elsewhere; empty: start servers here")
+    router: str | None = Field(
+        default=None,
+        description="http://host:port of an sglang-router in front of all of urls: generation goes through it, weights are "
+        "loaded into the servers themselves",
+    )
     count: int = Field(default=1, gt=0, description="servers to start when urls is empty")
     base_port: int = Field(default=30_000, gt=0, lt=65_536, description="server i listens on base_port + i")
     device: Literal["cpu", "cuda"] = "cpu"
@@ -21,7 +26,8 @@ class EngineConfig(Settings):
     request_timeout_s: float | None = Field(
         default=None,
         gt=0,
-        description="limit of one request; unset: 60 s, and half a second for each of max_new_tokens",
+        description="limit of one request, and of a streamed one's silence; unset: 60 s, and half a second for each of "
+        "max_new_tokens",
     )
     refit_timeout_s: float = Field(default=600.0, gt=0, description="limit of loading one version into an engine")
     refit: Literal["drain", "in_place", "retract"] = Field(
@@ -29,3 +35,26 @@ class EngineConfig(Settings):
         description="running requests at a refit: drain: end first (best for short responses); retract: go on, KV cache "
         "recomputed; in_place: go on with the old KV cache (cheapest, least exact)",
     )
+    batch_tokens: int = Field(
+        default=64,
+        ge=0,
+        description="responses of at most so many tokens are asked for in one request for a whole batch, longer ones in one "
+        "request each, so that none waits for the longest",
+    )
+    max_running: int = Field(
+        default=512,
+        gt=0,
+        description="most streamed responses under way on one engine; fewer while it says that it has too much to do",
+    )
+
+    @model_validator(mode="after")
+    def _router_has_servers(self) -> Self:
+        if self.router is not None and not self.urls:
+            raise ValueError(
+                f"router = {self.router!r}: weights cannot be loaded through a router; list its servers in urls too"
+            )
+        if self.router is not None and self.refit == "drain":
+            raise ValueError(
+                f"router = {self.router!r}: it sends requests to a server that drains; set refit = 'retract'"
+            )
+        return self

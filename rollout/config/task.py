@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from runtime.settings import Settings
 
 
 class EpisodeLimits(Settings):
-    """Limits of one episode; a response that reaches one is treated as ``over_limit`` says."""
+    """Limits of one episode; a response that reaches one is treated as ``task.over_limit`` says."""
 
     turns: int = Field(default=64, gt=0, description="generations")
     tokens: int | None = Field(
@@ -18,22 +19,77 @@ class EpisodeLimits(Settings):
     )
     seconds: float = Field(default=600.0, gt=0)
     memory_mb: int | None = Field(
-        default=None, gt=0, description="memory of a process that runs tasks or agents; unset: no limit"
+        default=None,
+        gt=0,
+        description="resident memory, in MiB, of a process that runs judges or agents and of all that it started; over it, "
+        "the process is killed and its episodes are tried once more; unset: no limit",
     )
 
 
 class TaskConfig(Settings):
-    """The task: what is asked and how responses are scored."""
+    """The task: what is asked, which agent answers if not the model alone, and how responses are scored."""
 
-    name: str = Field(default="sort", description="a built-in task, or module:Class")
-    options: dict[str, Any] = Field(default={}, description="keyword arguments of the task")
+    name: str = Field(
+        default="sort",
+        description="a built-in task, module:Class (a task of your own), or module:function (an agent, which needs prompts); "
+        "with command or remote only a label",
+    )
+    options: dict[str, Any] = Field(
+        default={}, description="keyword arguments of the task, or of the prompts where an agent answers"
+    )
+    prompts: str = Field(
+        default="",
+        description="where an agent answers: what is asked: a built-in task, module:Class, or a .jsonl file of objects with "
+        "prompt (text) or messages (OpenAI's form), perhaps id; the whole object is the prompt's data",
+    )
+    command: list[str] = Field(
+        default=[],
+        description="an agent as a program, started once per response: the prompt as JSON on stdin, OPENAI_BASE_URL, "
+        "OPENAI_API_KEY, ANTHROPIC_BASE_URL and ANTHROPIC_API_KEY in its environment, the reward as JSON on the last line of "
+        "its stdout",
+    )
+    remote: bool = Field(
+        default=False, description="agents elsewhere ask the endpoint for episodes, and post their rewards there"
+    )
+    python: Path | None = Field(
+        default=None,
+        description="interpreter, of another virtualenv perhaps, in which tasks and agents of your own run; unset: the "
+        "worker's",
+    )
     prompt_format: Literal["raw", "chat"] = Field(default="raw", description="chat: through the tokenizer's template")
+    template: dict[str, Any] = Field(
+        default={}, description="keywords for the chat template, such as enable_thinking = false"
+    )
     on_change: Literal["refuse", "restart", "continue"] = Field(
         default="refuse",
         description="at a restart with other prompts than this worker has asked so far (other content of a file, seed or "
         "options): refuse: it does not start; restart: the new ones from their beginning; continue: at the same position",
     )
-    reward_workers: int = Field(default=1, gt=0, description="slow tasks: processes that score responses")
-    reward_timeout_s: float = Field(
-        default=10.0, gt=0, description="slow tasks: a response not scored by then withdraws its group"
+    processes: int = Field(
+        default=1, gt=0, description="processes that run judges and agents; quick built-in tasks need none"
     )
+    episodes: int = Field(
+        default=64,
+        gt=0,
+        description="most episodes under way at once; new ones begin only while no call waits for an engine",
+    )
+    reward_timeout_s: float = Field(
+        default=10.0, gt=0, description="limit of judging one response; one that is not judged by then is unscored"
+    )
+    limits: EpisodeLimits = EpisodeLimits()
+    over_limit: Literal["unscored", "score"] = Field(
+        default="unscored",
+        description="episodes that reached a limit: unscored: no reward, no loss; score: as the agent's reward says, if it "
+        "still gives one",
+    )
+
+    @model_validator(mode="after")
+    def _one_agent(self) -> TaskConfig:
+        if self.command and self.remote:
+            raise ValueError("command and remote exclude each other: an agent is either started here or elsewhere")
+        if (self.command or self.remote) and not self.prompts:
+            what = "command" if self.command else "remote = true"
+            raise ValueError(
+                f"{what} needs prompts: a built-in task, module:Class, or a .jsonl file that says what to ask"
+            )
+        return self

@@ -55,8 +55,15 @@ class WorkerConfig(Settings):
     )
     log_dir: Path
     seed: int = Field(default=0, description="of the prompts: fleets with the same task need different ones")
-    groups_per_request: int = Field(default=1, gt=0, description="prompts in one engine request")
-    requests: int = Field(default=2, gt=0, description="engine requests under way at once, per engine")
+    groups_per_request: int = Field(
+        default=1, gt=0, description="prompts in one engine request, where responses are batched (engine.batch_tokens)"
+    )
+    requests: int = Field(
+        default=2,
+        gt=0,
+        description="engine requests under way at once, per engine, where responses are batched; else engine.max_running "
+        "and task.episodes are the limits",
+    )
     engine: EngineConfig = EngineConfig()
     sampling: SamplingConfig = SamplingConfig()
     task: TaskConfig = TaskConfig()

@@ -1,4 +1,4 @@
-"""Builds the wire's groups from engine responses and their scores."""
+"""Builds the wire's groups from what became of their responses."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 from leeway.v1 import rollout_pb2
 from rollout.client import encode_ids, new_group_id
-from rollout.engine.sglang import Response
-from rollout.tasks import Prompt
-from rollout.tasks.score import Score
+from rollout.engine.response import VersionSpan
+from rollout.engine.sampling import Sampling
+from rollout.generation.outcome import ResponseOutcome
 
+_ID_BYTES = 4
 _FINISH = {
     "stop": rollout_pb2.FINISH_REASON_STOP,
     "length": rollout_pb2.FINISH_REASON_LENGTH,
@@ -19,34 +20,60 @@ _FINISH = {
 
 
 def make_group(
-    task: str, prompt: Prompt, prompt_ids: Sequence[int], scored: Sequence[tuple[Response, Score]], temperature: float
+    task: str, prompt_id: str, prompt_ids: Sequence[int], outcomes: Sequence[ResponseOutcome], sampling: Sampling
 ) -> rollout_pb2.Group:
     """Returns a group with a new id, created now.
 
+    A response of one sequence that begins with the group's prompt is sent as such, any other one as segments.
+
     Args:
         task: the task's name.
-        prompt: what was asked.
-        prompt_ids: the prompt's token ids.
-        scored: every response with its score, in any order.
-        temperature: the temperature at which the responses were sampled.
+        prompt_id: what was asked, by name.
+        prompt_ids: its token ids.
+        outcomes: every response, in any order.
+        sampling: how tokens were drawn.
     """
     group = rollout_pb2.Group(
         group_id=new_group_id(),
-        prompt_id=prompt.prompt_id,
+        prompt_id=prompt_id,
         prompt_tokens=encode_ids(prompt_ids),
         task=task,
-        responses=[_response(response, score) for response, score in scored],
-        temperature=temperature,
+        responses=[_response(outcome, prompt_ids) for outcome in outcomes],
+        temperature=sampling.temperature,
+        sampling=_truncation(sampling),
     )
     group.created_at.FromNanoseconds(time.time_ns())
     return group
 
 
-def _response(response: Response, score: Score) -> rollout_pb2.Response:
-    return rollout_pb2.Response(
-        tokens=encode_ids(response.tokens),
-        reward=score.reward,
-        finish_reason=_FINISH[response.finish],
-        spans=[rollout_pb2.Span(version=span.version, start=span.start, end=span.end) for span in response.spans],
-        reward_parts=score.parts,
-    )
+def response_tokens(response: rollout_pb2.Response) -> int:
+    """Returns the number of tokens of a response, those of the environment between generated ones included."""
+    return (len(response.tokens) + sum(len(segment.tokens) for segment in response.segments)) // _ID_BYTES
+
+
+def _response(outcome: ResponseOutcome, prompt_ids: Sequence[int]) -> rollout_pb2.Response:
+    response = rollout_pb2.Response(finish_reason=_FINISH[outcome.finish], unscored=outcome.unscored)
+    if outcome.score is not None:
+        response.reward = outcome.score.reward
+        response.reward_parts.update(outcome.score.parts)
+    if len(outcome.segments) == 1 and outcome.segments[0].context == list(prompt_ids):
+        response.tokens = encode_ids(outcome.segments[0].tokens)
+        response.spans.extend(_spans(outcome.segments[0].spans))
+        return response
+    for segment in outcome.segments:
+        response.segments.add(
+            context_tokens=encode_ids(segment.context),
+            tokens=encode_ids(segment.tokens),
+            spans=_spans(segment.spans),
+        )
+    return response
+
+
+def _spans(spans: Sequence[VersionSpan]) -> list[rollout_pb2.Span]:
+    return [rollout_pb2.Span(version=span.version, start=span.start, end=span.end) for span in spans]
+
+
+def _truncation(sampling: Sampling) -> rollout_pb2.Sampling | None:
+    wanted = {"top_p": sampling.top_p, "top_k": sampling.top_k, "min_p": sampling.min_p}
+    truncated = {name: value for name, value in wanted.items() if value is not None}
+    return rollout_pb2.Sampling(**truncated) if truncated else None

@@ -5,28 +5,20 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from leeway.v1 import rollout_pb2
-from rollout.engine.sglang import Response
+from rollout.generation.outcome import ResponseOutcome
 
-Reason = Literal[
-    "aborted",
-    "nan",
-    "truncated",
-    "too_long",
-    "refused",
-    "unknown_token",
-    "reward_timeout",
-    "reward_worker",
-    "reward_error",
-]
-
-REASONS: tuple[Reason, ...] = (
-    *("aborted", "nan", "truncated", "too_long", "refused", "unknown_token"),
-    *("reward_timeout", "reward_worker", "reward_error"),
+# What may keep a response from being scored. Agents elsewhere may say any other reason: it is counted as "other" here.
+UNJUDGED = ("reward_timeout", "reward_error", "rollout_failed", "environment_died")
+UNSCORED = (
+    *("aborted", "too_long", "refused", "unknown_token", "no_tokens"),
+    *UNJUDGED,
+    *("limit_turns", "limit_tokens", "limit_seconds", "other"),
 )
+REASONS = (*UNSCORED, "nan", "truncated")
 _RECENT, _FEWEST = 100, 20  # groups whose scoring is looked at
+_FEWEST_SCORED = 2  # of a group: one reward has nothing to be compared with
 
 
 @dataclass(frozen=True)
@@ -38,28 +30,35 @@ class Withdrawal:
         message: what happened, for the log.
     """
 
-    reason: Reason
+    reason: str
     message: str
 
 
-def unusable(responses: Sequence[Response], truncated: Literal["train", "withdraw"]) -> Withdrawal | None:
-    """Returns why a group must not be scored, or None.
+def known(reason: str) -> str:
+    """Returns a reason as it is counted here."""
+    return reason if reason in REASONS else "other"
+
+
+def too_few(outcomes: Sequence[ResponseOutcome]) -> Withdrawal | None:
+    """Returns why a group is not submitted of which fewer than two responses are scored; None where it is."""
+    unscored = [outcome for outcome in outcomes if outcome.score is None]
+    if not unscored or len(outcomes) - len(unscored) >= _FEWEST_SCORED:
+        return None
+    return Withdrawal(known(unscored[0].unscored), unscored[0].message)
+
+
+def cut_off(finishes: Sequence[str]) -> Withdrawal | None:
+    """Returns why a group is withdrawn where truncated responses may not be trained; None where none was cut off.
 
     Args:
-        responses: every response to one prompt.
-        truncated: what to do with a response that the length limit cut off.
+        finishes: how each response ended.
     """
-    for response in responses:
-        if response.finish == "abort":
-            return Withdrawal("aborted", f"the engine aborted a response: {response.message or 'it did not say why'}")
-        if response.finish in ("too_long", "refused"):
-            return Withdrawal(response.finish, f"the prompt has no response: {response.message}")
-    cut = sum(response.finish == "length" for response in responses)
-    if cut and truncated == "withdraw":
-        return Withdrawal(
-            "truncated", f"{cut} of {len(responses)} responses reached max_new_tokens, sampling.truncated = 'withdraw'"
-        )
-    return None
+    cut = sum(finish == "length" for finish in finishes)
+    if not cut:
+        return None
+    return Withdrawal(
+        "truncated", f"{cut} of {len(finishes)} responses reached max_new_tokens, sampling.truncated = 'withdraw'"
+    )
 
 
 class ScoringHealth:
@@ -74,14 +73,18 @@ class ScoringHealth:
     def note(self, groups: Iterable[rollout_pb2.Group | Withdrawal]) -> str | None:
         """Notes which groups could be scored; those that nobody tried to score do not count.
 
+        A group counts as failed that was withdrawn for it, or if more than half of its responses could not be judged.
+
         Returns:
             What is wrong, when more than half of at least twenty groups could not be scored.
         """
         last = None
         for group in groups:
             if not isinstance(group, Withdrawal):
-                self._failed.append(False)
-            elif group.reason.startswith("reward_"):
+                unjudged = [one.unscored for one in group.responses if one.unscored in UNJUDGED]
+                self._failed.append(2 * len(unjudged) > len(group.responses))
+                last = unjudged[0] if self._failed[-1] else last
+            elif group.reason in UNJUDGED:
                 self._failed.append(True)
                 last = group.message
         failed, seen = sum(self._failed), len(self._failed)

@@ -14,15 +14,39 @@ A task of your own is about twenty lines:
 
 Name it in the worker's configuration as ``task.name = "my_module:Reverse"``; ``task.options`` become keyword arguments of
 ``__init__``, next to ``seed``.
+
+An environment of several turns is a task with a ``rollout`` of its own:
+
+    class Guess(Task):
+        name = "guess"
+
+        def prompt(self, index):
+            question = {"role": "user", "content": "Guess my number, 1 to 9."}
+            return Prompt(f"guess:{index}", messages=[question], data=index % 9 + 1)
+
+        async def rollout(self, prompt, policy):
+            messages = list(prompt.messages)
+            for turn in range(3):
+                answer = await policy.chat(messages)
+                if answer["content"].strip() == str(prompt.data):
+                    return 1.0 - 0.25 * turn
+                messages += [answer, {"role": "user", "content": "No. Again."}]
+            return 0.0
+
+Tasks of your own run in processes of their own (rollout/environments/), perhaps in a virtualenv of their own: this package
+imports nothing but the standard library.
 """
 
 from __future__ import annotations
 
+import inspect
 import random
 from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rollout.tasks.policy import EpisodePolicy
 from runtime.errors import MISCONFIGURED, LeewayError
 
 Reward = float | dict[str, float]
@@ -40,22 +64,32 @@ class Prompt:
 
     Attributes:
         prompt_id: its name in the ledger and in logs, 1 to 256 bytes; the same question always has the same name.
-        text: what the model reads.
+        text: what the model reads; with ``task.prompt_format = "chat"``, as a user turn. Empty where there are messages.
         data: whatever ``reward`` needs to score a response. It never leaves the machine: it is pickled where responses are
             scored in a process of its own.
+        messages: what the model reads as a conversation, in OpenAI's form, a system turn perhaps first; rendered with the
+            model's chat template.
+
+    Raises:
+        TaskError: it has both text and messages.
     """
 
     prompt_id: str
-    text: str
+    text: str = ""
     data: Any = None
+    messages: Sequence[Mapping[str, Any]] = ()
+
+    def __post_init__(self) -> None:
+        if self.text and self.messages:
+            raise TaskError(f"prompt {self.prompt_id!r} has text and messages: give it one of the two")
 
 
 class Task(ABC):
     """A supply of prompts, and the reward of a response.
 
     ``prompt`` must be a function of (seed, index) alone: a worker that restarts asks again for the indices whose groups
-    were not acknowledged. ``reward`` must be a function of (prompt, response) alone: slow tasks score in processes that may
-    be started at any time and do not load the data.
+    were not acknowledged. What judges must be a function of its arguments alone: it runs in processes that may be started
+    at any time and do not load the data. One of ``reward``, ``group_rewards`` and ``rollout`` has to be there.
 
     Attributes:
         name: its name in groups and messages.
@@ -63,7 +97,9 @@ class Task(ABC):
             indices the second, and so on. All workers of a fleet then share the data (see rollout/data/prompt_order.py).
             None: endless; a fleet's workers ask for indices far apart.
         stop: texts, each one token of the model, that end a response besides the model's end token.
-        slow: True: responses are scored in processes of their own, under a time limit.
+        slow: True: a built-in task whose responses are scored in processes of their own, under a time limit; those of other
+            tasks always are.
+        tools: descriptions of tools, in OpenAI's form, that ``conversation`` is rendered with.
         seed: the worker's seed.
     """
 
@@ -71,6 +107,7 @@ class Task(ABC):
     size: int | None = None
     stop: tuple[str, ...] = ()
     slow: bool = False
+    tools: Sequence[Mapping[str, Any]] = ()
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
@@ -85,16 +122,47 @@ class Task(ABC):
     def prompt(self, index: int) -> Prompt:
         """Returns the prompt of any index >= 0."""
 
-    @abstractmethod
-    def reward(self, prompt: Prompt, response: str) -> Reward:
+    def reward(self, prompt: Prompt, response: str) -> Reward | Awaitable[Reward]:
         """Scores one response, its end token removed: a finite number, or named parts whose sum is the reward.
 
-        Numbers of numpy are numbers. A response that cannot be scored is an error to raise, not a reward of 0: its group is
-        then withdrawn, counted and logged, and the worker ends when that happens to most groups.
+        May be ``async def``. Numbers of numpy are numbers. A response that cannot be scored is an error to raise, not a
+        reward of 0: it is then unscored, counted and logged, and the worker ends when that happens to most.
         """
+        raise NotImplementedError("reward")
+
+    def group_rewards(self, prompt: Prompt, responses: Sequence[str]) -> Sequence[Reward] | Awaitable[Sequence[Reward]]:
+        """Scores all responses to a prompt together; where a task defines it, ``reward`` is not asked.
+
+        May be ``async def``. For tasks without a ``rollout`` of their own.
+
+        Args:
+            prompt: what was asked.
+            responses: texts, their end tokens removed; only those that can be scored, perhaps fewer than the group has.
+
+        Returns:
+            One reward per response, in their order.
+        """
+        raise NotImplementedError("group_rewards")
+
+    async def rollout(self, prompt: Prompt, policy: EpisodePolicy) -> Reward:
+        """Plays one episode and returns its reward. This one generates once and judges once.
+
+        What it raises makes the response unscored. It shares its process with other episodes: await, do not block.
+        """
+        generation = await policy.generate(policy.prompt_tokens)
+        reward = self.reward(prompt, generation.text)
+        return await reward if inspect.isawaitable(reward) else reward
 
     def solution(self, prompt: Prompt) -> str | None:
         """Returns a right answer, for supervised warm starts; None where the task knows none."""
+        return None
+
+    def conversation(self, prompt: Prompt) -> Sequence[Mapping[str, Any]] | None:
+        """Returns a whole episode that earns the reward, for supervised warm starts of tasks with several turns.
+
+        Messages in OpenAI's form, those of the prompt first; the assistant's are learned, the others are context. None where
+        there is none, or where ``solution`` is enough.
+        """
         return None
 
     def fingerprint(self) -> dict[str, Any]:

@@ -31,11 +31,13 @@ class EpisodePolicy(Protocol):
         base_url: base URL of the episode's endpoint for client libraries of OpenAI's kind, with /v1 at its end.
         api_key: the episode's key: single-use, it ends with the episode.
         model: the model's name for such libraries.
+        prompt_tokens: token ids of the episode's prompt, as the worker renders it.
     """
 
     base_url: str
     api_key: str
     model: str
+    prompt_tokens: Sequence[int]
 
     async def generate(
         self, tokens: Sequence[int], *, max_new_tokens: int | None = None, stop: Sequence[str] = ()
@@ -71,6 +73,14 @@ class EpisodePolicy(Protocol):
 
         Raises:
             EpisodeOverError: a limit of the episode was reached.
+        """
+        ...
+
+    def openai(self) -> Any:
+        """Returns an ``openai.AsyncOpenAI`` whose calls belong to this episode; needs the package openai.
+
+        Raises:
+            TaskError: the package is not installed.
         """
         ...
 

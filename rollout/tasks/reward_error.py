@@ -9,7 +9,7 @@ from typing import Literal
 from rollout.tasks.base import Task
 from runtime.errors import LeewayError
 
-Reason = Literal["reward_timeout", "reward_worker", "reward_error"]
+Reason = Literal["reward_timeout", "reward_error", "rollout_failed", "environment_died", "limit_seconds"]
 
 _SHOWN = 120  # characters of a response in a message
 
@@ -18,8 +18,9 @@ class RewardError(LeewayError):
     """A response that could not be scored. It has no reward: neither zero nor any other number.
 
     Attributes:
-        reason: reward_timeout: the time limit was over; reward_worker: its process did not start, or ended; reward_error:
-            the reward function raised, or returned something that is no reward.
+        reason: reward_timeout: the judge's time limit was over; reward_error: the judge raised, or returned something that is
+            no reward; rollout_failed: an environment or agent raised or gave no reward; environment_died: its process did not
+            start, ended, or was killed for what another episode did; limit_seconds: the episode's time was over.
     """
 
     def __init__(self, reason: Reason, message: str) -> None:
@@ -30,7 +31,7 @@ class RewardError(LeewayError):
 def describe(task: Task, error: Exception) -> str:
     """Returns an error that a task raised with file and line: the innermost ones in the task's own file, if it is there."""
     try:
-        own = inspect.getsourcefile(type(task))
+        own = inspect.getsourcefile(getattr(task, "source", type(task)))
     except TypeError:  # a class that was made at run time
         own = None
     frames = traceback.extract_tb(error.__traceback__)
@@ -39,7 +40,9 @@ def describe(task: Task, error: Exception) -> str:
     return f"{type(error).__name__}: {error}{place}"
 
 
-def explain(task_name: str, what: str, prompt_id: str, response: str) -> str:
-    """Returns the message of a RewardError: which task, what happened, at which prompt, with which response."""
+def explain(task_name: str, what: str, prompt_id: str, response: str | None = None) -> str:
+    """Returns the message of a RewardError: which task, what happened, at which prompt, with which response if any."""
+    if response is None:
+        return f"task.name = {task_name!r}: {what}; prompt {prompt_id!r}"
     shown = response if len(response) <= _SHOWN else response[:_SHOWN] + "..."
     return f"task.name = {task_name!r}: {what}; prompt {prompt_id!r}, response {shown!r}"

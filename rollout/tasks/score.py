@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
 
-import numpy as np
-
 from rollout.tasks.base import TaskError
 
 
@@ -39,7 +37,7 @@ def as_score(reward: Any) -> Score:
 
 
 def _finite(number: Any, what: str) -> float:
-    if not isinstance(number, (Real, np.bool_)):
+    if not isinstance(number, Real) and not _is_numpy_bool(number):
         raise TaskError(
             f"{what} = {number!r}: expected a number or a dict of named numbers, found {type(number).__name__}; "
             "convert it, with .item() for an array or tensor of one element"
@@ -51,3 +49,8 @@ def _finite(number: Any, what: str) -> float:
     if not math.isfinite(value):
         raise TaskError(f"{what} = {value}: expected a finite number; return a number for every response, or raise")
     return value
+
+
+def _is_numpy_bool(number: Any) -> bool:
+    # By its name: tasks run in virtualenvs of their own, where numpy need not be. Its other numbers say that they are real.
+    return type(number).__module__ == "numpy" and type(number).__name__ in ("bool", "bool_")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from leeway.v1 import rollout_pb2
 from rollout.client.tracing import SubmitTracing, write_span_context
 from rollout.engine.observer import Failure, Observer, ReplicaState
+from rollout.generation.group import response_tokens
+from runtime.response_spans import spans_of
 from runtime.trace_context import SpanContext
 
 if TYPE_CHECKING:
@@ -43,8 +45,8 @@ class WorkerTracing(SubmitTracing):
         for group in groups:
             if len(self._roots) >= _OPEN or not self._tracer.is_sampled(group.group_id):
                 continue
-            version = max(span.version for response in group.responses for span in response.spans)
-            tokens = sum(len(response.tokens) // 4 for response in group.responses)
+            version = max(span.version for response in group.responses for span in spans_of(response))
+            tokens = sum(map(response_tokens, group.responses))
             root = self._tracer.root("group", group.group_id, begun, prompt=group.prompt_id, task=group.task)
             self._tracer.child("generate", root.context, begun, version=version, tokens=tokens).end(answered)
             self._tracer.child("reward", root.context, answered).end(scored)

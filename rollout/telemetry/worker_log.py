@@ -11,9 +11,12 @@ from rollout.config import WorkerConfig
 from rollout.engine.busy_clock import BusyClock
 from rollout.engine.observer import Failure, ReplicaState
 from rollout.generation.generator import Sample
+from rollout.generation.group import response_tokens
+from rollout.generation.withdrawal import known
 from rollout.telemetry.jsonl import JsonLines
 from rollout.telemetry.worker_metrics import WorkerMetrics
 from rollout.versions.manifest import FetchError, VersionError
+from runtime.response_spans import spans_of
 
 _SAMPLES = 4  # responses, to different prompts, logged at a time
 
@@ -55,15 +58,17 @@ class WorkerLog:
         if not groups:
             return
         responses = [response for group in groups for response in group.responses]
-        tokens, rewards = sum(len(response.tokens) // 4 for response in responses), [one.reward for one in responses]
-        self._metrics.generated(len(groups), tokens, rewards)
+        tokens = sum(map(response_tokens, responses))
+        rewards = [response.reward for response in responses if not response.unscored]
+        unscored = [known(response.unscored) for response in responses if response.unscored]
+        self._metrics.generated(len(groups), tokens, rewards, unscored)
         self._counts.groups_generated += len(groups)
         self._counts.tokens_generated += tokens
         self._rewards += rewards
         now = time.monotonic()
         if now >= self._next_sample:
             self._next_sample = now + self._every_s
-            version = max(span.version for response in responses for span in response.spans)
+            version = max(span.version for response in responses for span in spans_of(response))
             for sample in samples[:_SAMPLES]:
                 self._samples.append(version=version, **vars(sample))
 

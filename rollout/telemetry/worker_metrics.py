@@ -9,7 +9,10 @@ from leeway.v1 import rollout_pb2
 from rollout.client import SubmitClient
 from rollout.engine.observer import FAILURES, Failure, ReplicaState
 from rollout.engine.pool import EnginePool
-from rollout.generation.withdrawal import REASONS
+from rollout.generation.withdrawal import REASONS, UNSCORED
+from rollout.telemetry.endpoint_metrics import EndpointMetrics
+from rollout.telemetry.engine_metrics import declare_engine_metrics
+from rollout.telemetry.episode_metrics import EpisodeMetrics
 from runtime.metric_registry import MetricRegistry
 from runtime.status import Heartbeat
 
@@ -26,6 +29,8 @@ class WorkerMetrics:
 
     Attributes:
         loop: heartbeat of the worker's event loop.
+        endpoint: metrics of the endpoint that agents call.
+        episodes: metrics of episodes.
         registry: every metric declared here.
     """
 
@@ -76,6 +81,15 @@ class WorkerMetrics:
         self._lost_leases = made.counter(
             "leeway_worker_lost_leases_total", "Leases that could not be renewed while their groups were being made."
         )
+        self._unscored = made.counter(
+            "leeway_worker_unscored_responses_total",
+            "Responses in submitted groups that nobody has judged, by reason; they carry no loss.",
+            ("reason",),
+        )
+        self.endpoint = EndpointMetrics(made)
+        self.episodes = EpisodeMetrics(made)
+        for reason in UNSCORED:
+            self._unscored.labels(reason)
         for stage in ("generated", "accepted", "rejected"):
             self._groups.labels(stage)
         for reason in REASONS:
@@ -88,6 +102,7 @@ class WorkerMetrics:
     def follow(self, client: SubmitClient, pool: EnginePool) -> None:
         """Declares the metrics that every scrape reads from the client and the engine pool."""
         made = self.registry
+        declare_engine_metrics(made, pool)
         made.read(
             "leeway_worker_ready",
             "1 while /readyz answers 200: an engine serves the current version.",
@@ -110,11 +125,20 @@ class WorkerMetrics:
             lambda: self._worked[1],
         )
 
-    def generated(self, groups: int, tokens: int, rewards: Sequence[float]) -> None:
-        """Counts a complete request: its groups, its response tokens, and the reward of each response."""
+    def generated(self, groups: int, tokens: int, rewards: Sequence[float], unscored: Sequence[str]) -> None:
+        """Counts a complete request.
+
+        Args:
+            groups: number of its groups.
+            tokens: number of their response tokens.
+            rewards: of the responses that have one.
+            unscored: of the others, why they have none.
+        """
         self._groups.labels("generated").inc(groups)
-        self._responses.inc(len(rewards))
+        self._responses.inc(len(rewards) + len(unscored))
         self._tokens.inc(tokens)
+        for reason in unscored:
+            self._unscored.labels(reason).inc()
         if rewards:
             self._reward.set(sum(rewards) / len(rewards))
 

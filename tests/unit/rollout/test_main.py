@@ -125,12 +125,21 @@ UNUSABLE = [
 ]
 
 
-def test_a_configuration_that_cannot_be_used_is_one_clear_line(setup: Setup):
+async def test_a_configuration_that_cannot_be_used_is_one_clear_line(setup: Setup):
+    gateway = await ScriptedGateway().start()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        cases = [*UNUSABLE, ({"engine": {"base_port": port}}, f"port {port} on 127.0.0.1 is in use")]
+        cases = [
+            *UNUSABLE,
+            (
+                {"gateway": gateway.address, "sampling": {"responses": 129}},
+                f"the gateway at {gateway.address} would reject this worker's groups: sampling.responses = 129: set it",
+            ),
+            ({"gateway": gateway.address, "engine": {"base_port": port}}, f"port {port} on 127.0.0.1 is in use"),
+        ]
         files = [setup.write(f"case-{number}", **changes) for number, (changes, _) in enumerate(cases)]
-        found = refusals("rollout", files)
+        found = await asyncio.to_thread(refusals, "rollout", files)
+    await gateway.stop()
     for (_, message), (code, text) in zip(cases, found, strict=True):
         assert code == 2, text
         (said,) = [row["event"] for row in map(json.loads, text.splitlines()) if row["level"] == "critical"]
@@ -139,6 +148,7 @@ def test_a_configuration_that_cannot_be_used_is_one_clear_line(setup: Setup):
 
 async def test_a_wrong_token_ends_the_worker_with_a_code_of_its_own(setup: Setup):
     gateway = await ScriptedGateway().start()
+    gateway.run.vocab_size = 16
     (setup.directory / "token").write_text("wrong")
     names = {"name": "worker-7", "run": "demo-1", "fleet": "tokyo"}
     path = setup.write(gateway=gateway.address, engine={"urls": ["http://127.0.0.1:1"]}, **names)

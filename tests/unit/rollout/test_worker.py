@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+import psutil
 import pytest
 from aiohttp import web
 
@@ -20,6 +22,7 @@ from rollout.config import WorkerConfig
 from rollout.data.demo_model import DemoShape, write_model
 from rollout.engine import health_check
 from rollout.engine.errors import UnattributedError
+from rollout.generation import production_guard
 from rollout.generation.withdrawal import REASONS
 from rollout.main import run_until_signal
 from rollout.worker import WorkerError
@@ -96,6 +99,7 @@ async def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     monkeypatch.setattr(health_check, "_FIRST_PAUSE_S", 0.05)
     monkeypatch.setattr(worker, "_PROGRESS_S", 0.1)
     gateway = await ScriptedGateway().start()
+    gateway.run.vocab_size = 16
     engines = [await ScriptedEngine().start() for _ in range(2)]
     for engine in engines:
         engine.answer = sorted_answer
@@ -405,7 +409,7 @@ async def test_a_prompt_that_the_engine_refuses_withdraws_its_group_alone(scene:
 async def test_prompts_that_are_all_too_long_end_the_worker_without_a_request(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(worker, "_TOO_LONG", 20)
+    monkeypatch.setattr(production_guard, "TOO_LONG", 20)
     scene.publish(0)
     for engine in scene.engines:
         engine.info = {"context_length": 14}  # prompts of 8 tokens, and 7 for the response
@@ -569,3 +573,143 @@ async def test_the_status_endpoint_says_what_engines_and_groups_do(scene: Scene)
     assert page.value(f"{prefix}reward") == 1.0
     assert page.value(f"{prefix}reconnects_total") == 0
     assert (page.value(f"{prefix}busy_seconds_total") or 0) > 0
+
+
+ONE_BY_ONE = {"batch_tokens": 0, "request_timeout_s": 5}
+
+
+async def test_a_straggler_holds_up_its_own_group_only(scene: Scene):
+    scene.publish(0)
+    held: set[tuple[int, ...]] = set()
+    let_go = asyncio.Event()
+
+    async def hold_the_first(body: dict[str, Any], sent: int) -> bool:
+        held.add(tuple(body["input_ids"])) if not held else None
+        if sent == 1 and tuple(body["input_ids"]) in held:
+            await let_go.wait()
+        return False
+
+    (engine, _) = scene.engines
+    engine.step = hold_the_first
+    scene.gateway.grant = 8
+    prompts = lambda: {tuple(decode_ids(one.group.prompt_tokens)) for one in scene.gateway.received}  # noqa: E731
+    async with scene.worker(engine={"urls": [engine.url], **ONE_BY_ONE, "request_timeout_s": 60}):
+        await until(lambda: len(prompts()) >= 20, "twenty groups")
+        assert not held & prompts()
+        let_go.set()
+        await until(lambda: held <= prompts(), "the straggler's group")
+    group = next(one.group for one in scene.gateway.received if tuple(decode_ids(one.group.prompt_tokens)) in held)
+    assert [decode_ids(one.tokens) for one in group.responses] == [sorted_answer(list(*held))] * 3
+
+
+async def test_responses_that_cannot_be_judged_are_sent_unscored_and_counted(scene: Scene):
+    scene.publish(0)
+    count = 0
+
+    def one_of_three(prompt: list[int]) -> list[int]:
+        nonlocal count
+        count += 1
+        return [2 if count % 3 == 0 else 1, EOS]
+
+    scene.engines[0].answer = one_of_three
+    address = free_address()
+    task = {"name": "tests.tools.fleet_tasks:HalfJudged"}
+    async with scene.worker(task=task, engine={"urls": [scene.engines[0].url]}, status={"listen": address}):
+        await until(lambda: len(scene.gateway.received) >= 10, "ten groups")
+        page = await asyncio.to_thread(Scrape, address)
+        counts = await withdrawn(address)
+    for request in scene.gateway.received:
+        unscored = [one for one in request.group.responses if one.unscored]
+        assert [(one.unscored, decode_ids(one.tokens)) for one in unscored] == [("reward_error", [2, EOS])]
+        assert [one.reward for one in request.group.responses if not one.unscored] == [1.0, 1.0]
+    assert (page.value("leeway_worker_unscored_responses_total", reason="reward_error") or 0) >= 8
+    assert page.value("leeway_worker_reward") == 1.0
+    assert counts == {}
+
+
+def agents(scene: Scene, task: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a worker whose responses are episodes."""
+    return {"task": {"prompts": "sort", **task}, "engine": {"urls": [scene.engines[0].url]}}
+
+
+def require_two_turns(group: pb.Group) -> None:
+    """Raises AssertionError unless every response has the agent's own token between two generations of the model."""
+    prompt = decode_ids(group.prompt_tokens)
+    first = sorted_answer(prompt)
+    second = sorted_answer([*prompt, *first, 5])[:7]
+    for response in group.responses:
+        assert decode_ids(response.tokens) == [*first, 5, *second]
+        assert [(span.version, span.start, span.end) for span in response.spans] == [(0, 0, 7), (0, 8, 15)]
+        assert response.reward == 1.0
+
+
+async def test_an_agent_plays_its_episodes_through_the_endpoint(scene: Scene):
+    scene.publish(0)
+    address = free_address()
+    changes = agents(scene, {"name": "tests.tools.fleet_tasks:two_turns"})
+    async with scene.worker(**changes, status={"listen": address}):
+        await until(lambda: len(scene.gateway.received) >= 6, "six groups")
+        page = await asyncio.to_thread(Scrape, address)
+    for request in scene.gateway.received:
+        require_two_turns(request.group)
+        assert request.group.task == "two_turns"
+    assert (page.value("leeway_worker_episodes_total", outcome="scored") or 0) >= 15
+    assert (page.value("leeway_worker_segments_total", opening="first") or 0) >= 15
+    assert (page.value("leeway_worker_episode_turns_total") or 0) >= 30
+    assert not list((scene.directory / "state").glob("*.socket"))
+
+
+async def test_an_agent_elsewhere_plays_episodes_that_it_asks_for(scene: Scene):
+    scene.publish(0)
+    token = scene.directory / "agents-token"
+    token.write_text("for agents")
+    listen = free_address()
+    endpoint = {"listen": listen, "remote_token_file": token}
+    async with (
+        scene.worker(**agents(scene, {"remote": True}), endpoint=endpoint),
+        aiohttp.ClientSession(f"http://{listen}") as session,
+    ):
+
+        async def post(path: str, key: str, **body: Any) -> dict[str, Any]:
+            headers = {"Authorization": f"Bearer {key}"}
+            async with session.post(path, json=body, headers=headers) as response:
+                assert response.status == 200, await response.text()
+                return await response.json()
+
+        async def reachable() -> bool:
+            with contextlib.suppress(aiohttp.ClientError):
+                async with session.get("/healthz") as response:
+                    return response.status == 200
+            return False
+
+        while not await reachable():  # noqa: ASYNC110 - it is another program's
+            await asyncio.sleep(0.05)
+        while len(scene.gateway.received) < 2:
+            episode = await post("/v1/episodes", "for agents", wait_s=60)
+            prompt = [14, *map(int, episode["prompt"][:-1]), 11]
+            first = await post("/v1/completions", episode["key"], prompt=prompt, model="policy")
+            context = [*prompt, *first["leeway"]["token_ids"], 5]
+            await post("/v1/completions", episode["key"], prompt=context, model="policy")
+            await post(f"/v1/episodes/{episode['key']}/reward", episode["key"], reward=1.0)
+    for request in scene.gateway.received:
+        require_two_turns(request.group)
+
+
+async def test_a_worker_that_ends_in_the_midst_of_episodes_leaves_no_half_group_and_no_process(scene: Scene):
+    scene.publish(0)
+    command = ["python", "-c", "import time; time.sleep(3600)"]
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    mine = lambda: {child.pid for child in psutil.Process().children(recursive=True)} - before  # noqa: E731
+    async with scene.worker(**agents(scene, {"command": command})):
+        await until(lambda: sum("time.sleep(3600)" in " ".join(one) for one in commands(mine())) >= 3, "three programs")
+    assert scene.gateway.received == []
+    await until(lambda: not mine(), "the end of all processes")
+
+
+def commands(pids: set[int]) -> list[list[str]]:
+    """Command lines of processes, of those that are still there."""
+    found = []
+    for pid in pids:
+        with contextlib.suppress(psutil.Error):
+            found.append(psutil.Process(pid).cmdline())
+    return found

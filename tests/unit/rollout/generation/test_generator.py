@@ -1,7 +1,8 @@
-"""Groups made of engine responses: which are scored, and which are withdrawn."""
+"""Groups made of responses: batches, single responses and episodes; what is scored, unscored or withdrawn."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,47 +11,77 @@ from typing import Any
 import pytest
 
 from leeway.v1 import rollout_pb2
-from rollout.config import SamplingConfig
+from rollout.client import decode_ids
+from rollout.config import WorkerConfig
 from rollout.data.demo_model import EOS, write_model
 from rollout.data.tokenizer import Tokenizer
-from rollout.engine.sglang import Response, VersionSpan
-from rollout.generation.generator import GroupGenerator
+from rollout.engine.errors import EngineError, NotFiniteError
+from rollout.engine.response import Response, VersionSpan
+from rollout.environments.description import TaskDescription
+from rollout.generation.generator import Generated, GroupGenerator
 from rollout.generation.withdrawal import Withdrawal
-from rollout.tasks import Prompt, TaskError, load_task
+from rollout.tasks import Prompt
+from rollout.tasks.reward_error import RewardError
 from rollout.tasks.score import Score
+from tests.tools.fleet_peers import until
 
 ROWS = 20  # of the model's embedding; the demo's tokenizer has 16 tokens, and one more here, 16
 
 
 class Copying:
-    """A task whose right answer is 12."""
+    """Environments of a task whose right answer is 12; a text that is listed in ``failing`` cannot be judged."""
 
-    name = "copying"
-    stop: tuple[str, ...] = ()
+    def __init__(self, judges_groups: bool = False) -> None:
+        self.task = TaskDescription("copying", judges_groups=judges_groups)
+        self.seen: list[list[str]] = []
+        self.failing: tuple[str, ...] = ()
 
-    def prompt(self, index: int) -> Prompt:
-        return Prompt(f"prompt-{index}", "12=")
+    async def prompts(self, indices: Sequence[int]) -> list[Prompt]:
+        return [Prompt(f"prompt-{index}", "12=") for index in indices]
+
+    async def score(self, prompt: Prompt, texts: Sequence[str]) -> list[Score | RewardError]:
+        self.seen.append(list(texts))
+        return [
+            RewardError("reward_error", "scripted") if text in self.failing else Score(float(text == "12"), {})
+            for text in texts
+        ]
 
 
-class Exact:
-    """Scores a response 1 if it reads 12, and keeps what it was asked to score."""
+class AllLanes:
+    """Lanes of engines that take eight responses."""
 
-    def __init__(self) -> None:
-        self.seen: list[str] = []
+    waiting = 0
 
-    async def score(self, prompt: Prompt, texts: Sequence[str]) -> list[Score]:
-        self.seen += texts
-        return [Score(float(text == "12"), {}) for text in texts]
+    def most(self) -> int:
+        return 8
 
 
 class Scripted:
-    """A pool whose engine answers with given tokens."""
+    """Engines that answer with given responses: token ids, a whole response, or an error to raise."""
 
-    def __init__(self, answers: list[list[int]]) -> None:
-        self._answers = answers
+    lanes = AllLanes()
+
+    def __init__(self, answers: Sequence[Any]) -> None:
+        self._answers = list(answers)
+        self.affinities: list[str] = []
+        self.gates: dict[int, asyncio.Event] = {}
 
     async def generate(self, prompts: Sequence[Sequence[int]], sampling: Any) -> list[Response]:
-        return [Response(ids, "stop", [VersionSpan(0, 0, len(ids))], stopped_by=ids[-1]) for ids in self._answers]
+        return [self._response(answer) for answer in self._answers]
+
+    async def generate_one(self, prompt: Sequence[int], sampling: Any, affinity: str = "") -> Response:
+        number = len(self.affinities)
+        self.affinities.append(affinity)
+        if number in self.gates:
+            await self.gates[number].wait()
+        return self._response(self._answers[number])
+
+    def _response(self, answer: Any) -> Response:
+        if isinstance(answer, Exception):
+            raise answer
+        if isinstance(answer, Response):
+            return answer
+        return Response(answer, "stop", [VersionSpan(0, 0, len(answer))], stopped_by=answer[-1])
 
 
 @pytest.fixture
@@ -66,31 +97,165 @@ def model(tmp_path: Path) -> Path:
     return tmp_path
 
 
-async def made(model: Path, answers: list[list[int]]) -> tuple[rollout_pb2.Group | Withdrawal, Exact]:
-    rewards, sampling = Exact(), SamplingConfig(responses=len(answers), max_new_tokens=8)
-    parts: Any = (sampling, Scripted(answers), Copying(), rewards, Tokenizer(model))
-    return (await GroupGenerator(*parts).generate([7])).groups[7], rewards
+def generator(
+    model: Path, engines: Scripted, environments: Copying, responses: int, player: Any = None, **sampling: Any
+) -> GroupGenerator:
+    config = WorkerConfig.parse(
+        {
+            "gateway": "127.0.0.1:1", "model": model, "state_dir": model, "log_dir": model, "allowed_uris": ["file:///w"],
+            "sampling": {"responses": responses, "max_new_tokens": 8, **sampling},
+        },
+        source="test",
+    )  # fmt: skip
+    parts: Any = (config, engines, environments, player, Tokenizer(model))
+    return GroupGenerator(*parts)
 
 
-async def test_a_token_that_stands_for_no_text_earns_no_reward(model: Path):
-    group, rewards = await made(model, [[1, 2, EOS], [1, 17, 2, EOS]])
+async def made(model: Path, answers: Sequence[Any], **sampling: Any) -> tuple[rollout_pb2.Group | Withdrawal, Copying]:
+    environments = Copying()
+    groups = generator(model, Scripted(answers), environments, len(answers), **sampling)
+    return (await groups.generate([7])).groups[7], environments
+
+
+def parts_of(group: rollout_pb2.Group | Withdrawal) -> list[tuple[float, str, list[int]]]:
+    """Reward, reason and tokens of every response."""
+    assert isinstance(group, rollout_pb2.Group), group
+    return [(one.reward, one.unscored, decode_ids(one.tokens)) for one in group.responses]
+
+
+LONG = {"max_new_tokens": 65}  # one by one
+
+
+@pytest.mark.parametrize("sampling", [{}, LONG], ids=["batch", "single"])
+async def test_a_token_that_stands_for_no_text_is_not_sent_and_earns_no_reward(model: Path, sampling: dict[str, Any]):
+    bad = [1, 17, 2, EOS]
+    group, environments = await made(model, [[1, 2, EOS], bad, [1, EOS]], **sampling)
+    assert parts_of(group) == [(1.0, "", [1, 2, EOS]), (0.0, "unknown_token", []), (0.0, "", [1, EOS])]
+    assert sorted(text for texts in environments.seen for text in texts) == ["1", "12"]
+
+
+async def test_a_group_that_will_have_fewer_than_two_scored_responses_is_not_judged(model: Path):
+    group, environments = await made(model, [[1, 2, EOS], [1, 17, 2, EOS]])
     assert group == Withdrawal("unknown_token", "response 1: the tokenizer has no token 17")
-    assert rewards.seen == []
+    assert environments.seen == []
 
 
 async def test_tokens_that_only_the_tokenizer_adds_and_unknown_end_tokens_are_fine(model: Path):
-    group, rewards = await made(model, [[1, 2, EOS], [1, 16, EOS], [1, 2, 19]])
+    group, environments = await made(model, [[1, 2, EOS], [1, 16, EOS], [1, 2, 19]])
+    assert [reward for reward, _, _ in parts_of(group)] == [1.0, 0.0, 1.0]
+    assert environments.seen == [["12", "1more", "12"]]
+
+
+@pytest.mark.parametrize("sampling", [{}, LONG], ids=["batch", "single"])
+async def test_what_is_aborted_or_cannot_be_judged_is_unscored_with_its_tokens(model: Path, sampling: dict[str, Any]):
+    partly = Response([1, 2], "abort", [VersionSpan(3, 0, 2)], message="full")
+    nothing = Response([1], "abort", [], message="full")
+    environments = Copying()
+    environments.failing = ("5",)
+    answers = [[1, 2, EOS], partly, nothing, [5, EOS], [3, EOS]]
+    groups = generator(model, Scripted(answers), environments, len(answers), **sampling)
+    made = await groups.generate([7])
+    assert parts_of(made.groups[7]) == [
+        (1.0, "", [1, 2, EOS]),
+        (0.0, "aborted", [1, 2]),
+        (0.0, "aborted", []),
+        (0.0, "reward_error", [5, EOS]),
+        (0.0, "", [3, EOS]),
+    ]
+    (sample,) = made.samples
+    assert (sample.prompt, sample.response, sample.reward) == ("12=", "12", 1.0)
+
+
+async def test_a_group_with_one_scored_response_is_withdrawn_with_the_first_reason(model: Path):
+    environments = Copying()
+    environments.failing = ("5", "6")
+    groups = generator(model, Scripted([[1, 2, EOS], [5, EOS], [6, EOS]]), environments, 3)
+    assert (await groups.generate([7])).groups[7] == Withdrawal("reward_error", "scripted")
+
+
+@pytest.mark.parametrize("sampling", [{}, LONG], ids=["batch", "single"])
+async def test_a_truncated_response_is_trained_or_withdraws_its_group_unjudged(model: Path, sampling: dict[str, Any]):
+    answers = [[1, 2, EOS], Response([1, 2], "length", [VersionSpan(0, 0, 2)])]
+    group, _ = await made(model, answers, **sampling)
+    assert [reward for reward, _, _ in parts_of(group)] == [1.0, 1.0]
+    group, environments = await made(model, answers, truncated="withdraw", **sampling)
+    assert isinstance(group, Withdrawal)
+    assert group.reason == "truncated"
+    assert len(environments.seen) == (1 if sampling else 0)  # single: what was done before is judged already
+
+
+async def test_a_straggler_does_not_keep_its_siblings_from_being_judged(model: Path):
+    engines, environments = Scripted([[1, EOS], [1, 2, EOS], [3, EOS]]), Copying()
+    engines.gates[1] = asyncio.Event()
+    groups = generator(model, engines, environments, 3, **LONG)
+    assert not groups.batches
+    groups.slots.begin(3)
+    running = asyncio.create_task(groups.generate([7]))
+    await until(lambda: len(environments.seen) == 2, "two judged responses")
+    assert groups.slots.under_way == 1
+    engines.gates[1].set()
+    made = await running
+    assert groups.slots.under_way == 0
+    assert [reward for reward, _, _ in parts_of(made.groups[7])] == [0.0, 1.0, 0.0]
+    assert len(set(engines.affinities)) == 1  # one prefix cache has the prompt
+    assert engines.affinities[0]
+
+
+async def test_responses_that_are_judged_together_are_judged_when_all_are_there(model: Path):
+    engines, environments = Scripted([[1, EOS], [1, 2, EOS], [3, EOS]]), Copying(judges_groups=True)
+    groups = generator(model, engines, environments, 3, **LONG)
+    assert isinstance((await groups.generate([7])).groups[7], rollout_pb2.Group)
+    assert environments.seen == [["1", "12", "3"]]
+
+
+async def test_an_engine_that_fails_fails_one_response_and_logits_that_are_not_finite_the_group(model: Path):
+    group, _ = await made(model, [[1, 2, EOS], EngineError("scripted"), [3, EOS]], **LONG)
+    assert [reason for _, reason, _ in parts_of(group)] == ["", "aborted", ""]
+    with pytest.raises(NotFiniteError, match="scripted"):
+        await made(model, [[1, 2, EOS], NotFiniteError("scripted"), [3, EOS]], **LONG)
+
+
+async def test_a_truncated_softmax_is_said(model: Path):
+    group, _ = await made(model, [[1, EOS], [2, EOS]], temperature=0.5)
     assert isinstance(group, rollout_pb2.Group)
-    assert [response.reward for response in group.responses] == [1.0, 0.0, 1.0]
-    assert rewards.seen == ["12", "1more", "12"]
+    assert group.temperature == 0.5
+    assert not group.HasField("sampling")
+    group, _ = await made(model, [[1, EOS], [2, EOS]], top_k=5, min_p=0.25)
+    assert isinstance(group, rollout_pb2.Group)
+    assert (group.sampling.top_k, group.sampling.min_p, group.sampling.HasField("top_p")) == (5, 0.25, False)
 
 
-async def test_a_task_that_has_no_prompt_for_an_index_ends_the_worker_with_its_name_and_line(model: Path):
-    sampling: Any = SamplingConfig(responses=2)
-    task = load_task("tests.tools.fleet_tasks:Rows", 0, {})
-    parts: Any = (sampling, Scripted([]), task, Exact(), Tokenizer(model))
-    with pytest.raises(
-        TaskError,
-        match=r"task\.name = 'rows': prompt\(3\) raised IndexError: .* at .*fleet_tasks\.py:\d+; .* it sets size",
-    ):
-        await GroupGenerator(*parts).generate([2, 3])
+async def test_short_responses_are_batched_and_long_ones_are_not(model: Path):
+    def batches(tokens: int) -> bool:
+        return generator(model, Scripted([]), Copying(), 2, max_new_tokens=tokens).batches
+
+    assert batches(64)
+    assert not batches(65)
+
+
+async def test_more_responses_begin_only_while_the_engines_have_room(model: Path):
+    groups = generator(model, Scripted([]), Copying(), 2, **LONG)
+    assert await groups.slots.free() == 8
+    groups.slots.begin(8)
+    waiting = asyncio.create_task(groups.slots.free())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    groups.slots.end(3)
+    assert await waiting == 3
+
+
+async def several(groups: GroupGenerator) -> Generated:
+    return await groups.generate([1, 2])
+
+
+async def test_several_prompts_become_groups_of_their_own(model: Path):
+    groups = generator(model, Scripted([[1, EOS], [1, 2, EOS], [3, EOS], [1, 2, EOS]]), Copying(), 2)
+    made = (await several(groups)).groups
+    assert {index: [reward for reward, _, _ in parts_of(group)] for index, group in made.items()} == {
+        1: [0.0, 1.0],
+        2: [0.0, 1.0],
+    }
+    assert {group.prompt_id for group in made.values() if isinstance(group, rollout_pb2.Group)} == {
+        "prompt-1",
+        "prompt-2",
+    }

@@ -5,26 +5,36 @@ from __future__ import annotations
 import pytest
 
 from leeway.v1 import rollout_pb2
-from rollout.engine.sglang import Response
-from rollout.generation.withdrawal import ScoringHealth, Withdrawal, unusable
+from rollout.generation.outcome import ResponseOutcome
+from rollout.generation.withdrawal import ScoringHealth, Withdrawal, cut_off, known, too_few
+from rollout.tasks.score import Score
 
-DONE, CUT, ABORTED = Response([1], "stop", []), Response([1], "length", []), Response([], "abort", [], message="full")
 GROUP, FAILED = rollout_pb2.Group(), Withdrawal("reward_timeout", "too slow")
+SCORED = ResponseOutcome([], "stop", Score(1.0))
 
 
-def test_an_aborted_response_withdraws_its_group_under_either_policy():
-    for policy in ("train", "withdraw"):
-        withdrawal = unusable([DONE, CUT, ABORTED], policy)
-        assert withdrawal == Withdrawal("aborted", "the engine aborted a response: full")
+def unscored(reason: str, message: str = "") -> ResponseOutcome:
+    return ResponseOutcome([], "abort", None, reason, message)
 
 
-def test_a_truncated_response_is_trained_or_withdrawn_as_the_run_says():
-    assert unusable([DONE, CUT], "train") is None
-    withdrawal = unusable([DONE, CUT, CUT], "withdraw")
+def test_a_group_needs_two_scored_responses():
+    failed = unscored("reward_error", "scripted")
+    assert too_few([SCORED, failed, SCORED, failed]) is None
+    assert too_few([SCORED, failed, unscored("aborted")]) == Withdrawal("reward_error", "scripted")
+    assert too_few([SCORED]) is None  # a group of one is as its run wants it
+
+
+def test_a_reason_of_an_agents_own_is_counted_as_other():
+    assert too_few([SCORED, unscored("agent_was_bored", "so it said")]) == Withdrawal("other", "so it said")
+    assert (known("limit_turns"), known("agent_was_bored")) == ("limit_turns", "other")
+
+
+def test_a_truncated_response_withdraws_its_group_where_the_run_says_so():
+    withdrawal = cut_off(["stop", "length", "length"])
     assert withdrawal is not None
     assert withdrawal.reason == "truncated"
     assert "2 of 3 responses reached max_new_tokens" in withdrawal.message
-    assert unusable([DONE, DONE], "withdraw") is None
+    assert cut_off(["stop", "abort"]) is None
 
 
 def test_most_of_twenty_groups_have_to_fail():
@@ -44,3 +54,13 @@ def test_half_of_the_groups_may_fail_and_old_failures_are_forgotten():
 @pytest.mark.parametrize("reason", ["aborted", "nan", "truncated"])
 def test_what_nobody_tried_to_score_says_nothing_about_the_task(reason):
     assert ScoringHealth().note([Withdrawal(reason, "")] * 100) is None
+
+
+def test_a_group_of_which_most_responses_could_not_be_judged_counts_as_failed():
+    responses = [rollout_pb2.Response(unscored=reason) for reason in ("", "", "environment_died")]
+    few = rollout_pb2.Group(responses=responses)
+    most = rollout_pb2.Group(responses=[*responses, *([responses[-1]] * 2)])
+    health = ScoringHealth()
+    assert health.note([few] * 50) is None
+    message = "51 of the last 100 groups could not be scored; the last: environment_died"
+    assert health.note([most] * 51) == message

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rollout.tasks import TaskError, load_task
+from rollout.tasks import Prompt, TaskError, load_task, make_task
 from rollout.tasks.base import Task
+from rollout.tasks.policy import Generation
 
 PROCEDURAL = ("sort", "add", "sumto")
 INDICES = st.integers(min_value=0, max_value=10**9)
@@ -148,7 +151,7 @@ def test_a_task_of_ones_own():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("srot", {}, "task.name = 'srot': not one of sort, add, sumto, gsm8k, and not module:Class"),
+        ("srot", {}, "task.name = 'srot': not one of sort, add, sumto, gsm8k, "),
         ("no.such.module:Task", {}, "cannot be imported"),
         ("tests.tools.fleet_tasks:Missing", {}, "cannot be imported"),
         ("tests.tools.fleet_tasks:NotATask", {}, "not a subclass"),
@@ -164,3 +167,44 @@ def test_what_cannot_be_loaded_is_named(name: str, options: dict, message: str):
     with pytest.raises(TaskError) as error:
         load_task(name, 0, options)
     assert message in str(error.value)
+
+
+class Judged(Task):
+    """Rewards the text "12", with a coroutine."""
+
+    def prompt(self, index: int) -> Prompt:
+        return Prompt(str(index), "12=")
+
+    async def reward(self, prompt: Prompt, response: str) -> float:
+        return float(response == "12")
+
+
+class OneAnswer:
+    """A policy that generates "12", and keeps what it was asked."""
+
+    base_url = api_key = model = ""
+    prompt_tokens = (14, 1, 2, 11)
+
+    def __init__(self) -> None:
+        self.asked: list[list[int]] = []
+
+    async def generate(self, tokens: Sequence[int], **_: Any) -> Generation:
+        self.asked.append(list(tokens))
+        return Generation([1, 2, 12], "12", "stop", [(0, 0, 3)])
+
+
+async def test_a_task_without_a_rollout_generates_once_and_judges_once():
+    policy: Any = OneAnswer()
+    assert await Judged(0).rollout(Prompt("p", "12="), policy) == 1.0
+    assert policy.asked == [[14, 1, 2, 11]]
+
+
+def test_a_prompt_is_a_text_or_messages():
+    assert Prompt("p", messages=[{"role": "user", "content": "a"}]).text == ""
+    with pytest.raises(TaskError, match="prompt 'p' has text and messages: give it one of the two"):
+        Prompt("p", "a", messages=[{"role": "user", "content": "a"}])
+
+
+def test_a_task_that_cannot_judge_is_named():
+    with pytest.raises(TaskError, match=r"Mute defines none of reward, group_rewards, rollout"):
+        make_task("tests.tools.fleet_tasks:Mute", 0, {})

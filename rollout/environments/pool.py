@@ -1,0 +1,232 @@
+"""The processes of a worker that run tasks, judges and agents; the worker's own event loop never runs a user's code."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from rollout.config import TaskConfig
+from rollout.environments.access import EpisodeAccess
+from rollout.environments.description import TaskDescription, describe_task
+from rollout.environments.host_process import HostDiedError, HostProcess, HostSettings, RequestError
+from rollout.environments.loading import TaskSpec
+from rollout.environments.memory_watch import keep_small, memory_of_session
+from rollout.environments.packing import pack, unpack_opaque
+from rollout.environments.reward_pool import RewardPool
+from rollout.tasks import ADAPTERS, Prompt, Task, TaskError, load_task
+from rollout.tasks.reward_error import RewardError, describe, explain
+from rollout.tasks.score import Score, as_score
+
+_WATCH_S = 1.0
+_PROMPTS_S = 120.0  # limit of making the prompts of one request
+_TRIES = 2  # of making prompts in a process that dies
+_ROOMS = ("rollout", "runtime")  # what a host imports of this repository
+
+
+class EnvironmentPool:
+    """Asks, judges and plays. Open it with ``EnvironmentPool.open``.
+
+    Quick built-in tasks judge in the worker's process. Everything else runs in hosts: ``config.processes`` of them judge and
+    play, and one more makes the prompts of a task that is not built in. That one loads the task's data, once, and is not in
+    danger from what judges and agents do.
+
+    Attributes:
+        task: what the task is.
+    """
+
+    def __init__(self, config: TaskConfig, spec: TaskSpec, local: Task | None, hosts: Sequence[HostProcess]) -> None:
+        self.task = TaskDescription(spec.name) if local is None else describe_task(local)
+        self._config = config
+        self._limit_s = config.limits.seconds
+        self._local = local
+        self._asking = None if local is not None else hosts[0]
+        self._working = list(hosts if local is not None else hosts[1:])
+        self._playing: Counter[HostProcess] = Counter()
+        self._reward_pool: RewardPool | None = None
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open(cls, config: TaskConfig, seed: int, log: Path) -> AsyncIterator[EnvironmentPool]:
+        """Loads the task and opens its pool; kills its hosts when the block ends.
+
+        Args:
+            config: settings of the task.
+            seed: the worker's.
+            log: hosts write to files whose names begin with this path.
+
+        Raises:
+            TaskError: there is no such task, or its data cannot be used.
+        """
+        spec = TaskSpec(config.name, seed, config.options, config.prompts, tuple(config.command), config.remote)
+        built_in = not (":" in config.name or config.name in ADAPTERS or config.command or config.remote)
+        local = load_task(config.name, seed, config.options) if built_in else None
+        with _import_path(config) as path:
+            python = config.python or Path(sys.executable)
+            settings = HostSettings(spec, load=False, python=python, path=path)
+            hosts = [
+                HostProcess(settings, log.with_name(f"{log.name}-{number}.log"))
+                for number in range(
+                    0 if (local is not None and _is_quick(local)) or config.remote else config.processes
+                )
+            ]
+            if local is None:
+                loading = replace(settings, load=True)
+                hosts.insert(0, HostProcess(loading, log.with_name(f"{log.name}-prompts.log")))
+            pool = cls(config, spec, local, hosts)
+            watch = asyncio.create_task(pool._watch(hosts))
+            try:
+                await pool._start()
+                yield pool
+            finally:
+                watch.cancel()
+                for host in hosts:
+                    await host.kill("the worker ends")
+
+    async def prompts(self, indices: Sequence[int]) -> list[Prompt]:
+        """Makes prompts, in the order of ``indices``.
+
+        Raises:
+            TaskError: the task did not make one; no worker can go on without prompts.
+        """
+        if self._local is not None:
+            return [self._prompt(self._local, index) for index in indices]
+        assert self._asking is not None
+        asked = {"do": "prompts", "indices": list(indices), "public": self._config.remote}
+        try:
+            answer = await self._ask(asked)
+        except RequestError as error:
+            raise self._without_prompt(str(error)) from error
+        except TimeoutError as error:
+            raise self._without_prompt(f"no prompts within {_PROMPTS_S:g} s") from error
+        except HostDiedError as error:
+            raise self._without_prompt(str(error)) from error
+        return [unpack_opaque(packed) for packed in answer["prompts"]]
+
+    async def score(self, prompt: Prompt, texts: Sequence[str]) -> list[Score | RewardError]:
+        """Judges responses to a prompt; each has its own outcome.
+
+        Args:
+            prompt: what was asked.
+            texts: the responses, their end tokens removed.
+        """
+        if self._reward_pool is None:
+            return [self._score_here(prompt, text) for text in texts]
+        return await self._reward_pool.score(prompt, texts)
+
+    async def rollout(self, prompt: Prompt, access: EpisodeAccess) -> Score:
+        """Plays one episode in one of the hosts.
+
+        Raises:
+            RewardError: it has no reward. With the reason environment_died it may be played again, as another episode.
+        """
+        host = min(self._working, key=lambda one: self._playing[one])
+        self._playing[host] += 1
+        try:
+            asked = {"do": "play", "prompt": pack(prompt), "access": asdict(access)}
+            (score,) = (await host.request(asked, self._limit_s))["scores"]
+            return Score(**score)
+        except TimeoutError as error:
+            message = f"the episode was not over within task.limits.seconds = {self._limit_s:g}"
+            raise RewardError("limit_seconds", explain(self.task.name, message, prompt.prompt_id)) from error
+        except RequestError as error:
+            raise RewardError(
+                "rollout_failed", explain(self.task.name, f"the episode failed: {error}", prompt.prompt_id)
+            ) from error
+        except HostDiedError as error:
+            raise RewardError("environment_died", explain(self.task.name, str(error), prompt.prompt_id)) from error
+        finally:
+            self._playing[host] -= 1
+
+    def pids(self) -> list[int]:
+        """Process ids of the hosts that run; each leads a session of its own."""
+        hosts = self._working if self._asking is None else [self._asking, *self._working]
+        return [host.pid for host in hosts if host.pid is not None]
+
+    async def _start(self) -> None:
+        if self._asking is not None:
+            try:
+                self.task = await self._asking.described()
+            except HostDiedError as error:
+                raise TaskError(f"task.name = {self._config.name!r}: {error}") from error
+        if self._working and not self.task.plays:
+            self._reward_pool = RewardPool(self.task, self._working, self._config.reward_timeout_s)
+
+    async def _ask(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """Asks for prompts, once more when the process dies: of a new one, whose data must be what it was."""
+        assert self._asking is not None
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                now = await self._asking.described()
+                if now != self.task:
+                    raise TaskError(
+                        f"task.name = {self._config.name!r}: its data has changed since the worker was started (it had "
+                        f"{self.task.size} prompts and has {now.size}): start the worker again; see task.on_change"
+                    )
+                return await self._asking.request(asked, _PROMPTS_S)
+            except HostDiedError as error:
+                if not tries_left:
+                    raise
+                structlog.get_logger().error("the process that makes prompts is started again", error=str(error))
+        raise AssertionError("unreachable")
+
+    def _prompt(self, task: Task, index: int) -> Prompt:
+        try:
+            return task.prompt(index)
+        except Exception as error:
+            raise self._without_prompt(f"prompt({index}) raised {describe(task, error)}") from error
+
+    def _without_prompt(self, why: str) -> TaskError:
+        return TaskError(
+            f"task.name = {self.task.name!r}: {why}; a task has a prompt for every index >= 0, and with finite data it sets "
+            "size and begins again (see rollout/tasks/base.py)"
+        )
+
+    def _score_here(self, prompt: Prompt, text: str) -> Score | RewardError:
+        assert self._local is not None
+        try:
+            return as_score(self._local.reward(prompt, text))
+        except Exception as error:  # noqa: BLE001 - the same boundary as a host's: the worker logs it, counts it and goes on
+            what = f"reward failed: {describe(self._local, error)}"
+            return RewardError("reward_error", explain(self.task.name, what, prompt.prompt_id, text))
+
+    async def _watch(self, hosts: Sequence[HostProcess]) -> None:
+        """Kills hosts that have taken too much memory, and keeps their logs small."""
+        limit = self._config.limits.memory_mb
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            for host in hosts:
+                keep_small(host.log)
+                if limit is None or host.pid is None or host is self._asking:
+                    continue
+                used = memory_of_session(host.pid) >> 20
+                if used > limit:
+                    why = f"its process was killed: it and what it started had {used} MiB, task.limits.memory_mb = {limit}"
+                    structlog.get_logger().error("environment killed", process=host.pid, error=why)
+                    await host.kill(why)
+
+
+def _is_quick(task: Task) -> bool:
+    return not (task.slow or describe_task(task).plays)
+
+
+@contextlib.contextmanager
+def _import_path(config: TaskConfig) -> Any:
+    """A directory for PYTHONPATH with our own rooms alone: what is beside them would hide another virtualenv's packages."""
+    if config.python is None:
+        yield None
+        return
+    root = Path(__file__).parents[2]
+    with tempfile.TemporaryDirectory(prefix="leeway-path-") as directory:
+        for room in _ROOMS:
+            os.symlink(root / room, Path(directory, room))
+        yield Path(directory)
