@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -51,8 +53,8 @@ def warm_up(
     """
     warmup = config.warmup
     assert warmup is not None
-    pairs = read_demonstrations(warmup.demonstrations, at_least=warmup.held_out + warmup.batch)
-    held_out, pool = pairs[: warmup.held_out], pairs[warmup.held_out :]
+    found = read_demonstrations(warmup.demonstrations, at_least=warmup.held_out + warmup.batch)
+    held_out, pool = found[: warmup.held_out], found[warmup.held_out :]
     held_out_batch = _batch(held_out, layout, ranks)
     sft = Sft()
     order = random.Random(config.seed)  # the same on every rank
@@ -71,11 +73,41 @@ def warm_up(
     return True
 
 
-def read_demonstrations(path: Path, at_least: int) -> list[tuple[list[int], list[int]]]:
-    """Reads demonstrations, one JSON object {"prompt": [ids], "response": [ids]} a line.
+@dataclass(frozen=True)
+class Demonstration:
+    """A prompt, a response, and what of the response is to be learned.
 
-    Returns:
-        (prompt ids, response ids) of each line.
+    Attributes:
+        prompt: token ids.
+        response: token ids.
+        generated: ranges [start, end) of the response that carry loss; the rest is context.
+    """
+
+    prompt: list[int]
+    response: list[int]
+    generated: list[tuple[int, int]]
+
+    @classmethod
+    def parse(cls, row: dict[str, Any]) -> Demonstration:
+        """Reads a line's object. Raises ValueError, KeyError or TypeError."""
+        response = list(map(int, row["response"]))
+        generated = [(int(start), int(end)) for start, end in row["generated"]]
+        ends = [0, *(bound for one in generated for bound in one), len(response)]
+        if ends != sorted(ends) or any(start == end for start, end in generated):
+            raise ValueError(f"generated = {generated}: expected ranges within the response, in order")
+        return cls(list(map(int, row["prompt"])), response, generated)
+
+    def sequence(self, weight: float) -> Sequence:
+        """Makes the sequence for packing; ``weight`` is the factor of its term in the loss."""
+        start = len(self.prompt)
+        mask = torch.zeros(start + len(self.response), dtype=torch.bool)
+        for first, end in self.generated:
+            mask[start + first : start + end] = True
+        return Sequence(torch.tensor(self.prompt + self.response), mask, advantage=1.0, weight=weight)
+
+
+def read_demonstrations(path: Path, at_least: int) -> list[Demonstration]:
+    """Reads demonstrations, one JSON object {"prompt": [ids], "response": [ids], "generated": [[start, end], ...]} a line.
 
     Raises:
         DemonstrationError: the file is missing, malformed, or has fewer than ``at_least`` lines.
@@ -84,32 +116,22 @@ def read_demonstrations(path: Path, at_least: int) -> list[tuple[list[int], list
         lines = path.read_text().splitlines()
     except OSError as error:
         raise DemonstrationError(f"warmup.demonstrations = {path}: {error.strerror}") from error
-    pairs = []
+    found = []
     for number, line in enumerate(lines, 1):
         try:
-            row = json.loads(line)
-            pairs.append((list(map(int, row["prompt"])), list(map(int, row["response"]))))
+            found.append(Demonstration.parse(json.loads(line)))
         except (ValueError, KeyError, TypeError) as error:
             raise DemonstrationError(
-                f'{path}:{number}: expected {{"prompt": [ids], "response": [ids]}}: {error}'
+                f'{path}:{number}: expected {{"prompt": [ids], "response": [ids], "generated": [[start, end], ...]}}: {error}'
             ) from error
-    if len(pairs) < at_least:
+    if len(found) < at_least:
         raise DemonstrationError(
-            f"{path}: {len(pairs)} demonstrations; warmup.held_out + warmup.batch needs {at_least}"
+            f"{path}: {len(found)} demonstrations; warmup.held_out + warmup.batch needs {at_least}"
         )
-    return pairs
+    return found
 
 
-def _batch(pairs: list[tuple[list[int], list[int]]], layout: Layout, ranks: Ranks) -> Batch:
-    """Packs demonstrations; all response tokens have equal weight, and the weights add up to 1."""
-    weight = 1.0 / sum(len(response) for _, response in pairs)
-    sequences = [
-        Sequence(
-            tokens=torch.tensor(prompt + response),
-            generated=torch.tensor([False] * len(prompt) + [True] * len(response)),
-            advantage=1.0,
-            weight=weight,
-        )
-        for prompt, response in pairs
-    ]
-    return pack(sequences, layout, ranks.data_rank)
+def _batch(demonstrations: list[Demonstration], layout: Layout, ranks: Ranks) -> Batch:
+    """Packs demonstrations; all generated tokens have equal weight, and the weights add up to 1."""
+    weight = 1.0 / sum(end - start for one in demonstrations for start, end in one.generated)
+    return pack([one.sequence(weight) for one in demonstrations], layout, ranks.data_rank)

@@ -8,10 +8,12 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import torch
 
 from learner.checkpoint.fingerprint import FingerprintError
 from learner.checkpoint.store import CheckpointState, ResumePoint
-from learner.run import Run, _checkpointed, _resumed
+from learner.megatron.training.trainer import Trainer
+from learner.run import Run, _checkpointed, _exporter, _resumed
 
 
 class Stateful:
@@ -87,3 +89,47 @@ def test_fleets_are_told_that_the_run_has_finished_only_when_all_its_steps_are_d
     assert calls.index("finish") < calls.index("report") < calls.index("closed")
     if told:
         assert calls.index("report") < calls.index("end") < calls.index("closed")
+
+
+class Copy:
+    """Stands for the copy of an export: counts its users."""
+
+    users = 1
+
+    def hold(self) -> Copy:
+        self.users += 1
+        return self
+
+
+@pytest.mark.parametrize("caches", [True, False])
+def test_a_published_version_and_the_cached_one_are_one_copy(caches: bool):
+    asked: list[bool] = []
+    cached: list[tuple[int, Any]] = []
+    export = SimpleNamespace(weights=Copy())
+    run = SimpleNamespace(
+        exporter=SimpleNamespace(begin=lambda whole: asked.append(whole) or export),
+        behaviour=SimpleNamespace(caches=caches, cache=lambda version, weights: cached.append((version, weights))),
+    )
+    assert Run._export(cast(Run, run), 7) is export
+    assert asked == [caches]
+    assert cached == ([(7, export.weights)] if caches else [])
+    assert export.weights.users == 1 + caches
+
+
+def test_the_optimizer_waits_for_the_copy_of_a_version_before_it_steps():
+    """A stand-in for a copy that a GPU has under way. No GPU has run this."""
+    parameter = torch.nn.Parameter(torch.ones(2))
+    adam = torch.optim.AdamW([parameter])
+    trainer = Trainer.__new__(Trainer)
+    trainer.optimizer = cast(Any, SimpleNamespace(chained_optimizers=[SimpleNamespace(optimizer=adam)]))
+    ranks = SimpleNamespace(tensor_size=1, tensor_rank=0, replicas=1, replica_rank=0, device=torch.device("cpu"))
+    policy = SimpleNamespace(models=[], architecture=None)
+    exporter = _exporter(cast(Any, policy), trainer, cast(Any, ranks), "float32")
+    seen: list[list[float]] = []
+    parameter.grad = torch.ones(2)
+    adam.step()  # there is no copy yet
+    before = parameter.tolist()
+    exporter._copies._last = cast(Any, SimpleNamespace(protect=lambda: seen.append(parameter.tolist())))
+    adam.step()
+    assert seen == [before]
+    assert parameter.tolist() != before

@@ -14,7 +14,7 @@ from learner.batch.sequences import to_sequences
 from learner.batch.statistics import group_statistics
 from learner.batch.types import Batch
 from learner.intake.batch_source import TakenBatch
-from learner.intake.prefetch import PreparedBatch
+from learner.intake.preparation import PreparedBatch
 from learner.megatron.training.trainer import StepStats
 from learner.queue import GroupRef
 from learner.train import _Outcome, _train_step
@@ -78,8 +78,9 @@ class FakeRun:
 def step(run: FakeRun, groups: list[pb.Group]) -> _Outcome:
     refs = [GroupRef(FLEETS[number], one.group_id, f"{number}-0") for number, one in enumerate(groups)]
     taken = TakenBatch(groups, refs, {1: 2}, FLEETS[: len(groups)])
-    prepared = PreparedBatch(taken, group_statistics(groups, {1: 2}, 4), to_sequences(groups))
-    batch = pack(prepared.sequences, run.layout) if prepared.sequences else None
+    sequences = to_sequences(groups)
+    batch = pack(sequences, run.layout) if sequences else None
+    prepared = PreparedBatch(taken, group_statistics(groups, {1: 2}, 4), sequences, batch)
     return _train_step(cast(Any, run), 7, prepared, batch, 0.1)
 
 
@@ -130,6 +131,17 @@ def test_a_model_that_is_not_finite_skips_the_step_and_refuses_nobody(trainer: T
     assert (run.refused, trainer.trained, len(made.taken.groups)) == ([], [], 8)
     assert made.stats is not None
     assert made.stats.skipped == "non-finite gradient (norm nan)"
+
+
+def test_a_step_of_unscored_groups_trains_nothing():
+    groups = [group(number) for number in range(3)]
+    for one in groups:
+        one.responses[
+            0
+        ].unscored = "reward_timeout"  # a single scored response is left, which has nothing to differ from
+    made = step(FakeRun(Trainer()), groups)
+    assert (made.batch, made.stats, len(made.taken.groups)) == (None, None, 3)
+    assert (made.groups.reward, made.groups.unscored_groups) == (0.0, 3)
 
 
 def test_a_step_without_contrast_trains_nothing():

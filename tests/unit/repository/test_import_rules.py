@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[3]
 LIBRARIES = {  # who may import each library directly; every other room may not
     "redis": {"learner.queue"},
-    "grpc": {"learner.gateway", "rollout.client"},
+    "grpc": {"learner.gateway", "learner.conformance", "rollout.client"},
     "megatron.core": {"learner.megatron"},
     "torch": {
         "learner.megatron",
@@ -36,6 +36,7 @@ ABOVE = {
     "learner.cli": "learner.train",
     "learner.warmup": "learner.run",
     "learner.checkpoint": "learner.run",
+    "learner.conformance": "learner.run",
     "learner.telemetry": "learner.checkpoint.store",
     "learner.intake": "learner.telemetry.loggers",
     "learner.behaviour": "learner.telemetry.loggers",
@@ -55,6 +56,7 @@ ABOVE = {
     "rollout.telemetry": "rollout.worker",
     "rollout.generation": "rollout.endpoint",
     "rollout.endpoint": "rollout.generation.group",
+    "rollout.adapters": "rollout.environments",
     "rollout.episodes": "rollout.environments",
     "rollout.environments": "rollout.episodes.record",
     "rollout.data": "rollout.telemetry.tracing",

@@ -14,6 +14,7 @@ _MOST_AT_THE_TOP = 6
 _WITHOUT_A_MODULE = {
     "tests/unit/learner/gateway/test_share_fairness.py",  # shares, leases and the learner's turns together, simulated
     "tests/unit/learner/objectives/test_by_hand.py",  # several modules of the room against numbers worked by hand
+    "tests/unit/learner/objectives/test_segments.py",  # from groups through packing to the gradient, for every objective
     "tests/unit/rollout/client/test_standalone.py",  # about the package: what importing it loads
 }
 

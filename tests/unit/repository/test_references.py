@@ -32,6 +32,8 @@ _PLACEHOLDER = re.compile(r"(^|/)[A-Z_]+(/|$)")
 # What looks like a file of the repository and is none: (document, reference).
 _NOT_FILES = {
     ("README.md", "my_task.py"),  # the reader writes it
+    ("docs/agents.md", "my_agent.py"),
+    ("docs/agents.md", "agent.py"),
     ("AGENTS.md", "learner/a/b.py"),  # any module, and its test
     ("AGENTS.md", "tests/unit/learner/a/test_b.py"),
     ("deploy/README.md", "deploy/leeway-gateway"),  # kubectl's short name of a Deployment

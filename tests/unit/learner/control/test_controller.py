@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def config(**values: Any) -> LearnerConfig:
 
 
 def groups(largest: int = 0, mean: float = 0.0) -> GroupStatistics:
-    return GroupStatistics(0.5, 0.5, mean, largest, {largest: 10}, 0, 2, 10)
+    return GroupStatistics(0.5, 0.5, mean, largest, {largest: 10}, 0, 2, 10, 0, 0, 1.0)
 
 
 def row(decision: LearningRateDecision, **values: Any) -> dict[str, Any]:
@@ -183,6 +184,26 @@ def test_row_of_a_step_without_contrast_and_of_one_that_broke(tmp_path):
     assert (broken["finite"], broken["fleets"], broken["fleet_dominance"]) == (False, {}, None)
 
 
+def test_row_of_a_step_without_a_scored_response_has_no_reward_and_raises_no_alarm(tmp_path: Path):
+    """A reward of 0 in its place would be a collapse."""
+    whole = record(tmp_path, None)
+    for response in whole.taken.groups[0].responses:
+        response.unscored = "reward_timeout"
+    one = whole.taken.groups[0]
+    taken = TakenBatch([one, one], [], {3: 2}, ["oslo", "tokyo"])
+    unscored = replace(whole, taken=taken, groups=group_statistics(taken.groups, taken.staleness, 1))
+    found = step_row(unscored)
+    assert (found["reward"], found["segments"], found["reward_staleness"]) == (None, None, {})
+    assert (found["unscored"], found["unscored_groups"], found["informative"]) == (1.0, 2, 0.0)
+    assert (found["staleness_mean"], found["loss"], found["finite"]) == (2.0, 0.0, True)
+    assert (step_row(whole)["unscored"], step_row(whole)["segments"]) == (0.0, 1.0)
+    controller = LearningRateController(config(alarms={"window": 2, "reward": "hold", "entropy": "hold"}))
+    assert drive(controller, [0.8] * 4) == []
+    for _ in range(6):
+        assert controller.observe(found) == []
+    assert controller.decide(10, unscored.groups).rate == 1.0
+
+
 def test_timing_adds_up():
-    parts = timing(1.0, 2.0, 2.5, 4.5, 5.0)
-    assert parts == {"wait_s": 1.0, "pack_s": 0.5, "train_s": 2.0, "publish_s": 0.5, "step_s": 4.0}
+    parts = timing(1.0, 2.0, 4.5, 5.0)
+    assert parts == {"wait_s": 1.0, "train_s": 2.5, "publish_s": 0.5, "step_s": 4.0}
