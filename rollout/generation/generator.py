@@ -223,6 +223,8 @@ def _without_errors(made: Sequence[ResponseOutcome | Response | BaseException]) 
 
 def _sample(prompt: Prompt, outcomes: Sequence[ResponseOutcome]) -> Sample | None:
     text = prompt.text or "\n".join(f"{turn.get('role')}: {turn.get('content')}" for turn in prompt.messages)
-    return next(
-        (Sample(text, outcome.text, outcome.score.reward) for outcome in outcomes if outcome.score is not None), None
-    )
+    scored = next((outcome for outcome in outcomes if outcome.score is not None), None)
+    if scored is None or scored.score is None:
+        return None
+    # The transcript of an episode begins with its prompt, which is shown already.
+    return Sample(text, scored.text.removeprefix(f"{text}\n"), scored.score.reward)

@@ -99,9 +99,10 @@ def first_and_last(samples: Sequence[Row], count: int) -> tuple[list[Row], list[
 
 
 def shorten(row: Row, limit: int = 72) -> str:
-    """Puts the prompt and the response of a sample on one line of at most ``limit`` characters."""
+    """Puts the prompt and the response of a sample on one line of at most ``limit`` characters, without its middle part."""
     text = f"{row['prompt']} {row['response']}".replace("\n", "⏎")
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+    head = limit // 2
+    return text if len(text) <= limit else f"{text[:head]}…{text[head + 1 - limit :]}"
 
 
 def _percent(share: float | None) -> str:

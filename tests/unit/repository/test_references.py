@@ -33,6 +33,7 @@ _PLACEHOLDER = re.compile(r"(^|/)[A-Z_]+(/|$)")
 _NOT_FILES = {
     ("README.md", "my_task.py"),  # the reader writes it
     ("docs/agents.md", "my_agent.py"),
+    ("README.md", "my_agent.py"),
     ("docs/agents.md", "agent.py"),
     ("AGENTS.md", "learner/a/b.py"),  # any module, and its test
     ("AGENTS.md", "tests/unit/learner/a/test_b.py"),

@@ -18,7 +18,9 @@ from rollout.data.tokenizer import Tokenizer
 from rollout.engine.errors import EngineError, NotFiniteError
 from rollout.engine.response import Response, VersionSpan
 from rollout.environments.description import TaskDescription
+from rollout.episodes.record import SegmentRecord
 from rollout.generation.generator import Generated, GroupGenerator
+from rollout.generation.outcome import ResponseOutcome
 from rollout.generation.withdrawal import Withdrawal
 from rollout.tasks import Prompt
 from rollout.tasks.reward_error import RewardError
@@ -259,3 +261,29 @@ async def test_several_prompts_become_groups_of_their_own(model: Path):
         "prompt-1",
         "prompt-2",
     }
+
+
+class Talking:
+    """Environments whose prompt is a conversation."""
+
+    task = TaskDescription("talking", plays=True)
+
+    async def prompts(self, indices: Sequence[int]) -> list[Prompt]:
+        return [Prompt("talk", messages=[{"role": "user", "content": "hello"}]) for _ in indices]
+
+
+class Player:
+    """Plays episodes whose transcript begins with the prompt."""
+
+    async def play(self, prompt: Prompt, prompt_ids: Sequence[int], affinity: str) -> ResponseOutcome:
+        segment = SegmentRecord([1, 2], [3, EOS], [VersionSpan(0, 0, 2)], "first")
+        return ResponseOutcome([segment], "stop", Score(1.0), text="user: hello\nassistant: 3")
+
+
+async def test_a_sample_of_an_episode_shows_its_prompt_once(tmp_path: Path):
+    write_model(tmp_path / "m", 0, tools=True)
+    environments: Any = Talking()
+    groups = generator(tmp_path / "m", Scripted([]), environments, 2, Player())
+    groups.slots.begin(2)
+    (sample,) = (await groups.generate([0])).samples
+    assert (sample.prompt, sample.response) == ("user: hello", "assistant: 3")

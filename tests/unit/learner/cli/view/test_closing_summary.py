@@ -10,7 +10,7 @@ from rich.console import Console
 from learner.cli.run.outcome import Outcome
 from learner.cli.run.run_history import RunHistory
 from learner.cli.run.summary import summarize
-from learner.cli.view.closing_summary import first_and_last, print_samples, print_summary
+from learner.cli.view.closing_summary import first_and_last, print_samples, print_summary, shorten
 from tests.tools.runs import make_run, sample
 
 
@@ -38,3 +38,12 @@ def test_the_summary_and_samples_of_a_run_that_ended(tmp_path: Path):
     assert "before (version 0)" in text
     assert "312= 999" in text
     assert "after (version 3)" in text
+
+
+def test_a_long_sample_is_shown_without_its_middle():
+    row = {"prompt": "user: 71", "response": "assistant: lookup\n" + "x" * 100 + "\nassistant: 3357"}
+    text = shorten(row, 40)
+    assert len(text) == 40
+    assert text.startswith("user: 71 assistant: ")
+    assert text.endswith("x⏎assistant: 3357")
+    assert shorten({"prompt": "12=", "response": "12"}) == "12= 12"
