@@ -55,7 +55,7 @@ help:
 	@echo "make test     every check and test (under 25 minutes on 2 cores)"
 	@echo "make test-unit  ROOM=learner/checkpoint: the unit tests of one room (seconds); without ROOM, of all (under 2 minutes)"
 	@echo "make check    lint, types, import rules, generated stubs"
-	@echo "make chaos    KILLS=100 SEED=0 AOF=always|everysec: kills everything, again and again, and counts every group (about 30 minutes)"
+	@echo "make chaos    KILLS=100 SEED=0 AOF=always|everysec: kills everything, again and again, and counts every group (about 45 minutes)"
 	@echo "make fuzz     COUNT=10000000 hostile messages against the gateway's parser and validator"
 	@echo "make soak     MINUTES=60 of the demo: slopes of every process's memory and descriptors, of Redis and of the disk"
 	@echo "make hosts    CUT=60 the demo on five hosts (network namespaces) over mTLS; a fleet's link is cut; root"
@@ -129,6 +129,7 @@ test-unit: $(STAMP)
 chaos: $(STAMP)
 	@$(BIN)/python -m tests.chaos.hostile
 	@$(BIN)/python -m tests.chaos.older_redis
+	@$(BIN)/python -m tests.chaos.agents --seed $(if $(SEED),$(SEED),0)
 	@$(BIN)/python -m tests.chaos --kills $(KILLS) --seed $(if $(SEED),$(SEED),0) --aof $(AOF)
 
 fuzz: $(STAMP)

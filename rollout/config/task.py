@@ -53,8 +53,8 @@ class TaskConfig(Settings):
     )
     python: Path | None = Field(
         default=None,
-        description="interpreter, of another virtualenv perhaps, in which tasks and agents of your own run; unset: the "
-        "worker's",
+        description="interpreter, of another virtualenv perhaps, in which tasks and agents of your own run, and the tasks "
+        "verifiers, reasoning-gym and openenv, which need the package that they are named after; unset: the worker's",
     )
     prompt_format: Literal["raw", "chat"] = Field(default="raw", description="chat: through the tokenizer's template")
     template: dict[str, Any] = Field(

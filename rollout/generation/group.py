@@ -10,8 +10,8 @@ from rollout.client import encode_ids, new_group_id
 from rollout.engine.response import VersionSpan
 from rollout.engine.sampling import Sampling
 from rollout.generation.outcome import ResponseOutcome
+from runtime.response_spans import spans_of
 
-_ID_BYTES = 4
 _FINISH = {
     "stop": rollout_pb2.FINISH_REASON_STOP,
     "length": rollout_pb2.FINISH_REASON_LENGTH,
@@ -46,9 +46,9 @@ def make_group(
     return group
 
 
-def response_tokens(response: rollout_pb2.Response) -> int:
-    """Returns the number of tokens of a response, those of the environment between generated ones included."""
-    return (len(response.tokens) + sum(len(segment.tokens) for segment in response.segments)) // _ID_BYTES
+def generated_tokens(response: rollout_pb2.Response) -> int:
+    """Returns the number of tokens of a response that the policy generated, in all its segments."""
+    return sum(span.end - span.start for span in spans_of(response))
 
 
 def _response(outcome: ResponseOutcome, prompt_ids: Sequence[int]) -> rollout_pb2.Response:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from leeway.v1 import rollout_pb2
 from rollout.client.tracing import SubmitTracing, write_span_context
 from rollout.engine.observer import Failure, Observer, ReplicaState
-from rollout.generation.group import response_tokens
+from rollout.generation.group import generated_tokens
 from runtime.response_spans import spans_of
 from runtime.trace_context import SpanContext
 
@@ -46,7 +46,7 @@ class WorkerTracing(SubmitTracing):
             if len(self._roots) >= _OPEN or not self._tracer.is_sampled(group.group_id):
                 continue
             version = max(span.version for response in group.responses for span in spans_of(response))
-            tokens = sum(map(response_tokens, group.responses))
+            tokens = sum(map(generated_tokens, group.responses))
             root = self._tracer.root("group", group.group_id, begun, prompt=group.prompt_id, task=group.task)
             self._tracer.child("generate", root.context, begun, version=version, tokens=tokens).end(answered)
             self._tracer.child("reward", root.context, answered).end(scored)

@@ -11,7 +11,7 @@ from rollout.config import WorkerConfig
 from rollout.engine.busy_clock import BusyClock
 from rollout.engine.observer import Failure, ReplicaState
 from rollout.generation.generator import Sample
-from rollout.generation.group import response_tokens
+from rollout.generation.group import generated_tokens
 from rollout.generation.withdrawal import known
 from rollout.telemetry.jsonl import JsonLines
 from rollout.telemetry.worker_metrics import WorkerMetrics
@@ -58,7 +58,7 @@ class WorkerLog:
         if not groups:
             return
         responses = [response for group in groups for response in group.responses]
-        tokens = sum(map(response_tokens, responses))
+        tokens = sum(map(generated_tokens, responses))
         rewards = [response.reward for response in responses if not response.unscored]
         unscored = [known(response.unscored) for response in responses if response.unscored]
         self._metrics.generated(len(groups), tokens, rewards, unscored)

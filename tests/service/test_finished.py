@@ -84,7 +84,7 @@ def test_a_run_can_be_reopened_before_its_learner_is_up(redis_server: EmbeddedRe
 
 async def test_a_worker_ends_with_its_run(redis_server: EmbeddedRedis, start_gateway: Start, tmp_path: Path):
     """It has no group to make and no engine to keep: it gives its leases back and returns, as after a signal."""
-    gateway = await start_gateway()
+    gateway = await start_gateway(limits={"vocab_size": 16})  # the model's
     engine = await ScriptedEngine().start()
     engine.status = 0  # it never answers: every request slot holds a lease
     write_model(tmp_path / "model", 0, DemoShape(layers=1, hidden=32, ffn=32))
