@@ -6,9 +6,12 @@ What is recorded is exactly what the engine answered, and reads as what the clie
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
-from collections.abc import AsyncIterator
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +20,29 @@ import pytest
 import pytest_asyncio
 from openai import AsyncOpenAI
 
+from learner.batch.packing import Layout, pack
+from learner.batch.sequences import to_sequences
+from learner.config import QueueConfig
+from learner.queue import EmbeddedRedis, LearnerQueue, TakenGroup, imbalances, ledgers_in
+from leeway.v1 import rollout_pb2 as pb
+from rollout.client import decode_ids
+from rollout.config import WorkerConfig
+from rollout.engine.pool import EnginePool
+from rollout.engine.response import Response
 from rollout.episodes.record import EpisodeRecord
+from rollout.main import run_until_signal
+from tests.service.fleet import RUN, TOKENS, GatewayProcess, until
 from tests.tools.chain_model import TOOL_TABLE, write_chain_model
 from tests.tools.foreign_venv import ForeignVenv
 from tests.tools.live_endpoint import VERSION, LiveEndpoint, live_endpoint
+from tests.tools.published import write_manifest
 
 CLIENTS = Path(__file__).parent / "clients"
 ASK: list[Any] = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is 1 + 1?"}]
 NUMBERS = {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}}
 TOOLS: list[Any] = [{"type": "function", "function": {"name": "add", "description": "Adds.", "parameters": NUMBERS}}]
+GROUP = 4  # responses of a group
+Answered = tuple[tuple[int, ...], tuple[int, ...]]  # prompt and what was generated
 _AGENT_S = 120
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.asyncio(loop_scope="module")]
@@ -148,6 +165,117 @@ async def test_openai_agents(live: LiveEndpoint, stream: bool):
     call = {"function": {"name": called["name"], "arguments": called["arguments"]}}
     text = "".join(part["text"] for part in before["content"])
     require_faithful(live, record, [{"content": text, "tool_calls": [call]}, {"content": told["final"]}])
+
+
+async def test_a_history_that_is_compacted_reaches_the_learner_as_two_segments(
+    live: LiveEndpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    answered: Counter[Answered] = Counter()
+    generate_one = EnginePool.generate_one
+
+    async def counted(pool: EnginePool, prompt: Sequence[int], *arguments: Any, **options: Any) -> Response:
+        response = await generate_one(pool, prompt, *arguments, **options)
+        answered[(*prompt,), (*response.tokens,)] += 1
+        return response
+
+    monkeypatch.setattr(EnginePool, "generate_one", counted)
+    async with compacting_groups(live, tmp_path) as taken:
+        groups = [one.group for one in taken]
+    told = Counter(answer for group in groups for one in group.responses for answer in _answers_in(one))
+    assert told.total() == 3 * GROUP * len(groups)
+    assert told <= answered
+    for group in groups:
+        for response in group.responses:
+            first, second = response.segments
+            read = [live.tokenizer.text(decode_ids(segment.context_tokens)) for segment in response.segments]
+            assert ["What is 1 + 1?" in text for text in read] == [True, False]
+            assert ["You found" in text for text in read] == [False, True]
+            assert [len(first.spans), len(second.spans)] == [2, 1]
+            assert {span.version for segment in (first, second) for span in segment.spans} == {VERSION}
+    contrasting = [group for group in groups if len({one.reward for one in group.responses}) > 1]
+    assert contrasting
+    (micro_batch,) = pack(to_sequences(contrasting), Layout(max_tokens=1 << 20)).micro_batches
+    lengths = [
+        len(segment.context_tokens + segment.tokens) // 4
+        for group in contrasting
+        for response in group.responses
+        for segment in response.segments
+    ]
+    assert micro_batch.cu_seqlens.diff().tolist() == lengths
+    assert micro_batch.segments.tolist() == [2] * GROUP * len(contrasting)
+    generated = [token for group in contrasting for one in group.responses for token in _generated(one)]
+    assert micro_batch.loss_target.tolist() == generated
+    assert micro_batch.version is not None
+    assert set(micro_batch.version.tolist()) == {VERSION}
+
+
+@contextlib.asynccontextmanager
+async def compacting_groups(live: LiveEndpoint, directory: Path) -> AsyncIterator[list[TakenGroup]]:
+    """Runs a worker of the task ``Compacting`` on the engine, with a gateway, until the learner's queue has had some groups.
+
+    Yields:
+        The groups, with contrast in at least one of them; all are committed, and the ledger balances.
+    """
+    site = live.endpoint.socket.parent
+    redis = EmbeddedRedis.start(directory / "redis")
+    queue_config = QueueConfig(url=redis.url, run=RUN)
+    queue = LearnerQueue.open(queue_config)
+    queue.begin(0, [])
+    gateway = GatewayProcess(
+        directory, redis.url, admission={"groups_per_step": 1, "max_staleness": 1},
+        limits={"vocab_size": live.tokenizer.vocab_size, "group_size": [GROUP, GROUP]},
+    )  # fmt: skip
+    taken: list[TakenGroup] = []
+
+    def take() -> bool:
+        """Takes and commits what waits; whether there has been enough."""
+        new = queue.take(100, VERSION, 100)
+        queue.commit(VERSION, [one.ref for one in new])
+        taken.extend(new)
+        return any(len({one.reward for one in each.group.responses}) > 1 for each in taken)
+
+    try:
+        await gateway.ready()
+        queue.publish(write_manifest(site / "weights" / f"weight_v{VERSION:06d}", VERSION))
+        queue.report(VERSION, VERSION, 0)
+        (directory / "token").write_text(TOKENS["alpha"])
+        values = {
+            "gateway": gateway.address, "token_file": directory / "token", "model": site / "model",
+            "state_dir": directory / "state", "log_dir": directory / "logs", "sampling": {"responses": GROUP},
+            "allowed_uris": [(site / "weights").as_uri()], "engine": {"urls": [live.engine_url]},
+            "task": {"name": "tests.tools.compacting_task:Compacting", "episodes": 2 * GROUP},
+        }  # fmt: skip
+        worker = asyncio.create_task(run_until_signal(WorkerConfig.parse(values, source="test")))
+        try:
+            await until(lambda: worker.done() or take(), _AGENT_S)
+            assert not worker.done(), worker.exception()
+        finally:
+            worker.cancel()
+            await asyncio.wait([worker])
+            for number in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().remove_signal_handler(number)
+        assert gateway.child.exit_code() is None
+        take()
+        (ledger,) = ledgers_in(queue_config)
+        assert imbalances(ledger) == []
+        assert (ledger.accepted, ledger.trained, ledger.queued, ledger.in_flight) == (len(taken), len(taken), 0, 0)
+        yield taken
+    finally:
+        gateway.child.kill()
+        queue.close()
+        redis.stop()
+
+
+def _answers_in(response: pb.Response) -> Iterator[Answered]:
+    """Yields (everything before, what was generated) of each generation that a response says it is made of."""
+    for segment in response.segments:
+        context, tokens = decode_ids(segment.context_tokens), decode_ids(segment.tokens)
+        for span in segment.spans:
+            yield (*context, *tokens[: span.start]), (*tokens[span.start : span.end],)
+
+
+def _generated(response: pb.Response) -> list[int]:
+    return [token for _, answer in _answers_in(response) for token in answer]
 
 
 def _as_openai(message: dict[str, Any]) -> dict[str, Any]:
