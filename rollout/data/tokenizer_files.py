@@ -99,13 +99,14 @@ def _declared(
         values["extra_special_tokens"] = values.pop("additional_special_tokens")
     named = _pop_named(values)
     if "added_tokens_decoder" in settings:
-        added = {int(index): _token(token) for index, token in settings["added_tokens_decoder"].items()}
+        found = [(int(index), _token(token)) for index, token in settings["added_tokens_decoder"].items()]
     else:
         _merge_special_tokens_map(values, read_json(model / "special_tokens_map.json", optional=True))
         named |= _pop_named(values)
-        added = _added_by_other_files(model, values)
+        found = _added_by_other_files(model, values)
     extra = values.get("extra_special_tokens", values.get("additional_special_tokens")) or []
-    by_text = {token.content: token for token in added.values()}
+    added = dict(found)
+    by_text = {token.content: token for _, token in found}  # also of a token whose id a later one has taken
     names: dict[str, _Token] = {}
     for name in _NAMED:
         if values.get(name) is not None:
@@ -133,18 +134,16 @@ def _merge_special_tokens_map(values: dict[str, Any], found: Mapping[str, Any]) 
             values[name] = {**value, "special": True} if isinstance(value, dict) and "content" in value else value
 
 
-def _added_by_other_files(model: Path, values: Mapping[str, Any]) -> dict[int, AddedToken]:
-    """Returns the tokens that added_tokens.json and tokenizer.json add, by id."""
+def _added_by_other_files(model: Path, values: Mapping[str, Any]) -> list[tuple[int, AddedToken]]:
+    """Returns the tokens that added_tokens.json and tokenizer.json add, each with its id, in their order."""
     extra = values.get("extra_special_tokens") or []
     special = {_text(_as_declared(values[name])) for name in _NAMED if values.get(name)}
     special |= {_text(_as_declared(token)) for token in extra}
-    added = {
-        index: AddedToken(text, normalized=text not in special, special=text in special)
+    added = [
+        (index, AddedToken(text, normalized=text not in special, special=text in special))
         for text, index in read_json(model / "added_tokens.json", optional=True).items()
-    }
-    for token in read_json(model / "tokenizer.json").get("added_tokens", []):
-        added[token["id"]] = _token(token)
-    return added
+    ]
+    return [*added, *((one["id"], _token(one)) for one in read_json(model / "tokenizer.json").get("added_tokens", []))]
 
 
 def _add_missing(raw: RawTokenizer, added: Mapping[int, AddedToken], names: list[_Token], extra: list[_Token]) -> None:

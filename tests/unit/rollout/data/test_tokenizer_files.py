@@ -197,6 +197,17 @@ def test_ids_and_text_are_those_of_transformers(
     assert reference.eos_token_id is None or reference.eos_token_id in ours.eos_ids
 
 
+def test_a_token_whose_id_is_taken_keeps_its_flags(directory: Path):
+    """added_tokens.json gives the end token an id that tokenizer.json gives to another: its own flags still hold."""
+    end = {"content": "new word", "lstrip": False, "rstrip": False, "normalized": False, "single_word": True}
+    special = {"eos_token": {**end, "special": False}}
+    raw = word_level()
+    raw.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL])
+    named = {"tokenizer_config": {"tokenizer_class": "PreTrainedTokenizerFast"}, "special_tokens_map": special}
+    model = write(directory, raw, **named, added_tokens={"new word": 0})
+    assert Tokenizer(model).prompt_ids("hellonew word") == theirs(model)("hellonew word").input_ids
+
+
 @given(text=st.text("0123456789+=", max_size=20))
 def test_a_call_that_cut_and_padded_leaves_no_trace_in_the_prompts(directory: Path, text: str):
     cut = directory / "cut"
