@@ -65,7 +65,8 @@ class LearnerQueue:
         self._timeline: Timeline | None = None
         self._published: deque[list[Any]] = deque(maxlen=_REPUBLISHED)  # arguments of the last calls of publish.lua
         self._refused = RefusedGroups(session, self._keys, self._groups.finish)
-        self._reported: list[Any] = []  # arguments of the last call of report.lua
+        self._progress: tuple[int, int] | None = None  # step and version, as reported last
+        self._uncommitted = 0  # groups that steps were made with and that are not committed
         self._id_memory_ms, self._next_forget = 1000 * config.id_memory_s, 0.0
         session.on_restart(self._repeat_after_restart)
 
@@ -207,7 +208,9 @@ class LearnerQueue:
             StillAwayError: in ``waiting_at_most``: Redis is away for longer; commit the groups with the next checkpoint.
         """
         self._refused.settle()
-        return self._groups.finish("trained", step, refs)
+        finished = self._groups.finish("trained", step, refs)
+        self._uncommitted = max(0, self._uncommitted - finished)
+        return finished
 
     def quarantine(self, step: int, refused: Sequence[tuple[GroupRef, rollout_pb2.Group]], fault: str) -> None:
         """Takes groups out of the queue at once that must never be trained, and keeps them for the operator.
@@ -249,14 +252,16 @@ class LearnerQueue:
             version: the newest published version.
             uncommitted: groups that an optimizer step was made with and that are not committed yet.
         """
-        in_flight = self._groups.refs()
-        # Groups are trained on in the order they were handed out.
-        fleets = Counter(ref.fleet for ref in in_flight[:uncommitted])
-        flat = [text for pair in fleets.items() for text in pair]
-        self._reported = [step, version, uncommitted, *flat]
+        self._progress, self._uncommitted = (step, version), uncommitted
         with contextlib.suppress(StillAwayError):  # it is repeated when the queue goes on
-            self._change("report", [self._keys.progress, self._keys.stepped], self._reported)
+            self._change("report", [self._keys.progress, self._keys.stepped], self._progress_now(step, version))
             self._forget()
+
+    def _progress_now(self, step: int, version: int) -> list[Any]:
+        """Arguments of report.lua."""
+        # Groups are trained on in the order they were handed out.
+        fleets = Counter(ref.fleet for ref in self._groups.refs()[: self._uncommitted])
+        return [step, version, self._uncommitted, *(text for pair in fleets.items() for text in pair)]
 
     def end(self) -> None:
         """Records that the run has made all its steps: gateways take no more groups, and fleets end.
@@ -321,10 +326,11 @@ class LearnerQueue:
         if self._timeline is not None:
             self._session.execute_once("begin", [self._begin_call(self._timeline)])
         self._republish()
-        if self._reported:
-            names = [self._keys.epoch, self._keys.progress, self._keys.stepped]
-            self._session.execute_once("report", [(names, [self.epoch, *self._reported])])
         self._groups.repeat()
+        # Last: it says what is not committed now, whether Redis has lost the commits before or not.
+        if self._progress is not None:
+            names = [self._keys.epoch, self._keys.progress, self._keys.stepped]
+            self._session.execute_once("report", [(names, [self.epoch, *self._progress_now(*self._progress)])])
 
     def _republish(self) -> None:
         newest: Any = self._session.client.xrevrange(self._keys.versions, count=1)

@@ -15,7 +15,7 @@ from leeway.v1 import rollout_pb2 as pb
 from tests.service.conftest import publish
 from tests.service.fleet import RUN, until, valid_group
 from tests.service.proxy import lossy
-from tests.service.queueing import append, begun, client, feed, ids, ledger
+from tests.service.queueing import append, begun, client, feed, ids, lease, ledger, wish
 
 
 async def test_redis_killed_with_aof_always_loses_nothing(config, any_redis, gateway_queue, open_learner):
@@ -52,6 +52,25 @@ async def test_redis_killed_with_aof_always_loses_nothing(config, any_redis, gat
         while more := learner.take(50, 1, 2):
             seen += ids(more)
         assert sorted(seen) == sorted(group.group_id for group in groups)
+    finally:
+        server.stop()
+
+
+async def test_committed_groups_are_not_reported_again_after_a_restart(any_redis, gateway_queue, open_learner):
+    """A learner repeats its report after an outage. Groups that it has committed since leave no room for leases twice."""
+    learner = begun(open_learner)
+    await feed(gateway_queue, [valid_group() for _ in range(5)])
+    taken = learner.take(5, 0, 2)
+    learner.report(1, 0, 5)
+    assert learner.commit(1, [one.ref for one in taken[:4]]) == 4
+    any_redis.child.kill()
+    server = any_redis.restart()
+    try:
+        assert learner.take(1, 1, 2) == []  # it notices, and repeats
+        with pytest.raises(UnavailableError):  # so does the gateway
+            await gateway_queue.ledger("alpha")
+        # The one group that is not committed was trained: it does not count against the bound.
+        assert await lease(gateway_queue, wish("a", 20), bound=10) == 10
     finally:
         server.stop()
 
