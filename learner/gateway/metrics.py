@@ -308,7 +308,8 @@ class GatewayMetrics:
         for ledger in ledgers:
             for entry in (*_COUNTED, *_WAITING):
                 self._ledger.labels(ledger.fleet, entry).set(getattr(ledger, entry))
-            for reason, responses in ledger.unscored_responses_by_reason.items():
+            # "other" always: a fleet whose responses are all scored has a series too.
+            for reason, responses in {"other": 0, **ledger.unscored_responses_by_reason}.items():
                 self._unscored.labels(ledger.fleet, reason).set(responses)
             self._violations.labels(ledger.fleet).set(len(imbalances(ledger)) - bool(ledger.lost))
 

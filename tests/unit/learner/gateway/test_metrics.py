@@ -23,3 +23,10 @@ def test_groups_that_teach_nothing_and_unscored_responses_are_shown_by_fleet():
         'leeway_gateway_unscored_responses{fleet="f",reason="other"} 70.0',
     ):
         assert line in page
+
+
+def test_a_fleet_without_unscored_responses_has_a_series_all_the_same():
+    metrics = GatewayMetrics(GatewayHealth())
+    metrics.ledgers([pb.Ledger(fleet="f")])
+    page = generate_latest(metrics.registry.prometheus).decode().splitlines()
+    assert 'leeway_gateway_unscored_responses{fleet="f",reason="other"} 0.0' in page
