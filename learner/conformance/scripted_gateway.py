@@ -15,6 +15,7 @@ from learner.config import LimitsConfig
 from learner.conformance.report import Report
 from learner.conformance.rules import FLEET_RULES
 from learner.conformance.script import REASONS, RETRY_AFTER_MS, SCRIPT, FleetScript, Received
+from learner.gateway.run_description import describe_limits
 from learner.gateway.validation import Violation, validate
 from leeway.v1 import rollout_pb2, rollout_pb2_grpc
 
@@ -72,26 +73,10 @@ class ScriptedGateway(rollout_pb2_grpc.RolloutServiceServicer):
         await self._authorise(context)
         if not self.script.groups:
             self.report.kept("describe")
-        limits = self._limits
-        return rollout_pb2.DescribeRunResponse(
-            run="conformance",
-            contract_revision=1,
-            vocab_size=limits.vocab_size,
-            min_group_size=limits.group_size[0],
-            max_group_size=limits.group_size[1],
-            min_reward=limits.reward_range[0],
-            max_reward=limits.reward_range[1],
-            min_temperature=limits.temperature_range[0],
-            max_temperature=limits.temperature_range[1],
-            max_prompt_tokens=limits.max_prompt_tokens,
-            max_response_tokens=limits.max_response_tokens,
-            max_response_context_tokens=limits.max_prompt_tokens + limits.max_response_tokens,
-            max_message_bytes=limits.max_message_bytes,
-            takes_truncated_sampling=True,
-            max_staleness=4,
-            expire_after=32,
-            finished=self._finished,
-        )
+        description = describe_limits(self._limits)
+        description.run, description.finished = "conformance", self._finished
+        description.max_staleness, description.expire_after = 4, 32
+        return description
 
     async def Lease(
         self, request: rollout_pb2.LeaseRequest, context: grpc.aio.ServicerContext

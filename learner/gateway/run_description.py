@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from learner.config import GatewayConfig
+from learner.config import GatewayConfig, LimitsConfig
 from leeway.v1 import rollout_pb2
 
 CONTRACT_REVISION = 2  # the last of those that the end of proto/leeway/v1/rollout.proto lists
 
 
-def describe_run(config: GatewayConfig, finished: bool) -> rollout_pb2.DescribeRunResponse:
-    """Describes the run of a gateway.
-
-    Args:
-        config: the gateway's settings.
-        finished: whether the run has made all its steps.
-    """
-    limits, admission, wanted = config.limits, config.admission, config.wanted
+def describe_limits(limits: LimitsConfig) -> rollout_pb2.DescribeRunResponse:
+    """Describes what groups are checked against; the other fields stay empty."""
     return rollout_pb2.DescribeRunResponse(
-        run=config.queue.run,
         contract_revision=CONTRACT_REVISION,
         vocab_size=limits.vocab_size,
         min_group_size=limits.group_size[0],
@@ -31,6 +24,19 @@ def describe_run(config: GatewayConfig, finished: bool) -> rollout_pb2.DescribeR
         max_response_context_tokens=limits.max_response_context_tokens,
         max_message_bytes=limits.max_message_bytes,
         takes_truncated_sampling=limits.truncated_sampling,
+    )
+
+
+def describe_run(config: GatewayConfig, finished: bool) -> rollout_pb2.DescribeRunResponse:
+    """Describes the run of a gateway.
+
+    Args:
+        config: the gateway's settings.
+        finished: whether the run has made all its steps.
+    """
+    admission, wanted = config.admission, config.wanted
+    description = rollout_pb2.DescribeRunResponse(
+        run=config.queue.run,
         wanted=rollout_pb2.Wanted(
             temperature=wanted.temperature,
             prompt_format=wanted.prompt_format or "",
@@ -41,3 +47,5 @@ def describe_run(config: GatewayConfig, finished: bool) -> rollout_pb2.DescribeR
         expire_after=admission.expire_after,
         finished=finished,
     )
+    description.MergeFrom(describe_limits(config.limits))
+    return description
