@@ -26,9 +26,53 @@ class EpisodeLimits(Settings):
     )
 
 
-class TaskConfig(Settings):
-    """The task: what is asked, which agent answers if not the model alone, and how responses are scored."""
+class RewardConfig(Settings):
+    """One part of a task's reward, from the registry of rewards."""
 
+    name: str = Field(
+        description="a reward of the registry (`leeway rewards` lists them), one of an installed package's entry points "
+        "(leeway.rewards), or module:function"
+    )
+    part: str = Field(default="", max_length=64, description="name among the reward's parts; default: the reward's name")
+    weight: float = Field(default=1.0, allow_inf_nan=False, description="factor of its value in the sum")
+    options: dict[str, Any] = Field(default={}, description="keyword arguments of the reward")
+
+
+class RestConfig(Settings):
+    """Prompts that teach nothing now are asked less often: all their responses are right, or all are wrong."""
+
+    after: int = Field(
+        default=0,
+        ge=0,
+        description="groups of a prompt in a row without contrast after which it rests; 0: every prompt is always asked",
+    )
+    passes: int = Field(
+        default=2, gt=0, description="passes over the data for which it rests; then it is asked again, and rests twice as long"
+    )
+
+
+class TaskConfig(Settings):
+    """A task: what is asked, which agent answers if not the model alone, and how responses are scored."""
+
+    label: str = Field(
+        default="",
+        max_length=64,
+        description="the task's name in groups, metrics and evaluations; default: its own. Labels of a mixture differ",
+    )
+    weight: float = Field(
+        default=1.0, gt=0, allow_inf_nan=False, description="share of the prompts, where [[rollout.task]] stands several times"
+    )
+    held_out: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="share of the prompts, chosen by a digest of their ids, that are never trained on: they are for evaluation",
+    )
+    reward: tuple[RewardConfig, ...] = Field(
+        default=(),
+        description="[[rollout.task.reward]]: parts whose weighted sum is the reward, instead of the task's own judgement",
+    )
+    rest: RestConfig = RestConfig()
     name: str = Field(
         default="sort",
         description="a built-in task, module:Class (a task of your own), or module:function (an agent, which needs prompts); "

@@ -286,6 +286,55 @@ class Wanted(_message.Message):
     max_new_tokens: int
     def __init__(self, temperature: _Optional[float] = ..., prompt_format: _Optional[str] = ..., group_size: _Optional[int] = ..., max_new_tokens: _Optional[int] = ...) -> None: ...
 
+class Evaluation(_message.Message):
+    __slots__ = ("version", "name", "sampling", "prompts", "samples", "unscored", "metrics", "seconds", "measured_at")
+    class MetricsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Interval
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Interval, _Mapping]] = ...) -> None: ...
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    PROMPTS_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    UNSCORED_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    MEASURED_AT_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    name: str
+    sampling: str
+    prompts: int
+    samples: int
+    unscored: int
+    metrics: _containers.MessageMap[str, Interval]
+    seconds: float
+    measured_at: _timestamp_pb2.Timestamp
+    def __init__(self, version: _Optional[int] = ..., name: _Optional[str] = ..., sampling: _Optional[str] = ..., prompts: _Optional[int] = ..., samples: _Optional[int] = ..., unscored: _Optional[int] = ..., metrics: _Optional[_Mapping[str, Interval]] = ..., seconds: _Optional[float] = ..., measured_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class Interval(_message.Message):
+    __slots__ = ("value", "low", "high")
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    LOW_FIELD_NUMBER: _ClassVar[int]
+    HIGH_FIELD_NUMBER: _ClassVar[int]
+    value: float
+    low: float
+    high: float
+    def __init__(self, value: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ...) -> None: ...
+
+class ReportEvaluationRequest(_message.Message):
+    __slots__ = ("evaluation",)
+    EVALUATION_FIELD_NUMBER: _ClassVar[int]
+    evaluation: Evaluation
+    def __init__(self, evaluation: _Optional[_Union[Evaluation, _Mapping]] = ...) -> None: ...
+
+class ReportEvaluationResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class GetLedgerRequest(_message.Message):
     __slots__ = ("fleet",)
     FLEET_FIELD_NUMBER: _ClassVar[int]

@@ -54,6 +54,11 @@ class RolloutServiceStub(object):
                 request_serializer=leeway_dot_v1_dot_rollout__pb2.DescribeRunRequest.SerializeToString,
                 response_deserializer=leeway_dot_v1_dot_rollout__pb2.DescribeRunResponse.FromString,
                 _registered_method=True)
+        self.ReportEvaluation = channel.unary_unary(
+                '/leeway.v1.RolloutService/ReportEvaluation',
+                request_serializer=leeway_dot_v1_dot_rollout__pb2.ReportEvaluationRequest.SerializeToString,
+                response_deserializer=leeway_dot_v1_dot_rollout__pb2.ReportEvaluationResponse.FromString,
+                _registered_method=True)
         self.GetLedger = channel.unary_unary(
                 '/leeway.v1.RolloutService/GetLedger',
                 request_serializer=leeway_dot_v1_dot_rollout__pb2.GetLedgerRequest.SerializeToString,
@@ -118,6 +123,14 @@ class RolloutServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReportEvaluation(self, request, context):
+        """Records what a version is worth on prompts that are not trained on. Needs the role evaluate. Recorded once per version, name
+        and sampling: a later report of the same takes the place of the earlier one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetLedger(self, request, context):
         """Returns a fleet's ledger: the caller's own, or with the role operate any fleet's.
         """
@@ -154,6 +167,11 @@ def add_RolloutServiceServicer_to_server(servicer, server):
                     servicer.DescribeRun,
                     request_deserializer=leeway_dot_v1_dot_rollout__pb2.DescribeRunRequest.FromString,
                     response_serializer=leeway_dot_v1_dot_rollout__pb2.DescribeRunResponse.SerializeToString,
+            ),
+            'ReportEvaluation': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportEvaluation,
+                    request_deserializer=leeway_dot_v1_dot_rollout__pb2.ReportEvaluationRequest.FromString,
+                    response_serializer=leeway_dot_v1_dot_rollout__pb2.ReportEvaluationResponse.SerializeToString,
             ),
             'GetLedger': grpc.unary_unary_rpc_method_handler(
                     servicer.GetLedger,
@@ -274,6 +292,33 @@ class RolloutService(object):
             '/leeway.v1.RolloutService/DescribeRun',
             leeway_dot_v1_dot_rollout__pb2.DescribeRunRequest.SerializeToString,
             leeway_dot_v1_dot_rollout__pb2.DescribeRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportEvaluation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/leeway.v1.RolloutService/ReportEvaluation',
+            leeway_dot_v1_dot_rollout__pb2.ReportEvaluationRequest.SerializeToString,
+            leeway_dot_v1_dot_rollout__pb2.ReportEvaluationResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,1 @@
+"""The commands about rollouts: shows, exports and replays recorded groups."""

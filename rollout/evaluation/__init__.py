@@ -1,0 +1,1 @@
+"""Measures published versions on prompts that are not trained on, away from training."""
