@@ -33,7 +33,9 @@ class RewardConfig(Settings):
         description="a reward of the registry (`leeway rewards` lists them), one of an installed package's entry points "
         "(leeway.rewards), or module:function"
     )
-    part: str = Field(default="", max_length=64, description="name among the reward's parts; default: the reward's name")
+    part: str = Field(
+        default="", max_length=64, description="name among the reward's parts; default: the reward's name"
+    )
     weight: float = Field(default=1.0, allow_inf_nan=False, description="factor of its value in the sum")
     options: dict[str, Any] = Field(default={}, description="keyword arguments of the reward")
 
@@ -47,7 +49,9 @@ class RestConfig(Settings):
         description="groups of a prompt in a row without contrast after which it rests; 0: every prompt is always asked",
     )
     passes: int = Field(
-        default=2, gt=0, description="passes over the data for which it rests; then it is asked again, and rests twice as long"
+        default=2,
+        gt=0,
+        description="passes over the data for which it rests; then it is asked again, and rests twice as long",
     )
 
 
@@ -60,13 +64,16 @@ class TaskConfig(Settings):
         description="the task's name in groups, metrics and evaluations; default: its own. Labels of a mixture differ",
     )
     weight: float = Field(
-        default=1.0, gt=0, allow_inf_nan=False, description="share of the prompts, where [[rollout.task]] stands several times"
+        default=1.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="share of the prompts, where [[rollout.task]] stands several times",
     )
     held_out: float = Field(
         default=0.0,
         ge=0,
         lt=1,
-        description="share of the prompts, chosen by a digest of their ids, that are never trained on: they are for evaluation",
+        description="share of the prompts, chosen by a digest of their ids, that are kept for evaluation and never trained on",
     )
     reward: tuple[RewardConfig, ...] = Field(
         default=(),

@@ -23,4 +23,11 @@ def test_a_larger_share_contains_a_smaller_one():
 
 def test_it_stays_the_same_over_releases():
     # Written down once: another rule would train on what earlier versions of a run were evaluated with.
-    assert [one for one in _IDS[:600] if is_held_out(one, 0.01)] == ["sort:000073", "sort:000205", "sort:000216", "sort:000226", "sort:000288", "sort:000590"]
+    assert [one for one in _IDS[:600] if is_held_out(one, 0.01)] == [
+        "sort:000073",
+        "sort:000205",
+        "sort:000216",
+        "sort:000226",
+        "sort:000288",
+        "sort:000590",
+    ]
