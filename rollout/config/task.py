@@ -73,7 +73,7 @@ class TaskConfig(Settings):
         default=0.0,
         ge=0,
         lt=1,
-        description="share of the prompts, chosen by a digest of their ids, that are kept for evaluation and never trained on",
+        description="share of the prompts, chosen by a digest of their ids, that are for evaluation and never trained on",
     )
     reward: tuple[RewardConfig, ...] = Field(
         default=(),
