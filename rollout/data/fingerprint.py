@@ -21,7 +21,8 @@ _DIGITS = 12  # of a digest
 def fingerprint(config: TaskConfig, seed: int, size: int | None, own: Mapping[str, Any]) -> Fingerprint:
     """Returns what must stay as it is for an index to stand for the same prompt: settings and contents of files, by name.
 
-    An option that names a file counts with the file's content and not with its place, so that a data set can be moved.
+    An option that names a file counts with the file's content and not with its place, so that a data set can be moved. What
+    the task says of an option of this name stands instead of the option.
 
     Args:
         config: the task's settings.
@@ -36,9 +37,12 @@ def fingerprint(config: TaskConfig, seed: int, size: int | None, own: Mapping[st
     if config.prompts:
         found["task.prompts"] = _value("task.prompts", config.prompts)
     found |= {
-        f"task.options.{option}": _value(f"task.options.{option}", value) for option, value in config.options.items()
+        f"task.options.{option}": _value(f"task.options.{option}", value)
+        for option, value in config.options.items()
+        if option not in own
     }
-    found |= {f"the task's {name}": value for name, value in own.items()}
+    for name, value in own.items():
+        found[f"the content of task.options.{name}" if name in config.options else f"the task's {name}"] = value
     return json.loads(json.dumps(found, default=repr))
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from rollout.tasks import Prompt, Task, TaskError
+from rollout.tasks.json_lines import JsonLine, json_lines
+from rollout.tasks.row_error import RowError
 
 
 class PromptFile(Task):
@@ -30,9 +31,7 @@ class PromptFile(Task):
     def load(self) -> None:
         if not self._path.is_file():
             raise TaskError(f"task.prompts = {str(self._path)!r}: no such file")
-        # Not splitlines(): JSON allows what it takes for line ends (U+2028, U+0085) within a text.
-        lines = self._path.read_bytes().split(b"\n")
-        self._rows = [self._row(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+        self._rows = [self._row(line) for line in json_lines(self._path)]
         if not self._rows:
             raise TaskError(f"task.prompts = {str(self._path)!r}: the file is empty")
         self.size = len(self._rows)
@@ -46,16 +45,16 @@ class PromptFile(Task):
     def reward(self, prompt: Prompt, response: str) -> float:
         raise NotImplementedError("a file of prompts judges nothing")
 
-    def _row(self, number: int, line: bytes) -> dict[str, Any]:
+    def _row(self, line: JsonLine) -> dict[str, Any]:
         try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise TaskError(f"{self._path}, line {number}: no JSON: {error}") from error
-        text = isinstance(row, dict) and isinstance(row.get("prompt"), str) and bool(row["prompt"])
-        messages = isinstance(row, dict) and isinstance(row.get("messages"), list) and bool(row["messages"])
+            row = line.parse()
+        except RowError as error:
+            raise TaskError(f"{self._path}, line {line.number}: {error}") from error
+        text = isinstance(row.get("prompt"), str) and bool(row["prompt"])
+        messages = isinstance(row.get("messages"), list) and bool(row["messages"])
         if text == messages:
             raise TaskError(
-                f"{self._path}, line {number}: expected an object with prompt (a text) or messages (a list), "
-                f"found {line[:80]!r}"
+                f"{self._path}, line {line.number}: expected an object with prompt (a text) or messages (a list), "
+                f"found {line.raw[:80]!r}"
             )
         return row

@@ -35,3 +35,12 @@ def test_an_option_that_became_a_file_is_another_option(tmp_path: Path, monkeypa
     (told,) = differences(before, of(data=str(path)))
     assert told.startswith(f"task.options.data is {str(path)!r} with content blake3:")
     assert told.endswith(f"was {str(path)!r}")
+
+
+def test_what_a_task_says_of_an_option_stands_instead_of_it():
+    def of_path(path: str, content: str) -> dict[str, Any]:
+        return fingerprint(TaskConfig(name="m:Asked", options={"path": path, "n": 1}), 0, 5, {"path": content})
+
+    assert not differences(of_path("here", "1"), of_path("there", "1"))
+    (told,) = differences(of_path("here", "1"), of_path("here", "2"))
+    assert told == "the content of task.options.path is '2', was '1'"

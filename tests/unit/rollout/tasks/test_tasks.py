@@ -119,7 +119,7 @@ def test_gsm8k_names_a_missing_file_and_a_bad_line(tmp_path: Path):
     [
         ('{"question": 1, "answer": "#### 2"}', "question = 1 is no text"),
         ('{"question": "q", "answer": "#### "}', "nothing after '####'"),
-        ("[]", "list indices"),
+        ("[]", "no JSON object, but '[]'"),
         ('{"question": "q"}', "'answer'"),
         ('{"question": "\xff"}', "line 2"),
     ],
@@ -138,6 +138,11 @@ def test_gsm8k_reads_rows_with_every_character_and_passes_over_empty_lines(tmp_p
     task = load_task("gsm8k", 0, {"path": str(path)})
     assert task.size == 2
     assert {task.prompt(index).text.split("\n")[0] for index in range(2)} == {"a\u2028b\x85c", "d"}
+
+
+def test_gsm8k_passes_over_a_byte_order_mark(gsm8k_file: Path):
+    gsm8k_file.write_bytes(b"\xef\xbb\xbf" + gsm8k_file.read_bytes())
+    assert load_task("gsm8k", 0, {"path": str(gsm8k_file)}).size == 3
 
 
 def test_a_task_of_ones_own():
