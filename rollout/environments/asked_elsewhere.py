@@ -12,7 +12,7 @@ class AskedElsewhere(Task):
     """A task that asks what another one asks.
 
     Args:
-        name: its name in groups.
+        name: its name in messages.
         prompts: the task that asks.
     """
 
@@ -25,6 +25,7 @@ class AskedElsewhere(Task):
     def load(self) -> None:
         self._prompts.load()
         self.size = self._prompts.size
+        self.unusable_rows = self._prompts.unusable_rows
 
     def prompt(self, index: int) -> Prompt:
         return self._prompts.prompt(index)

@@ -34,7 +34,7 @@ class CommandAgent(AskedElsewhere):
     It is killed with its process group when the episode is over.
 
     Args:
-        name: its name in groups.
+        name: its name in messages.
         command: program and arguments; "python" is this process's interpreter.
         prompts: the task that asks.
     """

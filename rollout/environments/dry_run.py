@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import json
 import os
 import statistics
@@ -27,12 +26,13 @@ from rollout.data.demo_model import write_model
 from rollout.data.prompt_ids import prompt_ids
 from rollout.data.tokenizer import Tokenizer
 from rollout.environments.description import describe_task
-from rollout.environments.host_process import HostProcess, HostSettings
 from rollout.environments.loading import TaskSpec, load
-from rollout.environments.reward_pool import RewardPool
+from rollout.environments.one_judgement import judge_once
+from rollout.environments.task_spec import spec_of
 from rollout.tasks import Prompt, Task
-from rollout.tasks.reward_error import RewardError, describe, explain
-from rollout.tasks.score import Score, as_score
+from rollout.tasks.held_out import is_held_out
+from rollout.tasks.judged_response import JudgedResponse
+from rollout.tasks.reward_error import RewardError, describe
 from runtime.errors import LeewayError
 from runtime.settings import Settings
 
@@ -43,7 +43,7 @@ _LONGEST_ID = 256  # bytes of a prompt's id, as the gateway accepts it
 class DryRun(Settings):
     """What to try, and of how much."""
 
-    config: WorkerConfig
+    config: WorkerConfig = Field(description="of the worker; the first of its tasks is tried")
     demo_model: str = Field(default="", description="use this demo's model, which need not be there yet")
     prompts: int = Field(default=1000, gt=0, description="most prompts that are measured")
     measure_s: float = Field(default=20.0, gt=0, description="seconds after which no more are measured")
@@ -100,7 +100,7 @@ def main() -> None:
 
 def _try_all(asked: DryRun, report: FindingWriter) -> None:
     config = asked.config
-    named = f"task.name = {config.task.name!r}"
+    named = f"task.name = {config.task[0].name!r}"
     report.write(begin=f"{named}: loading it")
     task = _load(config, report)
     report.write(begin="the tokenizer")
@@ -119,20 +119,19 @@ def _load(config: WorkerConfig, report: FindingWriter) -> Task:
     except LeewayError as error:
         report.find("task", "fail", str(error), "correct rollout.task, or run where the module can be imported")
     except Exception as error:  # noqa: BLE001 - the user's module: whatever it raises is written
-        text = f"task.name = {config.task.name!r}: loading it raised {_described(None, error)}"
+        text = f"task.name = {config.task[0].name!r}: loading it raised {_described(None, error)}"
         report.find("task", "fail", text, "correct the task's module or its options")
     raise _Over
 
 
 def _spec(config: WorkerConfig) -> TaskSpec:
-    task = config.task
-    return TaskSpec(task.name, config.seed, task.options, task.prompts, tuple(task.command), task.remote)
+    return spec_of(config.task[0], config.seed)
 
 
 def _tokenizer(asked: DryRun, report: FindingWriter) -> Tokenizer:
     try:
-        tokenizer = Tokenizer(asked.config.model, asked.config.task.prompt_format)
-        if asked.config.task.prompt_format == "chat":
+        tokenizer = Tokenizer(asked.config.model)
+        if asked.config.task[0].prompt_format == "chat":
             _ = tokenizer.chat_template  # read now: whether there is one
         return tokenizer
     except LeewayError as error:
@@ -150,12 +149,12 @@ def _first_prompt(task: Task, tokenizer: Tokenizer, config: WorkerConfig, report
                 "task", "warn", text, "make it a function of seed and index alone: a restarted worker asks again"
             )
         stops = [tokenizer.single_id(stop) for stop in task.stop]
-        ids = prompt_ids(prompt, tokenizer, config.task)
+        ids = prompt_ids(prompt, tokenizer, config.task[0])
     except LeewayError as error:
         report.find("task", "fail", str(error), "correct rollout.task.prompt_format, or the task")
         raise _Over from error
     except Exception as error:
-        text = f"task.name = {config.task.name!r}: prompt 0 raised {_described(task, error)}"
+        text = f"task.name = {config.task[0].name!r}: prompt 0 raised {_described(task, error)}"
         report.find("task", "fail", text, "correct the task, or rollout.task.options")
         raise _Over from error
     if not 1 <= len(str(prompt.prompt_id).encode(errors="replace")) <= _LONGEST_ID:
@@ -177,15 +176,17 @@ def _first_prompt(task: Task, tokenizer: Tokenizer, config: WorkerConfig, report
 def _measure(task: Task, tokenizer: Tokenizer, asked: DryRun, report: FindingWriter) -> None:
     """Measures the first prompts, for ``measure_s`` seconds at most."""
     lengths, names, until, index = [], set(), time.monotonic() + asked.measure_s, 0
+    held_out = 0
     try:
         for index in range(min(asked.prompts, task.size or asked.prompts)):
             prompt = task.prompt(index)
             names.add(prompt.prompt_id)
-            lengths.append(len(prompt_ids(prompt, tokenizer, asked.config.task)))
+            held_out += is_held_out(prompt.prompt_id, asked.config.task[0].held_out)
+            lengths.append(len(prompt_ids(prompt, tokenizer, asked.config.task[0])))
             if time.monotonic() > until:
                 break
     except Exception as error:
-        text = f"task.name = {asked.config.task.name!r}: prompt {index} raised {_described(task, error)}"
+        text = f"task.name = {asked.config.task[0].name!r}: prompt {index} raised {_described(task, error)}"
         report.find("task", "fail", text, "correct the task, or its data")
         raise _Over from error
     most = asked.longest
@@ -194,6 +195,7 @@ def _measure(task: Task, tokenizer: Tokenizer, asked: DryRun, report: FindingWri
             "size": task.size,
             "prompts": len(lengths),
             "distinct": len(names),
+            "held_out": held_out,
             "shortest": min(lengths),
             "median": int(statistics.median(lengths)),
             "longest": max(lengths),
@@ -211,36 +213,14 @@ async def _score(task: Task, tokenizer: Tokenizer, prompt: Prompt, config: Worke
         if solution is not None:  # through the tokenizer: what a reward function sees is decoded text
             responses["a right answer"] = tokenizer.text(tokenizer.response_ids(solution))
         for what, response in responses.items():
-            rewards[what] = (await _judged(task, prompt, response, config)).reward
+            rewards[what] = (await judge_once(task, prompt, JudgedResponse(response, 1, "stop"), _spec(config))).reward
     except RewardError as error:
         fix = "correct the reward; a response that cannot be scored is not trained"
         report.find("reward", "fail", str(error), fix)
     except Exception as error:  # noqa: BLE001 - the user's code
-        text = f"task.name = {config.task.name!r}: solution() raised {_described(task, error)}"
+        text = f"task.name = {config.task[0].name!r}: solution() raised {_described(task, error)}"
         report.find("reward", "fail", text, "correct the task; without solution() there is no warm start")
     report.write(rewards=rewards)
-
-
-async def _judged(task: Task, prompt: Prompt, response: str, config: WorkerConfig) -> Score:
-    """Judges a response; a slow task in a process of its own, others here: this is no worker. Raises RewardError."""
-    if task.slow:
-        host = HostProcess(HostSettings(_spec(config), load=False, python=Path(sys.executable)), Path(os.devnull))
-        try:
-            rewards = RewardPool(describe_task(task), [host], config.task.reward_timeout_s)
-            (outcome,) = await rewards.score(prompt, [response])
-        finally:
-            await host.kill("it has judged")
-        if isinstance(outcome, RewardError):
-            raise outcome
-        return outcome
-    try:
-        together = describe_task(task).judges_groups
-        reward = task.group_rewards(prompt, [response]) if together else task.reward(prompt, response)
-        reward = await reward if inspect.isawaitable(reward) else reward
-        return as_score(next(iter(reward)) if together else reward)  # type: ignore[call-overload]
-    except Exception as error:
-        what = f"reward failed: {describe(task, error)}"
-        raise RewardError("reward_error", explain(task.name, what, prompt.prompt_id, response)) from error
 
 
 def _described(task: Task | None, error: Exception) -> str:

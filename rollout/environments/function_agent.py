@@ -30,7 +30,7 @@ class FunctionAgent(AskedElsewhere):
     """An agent that is a function.
 
     Args:
-        name: its name in groups.
+        name: its name in messages.
         function: the agent.
         prompts: the task that asks.
 

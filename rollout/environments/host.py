@@ -4,14 +4,14 @@ It speaks JSON lines. First in: {"spec": a TaskSpec, "load": whether it makes pr
 "task": a TaskDescription}. Then requests in, each with an id and what to do, and one answer out for each, in any order:
 
     {"do": "prompts", "indices", "public"}                 {"prompts": packed prompts}
-    {"do": "judge", "prompt", "response"}                  {"scores": [score]}
-    {"do": "judge_group", "prompt", "responses"}           {"scores": scores}
+    {"do": "judge", "prompt", "response"}                  {"scores": [score]}        fields of a JudgedResponse
+    {"do": "judge_group", "prompt", "responses"}           {"scores": scores}         texts
     {"do": "play", "prompt", "access"}                     {"scores": [score]}
     {"cancel": id}                                         ends that request; its answer is {"cancelled": true}
 
-What went wrong is {"error": text}. Prompts are packed (see packing.py). Many
-requests run at once, on one event loop; a judge that is no coroutine holds it up, which is why the worker asks such a process
-for one thing at a time. Judges run on the main thread: libraries with time limits of their own need it (SIGALRM).
+What went wrong is {"error": text}, with "reason" where a judge says why it did not judge. Prompts are packed (packing.py).
+Many requests run at once, on one event loop; a judge that is no coroutine holds it up, which is why the worker asks such a
+process for one thing at a time. Judges run on the main thread: libraries with time limits of their own need it (SIGALRM).
 
 It imports nothing but the standard library and what the task imports: it runs in any virtualenv with Python 3.11 or newer.
 """
@@ -34,7 +34,8 @@ from rollout.environments.http_policy import HttpPolicy
 from rollout.environments.loading import TaskSpec, load, make
 from rollout.environments.packing import pack, unpack
 from rollout.tasks import Task, TaskError
-from rollout.tasks.reward_error import describe
+from rollout.tasks.judged_response import JudgedResponse
+from rollout.tasks.reward_error import RewardError, describe
 from rollout.tasks.score import as_score
 from runtime.children import die_with_parent
 from runtime.errors import LeewayError
@@ -79,6 +80,8 @@ class Host:
             answer = {"cancelled": True}
         except _PromptError as error:
             answer = {"error": str(error)}
+        except RewardError as error:
+            answer = {"error": str(error), "reason": error.reason}
         except Exception as error:  # noqa: BLE001 - a process boundary: the worker logs it, counts it and goes on
             answer = {"error": describe(self._task, error)}
         del self._running[number]
@@ -89,7 +92,8 @@ class Host:
             case "prompts":
                 return {"prompts": [self._packed(index, request["public"]) for index in request["indices"]]}
             case "judge":
-                rewards = [await _awaited(self._task.reward(unpack(request["prompt"]), request["response"]))]
+                response = JudgedResponse(**request["response"])
+                rewards = [await _awaited(self._task.judge(unpack(request["prompt"]), response))]
             case "judge_group":
                 rewards = await self._judge_group(request["prompt"], request["responses"])
             case "play":

@@ -17,6 +17,7 @@ from rollout.environments.command_agent import GUARD
 from rollout.environments.description import TaskDescription
 from rollout.environments.loading import TaskSpec
 from rollout.tasks import TaskError
+from rollout.tasks.reward_error import Reason
 from runtime.errors import LeewayError
 
 _START_S = 60.0  # limit of a host's imports, which can take seconds
@@ -32,7 +33,15 @@ class HostDiedError(LeewayError):
 
 
 class RequestError(LeewayError):
-    """A request that user code did not fulfil: it raised, or returned what it must not."""
+    """A request that user code did not fulfil: it raised, or returned what it must not.
+
+    Attributes:
+        reason: why a judge did not judge, where it says so itself.
+    """
+
+    def __init__(self, message: str, reason: Reason | None = None) -> None:
+        super().__init__(message)
+        self.reason: Reason | None = reason
 
 
 @dataclass(frozen=True)
@@ -117,7 +126,7 @@ class HostProcess:
         finally:
             self._waiting.pop(number, None)
         if "error" in found:
-            raise RequestError(found["error"])
+            raise RequestError(found["error"], found.get("reason"))
         if "cancelled" in found:
             raise RequestError("the environment cancelled itself: asyncio.CancelledError was let through")
         return found

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from rollout.environments.asked_elsewhere import AskedElsewhere
 from rollout.environments.command_agent import CommandAgent
 from rollout.environments.function_agent import FunctionAgent
 from rollout.environments.prompt_file import PromptFile
+from rollout.rewards.registry import RewardPart
+from rollout.rewards.rewarded_task import RewardedTask
 from rollout.tasks import ADAPTERS, BUILT_IN, Task, TaskError, make_task, require_data
 
 _REMOTE = "agent"  # the name of agents that have none
@@ -27,6 +30,9 @@ class TaskSpec:
         prompts: ``task.prompts``.
         command: ``task.command``.
         remote: ``task.remote``.
+        rewards: ``task.reward``, each as the fields of a RewardPart; empty: the task judges itself.
+        limit_s: ``task.reward_timeout_s``.
+        state: beginning of the paths of files that rewards keep; empty: they keep none.
     """
 
     name: str
@@ -35,6 +41,9 @@ class TaskSpec:
     prompts: str = ""
     command: Sequence[str] = ()
     remote: bool = False
+    rewards: Sequence[Mapping[str, Any]] = ()
+    limit_s: float = 10.0
+    state: str = ""
 
 
 class RemoteAgent(AskedElsewhere):
@@ -42,11 +51,20 @@ class RemoteAgent(AskedElsewhere):
 
 
 def make(spec: TaskSpec) -> Task:
-    """Creates a task or an agent; its data is not loaded.
+    """Creates a task or an agent, with the rewards that it is judged by; its data is not loaded.
 
     Raises:
-        TaskError: there is none of that name, it does not accept the options, or an agent has no prompts.
+        TaskError: there is none of that name, it does not accept the options, an agent has no prompts, or a reward cannot be
+            made.
     """
+    task = _bare(spec)
+    if not spec.rewards:
+        return task
+    state = Path(spec.state) if spec.state else None
+    return RewardedTask(task, [RewardPart(**part) for part in spec.rewards], spec.limit_s, state)
+
+
+def _bare(spec: TaskSpec) -> Task:
     label = _REMOTE if spec.name in (*BUILT_IN, *ADAPTERS) else spec.name
     if spec.command:
         return CommandAgent(label, spec.command, _asking(spec))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import sys
 import tempfile
@@ -19,13 +20,18 @@ from rollout.config import TaskConfig
 from rollout.environments.access import EpisodeAccess
 from rollout.environments.description import TaskDescription, describe_task
 from rollout.environments.host_process import HostDiedError, HostProcess, HostSettings, RequestError
+from rollout.environments.judging import JointJudge, Judge, LocalJudge, is_quick, split_rewards
 from rollout.environments.loading import TaskSpec
 from rollout.environments.memory_watch import keep_small, memory_of_session
 from rollout.environments.packing import pack, unpack_opaque
 from rollout.environments.reward_pool import RewardPool
+from rollout.environments.task_spec import spec_of
+from rollout.rewards.registry import RewardPart
+from rollout.rewards.rewarded_task import RewardedTask, episodes_judge_themselves
 from rollout.tasks import ADAPTERS, Prompt, Task, TaskError, load_task
+from rollout.tasks.judged_response import JudgedResponse
 from rollout.tasks.reward_error import RewardError, describe, explain
-from rollout.tasks.score import Score, as_score
+from rollout.tasks.score import Score
 
 _WATCH_S = 1.0
 _PROMPTS_S = 120.0  # limit of making the prompts of one request
@@ -52,7 +58,7 @@ class EnvironmentPool:
         self._asking = None if local is not None else hosts[0]
         self._working = list(hosts if local is not None else hosts[1:])
         self._playing: Counter[HostProcess] = Counter()
-        self._reward_pool: RewardPool | None = None
+        self._judge: Judge | None = None if local is None else LocalJudge(local)
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -67,25 +73,30 @@ class EnvironmentPool:
         Raises:
             TaskError: there is no such task, or its data cannot be used.
         """
-        spec = TaskSpec(config.name, seed, config.options, config.prompts, tuple(config.command), config.remote)
+        spec = spec_of(config, seed, log)
         built_in = not (":" in config.name or config.name in ADAPTERS or config.command or config.remote)
-        local = load_task(config.name, seed, config.options) if built_in else None
+        local, judging = _local(spec) if built_in else (None, split_rewards(spec, False) or [spec])
         with _import_path(config) as path:
             python = config.python or Path(sys.executable)
-            settings = HostSettings(spec, load=False, python=python, path=path)
-            hosts = [
-                HostProcess(settings, log.with_name(f"{log.name}-{number}.log"))
-                for number in range(
-                    0 if (local is not None and _is_quick(local)) or config.remote else config.processes
-                )
+            numbers = itertools.count()
+            groups = [
+                [
+                    HostProcess(
+                        HostSettings(one, load=False, python=python, path=path),
+                        log.with_name(f"{log.name}-{next(numbers)}.log"),
+                    )
+                    for _ in range(0 if config.remote else config.processes)
+                ]
+                for one in judging
             ]
+            hosts = [host for group in groups for host in group]
             if local is None:
-                loading = replace(settings, load=True)
+                loading = HostSettings(replace(spec, rewards=()), load=True, python=python, path=path)
                 hosts.insert(0, HostProcess(loading, log.with_name(f"{log.name}-prompts.log")))
             pool = cls(config, spec, local, hosts)
             watch = asyncio.create_task(pool._watch(hosts))
             try:
-                await pool._start()
+                await pool._start([group for group in groups if group])
                 yield pool
             finally:
                 watch.cancel()
@@ -112,16 +123,16 @@ class EnvironmentPool:
             raise self._without_prompt(str(error)) from error
         return [unpack_opaque(packed) for packed in answer["prompts"]]
 
-    async def score(self, prompt: Prompt, texts: Sequence[str]) -> list[Score | RewardError]:
+    async def score(self, prompt: Prompt, responses: Sequence[JudgedResponse | str]) -> list[Score | RewardError]:
         """Judges responses to a prompt; each has its own outcome.
 
         Args:
             prompt: what was asked.
-            texts: the responses, their end tokens removed.
+            responses: the responses, their end tokens removed; a text alone is one of which nothing else is known.
         """
-        if self._reward_pool is None:
-            return [self._score_here(prompt, text) for text in texts]
-        return await self._reward_pool.score(prompt, texts)
+        assert self._judge is not None, "episodes are judged by who plays them"
+        judged = [JudgedResponse(one) if isinstance(one, str) else one for one in responses]
+        return await self._judge.score(prompt, judged)
 
     async def rollout(self, prompt: Prompt, access: EpisodeAccess) -> Score:
         """Plays one episode in one of the hosts.
@@ -152,14 +163,26 @@ class EnvironmentPool:
         hosts = self._working if self._asking is None else [self._asking, *self._working]
         return [host.pid for host in hosts if host.pid is not None]
 
-    async def _start(self) -> None:
-        if self._asking is not None:
-            try:
-                self.task = await self._asking.described()
-            except HostDiedError as error:
-                raise TaskError(f"task.name = {self._config.name!r}: {error}") from error
-        if self._working and not self.task.plays:
-            self._reward_pool = RewardPool(self.task, self._working, self._config.reward_timeout_s)
+    async def _start(self, groups: Sequence[Sequence[HostProcess]]) -> None:
+        """Starts the process that makes prompts, and one that judges of each group where rewards have to be checked."""
+        limit_s = self._config.reward_timeout_s
+        try:
+            if self._asking is not None:
+                self.task = self._asked = await self._asking.described()
+            if self._config.reward and self.task.plays:
+                raise TaskError(episodes_judge_themselves(self.task.name))
+            if not self._config.reward:
+                if groups and not self.task.plays:
+                    self._judge = RewardPool(self.task, self._working, limit_s)
+                return
+            # A mistake in the rewards is found now, and not after the first responses.
+            described = [await group[0].described() for group in groups]
+        except HostDiedError as error:
+            raise TaskError(f"task.name = {self._config.name!r}: {error}") from error
+        self.task = replace(self.task, judges_groups=False)
+        if groups:
+            pools = [RewardPool(one, group, limit_s) for one, group in zip(described, groups, strict=True)]
+            self._judge = pools[0] if len(pools) == 1 else JointJudge(pools)
 
     async def _ask(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """Asks for prompts, once more when the process dies: of a new one, whose data must be what it was."""
@@ -167,7 +190,7 @@ class EnvironmentPool:
         for tries_left in reversed(range(_TRIES)):
             try:
                 now = await self._asking.described()
-                if now != self.task:
+                if now != self._asked:
                     raise TaskError(
                         f"task.name = {self._config.name!r}: its data has changed since the worker was started (it had "
                         f"{self.task.size} prompts and has {now.size}): start the worker again; see task.on_change"
@@ -191,14 +214,6 @@ class EnvironmentPool:
             "size and begins again (see rollout/tasks/base.py)"
         )
 
-    def _score_here(self, prompt: Prompt, text: str) -> Score | RewardError:
-        assert self._local is not None
-        try:
-            return as_score(self._local.reward(prompt, text))
-        except Exception as error:  # noqa: BLE001 - the same boundary as a host's: the worker logs it, counts it and goes on
-            what = f"reward failed: {describe(self._local, error)}"
-            return RewardError("reward_error", explain(self.task.name, what, prompt.prompt_id, text))
-
     async def _watch(self, hosts: Sequence[HostProcess]) -> None:
         """Kills hosts that have taken too much memory, and keeps their logs small."""
         limit = self._config.limits.memory_mb
@@ -215,8 +230,17 @@ class EnvironmentPool:
                     await host.kill(why)
 
 
-def _is_quick(task: Task) -> bool:
-    return not (task.slow or describe_task(task).plays)
+def _local(spec: TaskSpec) -> tuple[Task, list[TaskSpec]]:
+    """Returns a built-in task as it is asked and perhaps judged here, and what hosts have to judge."""
+    task = load_task(spec.name, spec.seed, spec.options)
+    quick = not (task.slow or describe_task(task).plays)
+    if not spec.rewards:
+        return task, [] if quick else [spec]
+    if not is_quick(spec, quick):
+        return task, split_rewards(spec, quick)
+    rewarded = RewardedTask(task, [RewardPart(**part) for part in spec.rewards], spec.limit_s)
+    rewarded.size = task.size  # its data is loaded
+    return rewarded, []
 
 
 @contextlib.contextmanager

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from rollout.environments.description import TaskDescription
 from rollout.environments.host_process import HostDiedError, HostProcess, RequestError
 from rollout.environments.packing import pack
 from rollout.tasks import Prompt
+from rollout.tasks.judged_response import JudgedResponse
 from rollout.tasks.reward_error import Reason, RewardError, explain
 from rollout.tasks.score import Score
 
@@ -37,7 +39,7 @@ class RewardPool:
             for host in hosts:
                 self._free.put_nowait(host)
 
-    async def score(self, prompt: Prompt, texts: Sequence[str]) -> list[Score | RewardError]:
+    async def score(self, prompt: Prompt, responses: Sequence[JudgedResponse]) -> list[Score | RewardError]:
         """Judges responses to a prompt; each has its own outcome. Those judged together fail together."""
         try:
             packed = pack(prompt)
@@ -46,16 +48,18 @@ class RewardPool:
                 f"its data cannot be sent to a process that judges: {type(error).__name__}: {error}; make Prompt.data of "
                 "values that can be pickled"
             )
-            return [self._error("reward_error", what, prompt, text) for text in texts]
+            return [self._error("reward_error", what, prompt, response.text) for response in responses]
         if self._task.judges_groups:
-            return await self._score_together(prompt, packed, texts)
-        return list(await asyncio.gather(*(self._score_one(prompt, packed, text) for text in texts)))
+            return await self._score_together(prompt, packed, [response.text for response in responses])
+        return list(await asyncio.gather(*(self._score_one(prompt, packed, response) for response in responses)))
 
-    async def _score_one(self, prompt: Prompt, packed: Mapping[str, Any], text: str) -> Score | RewardError:
+    async def _score_one(
+        self, prompt: Prompt, packed: Mapping[str, Any], response: JudgedResponse
+    ) -> Score | RewardError:
         try:
-            (score,) = await self._ask({"do": "judge", "prompt": packed, "response": text})
+            (score,) = await self._ask({"do": "judge", "prompt": packed, "response": asdict(response)})
         except RewardError as error:
-            return self._error(error.reason, str(error), prompt, text)
+            return self._error(error.reason, str(error), prompt, response.text)
         return score
 
     async def _score_together(
@@ -79,6 +83,8 @@ class RewardPool:
                 message = f"not scored within reward_timeout_s = {self._limit_s:g}"
                 raise RewardError("reward_timeout", message) from error
             except RequestError as error:
+                if error.reason is not None:
+                    raise RewardError(error.reason, str(error)) from error
                 raise RewardError("reward_error", f"reward failed: {error}") from error
             except HostDiedError as error:
                 died = error
@@ -95,7 +101,7 @@ class RewardPool:
             return
         try:
             with contextlib.suppress(RequestError):
-                await host.request({**asked, "response": ""}, _WARM_UP_S)
+                await host.request({**asked, "response": asdict(JudgedResponse("", 0))}, _WARM_UP_S)
         except TimeoutError as error:
             raise HostDiedError(f"its judge was not ready within {_WARM_UP_S:g} s") from error
         self._warm[host] = host.starts

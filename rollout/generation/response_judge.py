@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from rollout.data.tokenizer import Tokenizer
 from rollout.engine.response import Response
 from rollout.environments.pool import EnvironmentPool
+from rollout.episodes.reasoning import opens_reasoning
 from rollout.episodes.record import SegmentRecord
 from rollout.generation.outcome import Finish, ResponseOutcome
 from rollout.tasks import Prompt
+from rollout.tasks.judged_response import JudgedResponse
 from rollout.tasks.reward_error import RewardError
 from rollout.tasks.score import Score
 
+_LAST_TOKENS = 16  # of a prompt, within which a template opens the reasoning
 _FEWEST_SCORED = 2  # of a group; below, nothing of it is trained, and nobody need be asked
 
 
@@ -47,8 +50,12 @@ class ResponseJudge:
             if first is None:
                 return outcomes
             return [outcome if outcome.unscored else _without_score(outcome, first) for outcome in outcomes]
-        texts = [outcomes[number].text for number in good]
-        for number, score in zip(good, await self._environments.score(prompt, texts), strict=True):
+        opened = opens_reasoning(self._tokenizer.part(prompt_ids[-_LAST_TOKENS:]))
+        judged = [
+            JudgedResponse(outcomes[number].text, len(responses[number].tokens), outcomes[number].finish, opened)
+            for number in good
+        ]
+        for number, score in zip(good, await self._environments.score(prompt, judged), strict=True):
             outcomes[number] = _with_score(outcomes[number], score)
         return outcomes
 

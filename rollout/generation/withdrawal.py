@@ -10,9 +10,12 @@ from leeway.v1 import rollout_pb2
 from rollout.generation.outcome import ResponseOutcome
 
 # What may keep a response from being scored. Agents elsewhere may say any other reason: it is counted as "other" here.
-UNJUDGED = ("reward_timeout", "reward_error", "rollout_failed", "environment_died")
+UNJUDGED = (
+    *("reward_timeout", "reward_error", "rollout_failed", "environment_died"),
+    *("judge_unavailable", "judge_output", "judge_budget"),
+)
 UNSCORED = (
-    *("aborted", "too_long", "refused", "unknown_token", "no_tokens"),
+    *("aborted", "too_long", "refused", "unknown_token", "no_tokens", "unjudgeable"),
     *UNJUDGED,
     *("limit_turns", "limit_tokens", "limit_seconds", "other"),
 )

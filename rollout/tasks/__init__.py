@@ -15,6 +15,7 @@ BUILT_IN = {
     "sumto": "rollout.tasks.sumto:SumTo",
     "gsm8k": "rollout.tasks.gsm8k:Gsm8k",
     "lookup": "rollout.tasks.lookup:Lookup",
+    "dataset": "rollout.tasks.dataset:Dataset",
 }
 
 # Tasks of other projects, which need the project's package: they always run in hosts, with the interpreter task.python.

@@ -46,7 +46,9 @@ from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rollout.tasks.judged_response import JudgedResponse
 from rollout.tasks.policy import EpisodePolicy
+from rollout.tasks.row_error import UnusableRow
 from runtime.errors import MISCONFIGURED, LeewayError
 
 Reward = float | dict[str, float]
@@ -92,7 +94,7 @@ class Task(ABC):
     at any time and do not load the data. One of ``reward``, ``group_rewards`` and ``rollout`` has to be there.
 
     Attributes:
-        name: its name in groups and messages.
+        name: its name in messages.
         size: with finite data, the number of its prompts: indices 0 to size - 1 are the first pass over them, the next size
             indices the second, and so on. All workers of a fleet then share the data (see rollout/data/prompt_order.py).
             None: endless; a fleet's workers ask for indices far apart.
@@ -101,6 +103,7 @@ class Task(ABC):
             tasks always are.
         tools: descriptions of tools, in OpenAI's form, that ``conversation`` is rendered with.
         seed: the worker's seed.
+        unusable_rows: number of rows of the data of which no prompt is made, by reason; set by ``load``.
     """
 
     name: str = ""
@@ -108,6 +111,7 @@ class Task(ABC):
     stop: tuple[str, ...] = ()
     slow: bool = False
     tools: Sequence[Mapping[str, Any]] = ()
+    unusable_rows: Mapping[UnusableRow, int] = {}
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
@@ -129,6 +133,22 @@ class Task(ABC):
         reward of 0: it is then unscored, counted and logged, and the worker ends when that happens to most.
         """
         raise NotImplementedError("reward")
+
+    def judge(self, prompt: Prompt, response: JudgedResponse) -> Reward | Awaitable[Reward]:
+        """Scores one response whose length, end or reasoning counts as well; for the others it asks ``reward``.
+
+        It is what is asked for a response of one turn. May be ``async def``.
+        """
+        return self.reward(prompt, response.text)
+
+    def answer(self, prompt: Prompt) -> Any:
+        """Returns the reference that a response is compared with, where ``task.reward`` names the judges.
+
+        The value "answer" of ``Prompt.data`` where that is a mapping with one, else the data itself. A list holds several
+        answers each of which is right.
+        """
+        data = prompt.data
+        return data["answer"] if isinstance(data, Mapping) and "answer" in data else data
 
     def group_rewards(self, prompt: Prompt, responses: Sequence[str]) -> Sequence[Reward] | Awaitable[Sequence[Reward]]:
         """Scores all responses to a prompt together; where a task defines it, ``reward`` is not asked.
@@ -168,7 +188,8 @@ class Task(ABC):
     def fingerprint(self) -> dict[str, Any]:
         """Returns what else prompts are made of, besides name, seed, options and the files that options name.
 
-        For example a digest of a directory. When a value changes, a worker does not go on as if nothing had happened.
+        For example a digest of a directory. Under the name of an option it stands instead of the option: what the option
+        names may then be moved. When a value changes, a worker does not go on as if nothing had happened.
         """
         return {}
 

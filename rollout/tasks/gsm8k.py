@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from pathlib import Path
 from typing import Any
 
+from rollout.tasks.answers.math_judge import is_right
 from rollout.tasks.base import Prompt, Task, TaskError
+from rollout.tasks.json_lines import json_lines
+from rollout.tasks.judged_response import JudgedResponse
 
 _INSTRUCTION = "\nThink step by step, then give the final number in \\boxed{}."
 
@@ -44,13 +46,13 @@ class Gsm8k(Task):
         return Prompt(f"gsm8k:{row}", question + self._instruction, {"final": _final(answer), "answer": answer})
 
     def reward(self, prompt: Prompt, response: str) -> float:
-        from math_verify import parse, verify  # imports sympy: only where a response is scored
+        return self.judge(prompt, JudgedResponse(response))
 
-        # Its own time limits are alarms on the wall clock that turn an answer into a wrong one, right or not, when the CPU is
-        # taken away. The limit here is reward_timeout_s of the reward worker: such a response is not scored at all.
-        gold = parse(f"${prompt.data['final']}$", parsing_timeout=None)  # pyright: ignore[reportArgumentType]
-        found = parse(response, parsing_timeout=None)  # pyright: ignore[reportArgumentType]
-        return float(bool(found) and verify(gold, found, timeout_seconds=None))
+    def judge(self, prompt: Prompt, response: JudgedResponse) -> float:
+        return float(is_right(prompt.data["final"], response.text, response.thinking))
+
+    def answer(self, prompt: Prompt) -> str:
+        return prompt.data["final"]
 
     def solution(self, prompt: Prompt) -> str:
         reasoning = re.sub(r"<<.*?>>", "", prompt.data["answer"].rpartition("####")[0]).rstrip()
@@ -68,15 +70,12 @@ def _read(path: str) -> list[tuple[str, str]]:
     if not Path(path).is_file():
         raise TaskError(f"task.options.path = {path!r}: no such file; gsm8k needs its JSON lines, such as train.jsonl")
     rows = []
-    # Not splitlines(): JSON allows what it takes for line ends (U+2028, U+0085) within a text.
-    for number, line in enumerate(Path(path).read_bytes().split(b"\n"), start=1):
-        if not line.strip():
-            continue
+    for line in json_lines(Path(path)):
         try:
-            rows.append(_row(json.loads(line)))
+            rows.append(_row(line.parse()))
         except (ValueError, LookupError, TypeError) as error:
             raise TaskError(
-                f"{path}, line {number}: expected question and answer with '#### number': {error}"
+                f"{path}, line {line.number}: expected question and answer with '#### number': {error}"
             ) from error
     if not rows:
         raise TaskError(f"task.options.path = {path!r}: the file is empty")

@@ -9,7 +9,17 @@ from typing import Literal
 from rollout.tasks.base import Task
 from runtime.errors import LeewayError
 
-Reason = Literal["reward_timeout", "reward_error", "rollout_failed", "environment_died", "limit_seconds"]
+Reason = Literal[
+    "reward_timeout",
+    "reward_error",
+    "rollout_failed",
+    "environment_died",
+    "limit_seconds",
+    "unjudgeable",
+    "judge_unavailable",
+    "judge_output",
+    "judge_budget",
+]
 
 _SHOWN = 120  # characters of a response in a message
 
@@ -20,7 +30,9 @@ class RewardError(LeewayError):
     Attributes:
         reason: reward_timeout: the judge's time limit was over; reward_error: the judge raised, or returned something that is
             no reward; rollout_failed: an environment or agent raised or gave no reward; environment_died: its process did not
-            start, ended, or was killed for what another episode did; limit_seconds: the episode's time was over.
+            start, ended, or was killed for what another episode did; limit_seconds: the episode's time was over; unjudgeable:
+            the response is larger than its judge compares; judge_unavailable: a judge elsewhere did not answer, its retries
+            included; judge_output: it answered something that is no score; judge_budget: its calls or tokens are used up.
     """
 
     def __init__(self, reason: Reason, message: str) -> None:
