@@ -5,27 +5,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import Sequence
 from pathlib import Path
 
+import structlog
+
 from rollout.client import Credentials, SubmitClient
-from rollout.config import EpisodeLimits, WorkerConfig
+from rollout.config import TaskConfig, WorkerConfig
 from rollout.data.fingerprint import fingerprint
 from rollout.data.prompt_cursor import PromptSource
+from rollout.data.prompt_memory import PromptMemory
 from rollout.data.prompt_order import PromptOrder
+from rollout.data.task_shares import TaskShares
 from rollout.data.tokenizer import Tokenizer
-from rollout.endpoint.served_policy import ServedPolicy
-from rollout.endpoint.server import Endpoint
-from rollout.engine.parsing import EngineParsers
 from rollout.engine.pool import EnginePool
 from rollout.environments.pool import EnvironmentPool
-from rollout.episodes.book import EpisodeBook
 from rollout.episodes.budget import bounded_limits
-from rollout.episodes.chat_format import ChatFormat
-from rollout.episodes.offers import EpisodeOffers
-from rollout.generation.episode_player import EpisodeDoor, EpisodePlayer
-from rollout.generation.generator import GroupGenerator, sampling_of
+from rollout.generation.generator import GroupGenerator
+from rollout.generation.prompt_supply import PromptSupply
 from rollout.generation.run_agreement import agreed_run
+from rollout.generation.task_prompts import TaskPrompts
+from rollout.opened_player import opened_player
 from rollout.telemetry.tracing import WorkerTracing
 from rollout.telemetry.worker_log import WorkerLog
 from rollout.telemetry.worker_metrics import WorkerMetrics
@@ -34,8 +34,6 @@ from rollout.worker import Worker, WorkerDependencies
 from runtime import traces
 from runtime.settings import SettingsError
 from runtime.status import Status
-
-_MODEL = "policy"  # the model's name at the endpoint where the run has none
 
 
 async def run_until_signal(config: WorkerConfig) -> None:
@@ -66,20 +64,19 @@ async def run_until_signal(config: WorkerConfig) -> None:
 async def _run(config: WorkerConfig) -> None:
     token = None if config.token_file is None else _read_token(config.token_file)
     credentials = Credentials(token, config.tls)
-    tokenizer = Tokenizer(config.model, config.task.prompt_format)
+    tokenizer = Tokenizer(config.model)
     cache = config.cache_dir or config.state_dir / f"{config.name}.versions"
     verifier = Verifier(config.model, config.allowed_uris, cache, config.transfer_timeout_s)
+    metrics = WorkerMetrics(len(config.engine.urls) or config.engine.count, [task.label for task in config.task])
     async with contextlib.AsyncExitStack() as stack:
-        logs = config.log_dir / f"{config.name}.environment"
-        environments = await stack.enter_async_context(EnvironmentPool.open(config.task, config.seed, logs))
-        task = environments.task
-        prompts = PromptSource(
-            config.state_dir / f"{config.name}.cursor.json",
-            PromptOrder(config.name, task.size),
-            fingerprint(config.task, config.seed, task.size, task.fingerprint),
-            config.task.on_change,
+        environments = [await stack.enter_async_context(_environments(config, task)) for task in config.task]
+        prompts = [
+            _task_prompts(config, task, own, metrics) for task, own in zip(config.task, environments, strict=True)
+        ]
+        shares = TaskShares(
+            config.state_dir / f"{config.name}.shares.json", {task.label: task.weight for task in config.task}
         )
-        metrics = WorkerMetrics(len(config.engine.urls) or config.engine.count)
+        metrics.tasks.follow(lambda: [one.resting() for one in prompts])
         worker_log = stack.enter_context(contextlib.closing(WorkerLog(config, metrics)))
         tracing = stack.enter_context(
             contextlib.closing(WorkerTracing(traces.start(config.traces, config.name, config.run)))
@@ -93,42 +90,54 @@ async def _run(config: WorkerConfig) -> None:
         metrics.follow(client, pool)
         Status.start(config.status.listen, metrics.registry.prometheus, metrics.loop.problem, pool.behind)
         run = await agreed_run(client, config, tokenizer)
-        player = None
-        if task.plays:
-            limits = bounded_limits(config.task.limits, run.max_response_context_tokens)
-            player = await stack.enter_async_context(_player(config, limits, environments, pool, tokenizer, metrics))
-        generator = GroupGenerator(config, pool, environments, player, tokenizer)
-        dependencies = WorkerDependencies(client, pool, generator, prompts, verifier, worker_log, tracing)
+        playing = [number for number, own in enumerate(environments) if own.task.plays]
+        generators = []
+        for number, (task, own) in enumerate(zip(config.task, environments, strict=True)):
+            player = None
+            if own.task.plays:
+                limits = bounded_limits(task.limits, run.max_response_context_tokens)
+                bounded = task.model_copy(update={"limits": limits})
+                opened = opened_player(_with_endpoint(config, playing, number), bounded, own, pool, tokenizer, metrics)
+                player = await stack.enter_async_context(opened)
+            generators.append(GroupGenerator(config, task, pool, own, player, tokenizer))
+        supply = PromptSupply(prompts, shares)
+        dependencies = WorkerDependencies(client, pool, generators, supply, verifier, worker_log, tracing)
         await Worker(config, dependencies).run()
 
 
-@contextlib.asynccontextmanager
-async def _player(
-    config: WorkerConfig,
-    limits: EpisodeLimits,
-    environments: EnvironmentPool,
-    pool: EnginePool,
-    tokenizer: Tokenizer,
-    metrics: WorkerMetrics,
-) -> AsyncIterator[EpisodePlayer]:
-    """Opens the book of episodes and serves it at the endpoint until the block ends."""
-    parsers = config.endpoint.tool_parser, config.endpoint.reasoning_parser
-    chat_format = ChatFormat(tokenizer, *parsers, EngineParsers(pool.ask), config.task.template)
-    sampling = sampling_of(config, tokenizer, environments.task.stop)
-    book = EpisodeBook(pool.generate_one, tokenizer, chat_format, sampling, limits, metrics.episodes)
-    served = ServedPolicy(
-        book=book,
-        offers=EpisodeOffers(),
-        model=config.run or _MODEL,
-        encode=tokenizer.prompt_ids if config.task.prompt_format == "raw" else tokenizer.rendered_ids,
-        count=chat_format.count,
-        sampling=config.sampling,
-        limits=limits,
-        observer=metrics.endpoint,
+def _environments(config: WorkerConfig, task: TaskConfig) -> contextlib.AbstractAsyncContextManager[EnvironmentPool]:
+    return EnvironmentPool.open(task, config.seed, config.log_dir / f"{config.name}.{task.label}.environment")
+
+
+def _task_prompts(
+    config: WorkerConfig, task: TaskConfig, environments: EnvironmentPool, metrics: WorkerMetrics
+) -> TaskPrompts:
+    """Opens a task's cursor, and its memory where its prompts end and may rest."""
+    size, files = environments.task.size, config.state_dir / f"{config.name}.{task.label}"
+    prompts = fingerprint(task, config.seed, size, environments.task.fingerprint)
+    metrics.tasks.unusable_rows(task.label, environments.task.unusable_rows)
+    cursor = PromptSource(
+        files.with_name(f"{files.name}.cursor.json"), PromptOrder(config.name, size), prompts, task.on_change
     )
-    async with Endpoint.open(config.endpoint, served, config.state_dir / f"{config.name}.socket") as endpoint:
-        door = EpisodeDoor(endpoint.url, endpoint.socket, served.model, served.offers)
-        yield EpisodePlayer(config.task, environments, book, door, tokenizer, metrics.episodes)
+    memory = None
+    if task.rest.after and size is None:
+        log = structlog.get_logger()
+        log.warning("task.rest has no effect: prompts that never end do not come back", task=task.label)
+    elif task.rest.after and size is not None:
+        memory = PromptMemory(files.with_name(f"{files.name}.memory.jsonl"), size, task.rest, prompts)
+    return TaskPrompts(task, environments, cursor, memory, metrics.tasks)
+
+
+def _with_endpoint(config: WorkerConfig, playing: Sequence[int], number: int) -> WorkerConfig:
+    """Returns the settings with an endpoint of its own for one of the tasks that play episodes.
+
+    The one whose agents are elsewhere, or else the first, has the address of the settings; others take a free port of this
+    machine.
+    """
+    if number == next((task for task in playing if config.task[task].remote), playing[0]):
+        return config
+    endpoint = config.endpoint.model_copy(update={"listen": "127.0.0.1:0", "url": "", "remote_token_file": None})
+    return config.model_copy(update={"name": f"{config.name}.{number}", "endpoint": endpoint})
 
 
 def _read_token(path: Path) -> str:

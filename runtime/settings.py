@@ -41,7 +41,8 @@ class Settings(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise SettingsError("\n".join(_explain(cls, source, item) for item in error.errors())) from error
+            items = [(_location(values, item["loc"]), item) for item in error.errors()]
+            raise SettingsError("\n".join(_explain(cls, source, *item) for item in items)) from error
 
     def write(self, path: Path) -> None:
         """Writes the settings as JSON, readable again by ``load``."""
@@ -67,13 +68,37 @@ def _merge(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
         if not separator or not key:
             raise SettingsError(f"--set {override!r}: expected section.key=value")
         *sections, leaf = key.strip().split(".")
-        target = values
+        target: Any = values
         for section in sections:
-            target = target.setdefault(section, {})
-            if not isinstance(target, dict):
+            target, place = _place(target, section, override)
+            if isinstance(target, dict):
+                target.setdefault(place, {})
+            target = target[place]
+            if not isinstance(target, dict | list):
                 raise SettingsError(f"--set {override!r}: {section!r} is a value, not a section")
-        target[leaf] = _toml_value(text.strip())
+        target, place = _place(target, leaf, override)
+        target[place] = _toml_value(text.strip())
     return values
+
+
+def _place(target: Any, section: str, override: str) -> tuple[Any, Any]:
+    """Returns the table or array in which a part of a key is, and its place there.
+
+    A part is the number of a table of an array, as in ``rollout.task.1.name``; where the array has one table only, its number
+    may be left out.
+    """
+    if isinstance(target, dict):
+        return target, section
+    if section.isdecimal() and int(section) < len(target):
+        return target, int(section)
+    if not section.isdecimal() and len(target) == 1 and isinstance(target[0], dict):
+        return target[0], section
+    if not target:
+        raise SettingsError(f"--set {override!r}: {section!r} stands in an array without entries")
+    raise SettingsError(
+        f"--set {override!r}: {section!r} stands where one of {len(target)} entries is meant: give its number, 0 to "
+        f"{len(target) - 1}"
+    )
 
 
 def _toml_value(text: str) -> Any:
@@ -84,9 +109,21 @@ def _toml_value(text: str) -> Any:
         return text
 
 
-def _explain(cls: type[BaseModel], source: str, item: Any) -> str:
-    location = [str(part) for part in item["loc"]]
-    key = ".".join(location)
+def _location(values: Any, places: Iterable[Any]) -> str:
+    """The key of an error as the user wrote it: a table that stands alone, where an array of tables may, has no number."""
+    parts = []
+    for place in places:
+        if isinstance(place, int) and isinstance(values, dict):
+            continue
+        parts.append(str(place))
+        try:
+            values = values[place]
+        except (LookupError, TypeError):
+            values = None
+    return ".".join(parts)
+
+
+def _explain(cls: type[BaseModel], source: str, key: str, item: Any) -> str:
     if item["type"] == "missing":
         return f"{source}: {key} is missing: it has no default"
     if item["type"] != "extra_forbidden":
@@ -100,7 +137,9 @@ def _explain(cls: type[BaseModel], source: str, item: Any) -> str:
 def _hint(key: str, known: list[str]) -> str:
     """Suggests the nearest key of the section, else a key of another section with that name, else lists the section's."""
     section, _, leaf = key.rpartition(".")
-    siblings = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == section}
+    plain = ".".join(part for part in section.split(".") if not part.isdecimal())  # without the numbers of tables
+    beside = [name.rpartition(".")[2] for name in known if name.rpartition(".")[0] == plain]
+    siblings = {name: f"{section}.{name}" if section else name for name in beside}
     near = [siblings[name] for name in difflib.get_close_matches(leaf, siblings, n=1, cutoff=0.6)]
     near += [name for name in known if name.rpartition(".")[2] == leaf]
     return f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(siblings.values())}"

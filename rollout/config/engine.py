@@ -20,9 +20,11 @@ class EngineConfig(Settings):
     )
     count: int = Field(default=1, gt=0, description="servers to start when urls is empty")
     base_port: int = Field(default=30_000, gt=0, lt=65_536, description="server i listens on base_port + i")
-    device: Literal["cpu", "cuda"] = "cpu"
+    device: Literal["cpu", "cuda"] = Field(default="cpu", description="where SGLang computes")
     arguments: list[str] = Field(default=[], description="further arguments for sglang.launch_server")
-    start_timeout_s: float = Field(default=180.0, gt=0)
+    start_timeout_s: float = Field(
+        default=180.0, gt=0, description="an engine that does not answer by then after its start is started again"
+    )
     request_timeout_s: float | None = Field(
         default=None,
         gt=0,

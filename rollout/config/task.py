@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from runtime.settings import Settings
+
+_NOT_IN_LABELS = re.compile(r"[^A-Za-z0-9._-]")
 
 
 class EpisodeLimits(Settings):
@@ -17,7 +21,7 @@ class EpisodeLimits(Settings):
     tokens: int | None = Field(
         default=None, gt=0, description="context and generated tokens of all segments; unset: what the run takes"
     )
-    seconds: float = Field(default=600.0, gt=0)
+    seconds: float = Field(default=600.0, gt=0, description="wall time from its start")
     memory_mb: int | None = Field(
         default=None,
         gt=0,
@@ -41,7 +45,11 @@ class RewardConfig(Settings):
 
 
 class RestConfig(Settings):
-    """Prompts that teach nothing now are asked less often: all their responses are right, or all are wrong."""
+    """Prompts that teach nothing now are asked less often: all their responses are right, or all are wrong.
+
+    Each worker remembers the groups that it made itself. Tasks whose prompts never end have no prompts that come back: none
+    rests.
+    """
 
     after: int = Field(
         default=0,
@@ -51,7 +59,8 @@ class RestConfig(Settings):
     passes: int = Field(
         default=2,
         gt=0,
-        description="passes over the data for which it rests; then it is asked again, and rests twice as long",
+        description="passes over the data for which it rests; then it is asked again: with contrast it is as any other, "
+        "without it rests twice as long, up to 64 times",
     )
 
 
@@ -60,8 +69,9 @@ class TaskConfig(Settings):
 
     label: str = Field(
         default="",
-        max_length=64,
-        description="the task's name in groups, metrics and evaluations; default: its own. Labels of a mixture differ",
+        pattern=r"^[A-Za-z0-9._-]{0,64}$",
+        description="the task's name in groups, metrics, files and evaluations; unset: what stands in name, or of "
+        "module:Class the class. Labels of a mixture differ",
     )
     weight: float = Field(
         default=1.0,
@@ -134,6 +144,15 @@ class TaskConfig(Settings):
         "still gives one",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _is_labelled(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("label"):
+            return values
+        agent = values.get("command") or values.get("remote")
+        name = values.get("name", "agent" if agent else cls.model_fields["name"].default)
+        return {**values, "label": default_label(name)} if isinstance(name, str) else values
+
     @model_validator(mode="after")
     def _one_agent(self) -> TaskConfig:
         if self.command and self.remote:
@@ -144,3 +163,32 @@ class TaskConfig(Settings):
                 f"{what} needs prompts: a built-in task, module:Class, or a .jsonl file that says what to ask"
             )
         return self
+
+
+def default_label(name: str) -> str:
+    """Returns the label of a task that has none of its own: what stands in ``name``, of ``module:Class`` the class."""
+    return _NOT_IN_LABELS.sub("_", name.rpartition(":")[2])[:64] or "task"
+
+
+def _as_array(tasks: Any) -> Any:
+    """A table alone is a mixture of one."""
+    return [tasks] if isinstance(tasks, dict | TaskConfig) else tasks
+
+
+def _as_mixture(tasks: tuple[TaskConfig, ...]) -> tuple[TaskConfig, ...]:
+    if not tasks:
+        raise ValueError("give one task at least")
+    if sum(task.remote for task in tasks) > 1:
+        raise ValueError(
+            "remote = true stands in several tasks: a worker offers the episodes of one task to agents elsewhere; let other "
+            "workers of the fleet have the others"
+        )
+    # Groups, metrics, cursor files and evaluations are told apart by it. Some file systems ignore case.
+    labels = Counter(task.label.lower() for task in tasks)
+    for task in tasks:
+        if (count := labels[task.label.lower()]) > 1:
+            raise ValueError(f"{count} tasks have the label {task.label!r}: set task.label, one of its own for each")
+    return tasks
+
+
+TaskMixture = Annotated[tuple[TaskConfig, ...], BeforeValidator(_as_array), AfterValidator(_as_mixture)]

@@ -8,8 +8,9 @@ from pydantic import Field, field_validator
 
 from rollout.config.endpoint import EndpointConfig
 from rollout.config.engine import EngineConfig
+from rollout.config.record import RecordConfig
 from rollout.config.sampling import SamplingConfig
-from rollout.config.task import TaskConfig
+from rollout.config.task import TaskConfig, TaskMixture
 from rollout.config.tls import ClientTlsConfig
 from runtime.endpoint_config import StatusConfig, TraceConfig
 from runtime.settings import Settings
@@ -36,7 +37,7 @@ class WorkerConfig(Settings):
     token_file: Path | None = Field(default=None, description="file with the fleet's bearer token")
     tls: ClientTlsConfig | None = Field(default=None, description="unset: plain text, for this machine only")
     model: Path = Field(description="Hugging Face directory of the initial policy: architecture and tokenizer")
-    state_dir: Path = Field(description="prompt cursor and sample responses")
+    state_dir: Path = Field(description="prompt cursor, and the ids of accepted groups")
     metrics_dir: Path | None = Field(default=None, description="metrics lines; unset: `metrics` beside state_dir")
     cache_dir: Path | None = Field(
         default=None,
@@ -53,7 +54,7 @@ class WorkerConfig(Settings):
         gt=0,
         description="limit of copying one file of a version from another machine; tried three times",
     )
-    log_dir: Path
+    log_dir: Path = Field(description="where its processes write what they print, and its engines their logs")
     seed: int = Field(default=0, description="of the prompts: fleets with the same task need different ones")
     groups_per_request: int = Field(
         default=1, gt=0, description="prompts in one engine request, where responses are batched (engine.batch_tokens)"
@@ -66,10 +67,13 @@ class WorkerConfig(Settings):
     )
     engine: EngineConfig = EngineConfig()
     sampling: SamplingConfig = SamplingConfig()
-    task: TaskConfig = TaskConfig()
+    task: TaskMixture = Field(
+        default=(TaskConfig(),),
+        description="one table, or a mixture: an array of tables ([[task]]), from which prompts are drawn by weight",
+    )
     endpoint: EndpointConfig = EndpointConfig()
-    max_message_bytes: int = Field(default=16 << 20, gt=0)
-    sample_every_s: float = Field(default=2.0, gt=0, description="seconds between logged sample responses")
+    max_message_bytes: int = Field(default=16 << 20, gt=0, description="largest gRPC message, as the gateway has it")
+    record: RecordConfig = RecordConfig()
     status: StatusConfig = StatusConfig()
     traces: TraceConfig = TraceConfig()
 
@@ -84,6 +88,12 @@ class WorkerConfig(Settings):
                     f"{uri!r}: {error}; list directories, as file:///var/lib/leeway/weights or s3://bucket/run"
                 ) from error
         return uris
+
+    @property
+    def record_dir(self) -> Path:
+        """Directory of the recorded groups."""
+        beside = self.state_dir if self.metrics_dir is None else self.metrics_dir
+        return self.record.dir or beside.parent / "rollouts"
 
     @property
     def request_timeout_s(self) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,11 +15,13 @@ from rollout.data.fingerprint import Fingerprint, differences
 from rollout.data.prompt_order import PromptOrder
 from runtime.errors import MISCONFIGURED, LeewayError
 
+_MOST_LOOKED_AT = 100_000
+
 OnChange = Literal["refuse", "restart", "continue"]
 
 
 class CursorError(LeewayError):
-    """A cursor file that does not fit this worker. The message names the file and what to do."""
+    """A file of a worker's place in its prompts that it cannot use. The message names the file and what to do."""
 
     exit_status = MISCONFIGURED
 
@@ -52,19 +54,37 @@ class PromptSource:
         self._next = self._watermark
         self._returned: list[int] = []
 
-    def take(self, count: int) -> list[int]:
-        """Hands out the next ``count`` indices: returned ones first, then new ones."""
-        positions = []
-        while len(positions) < count:
-            if self._returned:
-                positions.append(heapq.heappop(self._returned))
-                continue
-            # What was done before a crash lies above the watermark, until that passes it.
-            self._next = max(self._next, self._watermark)
-            if self._next not in self._above:
-                positions.append(self._next)
+    def take(
+        self, count: int, passed_over: Callable[[int], bool] | None = None, most: int = _MOST_LOOKED_AT
+    ) -> list[int]:
+        """Hands out the next indices: returned ones first, then new ones.
+
+        Args:
+            count: how many, where enough are found.
+            passed_over: says of an index whether it is not asked now. It is done then; the next call of ``done`` writes that.
+            most: how many indices are looked at.
+        """
+        taken: list[int] = []
+        for _ in range(most):
+            if len(taken) == count:
+                break
+            position = self._next_position()
+            index = self._order.index(position)
+            if passed_over is not None and passed_over(index):
+                self._mark([position])
+            else:
+                taken.append(index)
+        return taken
+
+    def _next_position(self) -> int:
+        if self._returned:
+            return heapq.heappop(self._returned)
+        # What was done before a crash lies above the watermark, until that passes it.
+        self._next = max(self._next, self._watermark)
+        while self._next in self._above:
             self._next += 1
-        return [self._order.index(position) for position in positions]
+        self._next += 1
+        return self._next - 1
 
     def give_back(self, indices: Iterable[int]) -> None:
         """Takes back indices whose work failed; they are handed out again before new ones."""
@@ -73,11 +93,14 @@ class PromptSource:
 
     def done(self, indices: Iterable[int]) -> None:
         """Marks indices as done for good, and writes the file."""
-        self._above.update(self._order.position(index) for index in indices)
+        self._mark(self._order.position(index) for index in indices)
+        self._save(self._watermark, self._above)
+
+    def _mark(self, positions: Iterable[int]) -> None:
+        self._above.update(positions)
         while self._watermark in self._above:
             self._above.remove(self._watermark)
             self._watermark += 1
-        self._save(self._watermark, self._above)
 
     def _load(self, on_change: OnChange) -> tuple[int, set[int]]:
         if not self._path.is_file():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rollout.data.chat_message import canonical
 from rollout.data.chat_template import ChatTemplate, read_chat_template
@@ -21,7 +21,6 @@ class Tokenizer:
 
     Args:
         model: Hugging Face directory with tokenizer.json and config.json.
-        prompt_format: "raw" (the text as it is) or "chat" (one user turn through the model's chat template).
 
     Attributes:
         vocab_size: number of ids, from config.json.
@@ -32,9 +31,8 @@ class Tokenizer:
         TokenizerError: a file is missing or unreadable, or no end token or vocabulary size is declared.
     """
 
-    def __init__(self, model: Path, prompt_format: Literal["raw", "chat"] = "raw") -> None:
+    def __init__(self, model: Path) -> None:
         self._model = model
-        self._format = prompt_format
         files = read_tokenizer(model)
         self._special = files.special
         self._tokenizer = files.raw
@@ -50,10 +48,8 @@ class Tokenizer:
         return max(self._known)
 
     def prompt_ids(self, text: str) -> list[int]:
-        """Returns the token ids of a prompt, the special tokens of the model's format included."""
-        if self._format == "raw":
-            return self._tokenizer.encode(text).ids
-        return self.message_ids([{"role": "user", "content": text}])
+        """Returns the token ids of a prompt as it is, the special tokens with which the model's texts begin included."""
+        return self._tokenizer.encode(text).ids
 
     def message_ids(
         self, messages: Sequence[Mapping[str, Any]], keywords: Mapping[str, Any] | None = None

@@ -133,19 +133,18 @@ class EpisodePlayer:
 
     def _outcome(self, record: EpisodeRecord, result: Score | RewardError) -> ResponseOutcome:
         segments, finish = record.segments, record.finish
-        text = "\n".join(f"{role}: {said}" for role, said in record.transcript)
         if (token := self._unknown_token(record)) is not None:
             message = f"the tokenizer has no token {token}"
             return ResponseOutcome([], finish, None, "unknown_token", message)
         failed = isinstance(result, RewardError)
         if record.limit is not None and (failed or self._config.over_limit == "unscored"):
             message = f"the episode reached task.limits.{record.limit}"
-            return ResponseOutcome(segments, finish, None, f"limit_{record.limit}", message, text)
+            return ResponseOutcome(segments, finish, None, f"limit_{record.limit}", message)
         if isinstance(result, RewardError):
-            return ResponseOutcome(segments, finish, None, result.reason, str(result), text)
+            return ResponseOutcome(segments, finish, None, result.reason, str(result))
         if not segments:
             return ResponseOutcome([], finish, None, "no_tokens", "the agent has a reward and generated nothing")
-        return ResponseOutcome(segments, finish, result, text=text)
+        return ResponseOutcome(segments, finish, result)
 
     def _unknown_token(self, record: EpisodeRecord) -> int | None:
         ends = set(self._tokenizer.eos_ids)

@@ -27,7 +27,7 @@ def make_group(
     A response of one sequence that begins with the group's prompt is sent as such, any other one as segments.
 
     Args:
-        task: the task's name.
+        task: the task's label.
         prompt_id: what was asked, by name.
         prompt_ids: its token ids.
         outcomes: every response, in any order.

@@ -22,7 +22,7 @@ class ResponseOutcome:
         score: None: it is unscored.
         unscored: why it has no score, as the ledger counts it: lower-case letters and underscores; empty if it has one.
         message: what happened, for the log; empty if it has a score.
-        text: what a person reads of it.
+        text: what was said, where it is one text; empty where its segments have turns.
     """
 
     segments: Sequence[SegmentRecord]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 from leeway.v1 import rollout_pb2
 from rollout.generation.withdrawal import ScoringHealth, Withdrawal
@@ -20,11 +20,11 @@ class ProductionGuard:
         self._too_long = 0
         self._scoring = ScoringHealth()
 
-    def note(self, groups: Mapping[int, rollout_pb2.Group | Withdrawal]) -> str | None:
+    def note(self, groups: Sequence[rollout_pb2.Group | Withdrawal]) -> str | None:
         """Takes note of what one request made; returns why the worker has to end, or None."""
-        if (problem := self._scoring.note(groups.values())) is not None:
+        if (problem := self._scoring.note(groups)) is not None:
             return problem
-        withdrawn = [group for group in groups.values() if isinstance(group, Withdrawal)]
+        withdrawn = [group for group in groups if isinstance(group, Withdrawal)]
         too_long = [withdrawal.message for withdrawal in withdrawn if withdrawal.reason == "too_long"]
         unanswered = [withdrawal.message for withdrawal in withdrawn if withdrawal.reason in _UNANSWERED]
         self._too_long = self._too_long + len(groups) if len(too_long) == len(groups) else 0

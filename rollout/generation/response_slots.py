@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 _LOOK_S = 0.2  # the engines' limit grows by itself
 
@@ -38,3 +38,14 @@ class ResponseSlots:
                 async with asyncio.timeout(_LOOK_S):
                     await self._ended.wait()
         return free
+
+
+async def any_free(slots: Iterable[ResponseSlots]) -> int:
+    """Waits until any of some slots have room for one more response; returns for how many those with the most have it."""
+    waits = [asyncio.ensure_future(one.free()) for one in dict.fromkeys(slots)]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        return max(wait.result() for wait in waits if wait.done())
+    finally:
+        for wait in waits:
+            wait.cancel()

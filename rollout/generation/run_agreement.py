@@ -81,7 +81,7 @@ def unheeded(wanted: rollout_pb2.Wanted, config: WorkerConfig) -> Iterator[str]:
     sampling = config.sampling
     for name, field, value in (
         ("sampling.temperature", "temperature", rollout_pb2.Wanted(temperature=sampling.temperature).temperature),
-        ("task.prompt_format", "prompt_format", config.task.prompt_format),
+        *_prompt_formats(config),
         ("sampling.responses", "group_size", sampling.responses),
         ("sampling.max_new_tokens", "max_new_tokens", sampling.max_new_tokens),
     ):
@@ -90,6 +90,13 @@ def unheeded(wanted: rollout_pb2.Wanted, config: WorkerConfig) -> Iterator[str]:
         if given and asked != value:
             shown = [f"{one:.7g}" if isinstance(one, float) else str(one) for one in (value, asked)]
             yield f"{name} = {shown[0]}: the run's owner wants {shown[1]}"
+
+
+def _prompt_formats(config: WorkerConfig) -> Iterator[tuple[str, str, str]]:
+    """Yields the setting, the field of what is wanted, and the value, for every task."""
+    for number, task in enumerate(config.task):
+        place = f"task.{number}" if len(config.task) > 1 else "task"
+        yield f"{place}.prompt_format", "prompt_format", task.prompt_format
 
 
 def _truncations(sampling: SamplingConfig, vocab_size: int) -> Iterator[tuple[str, float]]:

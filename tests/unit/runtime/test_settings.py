@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import pytest
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from runtime.settings import Settings, SettingsError
 
@@ -95,3 +96,53 @@ def test_what_is_written_reads_back_the_same(tmp_path: Path):
     settings = Example(name="a", engine=Engine(arguments=["x"]))
     settings.write(tmp_path / "deep" / "example.json")
     assert Example.load(tmp_path / "deep" / "example.json") == settings
+
+
+class Parts(Settings):
+    part: Annotated[
+        tuple[Engine, ...],
+        BeforeValidator(lambda given: [given] if isinstance(given, dict) else given),
+    ] = ()
+
+
+@pytest.mark.parametrize(
+    ("text", "override", "ports"),
+    [
+        ("[part]\nport = 3", "part.port=4", [4]),
+        ("[[part]]\nport = 3", "part.port=4", [4]),  # as run.json has it: the number of an only table may be left out
+        ("[[part]]\nport = 3", "part.0.port=4", [4]),
+        ("[[part]]\n[[part]]", "part.1.port=4", [1, 4]),
+        ("[[part]]\n[[part]]", "part.1={port = 5}", [1, 5]),
+    ],
+)
+def test_an_override_reaches_into_an_array_of_tables(tmp_path: Path, text: str, override: str, ports: list[int]):
+    path = tmp_path / "parts.toml"
+    path.write_text(text)
+    assert [part.port for part in Parts.load(path, [override]).part] == ports
+
+
+@pytest.mark.parametrize(
+    ("text", "override", "message"),
+    [
+        ("[part]", "part.prt=9", "unknown key 'part.prt' (value 9); did you mean 'part.port'?"),
+        ("[[part]]\n[[part]]", "part.1.prt=9", "unknown key 'part.1.prt' (value 9); did you mean 'part.1.port'?"),
+        (
+            "[[part]]\n[[part]]",
+            "part.1.zz=9",
+            "unknown key 'part.1.zz' (value 9); known here: part.1.arguments, part.1.port",
+        ),
+        ("[part]", "part.port=0", "part.port = 0: Input should be greater than 0"),
+        ("[[part]]\n[[part]]", "part.1.port=0", "part.1.port = 0: Input should be greater than 0"),
+        ("[[part]]\n[[part]]", "part.port=2", "'port' stands where one of 2 entries is meant: give its number, 0 to 1"),
+        ("[[part]]\n[[part]]", "part.2.port=2", "'2' stands where one of 2 entries is meant: give its number, 0 to 1"),
+        ("part = []", "part.0.port=2", "--set 'part.0.port=2': '0' stands in an array without entries"),
+    ],
+)
+def test_a_mistake_in_an_array_of_tables_is_named_as_it_was_written(
+    tmp_path: Path, text: str, override: str, message: str
+):
+    path = tmp_path / "parts.toml"
+    path.write_text(text)
+    with pytest.raises(SettingsError) as caught:
+        Parts.load(path, [override])
+    assert message in str(caught.value)

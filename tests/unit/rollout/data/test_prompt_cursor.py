@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rollout.config import TaskConfig
@@ -22,6 +22,7 @@ ACTIONS = st.lists(
 PROMPTS = {"task.name": "sort", "seed": 0}
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(ACTIONS, st.sampled_from(["worker-0", "worker-3", "tokyo"]), st.sampled_from([None, 1, 7, 1000]))
 @example([("take", 2), ("done", 1), ("crash", 0), ("take", 1), ("done", 0), ("take", 1)], "worker-0", None)
 def test_done_is_never_handed_out_again_and_nothing_is_skipped(
@@ -122,3 +123,22 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: str):
     path.write_text(content)
     with pytest.raises(CursorError, match=r"worker-0\.cursor\.json: damaged prompt cursor .* delete it to start"):
         PromptSource(path, PromptOrder("worker-0", None), PROMPTS)
+
+
+def test_indices_that_are_passed_over_are_done_with_the_next_that_is_written(tmp_path: Path):
+    path, order = tmp_path / "cursor.json", PromptOrder("worker-0", None)
+    source = PromptSource(path, order, PROMPTS)
+    source.give_back(source.take(2))
+    taken = source.take(3, lambda index: index % 2 == 1)
+    assert taken == [0, 2, 4]
+    assert PromptSource(path, order, PROMPTS).take(1) == [0]  # not written yet
+    source.done([0, 2])
+    again = PromptSource(path, order, PROMPTS)
+    assert again.take(3) == [4, 5, 6]  # 1 and 3 are done; nobody has looked at 5
+
+
+def test_a_search_ends_after_as_many_indices_as_it_may_look_at(tmp_path: Path):
+    source = PromptSource(tmp_path / "cursor.json", PromptOrder("worker-0", 10), PROMPTS)
+    assert source.take(2, lambda index: index != 3, 5) == [3]
+    assert source.take(1, lambda _: True, 20) == []
+    assert source.take(1) == [25]

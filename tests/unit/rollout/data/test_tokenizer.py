@@ -128,7 +128,7 @@ def test_transformers_reads_the_model_as_we_do(model: Path):
 
 def test_chat_without_a_template_and_a_missing_tokenizer_are_named(model: Path, tmp_path: Path):
     with pytest.raises(TokenizerError, match="has no chat template"):
-        Tokenizer(model, "chat").prompt_ids("1")
+        Tokenizer(model).message_ids([{"role": "user", "content": "1"}])
     with pytest.raises(TokenizerError, match=r"no tokenizer\.json"):
         Tokenizer(tmp_path)
 
@@ -138,7 +138,7 @@ def test_chat_goes_through_the_template(tmp_path: Path):
     (tmp_path / "chat_template.jinja").write_text(
         "{% for m in messages %}<bos>{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}={% endif %}"
     )
-    assert Tokenizer(tmp_path, "chat").prompt_ids("12") == [14, 1, 2, 11]
+    assert Tokenizer(tmp_path).message_ids([{"role": "user", "content": "12"}]) == [14, 1, 2, 11]
 
 
 @pytest.mark.parametrize("text", ["\nhello", " hello", "hello", "", "</s>hello", "\n"])

@@ -12,17 +12,20 @@ import pytest
 
 from leeway.v1 import rollout_pb2
 from rollout.client import decode_ids
-from rollout.config import WorkerConfig
+from rollout.config import TaskConfig, WorkerConfig
 from rollout.data.demo_model import EOS, write_model
 from rollout.data.tokenizer import Tokenizer
 from rollout.engine.errors import EngineError, NotFiniteError
 from rollout.engine.response import Response, VersionSpan
 from rollout.environments.description import TaskDescription
 from rollout.episodes.record import SegmentRecord
-from rollout.generation.generator import Generated, GroupGenerator
+from rollout.generation.asked_prompt import AskedPrompt
+from rollout.generation.generator import GroupGenerator
 from rollout.generation.outcome import ResponseOutcome
+from rollout.generation.response_slots import ResponseSlots
 from rollout.generation.withdrawal import Withdrawal
 from rollout.tasks import Prompt
+from rollout.tasks.judged_response import JudgedResponse
 from rollout.tasks.reward_error import RewardError
 from rollout.tasks.score import Score
 from tests.tools.fleet_peers import until
@@ -38,30 +41,17 @@ class Copying:
         self.seen: list[list[str]] = []
         self.failing: tuple[str, ...] = ()
 
-    async def prompts(self, indices: Sequence[int]) -> list[Prompt]:
-        return [Prompt(f"prompt-{index}", "12=") for index in indices]
-
-    async def score(self, prompt: Prompt, texts: Sequence[str]) -> list[Score | RewardError]:
-        self.seen.append(list(texts))
+    async def score(self, prompt: Prompt, responses: Sequence[JudgedResponse]) -> list[Score | RewardError]:
+        texts = [response.text for response in responses]
+        self.seen.append(texts)
         return [
             RewardError("reward_error", "scripted") if text in self.failing else Score(float(text == "12"), {})
             for text in texts
         ]
 
 
-class AllLanes:
-    """Lanes of engines that take eight responses."""
-
-    waiting = 0
-
-    def most(self) -> int:
-        return 8
-
-
 class Scripted:
     """Engines that answer with given responses: token ids, a whole response, or an error to raise."""
-
-    lanes = AllLanes()
 
     def __init__(self, answers: Sequence[Any]) -> None:
         self._answers = list(answers)
@@ -99,6 +89,10 @@ def model(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def asked(*indices: int) -> list[AskedPrompt]:
+    return [AskedPrompt(0, index, Prompt(f"prompt-{index}", "12=")) for index in indices]
+
+
 def generator(
     model: Path, engines: Scripted, environments: Copying, responses: int, player: Any = None, **sampling: Any
 ) -> GroupGenerator:
@@ -109,14 +103,22 @@ def generator(
         },
         source="test",
     )  # fmt: skip
-    parts: Any = (config, engines, environments, player, Tokenizer(model))
+    task = TaskConfig(name="m:Copying", label="copies")
+    parts: Any = (config, task, engines, environments, player, Tokenizer(model))
     return GroupGenerator(*parts)
 
 
 async def made(model: Path, answers: Sequence[Any], **sampling: Any) -> tuple[rollout_pb2.Group | Withdrawal, Copying]:
     environments = Copying()
     groups = generator(model, Scripted(answers), environments, len(answers), **sampling)
-    return (await groups.generate([7])).groups[7], environments
+    return await only(groups), environments
+
+
+async def only(groups: GroupGenerator) -> rollout_pb2.Group | Withdrawal:
+    """What came of one prompt."""
+    (made,) = (await groups.generate(asked(7))).groups
+    assert (made.asked.index, made.asked.prompt.prompt_id) == (7, "prompt-7")
+    return made.group
 
 
 def parts_of(group: rollout_pb2.Group | Withdrawal) -> list[tuple[float, str, list[int]]]:
@@ -156,23 +158,24 @@ async def test_what_is_aborted_or_cannot_be_judged_is_unscored_with_its_tokens(m
     environments.failing = ("5",)
     answers = [[1, 2, EOS], partly, nothing, [5, EOS], [3, EOS]]
     groups = generator(model, Scripted(answers), environments, len(answers), **sampling)
-    made = await groups.generate([7])
-    assert parts_of(made.groups[7]) == [
+    (made,) = (await groups.generate(asked(7))).groups
+    assert parts_of(made.group) == [
         (1.0, "", [1, 2, EOS]),
         (0.0, "aborted", [1, 2]),
         (0.0, "aborted", []),
         (0.0, "reward_error", [5, EOS]),
         (0.0, "", [3, EOS]),
     ]
-    (sample,) = made.samples
-    assert (sample.prompt, sample.response, sample.reward) == ("12=", "12", 1.0)
+    assert made.rewards == [1.0, 0.0]
+    assert [outcome.text for outcome in made.outcomes] == ["12", "12", "1", "5", "3"]
+    assert [len(outcome.segments) for outcome in made.outcomes] == [1, 1, 0, 1, 1]
 
 
 async def test_a_group_with_one_scored_response_is_withdrawn_with_the_first_reason(model: Path):
     environments = Copying()
     environments.failing = ("5", "6")
     groups = generator(model, Scripted([[1, 2, EOS], [5, EOS], [6, EOS]]), environments, 3)
-    assert (await groups.generate([7])).groups[7] == Withdrawal("reward_error", "scripted")
+    assert await only(groups) == Withdrawal("reward_error", "scripted")
 
 
 @pytest.mark.parametrize("sampling", [{}, LONG], ids=["batch", "single"])
@@ -191,14 +194,15 @@ async def test_a_straggler_does_not_keep_its_siblings_from_being_judged(model: P
     engines.gates[1] = asyncio.Event()
     groups = generator(model, engines, environments, 3, **LONG)
     assert not groups.batches
-    groups.slots.begin(3)
-    running = asyncio.create_task(groups.generate([7]))
+    slots = ResponseSlots(lambda: 8)
+    slots.begin(3)
+    running = asyncio.create_task(groups.generate(asked(7), slots))
     await until(lambda: len(environments.seen) == 2, "two judged responses")
-    assert groups.slots.under_way == 1
+    assert slots.under_way == 1
     engines.gates[1].set()
-    made = await running
-    assert groups.slots.under_way == 0
-    assert [reward for reward, _, _ in parts_of(made.groups[7])] == [0.0, 1.0, 0.0]
+    (made,) = (await running).groups
+    assert slots.under_way == 0
+    assert [reward for reward, _, _ in parts_of(made.group)] == [0.0, 1.0, 0.0]
     assert len(set(engines.affinities)) == 1  # one prefix cache has the prompt
     assert engines.affinities[0]
 
@@ -206,7 +210,7 @@ async def test_a_straggler_does_not_keep_its_siblings_from_being_judged(model: P
 async def test_responses_that_are_judged_together_are_judged_when_all_are_there(model: Path):
     engines, environments = Scripted([[1, EOS], [1, 2, EOS], [3, EOS]]), Copying(judges_groups=True)
     groups = generator(model, engines, environments, 3, **LONG)
-    assert isinstance((await groups.generate([7])).groups[7], rollout_pb2.Group)
+    assert isinstance(await only(groups), rollout_pb2.Group)
     assert environments.seen == [["1", "12", "3"]]
 
 
@@ -235,55 +239,40 @@ async def test_short_responses_are_batched_and_long_ones_are_not(model: Path):
     assert not batches(65)
 
 
-async def test_more_responses_begin_only_while_the_engines_have_room(model: Path):
-    groups = generator(model, Scripted([]), Copying(), 2, **LONG)
-    assert await groups.slots.free() == 8
-    groups.slots.begin(8)
-    waiting = asyncio.create_task(groups.slots.free())
-    await asyncio.sleep(0)
-    assert not waiting.done()
-    groups.slots.end(3)
-    assert await waiting == 3
+async def test_with_slots_short_responses_are_made_one_by_one_too(model: Path):
+    engines, slots = Scripted([[1, EOS], [1, 2, EOS]]), ResponseSlots(lambda: 8)
+    groups = generator(model, engines, Copying(), 2)
+    assert groups.batches
+    slots.begin(2)
+    (made,) = (await groups.generate(asked(7), slots)).groups
+    assert [reward for reward, _, _ in parts_of(made.group)] == [0.0, 1.0]
+    assert (len(engines.affinities), slots.under_way) == (2, 0)
 
 
-async def several(groups: GroupGenerator) -> Generated:
-    return await groups.generate([1, 2])
-
-
-async def test_several_prompts_become_groups_of_their_own(model: Path):
-    groups = generator(model, Scripted([[1, EOS], [1, 2, EOS], [3, EOS], [1, 2, EOS]]), Copying(), 2)
-    made = (await several(groups)).groups
-    assert {index: [reward for reward, _, _ in parts_of(group)] for index, group in made.items()} == {
-        1: [0.0, 1.0],
-        2: [0.0, 1.0],
-    }
-    assert {group.prompt_id for group in made.values() if isinstance(group, rollout_pb2.Group)} == {
-        "prompt-1",
-        "prompt-2",
-    }
-
-
-class Talking:
-    """Environments whose prompt is a conversation."""
-
-    task = TaskDescription("talking", plays=True)
-
-    async def prompts(self, indices: Sequence[int]) -> list[Prompt]:
-        return [Prompt("talk", messages=[{"role": "user", "content": "hello"}]) for _ in indices]
+async def test_several_prompts_become_groups_of_their_own_under_the_tasks_label(model: Path):
+    cut = Response([1, 2], "length", [VersionSpan(0, 0, 2)])
+    groups = generator(model, Scripted([[1, EOS], [1, 2, EOS], [3, EOS], cut]), Copying(), 2)
+    made = await groups.generate(asked(1, 2))
+    assert [[reward for reward, _, _ in parts_of(one.group)] for one in made.groups] == [[0.0, 1.0], [0.0, 1.0]]
+    assert [(group.prompt_id, group.task) for group in made.submitted] == [
+        ("prompt-1", "copies"),
+        ("prompt-2", "copies"),
+    ]
+    assert [one.truncated for one in made.groups] == [0, 1]
+    assert made.begun <= made.answered <= made.scored
 
 
 class Player:
-    """Plays episodes whose transcript begins with the prompt."""
+    """Plays episodes of one turn."""
 
     async def play(self, prompt: Prompt, prompt_ids: Sequence[int], affinity: str) -> ResponseOutcome:
         segment = SegmentRecord([1, 2], [3, EOS], [VersionSpan(0, 0, 2)], "first")
-        return ResponseOutcome([segment], "stop", Score(1.0), text="user: hello\nassistant: 3")
+        return ResponseOutcome([segment], "stop", Score(float(prompt.prompt_id == "prompt-7")))
 
 
-async def test_a_sample_of_an_episode_shows_its_prompt_once(tmp_path: Path):
-    write_model(tmp_path / "m", 0, tools=True)
-    environments: Any = Talking()
-    groups = generator(tmp_path / "m", Scripted([]), environments, 2, Player())
-    groups.slots.begin(2)
-    (sample,) = (await groups.generate([0])).samples
-    assert (sample.prompt, sample.response) == ("user: hello", "assistant: 3")
+async def test_episodes_give_back_their_slots(model: Path):
+    groups, slots = generator(model, Scripted([]), Copying(), 2, Player()), ResponseSlots(lambda: 8)
+    assert (groups.batches, groups.plays) == (False, True)
+    slots.begin(2)
+    (made,) = (await groups.generate(asked(7), slots)).groups
+    assert (made.rewards, slots.under_way) == ([1.0, 1.0], 0)

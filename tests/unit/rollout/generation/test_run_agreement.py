@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from leeway.v1 import rollout_pb2 as pb
 from rollout.client import SubmitClient
-from rollout.config import WorkerConfig
+from rollout.config import TaskConfig, WorkerConfig
 from rollout.generation.run_agreement import agreed_run, disagreements, unheeded
 from runtime.settings import SettingsError
 from tests.tools.fleet_peers import TOKEN, ScriptedGateway
@@ -101,6 +101,13 @@ def test_what_the_owner_wants_and_does_not_get_is_said():
     ]
     assert list(unheeded(pb.Wanted(temperature=0.7, group_size=8), worker(temperature=0.7))) == []
     assert list(unheeded(pb.Wanted(), worker())) == []
+
+
+def test_of_a_mixture_the_task_that_is_otherwise_is_named():
+    tasks = (TaskConfig(name="sort", prompt_format="chat"), TaskConfig(name="add", prompt_format="raw"))
+    mixture = worker().model_copy(update={"task": tasks})
+    found = list(unheeded(pb.Wanted(prompt_format="chat"), mixture))
+    assert found == ["task.1.prompt_format = raw: the run's owner wants chat"]
 
 
 async def test_a_worker_that_disagrees_ends_and_one_that_agrees_hears_of_wishes():

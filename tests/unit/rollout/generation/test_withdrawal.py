@@ -51,7 +51,13 @@ def test_half_of_the_groups_may_fail_and_old_failures_are_forgotten():
     assert health.note([FAILED] * 50) is None
 
 
-@pytest.mark.parametrize("reason", ["aborted", "nan", "truncated"])
+@pytest.mark.parametrize("reason", ["judge_unavailable", "judge_output", "judge_budget"])
+def test_a_judge_elsewhere_that_fails_most_of_the_time_ends_the_worker(reason: str):
+    assert known(reason) == reason
+    assert ScoringHealth().note([Withdrawal(reason, "it said")] * 20) is not None
+
+
+@pytest.mark.parametrize("reason", ["aborted", "nan", "truncated", "unjudgeable"])
 def test_what_nobody_tried_to_score_says_nothing_about_the_task(reason):
     assert ScoringHealth().note([Withdrawal(reason, "")] * 100) is None
 
