@@ -15,8 +15,10 @@ class Weighting:
     """Rules for advantages, weights, and the choice of responses that are trained on.
 
     Every denominator counts *all* prompts of the step and all their responses, also those that contribute nothing and are
-    left out of the forward pass, so that a step of few informative groups is a small step. G responses in a group, P prompts
-    in the step, m loss tokens in a response, over all its segments.
+    left out of the forward pass. What the step's prompts are is decided where its groups are collected: with learner.refill
+    only those that something is trained of (learner.batch.contrast), so that a step does not shrink while more and more
+    prompts lose their contrast; without it all that were taken, so that a step of few informative groups is a small step.
+    G responses in a group, P prompts in the step, m loss tokens in a response, over all its segments.
 
     Unscored responses are nowhere: G counts the scored ones, m is theirs, and the mean and the deviation of a group's rewards
     are over them. A group with fewer than two of them gives no sequences, whatever ``keep`` says, but still counts in P.

@@ -13,6 +13,7 @@ from learner.config.control import AlarmConfig, DiagnosticsConfig, LrControlConf
 from learner.config.lateness import check_expire_after, expiry_bound
 from learner.config.objective import ObjectiveConfig
 from learner.config.queue import QueueConfig
+from learner.config.refill import RefillConfig
 from runtime.endpoint_config import StatusConfig, TraceConfig
 from runtime.settings import Settings
 
@@ -20,8 +21,8 @@ from runtime.settings import Settings
 class ParallelConfig(Settings):
     """Sizes of the parallel layout. The data-parallel size is the world size divided by the others."""
 
-    tensor: int = Field(default=1, gt=0)
-    pipeline: int = Field(default=1, gt=0)
+    tensor: int = Field(default=1, gt=0, description="ranks that share every layer; heads and vocabulary must divide")
+    pipeline: int = Field(default=1, gt=0, description="stages into which the layers are cut, each on ranks of its own")
     context: int = Field(
         default=1, gt=0, description="ranks that share a micro-batch's tokens: each has chunks of every sequence"
     )
@@ -53,10 +54,14 @@ class ParallelConfig(Settings):
 class OptimizerConfig(Settings):
     """Settings of AdamW and of the learning-rate schedule."""
 
-    lr: float = Field(default=1e-6, gt=0)
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = Field(default=1e-8, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
+    lr: float = Field(default=1e-6, gt=0, description="peak learning rate")
+    betas: tuple[float, float] = Field(
+        default=(0.9, 0.999), description="decay of Adam's means of the gradient and of its square, per step"
+    )
+    eps: float = Field(default=1e-8, gt=0, description="added to the root of Adam's mean square")
+    weight_decay: float = Field(
+        default=0.0, ge=0, description="decoupled (AdamW's): times the learning rate, each step"
+    )
     clip_grad: float = Field(
         default=1.0, gt=0, description="largest global L2 norm of the gradient; a larger gradient is scaled down to it"
     )
@@ -75,19 +80,21 @@ class WarmupConfig(Settings):
         lt=1,
         description="the warm start ends when the mean probability of a whole reference response reaches this",
     )
-    max_steps: int = Field(default=400, gt=0)
+    max_steps: int = Field(
+        default=400, gt=0, description="steps after which the warm start ends, the target reached or not"
+    )
     batch: int = Field(default=128, gt=0, description="demonstrations per step")
     held_out: int = Field(
         default=256, gt=0, description="demonstrations that are not trained on and measure the target"
     )
     every: int = Field(default=5, gt=0, description="steps between measurements")
-    lr: float = Field(default=1e-3, gt=0)
+    lr: float = Field(default=1e-3, gt=0, description="learning rate of the warm start")
 
 
 class CheckpointConfig(Settings):
     """Where and how often checkpoints are saved, and how many are kept."""
 
-    dir: Path
+    dir: Path = Field(description="directory of the checkpoints, shared by all ranks")
     every: int = Field(default=50, gt=0, description="steps between checkpoints")
     keep: int = Field(default=2, gt=0, description="newest checkpoints kept, besides the newest healthy one")
 
@@ -95,7 +102,9 @@ class CheckpointConfig(Settings):
 class PublishConfig(Settings):
     """Publication of versions: where, how often, in what form, and how many are kept."""
 
-    dir: Path
+    dir: Path = Field(
+        description="directory of the versions, shared by all ranks; with url, what the copy is made from"
+    )
     url: str | None = Field(
         default=None,
         description="s3://..., gs://..., file:///... (fsspec): versions are copied there from dir, and announced there",
@@ -120,6 +129,11 @@ class PublishConfig(Settings):
     )
     keep: int = Field(default=4, gt=1, description="newest versions kept")
     keep_every: int = Field(default=0, ge=0, description="also keep every n-th version; 0: none")
+    best: str | None = Field(
+        default=None,
+        description="also keep the best version by this metric of its evaluations, name:sampling:metric, such as "
+        "sort:greedy:mean@1; a run file with [eval] sets it (eval.best). Unset: none",
+    )
     dtype: Literal["float32", "bfloat16"] | None = Field(
         default=None, description="data type of published weights; default: learner.dtype"
     )
@@ -163,10 +177,16 @@ class LearnerConfig(Settings):
 
     model: Path = Field(description="Hugging Face directory of the initial policy")
     queue: QueueConfig
-    steps: int = Field(gt=0)
-    seed: int = 0
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    groups_per_step: int = Field(default=16, gt=0)
+    steps: int = Field(gt=0, description="optimizer steps of the whole run, after which it has finished")
+    seed: int = Field(default=0, description="of everything that the learner draws")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="data type of weights and activations; the optimizer keeps float32 beside bfloat16",
+    )
+    groups_per_step: int = Field(
+        default=16, gt=0, description="groups (prompts) of an optimizer step; with learner.refill those with a contrast"
+    )
+    refill: RefillConfig = RefillConfig()
     max_staleness: int = Field(
         default=4, ge=0, description="optimizer steps; leases keep fleets within it, and an older group is late"
     )
@@ -186,7 +206,10 @@ class LearnerConfig(Settings):
         default={}, description="relative share of the learner of each fleet, by its name; 1 for the others"
     )
     hold_staleness: int = Field(
-        default=0, ge=0, description="train only while groups for this many steps wait in the queue (for experiments)"
+        default=0,
+        ge=0,
+        description="train only while groups for this many steps wait in the queue (for experiments; exact with "
+        "learner.refill.enabled = false, since with refill steps consume different numbers of groups)",
     )
     micro_batch_tokens: int = Field(default=16_384, gt=0, description="most tokens in one micro-batch")
     min_micro_batches: int | None = Field(
@@ -197,10 +220,12 @@ class LearnerConfig(Settings):
     take_timeout_s: float | None = Field(
         default=None,
         gt=0,
-        description="seconds without a full batch after which the learner ends with an error; default: it waits without "
-        "limit, and its log says so",
+        description="seconds without a full batch after which the learner ends with an error, or makes the step if it has "
+        "taken groups_per_step groups of any kind (learner.refill); default: it waits without limit, and its log says so",
     )
-    collective_timeout_s: float = Field(default=300.0, gt=0)
+    collective_timeout_s: float = Field(
+        default=300.0, gt=0, description="limit of a collective operation; a rank that waits longer ends"
+    )
     watchdog_s: float | None = Field(
         default=None,
         gt=0,
@@ -249,7 +274,7 @@ class LearnerConfig(Settings):
     lr_control: LrControlConfig = LrControlConfig()
     alarms: AlarmConfig = AlarmConfig()
     diagnostics: DiagnosticsConfig = DiagnosticsConfig()
-    metrics_dir: Path
+    metrics_dir: Path = Field(description="where learner.jsonl and the files of TensorBoard are")
     loggers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
         default=("tensorboard",),
         description="where step rows are written besides learner.jsonl; each must be installed",
@@ -261,6 +286,11 @@ class LearnerConfig(Settings):
     def silence_s(self) -> float:
         """Seconds without progress after which a rank counts as stuck."""
         return self.watchdog_s or 2 * self.collective_timeout_s
+
+    @property
+    def most_groups_per_step(self) -> int:
+        """The most groups that a step takes, those included that it trains nothing of."""
+        return self.groups_per_step * (self.refill.most if self.refill.enabled else 1)
 
     @property
     def expiry_bound(self) -> int:

@@ -16,7 +16,7 @@ def within_age(allowance: Allowance, steps_left: int | None, groups_per_step: in
     Args:
         allowance: what the fleet may lease by occupancy.
         steps_left: optimizer steps after which groups of the worker's version expire; None if it is not known, or none do.
-        groups_per_step: groups that the learner trains in a step.
+        groups_per_step: groups that the learner consumes in a step.
     """
     if steps_left is None:
         return allowance

@@ -20,11 +20,12 @@ _LEAST_USE = (
 class LeaseShares:
     """Shares the staleness bound between fleets by weight.
 
-    Staleness is bounded by leases: queued and leased groups together never exceed what the learner trains within the
-    bound, so that slow, long rollouts are not the ones that expire. While only one fleet wants more, it may have all of
-    it. Fleets that compete (that asked within the last seconds and got less than they asked for) are limited to their
-    weighted shares of what the other fleets leave: max-min fairness. A fleet that lets its leases expire unused has a lower
-    weight, until it uses them again.
+    Staleness is bounded by leases: queued and leased groups together never exceed what the learner consumes within the
+    bound, so that slow, long rollouts are not the ones that expire. A step consumes what the learner reports: more than
+    groups_per_step where it replaces groups of which nothing is trained (learner.refill). While only one fleet wants more, it
+    may have all of it. Fleets that compete (that asked within the last seconds and got less than they asked for) are limited
+    to their weighted shares of what the other fleets leave: max-min fairness. A fleet that lets its leases expire unused has
+    a lower weight, until it uses them again.
 
     Nothing is taken back: a fleet above its share gets nothing more until it is below, so that what becomes free goes to the
     others. They need not wait for what the fleet was never promised, or keeps from them: beyond its share, groups that came
@@ -36,18 +37,22 @@ class LeaseShares:
     """
 
     def __init__(self, config: AdmissionConfig) -> None:
-        self._bound = (config.max_staleness + 1) * config.groups_per_step
+        self._steps = config.max_staleness + 1
+        self._groups_per_step = config.groups_per_step
         self._weights = config.weights
 
-    @property
-    def bound(self) -> int:
-        """The most groups that may be queued or leased: those of max_staleness steps ahead and of the current step."""
-        return self._bound
+    def per_step(self, occupancy: Occupancy | None = None) -> int:
+        """Returns the groups that the learner consumes in a step: what it reports, and groups_per_step at least."""
+        return max(self._groups_per_step, occupancy.consumed if occupancy is not None else 0)
+
+    def bound(self, occupancy: Occupancy | None = None) -> int:
+        """Returns the most groups that may be queued or leased: those of max_staleness steps ahead and the current step."""
+        return self._steps * self.per_step(occupancy)
 
     def share(self, fleet: str, occupancy: Occupancy) -> int:
         """Returns the most groups that ``fleet``, which asks for more, may occupy now."""
         if occupancy.hungry <= {fleet}:
-            return self._bound
+            return self.bound(occupancy)
         return self.shares(replace(occupancy, hungry=occupancy.hungry | {fleet}))[fleet]
 
     def shares(self, occupancy: Occupancy) -> dict[str, int]:
@@ -57,7 +62,7 @@ class LeaseShares:
         weights = {
             fleet: self._weights.get(fleet, 1.0) * max(_LEAST_USE, occupancy.use.get(fleet, 1.0)) for fleet in wanted
         }
-        exact = max_min_shares(float(self._bound), wanted, weights)
+        exact = max_min_shares(float(self.bound(occupancy)), wanted, weights)
         return round_shares(exact, (occupancy.step * _GOLDEN_RATIO) % 1.0)
 
     def allowance(self, fleet: str, occupancy: Occupancy) -> Allowance:
@@ -68,7 +73,8 @@ class LeaseShares:
             most = max(shares.get(other, 0), groups - _unkept(other, occupancy))
             if other != fleet and most < groups:
                 counted[other] = most
-        return Allowance(self._bound, self.share(fleet, occupancy), counted, self._bound)
+        bound = self.bound(occupancy)
+        return Allowance(bound, self.share(fleet, occupancy), counted, bound)
 
     def room(self, fleet: str, occupancy: Occupancy) -> float:
         """Returns how many more groups without a lease ``fleet`` may submit: no more than it could lease now.

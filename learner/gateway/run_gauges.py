@@ -36,7 +36,7 @@ class RunGauges:
         self._metrics = metrics
         admission = config.admission
         self._lease_shares = LeaseShares(admission)
-        metrics.limits(admission.max_queued_groups, admission.max_queued_bytes, self._lease_shares.bound)
+        metrics.limits(admission.max_queued_groups, admission.max_queued_bytes, self._lease_shares.bound())
         metrics.add_fleets(identities.submitters())
 
     async def run(self) -> None:
@@ -51,8 +51,9 @@ class RunGauges:
                 self._metrics.ended(await self._queue.finished())
                 occupancy = await self._queue.leases.occupancy()
                 shares = {fleet: self._lease_shares.share(fleet, occupancy) for fleet in occupancy.occupied}
-                self._metrics.occupancy(occupancy, shares)
+                self._metrics.occupancy(occupancy, shares, self._lease_shares.bound(occupancy))
                 if number % _LEDGERS_EVERY == 0:
                     self._metrics.ledgers(await self._queue.ledgers())
                     self._metrics.memory(await self._queue.memory())
+                    self._metrics.evaluations(await self._queue.evaluations.newest())
             await asyncio.sleep(_EVERY_S)

@@ -17,6 +17,7 @@ from concurrent.futures import Future
 from learner.config import LearnerConfig
 from learner.intake.batch_source import BatchSource
 from learner.intake.preparation import Preparation, PreparedBatch
+from learner.intake.step_groups import StepGroups
 from learner.megatron.parallel import Ranks
 from learner.queue import LearnerQueue
 
@@ -57,8 +58,9 @@ class Prefetch:
         self._loop_waits = threading.Event()
         self._ending = threading.Event()
         self._prefetched: Future[PreparedBatch | None] | None = None
+        collector = None if queue is None else StepGroups(config, queue, preparation.weighting.keep)
         self._source = BatchSource(
-            config, queue, ranks.channel(), self._stop_requested, self._report_if_awaited, self._pause
+            config, collector, ranks.channel(), self._stop_requested, self._report_if_awaited, self._pause
         )
 
     def take(self, step: int) -> PreparedBatch | None:

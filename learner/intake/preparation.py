@@ -60,7 +60,7 @@ class Preparation:
         """
         began = time.monotonic()
         statistics = group_statistics(taken.groups, taken.staleness, self.max_staleness)
-        sequences = to_sequences(taken.groups, self.weighting)
+        sequences = to_sequences(taken.counted, self.weighting)
         batch = pack(sequences, self.layout, self.data_rank) if sequences else None
         if batch is not None and self.pinned:
             batch = replace(batch, micro_batches=[_pinned(one) for one in batch.micro_batches])

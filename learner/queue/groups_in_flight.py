@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal
 
 import structlog
 from google.protobuf.message import DecodeError
@@ -21,6 +23,10 @@ from leeway.v1 import rollout_pb2
 from runtime.response_spans import spans_of
 
 Audit = Callable[[str, int, Sequence[GroupRef]], None]
+
+# Why tokens of accepted groups were generated in vain; "unusable" groups are counted as expired in the ledger.
+Waste = Literal["expired", "unusable", "lost", "quarantined"]
+WASTES: tuple[Waste, ...] = ("expired", "unusable", "lost", "quarantined")
 
 _ROUNDS = 128  # reads of the queue in one take; the caller stops, reports and asks again in between
 
@@ -58,6 +64,7 @@ class GroupsInFlight:
         self._reader = StreamReader(session, keys, self._fairness)
         self._completions = CompletionWriter(session, keys, epoch)
         self._expiries = ExpiryBound()
+        self._wasted: Counter[Waste] = Counter()
         self._usable: Callable[[int], bool] = lambda version: True
         self._lock = threading.RLock()  # guards which groups are in flight, and what has become of them
         self._log = structlog.get_logger(process="learner")
@@ -77,8 +84,19 @@ class GroupsInFlight:
 
     def refs(self) -> list[GroupRef]:
         """Returns the groups in flight, in the order in which they were handed out."""
+        # Without the lock, which a thread may hold that waits for the one that calls this after a restart of Redis.
+        return self._reader.in_flight()
+
+    def waste(self, reason: Waste, tokens: int) -> None:
+        """Counts tokens that were generated in vain."""
         with self._lock:
-            return self._reader.in_flight()
+            self._wasted[reason] += tokens
+
+    def wasted(self) -> dict[Waste, int]:
+        """Returns the generated tokens wasted since the last call, by reason."""
+        with self._lock:
+            counted, self._wasted = self._wasted, Counter()
+        return {reason: counted[reason] for reason in WASTES}
 
     def mark_trained(self, refs: Sequence[GroupRef]) -> None:
         """Records that groups are in the weights, even if Redis forgets it and accepts them again."""
@@ -157,8 +175,10 @@ class GroupsInFlight:
             group = self._parse(entry, payload) if staleness is not None else None
             if staleness is not None and group is None:
                 dropped["lost"].append(entry.ref)
+                self._wasted["lost"] += entry.generated
             elif staleness is None or group is None or not self._all_usable(group):
                 dropped["expired"].append(entry.ref)
+                self._wasted["expired" if staleness is None else "unusable"] += entry.generated
                 if self._expiries.expired(entry.ref.fleet):
                     self._fairness.refund(entry.ref.fleet, entry.tokens)
             else:

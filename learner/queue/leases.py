@@ -70,6 +70,7 @@ class Occupancy:
         fresh: fleet -> groups promised by leases that were never renewed.
         renewed: fleet -> groups promised by renewed leases.
         use: fleet -> fraction of its promises that it lately used before they expired; absent before the first.
+        consumed: groups that the learner consumes in a step, those included that it trains nothing of; 0 if it has not said.
     """
 
     step: int
@@ -79,6 +80,7 @@ class Occupancy:
     fresh: Mapping[str, int] = field(default_factory=dict)
     renewed: Mapping[str, int] = field(default_factory=dict)
     use: Mapping[str, float] = field(default_factory=dict)
+    consumed: int = 0
 
 
 class Leases:
@@ -109,10 +111,11 @@ class Leases:
         keys = self._keys
         names = [keys.fleets, keys.leases, keys.lease_remaining, keys.progress, keys.stepped, keys.clock, keys.hungry]
         arguments = [keys.stream_prefix, self._clock_offset_ms(), keys.ledger_prefix]
-        step, flat = await self._call("occupancy", [*names, keys.lease_terms, keys.lease_account], arguments)
+        step, consumed, flat = await self._call("occupancy", [*names, keys.lease_terms, keys.lease_account], arguments)
         rows = {flat[i].decode(): flat[i + 1 : i + _VALUES] for i in range(0, len(flat), _VALUES)}
         self.seen = Occupancy(
             step=int(step),
+            consumed=int(consumed),
             occupied={fleet: max(0, row[0]) for fleet, row in rows.items()},
             hungry=frozenset(fleet for fleet, row in rows.items() if row[1]),
             unleased={fleet: row[2] for fleet, row in rows.items() if row[2]},

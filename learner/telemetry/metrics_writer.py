@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from learner.queue import GroupRef
+from learner.telemetry.flat_fields import numbers, shown_config
 from learner.telemetry.loggers import Loggers
 from learner.telemetry.run_metrics import RunMetrics
 
@@ -26,27 +27,34 @@ class MetricsWriter:
         loggers: names of experiment loggers, as in ``LearnerConfig.loggers``.
         run: the run's name.
         run_metrics: Prometheus metrics that every row updates; None for none.
+        settings: the run's settings as JSON values; loggers show them without credentials.
 
     Raises:
         SettingsError: a logger is not installed or cannot be started.
     """
 
     def __init__(
-        self, directory: Path, loggers: Sequence[str], run: str, run_metrics: RunMetrics | None = None
+        self,
+        directory: Path,
+        loggers: Sequence[str],
+        run: str,
+        run_metrics: RunMetrics | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         self._run_metrics = run_metrics
         directory.mkdir(parents=True, exist_ok=True)
         self._file = _appending(directory / "learner.jsonl")
         self._trained = _appending(directory / "trained.jsonl")
         self._expired = _appending(directory / "expired.jsonl")
-        self._loggers = Loggers(loggers, directory, run)
+        shown = shown_config(settings or {})
+        self._loggers = Loggers(loggers, directory, run, shown, self._logger_dropped)
 
     def close(self) -> None:
-        """Closes the files and the loggers."""
+        """Closes the loggers and the files."""
+        self._loggers.close()
         self._file.close()
         self._trained.close()
         self._expired.close()
-        self._loggers.close()
 
     def event(self, kind: str, **values: Any) -> None:
         """Appends one row to ``learner.jsonl``.
@@ -57,8 +65,7 @@ class MetricsWriter:
         """
         if self._run_metrics is not None:
             self._run_metrics.event(kind, values)
-        row = {name: None if _not_finite(value) else value for name, value in values.items()}
-        self._file.write(json.dumps({"kind": kind, "time": time.time(), **row}) + "\n")
+        self._file.write(json.dumps({"kind": kind, "time": time.time(), **_finite(values)}) + "\n")
 
     def trained(self, step: int, epoch: int, refs: Sequence[GroupRef]) -> None:
         """Appends a step's groups to ``trained.jsonl``, whether or not a checkpoint will contain the step."""
@@ -73,8 +80,10 @@ class MetricsWriter:
     def step(self, values: dict[str, Any]) -> None:
         """Appends the row of an optimizer step, and sends its numbers to the loggers; ``values["step"]`` is its number."""
         self.event("step", **values)
-        numbers = {name: float(value) for name, value in values.items() if isinstance(value, (int, float))}
-        self._loggers.log(int(values["step"]), {name: x for name, x in numbers.items() if name != "step"})
+        self._loggers.log(int(values["step"]), numbers(values))
+
+    def _logger_dropped(self, name: str, reason: str) -> None:
+        self.event("logger_dropped", logger=name, reason=reason)
 
 
 def _appending(path: Path) -> TextIO:
@@ -86,6 +95,8 @@ def _appending(path: Path) -> TextIO:
     return file
 
 
-def _not_finite(value: Any) -> bool:
-    """Whether the value is a float that JSON cannot represent."""
-    return isinstance(value, float) and not math.isfinite(value)
+def _finite(value: Any) -> Any:
+    """Returns the value with None for floats that JSON cannot represent, in nested fields too."""
+    if isinstance(value, Mapping):
+        return {name: _finite(one) for name, one in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -8,6 +8,7 @@ from typing import Any
 
 from learner.config import LearnerConfig
 from learner.config.control import AlarmConfig
+from learner.telemetry.response_metrics import ResponseMetrics
 from runtime.disk import DiskWatch
 from runtime.metric_registry import MetricRegistry
 
@@ -17,6 +18,11 @@ _RULES = tuple(name for name in AlarmConfig.model_fields if getattr(AlarmConfig(
 # Field of a step's row -> metric, help. NaN after a step without a value (nothing trained, or not measured).
 _EVERY_STEP = {
     "reward": ("reward", "Mean reward of the step's scored responses; NaN if there are none."),
+    "reward_sd": (
+        "reward_sd",
+        "Standard deviation of the rewards of the step's scored responses; NaN if there are none.",
+    ),
+    "truncated": ("truncated_ratio", "Share of the step's responses that ended at the token limit."),
     "unscored": ("unscored_ratio", "Share of the step's responses that nobody judged; they carry no loss."),
     "segments": ("response_segments", "Mean number of segments of the step's scored responses."),
     "staleness_mean": ("staleness_mean_steps", "Mean staleness of the step's tokens, in optimizer steps."),
@@ -122,10 +128,15 @@ class RunMetrics:
             ("phase",),
         )
         self._skipped = registry.counter("leeway_learner_skipped_steps_total", "Steps that changed no weights.")
+        self._loggers = registry.counter(
+            "leeway_learner_dropped_loggers_total",
+            "Experiment loggers that failed and were given up; training goes on.",
+        )
         self._alarms = registry.counter("leeway_learner_alarms_total", "Alarms raised, by rule.", ("rule",))
         self._rollbacks = registry.counter(
             "leeway_learner_rollbacks_total", "Starts that rolled the run back because of an alarm."
         )
+        self._responses = ResponseMetrics(registry, config.groups_per_step)
         self._declare_storage(registry, config)
         for rule in _RULES:
             self._alarms.labels(rule)
@@ -210,6 +221,7 @@ class RunMetrics:
             "coalesced": self._coalesced,
             "checkpoint_failed": self._not_saved,
             "skipped": self._skipped,
+            "logger_dropped": self._loggers,
             "quarantined": self._refused,
             "rollback": self._rollbacks,
         }
@@ -231,6 +243,7 @@ class RunMetrics:
         self._groups.inc(row["groups"])
         self._late.inc(row["late"])
         self._unscored.inc(row["unscored_groups"])
+        self._responses.observe(row)
         for field, seconds in row.items():
             if field == "step_s":
                 self._steps.observe(seconds)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from learner.batch.lengths import Lengths, LengthSummary
 from learner.batch.statistics import GroupStatistics
 from learner.batch.types import Batch
 from learner.control.controller import LearningRateDecision
@@ -48,17 +49,26 @@ def step_row(record: StepRecord) -> dict[str, Any]:
         "step": record.step,
         "objective": record.objective,
         "reward": groups.reward,
+        "reward_sd": groups.reward_sd,
         "informative": groups.informative,
+        "groups_informative": groups.groups_informative,
+        "all_right": groups.all_right,
+        "all_wrong": groups.all_wrong,
         "staleness_mean": groups.staleness_mean,
         "staleness_max": groups.staleness_max,
         "staleness_tokens": {str(age): count for age, count in sorted(groups.staleness_tokens.items())},
         "reward_staleness": {str(age): [reward, count] for age, (reward, count) in by_age.items()},
         "groups": len(record.taken.groups),
+        "replaced": record.taken.uncounted,
+        "ending": record.taken.ending,
         "late": groups.late,
         "responses": groups.responses,
         "unscored": groups.unscored / groups.responses,
         "unscored_groups": groups.unscored_groups,
         "segments": groups.segments,
+        "truncated": groups.truncated,
+        **_lengths(groups.lengths),
+        "tasks": {task: asdict(one) for task, one in groups.tasks.items()},
         "tokens": groups.tokens,
         "trained_tokens": record.batch.tokens if record.batch else 0,
         "nll_positive": None,
@@ -87,6 +97,20 @@ def timing(start: float, waited: float, trained: float, end: float) -> dict[str,
         "train_s": trained - waited,
         "publish_s": end - trained,
         "step_s": end - start,
+    }
+
+
+def _lengths(lengths: Lengths) -> dict[str, Any]:
+    """Returns the summaries of response lengths, each a mapping of mean, p50, p95 and max, or None."""
+
+    def fields(summary: LengthSummary | None) -> dict[str, float] | None:
+        return None if summary is None else asdict(summary)
+
+    return {
+        "length": fields(lengths.all),
+        "length_positive": fields(lengths.positive),
+        "length_negative": fields(lengths.negative),
+        "length_by_finish": {finish: fields(summary) for finish, summary in lengths.by_finish.items()},
     }
 
 

@@ -3,7 +3,7 @@
 -- clock is set to. Every gateway calls once a second.
 -- KEYS: 1 fleets, 2 leases, 3 lease_remaining, 4 progress, 5 stepped, 6 clock, 7 hungry, 8 lease_terms, 9 lease_account
 -- ARGV: 1 stream prefix, 2 milliseconds to add to Redis's clock, 3 ledger prefix
--- Returns {the learner's step, flat list of seven values for each fleet: its name, groups occupied, 1 if it asked in vain
+-- Returns {the learner's step, the groups that a step consumes or 0 if it has not said, flat list of seven values for each fleet: its name, groups occupied, 1 if it asked in vain
 -- within the last 3 s else 0, queued groups that came without a lease, groups promised by leases never renewed, groups
 -- promised by renewed leases, fraction of its promises that it uses or "" if none has been used or wasted}.
 -- PERSIST changes nothing, and is a first write that passes when memory is full: leases must be taken back then too.
@@ -86,4 +86,5 @@ for _, fleet in ipairs(redis.call('SMEMBERS', KEYS[1])) do
     reply[#reply + 1] = value
   end
 end
-return {redis.call('HGET', KEYS[4], 'step') or '0', reply}
+local progress = redis.call('HMGET', KEYS[4], 'step', 'consumed')
+return {progress[1] or '0', progress[2] or '0', reply}

@@ -1,12 +1,15 @@
 """Statistics of groups, worked by hand."""
 
+from collections.abc import Sequence
+
+import numpy as np
 import pytest
 
 from learner.batch.statistics import group_statistics
 from leeway.v1 import rollout_pb2 as pb
 
 
-def group(rewards: list[float], spans: list[tuple[int, int, int]]) -> pb.Group:
+def group(rewards: Sequence[float], spans: list[tuple[int, int, int]]) -> pb.Group:
     """A group of one response for each reward; ``spans``: (version, start, end) in every response."""
     wire = [pb.Span(version=version, start=start, end=end) for version, start, end in spans]
     return pb.Group(responses=[pb.Response(reward=reward, spans=wire) for reward in rewards])
@@ -22,6 +25,28 @@ def test_statistics_by_hand():
     assert statistics.staleness_max == 3
     assert statistics.staleness_tokens == {3: 8, 2: 4}
     assert statistics.late == 2
+
+
+def test_shares_of_informative_right_and_wrong_groups_by_hand():
+    """Right above 0, wrong at 0 and below; one scored response is neither. The four shares add up to 1."""
+    spans = [(4, 0, 1)]
+    groups = [
+        group(rewards, spans) for rewards in ([1, 1], [0.2, 0.2], [0, 0], [-1, -1], [1, 0], [-1, 0], [1, 1], [1, 1])
+    ]
+    groups[6].responses[0].unscored = "reward_timeout"  # one is left
+    groups[7].responses.add(reward=5.0, unscored="reward_timeout")  # not read
+    found = group_statistics(groups, {4: 0}, 2)
+    assert (found.all_right, found.all_wrong, found.informative, found.groups_informative) == (3 / 8, 2 / 8, 2 / 8, 2)
+    assert found.all_right + found.all_wrong + found.informative + found.unscored_groups / 8 == 1
+    rewards = [1, 1, 0.2, 0.2, 0, 0, -1, -1, 1, 0, -1, 0, 1, 1, 1]
+    assert found.reward_sd == pytest.approx(np.std(rewards))
+
+
+def test_truncated_is_the_share_of_responses_that_ended_at_the_limit():
+    one, other = group([1, 0], [(4, 0, 1)]), group([1, 0], [(4, 0, 1)])
+    one.responses[0].finish_reason = pb.FINISH_REASON_LENGTH
+    other.responses[0].finish_reason = pb.FINISH_REASON_STOP
+    assert group_statistics([one, other], {4: 0}, 2).truncated == 1 / 4
 
 
 def test_a_group_is_late_by_its_oldest_token():

@@ -2,14 +2,17 @@
 
 import contextlib
 from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from learner.config import CheckpointConfig, LearnerConfig, PublishConfig, QueueConfig
+from learner.config.refill import RefillConfig
 from learner.intake.batch_source import BatchSource, Command, IntakeError
+from learner.intake.step_groups import StepGroups
 from learner.intake.wait_log import WaitLog
-from learner.queue import GroupRef, StillAwayError, TakenGroup, UnavailableError
+from learner.queue import GroupRef, LearnerQueue, StillAwayError, TakenGroup, UnavailableError
 from leeway.v1 import rollout_pb2 as pb
 
 
@@ -31,6 +34,8 @@ def in_segments(name: str, *versions: int) -> TakenGroup:
 
 class ScriptedQueue:
     """Returns from each call what the script has for it."""
+
+    consumed = 0
 
     def __init__(self, *script: list[TakenGroup], waiting: int = 10**6) -> None:
         self.script = list(script)
@@ -54,12 +59,20 @@ class ScriptedQueue:
     def staleness(self, version: int, step: int) -> int:
         return step - version
 
+    def consumes(self, groups: int) -> None:
+        self.consumed = groups
 
-def config(tmp_path, **values) -> LearnerConfig:
+
+def config(tmp_path, **values: Any) -> LearnerConfig:
+    values = {"refill": RefillConfig(enabled=False), **values}
     return LearnerConfig(
         model=tmp_path, queue=QueueConfig(url="redis://x", run="r"), steps=1, groups_per_step=3, metrics_dir=tmp_path,
         checkpoint=CheckpointConfig(dir=tmp_path), publish=PublishConfig(dir=tmp_path), **values,
     )  # fmt: skip
+
+
+def source(settings: LearnerConfig, queue: ScriptedQueue, *rest, **named) -> BatchSource:
+    return BatchSource(settings, StepGroups(settings, cast(LearnerQueue, queue), "effective"), *rest, **named)
 
 
 def test_a_batch_is_gathered_over_calls_and_every_rank_gets_the_same(tmp_path):
@@ -71,7 +84,7 @@ def test_a_batch_is_gathered_over_calls_and_every_rank_gets_the_same(tmp_path):
         wire.append(message)
         return message
 
-    lead = BatchSource(config(tmp_path), queue, send, lambda: False)  # pyright: ignore[reportArgumentType]
+    lead = source(config(tmp_path), queue, send, lambda: False)
     got = lead.take(step=6)
     assert got is not None
     assert (queue.asked, queue.bounds) == ([3, 2, 2], {32})  # late groups are taken too: max_staleness is 4
@@ -87,7 +100,7 @@ def test_a_batch_is_gathered_over_calls_and_every_rank_gets_the_same(tmp_path):
 
 def test_a_batch_without_some_groups_keeps_references_and_fleets_in_order(tmp_path):
     queue = ScriptedQueue([taken("a"), taken("b"), taken("c")])
-    got = BatchSource(config(tmp_path), queue, lambda m: m or b"", lambda: False).take(0)  # pyright: ignore[reportArgumentType]
+    got = source(config(tmp_path), queue, lambda m: m or b"", lambda: False).take(0)
     assert got is not None
     rest = got.without({1})
     assert [one.group_id for one in rest.groups] == [ref.group_id for ref in rest.refs] == ["a", "c"]
@@ -98,14 +111,14 @@ def test_a_batch_without_some_groups_keeps_references_and_fleets_in_order(tmp_pa
 def test_hold_staleness_waits_until_enough_steps_are_queued(tmp_path):
     queue = ScriptedQueue([taken("a"), taken("b"), taken("c")], waiting=9)
     settings = config(tmp_path, hold_staleness=4, max_staleness=6)
-    got = BatchSource(settings, queue, lambda m: m or b"", lambda: False).take(0)  # pyright: ignore[reportArgumentType]
+    got = source(settings, queue, lambda m: m or b"", lambda: False).take(0)
     assert got is not None
     assert queue.depth == 15  # (4 + 1) * 3
 
 
 def test_a_stop_request_reaches_every_rank(tmp_path):
     wire: list[bytes] = []
-    lead = BatchSource(config(tmp_path), ScriptedQueue(), lambda m: wire.append(m or b"") or m or b"", lambda: True)  # pyright: ignore[reportArgumentType]
+    lead = source(config(tmp_path), ScriptedQueue(), lambda m: wire.append(m or b"") or m or b"", lambda: True)
     assert lead.take(0) is None
     assert BatchSource(config(tmp_path), None, lambda _: wire[0], lambda: False).take(0) is None
 
@@ -123,7 +136,7 @@ def test_redis_that_is_away_is_waited_for_and_the_other_ranks_get_signs_of_life(
             return super().take(groups, step, expire_after)
 
     queue = AwayQueue([taken("a"), taken("b"), taken("c")])
-    lead = BatchSource(config(tmp_path), queue, lambda m: wire.append(m or b"") or m or b"", lambda: False)  # pyright: ignore[reportArgumentType]
+    lead = source(config(tmp_path), queue, lambda m: wire.append(m or b"") or m or b"", lambda: False)
     got = lead.take(0)
     assert got is not None
     assert len(got.groups) == 3
@@ -135,7 +148,7 @@ def test_an_outage_that_has_reached_its_limit_is_an_error(tmp_path):
         def take(self, groups: int, step: int, expire_after: int) -> list[TakenGroup]:
             raise UnavailableError("Redis is not available")
 
-    lead = BatchSource(config(tmp_path), DeadQueue(), lambda m: m or b"", lambda: False)  # pyright: ignore[reportArgumentType]
+    lead = source(config(tmp_path), DeadQueue(), lambda m: m or b"", lambda: False)
     with pytest.raises(UnavailableError):
         lead.take(0)
 
@@ -158,7 +171,7 @@ def test_without_take_timeout_s_the_source_waits_without_limit(tmp_path, monkeyp
     def pause() -> None:
         now[0] += 20_000.0
 
-    lead = BatchSource(config(tmp_path), queue, lambda m: m or b"", lambda: False, pause=pause)  # pyright: ignore[reportArgumentType]
+    lead = source(config(tmp_path), queue, lambda m: m or b"", lambda: False, pause=pause)
     got = lead.take(7)
     assert got is not None
     assert now[0] > 21 * 86_400
@@ -169,7 +182,7 @@ def test_without_take_timeout_s_the_source_waits_without_limit(tmp_path, monkeyp
 def test_silence_is_an_error_on_every_rank(tmp_path):
     wire: list[bytes] = []
     silent = config(tmp_path, take_timeout_s=0.05)
-    lead = BatchSource(silent, ScriptedQueue(), lambda m: wire.append(m or b"") or m or b"", lambda: False)  # pyright: ignore[reportArgumentType]
+    lead = source(silent, ScriptedQueue(), lambda m: wire.append(m or b"") or m or b"", lambda: False)
     with pytest.raises(IntakeError, match="no batch of 3 groups came"):
         lead.take(0)
     with pytest.raises(IntakeError, match="no batch of 3 groups came"):

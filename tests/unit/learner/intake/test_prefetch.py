@@ -39,6 +39,8 @@ def group(name: str) -> TakenGroup:
 class Queue:
     """Hands out one group a step, once the test lets it."""
 
+    consumed = 0
+
     def __init__(self) -> None:
         self.asked: list[int] = []  # the steps that something was taken for
         self.open = threading.Event()
@@ -58,6 +60,9 @@ class Queue:
 
     def staleness(self, version: int, step: int) -> int:
         return step - version
+
+    def consumes(self, groups: int) -> None:
+        self.consumed = groups
 
 
 class OneRank:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from learner.batch.contrast import clear_tokens
 from learner.batch.packing import Layout
 from learner.batch.types import Batch, MicroBatch
-from learner.batch.weighting import DEFAULT
+from learner.batch.weighting import DEFAULT, Weighting
 from learner.intake.batch_source import TakenBatch
 from learner.intake.preparation import Preparation
 from leeway.v1 import rollout_pb2 as pb
@@ -41,6 +42,19 @@ def test_the_batch_is_this_data_ranks_part_and_the_rest_is_the_steps(rank: int):
 def test_groups_without_contrast_leave_no_batch():
     made = Preparation(DEFAULT, Layout(), 4).prepare(taken(1.0, 1.0))
     assert (made.sequences, made.batch) == ([], None)
+
+
+def test_groups_that_others_were_taken_for_are_in_the_statistics_and_in_no_denominator():
+    """Two groups count, the third does not: P is 2, and with the mean over the step's tokens there are 12 of them, not 18."""
+    mixed, right = taken(0.0, 1.0).groups[0], taken(1.0, 1.0).groups[0]
+    clear_tokens(right)
+    whole = TakenBatch([mixed, mixed, right], [], {7: 2}, ["oslo"] * 3, uncounted=1)
+    made = Preparation(DEFAULT, Layout(), 4).prepare(whole)
+    assert [sequence.weight for sequence in made.sequences] == [1 / 4] * 4
+    assert (made.groups.reward, made.groups.informative, made.groups.tokens) == (4 / 6, 2 / 3, 18)
+    by_token = Preparation(Weighting(mean="batch"), Layout(), 4).prepare(whole)
+    assert [sequence.weight for sequence in by_token.sequences] == [1 / 12] * 4
+    assert Preparation(Weighting(keep="all"), Layout(), 4).prepare(whole).sequences[-1].group == 1
 
 
 def test_for_a_cuda_device_every_tensor_of_the_batch_is_put_into_page_locked_memory(monkeypatch: pytest.MonkeyPatch):

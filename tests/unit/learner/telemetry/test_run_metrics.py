@@ -29,12 +29,19 @@ def shown(metrics: RankMetrics) -> dict[str, float]:
     return {"/".join([one.name.removeprefix("leeway_learner_"), *one.labels.values()]): one.value for one in samples}
 
 
+LENGTH = {"mean": 120.5, "p50": 110.0, "p95": 300.0, "max": 512}
+
+
 def row(step: int) -> dict[str, object]:
     return {
         "step": step, "version": step, "epoch": 2, "reward": 0.5, "staleness_mean": 1.5, "staleness_max": 3, "rho": None,
         "nll_positive": 0.7, "nll_negative": None, "entropy": 1.1, "loss": 0.2, "grad_norm": 3.0, "update_norm": 0.01,
         "lr": 1e-3, "lr_scheduled": 2e-3, "lr_active": "batch", "trained_tokens": 100, "groups": 16, "late": 3,
-        "unscored": 0.25, "unscored_groups": 2, "segments": 1.5,
+        "unscored": 0.25, "unscored_groups": 2, "segments": 1.5, "reward_sd": 0.4, "truncated": 0.125, "informative": 0.5,
+        "all_right": 0.25, "all_wrong": 0.125, "length": LENGTH, "length_positive": LENGTH, "length_negative": None,
+        "length_by_finish": {"stop": LENGTH, "length": None, "abort": None}, "replaced": 8, "ending": "most", "consumed": 20,
+        "tokens_wasted": {"expired": 700, "unusable": 0, "lost": 0, "quarantined": 90},
+        "tasks": {"add": {"groups": 16, "reward": 0.5, "reward_sd": 0.4, "informative": 0.5, "parts": {"exact": 0.75}}},
         "wait_s": 0.5, "train_s": 1.0, "step_s": 1.6,
     }  # fmt: skip
 
@@ -69,12 +76,44 @@ def test_every_row_of_the_record_becomes_metrics(tmp_path: Path, config: Learner
         "publication_seconds": 0.3, "checkpoint_seconds": 1.5, "committed_groups_total": 32, "alarms_total/rho": 1,
         "publication_failures_total": 1, "checkpoint_failures_total": 1, "skipped_steps_total": 2, "rollbacks_total": 1,
         "refused_groups_total": 1,
+        "reward_sd": 0.4, "truncated_ratio": 0.125, "groups_ratio/informative": 0.5, "groups_ratio/all_right": 0.25,
+        "groups_ratio/all_wrong": 0.125, "groups_ratio/unscored": 0.125, "response_tokens/all/p95": 300,
+        "response_tokens/positive/max": 512, "response_tokens/stop/mean": 120.5, "replaced_groups_total": 16,
+        "collections_total/most": 2, "collections_total/full": 0, "consumed_groups": 20, "wasted_tokens_total/expired": 1400,
+        "wasted_tokens_total/quarantined": 180, "wasted_tokens_total/lost": 0, "task_reward/add": 0.5,
+        "task_informative_ratio/add": 0.5, "task_part_reward/exact/add": 0.75,
         "given_up_groups_total": 5, "drift_nats": -0.02, "unusable_groups": 3,
     }  # fmt: skip
     assert {name: seen[name] for name in expected} == expected
     assert math.isnan(seen["rho"])
+    assert math.isnan(seen["response_tokens/negative/p50"])
+    assert math.isnan(fresh["response_tokens/abort/p50"])
+    assert math.isnan(fresh["groups_ratio/all_right"])
+    assert (fresh["wasted_tokens_total/expired"], fresh["consumed_groups"]) == (0, 16)
     for name in ("step", "checkpoint", "publication"):
         assert abs(seen[f"{name}_timestamp_seconds"] - time.time()) < 60
+
+
+def test_tasks_and_parts_beyond_the_bound_share_one_series(tmp_path: Path, config: LearnerConfig):
+    metrics = RankMetrics(RankHealth(10))
+    writer = MetricsWriter(tmp_path, [], "run", metrics.add_run(config))
+    for step in range(1, 41):
+        task = {
+            "groups": 1,
+            "reward": float(step),
+            "reward_sd": 0.0,
+            "informative": 0.0,
+            "parts": {f"part-{step}": 1.0},
+        }
+        writer.step(row(step) | {"tasks": {f"task-{step}": task}})
+    writer.step(row(41) | {"tasks": {"task-1": task | {"reward": None}}})
+    writer.close()
+    seen = shown(metrics)
+    rewards = {name: value for name, value in seen.items() if name.startswith("task_reward/")}
+    assert len(rewards) == 33
+    assert (rewards["task_reward/task-1"], rewards["task_reward/other"]) == (1, 40)
+    assert len([name for name in seen if name.startswith("task_part_reward/")]) == 34  # task-1 has part-1, and other
+    assert seen["task_part_reward/other/other"] == 1
 
 
 def test_disk_space_is_shown_for_both_directories(config: LearnerConfig):
