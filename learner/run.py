@@ -62,6 +62,7 @@ class RankZeroCallbacks:
     tracing: LearnerTracing
     activity: Activity
     expire_after: int  # optimizer steps
+    best: str | None = None  # the metric by which the best version is chosen
 
     def published(self, policy: pb.Policy, seconds: float) -> None:
         """Announces a version that is complete on disk to the gateways; ``seconds`` is how long its publication took."""
@@ -85,8 +86,9 @@ class RankZeroCallbacks:
         self.metrics.event("coalesced", step=step, replaced=replaced)
 
     def in_use(self) -> set[int]:
-        """Returns versions that must stay on disk: fleets run them, or waiting groups need them to recompute log mu."""
-        return self.queue.running_versions(self.expire_after) | self.behaviour.needed(self.queue.fresh)
+        """Returns versions that must stay on disk: for fleets, for log mu of waiting groups, for evaluation; and the best."""
+        running, evaluated = self.queue.running_versions(self.expire_after), self.queue.evaluated_versions(self.best)
+        return running | evaluated | self.behaviour.needed(self.queue.fresh)
 
     def committed(self, step: int, refs: Sequence[GroupRef], seconds: float) -> None:
         """Removes the groups of a durable checkpoint from the queue; ``seconds`` is how long the checkpoint took.
@@ -108,10 +110,13 @@ class RankZeroCallbacks:
         """Writes the step's metrics row, the groups trained in it, its alarms, and whether it was skipped."""
         step = row["step"]
         row |= {"queue_depth": self.queue.waiting(), "expired": self.queue.expired(), "unusable": self.queue.unusable}
+        row |= {"consumed": self.queue.consumed, "tokens_wasted": self.queue.wasted()}
         self.metrics.step(row | {"epoch": self.queue.epoch})
         self.metrics.trained(step, self.queue.epoch, taken.refs)
         if stats is None or stats.skipped:
-            self.metrics.event("skipped", step=step, reason=stats.skipped if stats else "no group had a contrast")
+            reason = stats.skipped if stats else f"no group had a contrast, of {len(taken.groups)}"
+            structlog.get_logger().warning("the step is skipped: it changes no weights", step=step, reason=reason)
+            self.metrics.event("skipped", step=step, reason=reason)
         for alarm in alarms:
             structlog.get_logger().warning("alarm", step=step, **asdict(alarm))
             self.metrics.event("alarm", step=step, **asdict(alarm))
@@ -170,7 +175,8 @@ class Run:
         stop.enforce()
         metrics = tracer = None
         if ranks.rank == 0:
-            metrics = MetricsWriter(config.metrics_dir, config.loggers, config.queue.run, rank_metrics.add_run(config))
+            observed, settings = rank_metrics.add_run(config), config.model_dump(mode="json")
+            metrics = MetricsWriter(config.metrics_dir, config.loggers, config.queue.run, observed, settings)
             tracer = traces.start(config.traces, "learner", config.queue.run)
         objective, rates = objectives.get(config.objective), LearningRateController(config)
         layout = _layout(config, ranks)
@@ -195,7 +201,9 @@ class Run:
         lead = None
         if queue is not None and metrics is not None:
             activity = Activity(metrics.event, queue.away_s).start()
-            lead = RankZeroCallbacks(queue, metrics, behaviour, tracing, activity, config.expiry_bound)
+            lead = RankZeroCallbacks(
+                queue, metrics, behaviour, tracing, activity, config.expiry_bound, config.publish.best
+            )
         exporter = _exporter(policy, trainer, ranks, config.publish.weights_dtype)
         publisher = Publisher(config.publish, takeover.versions, config.model, first_version, lead)
 

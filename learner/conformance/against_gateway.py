@@ -94,6 +94,13 @@ async def _calls(fleet: ScriptedFleet, report: Report) -> None:
         report.skipped("role", "the token has the role operate; use one that may only submit")
     else:
         report.check("role", code is grpc.StatusCode.PERMISSION_DENIED, f"ListLedgers: {code.name}")
+    code = await fleet.code_of("ReportEvaluation", pb.ReportEvaluationRequest())
+    if code is grpc.StatusCode.INVALID_ARGUMENT:
+        report.skipped("evaluate", "the token has the role evaluate; use one that may only submit")
+    elif code is grpc.StatusCode.UNIMPLEMENTED:
+        report.skipped("evaluate", "the gateway takes no evaluations: its contract revision is below 3")
+    else:
+        report.check("evaluate", code is grpc.StatusCode.PERMISSION_DENIED, f"ReportEvaluation: {code.name}")
     code = await fleet.code_of("Lease", pb.LeaseRequest(groups=1, worker="a\nb"))
     report.check("invalid_call", code is grpc.StatusCode.INVALID_ARGUMENT, f"worker with a line break: {code.name}")
 

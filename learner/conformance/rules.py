@@ -26,6 +26,7 @@ GATEWAY_RULES = {
     "describe": "DescribeRun answers with sensible sizes, ranges and limits",
     "policy": "WatchPolicy sends the newest version at once",
     "role": "ListLedgers needs the role operate: PERMISSION_DENIED for a fleet",
+    "evaluate": "ReportEvaluation needs the role evaluate: PERMISSION_DENIED for a fleet",
     "lease": "Lease grants at most what was asked for, or 0 with retry_after_ms",
     "invalid_call": "a call that breaks a limit ends with INVALID_ARGUMENT",
     "accepted": "a valid group gets one ack, ACCEPTED, with its sequence and id",

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from runtime.settings import Settings, SettingsError
 
-Role = Literal["submit", "operate"]
+Role = Literal["submit", "operate", "evaluate"]
 _SCHEME = "bearer "
 _SAN = "x509_subject_alternative_name"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +11,7 @@ from learner.gateway.byte_budget import ByteBudget
 from learner.gateway.health import GatewayHealth
 from learner.gateway.pending_submit import PendingSubmit
 from learner.gateway.retry_reasons import REASONS
+from learner.gateway.violation import TOO_STALE
 from learner.queue import Backlog, Memory, Occupancy, imbalances
 from leeway.v1 import rollout_pb2
 from runtime.metric_registry import MetricRegistry, Readings
@@ -40,6 +42,7 @@ class GatewayMetrics:
         self._start = time.time()
         self._answered: Counter[tuple[str, int, str]] = Counter()  # fleet, outcome, reason ("" where there is none)
         self._bytes: Counter[str] = Counter()
+        self._wasted: Counter[tuple[str, str]] = Counter()  # fleet, reason of the rejection -> generated tokens
         self._unacked: Mapping[str, int] = {}
         self._heard: dict[str, float] = {}  # fleet -> Unix seconds
         self._highest_step = -1
@@ -47,6 +50,7 @@ class GatewayMetrics:
         self._declare_groups(registry)
         self._declare_calls(registry)
         self._declare_queue(registry)
+        self._declare_evaluations(registry)
 
     def _declare_service(self, registry: MetricRegistry, health: GatewayHealth) -> None:
         """Declares what says whether this gateway can do its work."""
@@ -90,6 +94,12 @@ class GatewayMetrics:
             "Payload bytes of accepted groups.",
             ("fleet",),
             lambda: {(fleet,): size for fleet, size in dict(self._bytes).items()},
+        )
+        registry.read_all(
+            "leeway_gateway_wasted_tokens_total",
+            "Generated tokens of well-formed groups that were refused: too_stale (nothing of that age is trained).",
+            ("fleet", "reason"),
+            lambda: dict(self._wasted),
         )
         self._ack = registry.durations(
             "leeway_gateway_ack_seconds", "Seconds from reading a group to handing out its ack.", _ACK_S
@@ -146,7 +156,8 @@ class GatewayMetrics:
         )
         self._bound = registry.gauge(
             "leeway_gateway_capacity_groups",
-            "The most groups that may be leased, queued or in an unfinished step: (max_staleness + 1) * groups_per_step.",
+            "The most groups that may be leased, queued or in an unfinished step: (max_staleness + 1) times what a step "
+            "consumes, which is groups_per_step or more.",
         )
         self._step = registry.gauge("leeway_gateway_step", "Optimizer step that the learner last reported.")
         self._stepped = registry.gauge(
@@ -178,6 +189,21 @@ class GatewayMetrics:
         self._evicts = registry.gauge(
             "leeway_gateway_redis_evicts", "1 if Redis may evict groups (maxmemory-policy other than noeviction)."
         )
+
+    def _declare_evaluations(self, registry: MetricRegistry) -> None:
+        """Declares what the versions are worth, which is read from Redis and is equal on all gateways of a run."""
+        self._evaluations: Readings = {}
+        registry.read_all(
+            "leeway_gateway_evaluation",
+            "What the newest evaluated version is worth, by metric of the evaluation; at most 64 names and samplings.",
+            ("name", "sampling", "metric"),
+            lambda: self._evaluations,
+        )
+        self._evaluated = registry.gauge(
+            "leeway_gateway_evaluated_version",
+            "Newest version that an evaluation was reported of; NaN before the first.",
+        )
+        self._evaluated.set(math.nan)
 
     def _declare_shares(self, registry: MetricRegistry) -> None:
         """Declares how the capacity is shared between the fleets, which is equal on all gateways of a run."""
@@ -215,6 +241,7 @@ class GatewayMetrics:
         """Makes the counters of these fleets exist, at 0, before anything happens."""
         for fleet in set(fleets) - self._bytes.keys():
             self._bytes[fleet] = 0
+            self._wasted[fleet, TOO_STALE] += 0
             for outcome in _NAMES:
                 self._answered[fleet, outcome, ""] += 0
             for reason in REASONS:
@@ -237,6 +264,8 @@ class GatewayMetrics:
                 self._bytes[fleet] += len(submit.group.payload)
             else:
                 self._answered[fleet, outcome, ack.reason] += 1
+                if submit.wasted:
+                    self._wasted[fleet, ack.reason] += submit.wasted
 
     def asked_redis(self, seconds: float) -> None:
         """Records the duration of one flush."""
@@ -285,9 +314,10 @@ class GatewayMetrics:
             else:
                 self._heard.pop(fleet, None)
 
-    def occupancy(self, occupancy: Occupancy, shares: Mapping[str, int]) -> None:
-        """Shows the learner's step, what each fleet has of the capacity, and the most it may have."""
+    def occupancy(self, occupancy: Occupancy, shares: Mapping[str, int], bound: int) -> None:
+        """Shows the learner's step, the capacity in groups, what each fleet has of it, and the most it may have."""
         self._step.set(occupancy.step)
+        self._bound.set(bound)
         if occupancy.step > self._highest_step:
             if self._highest_step >= 0:
                 self._stepped.set_to_current_time()
@@ -312,6 +342,16 @@ class GatewayMetrics:
             for reason, responses in {"other": 0, **ledger.unscored_responses_by_reason}.items():
                 self._unscored.labels(ledger.fleet, reason).set(responses)
             self._violations.labels(ledger.fleet).set(len(imbalances(ledger)) - bool(ledger.lost))
+
+    def evaluations(self, newest: Sequence[rollout_pb2.Evaluation]) -> None:
+        """Shows the newest evaluation of each name and sampling."""
+        self._evaluations = {
+            (one.name, one.sampling, metric): interval.value
+            for one in newest
+            for metric, interval in one.metrics.items()
+        }
+        if newest:
+            self._evaluated.set(max(one.version for one in newest))
 
     def memory(self, memory: Memory) -> None:
         """Shows the memory use of Redis, its limit, and whether it may evict groups."""

@@ -24,5 +24,6 @@ class PendingSubmit:
     group: Append | None = None  # what to append; None if the outcome was decided without asking Redis
     quarantined: str = ""  # JSON for the operator if the group was rejected and is to be quarantined
     counted: tuple[str, ...] = ()  # ledger fields that count it besides its outcome and its reason
+    wasted: int = 0  # generated tokens of a group that is refused though it breaks no rule but its age
     since: float = field(default_factory=time.monotonic)  # when it was read, monotonic seconds
     span: OpenSpan | None = None  # the open span "append" if the group is traced

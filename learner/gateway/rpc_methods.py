@@ -27,6 +27,9 @@ def add_to_server(service: RolloutService, server: grpc.aio.Server) -> None:
         "GetLedger": grpc.unary_unary_rpc_method_handler(
             service.GetLedger, response_serializer=rollout_pb2.GetLedgerResponse.SerializeToString
         ),
+        "ReportEvaluation": grpc.unary_unary_rpc_method_handler(
+            service.ReportEvaluation, response_serializer=rollout_pb2.ReportEvaluationResponse.SerializeToString
+        ),
         "ListLedgers": grpc.unary_unary_rpc_method_handler(
             service.ListLedgers, response_serializer=rollout_pb2.ListLedgersResponse.SerializeToString
         ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from learner.config import GatewayConfig, LimitsConfig
 from leeway.v1 import rollout_pb2
 
-CONTRACT_REVISION = 2  # the last of those that the end of proto/leeway/v1/rollout.proto lists
+CONTRACT_REVISION = 3  # the last of those that the end of proto/leeway/v1/rollout.proto lists
 
 
 def describe_limits(limits: LimitsConfig) -> rollout_pb2.DescribeRunResponse:

@@ -16,6 +16,7 @@ from learner.config import GatewayConfig
 from learner.gateway.auth import Caller, Identities, PresentedCredentials, Role, UnauthenticatedError
 from learner.gateway.byte_budget import ByteBudget
 from learner.gateway.connection_limits import ConnectionLimits, ExhaustedError
+from learner.gateway.evaluation_calls import EvaluationCalls, only_reports
 from learner.gateway.lease_limit import within_age
 from learner.gateway.lease_shares import LeaseShares
 from learner.gateway.metrics import GatewayMetrics
@@ -71,6 +72,7 @@ class RolloutService(rollout_pb2_grpc.RolloutServiceServicer):
         self._metrics = metrics
         self._admission = config.admission
         self._lease_shares = LeaseShares(config.admission)
+        self._evaluations = EvaluationCalls(queue, version_feed)
         self._limits = ConnectionLimits(config.connections)
         self.streams = OpenStreams(identities, self._limits, config.connections.idle_s, metrics)
         self.budget = ByteBudget(config.max_unacked_bytes, config.max_unacked_bytes_per_fleet)
@@ -98,10 +100,18 @@ class RolloutService(rollout_pb2_grpc.RolloutServiceServicer):
 
     async def Lease(self, message: bytes, context: grpc.aio.ServicerContext) -> rollout_pb2.LeaseResponse:
         """Grants a fleet groups to generate now, within its share of the staleness bound, and renews leases it holds."""
-        fleet = (await self._caller_of_call(context, "submit")).fleet
+        caller = await self._caller_of_call(context, None)
+        if "evaluate" not in caller.roles:
+            await _require_role(context, caller, "submit")
         request = await _parsed(context, rollout_pb2.LeaseRequest, message)
+        evaluates = "evaluate" in caller.roles and only_reports(request)
+        if not evaluates:
+            await _require_role(context, caller, "submit")
+        fleet = caller.fleet
         if (problem := lease_problem(request)) is not None:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
+        if evaluates:
+            return await self._kept(fleet, request, context)
         known = self._version_feed.known
         running = request.running_version if request.HasField("running_version") else None
         fetching = request.fetching_version if request.HasField("fetching_version") else None
@@ -129,16 +139,41 @@ class RolloutService(rollout_pb2_grpc.RolloutServiceServicer):
             lost_lease_ids=lost,
         )
 
+    async def _kept(
+        self, fleet: str, request: rollout_pb2.LeaseRequest, context: grpc.aio.ServicerContext
+    ) -> rollout_pb2.LeaseResponse:
+        try:
+            await self._evaluations.keep(fleet, request)
+        except QueueError as error:
+            await self._unavailable(context, error)
+        return rollout_pb2.LeaseResponse()
+
+    async def ReportEvaluation(
+        self, message: bytes, context: grpc.aio.ServicerContext
+    ) -> rollout_pb2.ReportEvaluationResponse:
+        """Records what a version is worth, as an evaluator has measured it."""
+        await self._caller_of_call(context, "evaluate")
+        request = await _parsed(context, rollout_pb2.ReportEvaluationRequest, message)
+        try:
+            problem = await self._evaluations.record(request.evaluation)
+        except QueueError as error:
+            await self._unavailable(context, error)
+        if problem is not None:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
+        return rollout_pb2.ReportEvaluationResponse()
+
     def _retry_ms(self) -> int:
         return _FINISHED_RETRY_MS if self._version_feed.finished else _LEASE_RETRY_MS
 
     async def WatchPolicy(self, message: bytes, context: grpc.aio.ServicerContext) -> None:
         """Sends the newest version, then each newer one, until the run has finished or either side ends the stream."""
-        caller = await self._caller(context, "submit")
+        caller = await self._caller(context, None)
+        role: Role = "evaluate" if "evaluate" in caller.roles else "submit"
+        await _require_role(context, caller, role)
         request = await _parsed(context, rollout_pb2.WatchPolicyRequest, message)
         known = request.known_version if request.HasField("known_version") else None
         try:
-            with self.streams.opened(caller, "submit") as opened:
+            with self.streams.opened(caller, role) as opened:
                 closing = asyncio.create_task(opened.closing.wait())
                 writing = asyncio.create_task(self._write_policies(known, context))
                 try:
@@ -196,7 +231,8 @@ class RolloutService(rollout_pb2_grpc.RolloutServiceServicer):
         try:
             left = self._version_feed.ages.steps_left(wish.running_version, occupancy.step)
             allowance = self._lease_shares.allowance(wish.fleet, occupancy)
-            granted = await self._queue.leases.grant(wish, within_age(allowance, left, self._admission.groups_per_step))
+            within = within_age(allowance, left, self._lease_shares.per_step(occupancy))
+            granted = await self._queue.leases.grant(wish, within)
         except MemoryFullError:
             granted = 0
         if wish.groups:

@@ -120,6 +120,7 @@ class SubmitHandler:
         # One that was accepted in time and is sent again gets its answer from the queue: it is a duplicate.
         if too_stale is not None and not await self._batch_writer.knows(submit.fleet, group.group_id):
             # What is refused for its age is compared with what is trained, like what expires.
+            submit.wasted = found.generated
             submit.counted = histogram_fields(TOO_STALE, found.generated / found.responses, found.reward)
             return staleness_violation(group, *too_stale)
         return found._replace(versions=ages.deciding(found.versions))

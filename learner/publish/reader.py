@@ -49,6 +49,10 @@ class VersionReader:
         """Names of all tensors, sorted."""
         return sorted(self._full)
 
+    def files(self) -> dict[str, SafetensorsHeader]:
+        """Headers of the files that hold the whole version, by name: a delta's result has its full version's files."""
+        return dict(self._headers)
+
     def bits(self, name: str) -> np.ndarray:
         """A tensor as a new flat array of unsigned integers as wide as its dtype. Raises CatalogError, OSError."""
         stored = self._full[name]

@@ -1,4 +1,4 @@
-"""Which published versions stay: the newest few, every n-th, those in use or pinned, and the bases of all of these."""
+"""Which published versions stay: the newest few, every n-th, those in use, pinned or the best, and the bases of all these."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Versions:
 
     Attributes:
         newest: the version published last.
-        in_use: versions that fleets run or fetch, or that training still needs.
+        in_use: versions that fleets run or fetch, that are evaluated or the best so far, or that training still needs.
         failed: versions that were never announced, whatever is left of them on disk or in the mirror.
     """
 

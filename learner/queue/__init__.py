@@ -4,6 +4,7 @@ from learner.queue.embedded import EmbeddedRedis
 from learner.queue.entries import GroupRef, TakenGroup
 from learner.queue.errors import FencedError, HaltedError, MemoryFullError, QueueError, StillAwayError, UnavailableError
 from learner.queue.gateway_queue import Append, Appended, Backlog, Flushed, GatewayQueue, Kind, Memory
+from learner.queue.groups_in_flight import WASTES, Waste
 from learner.queue.learner_queue import LearnerQueue
 from learner.queue.leases import Allowance, Leases, LeaseWish, Occupancy
 from learner.queue.ledger import imbalances, ledgers_in, read_ledgers
@@ -16,6 +17,7 @@ from learner.queue.witness import REPAIRED_S
 __all__ = [
     "REPAIRED_S",
     "VERSIONS_KEPT",
+    "WASTES",
     "Allowance",
     "Append",
     "Appended",
@@ -44,6 +46,7 @@ __all__ = [
     "UnavailableError",
     "UnknownVersionError",
     "VersionRegistry",
+    "Waste",
     "imbalances",
     "ledgers_in",
     "read_ledgers",

@@ -39,6 +39,7 @@ class QueueEntry:
     Attributes:
         ref: the group.
         tokens: prompt and response tokens over all responses: what training on the group costs.
+        generated: response tokens over all responses.
         versions: those of its spans' versions that decide how stale it is (VersionRegistry.extremes), so that a group expires
             without its payload being read.
     """
@@ -46,9 +47,11 @@ class QueueEntry:
     ref: GroupRef
     tokens: int
     versions: tuple[int, ...] = ()
+    generated: int = 0
 
     @classmethod
     def parse(cls, fleet: str, entry_id: bytes, fields: Mapping[bytes, bytes]) -> QueueEntry:
         """Parses the fields that append.lua writes."""
         versions = tuple(int(version) for version in fields[b"versions"].split(b",") if version)
-        return cls(GroupRef(fleet, fields[b"id"].decode(), entry_id.decode()), int(fields[b"tokens"]), versions)
+        ref = GroupRef(fleet, fields[b"id"].decode(), entry_id.decode())
+        return cls(ref, int(fields[b"tokens"]), versions, int(fields[b"generated"]))

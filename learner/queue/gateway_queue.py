@@ -15,6 +15,7 @@ from redis.exceptions import NoScriptError
 from learner.config import QueueConfig
 from learner.queue.connect import connect_async, translate, translated
 from learner.queue.errors import HaltedError, MemoryFullError, QueueError
+from learner.queue.evaluation_registry import EvaluationRegistry
 from learner.queue.keys import Keys
 from learner.queue.leases import Leases, member
 from learner.queue.ledger import decode, ledger_keys
@@ -30,7 +31,7 @@ _PROBE_TTL_S = 60
 _ID_BYTES = 100  # memory of one remembered id
 _SCRIPTS = (
     "append", "count", "backlog", "lease", "ledger", "occupancy", "renew", "remaining", "vanished", "permit", "create",
-    "witness",
+    "witness", "evaluate", "pin",
 )  # fmt: skip
 
 
@@ -104,6 +105,7 @@ class GatewayQueue:
 
     Attributes:
         leases: the run's leases.
+        evaluations: what the run's versions are worth.
         rates: the fleets' token buckets.
     """
 
@@ -116,6 +118,7 @@ class GatewayQueue:
         self._watch = Watch(config.run, self._keys, structlog.get_logger(process="gateway"))
         self.leases = Leases(self._keys, self._call_unless_halted)
         self.rates = Rates(self._keys, self._call)
+        self.evaluations = EvaluationRegistry(self._keys, self._call, self._read_hash)
 
     async def check(self) -> None:
         """Makes a new run's data, and checks that it is of this release's schema. Nothing is appended before that.
@@ -287,6 +290,11 @@ class GatewayQueue:
             arguments.append(member(fleet, group.lease_id) if group.lease_id else "")
             arguments += (group.kind, " ".join(f"{reason} {count}" for reason, count in group.unscored))
         return _evalsha(script("append"), names, arguments)
+
+    async def _read_hash(self, key: str) -> dict[bytes, bytes]:
+        with translated():
+            stored: Any = await self._redis.hgetall(key)  # pyright: ignore[reportGeneralTypeIssues]
+        return stored
 
     async def _call_unless_halted(self, name: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
         """Runs a script. Raises HaltedError while the queue stands still: fleets are not to generate what it refuses."""

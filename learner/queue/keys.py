@@ -26,6 +26,11 @@ class Keys:
         self.versions = prefix + "versions"
         self.timelines = prefix + "timelines"
         self.quarantine = prefix + "quarantine"
+        self.evaluations = prefix + "evaluations"  # hash: "version:name:sampling" -> the evaluation, as JSON
+        self.evaluation_order = prefix + "evaluation_order"  # sorted set: the fields of ``evaluations`` by version
+        self.evaluation_newest = prefix + "evaluation_newest"  # hash: "name:sampling" -> version and evaluation
+        self.evaluation_best = prefix + "evaluation_best"  # hash: "name:sampling:metric" -> best version and its value
+        self.evaluating = prefix + "evaluating"  # hash: "fleet/worker" -> "version:unix_ms" of what is being evaluated
         self.leases = prefix + "leases"
         self.lease_remaining = prefix + "lease_remaining"
         self.lease_terms = prefix + "lease_terms"  # lease -> when it was granted, and whether it was renewed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,13 +15,15 @@ from learner.config import QueueConfig
 from learner.queue.connect import connect
 from learner.queue.entries import GroupRef, TakenGroup
 from learner.queue.errors import QueueError, StillAwayError
-from learner.queue.groups_in_flight import Audit, GroupsInFlight
+from learner.queue.evaluation_registry import read_best, read_evaluating
+from learner.queue.groups_in_flight import Audit, GroupsInFlight, Waste
 from learner.queue.guard import Guard
 from learner.queue.keys import ID_BUCKET_MS, Keys
 from learner.queue.redis_session import Call, RedisSession
 from learner.queue.refused_groups import RefusedGroups
 from learner.queue.version_registry import VERSIONS_KEPT, Timeline, read_registry
 from leeway.v1 import rollout_pb2
+from runtime.response_spans import spans_of
 
 _REPUBLISHED = 64  # versions; more than are published in the seconds of writes that Redis may lose
 _PINNED = 4  # versions of one fleet: what its workers run while they load the newest one after the other
@@ -43,6 +46,7 @@ class LearnerQueue:
     Threads: one may take while another commits and reports, and a third publishes.
 
     Attributes:
+        consumed: groups that a step consumes, as reported; before this learner says it, as the one before it said; 0: never.
         epoch: number of this learner's start, from 1.
         guard: knows whether the data in Redis is the run's newest.
     """
@@ -55,6 +59,7 @@ class LearnerQueue:
         weights: Mapping[str, float] | None,
         audit: Audit | None,
     ) -> None:
+        self.consumed = 0
         self.epoch = epoch
         self.guard = Guard(session, config.run)
         self._session = session
@@ -67,6 +72,9 @@ class LearnerQueue:
         self._refused = RefusedGroups(session, self._keys, self._groups.finish)
         self._progress: tuple[int, int] | None = None  # step and version, as reported last
         self._uncommitted = 0  # groups that steps were made with and that are not committed
+        self._free: frozenset[GroupRef] = frozenset()  # in flight, and nothing of them is trained
+        # Held while what occupies no capacity changes or is told: the thread that takes tells it too.
+        self._occupying = threading.Lock()
         self._id_memory_ms, self._next_forget = 1000 * config.id_memory_s, 0.0
         session.on_restart(self._repeat_after_restart)
 
@@ -122,6 +130,7 @@ class LearnerQueue:
         prefixes = [self._keys.stream_prefix, self._keys.ledger_prefix]
         self._change("recover", [self._keys.progress, self._keys.fleets], prefixes)
         self._groups.recover()
+        self.consumed = self._read_consumed()
         self._timeline = timeline
         return committed
 
@@ -197,6 +206,10 @@ class LearnerQueue:
         """Groups expired since the start because one of their versions was not usable (see ``require``)."""
         return self._groups.unusable
 
+    def wasted(self) -> dict[Waste, int]:
+        """Returns the generated tokens of accepted groups that were wasted since the last call, by reason."""
+        return self._groups.wasted()
+
     def commit(self, step: int, refs: Sequence[GroupRef]) -> int:
         """Removes trained groups from the queue for good. Call it only once a checkpoint that contains ``step`` is durable.
 
@@ -208,8 +221,10 @@ class LearnerQueue:
             StillAwayError: in ``waiting_at_most``: Redis is away for longer; commit the groups with the next checkpoint.
         """
         self._refused.settle()
-        finished = self._groups.finish("trained", step, refs)
-        self._uncommitted = max(0, self._uncommitted - finished)
+        with self._occupying:
+            finished = self._groups.finish("trained", step, refs)
+            self._uncommitted = max(0, self._uncommitted - finished)
+            self._free -= frozenset(refs)
         return finished
 
     def quarantine(self, step: int, refused: Sequence[tuple[GroupRef, rollout_pb2.Group]], fault: str) -> None:
@@ -225,6 +240,8 @@ class LearnerQueue:
         if self._audit is not None:
             self._audit("quarantined", step, [ref for ref, _ in refused])
         self._refused.add(step, refused, fault)
+        spans = [span for _, group in refused for response in group.responses[:] for span in spans_of(response)]
+        self._groups.waste("quarantined", sum(span.end - span.start for span in spans))
         with contextlib.suppress(StillAwayError):
             self._refused.settle()
 
@@ -252,16 +269,39 @@ class LearnerQueue:
             version: the newest published version.
             uncommitted: groups that an optimizer step was made with and that are not committed yet.
         """
-        self._progress, self._uncommitted = (step, version), uncommitted
         with contextlib.suppress(StillAwayError):  # it is repeated when the queue goes on
-            self._change("report", [self._keys.progress, self._keys.stepped], self._progress_now(step, version))
+            with self._occupying:
+                self._progress, self._uncommitted = (step, version), uncommitted
+                self._change("report", [self._keys.progress, self._keys.stepped], self._progress_now(step, version))
             self._forget()
+
+    def consumes(self, groups: int) -> None:
+        """Sets how many groups a step consumes; ``report`` tells the gateways, which lease capacity for that many."""
+        self.consumed = groups
+
+    def free_capacity(self, refs: Sequence[GroupRef]) -> None:
+        """Lets groups that were taken, and that nothing is trained of, occupy no capacity: others may be leased for them.
+
+        They stay in flight until they are committed. May be called by the thread that takes.
+
+        Raises:
+            StillAwayError: in ``waiting_at_most``: Redis is away for longer; call it again.
+        """
+        with self._occupying:
+            self._free |= frozenset(refs)
+            self._change("free", [self._keys.stepped], self._not_occupying())
 
     def _progress_now(self, step: int, version: int) -> list[Any]:
         """Arguments of report.lua."""
+        return [step, version, self._uncommitted, self.consumed, *self._not_occupying()]
+
+    def _not_occupying(self) -> list[Any]:
+        """Names of fleets, each with how many of its groups are in flight and occupy no capacity."""
+        in_flight, free = self._groups.refs(), self._free
         # Groups are trained on in the order they were handed out.
-        fleets = Counter(ref.fleet for ref in self._groups.refs()[: self._uncommitted])
-        return [step, version, self._uncommitted, *(text for pair in fleets.items() for text in pair)]
+        done, rest = in_flight[: self._uncommitted], in_flight[self._uncommitted :]
+        fleets = Counter(ref.fleet for ref in [*done, *(ref for ref in rest if ref in free)])
+        return [text for pair in fleets.items() for text in pair]
 
     def end(self) -> None:
         """Records that the run has made all its steps: gateways take no more groups, and fleets end.
@@ -299,6 +339,20 @@ class LearnerQueue:
             kept.update(sorted(self._registry.fresh(versions, expire_after))[-_PINNED:])
         return kept
 
+    def evaluated_versions(self, best: str | None) -> set[int]:
+        """Returns the versions that stay on disk for evaluation: those that are being evaluated, and the best one.
+
+        Args:
+            best: the metric by which the best version is chosen, name:sampling:metric; None: no version is.
+        """
+
+        def read() -> set[int]:
+            found = set(read_evaluating(self._session.client, self._keys).values())
+            version = None if best is None else read_best(self._session.client, self._keys, best)
+            return found if version is None else {*found, version}
+
+        return self.guard.last_read("evaluated", read, set())
+
     def expired(self) -> int:
         """Counts the groups of all fleets that have expired since the run began."""
 
@@ -312,6 +366,10 @@ class LearnerQueue:
     def close(self) -> None:
         """Closes the connection. Groups in flight stay pending for the next learner."""
         self._session.client.close()
+
+    def _read_consumed(self) -> int:
+        stored: Any = self._session.with_retry(lambda: self._session.client.hget(self._keys.progress, "consumed"))
+        return int(stored or 0)
 
     def _forget(self) -> None:
         """Forgets the ids of groups that have left the queue, once they are older than the memory of ids."""

@@ -121,7 +121,10 @@ def test_a_damaged_file_changes_nothing(path: Path, damaged: str | None):
         ({"a b": {}}, "'a b'"),
         ({"a": {"tokens": ["0" * 63]}}, r"fleets\.a\.tokens\.0 = '0+'"),
         ({"a": {"tokens": ["A" * 64]}}, r"fleets\.a\.tokens\.0"),
-        ({"a": {"roles": ["root"]}}, r"fleets\.a\.roles\.0 = 'root': Input should be 'submit' or 'operate'"),
+        (
+            {"a": {"roles": ["root"]}},
+            r"fleets\.a\.roles\.0 = 'root': Input should be 'submit', 'operate' or 'evaluate'",
+        ),
         ({"a": {"sans": [""]}}, r"fleets\.a\.sans\.0 = ''"),
         ({"a": {"token": []}}, "unknown key 'fleets.a.token'"),
         ({"a": 7}, r"fleets\.a = 7"),

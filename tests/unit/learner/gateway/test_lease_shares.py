@@ -25,8 +25,19 @@ def occupancy(occupied: dict[str, int], *hungry: str, step: int = 0) -> Occupanc
 
 
 def test_the_bound_is_the_steps_ahead_and_the_one_under_way():
-    assert LeaseShares(AdmissionConfig(groups_per_step=16, max_staleness=4)).bound == 80
-    assert LeaseShares(AdmissionConfig(groups_per_step=16, max_staleness=0)).bound == 16
+    assert LeaseShares(AdmissionConfig(groups_per_step=16, max_staleness=4)).bound() == 80
+    assert LeaseShares(AdmissionConfig(groups_per_step=16, max_staleness=0)).bound() == 16
+
+
+def test_the_bound_follows_what_a_step_consumes_and_is_never_below_groups_per_step():
+    rule = LeaseShares(AdmissionConfig(groups_per_step=16, max_staleness=4, weights={"a": 3.0}))
+    seen = replace(occupancy({"a": 300}, "a", "b"), consumed=40)
+    assert (rule.per_step(seen), rule.bound(seen)) == (40, 200)
+    assert [rule.bound(replace(seen, consumed=groups)) for groups in (0, 9)] == [80, 80]
+    assert (rule.share("a", seen), rule.share("b", seen)) == (150, 50)
+    assert rule.share("a", replace(seen, hungry=frozenset())) == 200
+    allowance = rule.allowance("b", seen)
+    assert (allowance.bound, allowance.whole, allowance.share) == (200, 200, 50)
 
 
 def test_alone_a_fleet_may_have_all():
@@ -152,11 +163,11 @@ class Run:
     def ask(self, fleet: str, groups: int, until: float) -> int:
         occupied = self.occupied()
         share = self.rule.share(fleet, occupancy(occupied, *self.hungry, step=self.step))
-        granted = max(0, min(groups, self.rule.bound - sum(occupied.values()), share - occupied.get(fleet, 0)))
+        granted = max(0, min(groups, self.rule.bound() - sum(occupied.values()), share - occupied.get(fleet, 0)))
         if granted < groups:
             self.hungry.add(fleet)
         self.generating += [(until, fleet)] * granted
-        assert sum(self.occupied().values()) <= self.rule.bound
+        assert sum(self.occupied().values()) <= self.rule.bound()
         return granted
 
     def advance(self, now: float) -> None:

@@ -6,6 +6,8 @@ from prometheus_client import generate_latest
 
 from learner.gateway.health import GatewayHealth
 from learner.gateway.metrics import GatewayMetrics
+from learner.gateway.pending_submit import PendingSubmit
+from learner.queue import Occupancy
 from leeway.v1 import rollout_pb2 as pb
 
 
@@ -30,3 +32,16 @@ def test_a_fleet_without_unscored_responses_has_a_series_all_the_same():
     metrics.ledgers([pb.Ledger(fleet="f")])
     page = generate_latest(metrics.registry.prometheus).decode().splitlines()
     assert 'leeway_gateway_unscored_responses{fleet="f",reason="other"} 0.0' in page
+
+
+def test_tokens_of_groups_refused_for_their_age_are_counted_and_capacity_follows_what_a_step_consumes():
+    metrics = GatewayMetrics(GatewayHealth())
+    metrics.add_fleets(["f", "g"])
+    metrics.limits(10, 10, 80)
+    ack = pb.Ack(outcome=pb.OUTCOME_REJECTED, reason="too_stale")
+    metrics.flushed([PendingSubmit("f", ack, lambda _: None, wasted=700)] * 2)
+    metrics.occupancy(Occupancy(3, {"f": 1}, frozenset(), consumed=20), {"f": 100}, 100)
+    page = generate_latest(metrics.registry.prometheus).decode().splitlines()
+    assert 'leeway_gateway_wasted_tokens_total{fleet="f",reason="too_stale"} 1400.0' in page
+    assert 'leeway_gateway_wasted_tokens_total{fleet="g",reason="too_stale"} 0.0' in page
+    assert "leeway_gateway_capacity_groups 100.0" in page

@@ -89,7 +89,7 @@ class Queue:
 
     def end(self, lease: Lease, used: int, wasted: int) -> None:
         if used + wasted:
-            keep = math.exp(-2 * (used + wasted) / self.rule.bound)
+            keep = math.exp(-2 * (used + wasted) / self.rule.bound())
             self.use[lease.fleet] = self.use.get(lease.fleet, 1.0) * keep + (1 - keep) * used / (used + wasted)
         lease.left = 0
 
@@ -154,9 +154,9 @@ def test_a_hoarders_share_shrinks_and_returns_when_it_uses_its_leases():
     queue = Queue(16, 4)
     play(queue, ["honest"], 3 * _LIFETIME, 0, 1000)
     competing = lambda: queue.rule.share(_HOARD, queue.see())  # noqa: E731
-    assert competing() < 0.3 * queue.rule.bound
+    assert competing() < 0.3 * queue.rule.bound()
     turns = 0
-    while competing() < 0.45 * queue.rule.bound:
+    while competing() < 0.45 * queue.rule.bound():
         play(queue, [_HOARD, "honest"], 1, 0, 0)
         turns += 1
     assert turns < 2 * _LIFETIME  # the last hoarded leases have to expire first

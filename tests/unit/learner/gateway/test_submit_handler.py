@@ -113,6 +113,7 @@ def test_a_group_that_the_learner_would_let_expire_is_refused():
     segmented.responses[0].unscored = "crash"
     submit = handled(segmented, 32)
     assert (submit.ack.reason, submit.ack.field) == ("too_stale", "responses[1].segments[1].spans[0].version")
+    assert submit.wasted == 6
     assert submit.counted == ("length:too_stale:4",)  # (4 + 2) / 2 tokens; no reward, no bucket
     for version, expire_after in ((8, 32), (0, None), (0, 40)):
         submit = handled(valid_group(version), expire_after)
