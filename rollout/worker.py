@@ -6,19 +6,23 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 
 from leeway.v1 import rollout_pb2
 from rollout.client import LeaseKeeper, SubmitClient
 from rollout.config import WorkerConfig
-from rollout.data.prompt_cursor import PromptSource
 from rollout.engine.errors import EngineError, NotFiniteError
 from rollout.engine.pool import EnginePool
 from rollout.engine.refitter import Refitter
-from rollout.generation.generator import Generated, GroupGenerator
+from rollout.generation.asked_prompt import AskedPrompt
+from rollout.generation.generated import Generated
+from rollout.generation.generator import GroupGenerator
 from rollout.generation.lease_use import LeaseUse
 from rollout.generation.production_guard import ProductionGuard
+from rollout.generation.prompt_supply import PromptSupply
+from rollout.generation.response_slots import ResponseSlots, any_free
 from rollout.generation.withdrawal import Withdrawal
 from rollout.telemetry.tracing import WorkerTracing
 from rollout.telemetry.worker_log import WorkerLog
@@ -40,12 +44,12 @@ class WorkerError(LeewayError):
 
 @dataclass(frozen=True)
 class WorkerDependencies:
-    """The objects a worker uses; each is tested by itself."""
+    """The objects a worker uses; each is tested by itself. Generators are one for each task, in the order of the settings."""
 
     client: SubmitClient
     pool: EnginePool
-    generator: GroupGenerator
-    prompts: PromptSource
+    generators: Sequence[GroupGenerator]
+    prompts: PromptSupply
     verifier: Verifier
     worker_log: WorkerLog
     tracing: WorkerTracing = field(default_factory=WorkerTracing)
@@ -72,9 +76,14 @@ class Worker:
             lambda version: self._client.report_fetching(version, self._pool.running_version()),
             self._worker_log,
         )
-        self._finished: list[int] = []  # acknowledged, not yet written to the cursor file
+        self._finished: list[AskedPrompt] = []  # acknowledged, not yet written to the cursor files
         self._guard = ProductionGuard()
-        self._generator = dependencies.generator
+        self._generators = dependencies.generators
+        answers = ResponseSlots(self._pool.lanes.most)
+        self._slots = [
+            ResponseSlots(partial(self._most_episodes, task.episodes)) if generator.plays else answers
+            for task, generator in zip(config.task, self._generators, strict=True)
+        ]
 
     async def run(self) -> None:
         """Runs the engines, the version watch and the request slots. Returns when the run has finished.
@@ -95,7 +104,7 @@ class Worker:
             group.create_task(self._watch())
             group.create_task(self._refitter.run())
             group.create_task(self._report())
-            if not self._generator.batches:
+            if not all(generator.batches for generator in self._generators):
                 group.create_task(self._produce_each(group))
                 return
             engines = len(self._config.engine.urls) or self._config.engine.count
@@ -107,19 +116,32 @@ class Worker:
         while True:
             await self._pool.ready()
             lease = await self._lease(self._config.groups_per_request)
-            await self._make(tasks, self._prompts.take(lease.groups), LeaseUse(lease.lease_id, lease.groups))
+            use = LeaseUse(lease.lease_id, lease.groups)
+            asked = await self._prompts.take(lease.groups)
+            # A request is of one task: what ends a response may differ.
+            made = [
+                tasks.create_task(self._make(tasks, [one for one in asked if one.task == task], use))
+                for task in dict.fromkeys(one.task for one in asked)
+            ]
+            await asyncio.wait(made)
 
     async def _produce_each(self, tasks: asyncio.TaskGroup) -> None:
         """Begins groups as engines have room for their responses; each is submitted when its own responses are done."""
         responses = self._config.sampling.responses
         while True:
             await self._pool.ready()
-            free = await self._generator.slots.free()
+            free = await any_free(self._slots)
             lease = await self._lease(max(1, free // responses))
             use = LeaseUse(lease.lease_id, lease.groups)
-            self._generator.slots.begin(lease.groups * responses)
-            for index in self._prompts.take(lease.groups):
-                tasks.create_task(self._make(tasks, [index], use))
+            for one in await self._prompts.take(lease.groups):
+                slots = self._slots[one.task]
+                await slots.free()
+                slots.begin(responses)
+                tasks.create_task(self._make(tasks, [one], use, slots))
+
+    def _most_episodes(self, wanted: int) -> int:
+        """How many responses of a task may be under way that are episodes, which also wait for other things than engines."""
+        return 0 if self._pool.lanes.waiting else wanted
 
     async def _lease(self, groups: int) -> rollout_pb2.LeaseResponse:
         """Waits for a lease of at least one group, at most ``groups``, and keeps it."""
@@ -136,17 +158,18 @@ class Worker:
             self._worker_log.waited(pause)
             await asyncio.sleep(pause)
 
-    async def _make(self, tasks: asyncio.TaskGroup, indices: Sequence[int], use: LeaseUse) -> None:
-        """Makes the groups of some prompts and submits them."""
+    async def _make(
+        self, tasks: asyncio.TaskGroup, asked: Sequence[AskedPrompt], use: LeaseUse, slots: ResponseSlots | None = None
+    ) -> None:
+        """Makes the groups of some prompts, all of one task, and submits them."""
         try:
-            made = await self._generator.generate(indices)
+            made = await self._generators[asked[0].task].generate(asked, slots)
         except EngineError as error:
-            self._skip(indices, use, error)
+            self._skip(asked, use, error)
             return
-        groups = [group for group in made.groups.values() if isinstance(group, rollout_pb2.Group)]
-        self._worker_log.truncated(made.truncated)
-        self._worker_log.generated(groups, made.samples)
-        self._tracing.generated(groups, made.begun, made.answered, made.scored)
+        self._prompts.learn(made.groups)
+        self._worker_log.generated(made)
+        self._tracing.generated(made.submitted, made.begun, made.answered, made.scored)
         self._settle(tasks, use, made)
 
     def _settle(self, tasks: asyncio.TaskGroup, use: LeaseUse, made: Generated) -> None:
@@ -155,22 +178,26 @@ class Worker:
         Raises:
             WorkerError: so many groups came to nothing that going on would be pointless.
         """
-        withdrawn = {index: group for index, group in made.groups.items() if isinstance(group, Withdrawal)}
-        for index, group in made.groups.items():
-            if isinstance(group, rollout_pb2.Group):
-                tasks.create_task(self._submit(index, group, use))
+        withdrawn: list[AskedPrompt] = []
+        for one in made.groups:
+            if isinstance(one.group, Withdrawal):
+                withdrawn.append(one.asked)
+                self._withdraw(one.asked, one.group)
             else:
-                self._withdraw(index, group)
-        self._require(self._guard.note(made.groups))
+                tasks.create_task(self._submit(one.asked, one.group, use))
+        self._require(self._guard.note([one.group for one in made.groups]))
         if withdrawn:
             self._prompts.done(withdrawn)
             self._end(use, used=False, groups=len(withdrawn))
 
-    def _withdraw(self, index: int, withdrawal: Withdrawal) -> None:
+    def _withdraw(self, asked: AskedPrompt, withdrawal: Withdrawal) -> None:
         self._worker_log.withdrawn(withdrawal.reason)
         log = structlog.get_logger()
         report = log.info if withdrawal.reason == "truncated" else log.error
-        report("group withdrawn", reason=withdrawal.reason, prompt=index, error=withdrawal.message)
+        report("group withdrawn", reason=withdrawal.reason, **self._named(asked), error=withdrawal.message)
+
+    def _named(self, asked: AskedPrompt) -> dict[str, str | int]:
+        return {"task": self._config.task[asked.task].label, "prompt": asked.index}
 
     def _end(self, use: LeaseUse, *, used: bool, groups: int = 1) -> None:
         """Keeps a lease until the groups that use it have arrived, and gives back what is left of it."""
@@ -179,13 +206,13 @@ class Worker:
             if use.unused:
                 self._returned_leases.append(use.lease_id)
 
-    async def _submit(self, index: int, group: rollout_pb2.Group, use: LeaseUse) -> None:
+    async def _submit(self, asked: AskedPrompt, group: rollout_pb2.Group, use: LeaseUse) -> None:
         """Delivers a group."""
         ack = await self._client.submit(group, use.lease_id)
         self._end(use, used=ack.outcome == rollout_pb2.OUTCOME_ACCEPTED)
         if ack.outcome == rollout_pb2.OUTCOME_RETRY:  # the run has finished; one with more steps asks the prompt again
             return
-        self._finish(index)
+        self._finish(asked)
         self._worker_log.acknowledged(ack)
         self._tracing.acknowledged(ack)
         if ack.outcome == rollout_pb2.OUTCOME_REJECTED:
@@ -193,25 +220,25 @@ class Worker:
                 "group rejected", group=ack.group_id, reason=ack.reason, field=ack.field, value=ack.value
             )
 
-    def _finish(self, index: int) -> None:
+    def _finish(self, asked: AskedPrompt) -> None:
         """Marks a prompt as done. Acks come in batches: those that arrive together share one file write."""
         if not self._finished:
             asyncio.get_running_loop().call_soon(self._write_cursor)
-        self._finished.append(index)
+        self._finished.append(asked)
 
     def _write_cursor(self) -> None:
         finished, self._finished = self._finished, []
         self._prompts.done(finished)
 
-    def _skip(self, indices: Sequence[int], use: LeaseUse, error: Exception) -> None:
+    def _skip(self, asked: Sequence[AskedPrompt], use: LeaseUse, error: Exception) -> None:
         """Marks prompts that the engines cannot answer as done: handed out again, they would fail for ever."""
-        structlog.get_logger().error("prompts skipped", prompts=list(indices), error=str(error))
-        self._prompts.done(indices)
+        structlog.get_logger().error("prompts skipped", prompts=list(map(self._named, asked)), error=str(error))
+        self._prompts.done(asked)
         if isinstance(error, NotFiniteError):
-            self._worker_log.withdrawn("nan", len(indices))
+            self._worker_log.withdrawn("nan", len(asked))
         else:
-            self._worker_log.skipped(len(indices))
-        self._end(use, used=False, groups=len(indices))
+            self._worker_log.skipped(len(asked))
+        self._end(use, used=False, groups=len(asked))
         self._require(self._guard.failed(str(error)))
 
     def _require(self, problem: str | None) -> None:

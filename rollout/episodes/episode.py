@@ -106,13 +106,15 @@ class Episode:
         """Ends the episode and returns its record; later calls are refused, and those under way end without an answer."""
         if self._record is None:
             kept = sorted(self._segments, key=lambda segment: segment.number)
-            kept = [segment for segment in kept if segment.spans]
-            records = [record for record in (segment.record() for segment in kept) if record is not None]
-            text = transcript(kept[-1], self._context.tokenizer) if kept else []
+            records = [
+                replace(record, turns=transcript(segment, self._context.tokenizer))
+                for segment in kept
+                if (record := segment.record()) is not None
+            ]
             finish = "abort" if self._finish is None else "length" if self._finish == "length" else "stop"
             if self._finish is not None and self._budget.reached is not None:
                 finish = "length"
-            self._record = EpisodeRecord(records, finish, self._calls, self._budget.reached, text)
+            self._record = EpisodeRecord(records, finish, self._calls, self._budget.reached)
             for task in self._running:
                 task.cancel()
             if self._on_close is not None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rollout.engine.response import VersionSpan
+from runtime.rollout_record import RecordedTurn
 
 Opening = Literal[
     "first", "new_conversation", "rewritten_history", "template_not_prefix_stable", "parallel_call", "other_tools"
@@ -29,12 +30,14 @@ class SegmentRecord:
         tokens: generated token ids, and those of the environment between them; the last one was generated.
         spans: which of ``tokens`` which version generated; offsets count from the beginning of ``tokens``.
         opening: why the segment was opened.
+        turns: its messages, or what was read and generated in turn, for people; empty where nobody has written them yet.
     """
 
     context: list[int]
     tokens: list[int]
     spans: list[VersionSpan]
     opening: Opening
+    turns: tuple[RecordedTurn, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,11 +49,9 @@ class EpisodeRecord:
         finish: how its last call ended.
         calls: number of calls that were answered.
         limit: the limit that it reached: "turns", "tokens", "seconds"; None if none.
-        transcript: (role, text) of every message of the last segment, for people.
     """
 
     segments: list[SegmentRecord]
     finish: Literal["stop", "length", "abort"]
     calls: int
     limit: Literal["turns", "tokens", "seconds"] | None
-    transcript: list[tuple[str, str]]

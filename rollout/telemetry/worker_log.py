@@ -1,4 +1,4 @@
-"""The files a worker writes: progress lines, sample responses, and the ids of accepted groups."""
+"""The files a worker writes: progress lines, rollouts as text, and the ids of accepted groups."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ from leeway.v1 import rollout_pb2
 from rollout.config import WorkerConfig
 from rollout.engine.busy_clock import BusyClock
 from rollout.engine.observer import Failure, ReplicaState
-from rollout.generation.generator import Sample
+from rollout.generation.generated import Generated
 from rollout.generation.group import generated_tokens
 from rollout.generation.withdrawal import known
 from rollout.telemetry.jsonl import JsonLines
+from rollout.telemetry.rollout_log import RolloutLog
 from rollout.telemetry.worker_metrics import WorkerMetrics
 from rollout.versions.manifest import FetchError, VersionError
-from runtime.response_spans import spans_of
-
-_SAMPLES = 4  # responses, to different prompts, logged at a time
 
 
 @dataclass
@@ -36,25 +34,30 @@ class WorkerLog:
     """The log files of one worker; every event is counted in its metrics too.
 
     metrics/<worker>.jsonl: progress once a second, refits, engine states, versions that were refused or could not be fetched.
-    state/<worker>.samples.jsonl: a few responses every ``sample_every_s``.
+    rollouts/<worker>-<number>.jsonl: whole groups; see RolloutLog.
     state/<worker>.acked.jsonl: one line per accepted group: the producer's side of the ledger.
     """
 
     def __init__(self, config: WorkerConfig, metrics: WorkerMetrics) -> None:
         self._metrics = metrics
+        self._labels = [task.label for task in config.task]
         directory = config.metrics_dir or config.state_dir.parent / "metrics"
         self._events = JsonLines(directory / f"{config.name}.jsonl")
-        self._samples = JsonLines(config.state_dir / f"{config.name}.samples.jsonl")
+        self._rollouts = RolloutLog(config, metrics.records)
         self._acked = JsonLines(config.state_dir / f"{config.name}.acked.jsonl")
-        self._every_s = config.sample_every_s
-        self._next_sample = 0.0
         self._counts = _Counts()
         self._rewards: list[float] = []  # since the last progress line
         self._reward: float | None = None  # mean of the last progress line that had any
         self._last = (time.monotonic(), 0)  # time and tokens_generated of the last progress line
 
-    def generated(self, groups: Sequence[rollout_pb2.Group], samples: Sequence[Sample]) -> None:
-        """Counts the groups of a complete request; a few of the samples are logged every ``sample_every_s``."""
+    def generated(self, made: Generated) -> None:
+        """Counts the groups of a complete request, and records one of them now and then."""
+        for one in made.groups:
+            self._rollouts.keep(one)
+            self._metrics.truncated(one.truncated)
+            self._metrics.wasted(one)
+            self._metrics.tasks.made(self._labels[one.asked.task], one)
+        groups = made.submitted
         if not groups:
             return
         responses = [response for group in groups for response in group.responses]
@@ -65,12 +68,6 @@ class WorkerLog:
         self._counts.groups_generated += len(groups)
         self._counts.tokens_generated += tokens
         self._rewards += rewards
-        now = time.monotonic()
-        if now >= self._next_sample:
-            self._next_sample = now + self._every_s
-            version = max(span.version for response in responses for span in spans_of(response))
-            for sample in samples[:_SAMPLES]:
-                self._samples.append(version=version, **vars(sample))
 
     def acknowledged(self, ack: rollout_pb2.Ack) -> None:
         """Counts a group's final ack; the id of an accepted one is written."""
@@ -97,10 +94,6 @@ class WorkerLog:
         """Counts groups that were generated and are not submitted, by reason."""
         self._metrics.withdrawn(reason, groups)
         self._counts.groups_withdrawn += groups
-
-    def truncated(self, responses: int) -> None:
-        """Counts responses that the length limit cut off."""
-        self._metrics.truncated(responses)
 
     def refused(self, version: int, error: VersionError) -> None:
         """Records a published version that failed its verification and was not loaded."""
@@ -152,5 +145,5 @@ class WorkerLog:
 
     def close(self) -> None:
         """Closes the files."""
-        for lines in (self._events, self._samples, self._acked):
+        for lines in (self._events, self._rollouts, self._acked):
             lines.close()

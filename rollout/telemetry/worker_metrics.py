@@ -9,10 +9,13 @@ from leeway.v1 import rollout_pb2
 from rollout.client import SubmitClient
 from rollout.engine.observer import FAILURES, Failure, ReplicaState
 from rollout.engine.pool import EnginePool
-from rollout.generation.withdrawal import REASONS, UNSCORED
+from rollout.generation.generated import MadeGroup
+from rollout.generation.withdrawal import REASONS, UNSCORED, Withdrawal, known
 from rollout.telemetry.endpoint_metrics import EndpointMetrics
 from rollout.telemetry.engine_metrics import declare_engine_metrics
 from rollout.telemetry.episode_metrics import EpisodeMetrics
+from rollout.telemetry.record_metrics import RecordMetrics
+from rollout.telemetry.task_metrics import TaskMetrics
 from runtime.metric_registry import MetricRegistry
 from runtime.status import Heartbeat
 
@@ -26,15 +29,18 @@ class WorkerMetrics:
 
     Args:
         engines: number of the worker's engines.
+        tasks: the labels of its tasks.
 
     Attributes:
         loop: heartbeat of the worker's event loop.
         endpoint: metrics of the endpoint that agents call.
         episodes: metrics of episodes.
+        records: metrics of recorded groups.
+        tasks: metrics by task.
         registry: every metric declared here.
     """
 
-    def __init__(self, engines: int) -> None:
+    def __init__(self, engines: int, tasks: Sequence[str]) -> None:
         self.loop = Heartbeat("the event loop", _LOOP_S)
         self.registry = made = MetricRegistry()
         self._state: dict[int, ReplicaState] = {}
@@ -71,6 +77,11 @@ class WorkerMetrics:
         self._withdrawn = made.counter(
             "leeway_worker_withdrawn_groups_total", "Groups generated and not submitted, by reason.", ("reason",)
         )
+        self._wasted = made.counter(
+            "leeway_worker_wasted_tokens_total",
+            "Generated tokens of groups that were not submitted, by the reason of their withdrawal.",
+            ("reason",),
+        )
         self._truncated = made.counter(
             "leeway_worker_truncated_responses_total",
             "Responses that max_new_tokens cut off, in groups that were submitted or not.",
@@ -88,12 +99,15 @@ class WorkerMetrics:
         )
         self.endpoint = EndpointMetrics(made)
         self.episodes = EpisodeMetrics(made)
+        self.records = RecordMetrics(made)
+        self.tasks = TaskMetrics(made, tasks)
         for reason in UNSCORED:
             self._unscored.labels(reason)
         for stage in ("generated", "accepted", "rejected"):
             self._groups.labels(stage)
         for reason in REASONS:
             self._withdrawn.labels(reason)
+            self._wasted.labels(reason)
         for engine in range(engines):
             self._restarts.labels(str(engine))
             for reason in FAILURES:
@@ -167,6 +181,11 @@ class WorkerMetrics:
     def withdrawn(self, reason: str, groups: int) -> None:
         """Counts groups that are not submitted, by reason."""
         self._withdrawn.labels(reason).inc(groups)
+
+    def wasted(self, made: MadeGroup) -> None:
+        """Counts the tokens of a group that is not submitted; those of another one are not wasted."""
+        if isinstance(made.group, Withdrawal):
+            self._wasted.labels(known(made.group.reason)).inc(made.generated_tokens)
 
     def truncated(self, responses: int) -> None:
         """Counts responses that the length limit cut off."""

@@ -15,6 +15,11 @@ FORBIDDEN = {
     "rollout.data", "rollout.engine", "rollout.main", "rollout.tasks", "rollout.telemetry", "rollout.versions",
     "rollout.worker",
 }  # fmt: skip
+# Other packages: what the SDK needs, and what those import by themselves where it is installed.
+ALLOWED = {
+    "annotated_types", "google", "grpc", "grpc_health", "grpc_reflection", "grpc_status", "grpc_tools", "pydantic",
+    "pydantic_core", "typing_extensions", "typing_inspection", "cython_runtime",
+}  # fmt: skip
 PROBE = "import json, sys; import rollout.client; print(json.dumps(sorted(sys.modules)))"
 
 
@@ -25,6 +30,8 @@ def test_importing_the_sdk_loads_nothing_of_a_worker():
     loaded = set(json.loads(done.stdout))
     assert "rollout.client.client" in loaded
     assert not loaded & FORBIDDEN
+    packages = {name.partition(".")[0] for name in loaded} - sys.stdlib_module_names
+    assert {name for name in packages if not name.startswith("_")} <= ALLOWED | {"leeway", "rollout", "runtime"}
 
 
 def test_every_public_name_is_there():
