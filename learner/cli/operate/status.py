@@ -8,17 +8,22 @@ import time
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
+from learner.cli.run.evaluations import by_subject, read_evaluations
 from learner.cli.run.run_directory import RunDirectory
 from learner.cli.run.run_file import RunFile
 from learner.cli.run.run_history import RunHistory
-from learner.cli.run.summary import read_summary
+from learner.cli.run.summary import Summary, ledger_row, read_summary
 from learner.cli.view.closing_summary import print_summary
+from learner.cli.view.ledger import ledger_line, ledgers_of
 from learner.cli.view.live import ProcessView, RunView, render
+from learner.cli.view.text import interval, printable
+from learner.queue import QueueError
 
 
 def print_status(console: Console, run: RunDirectory) -> None:
-    """Prints a run's numbers and processes; of a run that is not in progress its summary as well.
+    """Prints a run's numbers and processes; its ledger and last evaluations; when it has ended, its summary as well.
 
     Raises:
         SettingsError: run.json is damaged.
@@ -32,8 +37,34 @@ def print_status(console: Console, run: RunDirectory) -> None:
     phase = history.learner.phase(time.time() - max(ages) if ages else 0) if in_progress else "not running"
     console.print(render(RunView(phase, processes, history, None), run_file))
     summary = None if in_progress else read_summary(run)
+    for line in [*_ledgers(run, summary), *_evaluations(run)]:
+        console.print(Text(line))
     if summary:
-        print_summary(console, summary)
+        print_summary(console, summary, run.shown)
+
+
+def _ledgers(run: RunDirectory, summary: Summary | None) -> list[str]:
+    """A line for each fleet's ledger: from Redis while the run is in progress, otherwise from the summary."""
+    if summary is not None:
+        rows = summary["ledger"]
+    else:
+        try:
+            rows = [ledger_row(ledger) for ledger in ledgers_of(run)]
+        except QueueError as error:
+            return [f"ledger: cannot be read ({error})"]
+    return [f"ledger of {ledger_line(row)}" for row in rows] or ["ledger: no fleet has submitted anything yet"]
+
+
+def _evaluations(run: RunDirectory) -> list[str]:
+    """A line for the last evaluation of each name and sampling."""
+    lines = []
+    for (name, sampling), rows in by_subject(read_evaluations(run.metrics)).items():
+        last = rows[-1]
+        if last.headline is not None:
+            found = last.metrics[last.headline]
+            value = f"{last.headline} {interval(found.value, found.low, found.high)}"
+            lines.append(printable(f"evaluation {name}, {sampling}: {value} at version {last.version}"))
+    return lines
 
 
 def _processes(run: RunDirectory) -> list[ProcessView]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from learner.cli.report.charts import rolling
+from learner.cli.report.charts.series import rolling
 from learner.cli.run.run_directory import RunError
 from learner.cli.run.run_history import Row, RunHistory
 

@@ -15,10 +15,15 @@ from learner.cli.run.run_directory import RunDirectory, RunError
 from learner.gateway.auth import Identities, Role
 
 
-def issue_token(run: RunDirectory, fleet: str) -> None:
-    """Makes this machine's own fleet known to the gateway.
+def issue_token(run: RunDirectory, fleet: str, role: Role = "submit") -> None:
+    """Makes a fleet of this machine, or its evaluator, known to the gateway.
 
     Draws its token, unless it already has one, and writes it to a file that only this user can read.
+
+    Args:
+        run: the run whose gateways shall know it.
+        fleet: its name.
+        role: what it may do, if it is new.
     """
     path = run.secret(fleet)
     if not path.is_file():
@@ -26,7 +31,7 @@ def issue_token(run: RunDirectory, fleet: str) -> None:
             file.write(secrets.token_urlsafe(32) + "\n")
     digest = _sha256(path.read_text().strip())
     with _changed(run) as fleets:
-        identity = fleets.setdefault(fleet, {"tokens": [], "roles": ["submit"]})
+        identity = fleets.setdefault(fleet, {"tokens": [], "roles": [role]})
         if digest not in identity.setdefault("tokens", []):
             identity["tokens"].append(digest)
 

@@ -17,6 +17,7 @@ class Outcome:
         ended: when all of them had ended, in Unix seconds.
         signal: the signal that stopped it; None when none did.
         failure: why the run failed; None when it did not.
+        not_evaluated: why the last version may not have been evaluated; None where it was, or nothing is evaluated.
         restarts: how often each process was restarted, by name.
         ledgers: each fleet's ledger at the end; None when Redis could not be read.
     """
@@ -26,5 +27,6 @@ class Outcome:
     ended: float = 0.0
     signal: int | None = None
     failure: str | None = None
+    not_evaluated: str | None = None
     restarts: dict[str, int] = field(default_factory=dict)
     ledgers: list[rollout_pb2.Ledger] | None = None

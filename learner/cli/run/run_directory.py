@@ -39,6 +39,11 @@ class RunDirectory:
         return run
 
     @property
+    def shown(self) -> Path:
+        """The directory as a user would type it: relative to the working directory if it is below that."""
+        return self.root.relative_to(Path.cwd()) if self.root.is_relative_to(Path.cwd()) else self.root
+
+    @property
     def settings(self) -> Path:
         """The run file with which the run was started, as JSON."""
         return self.root / "run.json"
@@ -77,6 +82,11 @@ class RunDirectory:
     def metrics(self) -> Path:
         """The JSON lines in which the learner and the workers record their metrics."""
         return self.root / "metrics"
+
+    @property
+    def rollouts(self) -> Path:
+        """The groups that this machine's workers record as text."""
+        return self.root / "rollouts"
 
     @property
     def state(self) -> Path:

@@ -18,6 +18,7 @@ from pydantic import model_validator
 from learner.cli.run.run_directory import RunDirectory
 from learner.cli.run.sections import (
     EMBEDDED,
+    EvalSection,
     GatewaySection,
     LearnerSection,
     ModelSection,
@@ -29,21 +30,39 @@ from learner.config import GatewayConfig, LearnerConfig, QueueConfig
 from learner.config.behaviour import takes_truncated_sampling
 from learner.config.lateness import check_expire_after
 from learner.config.learner import check_hold_staleness
-from rollout.config import WorkerConfig
-from runtime.endpoint_config import GATEWAY_OFFSET, LEARNER_OFFSET, WORKER_OFFSET, StatusConfig, TraceConfig
+from rollout.config import EVALUATION_PORT, EngineConfig, EvaluatorConfig, TaskConfig, WorkerConfig
+from runtime.endpoint_config import (
+    EVALUATOR_OFFSET,
+    GATEWAY_OFFSET,
+    LEARNER_OFFSET,
+    WORKER_OFFSET,
+    StatusConfig,
+    TraceConfig,
+)
 from runtime.settings import Settings
 
 DEMO_MODELS = ("demo", "demo-tools")  # made by `leeway up`; the second one knows conversations and tools
 _FLEET = "local"
+_EVALUATOR = "evaluator"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The settings of every process of a run, each written to a file of its own."""
+    """The settings of every process of a run, each written to a file of its own.
+
+    Attributes:
+        gateway: those of the gateway.
+        learner: those of every rank of the learner.
+        workers: those of this machine's workers; empty where fleets elsewhere do all the work.
+        demonstrator: those of the job that makes the demonstrations of a warm start; None without one.
+        evaluator: those of the process that evaluates versions; None: nothing is evaluated.
+    """
 
     gateway: GatewayConfig
     learner: LearnerConfig
     workers: list[WorkerConfig]
+    demonstrator: WorkerConfig | None = None
+    evaluator: EvaluatorConfig | None = None
 
 
 class RunFile(Settings):
@@ -55,6 +74,7 @@ class RunFile(Settings):
     gateway: GatewaySection = GatewaySection()
     learner: LearnerSection
     rollout: RolloutSection = RolloutSection()
+    eval: EvalSection | None = None
     traces: TraceConfig = TraceConfig()
 
     @model_validator(mode="after")
@@ -102,6 +122,38 @@ class RunFile(Settings):
             raise ValueError(
                 f"rollout.sampling.{cut[0]} = {getattr(sampling, cut[0])}: with {why} the learner recomputes the full "
                 "softmax, under which the tokens have other probabilities, and the gateway rejects them; leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _evaluates_other_prompts(self) -> RunFile:
+        if self.eval is None:
+            return self
+        trained = list(self.rollout.task)
+        if not self.eval.task and not any(task.held_out for task in trained):
+            raise ValueError(
+                "[eval] names no task, and no task of [rollout] has held-out prompts: set rollout.task.held_out, such as "
+                "0.05, or name what is evaluated in [[eval.task]], such as a test split"
+            )
+        for task in self.eval.task:
+            for other in trained:
+                same = (task.name, task.options, task.prompts) == (other.name, other.options, other.prompts)
+                if same and not 0 < task.held_out <= other.held_out:
+                    raise ValueError(
+                        f"eval.task {task.label!r} asks the prompts of rollout.task {other.label!r}, with held_out = "
+                        f"{task.held_out} and {other.held_out}: it would evaluate prompts that are trained on; set the same "
+                        "held_out above 0 for both, or name another split"
+                    )
+        engine = self.eval.engine
+        if engine is None and self.rollout.engine.urls:
+            raise ValueError(
+                "[eval] needs an engine of its own, and those of rollout.engine.urls belong to the workers: set "
+                "eval.engine, with urls of another server, or count = 1 to start one here"
+            )
+        if engine is not None and (shared := set(engine.urls) & set(self.rollout.engine.urls)):
+            raise ValueError(
+                f"eval.engine.urls: {min(shared)} is one of rollout.engine.urls too: weights of an evaluated version would "
+                "be loaded into it; name another server"
             )
         return self
 
@@ -175,6 +227,8 @@ class RunFile(Settings):
             self._gateway(queue, vocabulary),
             self._learner(queue),
             [self._worker(index, identity) for index in range(self.rollout.workers)],
+            self._worker(0, identity) if self.learner.warmup is not None else None,
+            self._evaluator(identity),
         )
 
     def _gateway(self, queue: QueueConfig, vocabulary: int) -> GatewayConfig:
@@ -220,7 +274,7 @@ class RunFile(Settings):
             "seed": self.run.seed,
             "warmup": warmup,
             "checkpoint": {**section.checkpoint.model_dump(), "dir": run.checkpoints},
-            "publish": {**section.publish.model_dump(), "dir": run.weights},
+            "publish": {**section.publish.model_dump(), "dir": run.weights, "best": self.best_metric},
             "metrics_dir": run.metrics,
             "status": self._status(LEARNER_OFFSET),
             "traces": self.traces,
@@ -252,8 +306,59 @@ class RunFile(Settings):
         }
         return WorkerConfig.parse(values, source="rollout")
 
+    def _evaluator(self, identity: str) -> EvaluatorConfig | None:
+        section, run, rollout = self.eval, self.directory, self.rollout
+        if section is None:
+            return None
+        own = {"count": 1, "base_port": EVALUATION_PORT, "urls": [], "router": None}
+        engine = section.engine or EngineConfig(**{**rollout.engine.model_dump(), **own})
+        endpoint = section.endpoint or rollout.endpoint.model_copy(
+            update={"listen": "127.0.0.1:0", "url": "", "remote_token_file": None}
+        )
+        values = {
+            **section.model_dump(exclude={"engine", "endpoint", "task"}),
+            "task": self._evaluated_tasks(),
+            "best": self.best_metric,
+            "engine": engine,
+            "endpoint": endpoint,
+            "name": _EVALUATOR,
+            "run": identity,
+            "gateway": self.gateway.listen,
+            "token_file": run.secret(_EVALUATOR),
+            "tls": rollout.tls,
+            "model": self.model_directory(),
+            "state_dir": run.state,
+            "results": run.metrics / "evaluations.jsonl",
+            "cache_dir": run.state / f"{_EVALUATOR}.versions",
+            "allowed_uris": [run.weights.absolute().as_uri(), *filter(None, [self.learner.publish.url])],
+            "transfer_timeout_s": rollout.transfer_timeout_s,
+            "log_dir": run.logs,
+            "seed": self.run.seed,
+            "max_new_tokens": rollout.sampling.max_new_tokens,
+            "status": self._status(EVALUATOR_OFFSET),
+        }
+        return EvaluatorConfig.parse(values, source="eval")
+
+    def _evaluated_tasks(self) -> tuple[TaskConfig, ...]:
+        """What is evaluated: the tasks of [eval], or those of the workers that have held-out prompts."""
+        if self.eval is None:
+            return ()
+        return self.eval.task or tuple(task for task in self.rollout.task if task.held_out)
+
+    @property
+    def best_metric(self) -> str | None:
+        """The metric by which the best version is chosen; None where nothing is evaluated."""
+        if self.eval is None:
+            return None
+        return self.eval.model_copy(update={"task": self._evaluated_tasks()}).best_metric()
+
     def _status(self, offset: int) -> StatusConfig:
         return StatusConfig(listen=f"127.0.0.1:{self.run.status_port + offset}" if self.run.status_port else None)
+
+    @property
+    def evaluator(self) -> str | None:
+        """Name of the identity and process that evaluates versions; None where nothing is evaluated."""
+        return None if self.eval is None else _EVALUATOR
 
     @property
     def fleet(self) -> str:

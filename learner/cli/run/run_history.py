@@ -7,8 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from runtime.rollout_files import first_records, last_records
+from runtime.rollout_record import text_of
+
 Row = dict[str, Any]
-_NOT_METRICS = {"trained", "expired"}  # the learner's lists of group ids, for audits
+# The learner's lists of group ids, for audits, and what the evaluator found, which learner.cli.run.evaluations reads.
+_NOT_METRICS = {"trained", "expired", "evaluations"}
+_SAMPLES = 64  # groups from the beginning of a run, and from its end
 
 
 class LineReader:
@@ -263,7 +268,22 @@ def stretches(rows: list[Row], key: str) -> list[Stretch]:
     return found
 
 
-def read_samples(state: Path) -> list[Row]:
-    """Reads the sample responses of all workers from a run's state directory; oldest first. Raises OSError."""
-    rows = [row for path in state.glob("*.samples.jsonl") for row in LineReader(path).read()]
-    return sorted(rows, key=lambda row: row.get("time", 0.0))
+def read_samples(rollouts: Path) -> list[Row]:
+    """Reads a response of each of the first and the last recorded groups of a run; oldest first. Raises OSError.
+
+    Args:
+        rollouts: the run's directory of recorded groups.
+
+    Returns:
+        Rows with time, version, prompt, response, and reward, which is None where no response of the group has one.
+    """
+    groups = {one.group_id: one for one in [*first_records(rollouts, _SAMPLES), *last_records(rollouts, _SAMPLES)]}
+    rows = []
+    for group in groups.values():
+        shown = next((one for one in group.responses if one.reward is not None), None)
+        if shown is None and group.responses:
+            shown = group.responses[0]
+        if shown is not None and group.versions:
+            row = {"time": group.time, "version": group.versions[-1], "prompt": text_of(group.prompt)}
+            rows.append({**row, "response": text_of(shown.turns), "reward": shown.reward})
+    return rows

@@ -18,7 +18,7 @@ from learner.config import (
     WarmupConfig,
 )
 from learner.config.lateness import expiry_bound
-from rollout.config import WorkerConfig
+from rollout.config import EndpointConfig, EngineConfig, EvaluationConfig, RecordConfig, WorkerConfig
 from runtime.memory import usable_memory
 from runtime.settings import Settings
 
@@ -36,16 +36,17 @@ def _without(base: type[Settings], *derived: str) -> Any:
 class RunSection(Settings):
     """The run itself."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$", description="the run's name, and that of its directory")
     dir: Path | None = Field(default=None, description="default: runs/<name>")
-    seed: int = 0
+    seed: int = Field(default=0, description="of prompts, demonstrations and the made model: the same run again")
     resume: bool = Field(default=False, description="continue the run in the directory where it stopped")
     overwrite: bool = Field(default=False, description="rename an existing directory to <dir>.<n> and start a new run")
     status_port: int = Field(
         default=9100,
         ge=0,
         lt=65_000,
-        description="HTTP endpoints (/metrics, /healthz, /readyz): the gateway's on this port + 1, learner rank r's on "
+        description="HTTP endpoints (/metrics, /healthz, /readyz): the gateway's on this port + 1, the evaluator's "
+        "on + 2, learner rank r's on "
         "+ 10 + r, worker i's on + 50 + i; 0: none",
     )
 
@@ -60,7 +61,10 @@ class QueueSection(_without(QueueConfig, "url", "run")):
     """Redis: one that `leeway up` starts in the run's directory, or an existing server."""
 
     url: str = Field(
-        default=EMBEDDED, pattern=r"^(embedded|(redis|rediss|unix|redis\+sentinel|rediss\+sentinel)://.*)$"
+        default=EMBEDDED,
+        pattern=r"^(embedded|(redis|rediss|unix|redis\+sentinel|rediss\+sentinel)://.*)$",
+        description='"embedded": `leeway up` starts a server in the run\'s directory; else the address of yours, as '
+        "redis://host:6379/0, rediss://user:password@host:6379/0 or redis+sentinel://host:26379,host:26379/name/0",
     )
     aof: Literal["always", "everysec"] = Field(
         default="always", description="embedded: when appends are forced to disk"
@@ -115,7 +119,7 @@ class CheckpointSection(_without(CheckpointConfig, "dir")):
     """Resumable checkpoints."""
 
 
-class PublishSection(_without(PublishConfig, "dir")):
+class PublishSection(_without(PublishConfig, "dir", "best")):
     """Publication of versions to the fleets."""
 
 
@@ -148,7 +152,29 @@ _WORKER_DERIVED = (
 )
 
 
+class RecordSection(_without(RecordConfig, "dir")):
+    """Rollouts kept as text in the run's directory."""
+
+
 class RolloutSection(_without(WorkerConfig, *_WORKER_DERIVED)):
     """Rollout workers on this machine, all of one fleet."""
 
-    workers: int = Field(default=1, gt=0)
+    record: RecordSection = RecordSection()
+    workers: int = Field(
+        default=1,
+        ge=0,
+        description="worker processes on this machine; 0: none, fleets elsewhere or programs of your own submit all groups",
+    )
+
+
+class EvalSection(EvaluationConfig):
+    """Evaluation of published versions, by a process with an engine of its own; without the section there is none."""
+
+    engine: EngineConfig | None = Field(
+        default=None,
+        description="the evaluator's engine; default: like those of the workers, on port 30900; its servers are never theirs",
+    )
+    endpoint: EndpointConfig | None = Field(
+        default=None,
+        description="where agents reach the evaluator; default: a free port, otherwise as rollout.endpoint",
+    )

@@ -8,11 +8,13 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from learner.cli.run.evaluations import Evaluation, changes, read_evaluations
 from learner.cli.run.outcome import Outcome
 from learner.cli.run.run_directory import RunDirectory
 from learner.cli.run.run_file import RunFile
 from learner.cli.run.run_history import LearnerHistory, Row, RunHistory, mean, stretches
-from learner.cli.run.warnings import warnings
+from learner.cli.run.warnings import Evidence, truncated_share, warnings
+from learner.cli.run.worth import worth
 from learner.config.objective import ObjectiveConfig
 from learner.queue import imbalances
 from leeway.v1 import rollout_pb2
@@ -24,7 +26,8 @@ def summarize(run_file: RunFile, history: RunHistory, outcome: Outcome, previous
     """Computes the summary of a run, without side effects.
 
     ``wall_s``, ``phases`` and ``restarts`` cover this invocation of `leeway up`; ``wall_s_total`` adds earlier ones;
-    everything else covers the whole run, on its surviving timeline. Rewards are None before the first step.
+    everything else covers the whole run, on its surviving timeline. Rewards are None before the first step,
+    ``tokens_generated`` where no worker of this machine took part, ``truncated`` where no step counted it.
 
     Args:
         run_file: the run.
@@ -35,13 +38,16 @@ def summarize(run_file: RunFile, history: RunHistory, outcome: Outcome, previous
     learner = history.learner
     rows = list(learner.steps.values())
     wall = outcome.ended - outcome.started
+    evaluations = read_evaluations(run_file.directory.metrics)
     return {
         "name": run_file.run.name,
         "status": "failed" if outcome.failure else "stopped" if outcome.signal else "finished",
         "failure": outcome.failure,
-        "warnings": warnings(rows, outcome.ledgers or [], run_file.directory.root),
+        "warnings": warnings(_evidence(run_file, learner, outcome, evaluations)),
+        "evaluations": [change.row() for change in changes(evaluations)],
+        "worth": worth(run_file.directory.weights, evaluations, run_file.best_metric),
         "objective": objectives(rows, run_file.learner.objective),
-        "task": run_file.rollout.task.name,
+        "task": " + ".join(task.label for task in run_file.rollout.task),
         "seed": run_file.run.seed,
         "steps": rows[-1]["step"] if rows else 0,
         "wall_s": round(wall, 2),
@@ -55,7 +61,8 @@ def summarize(run_file: RunFile, history: RunHistory, outcome: Outcome, previous
         "rho_exceeded": _rounded(rho_exceeded(rows, run_file.learner.objective)),
         "staleness_mean": _rounded(weighted(rows, "staleness_mean", "tokens")),
         "staleness_max": max((row["staleness_max"] for row in rows), default=None),
-        "tokens_generated": history.tokens_generated(),
+        "truncated": _rounded(truncated_share(rows)),
+        "tokens_generated": history.tokens_generated() if history.workers else None,
         "tokens_trained": sum(row["tokens"] for row in rows),
         "groups_trained": sum(row["groups"] for row in rows),
         "groups_late": sum(row["late"] for row in rows),
@@ -160,6 +167,21 @@ def write_summary(run: RunDirectory, summary: Summary) -> None:
     temporary = run.summary.with_suffix(".tmp")
     temporary.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
     temporary.replace(run.summary)
+
+
+def _evidence(
+    run_file: RunFile, learner: LearnerHistory, outcome: Outcome, evaluations: Sequence[Evaluation]
+) -> Evidence:
+    ended_well = not outcome.failure and not outcome.signal  # a run that was stopped awaits no evaluation
+    awaits = ended_well and run_file.eval is not None and run_file.eval.final
+    return Evidence(
+        rows=list(learner.steps.values()),
+        ledgers=outcome.ledgers or [],
+        run=run_file.directory.root,
+        evaluations=evaluations,
+        evaluates=run_file.eval is not None,
+        last_version=learner.versions[-1]["version"] if awaits and learner.versions else None,
+    )
 
 
 def _share(rows: Sequence[Row], key: str) -> float | None:

@@ -1,23 +1,61 @@
-"""What the summary of a run warns of: work that came to nothing though no process failed."""
+"""What the summary of a run warns of: work that came to little or nothing though no process failed."""
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from learner.cli.run.evaluations import Evaluation
 from learner.cli.run.run_history import Row, mean
 from leeway.v1 import rollout_pb2
 
+# Where a tenth of the responses is cut off, the reward says as much of the length limit as of the answers.
+TRUNCATED = 0.1
+# A twentieth of the groups is what a restart of an engine may cost; more means that generation does not keep up.
+EXPIRED = 0.05
+# An unscored response is work without any use; judges that time out now and then stay below one in fifty.
+UNSCORED = 0.02
+# The reward has moved when the means of its first 10 and last 20 steps are three standard errors apart; in a run in which
+# it does not move, fewer than one in 300 would show that by chance.
+_FIRST, _LAST, _ERRORS = 10, 20, 3.0
 
-def warnings(rows: Sequence[Row], ledgers: Sequence[rollout_pb2.Ledger], run: Path) -> list[str]:
-    """Returns a line for each way in which a run has come to nothing; none for a run that learned.
 
-    Args:
-        rows: the run's step rows.
+@dataclass(frozen=True)
+class Evidence:
+    """What warnings are derived from.
+
+    Attributes:
+        rows: the run's step rows, ascending.
         ledgers: each fleet's ledger.
         run: the run's directory, for the commands that the lines name.
+        evaluations: what was evaluated.
+        evaluates: whether the run was to be evaluated.
+        last_version: the version that must have been evaluated at the end; None: no certain one.
     """
-    return [*_not_learned(list(rows)), *(line for ledger in ledgers for line in _not_trained(ledger, run))]
+
+    rows: Sequence[Row]
+    ledgers: Sequence[rollout_pb2.Ledger]
+    run: Path
+    evaluations: Sequence[Evaluation] = field(default=())
+    evaluates: bool = False
+    last_version: int | None = None
+
+
+def warnings(evidence: Evidence) -> list[str]:
+    """Returns a line for each way in which a run has come to nothing or wastes much of its work; the gravest first."""
+    rows = list(evidence.rows)
+    nothing = list(_not_learned(rows))
+    return [
+        *nothing,
+        *(line for ledger in evidence.ledgers for line in _not_trained(ledger, evidence.run)),
+        *_truncated(rows),
+        *(line for ledger in evidence.ledgers for line in _wasted(ledger)),
+        *_unscored(rows, evidence.ledgers),
+        *_evaluations(evidence),
+        *([] if nothing else _reward(rows)),
+    ]
 
 
 def _not_learned(rows: list[Row]) -> Iterator[str]:
@@ -29,9 +67,9 @@ def _not_learned(rows: list[Row]) -> Iterator[str]:
         )
     elif rows and not with_contrast:
         yield (
-            f"nothing was learned: in none of the {len(rows)} steps did a group's responses differ in reward (their mean: "
-            f"{mean(rows, 'reward') or 0.0:.3g}), and the weights did not change; look at the rewards, at rollout.task (too "
-            "hard, too easy, or its scoring) and at rollout.sampling.temperature"
+            f"nothing was learned: no step was informative: in none of the {len(rows)} steps did a group's responses differ "
+            f"in reward (their mean: {mean(rows, 'reward') or 0.0:.3g}), and the weights did not change; look at the "
+            "rewards, at rollout.task (too hard, too easy, or its scoring) and at rollout.sampling.temperature"
         )
     elif rows and not any(row.get("finite", True) for row in with_contrast):
         yield (
@@ -56,4 +94,79 @@ def _not_trained(ledger: rollout_pb2.Ledger, run: Path) -> Iterator[str]:
         yield (
             f"every group of fleet {ledger.fleet} expired before it was trained ({ledger.expired}); look at "
             "learner.max_staleness, and at how soon its engines load new versions"
+        )
+
+
+def truncated_share(rows: Sequence[Row]) -> float | None:
+    """Share of the trained responses that the length limit cut off; None where no step counted them."""
+    counted = [row for row in rows if row.get("truncated") is not None]
+    responses = sum(row["responses"] for row in counted)
+    return sum(row["truncated"] * row["responses"] for row in counted) / responses if responses else None
+
+
+def _truncated(rows: Sequence[Row]) -> Iterator[str]:
+    share = truncated_share(rows)
+    if share is not None and share >= TRUNCATED:
+        yield (
+            f"{share:.0%} of the responses were truncated, cut off by the length limit; raise "
+            "rollout.sampling.max_new_tokens, or reward shorter answers"
+        )
+
+
+def _wasted(ledger: rollout_pb2.Ledger) -> Iterator[str]:
+    if ledger.accepted and EXPIRED * ledger.accepted <= ledger.expired < ledger.accepted:
+        yield (
+            f"{ledger.expired / ledger.accepted:.0%} of the groups of fleet {ledger.fleet} expired before they were trained "
+            f"({ledger.expired:,} of {ledger.accepted:,}); look at learner.max_staleness and learner.expire_after, and at "
+            "how soon its engines load new versions"
+        )
+
+
+def _unscored(rows: Sequence[Row], ledgers: Sequence[rollout_pb2.Ledger]) -> Iterator[str]:
+    counted = [row for row in rows if row.get("unscored") is not None]
+    responses = sum(row["responses"] for row in counted)
+    share = sum(row["unscored"] * row["responses"] for row in counted) / responses if responses else 0.0
+    if not UNSCORED <= share < 1.0:  # 1: nothing was learned, and the line of that says so
+        return
+    reasons: dict[str, int] = {}
+    for ledger in ledgers:
+        for reason, count in ledger.unscored_responses_by_reason.items():
+            reasons[reason] = reasons.get(reason, 0) + count
+    top = max(reasons.items(), key=lambda item: (item[1], item[0]), default=None)
+    mostly = f", mostly for {top[0]} ({top[1]:,} of {sum(reasons.values()):,})" if top else ""
+    yield f"{share:.0%} of the responses are unscored{mostly}; look at rollout.task and at the workers' logs"
+
+
+def _evaluations(evidence: Evidence) -> Iterator[str]:
+    if evidence.evaluates and evidence.rows and not evidence.evaluations:
+        yield "no evaluation was completed though the run has [eval]; look at logs/evaluator.log"
+    newest = max((one.version for one in evidence.evaluations), default=None)
+    if newest is not None and evidence.last_version is not None and newest < evidence.last_version:
+        yield (
+            f"the last version, {evidence.last_version}, was not evaluated: the newest evaluation is of version {newest}; "
+            "look at logs/evaluator.log, and at eval.final_timeout_s"
+        )
+    for one in evidence.evaluations[-1:]:
+        responses = one.prompts * one.samples
+        if responses and one.unscored >= UNSCORED * responses:
+            yield (
+                f"{one.unscored / responses:.0%} of the responses in the evaluation {one.name} ({one.sampling}) of version "
+                f"{one.version} are unscored: its numbers cover the others only"
+            )
+
+
+def _reward(rows: Sequence[Row]) -> Iterator[str]:
+    rewards = [row["reward"] for row in rows if row.get("reward") is not None]
+    if len(rewards) < _FIRST + _LAST:
+        return
+    first, last = rewards[:_FIRST], rewards[-_LAST:]
+    before, after = statistics.fmean(first), statistics.fmean(last)
+    error = (statistics.variance(first) / len(first) + statistics.variance(last) / len(last)) ** 0.5
+    moved = f"{before:.3g} in the first {_FIRST} steps, {after:.3g} in the last {_LAST}"
+    if after < before - _ERRORS * error:
+        yield f"the reward fell: {moved}; look at learner.optimizer, at the staleness and at the length of responses"
+    elif after <= before + _ERRORS * error:
+        yield (
+            f"the reward never moved: {moved}, which is within its noise; look at the share of informative groups, at "
+            "rollout.task and at learner.optimizer.lr"
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -96,6 +96,21 @@ def ledger_tables(ledgers: Sequence[rollout_pb2.Ledger]) -> Group:
     if any(ledger.histogram for ledger in ledgers):
         tables.append(histogram_table(ledgers))
     return Group(*tables)
+
+
+def ledger_line(row: Mapping[str, Any]) -> str:
+    """A fleet's ledger as one line of text.
+
+    Args:
+        row: the ledger as learner.cli.run.summary.ledger_row gives it.
+    """
+    terms = [f"{row[name]:,} {name.replace('_', ' ')}" for name in INVARIANT[1][1:] if row[name] or name == "trained"]
+    refused = [f"{row[name]:,} {name}" for name in INVARIANT[0][2:] if row[name]]
+    balances = not row["lost"] and all(row[total] == sum(row[name] for name in others) for total, *others in INVARIANT)
+    besides = f"; besides {', '.join(refused)}" if refused else ""
+    return f"{row['fleet']}: {row['accepted']:,} accepted = {' + '.join(terms)}{besides}; " + (
+        "balances" if balances else IMBALANCE
+    )
 
 
 def violations(ledgers: Sequence[rollout_pb2.Ledger]) -> list[str]:

@@ -210,6 +210,9 @@ def _state(process: ProcessView, view: RunView, run_file: RunFile) -> str:
     if process.name == "learner":
         phase = view.history.learner.phase(0 if process.age_s is None else time.time() - process.age_s)
         return f"starting {duration(process.age_s or 0)}" if phase == "starting" else phase
+    if process.name == run_file.evaluator and run_file.eval is not None:
+        waits = run_file.eval.at_end and view.phase != "evaluating"
+        return "waiting for the end of training" if waits else "evaluating versions as they are due"
     worker = view.history.workers.get(process.name)
     engines = [f"engine {state}" for state in worker.engines.values()] if worker else []
     return ", ".join(engines) or f"starting {duration(process.age_s or 0)}"

@@ -58,6 +58,11 @@ _WAITS = {
 def _where_groups_stay(history: RunHistory, run_file: RunFile) -> str:
     """Says why no groups come, as far as the workers of this machine show it."""
     root = run_file.directory.root
+    if not run_file.rollout.workers:
+        return (
+            f"no worker runs here (rollout.workers = 0): leeway ledger {root} says what fleets submit, leeway fleet add "
+            f"{root} NAME makes a token for one"
+        )
     states = [state for worker in history.workers.values() for state in worker.engines.values()]
     if not history.workers:
         return f"no worker of this machine has begun; look at {root}/logs, or at the fleets elsewhere"

@@ -29,3 +29,20 @@ def sparkline(values: list[float], width: int = 24) -> str:
     means = [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(bounds)]
     top = max(max(means), 1e-9)
     return "".join(_BLOCKS[max(0, min(7, int(value / top * 7.999)))] for value in means)
+
+
+def printable(text: str) -> str:
+    """Replaces what would move the cursor or colour the terminal, such as escape characters; line feeds and tabs stay."""
+    return "".join(one if one.isprintable() or one in "\n\t" else "�" for one in text)
+
+
+def without_middle(text: str, limit: int) -> str:
+    """``text`` if it has at most ``limit`` characters, otherwise its beginning and its end with … between them."""
+    head = limit // 2
+    return text if len(text) <= limit else f"{text[:head]}…{text[head + 1 - limit :]}"
+
+
+def interval(value: float, low: float, high: float) -> str:
+    """Formats an estimate and its interval, as ``0.713 [0.652, 0.771]``; from 10 on with one decimal place."""
+    digits = 3 if max(abs(low), abs(high)) < 10 else 1
+    return f"{number(value, digits)} [{number(low, digits)}, {number(high, digits)}]"

@@ -3,44 +3,21 @@
 from __future__ import annotations
 
 import re
-import xml.etree.ElementTree as ElementTree
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
-from learner.cli.report import charts
 from learner.cli.report.report import write_report
 from learner.cli.run.outcome import Outcome
 from learner.cli.run.run_directory import RunDirectory
 from learner.cli.run.run_file import RunFile
-from learner.cli.run.run_history import LearnerHistory, RunHistory
+from learner.cli.run.run_history import RunHistory
 from learner.cli.run.summary import summarize, write_summary
 from leeway.v1 import rollout_pb2
-from tests.tools.runs import make_run, sample, step, write_rows
-
-FETCHING = {"src", "href", "xlink:href", "srcset", "data", "action", "poster"}
-
-
-class Page(HTMLParser):
-    """A parsed page: its text, ids, tags, and whatever a browser would fetch."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.text: list[str] = []
-        self.fetched: list[str] = []
-        self.ids: list[str] = []
-        self.tags: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.fetched += [value or "" for name, value in attrs if name in FETCHING and not (value or "").startswith("#")]
-        self.ids += [value or "" for name, value in attrs if name == "id"]
-
-    def handle_data(self, data: str) -> None:
-        self.text.append(data.strip())
-
+from tests.tools.html_page import Page
+from tests.tools.lively_run import evaluation, make_lively_run
+from tests.tools.recorded import write_records
+from tests.tools.runs import make_run, recorded_sample, sample, step, write_rows
 
 WRITTEN = "<script>alert('$name')</script>"  # by the model
 
@@ -59,7 +36,7 @@ def finished(directory: Path) -> RunDirectory:
 def html(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The report of a run that has ended."""
     run = finished(tmp_path_factory.mktemp("report") / "run")
-    write_rows(run.state / "worker-0.samples.jsonl", [sample(2000.0, 30, WRITTEN)])
+    write_records(run.rollouts, [recorded_sample(sample(2000.0, 30, WRITTEN))])
     return write_report(run).read_text()
 
 
@@ -78,7 +55,7 @@ def test_it_holds_every_chart_the_ledger_samples_and_settings(html: str):
         "Time per step",
     ):
         assert title in page.text, title
-    assert page.tags.count("svg") == 10
+    assert page.tags.count("svg") == 12
     assert "1,234" in page.text
     assert "yes" in page.text
     assert "312=" in page.text
@@ -116,30 +93,9 @@ def test_a_run_without_a_step_has_a_report_too(tmp_path: Path):
     page = Page(write_report(make_run(tmp_path / "run", steps=1).directory).read_text())
     assert "in progress" in "".join(page.text)
     empty = make_run(tmp_path / "empty").directory
-    for path in (*empty.metrics.glob("*.jsonl"), *empty.state.glob("*.jsonl")):
+    for path in (*empty.metrics.glob("*.jsonl"), *empty.rollouts.glob("*.jsonl")):
         path.unlink()
     assert "– → –" in Page(write_report(empty).read_text()).text
-
-
-def test_each_chart_is_well_formed_svg_with_its_text_as_text():
-    learner = LearnerHistory()
-    for number in range(1, 20):
-        learner.add(step(number))
-    root = ElementTree.fromstring(charts.draw("reward", charts.reward(learner)))
-    words = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
-    assert "mean sampled reward" in words
-
-
-def test_staleness_is_counted_in_tokens():
-    learner = LearnerHistory()
-    learner.add(step(1, staleness_mean=1.2, tokens=10))
-    learner.add(step(2, staleness_mean=2.6, tokens=30))
-    learner.add(step(3, staleness_tokens={"0": 5, "2": 7}, tokens=12))
-    assert charts.staleness_tokens(learner) == {0: 5, 1: 10, 2: 7, 3: 30}
-
-
-def test_rolling_mean():
-    assert charts.rolling([1.0, 2.0, 3.0, 5.0], 2) == [1.0, 1.5, 2.5, 4.0]
 
 
 def test_alarms_and_updates_are_shown_where_there_are_any(tmp_path: Path):
@@ -163,3 +119,82 @@ def test_alarms_and_updates_are_shown_where_there_are_any(tmp_path: Path):
     assert "Updates" in page.text
     assert "alarm at step 32: rho is 0.90" in "\n".join(page.text)
     assert "rolled back at step 32 to step_00000020_e0001" in "\n".join(page.text)
+
+
+def titles(page: str) -> list[str]:
+    return re.findall(r"<h2>(.*?)</h2>", page)
+
+
+@pytest.fixture(scope="module")
+def lively(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The report of a run that has everything a report can show."""
+    return write_report(make_lively_run(tmp_path_factory.mktemp("lively") / "run", steps=24).directory).read_text()
+
+
+def test_warnings_are_at_the_top_and_sections_in_their_order(lively: str):
+    assert titles(lively) == [
+        "Evaluations", "What it is worth", "Reward by task and parts", "Groups", "Response lengths", "Staleness",
+        "Throughput", "Time per step", "Waste and ledger", "Optimizer", "Rollouts", "Settings",
+    ]  # fmt: skip
+    first, cards = lively.index("22% of the responses were truncated"), lively.index("class=cards")
+    assert first < cards < lively.index("<h2>")
+
+
+def test_it_shows_evaluations_parts_shares_and_lengths(lively: str):
+    page = Page(lively)
+    for title in (
+        "Evaluation of gsm8k", "Evaluation of sort", "Reward by task", "Parts of the reward of gsm8k", "Shares of groups",
+        "Response length", "Length by sign of the advantage", "Truncated", "Length by finish reason", "Staleness by step",
+        "Wasted tokens",
+    ):  # fmt: skip
+        assert title in page.text, title
+    for text in ("0.200 → 0.675", "0.675 [0.625, 0.725]", "300.0 [290.0, 310.0]", "256 × 8", "length_penalty"):
+        assert text in page.text, text
+    assert len(page.ids) == len(set(page.ids))
+    assert page.fetched == []
+
+
+def test_charts_appear_only_where_there_are_numbers(html: str):
+    """A run whose rows have none of the newer fields, without evaluations."""
+    assert titles(html) == [
+        "Reward by task and parts", "Staleness", "Throughput", "Time per step", "Waste and ledger", "Optimizer", "Rollouts",
+        "Settings",
+    ]  # fmt: skip
+
+
+def test_a_run_without_workers_of_this_machine(tmp_path: Path):
+    run = finished(tmp_path / "run")
+    for path in (*run.metrics.glob("worker-*.jsonl"), *run.rollouts.glob("*.jsonl")):
+        path.unlink()
+    page = Page(write_report(run).read_text())
+    assert "Throughput" in page.text
+    assert "Rollouts" not in page.text
+    assert "tokens generated by this machine's workers" in page.text
+
+
+def test_a_run_without_steps_has_no_empty_charts(tmp_path: Path):
+    run = make_run(tmp_path / "run").directory
+    (run.metrics / "learner.jsonl").unlink()
+    (run.metrics / "worker-0.jsonl").unlink()
+    page = write_report(run).read_text()
+    assert titles(page) == ["Waste and ledger", "Rollouts", "Settings"]
+    assert "<svg" not in page
+
+
+def test_a_run_in_progress_is_warned_of_what_its_steps_show(tmp_path: Path):
+    run = make_run(tmp_path / "run").directory
+    write_rows(run.metrics / "learner.jsonl", [step(4, truncated=0.5, responses=4)])
+    assert "50% of the responses were truncated" in write_report(run).read_text()
+
+
+def test_names_from_elsewhere_are_text_never_markup(tmp_path: Path):
+    run = finished(tmp_path / "run")
+    hostile = {WRITTEN: {"reward": 0.5, "informative": 0.5, "parts": {WRITTEN: 0.5}}, "$": {"reward": 1.0, "parts": {}}}
+    rows = [step(31, tasks=hostile, tokens_wasted={WRITTEN: 5}, length_by_finish={WRITTEN: {"mean": 3.0}})]
+    write_rows(run.metrics / "learner.jsonl", rows)
+    results = [evaluation(version, WRITTEN, WRITTEN, 0.5, 0.1, metrics={WRITTEN: [1, 0, 2]}) for version in (0, 3)]
+    write_rows(run.metrics / "evaluations.jsonl", results)
+    page = Page(write_report(run).read_text())
+    assert not {"script", "link", "iframe", "img", "object"} & set(page.tags)
+    assert f"Evaluation of {WRITTEN}" in page.text
+    assert f"Parts of the reward of {WRITTEN}" in page.text

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from learner.cli.run.run_directory import RunDirectory
 from learner.cli.run.run_file import Plan, RunFile
 from learner.config import AdmissionConfig
 from rollout.data.prompt_order import PromptOrder
@@ -114,6 +115,15 @@ def test_paths_addresses_and_seed_are_derived(tmp_path: Path):
     assert made.gateway.identities_file == tmp_path / "identities.json"
 
 
+def test_rollouts_are_recorded_in_the_runs_directory(tmp_path: Path):
+    made = plan(f"run.dir={tmp_path}", "rollout.record.every_s=0", 'rollout.record.mask=["canary-[0-9]+"]').workers[0]
+    assert made.record_dir == RunDirectory.at(tmp_path).rollouts == tmp_path / "rollouts"
+    assert (made.record.every_s, made.record.mask) == (0, ("canary-[0-9]+",))
+    assert "unknown key 'rollout.record.dir'" in refusal("rollout.record.dir=elsewhere")
+    with pytest.raises(SettingsError, match=r"rollout: record\.mask.*is no regular expression"):
+        plan('rollout.record.mask=["("]')
+
+
 def test_workers_share_the_prompts_and_not_the_ports():
     workers = plan("rollout.workers=3", "rollout.engine.count=2", "rollout.engine.base_port=100").workers
     assert [worker.name for worker in workers] == ["worker-0", "worker-1", "worker-2"]
@@ -208,3 +218,85 @@ def test_one_half_of_tls_is_refused():
     assert "rollout.tls is set and gateway.tls is not" in refusal("rollout.tls.ca=ca.pem")
     both = (*server, "gateway.tls.client_ca=ca.pem", "rollout.tls.ca=ca.pem")
     assert "set rollout.tls.certificate and rollout.tls.key too" in refusal(*both)
+
+
+def test_a_run_without_workers_is_one_for_fleets_elsewhere():
+    made = plan("rollout.workers=0")
+    assert made.workers == []
+    assert made.gateway.limits.group_size == (8, 8)
+    assert "workers = -1" in refusal("rollout.workers=-1")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_demonstrations_come_from_the_task_whether_there_are_workers_or_not(workers: int):
+    demonstrator = plan(f"rollout.workers={workers}", "rollout.task.name=add").demonstrator
+    assert demonstrator is not None
+    assert demonstrator.task == plan("rollout.task.name=add").workers[0].task
+    assert demonstrator.model == plan().workers[0].model
+
+
+def test_a_run_without_warm_start_has_no_demonstrator():
+    values = tomllib.loads(DEMO.read_text())
+    del values["learner"]["warmup"]
+    assert RunFile.parse(values, "test").resolve("redis://host:1/0", "demo-1", 16).demonstrator is None
+
+
+def test_an_evaluator_has_its_own_identity_and_engine_and_the_held_out_prompts_of_the_run():
+    made = plan("rollout.engine.base_port=31000", "rollout.engine.count=2", 'rollout.engine.arguments=["--x"]')
+    evaluator = made.evaluator
+    assert evaluator is not None
+    assert evaluator.task == made.workers[0].task
+    assert (evaluator.engine.count, evaluator.engine.base_port, evaluator.engine.arguments) == (1, 30_900, ["--x"])
+    assert evaluator.token_file != made.workers[0].token_file
+    assert (evaluator.model, evaluator.allowed_uris) == (made.workers[0].model, made.workers[0].allowed_uris)
+    assert [(one.name, one.samples) for one in evaluator.sampling] == [("greedy", 1), ("sampled", 4)]
+    assert evaluator.worker(evaluator.task[0], evaluator.sampling[0]).sampling.temperature == 0.0
+    assert evaluator.worker(evaluator.task[0], evaluator.sampling[1]).sampling.max_new_tokens == 7
+    assert made.learner.publish.best == "sort:greedy:mean@1"
+    assert plan('eval.best="sort:sampled:pass@4"').learner.publish.best == "sort:sampled:pass@4"
+
+
+def without_eval() -> dict:
+    values = tomllib.loads(DEMO.read_text())
+    del values["eval"]
+    return values
+
+
+def test_a_run_without_the_section_evaluates_nothing():
+    made = RunFile.parse(without_eval(), "test").resolve("redis://host:1/0", "demo-1", 16)
+    assert (made.evaluator, made.learner.publish.best) == (None, None)
+
+
+def test_a_test_split_is_evaluated_beside_training():
+    task = {"name": "gsm8k", "options": {"path": "test.jsonl"}, "label": "gsm8k-test"}
+    made = RunFile.parse(without_eval() | {"eval": {"task": task}}, "test").resolve("redis://host:1/0", "demo-1", 16)
+    assert made.evaluator is not None
+    assert [one.label for one in made.evaluator.task] == ["gsm8k-test"]
+
+
+@pytest.mark.parametrize(
+    ("section", "refused"),
+    [
+        ({}, "set rollout.task.held_out"),
+        ({"task": {"name": "sort"}}, "would evaluate prompts that are trained on"),
+        ({"task": {"name": "sort", "held_out": 0.2}}, "would evaluate prompts that are trained on"),
+        ({"task": [{"name": "add"}, {"name": "add"}]}, "two tasks to evaluate are called 'add'"),
+        ({"sampling": [{}, {"samples": 2}]}, "two samplings are called 'greedy'"),
+        ({"at_end": True}, "at_end = true with every = 10"),
+        ({"sampling": [{"temperature": -1}]}, "temperature"),
+    ],
+)
+def test_an_evaluation_that_would_mean_nothing_is_refused(section: dict, refused: str):
+    values = without_eval()
+    values["rollout"]["task"]["held_out"] = 0.1 if "held_out" in str(section) else 0.0
+    with pytest.raises(SettingsError, match=refused):
+        RunFile.parse(values | {"eval": section}, "test")
+
+
+def test_the_workers_servers_are_not_used_for_evaluation():
+    urls = 'rollout.engine.urls=["http://a:1"]'
+    assert "[eval] needs an engine of its own" in refusal(urls)
+    assert "is one of rollout.engine.urls too" in refusal(urls, 'eval.engine.urls=["http://a:1"]')
+    evaluator = plan(urls, 'eval.engine.urls=["http://b:1"]').evaluator
+    assert evaluator is not None
+    assert evaluator.engine.urls == ["http://b:1"]

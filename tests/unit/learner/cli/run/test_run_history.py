@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from learner.cli.run.run_history import LearnerHistory, LineReader, RunHistory, WorkerHistory, mean, read_samples
-from tests.tools.runs import make_run, progress, sample, step, write_rows
+from runtime.rollout_record import RecordedTurn
+from tests.tools.recorded import group, response, write_records
+from tests.tools.runs import make_run, progress, recorded_sample, sample, step, write_rows
 
 
 def test_a_half_written_line_waits_for_its_end(tmp_path: Path):
@@ -82,9 +84,19 @@ def test_mean_is_of_the_rows_that_know():
 
 
 def test_samples_of_all_workers_in_order(tmp_path: Path):
-    write_rows(tmp_path / "worker-1.samples.jsonl", [sample(2.0, 1, "b")])
-    write_rows(tmp_path / "worker-0.samples.jsonl", [sample(1.0, 0, "a"), sample(3.0, 2, "c")])
-    assert [row["response"] for row in read_samples(tmp_path)] == ["a", "b", "c"]
+    rows = [sample(1.0, 0, "a"), sample(2.0, 1, "b"), sample(3.0, 2, "c")]
+    write_records(tmp_path, [recorded_sample(rows[1])], "worker-1")
+    write_records(tmp_path, map(recorded_sample, rows[::2]), "worker-0")
+    assert read_samples(tmp_path) == rows
+
+
+def test_a_sample_is_a_scored_response_where_there_is_one_and_an_episode_is_shown_turn_by_turn(tmp_path: Path):
+    turns = (RecordedTurn(role="tool", text="7"), RecordedTurn(role="assistant", text="It is 7."))
+    scored = group(1.0, [response("x", None), response("", 0.5, 3, turns=turns)])
+    write_records(tmp_path, [scored, group(2.0, [response("y", None)])])
+    first, second = read_samples(tmp_path)
+    assert (first["response"], first["reward"], first["version"]) == ("tool: 7\nassistant: It is 7.", 0.5, 3)
+    assert (second["response"], second["reward"]) == ("y", None)
 
 
 def test_only_the_newest_rows_are_kept_for_a_display(tmp_path: Path):

@@ -74,7 +74,7 @@ def test_how_often_a_step_exceeded_twice_rho_max(tmp_path: Path, run_file: RunFi
     history = history_of(tmp_path, rows)
     assert summarize(run_file, history, outcome())["rho_exceeded"] == 0.5  # 0.21 and 3.0 of four measured ones
     console = Console(width=200, file=io.StringIO())
-    print_summary(console, summarize(run_file, history, outcome()))
+    print_summary(console, summarize(run_file, history, outcome()), Path("runs/r"))
     assert "above twice rho_max in 50.0% of the steps" in console.file.getvalue()  # type: ignore[attr-defined]
     for free in ("learner.objective.rho_max=off", "learner.objective.name=reinforce"):
         assert summarize(RunFile.read(DEMO, [free]), history, outcome())["rho_exceeded"] is None
@@ -162,3 +162,8 @@ def test_median_and_weighted_mean():
     rows = [step(1, step_s=1.0), step(2, step_s=9.0), step(3, step_s=2.0)]
     assert seconds_per_step(rows) == 2.0
     assert weighted([{"a": 1.0, "w": 0}], "a", "w") is None
+
+
+def test_a_mixture_is_named_by_its_labels(tmp_path: Path):
+    mixture = RunFile.read(DEMO, ['rollout.task=[{name="sort", held_out=0.1}, {name="add", label="sums"}]'])
+    assert summarize(mixture, history_of(tmp_path, []), outcome())["task"] == "sort + sums"

@@ -51,6 +51,14 @@ def test_the_table_shows_what_was_promised(tmp_path: Path):
         assert words in text, words
 
 
+def test_an_evaluator_says_what_it_waits_for(tmp_path: Path):
+    run_file = RunFile.read(DEMO, [f"run.dir={tmp_path}"])
+    for phase, words in (("training", "waiting for the end of training"), ("evaluating", "evaluating versions")):
+        output = console()
+        output.print(render(view(run_file, phase, [ProcessView("evaluator", "running", 14, 0, 5.0)]), run_file))
+        assert words in text_of(output)
+
+
 def test_the_table_before_anything_is_known(tmp_path: Path):
     run_file = RunFile.read(DEMO, [f"run.dir={tmp_path}"])
     output = console()

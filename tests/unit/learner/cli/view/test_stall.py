@@ -83,3 +83,12 @@ def test_a_wait_for_groups_says_what_the_workers_do(run_file: RunFile, states: l
     found = stall(run_file, 1200.0, waits("groups"))
     assert found is not None
     assert found.look.startswith(said)
+
+
+def test_a_run_without_workers_is_sent_to_its_fleets(tmp_path: Path):
+    run_file = make_run(tmp_path / "r", steps=3)
+    alone = run_file.model_copy(update={"rollout": run_file.rollout.model_copy(update={"workers": 0})})
+    found = stall(alone, 1200.0, waits("groups"))
+    assert found is not None
+    assert "rollout.workers = 0" in found.look
+    assert "leeway fleet add" in found.look

@@ -1,0 +1,1 @@
+"""Charts of a run as inline SVG: each module draws one subject, from the recorded metrics."""
