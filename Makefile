@@ -25,7 +25,7 @@ ROOM ?=
 
 # A comparison of objectives fixes the learning rate as well as the staleness, and is shorter.
 FIXED_STALENESS = --set learner.hold_staleness=$(STALENESS) --set learner.max_staleness=$$(($(STALENESS) + 2)) \
-  --set learner.optimizer.decay=constant --set learner.steps=360
+  --set learner.optimizer.decay=constant --set learner.steps=360 --set learner.refill.enabled=false
 
 # make chaos: how many SIGKILLs, of which schedule, with which append-only file. make fuzz: how many messages.
 KILLS ?= 100
@@ -107,13 +107,14 @@ check: $(STAMP)
 	@echo "import-linter"; $(BIN)/lint-imports
 	@echo "stubs";         $(BIN)/python -m tests.tools.stubs
 	@echo "metrics";       $(BIN)/python -m tests.tools.metric_reference
+	@echo "configuration"; $(BIN)/python -m tests.tools.config_reference
 	@echo "rooms";         $(BIN)/python -m tests.tools.rooms
 	@echo "sizes";         $(BIN)/python -m tests.tools.memory_table
 	@echo "manifests";     $(BIN)/python -m tests.deploy.manifests
 	@if command -v buf >/dev/null; then echo "buf lint"; cd proto && buf lint; else echo "buf: not installed, skipped"; fi
 
 test: check
-	@$(BIN)/pytest tests/unit
+	@$(BIN)/pytest tests/unit -n 2 --dist loadfile
 	@$(BIN)/pytest tests/service
 	@$(BIN)/pytest tests/parallel
 	@$(BIN)/pytest tests/e2e

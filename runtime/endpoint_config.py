@@ -7,7 +7,7 @@ from pydantic import Field
 from runtime.settings import Settings
 
 # First status port of each kind of process, counted from a base port (9100 by default), for `leeway up` and deploy/.
-GATEWAY_OFFSET, LEARNER_OFFSET, WORKER_OFFSET = 1, 10, 50
+GATEWAY_OFFSET, EVALUATOR_OFFSET, LEARNER_OFFSET, WORKER_OFFSET = 1, 2, 10, 50
 
 
 class StatusConfig(Settings):

@@ -12,18 +12,24 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from learner.cli.operate.commands import list_, logs, stop, task
 from learner.cli.operate.conformance import conformance
+from learner.cli.operate.evaluate_command import eval_
+from learner.cli.operate.export_command import export
 from learner.cli.operate.fleet import fleet
 from learner.cli.operate.policy import policy
 from learner.cli.operate.quarantine import quarantine
 from learner.cli.operate.queue import queue
+from learner.cli.operate.rewards import rewards
+from learner.cli.report.compare_command import compare
+from learner.cli.rollouts.commands import replay, rollouts
 from learner.cli.run.errors import one_line_errors
 from learner.cli.run.run_directory import RunDirectory
+from learner.cli.settings.commands import completion, config, options
 
 app = typer.Typer(
     help="Asynchronous post-training of language models: many rollout fleets, one learner.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.add_typer(policy, name="policy")
@@ -31,6 +37,9 @@ app.add_typer(fleet, name="fleet")
 app.add_typer(quarantine, name="quarantine")
 app.add_typer(queue, name="queue")
 app.add_typer(conformance, name="conformance")
+app.add_typer(rollouts, name="rollouts")
+
+app.callback()(options)
 
 _Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory, such as runs/demo.")]
 
@@ -158,6 +167,19 @@ def fit_radii(
     with one_line_errors():
         trials = [radii.read_trial(run, "mean" if mean else "max") for run in runs]
     typer.echo("\n".join(radii.describe(trials, *radii.fit(trials))))
+
+
+app.command("export")(export)
+app.command("compare")(compare)
+app.command("replay")(replay)
+app.command("rewards")(rewards)
+app.command("logs")(logs)
+app.command("stop")(stop)
+app.command("list")(list_)
+app.command("task")(task)
+app.command("config")(config)
+app.command("completion")(completion)
+app.command("eval")(eval_)
 
 
 def main() -> None:

@@ -88,7 +88,7 @@ class LimitsConfig(Settings):
         "be larger: rows of the embedding that are padding, whose ids decode to nothing",
     )
     group_size: tuple[int, int] = Field(default=(2, 128), description="smallest and largest number of responses")
-    max_prompt_tokens: int = Field(default=32_768, gt=0)
+    max_prompt_tokens: int = Field(default=32_768, gt=0, description="most tokens of a prompt")
     max_response_tokens: int = Field(
         default=65_536, gt=0, description="tokens of a response, or of one of its segments"
     )
@@ -109,7 +109,7 @@ class LimitsConfig(Settings):
         description="lowest and highest sampling temperature; gradients grow with 1/temperature, so that one tiny "
         "temperature would outweigh every other sequence of a step",
     )
-    max_message_bytes: int = Field(default=16 << 20, gt=0)
+    max_message_bytes: int = Field(default=16 << 20, gt=0, description="largest gRPC message, and so the largest group")
 
     @field_validator("group_size")
     @classmethod

@@ -187,6 +187,18 @@ class SubmitClient:
         )
         return await self._unary("Lease", request)
 
+    async def report_evaluation(self, evaluation: rollout_pb2.Evaluation) -> None:
+        """Records what a version is worth; needs the role evaluate. Recorded once per version, name and sampling.
+
+        Args:
+            evaluation: of a version that the run has published; all its tokens are of that version.
+
+        Raises:
+            AuthError: the credentials are refused, or have not the role.
+            grpc.aio.AioRpcError: INVALID_ARGUMENT: the evaluation is not as the contract says.
+        """
+        await self._unary("ReportEvaluation", rollout_pb2.ReportEvaluationRequest(evaluation=evaluation))
+
     async def describe_run(self) -> rollout_pb2.DescribeRunResponse:
         """Reads what a fleet has to know of the run: sizes, ranges, limits, what its owner wants of sampling.
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from learner.cli.run.run_history import read_samples
 from rollout.client import encode_ids
 from rollout.data.demonstrations import write_demonstrations
 from rollout.data.tokenizer import Tokenizer
@@ -187,8 +188,7 @@ class Hosts:
         site = self._site
         tokenizer = Tokenizer(site.run.model)
         ids = [row["group_id"] for row in Tail(site.run.state / f"{fleet}.acked.jsonl").rows()]
-        samples = Tail(site.run.state / f"{fleet}.samples.jsonl").rows()
-        prompts = {row["prompt"] for row in samples[:_SHOWN]}
+        prompts = {row["prompt"] for row in read_samples(site.run.rollouts)[:_SHOWN]}
         return [
             ("token", site.run.secret(fleet).read_text().strip().encode()),
             ("run", site.plan.gateway.queue.run.encode()),

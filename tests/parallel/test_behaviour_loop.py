@@ -63,7 +63,7 @@ class Loop:
             "groups_per_step": GROUPS, "max_staleness": 2, "metrics_dir": str(directory / "metrics"),
             "optimizer": {"lr": 1e-2}, "checkpoint": {"dir": str(directory / "checkpoints"), "every": 2},
             "publish": {"dir": str(directory / "weights"), "keep": 2}, "objective": {"name": "topr", "kl_coef": 0.01},
-            "behaviour": {"drift_every": 1},
+            "behaviour": {"drift_every": 1}, "refill": {"enabled": False},
         }  # fmt: skip
         LearnerConfig.parse(settings, "test").write(directory / "learner.json")
         self.child = self.start()

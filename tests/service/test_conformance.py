@@ -220,6 +220,9 @@ class LaxGateway(rollout_pb2_grpc.RolloutServiceServicer):
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "")
         raise AssertionError
 
+    async def ReportEvaluation(self, request, context) -> pb.ReportEvaluationResponse:
+        return pb.ReportEvaluationResponse()
+
     async def Submit(self, requests, context):
         async for request in requests:
             yield pb.SubmitResponse(acks=[pb.Ack(sequence=request.sequence, outcome=pb.OUTCOME_ACCEPTED)])
@@ -233,4 +236,5 @@ async def test_a_gateway_that_takes_everything_is_found_out():
     report = await check_gateway(f"127.0.0.1:{port}", "anything")
     await server.stop(None)
     expected = {"unauthenticated", "role", "lease", "invalid_call", "accepted", "duplicate", "several", "rejected"}
+    expected |= {"evaluate"}
     assert broken(report) == expected | {"too_large", "compression", "ledger"}

@@ -155,7 +155,7 @@ async def test_messages_that_are_no_messages(start_gateway, token):
     assert said.count("grpc message") < 20
 
 
-_UNARY = ("Lease", "DescribeRun", "GetLedger", "ListLedgers")
+_UNARY = ("Lease", "DescribeRun", "GetLedger", "ListLedgers", "ReportEvaluation")
 
 
 def peak_mib(gateway: GatewayProcess) -> float:

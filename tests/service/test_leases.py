@@ -279,7 +279,7 @@ async def test_saturating_fleets_are_promised_what_their_weights_say(
             if groups:
                 await gateway_queue.flush(groups, {}, [])
                 granted[fleet] += count if turn >= 10 else 0
-        assert await promised(leases) <= rule.bound
+        assert await promised(leases) <= rule.bound()
         taken = learner.take(99, turn, 99)
         learner.commit(turn, [one.ref for one in taken])
     assert granted["alpha"] / granted.total() == pytest.approx(0.75, abs=0.015)

@@ -14,6 +14,7 @@ from learner.gateway.health import GatewayHealth
 from learner.gateway.metrics import GatewayMetrics
 from learner.process.health import RankHealth
 from learner.telemetry.rank_metrics import RankMetrics
+from rollout.evaluation.evaluator_metrics import EvaluatorMetrics
 from rollout.telemetry.worker_metrics import WorkerMetrics
 from runtime.metric_registry import Declaration, MetricRegistry
 
@@ -23,8 +24,9 @@ _HEAD = """# Metrics
 Made from the code by `python -m tests.tools.metric_reference --write`. Every process serves them at `/metrics` of its
 status endpoint (`status.listen`), with `process_*` (memory, CPU, descriptors) beside them. Names end in their unit; points
 in time are Unix seconds: the age of something is `time() - x`. Labels are bounded: `fleet` by the identities file,
-`engine` by the worker's engines, all others by the code. The target label `run` comes from the scrape configuration.
-Histograms have the usual `_bucket`, `_sum` and `_count`. What has not happened yet exists, at 0.
+`engine` by the worker's engines, `task` of a worker by its settings, all others by the code (`task` and `part` of the
+learner: 32, then `other`). The target label `run` comes from the scrape configuration. Histograms have the usual `_bucket`,
+`_sum` and `_count`. What has not happened yet exists, at 0.
 """
 
 
@@ -37,11 +39,13 @@ def registries() -> dict[str, MetricRegistry]:
             "publish": nowhere, "metrics_dir": "/nowhere",
         }, "the reference",
     )  # fmt: skip
-    learner, worker, absent = RankMetrics(RankHealth(1.0)), WorkerMetrics(1), Any
+    learner, worker, absent = RankMetrics(RankHealth(1.0)), WorkerMetrics(1, ["sort"]), Any
     learner.add_run(config)
     worker.follow(absent, absent)  # pyright: ignore[reportArgumentType] - asked only by a scrape
     made = GatewayMetrics(GatewayHealth())
-    return {"Gateway": made.registry, "Learner": learner.registry, "Worker": worker.registry}
+    evaluator = MetricRegistry()
+    EvaluatorMetrics(evaluator)
+    return {"Gateway": made.registry, "Learner": learner.registry, "Worker": worker.registry, "Evaluator": evaluator}
 
 
 def declared() -> set[str]:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from learner.cli.run.run_file import RunFile
+from runtime.rollout_record import RecordedGroup, RecordedTurn
+from tests.tools import recorded
 
 REPOSITORY = Path(__file__).parents[2]
 DEMO = REPOSITORY / "configs" / "demo.toml"
@@ -39,6 +41,13 @@ def sample(time: float, version: int, response: str, reward: float = 1.0) -> dic
     return {"time": time, "version": version, "prompt": "312=", "response": response, "reward": reward}
 
 
+def recorded_sample(row: dict[str, Any]) -> RecordedGroup:
+    """A recorded group whose one response is a sample."""
+    said = recorded.response(row["response"], row["reward"], row["version"])
+    prompt = (RecordedTurn(role="prompt", text=row["prompt"]),)
+    return recorded.group(row["time"], [said], prompt=prompt)
+
+
 def make_run(directory: Path, steps: int = 3) -> RunFile:
     """Makes the directory of a demo run with ``steps`` steps of one worker; returns its run file."""
     run_file = RunFile.read(DEMO, [f"run.dir={directory}", f"learner.steps={steps}"])
@@ -54,5 +63,6 @@ def make_run(directory: Path, steps: int = 3) -> RunFile:
     write_rows(run.metrics / "learner.jsonl", learner)
     refit = {"kind": "refit", "time": 1001.5, "engine": 0, "version": 1, "seconds": 0.1}
     write_rows(run.metrics / "worker-0.jsonl", [progress(1001.0, 12), refit, progress(1003.0, 36)])
-    write_rows(run.state / "worker-0.samples.jsonl", [sample(1000.5, 0, "999", 0.0), sample(1003.0, steps, "123")])
+    samples = [sample(1000.5, 0, "999", 0.0), sample(1003.0, steps, "123")]
+    recorded.write_records(run.rollouts, map(recorded_sample, samples))
     return run_file

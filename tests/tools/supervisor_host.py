@@ -1,7 +1,7 @@
 """Runs a Supervisor whose processes are small Python programs.
 
 `python -m tests.tools.supervisor_host DIRECTORY JSON [section.key=value ...]`: JSON maps "model", "demonstrations",
-"gateway", "worker" and "learner" to programs. The outcome is printed as JSON.
+"gateway", "worker", "learner" and perhaps "evaluator" to programs. The outcome is printed as JSON.
 """
 
 from __future__ import annotations
@@ -38,6 +38,9 @@ class Programs(Commands):
     def worker(self, name: str) -> Child:
         return self._start(name, "worker")
 
+    def evaluator(self) -> Child:
+        return self._start("evaluator", "evaluator")
+
     def learner(self) -> Child:
         return self._start("learner", "learner")
 
@@ -53,9 +56,12 @@ class NoDisplay:
 
 def main(directory: str, programs: str, *settings: str) -> None:
     run_file = RunFile.read(DEMO, [f"run.dir={directory}", "queue.url=redis://127.0.0.1:9/0", *settings])
+    given = json.loads(programs)
+    if "evaluator" not in given:
+        run_file = run_file.model_copy(update={"eval": None})
     run_file.directory.create()
-    outcome = Supervisor(run_file, NoDisplay(), Programs(run_file, json.loads(programs))).run()
-    print(json.dumps({name: getattr(outcome, name) for name in ("signal", "failure", "restarts")}))
+    outcome = Supervisor(run_file, NoDisplay(), Programs(run_file, given)).run()
+    print(json.dumps({name: getattr(outcome, name) for name in ("signal", "failure", "restarts", "not_evaluated")}))
 
 
 if __name__ == "__main__":

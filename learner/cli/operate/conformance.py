@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from learner.cli.run.errors import one_line_errors
-from learner.conformance.report import Report
+
+if TYPE_CHECKING:
+    from learner.conformance.report import Report
 
 conformance = typer.Typer(
     help="Tells whether a fleet, or a gateway, obeys proto/leeway/v1/rollout.proto.", no_args_is_help=True
@@ -22,6 +23,8 @@ def gateway(
     address: Annotated[str, typer.Argument(metavar="ADDRESS", help="host:port of the gateway.")], token: _Token
 ) -> None:
     """Sends a gateway a dozen groups that train nothing, and calls of every kind. Exits with 1 if a rule is broken."""
+    import asyncio
+
     from learner.conformance.against_gateway import check_gateway
 
     with one_line_errors():
@@ -37,6 +40,8 @@ def fleet(
     timeout: Annotated[float, typer.Option(help="Seconds in which the fleet has to live through the script.")] = 120.0,
 ) -> None:
     """Plays a gateway to one fleet: retries, broken streams, lost acks, a new version, the end. Exits with 1 likewise."""
+    import asyncio
+
     from learner.config import LimitsConfig
     from learner.conformance.against_fleet import FleetCheck, check_fleet
 

@@ -25,7 +25,7 @@ def add(
     role: Annotated[
         list[str] | None,
         typer.Option(
-            "--role", metavar="submit|operate", help="Allow this; may be repeated. A new fleet may submit by default."
+            "--role", metavar="submit|operate|evaluate", help="Allow this; may be repeated. A new fleet may submit."
         ),
     ] = None,
     san: Annotated[
@@ -42,8 +42,8 @@ def add(
     with one_line_errors():
         roles = role or []
         for given in roles:
-            if given not in ("submit", "operate"):
-                raise RunError(f"--role {given!r}: expected submit or operate")
+            if given not in ("submit", "operate", "evaluate"):
+                raise RunError(f"--role {given!r}: expected submit, operate or evaluate")
         drawn = add_fleet(RunDirectory.existing(run), name, roles, san or [], token)  # pyright: ignore[reportArgumentType]
     if drawn is not None:
         typer.echo(drawn)

@@ -12,6 +12,7 @@ from rich.table import Table
 from learner.cli.run.errors import one_line_errors
 from learner.cli.run.run_directory import RunDirectory
 from learner.publish.catalog import PINNED, POINTER, CatalogError, pinned, read_manifest
+from leeway.v1 import rollout_pb2
 from runtime.version_format.names import version_name, versions_on_disk
 
 policy = typer.Typer(help="Shows, verifies and manages the versions that a run has published.", no_args_is_help=True)
@@ -22,7 +23,7 @@ _Version = Annotated[int, typer.Argument(metavar="VERSION", min=0, help="The num
 
 @policy.command("list")
 def list_(run: _Run) -> None:
-    """Lists every version on disk: its step, size and kind, whether it is pinned, and which fleets run it."""
+    """Lists every version on disk: step, size, kind, whether it is pinned or the best, what it is worth, who runs it."""
     from learner.cli.operate.publications import publications_of
 
     with one_line_errors():
@@ -33,7 +34,7 @@ def list_(run: _Run) -> None:
         table = Table(box=None, header_style="dim", padding=(0, 1, 0, 0))
         for name in ("version", "step", "epoch", "bytes"):
             table.add_column(name, justify="right")
-        for name in ("kind", "published", "state", "run by"):
+        for name in ("kind", "published", "state", "run by", "evaluated"):
             table.add_column(name)
         for version in versions_on_disk(directory.weights):
             try:
@@ -44,12 +45,20 @@ def list_(run: _Run) -> None:
             kind = f"delta of {manifest.base_version}" if manifest.HasField("base_version") else "full"
             states = ["newest"] if str(version) == newest else []
             states += ["pinned"] if version in pinned(directory.weights) else []
+            states += ["best"] if known is not None and version == known.best else []
             states += [] if known is None or version in known.registered else ["orphan"]
             numbers = (version, manifest.step, manifest.epoch, sum(file.size for file in manifest.files))
             when = f"{manifest.published_at.ToDatetime():%Y-%m-%d %H:%M:%S}"
             running = "?" if known is None else ", ".join(known.running.get(version, []))
-            table.add_row(*(f"{number:,}" for number in numbers), kind, when, ", ".join(states), running)
+            worth = "?" if known is None else "; ".join(map(_worth, known.evaluations.get(version, [])))
+            table.add_row(*(f"{number:,}" for number in numbers), kind, when, ", ".join(states), running, worth)
     Console().print(table)
+
+
+def _worth(evaluation: rollout_pb2.Evaluation) -> str:
+    """An evaluation's mean reward in a few words; its first metric, if it has none."""
+    names = sorted(evaluation.metrics, key=lambda name: (not name.startswith("mean@"), name))
+    return f"{evaluation.name} {evaluation.sampling} {evaluation.metrics[names[0]].value:.3f}"
 
 
 @policy.command()

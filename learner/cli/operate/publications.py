@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from learner.cli.run.queue import queue_of
 from learner.cli.run.run_directory import RunDirectory
+from learner.cli.run.run_file import RunFile
 from learner.queue import QueueError
 from learner.queue.versions_in_use import VersionsInUse, read_versions_in_use
 
@@ -18,6 +19,6 @@ def publications_of(run: RunDirectory) -> VersionsInUse | None:
     """
     try:
         with queue_of(run) as config:
-            return read_versions_in_use(config)
+            return read_versions_in_use(config, RunFile.read(run.root).best_metric)
     except QueueError:
         return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from pathlib import Path
@@ -56,6 +55,8 @@ def show(run: _Run, keys: _Keys = None) -> None:
 @quarantine.command()
 def replay(run: _Run, keys: _Keys = None, fleet: _Fleet = None) -> None:
     """Submits groups again, under the run's present limits; accepted groups leave the quarantine."""
+    import asyncio
+
     from learner.cli.operate.replay import chosen, limits_of, replay
     from learner.cli.run.queue import queue_of
     from learner.queue.quarantine import Quarantine

@@ -11,7 +11,7 @@ from learner.cli.run.run_directory import RunDirectory
 from learner.cli.run.run_file import RunFile
 from learner.cli.run.sections import EMBEDDED
 from learner.config import GatewayConfig, LearnerConfig, QueueConfig
-from rollout.config import WorkerConfig
+from rollout.config import TaskConfig, WorkerConfig
 from runtime.settings import SettingsError, read_mapping
 
 Kind = Literal["run", "gateway", "learner", "worker"]
@@ -37,6 +37,7 @@ class ExaminedConfig:
         world: number of learner ranks on this machine; None when CONFIG does not say.
         embedded: whether `leeway up` will start the Redis itself.
         weights: the URI at which a worker's machine sees the published versions; None when it was not given.
+        evaluated: the tasks that are evaluated, besides those that the workers ask.
     """
 
     kind: Kind
@@ -48,6 +49,7 @@ class ExaminedConfig:
     world: int | None = None
     embedded: bool = False
     weights: str | None = None
+    evaluated: tuple[TaskConfig, ...] = ()
 
     @classmethod
     def read(cls, path: Path, overrides: Iterable[str] = (), weights: str | None = None) -> ExaminedConfig:
@@ -96,6 +98,7 @@ class ExaminedConfig:
             run_file.learner.world_size,
             embedded,
             weights,
+            tuple(run_file.eval.task) if run_file.eval is not None else (),
         )
 
     @property

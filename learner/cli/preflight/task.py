@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from learner.cli.preflight.dry_run import DryRunReport, dry_run
@@ -19,7 +20,7 @@ _RIGHT, _EMPTY = "a right answer", "an empty response"
 
 
 def task(examined: ExaminedConfig, network: Mapping[str, Any] | None, brief: bool = False) -> Iterator[Finding]:
-    """Tries the task of the first worker: workers of a run have one task.
+    """Tries every task of the first worker, since workers of a run have the same ones, and every one that is evaluated.
 
     Args:
         examined: the run, or the file of a worker; of other files there is nothing to try.
@@ -29,11 +30,22 @@ def task(examined: ExaminedConfig, network: Mapping[str, Any] | None, brief: boo
     """
     if not examined.workers or network is None:
         return
-    worker = examined.workers[0]
-    if worker.task.python is not None:
+    first = examined.workers[0]
+    for one in first.task:
+        for found in _one(examined, first.model_copy(update={"task": (one,)}), network, brief):
+            yield found if len(first.task) == 1 else replace(found, found=f"{one.label}: {found.found}")
+    for one in examined.evaluated:
+        for found in _one(examined, first.model_copy(update={"task": (one,)}), network, brief):
+            yield replace(found, found=f"evaluation of {one.label}: {found.found}")
+
+
+def _one(examined: ExaminedConfig, worker: WorkerConfig, network: Mapping[str, Any], brief: bool) -> Iterator[Finding]:
+    """Tries the only task of a worker."""
+    (tried,) = worker.task
+    if tried.python is not None:
         yield warn(
             "task",
-            f"task.python = {worker.task.python}: not tried: what it runs need not be installed here",
+            f"task.python = {tried.python}: not tried: what it runs need not be installed here",
             "look at the first lines of the worker's log",
         )
         return
@@ -46,7 +58,7 @@ def task(examined: ExaminedConfig, network: Mapping[str, Any] | None, brief: boo
         "longest": most,
         "brief": brief,
     }
-    limit_s = _BRIEF_LIMIT_S if brief else _LIMIT_S + _SLOW_START_S + 2 * worker.task.reward_timeout_s
+    limit_s = _BRIEF_LIMIT_S if brief else _LIMIT_S + _SLOW_START_S + 2 * tried.reward_timeout_s
     report = dry_run(request, limit_s)
     yield from report.findings
     if report.unfinished:
@@ -63,8 +75,14 @@ def _lengths(lengths: Mapping[str, Any], most: int, worker: WorkerConfig) -> Ite
         f"{lengths['prompts']} prompts measured{_of(lengths['size'])}, {lengths['distinct']} of them different: "
         f"{lengths['shortest']} to {lengths['longest']} tokens, median {lengths['median']}"
     )
+    (tried,) = worker.task
+    held_out = f"{lengths['held_out']} of them held out for evaluation"
+    if lengths["held_out"] == lengths["size"]:
+        fix = "lower rollout.task.held_out: no prompt is left to train on"
+        yield fail("prompts", f"{text}; {held_out}: task.held_out = {tried.held_out:g}", fix)
+        return
     if not lengths["too_long"]:
-        yield ok("prompts", text)
+        yield ok("prompts", f"{text}; {held_out}" if tried.held_out else text)
         return
     text += (
         f"; {lengths['too_long']} are longer than the {most} tokens that fit beside sampling.max_new_tokens = "

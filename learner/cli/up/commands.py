@@ -43,9 +43,8 @@ class Commands:
             raise ValueError("the run has no [learner.warmup]")
         options = {"--count": str(warmup.count), "--seed": str(self._run_file.run.seed), "--out": str(out)}
         arguments = [text for option in options.items() for text in option]
-        return self._python(
-            "demonstrations", "rollout", "demonstrations", str(config_file(self._run, "worker-0")), *arguments
-        )
+        file = config_file(self._run, "demonstrations")
+        return self._python("demonstrations", "rollout", "demonstrations", str(file), *arguments)
 
     def gateway(self) -> Child:
         """Starts the gateway."""
@@ -54,6 +53,10 @@ class Commands:
     def worker(self, name: str) -> Child:
         """Starts the rollout worker called ``name``."""
         return self._python(name, "rollout", str(config_file(self._run, name)))
+
+    def evaluator(self) -> Child:
+        """Starts the process that evaluates versions."""
+        return self._python("evaluator", "rollout", "evaluate", str(config_file(self._run, "evaluator")))
 
     def learner(self) -> Child:
         """Starts the learner's ranks under torchrun.

@@ -125,6 +125,8 @@ def _preflight(run_file: RunFile, source: str, notify: Notify) -> None:
     if not engine.urls:
         for index in range(run_file.rollout.workers * engine.count):
             require_free(f"127.0.0.1:{engine.base_port + index}", "rollout.engine.base_port + index")
+    if run_file.eval is not None:
+        _preflight_evaluator(run_file)
     found = list(brief_preflight(ExaminedConfig.of_run(run_file)))
     failures = [f"{source}: {finding.found}; {finding.fix}" for finding in found if finding.state == "fail"]
     if failures:
@@ -132,6 +134,13 @@ def _preflight(run_file: RunFile, source: str, notify: Notify) -> None:
     for finding in found:
         if finding.state == "warn":
             notify(f"warning: {finding.found}; {finding.fix}")
+
+
+def _preflight_evaluator(run_file: RunFile) -> None:
+    """Checks that the evaluator's engine could listen. Raises RunError."""
+    plan = run_file.resolve("redis://unknown", "run", 1)
+    if plan.evaluator is not None and not plan.evaluator.engine.urls:
+        require_free(f"127.0.0.1:{plan.evaluator.engine.base_port}", "eval.engine.base_port")
 
 
 def _failed_before_its_first_step(directory: RunDirectory) -> bool:

@@ -31,6 +31,7 @@ from runtime.errors import LeewayError
 _TICK_S = 0.2
 _END_TICK_S = 0.05
 _WORKER_GRACE_S = 5.0
+_EVALUATION_MARGIN_S = 60.0  # that an evaluator may take to start, beyond its own limit at the end of a run
 _GATEWAY_GRACE_S = 1.0
 _REDIS_GRACE_S = 1.0
 _PR_SET_CHILD_SUBREAPER = 36
@@ -65,6 +66,7 @@ class Supervisor:
         self._signals = 0
         self._outcome = Outcome(started=time.time())
         self._phase = "preparing"
+        self._evaluating: float | None = None  # time.monotonic() when only the evaluator was left
         self._recorded: list[dict[str, Any]] | None = None
 
     def run(self) -> Outcome:
@@ -93,6 +95,8 @@ class Supervisor:
 
     def _start(self) -> None:
         issue_token(self._run, self._file.fleet)
+        if self._file.evaluator is not None:
+            issue_token(self._run, self._file.evaluator, "evaluate")
         if self._file.makes_model and not (self._run.model / "config.json").is_file():
             self._jobs["model"] = self._commands.make_model()
         if self._file.queue.url == EMBEDDED:
@@ -107,6 +111,8 @@ class Supervisor:
             self._jobs["demonstrations"] = self._commands.make_demonstrations(demonstrations)
         for worker in plan.workers:
             self._want(worker.name, lambda name=worker.name: self._commands.worker(name))
+        if self._file.evaluator is not None:
+            self._want(self._file.evaluator, self._commands.evaluator)  # before the learner: it keeps the first version
         if "demonstrations" in self._jobs:
             self._finish("demonstrations")
             demonstrations.rename(self._run.demonstrations)
@@ -127,6 +133,10 @@ class Supervisor:
             "learner": plan.learner,
             **{worker.name: worker for worker in plan.workers},
         }
+        if plan.demonstrator is not None:
+            settings["demonstrations"] = plan.demonstrator
+        if plan.evaluator is not None:
+            settings[plan.evaluator.name] = plan.evaluator
         for name, values in settings.items():
             values.write(config_file(self._run, name))
         return plan
@@ -159,12 +169,26 @@ class Supervisor:
             raise ProcessFailed(f"{job}: {failure_reason(child.tail())} (log: {child.log})")
 
     def _finished(self) -> bool:
-        return self._processes["learner"].state == "done"
+        if self._processes["learner"].state != "done":
+            return False
+        evaluator, section = self._processes.get(self._file.evaluator or ""), self._file.eval
+        if evaluator is None or section is None or evaluator.state in ("done", "failed"):
+            return True
+        self._evaluating = self._evaluating or time.monotonic()
+        limit_s = section.final_timeout_s + _EVALUATION_MARGIN_S
+        if time.monotonic() - self._evaluating > limit_s:
+            self._outcome.not_evaluated = (
+                f"evaluation had not ended {limit_s:.0f} s after training (eval.final_timeout_s)"
+            )
+            return True
+        return False
 
     def _may_finish(self, name: str) -> bool:
-        """Whether exit status 0 means that a process is done. A worker is done when the run has made all its steps."""
+        """Whether exit status 0 means that a process is done: workers and evaluator, when the run has made all its steps."""
         if name in ("learner", "gateway", "redis"):
             return name == "learner"
+        if name == self._file.evaluator and "learner" in self._processes and self._processes["learner"].state == "done":
+            return True
         made = self._recent.learner.last(1)
         return bool(made) and made[-1]["step"] >= self._file.learner.steps
 
@@ -174,14 +198,24 @@ class Supervisor:
                 raise StopRequested
             self._recent.poll()  # a worker ends soon after the last step
             for name, process in self._processes.items():
-                process.check(may_finish=self._may_finish(name))
+                self._check(name, process)
             self._tick()
             time.sleep(_TICK_S)
+
+    def _check(self, name: str, process: Process) -> None:
+        """Looks after a process. Raises ProcessFailed; an evaluator that fails for good does not end a run that trains."""
+        try:
+            process.check(may_finish=self._may_finish(name))
+        except ProcessFailed as error:
+            if name != self._file.evaluator or not self._recent.learner.last(1):
+                raise
+            process.state = "failed"
+            self._outcome.not_evaluated = str(error)
 
     def _tick(self) -> None:
         recent = self._recent.poll()
         if self._phase != "stopping":
-            self._phase = recent.learner.phase(self._outcome.started)
+            self._phase = "evaluating" if self._evaluating else recent.learner.phase(self._outcome.started)
         now = time.monotonic()
         views = [ProcessView(job, "working", child.pid, 0, 0.0) for job, child in self._jobs.items()]
         for process in self._processes.values():

@@ -11,10 +11,12 @@ from rich.markup import escape
 from learner.cli.run.outcome import Outcome
 from learner.cli.run.run_file import RunFile
 from learner.cli.run.summary import read_summary, summarize, write_summary
+from learner.cli.up.joining import how_to_join
 from learner.cli.up.prepare import open_run
 from learner.cli.up.supervisor import Supervisor
-from learner.cli.view.closing_summary import print_ledger, print_samples, print_summary, print_warnings
+from learner.cli.view.closing_summary import print_ledger, print_summary, print_warnings
 from learner.cli.view.live import make_display
+from learner.cli.view.samples import print_samples
 
 
 def run_to_end(source: Path, overrides: Sequence[str], resume: bool, console: Console) -> int:
@@ -32,11 +34,15 @@ def run_to_end(source: Path, overrides: Sequence[str], resume: bool, console: Co
     Raises:
         SettingsError, RunError: nothing was started; the message says why.
     """
-    prepared = open_run(
-        source, overrides, resume, lambda text: console.print(escape(text), highlight=False, soft_wrap=True)
-    )
+
+    def notify(text: str) -> None:
+        console.print(escape(text), highlight=False, soft_wrap=True)
+
+    prepared = open_run(source, overrides, resume, notify)
     run_file, restored = prepared.run_file, False
     run = run_file.directory
+    for line in how_to_join(run_file, Path.cwd()):
+        notify(line)
     with prepared.lock():
         with make_display(console, run_file) as display:
             supervisor = Supervisor(run_file, display)
@@ -47,9 +53,11 @@ def run_to_end(source: Path, overrides: Sequence[str], resume: bool, console: Co
         if outcome.failure and not any(row["time"] >= outcome.started for row in history.learner.last(1)):
             restored = prepared.restore()
     if summary["steps"]:
-        print_summary(console, summary)
+        print_summary(console, summary, run.shown)
     else:
         print_warnings(console, summary)
+    if outcome.not_evaluated:
+        notify(f"warning: {outcome.not_evaluated}")
     print_samples(console, run)
     if outcome.ledgers:
         print_ledger(console, outcome.ledgers)
@@ -57,8 +65,7 @@ def run_to_end(source: Path, overrides: Sequence[str], resume: bool, console: Co
 
 
 def _conclude(console: Console, run_file: RunFile, outcome: Outcome, restored: bool) -> int:
-    root = run_file.directory.root
-    shown = root.relative_to(Path.cwd()) if root.is_relative_to(Path.cwd()) else root
+    shown = run_file.directory.shown
     if outcome.failure:
         errors = Console(stderr=True, highlight=False)
         errors.print(f"[red]error: the run failed:[/red] {escape(outcome.failure)}", soft_wrap=True)

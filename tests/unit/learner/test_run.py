@@ -12,8 +12,11 @@ import torch
 
 from learner.checkpoint.fingerprint import FingerprintError
 from learner.checkpoint.store import CheckpointState, ResumePoint
+from learner.intake.batch_source import TakenBatch
 from learner.megatron.training.trainer import Trainer
-from learner.run import Run, _checkpointed, _exporter, _resumed
+from learner.queue import GroupRef
+from learner.run import RankZeroCallbacks, Run, _checkpointed, _exporter, _resumed
+from leeway.v1 import rollout_pb2 as pb
 
 
 class Stateful:
@@ -36,6 +39,39 @@ def takeover(extra: dict[str, Any]) -> Any:
     resume = ResumePoint(Path("/c/step_00000007_e0001"), CheckpointState(7, 1, [], extra=extra))
     config = SimpleNamespace(model=Path("/models/m"), publish=SimpleNamespace(dir=Path("/weights")))
     return SimpleNamespace(resume=resume, rollback=None, config=config)
+
+
+def test_what_is_evaluated_and_the_best_version_stay_on_disk():
+    queue = SimpleNamespace(
+        running_versions=lambda expire_after: {expire_after},
+        evaluated_versions=lambda best: {20} if best == "sort:greedy:mean@1" else set(),
+        fresh=None,
+    )
+    behaviour = SimpleNamespace(needed=lambda fresh: {30})
+    parts: list[Any] = [queue, None, behaviour, None, None, 10]
+    assert RankZeroCallbacks(*parts, best="sort:greedy:mean@1").in_use() == {10, 20, 30}
+    assert RankZeroCallbacks(*parts).in_use() == {10, 30}
+
+
+def test_a_step_that_nothing_can_be_trained_of_is_recorded_with_its_groups_and_said_to_be_skipped():
+    """A row, the groups as trained, and an event; `tests/unit/learner/telemetry/test_run_metrics.py` counts the event."""
+    refs = [GroupRef("f", str(number), "1-0") for number in range(64)]
+    taken = TakenBatch([pb.Group()] * 64, refs, {}, ["f"] * 64, uncounted=64, ending="most")
+    queue = SimpleNamespace(
+        waiting=lambda: 5, expired=lambda: 0, unusable=0, consumed=40, wasted=lambda: {"expired": 7}, epoch=3
+    )
+    said: list[Any] = []
+    metrics = SimpleNamespace(
+        step=lambda row: said.append(row),
+        trained=lambda step, epoch, trained: said.append((step, epoch, len(trained))),
+        event=lambda kind, **values: said.append((kind, values)),
+    )
+    parts: list[Any] = [queue, metrics, None, None, None, 10]
+    RankZeroCallbacks(*parts).report({"step": 9}, taken, None, [])
+    row, trained, skipped = said
+    assert (row["step"], row["consumed"], row["tokens_wasted"], row["queue_depth"]) == (9, 40, {"expired": 7}, 5)
+    assert trained == (9, 3, 64)
+    assert skipped == ("skipped", {"step": 9, "reason": "no group had a contrast, of 64"})
 
 
 def test_a_checkpoint_gives_back_what_was_put_into_it():

@@ -75,10 +75,10 @@ class FakeRun:
         self.alive += 1
 
 
-def step(run: FakeRun, groups: list[pb.Group]) -> _Outcome:
+def step(run: FakeRun, groups: list[pb.Group], uncounted: int = 0) -> _Outcome:
     refs = [GroupRef(FLEETS[number], one.group_id, f"{number}-0") for number, one in enumerate(groups)]
-    taken = TakenBatch(groups, refs, {1: 2}, FLEETS[: len(groups)])
-    sequences = to_sequences(groups)
+    taken = TakenBatch(groups, refs, {1: 2}, FLEETS[: len(groups)], uncounted)
+    sequences = to_sequences(taken.counted)
     batch = pack(sequences, run.layout) if sequences else None
     prepared = PreparedBatch(taken, group_statistics(groups, {1: 2}, 4), sequences, batch)
     return _train_step(cast(Any, run), 7, prepared, batch, 0.1)
@@ -120,6 +120,17 @@ def test_groups_without_contrast_are_no_suspects_and_stay_among_the_trained():
     made = step(run, [group(0), group(1, contrast=False), group(2, bad=True), group(3)])
     assert run.refused == [(7, ["g2"], "non-finite gradient (norm nan)")]
     assert [one.group_id for one in made.taken.groups] == ["g0", "g1", "g3"]
+
+
+def test_a_guilty_group_leaves_the_uncounted_ones_among_the_trained():
+    """They are in the ledger, the checkpoint and the statistics; the guilty one is in none of them."""
+    run = FakeRun(Trainer())
+    groups = [group(0), group(1), group(2, bad=True), group(3), group(4, contrast=False), group(5, contrast=False)]
+    made = step(run, groups, uncounted=2)
+    assert run.refused == [(7, ["g2"], "non-finite gradient (norm nan)")]
+    assert [ref.group_id for ref in made.taken.refs] == ["g0", "g1", "g3", "g4", "g5"]
+    assert ([one.group_id for one in made.taken.counted], made.taken.uncounted) == (["g0", "g1", "g3"], 2)
+    assert made.groups.responses == 10
 
 
 @pytest.mark.parametrize(

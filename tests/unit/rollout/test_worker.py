@@ -14,18 +14,24 @@ import aiohttp
 import psutil
 import pytest
 from aiohttp import web
+from structlog.testing import capture_logs
 
 from leeway.v1 import rollout_pb2 as pb
 from rollout import worker
 from rollout.client import decode_ids
+from rollout.client.recorded import group_of
 from rollout.config import WorkerConfig
 from rollout.data.demo_model import DemoShape, write_model
+from rollout.data.prompt_cursor import CursorError
 from rollout.engine import health_check
 from rollout.engine.errors import UnattributedError
 from rollout.generation import production_guard
 from rollout.generation.withdrawal import REASONS
 from rollout.main import run_until_signal
+from rollout.tasks.held_out import is_held_out
 from rollout.worker import WorkerError
+from runtime.rollout_files import all_records
+from runtime.rollout_record import text_of
 from runtime.trace_context import TRACEPARENT, SpanContext
 from tests.service.collector import Collector
 from tests.tools.fleet_peers import TOKEN, ScriptedEngine, ScriptedGateway, until
@@ -62,7 +68,7 @@ class Scene:
             "allowed_uris": [(self.directory / "weights").as_uri()],
             "groups_per_request": 2,
             "requests": 1,
-            "sample_every_s": 0.01,
+            "record": {"every_s": 0.01},
             "engine": {"urls": [engine.url for engine in self.engines], "request_timeout_s": 5},
             "sampling": {"responses": 3, "max_new_tokens": 7},
         }
@@ -143,9 +149,13 @@ async def test_groups_arrive_whole_and_are_logged(scene: Scene):
     assert (progress["reward"], progress["engines_serving"]) == (1.0, 1)
     assert [row["version"] for row in scene.events("refit")] == [0, 1]
     assert [row["state"] for row in scene.events("engine")] == ["starting", "stale", "serving"]
-    sample = scene.rows("state/worker-0.samples.jsonl")[0]
-    assert sample["prompt"] == "".join(map(str, prompt[1:-1])) + "="
-    assert (sample["response"], sample["reward"]) == ("".join(map(str, sorted(prompt[1:-1]))), 1.0)
+    recorded = {one.group_id: one for one in all_records(scene.directory / "rollouts")}[group.group_id]
+    assert text_of(recorded.prompt) == "".join(map(str, prompt[1:-1])) + "="
+    answer = "".join(map(str, sorted(prompt[1:-1])))
+    assert [(text_of(one.turns), one.reward) for one in recorded.responses] == [(answer, 1.0)] * 3
+    again = group_of(recorded, new_id=False)
+    again.created_at.CopyFrom(group.created_at)
+    assert again == group
 
 
 async def test_groups_are_followed_into_their_metadata_and_versions_into_the_engines(scene: Scene):
@@ -492,8 +502,10 @@ async def test_truncated_responses_are_counted_and_trained_or_withdrawn(scene: S
         counts = await withdrawn(address)
     finishes = {one.finish_reason for request in scene.gateway.received for one in request.group.responses}
     truncated = page.value("leeway_worker_truncated_responses_total") or 0
+    wasted = page.value("leeway_worker_wasted_tokens_total", reason="truncated") or 0
     assert truncated > 0
     assert truncated % 3 == 0
+    assert (wasted > 0) == (policy == "withdraw")
     if policy == "train":
         assert finishes == {pb.FINISH_REASON_STOP, pb.FINISH_REASON_LENGTH}
         assert counts == {}
@@ -525,7 +537,7 @@ async def test_a_prompt_that_cannot_be_scored_is_skipped_and_the_worker_goes_on(
     indices = [int(request.group.prompt_id.partition(":")[2]) for request in scene.gateway.received]
     assert not [index for index in indices if index % 3 == 0]
     assert len(set(indices)) == len(indices)
-    assert json.loads((scene.directory / "state/worker-0.cursor.json").read_text())["watermark"] > 20
+    assert json.loads((scene.directory / "state/worker-0.Flaky.cursor.json").read_text())["watermark"] > 20
 
 
 async def test_a_task_that_can_score_hardly_anything_ends_the_worker_with_its_error(scene: Scene):
@@ -713,3 +725,102 @@ def commands(pids: set[int]) -> list[list[str]]:
         with contextlib.suppress(psutil.Error):
             found.append(psutil.Process(pid).cmdline())
     return found
+
+
+MIXTURE = [
+    {"name": "sort", "label": "long", "weight": 3.0, "held_out": 0.25},
+    {"name": "sort", "label": "short", "options": {"digits": 4}},
+]
+
+
+@pytest.mark.parametrize("batch_tokens", [64, 0], ids=["batches", "one by one"])
+async def test_a_mixture_is_asked_by_weight_and_goes_on_with_its_shares(scene: Scene, batch_tokens: int):
+    scene.publish(0)
+    scene.gateway.grant = 4
+    engine = {"urls": [one.url for one in scene.engines], "request_timeout_s": 5, "batch_tokens": batch_tokens}
+    changes = {"task": MIXTURE, "engine": engine, "groups_per_request": 4}
+    for start in range(2):
+        received, address = len(scene.gateway.received), free_address()
+        async with scene.worker(**changes, status={"listen": address}):
+            await until(lambda least=received + 40: len(scene.gateway.received) >= least, "forty groups")
+            page = await asyncio.to_thread(Scrape, address)
+        groups = [request.group for request in scene.gateway.received[received:]]
+        # What was made and not acknowledged when the worker ended is asked again.
+        assert abs([group.task for group in groups].count("short") - len(groups) / 4) < 4, start
+    groups = [request.group for request in scene.gateway.received]
+    assert {len(decode_ids(group.prompt_tokens)) for group in groups if group.task == "long"} == {8}
+    assert {len(decode_ids(group.prompt_tokens)) for group in groups if group.task == "short"} == {6}
+    assert not [group for group in groups if group.task == "long" and is_held_out(group.prompt_id, 0.25)]
+    assert (page.value("leeway_worker_task_groups_total", task="long", outcome="no_contrast") or 0) >= 25
+    assert (page.value("leeway_worker_task_groups_total", task="short", outcome="no_contrast") or 0) >= 8
+    assert page.value("leeway_worker_task_groups_total", task="short", outcome="contrast") == 0
+    assert (page.value("leeway_worker_passed_over_prompts_total", task="long", reason="held_out") or 0) >= 3
+    assert page.value("leeway_worker_passed_over_prompts_total", task="short", reason="held_out") == 0
+    assert page.value("leeway_worker_task_reward", task="long") == 1.0
+    names = {path.name for path in (scene.directory / "state").glob("*.json")}
+    assert {"worker-0.long.cursor.json", "worker-0.short.cursor.json", "worker-0.shares.json"} <= names
+
+
+async def test_agents_and_single_turns_share_the_engines(scene: Scene):
+    scene.publish(0)
+    two_turns = {"name": "tests.tools.fleet_tasks:two_turns", "prompts": "sort"}
+    mixture = [{"name": "sort"}, two_turns, {**two_turns, "label": "other_turns"}]
+    async with scene.worker(task=mixture, engine={"urls": [scene.engines[0].url]}):
+        await until(lambda: len({request.group.task for request in scene.gateway.received}) == 3, "groups of each")
+    groups = [request.group for request in scene.gateway.received]
+    for group in groups:
+        if group.task == "sort":
+            assert {len(decode_ids(response.tokens)) for response in group.responses} == {7}
+        else:
+            require_two_turns(group)
+
+
+async def test_a_changed_task_of_a_mixture_is_refused_and_the_others_are_not_asked(scene: Scene):
+    scene.publish(0)
+    async with scene.worker(task=MIXTURE):
+        await until(lambda: len(scene.gateway.received) >= 8, "eight groups")
+        await until(lambda: (scene.directory / "state/worker-0.short.cursor.json").exists(), "a cursor")
+    received = len(scene.gateway.received)
+    with pytest.raises(CursorError, match=r"worker-0\.short\.cursor\.json: .*task\.options\.digits is 5, was 4"):
+        await asyncio.wait_for(
+            run_until_signal(scene.config(task=[MIXTURE[0], {**MIXTURE[1], "options": {"digits": 5}}])), 60
+        )
+    assert len(scene.gateway.received) == received
+
+
+async def test_prompts_that_teach_nothing_rest_and_are_remembered(scene: Scene):
+    data = scene.directory / "questions.jsonl"
+    data.write_text("".join(f'{{"question": "{one}", "answer": "#### {one}"}}\n' for one in range(6)))
+    scene.publish(0)
+    address = free_address()
+    task = {
+        "name": "gsm8k",
+        "options": {"path": str(data), "instruction": ""},
+        "rest": {"after": 1, "passes": 3},
+        "reward_timeout_s": 60,
+    }
+    sampling = {"responses": 3, "max_new_tokens": 7}
+    for engine in scene.engines:
+        engine.answer = lambda _: [1, EOS]
+    async with scene.worker(task=task, sampling=sampling, status={"listen": address}):
+        await until(lambda: len(scene.gateway.received) >= 12, "twelve groups")
+        page = await asyncio.to_thread(Scrape, address)
+    assert page.value("leeway_worker_task_groups_total", task="gsm8k", outcome="contrast") == 0
+    resting = {
+        kind: page.value("leeway_worker_resting_prompts", task="gsm8k", reason=kind) for kind in ("solved", "hopeless")
+    }
+    assert sum(count or 0 for count in resting.values()) == 6
+    assert (page.value("leeway_worker_passed_over_prompts_total", task="gsm8k", reason="hopeless") or 0) >= 5
+    assert (page.value("leeway_worker_rests_cut_short_total", task="gsm8k") or 0) >= 1
+    lines: list[Any] = scene.rows("state/worker-0.gsm8k.memory.jsonl")
+    rows = [line for line in lines if isinstance(line, list)]
+    assert {row[0] for row in rows} == set(range(6))
+
+
+async def test_a_rest_of_prompts_that_never_end_is_said_to_have_no_effect(scene: Scene):
+    scene.publish(0)
+    with capture_logs() as logs:
+        async with scene.worker(task={"name": "sort", "rest": {"after": 2}}):
+            await until(lambda: bool(scene.gateway.received), "a group")
+    assert "task.rest has no effect: prompts that never end do not come back" in [line["event"] for line in logs]
+    assert not list((scene.directory / "state").glob("*.memory.jsonl"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import sys
@@ -136,3 +137,16 @@ def test_status_and_report_of_a_run_that_has_ended(tmp_path: Path):
 def test_help_lists_the_commands():
     text = leeway("--help").stdout
     assert all(command in text for command in ("up", "status", "ledger", "report"))
+
+
+def test_the_command_starts_without_what_only_some_of_it_needs():
+    heavy = {
+        "asyncio", "blake3", "grpc", "hiredis", "matplotlib", "numpy", "prometheus_client", "psutil", "pydantic", "redis",
+        "rollout", "structlog", "torch", "transformers", "uvloop",
+    }  # fmt: skip
+    program = (
+        "import json, sys; import learner.cli.app; print(json.dumps(sorted({m.split('.')[0] for m in sys.modules})))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert heavy & set(json.loads(done.stdout)) == set()

@@ -29,7 +29,8 @@ def config(**values: Any) -> LearnerConfig:
 
 
 def groups(largest: int = 0, mean: float = 0.0) -> GroupStatistics:
-    return GroupStatistics(0.5, 0.5, mean, largest, {largest: 10}, 0, 2, 10, 0, 0, 1.0)
+    some = group_statistics([pb.Group(responses=[pb.Response(reward=1.0)])], {}, 4)
+    return replace(some, staleness_mean=mean, staleness_max=largest)
 
 
 def row(decision: LearningRateDecision, **values: Any) -> dict[str, Any]:
@@ -175,6 +176,31 @@ def test_row_of_a_step(tmp_path):
     assert got["fleets"] == {"oslo": [0.75, 0.5], "tokyo": [0.25, 0.5]}
     assert got["late"] == 2
     assert (got["step"], got["objective"]) == (7, "asympo")
+
+
+def test_row_has_lengths_shares_and_tasks_as_json_values(tmp_path: Path):
+    """Two groups count and have two responses each, of 2 and 6 tokens; the third one was replaced."""
+    made = []
+    for rewards in ((1.0, 0.0), (0.0, 1.0), (1.0, 1.0)):
+        spans = [[pb.Span(version=1, start=0, end=size)] for size in (2, 6)]
+        responses = [
+            pb.Response(reward=reward, spans=own, finish_reason=pb.FINISH_REASON_STOP, reward_parts={"exact": reward})
+            for reward, own in zip(rewards, spans, strict=True)
+        ]
+        made.append(pb.Group(task="sort", responses=responses))
+    taken = TakenBatch(made, [], {1: 2}, ["oslo"] * 3, uncounted=1, ending="late")
+    whole = replace(record(tmp_path, None), taken=taken, groups=group_statistics(made, taken.staleness, 4))
+    got = json.loads(json.dumps(step_row(whole)))
+    summary = {"mean": 4.0, "p50": 4.0, "p95": pytest.approx(6.0), "max": 6}
+    assert (got["groups"], got["replaced"], got["ending"], got["groups_informative"]) == (3, 1, "late", 2)
+    assert (got["all_right"], got["all_wrong"], got["informative"]) == (1 / 3, 0.0, 2 / 3)
+    assert got["reward_sd"] == pytest.approx((2 / 9) ** 0.5)
+    assert (got["truncated"], got["length"]["mean"], got["length"]["max"]) == (0.0, 4.0, 6)
+    assert got["length_positive"] == {**summary, "p95": pytest.approx(2 + 0.95 * 4)}
+    assert got["length_negative"]["p50"] == 4.0
+    assert (got["length_by_finish"]["stop"]["p50"], got["length_by_finish"]["length"]) == (4.0, None)
+    task = {"groups": 3, "reward": 2 / 3, "informative": 2 / 3, "parts": {"exact": 2 / 3}}
+    assert got["tasks"] == {"sort": {**task, "reward_sd": got["reward_sd"]}}
 
 
 def test_row_of_a_step_without_contrast_and_of_one_that_broke(tmp_path):

@@ -163,7 +163,8 @@ async def test_closing_ends_calls_under_way_and_the_key(world):
         with pytest.raises(UnknownEpisodeError, match="has ended"):
             await call
     assert episode.close() is record
-    assert record.transcript == [("user", "q"), ("assistant", "hello")]
+    turns = [(turn.role, turn.text) for turn in record.segments[-1].turns]
+    assert turns == [("user", "q"), ("assistant", "hello")]
     with pytest.raises(UnknownEpisodeError, match="belongs to no open episode"):
         made.book.find(episode.key)
     assert len(made.book) == 0

@@ -69,7 +69,7 @@ def test_certificates_and_roles(run: RunDirectory):
     [
         (("add", "ROOT", "a b"), "'a b'"),
         (("add", "ROOT", "new", "--san", "taken.test"), "old and new share 'taken.test'"),
-        (("add", "ROOT", "new", "--role", "root"), "--role 'root': expected submit or operate"),
+        (("add", "ROOT", "new", "--role", "root"), "--role 'root': expected submit, operate or evaluate"),
         (("revoke", "ROOT", "new"), "fleet 'new' is not known to"),
         (("revoke", "ROOT", "old", "--older"), "has 0 tokens, and no older one"),
         (("list", "/nonexistent"), "not a run directory"),

@@ -15,8 +15,10 @@ from learner.cli.app import app
 from learner.cli.run.run_directory import RunDirectory
 from learner.config import CheckpointConfig
 from learner.queue import GroupRef
+from learner.queue.versions_in_use import VersionsInUse
 from learner.storage.digests import FileDigest
 from learner.storage.fence import DirectoryFence
+from leeway.v1 import rollout_pb2 as pb
 from tests.tools.published import flip, write_manifest
 from tests.tools.publishing import Scene
 from tests.tools.runs import make_run
@@ -86,6 +88,17 @@ def test_list_says_what_each_version_is(run: RunDirectory):
     result = leeway("list", run.root)
     assert result.exit_code == 0
     assert "unreadable" in result.output.splitlines()[3]
+
+
+def test_list_says_what_versions_are_worth_and_which_is_the_best(run: RunDirectory, monkeypatch: pytest.MonkeyPatch):
+    evaluation = pb.Evaluation(version=3, name="sort", sampling="greedy")
+    for name, value in (("length_mean", 9.0), ("mean@1", 0.5)):
+        evaluation.metrics[name].CopyFrom(pb.Interval(value=value, low=value, high=value))
+    known = VersionsInUse(registered=set(range(5)), evaluations={3: [evaluation]}, best=3)
+    monkeypatch.setattr("learner.cli.operate.publications.publications_of", lambda _: known)
+    rows = leeway("list", run.root).output.splitlines()[1:]
+    assert ["best" in row for row in rows] == [False, False, False, True, False]
+    assert "sort greedy 0.500" in rows[3]
 
 
 def test_verify_finds_damage_in_a_file_and_in_a_base(run: RunDirectory):

@@ -13,8 +13,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from learner.cli.operate import status as status_module
 from learner.cli.operate.status import print_status
 from learner.cli.run.run_directory import RunDirectory
+from leeway.v1 import rollout_pb2
+from tests.tools.lively_run import make_lively_run
 from tests.tools.runs import make_run, step, write_rows
 
 
@@ -74,3 +77,26 @@ def test_a_learner_that_waits_says_for_what(run: RunDirectory, pid: int):
         [step(4, time=now), {"kind": "activity", "time": now + 1, "what": "redis", "since": now}],
     )
     assert any(line.startswith("Redis does not answer for ") for line in status(run, pid))
+
+
+def test_the_ledger_and_the_last_evaluation_are_shown(tmp_path: Path):
+    run = make_lively_run(tmp_path / "run").directory
+    output = io.StringIO()
+    print_status(Console(file=output, width=120, color_system=None), run)
+    lines = output.getvalue().splitlines()
+    expected = "ledger of local: 1,110 accepted = 980 trained + 130 expired; besides 10 duplicate; balances"
+    assert expected in lines
+    assert "evaluation gsm8k, greedy: mean@1 0.675 [0.625, 0.725] at version 60" in lines
+    assert sum(line.startswith("evaluation ") for line in lines) == 3
+
+
+def test_a_run_in_progress_whose_redis_has_no_data_yet_says_so(run: RunDirectory, pid: int):
+    assert any(line.startswith("ledger: cannot be read (") for line in status(run, pid))
+
+
+def test_a_ledger_that_does_not_balance_is_named(run: RunDirectory, monkeypatch: pytest.MonkeyPatch, pid: int):
+    ledgers = [rollout_pb2.Ledger(fleet="a", received=5, accepted=5, trained=3), rollout_pb2.Ledger(fleet="b")]
+    monkeypatch.setattr(status_module, "ledgers_of", lambda run: ledgers)
+    lines = status(run, pid)
+    assert "ledger of a: 5 accepted = 3 trained; the ledger does not balance" in lines
+    assert "ledger of b: 0 accepted = 0 trained; balances" in lines

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +31,12 @@ def test_a_sound_task_shows_a_prompt_its_ids_the_lengths_and_two_rewards(site: S
     assert "'848856=', 8 ids: [14, 8, 4, 8, 8, 5, 6, 11]" in found["task"]
     assert found["prompts"].startswith("1000 prompts measured, 1000 of them different: 8 to 8 tokens, median 8")
     assert found["reward"] == "an empty response 0, a right answer 1"
+
+
+def test_what_is_evaluated_is_tried_too(site: Site):
+    (found,) = bad(iter(tried(site, "sort", "eval.task.name=gsm8k")))
+    assert found.startswith("fail task: evaluation of gsm8k: ")
+    assert "task.options.path = '': no such file" in found
 
 
 @pytest.mark.parametrize(
@@ -149,3 +157,21 @@ def test_the_prompts_of_an_agent_are_tried_and_the_agent_is_not(site: Site):
     }
     assert found.keys() == {"task", "prompts"}
     assert "'848856=', 8 ids" in found["task"]
+
+
+def test_every_task_of_a_mixture_is_tried_and_named(site: Site):
+    mixture = '[{name="sort"}, {name="tests.tools.odd_tasks:Infinite"}, {name="add", label="sums", held_out=0.25}]'
+    examined = examined_run(site, f"rollout.task={mixture}")
+    found = list(task(examined, network(examined)))
+    assert {one.found.partition(":")[0] for one in found} == {"sort", "Infinite", "sums"}
+    (wrong,) = [one.found for one in found if one.state != "ok"]
+    assert wrong.startswith("Infinite: task.name = 'plain': reward failed: TaskError: reward = nan")
+    (lengths,) = [one.found for one in found if one.check == "prompts" and one.found.startswith("sums: ")]
+    assert re.search(r"; 2\d\d of them held out for evaluation$", lengths)
+
+
+def test_where_every_prompt_is_held_out_nothing_is_left_to_train_on(site: Site, tmp_path: Path):
+    data = tmp_path / "two.jsonl"
+    data.write_text('{"question": "1?", "answer": "#### 1"}\n{"question": "2?", "answer": "#### 2"}\n')
+    found = bad(iter(tried(site, "gsm8k", f"rollout.task.options.path={data}", "rollout.task.held_out=0.999999")))
+    assert any("2 of them held out for evaluation: task.held_out = 0.999999" in one for one in found)

@@ -16,6 +16,7 @@ import pytest
 
 from learner.cli.run.run_directory import RunDirectory
 from learner.cli.run.run_file import RunFile
+from learner.cli.up.process import Process, ProcessFailed
 from learner.cli.up.supervisor import Supervisor
 from tests.tools.runs import DEMO, REPOSITORY
 from tests.tools.supervisor_host import NoDisplay
@@ -81,6 +82,10 @@ LINE = json.dumps({"level": "error", "event": "configuration", "error": "limits.
 # Runs that end by themselves: what differs from WELL in each.
 ENDING: dict[str, dict[str, str]] = {
     "well": {},
+    "no worker": {"settings": "rollout.workers=0", "worker": "raise SystemExit(2)"},
+    "evaluated": {
+        "evaluator": "import pathlib, sys, time; time.sleep(2); pathlib.Path(sys.argv[1], 'evaluated').touch()"
+    },
     "a failed job": {"model": "raise SystemExit('ValueError: no such shape')"},
     **{
         name: {"learner": FOREVER, name: f"print({LINE!r}); raise SystemExit(2)"}
@@ -93,7 +98,10 @@ ENDING: dict[str, dict[str, str]] = {
 def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, dict]]:
     """Directories and outcomes of ENDING, all run at once."""
     root = tmp_path_factory.mktemp("ended")
-    started = {name: host(root / name, **programs) for name, programs in ENDING.items()}
+    started = {}
+    for name, given in ENDING.items():
+        settings, programs = given.get("settings", "").split(), {k: v for k, v in given.items() if k != "settings"}
+        started[name] = host(root / name, *settings, **programs)
     try:
         return {name: (root / name, outcome_of(process)) for name, process in started.items()}
     finally:
@@ -113,6 +121,66 @@ def test_a_run_ends_when_the_learner_has_done_its_steps(ended: dict[str, tuple[P
     assert token.stat().st_mode & 0o777 == 0o600
     digest = hashlib.sha256(token.read_text().strip().encode()).hexdigest()
     assert json.loads(run.identities.read_text()) == {"local": {"tokens": [digest], "roles": ["submit"]}}
+
+
+def test_a_run_without_workers_makes_its_demonstrations_and_starts_all_the_rest(ended: dict[str, tuple[Path, dict]]):
+    directory, outcome = ended["no worker"]
+    assert (outcome["signal"], outcome["failure"]) == (None, None)
+    assert set(outcome["restarts"]) == {"gateway", "learner"}
+    run = RunDirectory.at(directory)
+    assert run.demonstrations.is_file()
+    assert not list(run.config.glob("worker-*.json"))
+    settings = json.loads((run.config / "demonstrations.json").read_text())
+    assert settings["model"] == str(run.model)
+
+
+def test_a_run_ends_when_its_last_version_is_evaluated(ended: dict[str, tuple[Path, dict]]):
+    directory, outcome = ended["evaluated"]
+    assert [outcome[name] for name in ("signal", "failure", "not_evaluated")] == [None, None, None]
+    assert (directory / "evaluated").is_file()
+    assert outcome["restarts"]["evaluator"] == 0
+    run = RunDirectory.at(directory)
+    assert json.loads(run.identities.read_text())["evaluator"]["roles"] == ["evaluate"]
+    settings = json.loads((run.config / "evaluator.json").read_text())
+    assert settings["token_file"] == str(run.secret("evaluator"))
+    assert json.loads((run.config / "learner.json").read_text())["publish"]["best"] == "sort:greedy:mean@1"
+
+
+def test_a_run_waits_for_its_evaluation_for_a_limited_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run_file = RunFile.read(DEMO, [f"run.dir={tmp_path / 'r'}", "eval.final_timeout_s=5"])
+    run_file.directory.create()
+    supervisor = Supervisor(run_file, NoDisplay())
+    for name, state in (("learner", "done"), ("evaluator", "running")):
+        process = Process(name, lambda: pytest.fail("started"), tmp_path / "log")
+        process.state = state
+        supervisor._processes[name] = process
+    clock = iter([100.0, 100.0, 200.0, 200.0])
+    monkeypatch.setattr("learner.cli.up.supervisor.time.monotonic", lambda: next(clock))
+    assert not supervisor._finished()
+    assert supervisor._finished()
+    assert "eval.final_timeout_s" in str(supervisor._outcome.not_evaluated)
+    supervisor._processes["evaluator"].state = "done"
+    assert supervisor._finished()
+
+
+def test_an_evaluator_that_fails_for_good_does_not_end_a_run_that_trains(tmp_path: Path):
+    run_file = RunFile.read(DEMO, [f"run.dir={tmp_path / 'r'}"])
+    run_file.directory.create()
+    supervisor = Supervisor(run_file, NoDisplay())
+
+    class Failing(Process):
+        def check(self, may_finish: bool = False) -> None:
+            raise ProcessFailed("evaluator: no such file")
+
+    evaluator = Failing("evaluator", lambda: pytest.fail("started"), tmp_path / "log")
+    with pytest.raises(ProcessFailed):  # nothing is trained yet: the settings are corrected first
+        supervisor._check("evaluator", evaluator)
+    (run_file.directory.metrics / "learner.jsonl").write_text(
+        json.dumps({"kind": "step", "time": time.time(), "step": 1}) + "\n"
+    )
+    supervisor._recent.poll()
+    supervisor._check("evaluator", evaluator)
+    assert (evaluator.state, supervisor._outcome.not_evaluated) == ("failed", "evaluator: no such file")
 
 
 @pytest.mark.parametrize(("step", "done"), [(None, False), (1, False), (2, True)])

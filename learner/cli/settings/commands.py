@@ -1,0 +1,89 @@
+"""The commands `leeway config` and `leeway completion`, and the option `leeway --version`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from learner.cli.run.errors import one_line_errors
+
+
+class Shell(StrEnum):
+    """The shells for which there is a completion script."""
+
+    BASH = "bash"
+    ZSH = "zsh"
+    FISH = "fish"
+
+
+# The command answers when _LEEWAY_COMPLETE is set, with typer's names for the words that were typed.
+_SCRIPTS = {
+    Shell.BASH: """\
+_leeway_complete() {
+    mapfile -t COMPREPLY < <(
+        COMP_WORDS="${COMP_WORDS[*]}" COMP_CWORD="$COMP_CWORD" _LEEWAY_COMPLETE=complete_bash "$1" 2>/dev/null
+    )
+}
+complete -o default -F _leeway_complete leeway
+""",
+    Shell.ZSH: """\
+#compdef leeway
+_leeway_complete() {
+    eval "$(_TYPER_COMPLETE_ARGS="${words[1,$CURRENT]}" _LEEWAY_COMPLETE=complete_zsh leeway 2>/dev/null)"
+}
+compdef _leeway_complete leeway
+""",
+    Shell.FISH: """\
+function _leeway_complete
+    set -lx _TYPER_COMPLETE_ARGS (commandline -cp)
+    set -lx _TYPER_COMPLETE_FISH_ACTION $argv[1]
+    set -lx _LEEWAY_COMPLETE complete_fish
+    leeway 2>/dev/null
+end
+complete --command leeway --no-files --arguments "(_leeway_complete get-args)" --condition "_leeway_complete is-args"
+""",
+}
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from learner.cli.settings.versions import version_text
+
+        typer.echo(version_text())
+        raise typer.Exit
+
+
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the versions and exit."),
+    ] = False,
+) -> None:
+    """Asynchronous post-training of language models: many rollout fleets, one learner."""
+
+
+def config(
+    file: Annotated[
+        Path | None, typer.Argument(metavar="CONFIG", help="A run file (TOML), or a run's directory.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Changes a setting; may be repeated.")
+    ] = None,
+    defaults: Annotated[
+        bool, typer.Option("--defaults", help="Print every key with its default and meaning instead.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Prints the values that a run would use, and where each comes from: default, file, --set, or `leeway up`."""
+    from learner.cli.settings.show import config_text
+
+    with one_line_errors():
+        typer.echo(config_text(file, set_ or [], defaults, as_json))
+
+
+def completion(shell: Annotated[Shell, typer.Argument(help="The shell.")]) -> None:
+    """Prints a script that completes `leeway` in a shell: eval "$(leeway completion bash)"."""
+    typer.echo(_SCRIPTS[shell], nl=False)
