@@ -24,6 +24,7 @@ _CORRECTION = re.compile(
     r"thus|then)\b",
     re.IGNORECASE,
 )
+_RETRACTION = re.compile(r"\b(?:wait|actually|correction|sorry|mistaken?|scratch that)\b", re.IGNORECASE)
 _LONGEST_GAP = 120  # characters between two boxes of one statement
 
 
@@ -49,7 +50,10 @@ def final_answers(text: str) -> list[str] | None:
     if phrase is None:
         return None
     said = _statement(text[phrase:])
-    return [said] if said else None
+    if not said:
+        return None
+    # "The answer is 17. Wait, it is 18." has taken back what it said, and marks nothing since.
+    return None if _RETRACTION.search(text[phrase:].partition(said)[2]) else [said]
 
 
 def _tagged(text: str) -> str | None:

@@ -268,6 +268,8 @@ _RIGHT: dict[str, list[tuple[str, str]]] = {
     ],
     "no box": [
         ("The answer is 17.\nWait, that's wrong. The answer is 18.", "18"),
+        ("The answer is 17. Wait, it is actually 18.", "18"),
+        ("The answer is 18. Sorry for the length of this.", "18"),
         ("Final Answer: The final answer is $18$. I hope it is correct.", "18"),
         ("<answer>18</answer>", "18"),
         ("### Answer\n\n\\[18\\]", "18"),
@@ -441,6 +443,7 @@ _WRONG: dict[str, list[tuple[str, str]]] = {
         (r"\boxed{\pi}", "3"),
     ],
     "no box": [
+        ("The answer is 18. No, wait: it is 17.", "18"),
         ("<answer>17</answer> 18", "18"),
         ("20-2", "2"),
         ("The answer is between 17 and 19", "18"),
