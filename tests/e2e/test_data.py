@@ -23,7 +23,7 @@ _TABLE = {
     "\\boxed{": _NUMBERS, **{number: ["}"] for number in _NUMBERS}, "}": [END],
 }  # fmt: skip
 _SMALL = {
-    "learner.steps": _STEPS, "learner.groups_per_step": 4, "learner.dtype": "float32", "learner.optimizer.lr": 1e-4,
+    "learner.steps": _STEPS, "learner.groups_per_step": 4, "learner.dtype": "float32", "learner.optimizer.lr": 2e-5,
     "learner.micro_batch_tokens": 8192, "rollout.engine.device": "cpu", "rollout.engine.arguments": "[]",
     "rollout.engine.start_timeout_s": _START_S, "rollout.sampling.responses": 4, "rollout.sampling.max_new_tokens": 12,
     "rollout.task.0.processes": 1, "rollout.task.0.reward.2.options": "{from_tokens = 4, to_tokens = 12}",

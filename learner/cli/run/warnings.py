@@ -17,6 +17,8 @@ TRUNCATED = 0.1
 EXPIRED = 0.05
 # An unscored response is work without any use; judges that time out now and then stay below one in fifty.
 UNSCORED = 0.02
+# A step without contrast costs as much generation as any other; one in ten is no accident of a few prompts.
+IDLE = 0.1
 # The reward has moved when the means of its first 10 and last 20 steps are three standard errors apart; in a run in which
 # it does not move, fewer than one in 300 would show that by chance.
 _FIRST, _LAST, _ERRORS = 10, 20, 3.0
@@ -49,6 +51,7 @@ def warnings(evidence: Evidence) -> list[str]:
     nothing = list(_not_learned(rows))
     return [
         *nothing,
+        *([] if nothing else _idle(rows)),
         *(line for ledger in evidence.ledgers for line in _not_trained(ledger, evidence.run)),
         *_truncated(rows),
         *(line for ledger in evidence.ledgers for line in _wasted(ledger)),
@@ -75,6 +78,15 @@ def _not_learned(rows: list[Row]) -> Iterator[str]:
         yield (
             f"nothing was learned: the loss or its gradient was not finite in any of the {len(with_contrast)} steps that had "
             "something to learn from, and the weights did not change; look at learner.optimizer and at the rewards"
+        )
+
+
+def _idle(rows: Sequence[Row]) -> Iterator[str]:
+    idle = sum(not row["trained_tokens"] for row in rows)
+    if rows and idle >= IDLE * len(rows):
+        yield (
+            f"{idle} of {len(rows)} steps had nothing to learn from: in none of their groups did responses differ in reward; "
+            "look at rollout.task (too hard, too easy, or its scoring), task.rest and rollout.sampling.temperature"
         )
 
 

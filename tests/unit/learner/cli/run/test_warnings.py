@@ -59,9 +59,15 @@ def test_a_run_whose_every_update_was_skipped():
     assert "learner.optimizer" in line
 
 
-@pytest.mark.parametrize("rows", [[], [step(1)], [uniform(1), step(2)], [step(1, finite=False), step(2, finite=True)]])
+@pytest.mark.parametrize("rows", [[], [step(1)], [uniform(1), *map(step, range(2, 12))], [step(1, finite=False), step(2, finite=True)]])
 def test_a_run_that_learned_or_did_not_begin_warns_of_nothing(rows: list[dict[str, Any]]):
     assert warnings(Evidence(rows, [GOOD], RUN)) == []
+
+
+def test_many_steps_without_anything_to_learn_from():
+    (line,) = warnings(Evidence([uniform(1), *map(step, range(2, 11))], [GOOD], RUN))
+    assert line.startswith("1 of 10 steps had nothing to learn from")
+    assert "task.rest" in line
 
 
 def test_a_fleet_whose_groups_were_all_rejected_or_all_expired():
