@@ -20,6 +20,9 @@ PP ?=
 CP ?=
 RESUME ?=
 
+# make test: two processes at once where tests mostly wait or use one core; the others start several processes themselves.
+TWO = -n 2 --dist loadfile
+
 # make test-unit: the tests of one room, such as learner/checkpoint; of all rooms without it.
 ROOM ?=
 
@@ -114,12 +117,12 @@ check: $(STAMP)
 	@if command -v buf >/dev/null; then echo "buf lint"; cd proto && buf lint; else echo "buf: not installed, skipped"; fi
 
 test: check
-	@$(BIN)/pytest tests/unit -n 2 --dist loadfile
-	@$(BIN)/pytest tests/service
+	@$(BIN)/pytest tests/unit $(TWO)
+	@$(BIN)/pytest tests/service $(TWO)
 	@$(BIN)/pytest tests/parallel
 	@$(BIN)/pytest tests/e2e
 	@$(BIN)/pytest tests/chaos
-	@$(BIN)/pytest tests/deploy
+	@$(BIN)/pytest tests/deploy $(TWO)
 
 examples:
 	@cd examples/fleet-typescript && npm install --silent --no-audit --no-fund --no-package-lock && npx tsc
