@@ -18,7 +18,7 @@ class RewardsListError(LeewayError):
 
 
 def rewards() -> None:
-    """Lists the rewards that [[rollout.task.reward]] can name, with their options."""
+    """Lists the rewards that rollout.task.reward can name, with their options."""
     with one_line_errors():
         typer.echo(listed_rewards(), nl=False)
 
