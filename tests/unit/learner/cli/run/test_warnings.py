@@ -59,7 +59,9 @@ def test_a_run_whose_every_update_was_skipped():
     assert "learner.optimizer" in line
 
 
-@pytest.mark.parametrize("rows", [[], [step(1)], [uniform(1), *map(step, range(2, 12))], [step(1, finite=False), step(2, finite=True)]])
+@pytest.mark.parametrize(
+    "rows", [[], [step(1)], [uniform(1), *map(step, range(2, 12))], [step(1, finite=False), step(2, finite=True)]]
+)
 def test_a_run_that_learned_or_did_not_begin_warns_of_nothing(rows: list[dict[str, Any]]):
     assert warnings(Evidence(rows, [GOOD], RUN)) == []
 
