@@ -132,14 +132,17 @@ class HostProcess:
         return found
 
     async def kill(self, why: str) -> None:
-        """Kills the process with its group, if there is one; its requests raise HostDiedError with ``why``."""
+        """Kills the process with its group, if there is one, and waits for its end; its requests raise HostDiedError.
+
+        Args:
+            why: what those errors say.
+        """
         process, self._process = self._process, None
-        if process is None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        self._fail(why)
-        if self._reading is not None:
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            self._fail(why)
+        if self._reading is not None:  # also of a process that has ended by itself: it is waited for there
             await asyncio.wait([self._reading], timeout=_END_S)
 
     def tail(self) -> str:
