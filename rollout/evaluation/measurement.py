@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Iterable, Sequence
 from typing import Protocol
@@ -80,6 +81,7 @@ async def evaluate_prompts(
         metrics=metrics,
         seconds=round(time.time() - begun, 3),
         time=round(time.time(), 3),
+        prompt_means=[mean_reward(responses) for responses in measured],
     )
 
 
@@ -96,6 +98,12 @@ def measured_response(outcome: ResponseOutcome) -> MeasuredResponse:
         truncated=outcome.finish == "length",
         parts={} if outcome.score is None else outcome.score.parts,
     )
+
+
+def mean_reward(responses: Sequence[MeasuredResponse]) -> float | None:
+    """The mean reward of a prompt's judged responses, to 6 places; None if there is none."""
+    rewards = [one.reward for one in responses if one.reward is not None]
+    return round(math.fsum(rewards) / len(rewards), 6) if rewards else None
 
 
 async def _responses(generator: Generator, asked: Sequence[AskedPrompt], samples: int) -> list[MadeGroup]:

@@ -27,6 +27,8 @@ class EvaluationResult:
         metrics: what was measured.
         seconds: how long it took.
         time: when it was complete, in Unix seconds.
+        prompt_means: mean reward of each prompt's judged responses, in the order of the prompts; None: none was judged. Two
+            versions are compared prompt by prompt.
     """
 
     version: int
@@ -38,6 +40,7 @@ class EvaluationResult:
     metrics: dict[str, Interval]
     seconds: float
     time: float
+    prompt_means: list[float | None]
 
     def row(self) -> dict[str, Any]:
         """Returns the row of the file."""

@@ -15,7 +15,7 @@ _ROWS = 100  # newest versions of a table
 _NOTE = (
     "On the same prompts every time, by the version that was evaluated. Intervals are of each version alone, by bootstrap "
     "over prompts; on the same prompts a difference is known better than two intervals say, so intervals that overlap do "
-    "not show that there is none."
+    "not show that there is none. The summary compares the first and the last version prompt by prompt."
 )
 
 

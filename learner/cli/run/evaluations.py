@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from learner.cli.run.paired import paired_difference
 from learner.cli.run.run_history import LineReader, Row
 
 EVALUATIONS = "evaluations"  # stem of the file
@@ -40,6 +41,7 @@ class Evaluation:
         unscored: number of responses that no reward could be found for.
         metrics: estimates by name, in the order in which they were recorded.
         seconds: how long it took.
+        prompt_means: mean reward of each prompt, in the order of the prompts; None: no response was judged.
     """
 
     time: float
@@ -51,6 +53,7 @@ class Evaluation:
     unscored: int
     metrics: dict[str, Estimate]
     seconds: float
+    prompt_means: tuple[float | None, ...] = ()
 
     @property
     def subject(self) -> tuple[str, str]:
@@ -93,8 +96,16 @@ class Change:
         """Whether both were computed from as many prompts and samples; otherwise the prompts cannot be equal."""
         return (self.before.prompts, self.before.samples) == (self.after.prompts, self.after.samples)
 
+    @property
+    def gain(self) -> Estimate | None:
+        """The mean over prompts of what each gained; None where the prompts are not the same, or it is no mean reward."""
+        if not (self.same_size and self.metric.startswith("mean@")):
+            return None
+        found = paired_difference(self.before.prompt_means, self.after.prompt_means)
+        return None if found is None else Estimate(*found)
+
     def row(self) -> Row:
-        """Plain values for JSON. The rows have no results by prompt, so ``intervals_overlap`` stands for a paired test."""
+        """Plain values for JSON; ``gain`` compares prompt by prompt, ``intervals_overlap`` is there where it cannot."""
         return {
             "name": self.before.name,
             "sampling": self.before.sampling,
@@ -106,6 +117,7 @@ class Change:
             "last": {"version": self.after.version, **vars(self.last)},
             "difference": self.last.value - self.first.value,
             "intervals_overlap": self.first.overlaps(self.last),
+            "gain": None if self.gain is None else vars(self.gain),
         }
 
 
@@ -181,6 +193,7 @@ def _parsed(row: Row) -> Evaluation | None:
             unscored=int(row.get("unscored") or 0),
             metrics={name: one for name, one in metrics.items() if _finite(one)},
             seconds=float(row.get("seconds") or 0.0),
+            prompt_means=tuple(None if one is None else float(one) for one in row.get("prompt_means", ())),
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         return None

@@ -36,14 +36,16 @@ def print_evaluations(console: Console, changes: Sequence[Row]) -> None:
 
 
 def verdict(change: Row) -> str:
-    """The difference of an evaluation, and what its intervals say of it.
+    """The difference of an evaluation, with its interval where every prompt can be compared with itself.
 
-    The intervals are those of each version alone. On the same prompts the difference is known better than they say, so
-    intervals that overlap do not show that there is no difference.
+    Else it says what the intervals of each version alone say. On the same prompts the difference is known better than they
+    say, so intervals that overlap do not show that there is no difference.
     """
     difference = f"{change['difference']:+.3f}"
     if not change["same_size"]:
         return f"{difference}, not on the same prompts"
+    if (gain := change["gain"]) is not None:
+        return f"{gain['value']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}], prompt by prompt"
     return f"{difference}, intervals {'overlap' if change['intervals_overlap'] else 'apart'}"
 
 

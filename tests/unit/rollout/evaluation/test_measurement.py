@@ -58,6 +58,7 @@ async def test_what_is_measured():
     found = await evaluate_prompts(generator, prompts(2), 7, config(), (TASK, sampling))
     assert (found.version, found.name, found.sampling, found.prompts, found.samples) == (7, "sort", "sampled", 2, 3)
     assert found.unscored == 2
+    assert found.prompt_means == [0.5, 0.5]
     values = {name: one.value for name, one in found.metrics.items()}
     assert values == pytest.approx(
         {

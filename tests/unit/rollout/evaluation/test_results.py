@@ -14,7 +14,7 @@ from rollout.evaluation.statistics import Interval
 
 def result(version: int, parts: int = 0) -> EvaluationResult:
     metrics = {"mean@1": Interval(0.5, 0.25, 0.75)} | {f"part/{n:03}": Interval(0.0, 0.0, 0.0) for n in range(parts)}
-    return EvaluationResult(version, "sort", "greedy", 4, 1, 1, metrics, 2.5, 1000.25)
+    return EvaluationResult(version, "sort", "greedy", 4, 1, 1, metrics, 2.5, 1000.25, [0.5, None, 1.0, 0.0])
 
 
 def test_what_is_written_is_read_again_after_a_crash_in_the_middle_of_a_row(tmp_path: Path):
@@ -35,9 +35,11 @@ def test_a_row_is_what_the_summary_and_the_report_read(tmp_path: Path):
     assert row == {
         "kind": "evaluation", "time": 1000.25, "version": 3, "name": "sort", "sampling": "greedy", "prompts": 4, "samples": 1,
         "unscored": 1, "metrics": {"mean@1": [0.5, 0.25, 0.75]}, "seconds": 2.5,
+        "prompt_means": [0.5, None, 1.0, 0.0],
     }  # fmt: skip
     (found,) = read_evaluations(tmp_path)
     assert (found.version, found.metrics["mean@1"].high) == (3, 0.75)
+    assert found.prompt_means == (0.5, None, 1.0, 0.0)
 
 
 def test_a_report_is_what_the_gateway_takes_and_leaves_parts_out_before_anything_else():

@@ -62,6 +62,22 @@ def test_the_first_and_the_last_version_of_each_name_and_sampling(tmp_path: Path
     assert not sampled["intervals_overlap"]  # 0.25 below 0.26
 
 
+def test_versions_are_compared_prompt_by_prompt(tmp_path: Path):
+    before, after = [0.0, 0.2, 0.8, None], [0.1, 0.3, 0.9, 1.0]
+    rows = read(
+        tmp_path,
+        evaluation(0, "a", "greedy", 0.333, 0.3, prompt_means=before),
+        evaluation(6, "a", "greedy", 0.433, 0.3, prompt_means=after),
+    )
+    (change,) = [one.row() for one in changes(rows)]
+    assert change["intervals_overlap"]  # and yet every prompt has gained a tenth
+    assert {name: round(value, 9) for name, value in change["gain"].items()} == {"value": 0.1, "low": 0.1, "high": 0.1}
+    others = read(
+        tmp_path, *(evaluation(version, "b", "greedy", 0.2, 0.1, prompt_means=before[:version]) for version in (2, 3))
+    )
+    assert [one.gain for one in changes(others) if one.before.name == "b"] == [None]
+
+
 def test_versions_evaluated_on_another_number_of_prompts_are_not_called_the_same(tmp_path: Path):
     rows = read(tmp_path, evaluation(0, "a", "greedy", 0.2, 0.1), evaluation(1, "a", "greedy", 0.4, 0.1, prompts=100))
     (change,) = changes(rows)

@@ -14,6 +14,7 @@ CHANGE = {
     "name": "gsm8k", "sampling": "greedy", "metric": "mean@1", "prompts": 256, "samples": 8, "same_size": True,
     "first": {"version": 0, "value": 0.2, "low": 0.15, "high": 0.25},
     "last": {"version": 60, "value": 0.675, "low": 0.6251, "high": 0.7249}, "difference": 0.475, "intervals_overlap": False,
+    "gain": None,
 }  # fmt: skip
 LAST = {"version": 60, "path": "/runs/r/weights/weight_v000060", "loads": True}
 BEST = {"version": 40, "path": "/runs/r/weights/weight_v000040", "loads": False, "metric": "mean@1", "name": "gsm8k",
@@ -36,6 +37,8 @@ def test_before_and_after_with_their_intervals():
 
 def test_what_the_intervals_allow_to_say():
     assert verdict(CHANGE | {"intervals_overlap": True}) == "+0.475, intervals overlap"
+    gain = {"value": 0.475, "low": 0.41, "high": 0.5412}
+    assert verdict(CHANGE | {"gain": gain}) == "+0.475 [+0.410, +0.541], prompt by prompt"
     assert verdict(CHANGE | {"same_size": False}) == "+0.475, not on the same prompts"
 
 
