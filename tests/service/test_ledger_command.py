@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -106,10 +105,8 @@ def test_watching_ends_with_ctrl_c(served: tuple[RunDirectory, QueueConfig, list
     run, *_ = served
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "learner.cli.app", "ledger", str(run.root), "--watch"]
-    # Tests that run in the background of a shell inherit an ignored SIGINT; a person at a terminal does not.
-    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     environment = {**os.environ, "COLUMNS": "120"}
-    process = subprocess.Popen(command, stdout=theirs, stderr=theirs, env=environment, preexec_fn=heard)
+    process = subprocess.Popen(command, stdout=theirs, stderr=theirs, env=environment)
     try:
         os.close(theirs)
         seen, deadline = b"", time.monotonic() + 60

@@ -153,10 +153,8 @@ def test_a_wrong_address_leaves_no_thread_behind():
     assert not [thread for thread in threading.enumerate() if thread.name == "leeway-client"]
 
 
-# A program that was started in a shell's background inherits that Ctrl-C is ignored.
 PROGRAM = """
-import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)
+import sys
 from leeway.v1 import rollout_pb2
 from rollout.client import BlockingSubmitClient, new_group_id
 client = BlockingSubmitClient(sys.argv[1], sys.argv[2])
