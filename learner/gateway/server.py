@@ -150,6 +150,10 @@ class Gateway:
             send the unacknowledged groups again.
         """
         deadline = time.monotonic() + self._drain_s
+        # A run that has just finished ends its gateways: who watches is told before, or would try to connect for ever.
+        with contextlib.suppress(QueueError, TimeoutError):
+            async with asyncio.timeout(_CUT_S):
+                await self._version_feed.read_end()
         self._health.drain()
         await self._health_service.enter_graceful_shutdown()
         self._service.drain()

@@ -35,6 +35,7 @@ _FINISHED_RETRY_MS = 10_000
 _MAX_WORKER_BYTES = 64
 _MAX_LEASE_IDS = 1024
 _MAX_LEASE_ID_CHARACTERS = 64
+_LAST_WORD_S = 1.0  # for the message that the run has finished, on a stream that is being closed
 _DRAINING = "this gateway is draining: connect again, and send every group without an ack again"
 
 
@@ -178,6 +179,8 @@ class RolloutService(rollout_pb2_grpc.RolloutServiceServicer):
                 writing = asyncio.create_task(self._write_policies(known, context))
                 try:
                     await asyncio.wait({writing, closing}, return_when=asyncio.FIRST_COMPLETED)
+                    if self._version_feed.finished:
+                        await asyncio.wait({writing}, timeout=_LAST_WORD_S)
                     if writing.done() and writing.result():
                         return
                 finally:

@@ -64,7 +64,7 @@ class VersionFeed:
                 if not healthy:
                     await self._queue.check()
                     await self._read(0.0)
-                    await self._read_end()
+                    await self.read_end()
                     await self._queue.probe()
                     await self._queue.look()
                     await self._on_health(True)
@@ -72,7 +72,7 @@ class VersionFeed:
                     healthy, pause = True, _FIRST_PAUSE_S
                     self._health.write_succeeded()
                 await self._read(_WAIT_S)
-                await self._read_end()
+                await self.read_end()
                 await self._queue.probe()
                 await self._queue.look()
                 self._health.write_succeeded()
@@ -114,6 +114,18 @@ class VersionFeed:
             else:
                 await changed.wait()
 
+    async def read_end(self) -> None:
+        """Reads whether the run has finished; every ``watch`` then ends.
+
+        Raises:
+            QueueError: Redis does not answer.
+        """
+        finished = await self._queue.finished()
+        if finished != self.finished:
+            self.finished = finished
+            self._log.info("the run has finished" if finished else "the run goes on: it has more steps to make")
+            self._wake()
+
     def close(self) -> None:
         """Ends every ``watch``."""
         self._closed = True
@@ -133,14 +145,6 @@ class VersionFeed:
             if self._newest is None or policy.version > self._newest.version:
                 self._newest = policy
                 self._wake()
-
-    async def _read_end(self) -> None:
-        """Reads whether the run has finished."""
-        finished = await self._queue.finished()
-        if finished != self.finished:
-            self.finished = finished
-            self._log.info("the run has finished" if finished else "the run goes on: it has more steps to make")
-            self._wake()
 
     def _wake(self) -> None:
         self._changed.set()

@@ -37,6 +37,22 @@ def leases(server: EmbeddedRedis) -> dict[bytes, bytes]:
         return held
 
 
+async def test_a_gateway_that_is_stopped_as_the_run_ends_tells_it_first(
+    redis_server: EmbeddedRedis, start_gateway: Start
+):
+    gateway = await start_gateway()
+    learner = await asyncio.to_thread(learner_of, redis_server)
+    async with SubmitClient(gateway.address, TOKENS["alpha"]) as client:
+        watching = client.watch_policy()
+        assert (await anext(watching)).version == 0
+        await asyncio.to_thread(learner.end)
+        gateway.child.terminate()  # as `leeway up` does when the learner has made its last step
+        with pytest.raises(StopAsyncIteration):  # else it would look for another gateway for ever
+            await asyncio.wait_for(anext(watching), 60)
+        assert client.finished
+    learner.close()
+
+
 async def test_watchers_are_told_and_nothing_more_is_taken_until_the_run_is_resumed(
     redis_server: EmbeddedRedis, start_gateway: Start
 ):
