@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,6 +32,7 @@ from rollout.worker import Worker, WorkerDependencies
 from runtime import traces
 from runtime.settings import SettingsError
 from runtime.status import Status
+from runtime.stop_on_signal import run_until_stopped
 
 
 async def run_until_signal(config: WorkerConfig) -> None:
@@ -43,22 +42,7 @@ async def run_until_signal(config: WorkerConfig) -> None:
         SettingsError, TokenizerError, TaskError, CursorError, VersionError: the configuration cannot be used.
         ExceptionGroup: the errors that ended the worker; see ``Worker.run``.
     """
-    running = asyncio.current_task()
-    assert running is not None
-    stopping = False
-
-    def stop() -> None:
-        nonlocal stopping
-        stopping = True
-        running.cancel()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop)
-    try:
-        await _run(config)
-    except asyncio.CancelledError:
-        if not stopping:
-            raise
+    await run_until_stopped(_run(config))
 
 
 async def _run(config: WorkerConfig) -> None:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
-from collections.abc import Coroutine
-from typing import Any
 
 import structlog
 
@@ -28,6 +25,7 @@ from rollout.versions.verifier import Verifier
 from runtime.metric_registry import MetricRegistry
 from runtime.settings import SettingsError
 from runtime.status import Heartbeat, Status
+from runtime.stop_on_signal import run_until_stopped
 
 _LOOP_S = 30.0  # an event loop that stands still for longer counts as stuck
 
@@ -57,23 +55,7 @@ async def run_until_signal(config: EvaluatorConfig, once: bool) -> None:
         EvaluationError, EngineError: with ``once``: there is no result.
         ExceptionGroup: the errors that ended the evaluator; see ``Evaluator.run``.
     """
-    running = asyncio.current_task()
-    assert running is not None
-    stopping = False
-
-    def stop() -> None:
-        nonlocal stopping
-        stopping = True
-        running.cancel()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop)
-    work: Coroutine[Any, Any, None] = _evaluate_once(config) if once else _follow(config)
-    try:
-        await work
-    except asyncio.CancelledError:
-        if not stopping:
-            raise
+    await run_until_stopped(_evaluate_once(config) if once else _follow(config))
 
 
 async def _follow(config: EvaluatorConfig) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from learner.cli.run.evaluations import Evaluation, read_evaluations
+from learner.cli.run.failure_reason import failure_reason
+from learner.cli.run.free_port import free_port
 from learner.cli.run.run_directory import RunDirectory, RunError
 from learner.cli.run.run_file import RunFile
 from rollout.config import EvaluationSampling, EvaluatorConfig, TaskConfig
@@ -96,7 +97,7 @@ def evaluator_config(wish: EvaluationWish, root: Path) -> EvaluatorConfig:
         sampling = EvaluationSampling(samples=wish.samples, temperature=float(wish.samples > 1))
         values["sampling"] = [sampling.model_dump()]
     values |= {"state_dir": root / "state", "results": root / "evaluations.jsonl", "log_dir": root / "logs"}
-    values["engine"] = {**values.get("engine", {}), "base_port": _free_port()}
+    values["engine"] = {**values.get("engine", {}), "base_port": free_port()}
     plain = _Written.model_validate(values).model_dump(mode="json")
     path = root / "asked.json"
     path.write_text(json.dumps(plain))
@@ -164,22 +165,11 @@ def _run(root: Path) -> None:
             command, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, "LEEWAY_CHILD": "1"}, check=False
         ).returncode
     if status:
-        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        raise RunError(f"the evaluation failed (exit status {status}): {_reason(lines)}")
+        raise RunError(
+            f"the evaluation failed (exit status {status}): {failure_reason(log.read_text(errors='replace'))}"
+        )
     if not (root / "evaluations.jsonl").is_file():
         raise RunError("the evaluation was stopped")
-
-
-def _reason(lines: Sequence[str]) -> str:
-    """The last error that a process logged, else its last line."""
-    for line in reversed(lines):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and row.get("level") in ("error", "critical"):
-            return str(row.get("error") or row.get("event"))
-    return lines[-1] if lines else "it wrote nothing"
 
 
 def result_table(evaluations: Sequence[Evaluation]) -> Table:
@@ -196,9 +186,3 @@ def result_table(evaluations: Sequence[Evaluation]) -> Table:
         )
     table.add_row("unscored", *(f"{one.unscored:,}" for one in evaluations))
     return table
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

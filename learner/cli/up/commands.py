@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from learner.cli.run.config_files import config_file
+from learner.cli.run.free_port import free_port
 from learner.cli.run.run_directory import RunError
 from learner.cli.run.run_file import RunFile
 from runtime.children import Child
@@ -66,7 +67,7 @@ class Commands:
         """
         torchrun = [
             *("--nnodes=1", f"--nproc-per-node={self._run_file.learner.world_size}", "--max-restarts=0"),
-            *("--master-addr=127.0.0.1", f"--master-port={_free_port()}"),
+            *("--master-addr=127.0.0.1", f"--master-port={free_port()}"),
             f"--shutdown-timeout={math.ceil(self._run_file.learner.stop_grace_s)}",
         ]
         command = [sys.executable, "-m", "torch.distributed.run", *torchrun, "-m", "learner"]
@@ -97,9 +98,3 @@ def require_free(address: str, key: str) -> None:
         raise RunError(
             f'{key} = "{address}": cannot listen there ({reason}); stop what listens there, or choose another address'
         ) from error
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

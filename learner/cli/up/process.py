@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections import deque
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from learner.checkpoint.rollback import ROLLED_BACK
+from learner.cli.run.failure_reason import failure_reason
 from runtime.children import Child
 
 _FATAL_STATUSES = {2, 3}  # our exit statuses for a wrong configuration or authorization, which no restart corrects
@@ -129,22 +129,6 @@ class Process:
         with self._log.open("rb") as file:
             file.seek(max(self._log_start, self._log.stat().st_size - 32_768))
             return file.read().decode(errors="replace")
-
-
-def failure_reason(output: str) -> str:
-    """The reason a process gave for its failure: its last structured error, else its last exception, else its last line."""
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    for line in reversed(lines):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and row.get("level") in ("error", "critical"):
-            return str(row.get("error") or row.get("event"))
-    for line in reversed(lines):
-        if re.match(r"(\w+\.)*\w*(Error|Exception)\b.*:", line) and "ChildFailedError" not in line:
-            return line
-    return lines[-1] if lines else "it wrote nothing"
 
 
 def _describe(status: int) -> str:

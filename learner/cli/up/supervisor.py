@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 
 from learner.cli.run.config_files import config_file
+from learner.cli.run.failure_reason import failure_reason
 from learner.cli.run.identities import issue_token
 from learner.cli.run.outcome import Outcome
 from learner.cli.run.run_file import Plan, RunFile
@@ -21,7 +22,7 @@ from learner.cli.run.run_history import RunHistory
 from learner.cli.run.sections import EMBEDDED
 from learner.cli.up.commands import Commands
 from learner.cli.up.model_check import vocabulary_size
-from learner.cli.up.process import Process, ProcessFailed, failure_reason
+from learner.cli.up.process import Process, ProcessFailed
 from learner.cli.view.live import Display, ProcessView, RunView
 from learner.queue import EmbeddedRedis, QueueError, ledgers_in, reopen
 from leeway.v1 import rollout_pb2

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from learner.cli.up.process import Process, ProcessFailed, RestartPolicy, failure_reason
+from learner.cli.up.process import Process, ProcessFailed, RestartPolicy
 from runtime.children import Child
 
 QUICK = RestartPolicy(budget=2, window_s=60, first_delay_s=0.01, longest_delay_s=0.02)
@@ -88,20 +88,3 @@ def test_only_the_output_since_the_last_start_counts(make: Make, tmp_path: Path)
     (tmp_path / "it.log").write_text("  exitcode  : 2 (pid: 1)\n")
     process = make("import os; os._exit(9)")
     check_until(process, lambda: process.restarts == 1)
-
-
-@pytest.mark.parametrize(
-    ("output", "words"),
-    [
-        ("", "it wrote nothing"),
-        ("loading\nready\n", "ready"),
-        (
-            "Traceback:\n  File\nredis.errors.ConnectionError: refused\nbye",
-            "redis.errors.ConnectionError: refused",
-        ),
-        ('{"level": "error", "event": "port in use"}\n{"level": "info", "event": "bye"}', "port in use"),
-        ("OSError: real\ntorch.distributed.elastic.multiprocessing.errors.ChildFailedError: \nat end", "OSError: real"),
-    ],
-)
-def test_failure_reason(output: str, words: str):
-    assert failure_reason(output) == words
