@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,7 +59,7 @@ class HostBuffer:
         self._content = content
         self._cuda = device.type == "cuda"
         self._stream = torch.cuda.Stream(device) if self._cuda else None
-        self._memory = torch.empty(0, dtype=torch.uint8)
+        self._memory = np.empty(0, np.uint8)
 
     @property
     def nbytes(self) -> int:
@@ -91,7 +93,7 @@ class HostBuffer:
         ends = list(accumulate(-(-size // _ALIGNED) * _ALIGNED for size in sizes))
         if ends and ends[-1] > self._memory.nbytes:
             self._make(ends[-1])
-        memory, starts = self._memory.numpy(), [0, *ends[:-1]]
+        memory, starts = self._memory, [0, *ends[:-1]]
         # By way of numpy, because a slice of a tensor shares its storage, and torch.save writes all of a storage.
         return [
             torch.from_numpy(memory[start : start + size]).view(own).view(tensor.shape)
@@ -100,12 +102,17 @@ class HostBuffer:
 
     def _make(self, size: int) -> None:
         runtime: Any = torch.cuda.cudart() if self._cuda else None
-        if runtime and self._memory.nbytes:
-            runtime.cudaHostUnregister(self._memory.data_ptr())
-        self._memory = torch.empty(size, dtype=torch.uint8)
+        self._memory = np.empty(0, np.uint8)  # the old memory goes first, unless copies still use it
+        whole = np.empty(size + _ALIGNED, np.uint8)
         # torch's own pinned memory comes in powers of two: up to twice as much.
-        if runtime and (status := int(runtime.cudaHostRegister(self._memory.data_ptr(), size, 0))):
+        if runtime and (status := int(runtime.cudaHostRegister(whole.ctypes.data, whole.nbytes, 0))):
             raise PinError(
                 f"{self._content} needs {size / 1e9:.1f} GB of pinned host memory for each rank, and CUDA gives none "
                 f"(error {status}): give the learner more memory, or use more ranks, which share it"
             )
+        if runtime:
+            # It is unpinned when the last copy in it is gone: CUDA refuses to pin an address twice, and the system hands out
+            # the same ones again.
+            weakref.finalize(whole, runtime.cudaHostUnregister, whole.ctypes.data).atexit = False
+        start = -whole.ctypes.data % _ALIGNED
+        self._memory = whole[start : start + size]

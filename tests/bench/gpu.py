@@ -190,7 +190,11 @@ def main(name: str = "", recompute: str = "full", kernels: str = "fused") -> Non
     print(f"{shape.work(last) / second / rate:.3f} of the measured {rate / 1e12:.1f} TFLOP/s in bf16")
     if device.type == "cuda":
         print(f"peak device memory {torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB")
-    where = _where(trainer, last, ranks)
+    try:
+        where = _where(trainer, last, ranks)
+    except torch.OutOfMemoryError:
+        print("where the time goes is not known: no device memory is left for the profiler")
+        return
     busy = sum(where.values())
     print(f"where the time goes: {device} is busy for {busy:.3f} of {second:.3f} s")
     for kind, spent in where.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 from types import SimpleNamespace
 from typing import Any
@@ -100,7 +101,7 @@ def test_copies_from_a_gpu_are_pinned_once_and_on_a_stream_of_their_own(monkeypa
     buffer = HostBuffer(torch.device("cuda"), "a test")
     copy = buffer.copy(tensors())
     once = [("side", "waits for", "main"), ("copies on", "side"), ("side", "records")]
-    assert device.log == [("pins", 320), *once]
+    assert device.log == [("pins", 320 + 64), *once]
     device.log.clear()
     copy.protect()
     copy.wait()
@@ -108,8 +109,23 @@ def test_copies_from_a_gpu_are_pinned_once_and_on_a_stream_of_their_own(monkeypa
     device.log.clear()
     buffer.copy(tensors())
     assert device.log == once
+    del copy
     buffer.copy([torch.ones(1000)])
-    assert device.log[len(once) :] == ["unpins", ("pins", 4032), *once]
+    assert device.log[len(once) :] == ["unpins", ("pins", 4032 + 64), *once]
+
+
+def test_memory_stays_pinned_for_as_long_as_a_copy_uses_it_and_no_longer(monkeypatch: pytest.MonkeyPatch):
+    """An address that is still pinned when the system gives it away again cannot be pinned by the next buffer (error 712)."""
+    device = Device()
+    device.put_in(monkeypatch)
+    buffer = HostBuffer(torch.device("cuda"), "a test")
+    copies = buffer.copy(tensors()).tensors
+    del buffer
+    gc.collect()
+    assert "unpins" not in device.log
+    del copies
+    gc.collect()
+    assert device.log[-1] == "unpins"
 
 
 def test_memory_that_cannot_be_pinned_is_an_error(monkeypatch: pytest.MonkeyPatch):
