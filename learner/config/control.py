@@ -12,13 +12,34 @@ AlarmAction = Literal["off", "warn", "hold", "rollback"]
 
 
 class LrControlConfig(Settings):
-    """The staleness bound on the learning rate (arXiv 2607.01083): R_batch / (S * G_upd) and R_crit / (T * G_upd).
+    """What the learning rate is bounded by: the drift of the policy that is measured, or the staleness law of 2607.01083.
 
-    G_upd, the norm of an update per unit learning rate, is measured. The radii are constants of model and task.
+    The law's bounds are R_batch / (S * G_upd) and R_crit / (T * G_upd). G_upd, the norm of an update per unit learning rate,
+    is measured. The radii are constants of model and task. The governor of drift (mode = "drift") needs no constant of model
+    or task: learner.optimizer.lr is a ceiling then, and may be set far too high (docs/objectives.md).
     """
 
-    mode: Literal["off", "observe", "cap"] = Field(
-        default="off", description="off; observe: log the bounds, change nothing; cap: never exceed them"
+    mode: Literal["off", "observe", "cap", "drift"] = Field(
+        default="off",
+        description="off; observe: log the law's bounds, change nothing; cap: never exceed them; drift: keep the "
+        "movement of the policy over the age of the data below drift_target",
+    )
+    drift_target: float = Field(
+        default=0.4,
+        gt=0,
+        description="drift: largest predicted movement over the age of the data: the mean |change of log p| of a sampled token, "
+        "which grows with the square root of the steps; nats",
+    )
+    drift_every: int = Field(default=4, gt=0, description="drift: steps over which one measurement is made")
+    drift_share: float = Field(
+        default=0.125, gt=0, le=1, description="drift: share of a batch's responses that are scored again to measure it"
+    )
+    drift_growth: float = Field(default=1.25, gt=1, description="drift: most by which the rate grows in one step")
+    drift_start: float = Field(
+        default=0.02, gt=0, le=1, description="drift: the first step's rate, as a share of the schedule's"
+    )
+    drift_decay: float = Field(
+        default=0.9, ge=0, lt=1, description="drift: decay per step of the mean of what was measured"
     )
     r_batch: float | None = Field(
         default=None,

@@ -137,6 +137,14 @@ class PublishConfig(Settings):
     dtype: Literal["float32", "bfloat16"] | None = Field(
         default=None, description="data type of published weights; default: learner.dtype"
     )
+    average: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="decay per step of an exponential average of the weights, such as 0.9: it is published, evaluated "
+        "and exported, while the gradient is taken at the weights themselves; costs 4 bytes a parameter, shared out as the "
+        "optimizer's state is. 0: off, the weights themselves are published",
+    )
     full_every: int = Field(
         default=1,
         gt=0,

@@ -16,7 +16,7 @@ from runtime.settings import Settings
 
 GROUP = "leeway.objectives"
 
-_GENERAL = frozenset({"name", "advantage", "kl_coef", "entropy_coef"})
+_GENERAL = frozenset({"name", "preset", "advantage", "kl_coef", "entropy_coef"})
 
 
 def plugins() -> dict[str, EntryPoint]:
@@ -34,6 +34,11 @@ class ObjectiveConfig(Settings):
     name: str = Field(
         default="asympo",
         description="name of an objective, see docs/objectives.md, or of one that an installed distribution offers",
+    )
+    preset: str | None = Field(
+        default=None,
+        description="name of a table of settings (docs/objectives.md): what the file does not set itself comes from there, also "
+        "outside of this section",
     )
     advantage: Literal["mean", "std", "leave_one_out"] | None = Field(
         default=None,

@@ -32,7 +32,7 @@ _STEP_SUMS = ("loss", "tokens_count", "entropy_sum", "entropy_count")
 
 @dataclass(frozen=True)
 class StepStats:
-    """The result of a step; equal on every rank.
+    """The result of a step; equal on every rank but for ``logp``.
 
     Attributes:
         loss: the step's loss, summed over micro-batches and data-parallel ranks.
@@ -42,6 +42,8 @@ class StepStats:
         update: how the weights moved; None if they did not, or if that is not measured.
         group_weights: each group's weight in the gradient, by its index in the step: the sum over its tokens of
             |d loss / d log p| / temperature, because the logits are divided by the temperature.
+        logp: log-probabilities of the loss tokens before the update, [L] float32 for each of this data rank's micro-batches;
+            empty but on the last stage.
     """
 
     loss: float
@@ -50,6 +52,7 @@ class StepStats:
     skipped: str | None
     update: Update | None = None
     group_weights: Sequence[float] = ()
+    logp: Sequence[Tensor] = ()
 
     @property
     def finite(self) -> bool:
@@ -117,20 +120,23 @@ class Trainer:
         self.optimizer.prepare_grads()
         gradients = [g for part in optimizer_parts(self.optimizer) for g in norm_gradients(part)]
         names = [*_STEP_SUMS, *_metric_names(objective)]
-        summed = self._sum(outputs, len(names) + batch.groups, gradients)
+        count = len(names) + batch.groups
+        summed = self._sum([output[:count] for output in outputs], count, gradients)
         sums, weights, square = dict(zip(names, summed, strict=False)), summed[len(names) : -1], summed[-1]
         loss, norm = sums.pop("loss"), math.sqrt(square)
         skipped = _reason_to_skip(loss, norm, sums.pop("tokens_count"))
-        return StepStats(loss=loss, grad_norm=norm, metrics=sums, skipped=skipped, group_weights=weights)
+        logp = [output[count:].float() for output in outputs]
+        return StepStats(loss=loss, grad_norm=norm, metrics=sums, skipped=skipped, group_weights=weights, logp=logp)
 
     def evaluate(self, batch: Batch, objective: Objective) -> dict[str, float]:
         """Computes loss and metrics without training, summed over micro-batches and data-parallel ranks."""
         names = [*_STEP_SUMS, *_metric_names(objective)]
-        summed = self._sum(self._run(batch, objective, train=False), len(names) + batch.groups, [])
+        count = len(names) + batch.groups
+        summed = self._sum([output[:count] for output in self._run(batch, objective, train=False)], count, [])
         return {name: value for name, value in zip(names, summed, strict=False) if name != "tokens_count"}
 
     def _run(self, batch: Batch, objective: Objective, train: bool) -> list[Tensor]:
-        """Runs the batch; returns the numbers to sum of each micro-batch on the last stage, an empty list elsewhere."""
+        """Runs the batch; returns, on the last stage, each micro-batch's numbers to sum and its log-probabilities."""
         return self._pipeline.run(batch, partial(_loss, objective, batch.groups), train)
 
     def _sum(self, outputs: list[Tensor], count: int, gradients: list[Tensor]) -> list[float]:
@@ -186,7 +192,7 @@ def _loss(
         weights.index_add_(0, micro_batch.group[micro_batch.loss_row], (slope.abs() / micro_batch.temperature).double())
     elif not loss.requires_grad:
         loss = loss + 0.0 * logp.sum()  # the previous stage waits for a gradient, even if it is zero
-    return loss, torch.cat([torch.stack([value.double() for value in values]), weights])
+    return loss, torch.cat([torch.stack([value.double() for value in values]), weights, logp.detach().double()])
 
 
 def _reason_to_skip(loss: float, norm: float, tokens: float) -> str | None:
