@@ -17,7 +17,13 @@ _EPSILON = 1e-6  # as in GRPO's implementations: rounding noise of nearly equal 
 
 def advantages(rewards: Sequence[float], kind: Advantage) -> Tensor:
     """Computes the advantages of one group's responses with the estimator called ``kind``: [G] float32."""
-    return {"mean": mean_centred, "std": standardised, "leave_one_out": leave_one_out}[kind](rewards)
+    estimators = {
+        "mean": mean_centred,
+        "std": standardised,
+        "std_unbiased": standardised_unbiased,
+        "leave_one_out": leave_one_out,
+    }
+    return estimators[kind](rewards)
 
 
 def mean_centred(rewards: Sequence[float]) -> Tensor:
@@ -33,12 +39,22 @@ def mean_centred(rewards: Sequence[float]) -> Tensor:
 def standardised(rewards: Sequence[float]) -> Tensor:
     """Computes A_g = (r_g - mean(r)) / (std(r) + 1e-6), with divisor G in the standard deviation (GRPO, arXiv 2402.03300).
 
-    The paper does not name the divisor; G - 1, which some implementations use, only scales all advantages by a constant.
+    The paper does not name the divisor; G - 1 only scales all advantages by sqrt((G - 1) / G).
 
     Example: [1, 0, 0, 0] -> std = 0.4330 -> [1.7320, -0.5774, -0.5774, -0.5774].
     """
-    centred = _centred(rewards)
-    return (centred / (centred.square().mean().sqrt() + _EPSILON)).float()
+    return _standardised(rewards, len(rewards))
+
+
+def standardised_unbiased(rewards: Sequence[float]) -> Tensor:
+    """Computes A_g = (r_g - mean(r)) / (std(r) + 1e-6), with divisor G - 1 in the standard deviation.
+
+    That is ``torch.std`` as it comes, and what implementations of GRPO have: verl adds 1e-6 to it, TRL 1e-4, OpenRLHF 1e-9.
+    Our choice: verl's 1e-6.
+
+    Example: [1, 0, 0, 0] -> std = 0.5 -> [1.5, -0.5, -0.5, -0.5].
+    """
+    return _standardised(rewards, max(1, len(rewards) - 1))
 
 
 def leave_one_out(rewards: Sequence[float]) -> Tensor:
@@ -47,6 +63,11 @@ def leave_one_out(rewards: Sequence[float]) -> Tensor:
     Example: [1, 0, 0, 0] -> [1, -1/3, -1/3, -1/3].
     """
     return (_centred(rewards) * (len(rewards) / max(1, len(rewards) - 1))).float()
+
+
+def _standardised(rewards: Sequence[float], divisor: int) -> Tensor:
+    centred = _centred(rewards)
+    return (centred / ((centred.square().sum() / divisor).sqrt() + _EPSILON)).float()
 
 
 def _centred(rewards: Sequence[float]) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Advantage = Literal["mean", "std", "leave_one_out"]
+Advantage = Literal["mean", "std", "std_unbiased", "leave_one_out"]
 Mean = Literal["response", "sum", "group", "batch"]
 Keep = Literal["effective", "informative", "all"]
 
@@ -24,8 +24,8 @@ class Weighting:
     are over them. A group with fewer than two of them gives no sequences, whatever ``keep`` says, but still counts in P.
 
     Attributes:
-        advantage: mean: r - mean(r); std: that divided by the group's standard deviation; leave_one_out: r - mean of the
-            other responses' rewards.
+        advantage: mean: r - mean(r); std: that divided by the group's standard deviation of divisor G; std_unbiased: by the
+            one of divisor G - 1; leave_one_out: r - mean of the other responses' rewards.
         mean: how a response's weight is normalised, and so what the objective must do with its tokens:
             response: 1 / (G P); the objective takes the mean over the response's tokens (or one term per response);
             sum: 1 / (G P); the objective sums over tokens;

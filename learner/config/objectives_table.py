@@ -22,6 +22,7 @@ class ObjectiveEntry:
         needs_reference: whether its own formula needs log-probabilities under a frozen reference. No objective of ours does;
             ``kl_coef`` adds that need to any objective that accepts added terms.
         accepts_terms: whether ``advantage``, ``kl_coef`` and ``entropy_coef`` may be set. Not so for supervised training.
+        fixed_mean: why ``mean`` cannot be set; empty: it can.
     """
 
     summary: str
@@ -30,6 +31,7 @@ class ObjectiveEntry:
     needs_behaviour: bool = False
     needs_reference: bool = False
     accepts_terms: bool = True
+    fixed_mean: str = ""
 
 
 _ASYMPO_PAPER = "arXiv 2606.03070v3"
@@ -40,6 +42,7 @@ OBJECTIVES: dict[str, ObjectiveEntry] = {
         summary="Each response's negative log-likelihood divided by its own current value; rho_max bounds the negatives.",
         source=f"{_ASYMPO_PAPER}; rho_max is ours",
         constants=frozenset({"scale_floor", "p_low", "p_high", "rho_max", "rho_decay"}),
+        fixed_mean="its unit is the response's own mean, S_g, and a response's length cancels out of A_g S_g / sg(S_g)",
     ),
     "spo": ObjectiveEntry(
         summary="Scaled Policy Optimization: responses below their group's mean weigh spo_alpha instead of 1.",
@@ -63,18 +66,20 @@ OBJECTIVES: dict[str, ObjectiveEntry] = {
         summary="Asymmetric REINFORCE: a baseline that lies asymre_shift below the group's mean reward.",
         source="arXiv 2506.20520",
         constants=frozenset({"asymre_shift"}),
+        fixed_mean="its formula has the log-probability of the whole response, a sum over tokens",
     ),
     "grpo": ObjectiveEntry(
         summary="Group Relative Policy Optimization: PPO's clipped token ratio, advantages divided by the group's std.",
-        source="arXiv 2402.03300",
-        constants=_CLIP,
+        source="arXiv 2402.03300; the dual clip is arXiv 1912.09729's",
+        constants=_CLIP | {"dual_clip"},
         needs_behaviour=True,
     ),
     "dr_grpo": ObjectiveEntry(
         summary="Dr. GRPO: GRPO without the division by the response's length and by the group's standard deviation.",
         source="arXiv 2503.20783",
-        constants=_CLIP | {"dr_grpo_length"},
+        constants=_CLIP | {"dual_clip", "dr_grpo_length"},
         needs_behaviour=True,
+        fixed_mean="its point is that no length divides but the constant dr_grpo_length",
     ),
     "tis": ObjectiveEntry(
         summary="Truncated importance sampling: REINFORCE weighted by the token ratio, at most tis_cap, without gradient.",
@@ -93,16 +98,18 @@ OBJECTIVES: dict[str, ObjectiveEntry] = {
         source="arXiv 2507.18071",
         constants=_CLIP,
         needs_behaviour=True,
+        fixed_mean="its ratio is the whole response's, so that a response has one term and no tokens to average over",
     ),
     "topr": ObjectiveEntry(
         summary="Tapered off-policy REINFORCE: negatives weighted by the whole response's ratio, at most 1.",
         source="arXiv 2503.14286",
         needs_behaviour=True,
+        fixed_mean="its formula has the log-probability of the whole response, a sum over tokens",
     ),
     "dppo": ObjectiveEntry(
         summary="DPPO: tokens whose probability has moved too far from the behaviour policy's are masked.",
-        source="arXiv 2602.04879 and its code",
-        constants=frozenset({"dppo_divergence", "dppo_bound"}),
+        source="arXiv 2602.04879 and its code; dppo_kl is prime-rl's",
+        constants=frozenset({"dppo_divergence", "dppo_low", "dppo_high", "dppo_kl"}),
         needs_behaviour=True,
     ),
     "drpo": ObjectiveEntry(
@@ -114,12 +121,13 @@ OBJECTIVES: dict[str, ObjectiveEntry] = {
     "m2po": ObjectiveEntry(
         summary="M2PO: the tokens farthest from the behaviour policy are masked until the second moment fits.",
         source="arXiv 2510.01161",
-        constants=frozenset({"m2po_threshold"}),
+        constants=frozenset({"m2po_threshold", "m2po_over"}),
         needs_behaviour=True,
     ),
     "sft": ObjectiveEntry(
         summary="Supervised fine-tuning: negative log-likelihood of the responses, for warm starts.",
         source="maximum likelihood",
         accepts_terms=False,
+        fixed_mean="it is the mean over the step's tokens",
     ),
 }

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from learner.batch.types import MicroBatch
 from learner.batch.weighting import Weighting
+from learner.objectives.effective_sample import effective_sample_sums
 
 Loss = tuple[Tensor, dict[str, Tensor]]
 
@@ -80,6 +81,8 @@ class Objective(ABC):
             positives only, and for ASymPO the sum of |A| / S over negatives by that over positives. It is measured from the
             gradient, not declared.
         drift_sum / drift_count: log(pi/mu) over tokens, if the objective needs mu (nats; tokens).
+        ess_weight, ess_square, ess_count: importance weights of whole responses, if the objective needs mu: their sum, that
+            of their squares, and how many (learner.objectives.effective_sample).
 
     State: the caller gives ``observe`` the sums of the step, reduced over all ranks, after every update. As all ranks see
     the same numbers, their states stay equal without a collective.
@@ -89,12 +92,14 @@ class Objective(ABC):
         needs_behaviour: whether it needs ``Responses.behaviour_logp``.
         needs_reference: whether it needs ``Responses.reference_logp``.
         needs_entropy: whether it needs ``Responses.entropy``.
+        needs_survey: whether ``survey`` must be called before the losses of a step.
     """
 
     weighting = Weighting()
     needs_behaviour = False
     needs_reference = False
     needs_entropy = False
+    needs_survey = False
 
     @abstractmethod
     def loss(self, logp: Tensor, responses: Responses) -> Loss:
@@ -118,8 +123,10 @@ class Objective(ABC):
             (gradient,) = torch.autograd.grad(loss, leaf)
         metrics = {**self._scales(leaf.detach(), responses), **_rho(gradient), **metrics}
         if self.needs_behaviour and responses.behaviour_logp is not None:
-            metrics["drift_sum"] = (leaf.detach() - responses.behaviour_logp).sum()
+            log_ratio = leaf.detach() - responses.behaviour_logp
+            metrics["drift_sum"] = log_ratio.sum()
             metrics["drift_count"] = gradient.new_full((), len(gradient))
+            metrics |= effective_sample_sums(responses.total(log_ratio.double()), responses.lengths())
         value: Tensor = _WithGradient.apply(logp, loss.detach(), gradient)  # type: ignore[assignment]
         return value, {name: metric.detach() for name, metric in metrics.items()}
 
@@ -127,6 +134,16 @@ class Objective(ABC):
         """Sums per-token ``losses`` [L], each with the weight that ``weighting`` gives its token."""
         per_response = responses.mean(losses) if self.weighting.mean == "response" else responses.total(losses)
         return (responses.weight * per_response).sum()
+
+    def survey(self, log_ratio: Tensor, advantage: Tensor) -> None:  # noqa: B027
+        """Learns what the losses of a step need of all its tokens; called once a step, before them, if ``needs_survey``.
+
+        Every rank passes the same tokens, and so ends with the same state.
+
+        Args:
+            log_ratio: [n] float on the CPU, log(pi / mu) of the step's loss tokens, of all micro-batches and data ranks.
+            advantage: [n] float, the advantage of each token's response.
+        """
 
     def observe(self, sums: dict[str, float]) -> None:  # noqa: B027 (state is optional)
         """Records a step that was made; ``sums``: its metrics, summed over all micro-batches and ranks."""

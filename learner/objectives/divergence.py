@@ -22,18 +22,29 @@ _SMALLEST = 1e-12  # least 1 - p: a certain token has 1 - p = 0, and no logarith
 class Dppo(Objective):
     """DPPO, which masks tokens beyond a bound on their divergence (arXiv 2602.04879; formulas from its official code).
 
-        L = -(1/sum m) sum_g sum_i M_i A_g sg(min(r_i, 20)) log pi_i
-        tv: M = [pi - mu <= bound] where A > 0, [pi - mu >= -bound] elsewhere;    bound 0.15
-        kl: M = [KL(Bernoulli(mu) || Bernoulli(pi)) <= bound], or the token is moving back towards mu;    bound 0.05
+        L = -(1/sum m) sum_g sum_i M_i A_g sg(min(r_i, 20)) log pi_i - kl (log r_i)^2
+        tv: M = [pi - mu <= high] where A > 0, [pi - mu >= -low] elsewhere;    low = high = 0.15
+        kl: M = [KL(Bernoulli(mu) || Bernoulli(pi)) <= high] where A > 0, [... <= low] elsewhere, or the token is moving back
+            towards mu;    low = high = 0.05
 
-    Normalised by the step's tokens, as verl's port does. Needs mu. Our choice: A is mean-centred.
+    Normalised by the step's tokens, as verl's port does; ``mean`` chooses another. Needs mu. From the code: the masks, with a
+    bound for each direction, and the truncation at 20. From prime-rl's default loss: the term in kl, over all loss tokens,
+    the masked ones too. That loss is tv with low = high = 0.2, kl = 1e-3 and a centred advantage; it does not truncate r. It
+    calls the term a KL; derived here: to second order its mean over mu is 2 kl KL(mu || pi). As in prime-rl, responses with
+    A = 0 are left out, and have no such term. Our choice: A is mean-centred.
+
+    Args:
+        divergence: tv (total variation), or kl.
+        low: largest divergence of tokens that A < 0 pushes down.
+        high: largest divergence of tokens that A > 0 pushes up.
+        kl: coefficient of (log r)^2, per token.
     """
 
     weighting = Weighting(mean="batch")
     needs_behaviour = True
 
-    def __init__(self, divergence: Divergence = "tv", bound: float = 0.15) -> None:
-        self._divergence, self._bound = divergence, bound
+    def __init__(self, divergence: Divergence = "tv", low: float = 0.15, high: float = 0.15, kl: float = 0.0) -> None:
+        self._divergence, self._low, self._high, self._kl = divergence, low, high, kl
 
     def loss(self, logp: Tensor, responses: Responses) -> Loss:
         assert responses.behaviour_logp is not None
@@ -41,12 +52,15 @@ class Dppo(Objective):
         ratio = log_ratio(logp.detach(), responses).exp().clamp(max=20.0)
         moved = logp.detach().exp() - responses.behaviour_logp.exp()
         outward = torch.where(advantage > 0, moved, -moved)  # how far the token has already moved in the direction of A
+        bound = torch.where(advantage > 0, self._high, torch.full_like(outward, self._low))
         if self._divergence == "tv":
-            masked = outward > self._bound
+            masked = outward > bound
         else:
-            masked = (outward > 0) & (_bernoulli_kl(responses.behaviour_logp, logp.detach()) > self._bound)
-        weighted = torch.where(masked, 0.0, ratio * advantage) * logp
-        return -self.reduce(weighted, responses), share("clipped", masked)
+            masked = (outward > 0) & (_bernoulli_kl(responses.behaviour_logp, logp.detach()) > bound)
+        losses = -torch.where(masked, 0.0, ratio * advantage) * logp
+        if self._kl:
+            losses = losses + self._kl * log_ratio(logp, responses).square()
+        return self.reduce(losses, responses), share("clipped", masked)
 
 
 class Drpo(Objective):
@@ -73,43 +87,6 @@ class Drpo(Objective):
         penalty = advantage.abs() / (2 * self._delta) * responses.behaviour_logp.exp() * (ratio - 1).square()
         outward = (logp.detach().exp() - responses.behaviour_logp.exp()) * advantage.sign()
         return -self.reduce(ratio * advantage - penalty, responses), share("clipped", outward > self._delta)
-
-
-class M2po(Objective):
-    """M2PO, which masks the largest (log r)^2 until the mean of the others is at most ``threshold`` (arXiv 2510.01161).
-
-        L = -(1/G) sum_g (1/m_g) sum_i M_i r_i A_g,    A = (reward - mean) / std
-
-    threshold = 0.04 is the paper's. The paper masks over the whole batch; our choice is to mask within each response, because
-    only then is the gradient independent of how the batch is cut. That is stricter: other responses do not outweigh a far
-    token. Our choice: normalised as GRPO. Needs mu.
-    """
-
-    weighting = Weighting(advantage="std")
-    needs_behaviour = True
-
-    def __init__(self, threshold: float = 0.04) -> None:
-        self._threshold = threshold
-
-    def loss(self, logp: Tensor, responses: Responses) -> Loss:
-        log_r = log_ratio(logp, responses)
-        masked = ~_within_mean(log_r.detach().square(), responses, self._threshold)
-        surrogate = torch.where(masked, 0.0, log_r.exp() * responses.advantage[responses.row])
-        return -self.reduce(surrogate, responses), share("clipped", masked)
-
-
-def _within_mean(values: Tensor, responses: Responses, bound: float) -> Tensor:
-    """Flags in each response the smallest ``values`` [L], as many as have a mean of at most ``bound``: [L] bool."""
-    ascending = values.argsort(stable=True)
-    order = ascending[responses.row[ascending].argsort(stable=True)]  # by response, then by value
-    row = responses.row[order]
-    sums = values[order].double().cumsum(0)
-    ranks = torch.arange(1, len(values) + 1, device=values.device, dtype=torch.float64)
-    ends = responses.total(torch.ones_like(row)).cumsum(0)  # bincount would wait for a GPU
-    starts = torch.cat([ends.new_zeros(1), ends[:-1]])[row]
-    before = torch.cat([sums.new_zeros(1), sums])[starts]
-    within = (sums - before) / (ranks - starts) <= bound
-    return torch.zeros_like(within).index_put((order,), within)
 
 
 def _bernoulli_kl(log_mu: Tensor, log_pi: Tensor) -> Tensor:

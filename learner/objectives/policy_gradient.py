@@ -18,8 +18,8 @@ class Spo(Objective):
 
         L = (1/G) sum_g A_g C_g S_g,    C_g = 1 where A_g >= 0, alpha where A_g < 0
 
-    The loss of the step is the mean over prompts. Normalised by 1/m within a response and 1/G within a group. Needs no other
-    log-probabilities. rho = alpha, which is 0.2 in all the paper's runs.
+    The loss of the step is the mean over prompts. Normalised by 1/m within a response and 1/G within a group; ``mean``
+    chooses another mean over tokens. Needs no other log-probabilities. rho = alpha, which is 0.2 in all the paper's runs.
     """
 
     def __init__(self, alpha: float) -> None:
@@ -27,7 +27,7 @@ class Spo(Objective):
 
     def loss(self, logp: Tensor, responses: Responses) -> Loss:
         advantage = torch.where(responses.advantage >= 0, responses.advantage, self._alpha * responses.advantage)
-        return (responses.weight * advantage * responses.scale(logp)).sum(), {}
+        return -self.reduce(advantage[responses.row] * logp, responses), {}
 
 
 class Reinforce(Spo):

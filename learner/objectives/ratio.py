@@ -13,7 +13,7 @@ from torch import Tensor
 from learner.batch.weighting import Weighting
 from learner.objectives.base import Loss, Objective, Responses
 
-_LIMIT = (
+LIMIT = (
     20.0  # |log ratio| is clamped to it, as DRPO's code does, since exp(89) is infinite in fp32; no gradient beyond it
 )
 
@@ -21,7 +21,7 @@ _LIMIT = (
 def log_ratio(logp: Tensor, responses: Responses) -> Tensor:
     """Computes log(pi / mu) of each token, clamped to +-20: [L]."""
     assert responses.behaviour_logp is not None
-    return (logp - responses.behaviour_logp).clamp(-_LIMIT, _LIMIT)
+    return (logp - responses.behaviour_logp).clamp(-LIMIT, LIMIT)
 
 
 def clipped_surrogate(ratio: Tensor, advantage: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
@@ -37,37 +37,49 @@ def share(name: str, flags: Tensor) -> dict[str, Tensor]:
 
 
 class Grpo(Objective):
-    """GRPO, which clips each token's ratio as PPO does (arXiv 2402.03300).
+    """GRPO, which clips each token's ratio as PPO does (arXiv 2402.03300), with the dual clip.
 
-        maximise (1/G) sum_g (1/m_g) sum_i min(r_i A_g, clip(r_i, 1 - low, 1 + high) A_g),    A = (reward - mean) / std
+        maximise (1/G) sum_g (1/m_g) sum_i u_i,    A = (reward - mean) / std
+        u_i = min(r_i A_g, clip(r_i, 1 - low, 1 + high) A_g), and where A_g < 0 no less than dual A_g
 
-    Normalised by 1/m, by 1/G, and by the group's std. Needs mu. low = high = 0.2; DAPO's clip-higher is high = 0.28.
+    Normalised by 1/m, by 1/G, and by the group's std; ``mean`` chooses another mean over tokens. Needs mu. low = high = 0.2;
+    DAPO (arXiv 2503.14476) is mean = "batch" and high = 0.28. The dual clip is not GRPO's: it is from arXiv 1912.09729, and
+    on by default in verl (clip_ratio_c = 3). Without it a token with A < 0 that has become likely has the slope r |A|, which
+    has no bound; with it such a token has none beyond r = dual.
+
+    Args:
+        low: ratios below 1 - low are clipped.
+        high: ratios above 1 + high are clipped.
+        dual: largest ratio that counts where A < 0, above 1; None: no bound.
     """
 
     weighting = Weighting(advantage="std")
     needs_behaviour = True
 
-    def __init__(self, low: float = 0.2, high: float = 0.2) -> None:
-        self._low, self._high = low, high
+    def __init__(self, low: float = 0.2, high: float = 0.2, dual: float | None = 3.0) -> None:
+        self._low, self._high, self._dual = low, high, dual
 
     def loss(self, logp: Tensor, responses: Responses) -> Loss:
-        ratio = log_ratio(logp, responses).exp()
-        surrogate, clipped = clipped_surrogate(ratio, responses.advantage[responses.row], self._low, self._high)
+        ratio, advantage = log_ratio(logp, responses).exp(), responses.advantage[responses.row]
+        surrogate, clipped = clipped_surrogate(ratio, advantage, self._low, self._high)
+        if self._dual is not None:
+            beyond = (advantage < 0) & (ratio.detach() > self._dual)
+            surrogate, clipped = torch.where(beyond, self._dual * advantage, surrogate), clipped | beyond
         return -self.reduce(surrogate, responses), share("clipped", clipped)
 
 
 class DrGrpo(Grpo):
     """Dr. GRPO, which is GRPO without its two biases, 1/m and 1/std (arXiv 2503.20783).
 
-        maximise (1/G) sum_g (1/length) sum_i min(r_i A_g, clip(r_i) A_g),    A = reward - mean
+        maximise (1/G) sum_g (1/length) sum_i u_i,    A = reward - mean,    u_i as GRPO has it, with the dual clip
 
     Normalised by 1/G and by the constant ``length`` (tokens; its authors' code uses the generation budget). Needs mu.
     """
 
     weighting = Weighting(mean="sum")
 
-    def __init__(self, low: float = 0.2, high: float = 0.2, length: int = 1024) -> None:
-        super().__init__(low, high)
+    def __init__(self, low: float = 0.2, high: float = 0.2, dual: float | None = 3.0, length: int = 1024) -> None:
+        super().__init__(low, high, dual)
         self._length = length
 
     def reduce(self, losses: Tensor, responses: Responses) -> Tensor:

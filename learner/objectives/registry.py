@@ -8,10 +8,11 @@ from dataclasses import replace
 from learner.config.objective import GROUP, ObjectiveConfig, plugins
 from learner.objectives.asympo import Asympo, RhoGuard
 from learner.objectives.base import Objective
-from learner.objectives.divergence import Dppo, Drpo, M2po
+from learner.objectives.divergence import Dppo, Drpo
 from learner.objectives.policy_gradient import Asymre, Opmd, Positives, Reinforce, Spo
 from learner.objectives.ratio import Cispo, DrGrpo, Grpo, Tis
 from learner.objectives.regularised import Regularised
+from learner.objectives.second_moment import M2po
 from learner.objectives.sequence import Gspo, Topr
 from learner.objectives.supervised import Sft
 from runtime.settings import SettingsError
@@ -23,8 +24,12 @@ def _asympo(config: ObjectiveConfig) -> Objective:
 
 
 def _dppo(config: ObjectiveConfig) -> Objective:
-    bound = config.dppo_bound or {"tv": 0.15, "kl": 0.05}[config.dppo_divergence]
-    return Dppo(config.dppo_divergence, bound)
+    usual = {"tv": 0.15, "kl": 0.05}[config.dppo_divergence]
+    return Dppo(config.dppo_divergence, config.dppo_low or usual, config.dppo_high or usual, config.dppo_kl)
+
+
+def _dr_grpo(config: ObjectiveConfig) -> Objective:
+    return DrGrpo(**_clip(config), dual=config.dual_clip, length=config.dr_grpo_length or _LENGTH)
 
 
 def _clip(config: ObjectiveConfig) -> dict[str, float]:
@@ -32,6 +37,8 @@ def _clip(config: ObjectiveConfig) -> dict[str, float]:
     bounds = {"low": config.clip_low, "high": config.clip_high}
     return {name: bound for name, bound in bounds.items() if bound is not None}
 
+
+_LENGTH = 1024  # divisor of dr_grpo where no run file says how many tokens a response may have
 
 # The same names as learner.config.objectives_table.
 BUILDERS: dict[str, Callable[[ObjectiveConfig], Objective]] = {
@@ -41,15 +48,15 @@ BUILDERS: dict[str, Callable[[ObjectiveConfig], Objective]] = {
     "positives": lambda config: Positives(),
     "opmd": lambda config: Opmd(config.opmd_tau),
     "asymre": lambda config: Asymre(config.asymre_shift),
-    "grpo": lambda config: Grpo(**_clip(config)),
-    "dr_grpo": lambda config: DrGrpo(**_clip(config), length=config.dr_grpo_length),
+    "grpo": lambda config: Grpo(**_clip(config), dual=config.dual_clip),
+    "dr_grpo": _dr_grpo,
     "tis": lambda config: Tis(config.tis_cap),
     "cispo": lambda config: Cispo(**_clip(config)),
     "gspo": lambda config: Gspo(**_clip(config)),
     "topr": lambda config: Topr(),
     "dppo": _dppo,
     "drpo": lambda config: Drpo(config.drpo_delta),
-    "m2po": lambda config: M2po(config.m2po_threshold),
+    "m2po": lambda config: M2po(config.m2po_threshold, config.m2po_over),
     "sft": lambda config: Sft(),
 }
 
@@ -64,7 +71,7 @@ def get(config: ObjectiveConfig) -> Objective:
 
     Raises:
         SettingsError: an installed distribution's entry point has the name of one of our objectives, or returned something
-            that is not an Objective.
+            that is not an Objective; or the KL is to be weighted by a ratio that the objective does not have.
     """
     others = plugins()
     if config.name in BUILDERS and config.name in others:
@@ -79,6 +86,14 @@ def get(config: ObjectiveConfig) -> Objective:
         )
     if config.advantage is not None:
         objective.weighting = replace(objective.weighting, advantage=config.advantage)
+    if config.mean is not None:
+        objective.weighting = replace(objective.weighting, mean=config.mean)
+    if config.kl_estimator == "k3_weighted" and not objective.needs_behaviour:
+        raise SettingsError(
+            f"kl_estimator = 'k3_weighted': {config.name} has no behaviour probabilities to take a ratio with; use 'k3'"
+        )
     if config.kl_coef or config.entropy_coef:
-        return Regularised(objective, config.kl_coef, config.entropy_coef)
+        return Regularised(
+            objective, config.kl_coef, config.entropy_coef, weighted=config.kl_estimator == "k3_weighted"
+        )
     return objective

@@ -24,7 +24,10 @@ class Response:
 
 
 Group = list[Response]
-STD = ("grpo", "cispo", "gspo", "m2po")
+STD = ("grpo", "grpo_free", "dapo", "cispo", "cispo_response", "gspo", "m2po", "m2po_group", "m2po_batch")
+STD_UNBIASED = ("grpo_verl", "grpo_group")
+STEP_MEAN = ("opmd", "dapo", "grpo_verl", "dppo", "dppo_kl", "dppo_prime", "drpo", "spo_batch", "tis_batch")
+GROUP_MEAN = ("cispo", "grpo_group", "m2po_group", "dppo_group", "drpo_group")
 STEP = 1e-30
 
 
@@ -62,16 +65,25 @@ def loss(name: str, groups: list[Group], x: list[Numbers]) -> complex:
     for group in groups:
         rewards = [response.reward for response in group]
         mean = math.fsum(rewards) / len(rewards)
-        spread = math.sqrt(math.fsum((r - mean) ** 2 for r in rewards) / len(rewards))
+        squares = math.fsum((r - mean) ** 2 for r in rewards)
+        divisor = 1.0
+        if name in STD:
+            divisor = math.sqrt(squares / len(rewards)) + 1e-6
+        if name in STD_UNBIASED:
+            divisor = math.sqrt(squares / (len(rewards) - 1)) + 1e-6
         group_tokens = sum(len(response.logp) for response in group)
         for response in group:
-            a = (response.reward - mean) / ((spread + 1e-6) if name in STD else 1.0)
+            a = (response.reward - mean) / divisor
             if max(rewards) != min(rewards):
-                share = {
-                    "opmd": 1 / step_tokens, "dppo": 1 / step_tokens, "dppo_kl": 1 / step_tokens, "drpo": 1 / step_tokens,
-                    "cispo": 1 / (group_tokens * len(groups)),
-                }.get(name, 1 / (len(group) * len(groups)))  # fmt: skip
-                total += share * TERMS[name](a, x[position], response.logp, response.mu)
+                share = 1 / (len(group) * len(groups))
+                if name in STEP_MEAN:
+                    share = 1 / step_tokens
+                if name in GROUP_MEAN:
+                    share = 1 / (group_tokens * len(groups))
+                if name == "m2po_batch":
+                    total += share * _m2po_batch(a, x[position], response, groups)
+                elif not (name == "dppo_prime" and response.reward == mean):  # A = 0: not trained, so no KL either
+                    total += share * TERMS[name](a, x[position], response.logp, response.mu)
             position += 1
     return total
 
@@ -113,8 +125,24 @@ def _asympo(factor: float, low: float = -math.inf, high: float = math.inf) -> Ca
     return term
 
 
-def _grpo(a: float, x: Numbers, base: list[float], mu: list[float]) -> complex:
-    return -_mean([_pessimistic(_ratio(v, m), a, 0.2, 0.2) for v, m in zip(x, mu, strict=True)])
+def _grpo(low: float = 0.2, high: float = 0.2, dual: float = 3.0) -> Callable[..., complex]:
+    """Minus the sum over a response's tokens."""
+
+    def term(a: float, x: Numbers, base: list[float], mu: list[float]) -> complex:
+        total = 0j
+        for v, m in zip(x, mu, strict=True):
+            surrogate = _pessimistic(_ratio(v, m), a, low, high)
+            if a < 0 and surrogate.real < dual * a:
+                surrogate = complex(dual * a)
+            total -= surrogate
+        return total
+
+    return term
+
+
+def _averaged(sums: Callable[..., complex]) -> Callable[..., complex]:
+    """The mean over a response's tokens of a term that is a sum over them."""
+    return lambda a, x, base, mu: sums(a, x, base, mu) / len(x)
 
 
 def _gspo(a: float, x: Numbers, base: list[float], mu: list[float]) -> complex:
@@ -135,23 +163,30 @@ def _topr(a: float, x: Numbers, base: list[float], mu: list[float]) -> complex:
     return -(1.0 if a >= 0 else min(1.0, math.exp(min(0.0, sum(logs))))) * a * sum(x)
 
 
-def _dppo(a: float, x: Numbers, base: list[float], mu: list[float]) -> complex:
-    total = 0j
-    for v, b, m in zip(x, base, mu, strict=True):
-        moved = math.exp(b) - math.exp(m)
-        if moved <= 0.15 if a > 0 else moved >= -0.15:
-            total -= a * min(_ratio(b, m).real, 20.0) * v
-    return total
+def _dppo(low: float = 0.15, high: float = 0.15, coefficient: float = 0.0) -> Callable[..., complex]:
+    def term(a: float, x: Numbers, base: list[float], mu: list[float]) -> complex:
+        total = 0j
+        for v, b, m in zip(x, base, mu, strict=True):
+            moved = math.exp(b) - math.exp(m)
+            if moved <= high if a > 0 else moved >= -low:
+                total -= a * min(_ratio(b, m).real, 20.0) * v
+            total += coefficient * _clip(complex(v) - m, -20, 20) ** 2
+        return total
+
+    return term
 
 
-def _dppo_kl(a: float, x: Numbers, base: list[float], mu: list[float]) -> complex:
-    total = 0j
-    for v, b, m in zip(x, base, mu, strict=True):
-        p, q = math.exp(m), math.exp(b)
-        kl = p * (m - b) + max(1 - p, 1e-12) * (math.log(max(1 - p, 1e-12)) - math.log(max(1 - q, 1e-12)))
-        if kl <= 0.05 or (q <= p if a > 0 else q >= p):
-            total -= a * min(_ratio(b, m).real, 20.0) * v
-    return total
+def _dppo_kl(low: float, high: float) -> Callable[..., complex]:
+    def term(a: float, x: Numbers, base: list[float], mu: list[float]) -> complex:
+        total = 0j
+        for v, b, m in zip(x, base, mu, strict=True):
+            p, q = math.exp(m), math.exp(b)
+            kl = p * (m - b) + max(1 - p, 1e-12) * (math.log(max(1 - p, 1e-12)) - math.log(max(1 - q, 1e-12)))
+            if kl <= (high if a > 0 else low) or (q <= p if a > 0 else q >= p):
+                total -= a * min(_ratio(b, m).real, 20.0) * v
+        return total
+
+    return term
 
 
 def _drpo(a: float, x: Numbers, base: list[float], mu: list[float]) -> complex:
@@ -167,6 +202,28 @@ def _m2po(a: float, x: Numbers, base: list[float], mu: list[float]) -> complex:
     return -sum(_ratio(x[i], mu[i]) * a for i in kept) / len(x)
 
 
+def _m2po_batch(a: float, x: Numbers, response: Response, groups: list[Group]) -> complex:
+    """Algorithm 1 of the paper, over the whole step: the largest is masked until the mean of the others fits."""
+    outward = []
+    for group in groups:
+        mean = math.fsum(one.reward for one in group) / len(group)
+        for one in group:
+            for b, m in zip(one.logp, one.mu, strict=True):
+                log_r = _clip(complex(b) - m, -20, 20).real
+                moved = abs(log_r) > 1e-4
+                if moved and (one.reward - mean) * log_r > 0 and len({other.reward for other in group}) > 1:
+                    outward.append(log_r**2)
+    kept = sorted(outward)
+    while kept and math.fsum(kept) / len(kept) > 0.04:
+        kept.pop()
+    total = 0j
+    for v, b, m in zip(x, response.logp, response.mu, strict=True):
+        log_r = _clip(complex(b) - m, -20, 20).real
+        if a * log_r <= 0 or (kept and log_r**2 <= kept[-1]):
+            total -= _ratio(v, m) * a
+    return total / len(x)
+
+
 TERMS: dict[str, Callable[..., complex]] = {
     "reinforce": _scaled(1.0),
     "spo": _scaled(0.2),
@@ -176,14 +233,26 @@ TERMS: dict[str, Callable[..., complex]] = {
     "asympo": _asympo(1.0),
     "asympo_guard": _asympo(0.1),
     "asympo_clip": _asympo(1.0, math.log(0.02), math.log(0.98)),
-    "grpo": _grpo,
-    "dr_grpo": lambda a, x, base, mu: _grpo(a, x, base, mu) * len(x) / 1024,
+    "spo_batch": lambda a, x, base, mu: a * (1 if a >= 0 else 0.2) * -sum(x),
+    "grpo": _averaged(_grpo()),
+    "grpo_free": _averaged(_grpo(dual=math.inf)),
+    "grpo_verl": _grpo(),
+    "grpo_group": _grpo(),
+    "dapo": _grpo(high=0.28),
+    "dr_grpo": lambda a, x, base, mu: _grpo()(a, x, base, mu) / 1024,
     "tis": _tis,
+    "tis_batch": lambda a, x, base, mu: _tis(a, x, base, mu) * len(x),
     "cispo": _cispo,
+    "cispo_response": _averaged(_cispo),
     "gspo": _gspo,
     "topr": _topr,
-    "dppo": _dppo,
-    "dppo_kl": _dppo_kl,
+    "dppo": _dppo(),
+    "dppo_group": _dppo(),
+    "dppo_prime": _dppo(low=0.1, high=0.2, coefficient=0.05),
+    "dppo_kl": _dppo_kl(low=0.02, high=0.08),
     "drpo": _drpo,
+    "drpo_group": _drpo,
     "m2po": _m2po,
+    "m2po_group": lambda a, x, base, mu: _m2po(a, x, base, mu) * len(x),
+    "m2po_batch": _m2po,  # not called: ``loss`` takes _m2po_batch, which needs the whole step
 }

@@ -5,15 +5,20 @@ import math
 import pytest
 import torch
 
+from learner import objectives
+from learner.config.objective import ObjectiveConfig
+from learner.config.objectives_table import OBJECTIVES
 from learner.objectives import Objective, Responses
 from learner.objectives.asympo import Asympo
-from learner.objectives.divergence import Dppo, Drpo, M2po
+from learner.objectives.divergence import Dppo, Drpo
 from learner.objectives.policy_gradient import Positives, Reinforce, Spo
 from learner.objectives.ratio import Grpo
+from learner.objectives.second_moment import M2po
 from learner.objectives.sequence import Gspo, Topr
 from learner.objectives.supervised import Sft
 from tests.tools import objective_reference as reference
-from tests.tools.objective_cases import one_group
+from tests.tools.objective_cases import evaluate, one_group
+from tests.tools.objective_reference import Response
 
 ALL = sorted(reference.TERMS)
 MIXED = [[1.0, 0.0, 0.0, 1.0], [0.0, 0.0], [0.0, 0.5, 1.0], [1.0, 0.0]]
@@ -87,6 +92,58 @@ def test_grpo_by_hand():
     assert metrics["drift_sum"] == pytest.approx(0.3 - 0.1 + 0.3)
 
 
+def one_huge_ratio(ratio: float) -> tuple[torch.Tensor, Responses]:
+    """A wrong response of three tokens, A = -1, of which one has become ``ratio`` times as likely as when it was sampled."""
+    logp = torch.tensor([-0.1, -1.0, -2.0], dtype=torch.float64, requires_grad=True)
+    behaviour = logp.detach() - torch.tensor([math.log(ratio), 0.0, 0.0], dtype=torch.float64)
+    return logp, Responses(torch.zeros(3, dtype=torch.int64), torch.tensor([-1.0]), torch.ones(1), behaviour)
+
+
+def test_the_dual_clip_bounds_the_slope_of_a_negative_token_of_a_huge_ratio():
+    """Each token weighs 1/3. At r = 7332 the first one's slope is 7332 / 3 = 2444 beside 0.33 without the dual clip."""
+    loss, gradient, metrics = outcome(Grpo(dual=None), *one_huge_ratio(7332.0))
+    assert gradient == pytest.approx([2444, 1 / 3, 1 / 3])
+    assert loss == pytest.approx((7332 + 2) / 3)
+    assert metrics["clipped_sum"] == 0
+    loss, gradient, metrics = outcome(Grpo(), *one_huge_ratio(7332.0))
+    assert gradient == pytest.approx([0, 1 / 3, 1 / 3])
+    assert loss == pytest.approx((3 + 2) / 3)  # as much as dual says, 3
+    assert metrics["clipped_sum"] == 1
+    for ratio in (0.5, 1.0, 1.3, 2.9, 3.1, 50.0, 1e6):
+        assert max(outcome(Grpo(), *one_huge_ratio(ratio))[1]) < 3 / 3
+    assert outcome(Grpo(), *one_huge_ratio(2.9))[1] == pytest.approx([2.9 / 3, 1 / 3, 1 / 3])
+
+
+def test_the_dual_clip_leaves_positive_tokens_to_the_clip():
+    logp, responses = one_huge_ratio(7332.0)
+    positive = Responses(responses.row, -responses.advantage, responses.weight, responses.behaviour_logp)
+    loss, gradient, _ = outcome(Grpo(), logp, positive)
+    assert loss == pytest.approx(-(1.2 + 2) / 3)
+    assert gradient == pytest.approx([0, -1 / 3, -1 / 3])
+
+
+MEANS = {"response": [1 / 4, 1 / 12, 1 / 4, 1 / 4], "group": [1 / 8, 1 / 8, 1 / 4, 1 / 4], "batch": [1 / 6] * 4}
+
+
+@pytest.mark.parametrize("mean", MEANS)
+@pytest.mark.parametrize("name", [name for name, entry in OBJECTIVES.items() if not entry.fixed_mean])
+def test_the_mean_over_tokens_is_the_one_that_is_chosen(name: str, mean: str):
+    """Responses of 1 and 3 tokens, then of 1 and 1; A = +-1/2; pi = mu, so that every ratio is 1.
+
+    A token weighs 1 / (G P m), or 1 / (P times its group's tokens), or 1 / (the step's 6 tokens); its slope is that times A.
+    """
+    groups = [
+        [Response(1, [-1.0], [-1.0]), Response(0, [-1.0, -2.0, -3.0], [-1.0, -2.0, -3.0])],
+        [Response(1, [-2.0], [-2.0]), Response(0, [-2.0], [-2.0])],
+    ]
+    chosen = objectives.get(ObjectiveConfig.parse({"name": name, "advantage": "mean", "mean": mean}, "test"))
+    first, second, third, fourth = MEANS[mean]
+    negative = {"spo": 0.2, "positives": 0.0}.get(name, 1.0) / 2
+    factor = 0.5 if name == "opmd" else 1.0  # 1 / (1 + tau)
+    expected = [-first / 2, *[second * negative] * 3, -third / 2, fourth * negative]
+    assert evaluate(groups, chosen)[1].tolist() == pytest.approx([factor * slope for slope in expected], rel=1e-5)
+
+
 def test_gspo_by_hand():
     # s = e^((0.1 - 0.1) / 2) = 1 and e^0.3
     loss, gradient, _ = outcome(Gspo(), *one_group([-1.1, -2.9, -2.3]))
@@ -117,15 +174,31 @@ def test_dppo_masks_by_hand():
     """Tokens mu -> pi with A > 0: 0.5 -> 0.8, 0.8 -> 0.5, 0.5 -> 0.6; KL(mu || pi) = 0.2231, 0.1927, 0.0204."""
     pi, mu = torch.tensor([0.8, 0.5, 0.6], dtype=torch.float64), torch.tensor([0.5, 0.8, 0.5], dtype=torch.float64)
     for advantage, chosen, expected in (
-        (1.0, Dppo("tv", 0.15), [0.0, -0.625, -1.2]),  # 0.3 beyond; moving back; 0.1 within
-        (1.0, Dppo("kl", 0.20), [0.0, -0.625, -1.2]),
-        (1.0, Dppo("kl", 0.21), [0.0, -0.625, -1.2]),
-        (-1.0, Dppo("tv", 0.15), [1.6, 0.0, 1.2]),
-        (-1.0, Dppo("kl", 0.20), [1.6, 0.625, 1.2]),  # 0.1927: within, where KL(pi || mu) = 0.2231 is not
+        (1.0, Dppo("tv"), [0.0, -0.625, -1.2]),  # 0.3 beyond; moving back; 0.1 within
+        (1.0, Dppo("kl", 0.20, 0.20), [0.0, -0.625, -1.2]),
+        (1.0, Dppo("kl", 0.21, 0.21), [0.0, -0.625, -1.2]),
+        (-1.0, Dppo("tv"), [1.6, 0.0, 1.2]),
+        (-1.0, Dppo("kl", 0.20, 0.20), [1.6, 0.625, 1.2]),  # 0.1927: within, where KL(pi || mu) = 0.2231 is not
+        (1.0, Dppo("tv", low=0.01, high=0.35), [-1.6, -0.625, -1.2]),  # only high counts upwards
+        (1.0, Dppo("tv", low=0.35, high=0.05), [0.0, -0.625, 0.0]),
+        (-1.0, Dppo("tv", low=0.35, high=0.01), [1.6, 0.625, 1.2]),  # only low counts downwards
+        (-1.0, Dppo("tv", low=0.25, high=0.35), [1.6, 0.0, 1.2]),
+        (1.0, Dppo("kl", low=0.01, high=0.25), [-1.6, -0.625, -1.2]),
+        (-1.0, Dppo("kl", low=0.19, high=0.25), [1.6, 0.0, 1.2]),
     ):
         logp = pi.log().requires_grad_()
         responses = Responses(torch.tensor([0, 0, 0]), torch.tensor([advantage]), torch.ones(1), mu.log())
         assert outcome(chosen, logp, responses)[1] == pytest.approx(expected)
+
+
+def test_the_term_of_dppo_that_pulls_back_to_the_behaviour_policy_by_hand():
+    """Token pi = 0.8, mu = 0.5: log r = log 1.6. It is masked, and still has 0.1 (log r)^2, whose slope is 0.2 log r."""
+    logp = torch.tensor([math.log(0.8), math.log(0.5)], dtype=torch.float64, requires_grad=True)
+    behaviour = torch.tensor([math.log(0.5), math.log(0.5)], dtype=torch.float64)
+    responses = Responses(torch.tensor([0, 0]), torch.tensor([1.0]), torch.tensor([0.5]), behaviour)
+    loss, gradient, _ = outcome(Dppo(kl=0.1), logp, responses)
+    assert gradient == pytest.approx([0.5 * 0.2 * math.log(1.6), -0.5])
+    assert loss == pytest.approx(0.5 * 0.1 * math.log(1.6) ** 2 - 0.5 * math.log(0.5))
 
 
 def test_m2po_masks_the_farthest_tokens_of_each_response_until_the_mean_fits():

@@ -11,6 +11,7 @@ from learner.config.objective import ObjectiveConfig
 from learner.config.objectives_table import OBJECTIVES
 from learner.objectives import Loss, MissingInputError, Objective, Responses
 from learner.objectives.policy_gradient import Reinforce
+from learner.objectives.ratio import Tis
 from learner.objectives.regularised import Regularised
 from runtime.settings import SettingsError
 from tests.tools.objective_cases import evaluate, objective, random_groups
@@ -47,6 +48,29 @@ def test_our_default_is_asympo_with_the_guard_and_off_is_the_papers_formula():
         ({"rho_max": 0}, r"rho_max = 0: Input should be greater than 0"),
         ({"p_low": 0.9, "p_high": 0.5}, r"p_low = 0\.9 must be below p_high = 0\.5"),
         ({"name": "dr_grpo", "advantage": "std"}, r"dr_grpo is GRPO without the standard deviation"),
+        ({"name": "dr_grpo", "advantage": "std_unbiased"}, r"'std_unbiased': dr_grpo is GRPO without the standard dev"),
+        ({"name": "grpo", "dual_clip": 1.0}, r"dual_clip = 1\.0: Input should be greater than 1"),
+        (
+            {"name": "gspo", "dual_clip": 5},
+            r"dual_clip = 5\.0: gspo does not read it, only grpo, dr_grpo; leave it out",
+        ),
+        ({"name": "spo", "dual_clip": "off"}, r"dual_clip = None: spo does not read it"),
+        ({"name": "gspo", "mean": "batch"}, r"mean = 'batch': gspo has no choice: its ratio is the whole response's"),
+        (
+            {"name": "topr", "mean": "group"},
+            r"topr has no choice: .* a sum over tokens; leave it out, or use spo, reinf",
+        ),
+        ({"name": "dr_grpo", "mean": "batch"}, r"dr_grpo has no choice: .*constant dr_grpo_length"),
+        ({"mean": "response"}, r"mean = 'response': asympo has no choice: .*length cancels"),
+        ({"name": "asymre", "mean": "batch"}, r"asymre has no choice"),
+        ({"name": "sft", "mean": "batch"}, r"sft has no choice: it is the mean over the step's tokens"),
+        ({"name": "grpo", "mean": "sum"}, r"mean = 'sum': Input should be 'response', 'group' or 'batch'"),
+        ({"name": "dppo", "dppo_bound": 0.1}, r"dppo_bound"),
+        ({"name": "grpo", "kl_estimator": "k3_weighted"}, r"'k3_weighted': nothing reads it while kl_coef = 0"),
+        (
+            {"name": "spo", "kl_coef": 0.1, "kl_estimator": "k3_weighted"},
+            r"kl_estimator = 'k3_weighted': spo has no behaviour probabilities to take a ratio with; use 'k3', or an",
+        ),
         ({"name": "sft", "kl_coef": 0.1}, r"sft is for warm starts"),
     ],
 )
@@ -61,13 +85,22 @@ def test_constants_reach_the_objective():
     changed = {
         "spo": {"spo_alpha": 0.5}, "opmd": {"opmd_tau": 2.0}, "asymre": {"asymre_shift": 0.3}, "tis": {"tis_cap": 1.01},
         "asympo": {"scale_floor": 2.0}, "grpo": {"clip_low": 0.01, "clip_high": 0.01}, "dr_grpo": {"dr_grpo_length": 8},
+        "grpo_free": {"advantage": "std_unbiased"}, "dapo": {"dual_clip": 1.01}, "tis_batch": {"mean": "group"},
+        "dppo_group": {"dppo_low": 1e-3}, "dppo_prime": {"dppo_kl": 1.0}, "m2po_batch": {"m2po_over": "response"},
         "cispo": {"clip_high": 0.01}, "gspo": {"clip_low": 0.9, "clip_high": 9.0}, "drpo": {"drpo_delta": 0.5},
-        "dppo": {"dppo_bound": 1e-3}, "m2po": {"m2po_threshold": 1e-3}, "positives": {"advantage": "std"},
+        "dppo": {"dppo_high": 1e-3}, "m2po": {"m2po_threshold": 1e-3}, "positives": {"advantage": "std"},
         "topr": {"advantage": "leave_one_out"},
     }  # fmt: skip
     for name, constants in changed.items():
         before, after = (evaluate(groups, objective(name, **c))[1] for c in ({}, constants))
         assert not torch.allclose(before, after), name
+
+
+def test_the_divisor_of_dr_grpo_is_1024_where_no_run_file_gives_one():
+    groups = random_groups(11, [[1.0, 0.0, 0.0], [0.0, 1.0]])
+    unset, set_, half = (evaluate(groups, objective("dr_grpo", dr_grpo_length=n))[1] for n in (None, 1024, 512))
+    assert torch.equal(unset, set_)
+    torch.testing.assert_close(half, 2 * unset)
 
 
 class Elsewhere(Objective):
@@ -103,6 +136,11 @@ def test_an_entry_point_adds_an_objective(monkeypatch: pytest.MonkeyPatch):
     assert metrics["rho_sum"].item() == 0
     with pytest.raises(SettingsError, match=r"spo_alpha = 0\.5: mine does not read it"):
         parse(name="mine", spo_alpha=0.5)
+    with pytest.raises(SettingsError, match=r"mean = 'batch': mine has no choice: its own code decides"):
+        parse(name="mine", mean="batch")
+    weighted = parse(name="mine", options={"factor": 3.0}, kl_coef=0.1, kl_estimator="k3_weighted")
+    with pytest.raises(SettingsError, match=r"'k3_weighted': mine has no behaviour probabilities"):
+        objectives.get(weighted)
 
 
 def test_an_entry_point_must_give_an_objective_under_a_name_of_its_own(monkeypatch: pytest.MonkeyPatch):
@@ -137,10 +175,48 @@ def test_kl_to_the_reference_by_hand():
     assert metrics["rho_sum"] / metrics["rho_count"] == pytest.approx(1.0)  # the objective's own
 
 
-def test_kl_of_far_tokens_is_finite():
+def test_kl_weighted_by_the_ratio_by_hand():
+    """The term is r (exp(d) - d - 1), and its slope r (log pi - log ref), since r is differentiated too."""
+    logp = torch.tensor([-1.0, -3.0, -2.0], dtype=torch.float64, requires_grad=True)
+    behaviour = torch.tensor([-1.2, -3.0, -2.5], dtype=torch.float64)
+    reference = torch.tensor([-1.5, -3.0, -1.0], dtype=torch.float64)
+    bare = logp.detach().clone().requires_grad_()
+    Tis()(bare, terms(behaviour_logp=behaviour))[0].backward()
+    chosen = objectives.get(parse(name="tis", kl_coef=0.1, kl_estimator="k3_weighted"))
+    loss, metrics = chosen(logp, terms(behaviour_logp=behaviour, reference_logp=reference))
+    loss.backward()
+    assert logp.grad is not None
+    assert bare.grad is not None
+    # r = e^0.2, 1, e^0.5 = 1.221403, 1, 1.648721; k3 = 0.106531, 0, 0.718282; log pi - log ref = 0.5, 0, -1
+    expected = [0.1 * 0.25 * 1.221403 * 0.5, 0.0, -0.1 * 0.5 * 1.648721]
+    assert (logp.grad - bare.grad).tolist() == pytest.approx(expected, rel=1e-5)
+    assert metrics["kl_sum"].item() == pytest.approx(1.221403 * 0.106531 + 1.648721 * 0.718282, rel=1e-5)
+
+
+@pytest.mark.parametrize(("estimator", "unbiased"), [("k3", False), ("k3_weighted", True)])
+def test_only_the_weighted_kl_is_unbiased_for_tokens_of_an_older_policy(estimator: str, unbiased: bool):
+    """Value and gradient in expectation over tokens from mu, against KL(pi || ref) of whole distributions."""
+    logits = torch.tensor([0.3, -1.0, 0.7, 0.1], dtype=torch.float64, requires_grad=True)
+    mu = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64)
+    reference = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64).log()
+    exact = (logits.softmax(0) * (logits.log_softmax(0) - reference)).sum()
+    chosen = objectives.get(parse(name="tis", kl_coef=1.0, kl_estimator=estimator))
+    responses = Responses(
+        torch.arange(4), torch.zeros(4), mu, mu.log(), reference
+    )  # each token weighs what it is sampled
+    estimate = chosen(logits.log_softmax(0), responses)[0]
+    (slope,) = torch.autograd.grad(estimate, logits, retain_graph=True)
+    (truth,) = torch.autograd.grad(exact, logits)
+    assert torch.allclose(estimate, exact) is unbiased
+    assert torch.allclose(slope, truth) is unbiased
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_kl_of_far_tokens_is_finite(weighted: bool):
     logp = torch.tensor([-100.0, -1e-7, -2.0], requires_grad=True)
     reference = torch.tensor([-1e-7, -100.0, -2.0])
-    loss, _ = Regularised(Reinforce(), kl=0.1)(logp, terms(reference_logp=reference))
+    given = terms(reference_logp=reference, behaviour_logp=reference)
+    loss, _ = Regularised(Reinforce(), kl=0.1, weighted=weighted)(logp, given)
     loss.backward()
     assert logp.grad is not None
     assert bool(logp.grad.isfinite().all())
