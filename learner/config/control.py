@@ -12,22 +12,27 @@ AlarmAction = Literal["off", "warn", "hold", "rollback"]
 
 
 class LrControlConfig(Settings):
-    """What the learning rate is bounded by: the drift of the policy that is measured, or the staleness law of 2607.01083.
+    """What bounds the learning rate: the measured drift of the policy, the staleness law of 2607.01083, or a rule of others.
 
-    The law's bounds are R_batch / (S * G_upd) and R_crit / (T * G_upd). G_upd, the norm of an update per unit learning rate,
-    is measured. The radii are constants of model and task. The governor of drift (mode = "drift") needs no constant of model
-    or task: learner.optimizer.lr is a ceiling then, and may be set far too high (docs/objectives.md).
+    The staleness bounds are R_batch / (S * G_upd) and R_crit / (T * G_upd). G_upd, the norm of an update per unit learning
+    rate, is measured. The radii are constants of model and task. The governor of drift (mode = "drift") needs no constant of
+    model or task: learner.optimizer.lr is a ceiling then, and may be set far too high (docs/objectives.md).
+
+    Two rules of others decide between a step's gradient and its update: "ess" (VCPO, 2602.17616) lowers the rate by the
+    effective sample size of the step's responses (learner/control/effective_sample.py); "gac" (2603.01501) removes from a
+    gradient what points where the last one did (learner/megatron/training/gradient_projection.py).
     """
 
-    mode: Literal["off", "observe", "cap", "drift"] = Field(
+    mode: Literal["off", "observe", "cap", "drift", "ess", "gac"] = Field(
         default="off",
-        description="off; observe: log the law's bounds, change nothing; cap: never exceed them; drift: keep the "
-        "movement of the policy over the age of the data below drift_target",
+        description="off; observe: log the staleness bounds, change nothing; cap: never exceed them; drift: keep the "
+        "movement of the policy over the age of the data below drift_target; ess: the rate times the root of ess_share, as "
+        "VCPO, for objectives that need mu; gac: gradients are projected so that gradient_cosine stays below gac_limit",
     )
     drift_target: float = Field(
         default=0.4,
         gt=0,
-        description="drift: largest predicted movement over the age of the data: the mean |change of log p| of a sampled token, "
+        description="drift: largest predicted movement over the age of the data: mean |change of log p| of a sampled token, "
         "which grows with the square root of the steps; nats",
     )
     drift_every: int = Field(default=4, gt=0, description="drift: steps over which one measurement is made")
@@ -40,6 +45,13 @@ class LrControlConfig(Settings):
     )
     drift_decay: float = Field(
         default=0.9, ge=0, lt=1, description="drift: decay per step of the mean of what was measured"
+    )
+    gac_limit: float = Field(
+        default=0.1,
+        ge=0,
+        lt=1,
+        description="gac: largest cosine to the last gradient that a gradient keeps; 0: it keeps nothing of it. Costs a copy "
+        "of the gradient, 4 bytes a weight",
     )
     r_batch: float | None = Field(
         default=None,
@@ -59,6 +71,11 @@ class LrControlConfig(Settings):
         default=0.9, ge=0, lt=1, description="decay per step with which S and G_upd fall; they rise at once"
     )
 
+    @property
+    def projects_above(self) -> float | None:
+        """Cosine of consecutive gradients above which a gradient is projected; None if that is not the mode."""
+        return self.gac_limit if self.mode == "gac" else None
+
     @model_validator(mode="after")
     def _has_a_radius(self) -> LrControlConfig:
         if self.mode == "cap" and self.r_batch is None and self.r_crit is None:
@@ -69,18 +86,22 @@ class LrControlConfig(Settings):
 
 
 class DiagnosticsConfig(Settings):
-    """Measurements of each step's update, on each rank's shard of the fp32 weights."""
+    """Measurements of each step's gradient and update, on each rank's shard of the fp32 weights."""
 
     update: bool = Field(default=True, description="measure the norm of the update; lr_control and fit-radii need it")
     update_cosine: bool = Field(
         default=True,
         description="measure the cosine of consecutive updates; keeps the sample of the last update in memory",
     )
+    gradient_cosine: bool = Field(
+        default=True,
+        description="measure the cosine of consecutive gradients, before clipping; keeps the sample of the last one",
+    )
     update_stride: int = Field(
         default=61,
         gt=0,
-        description="every n-th element is measured, 1: all (costs two copies of the shard); must be odd, because the widths "
-        "of models are even and an even stride would sample the same few columns",
+        description="every n-th element is measured, 1: all (costs four copies of the shard); must be odd, because the "
+        "widths of models are even and an even stride would sample the same few columns",
     )
 
     @model_validator(mode="after")
@@ -112,8 +133,16 @@ class AlarmConfig(Settings):
         description="alarm above this mean cosine, momentum removed; a healthy run on `sort` has 0.2 to 0.45",
     )
     reward: AlarmAction = Field(default="warn", description="action if the reward collapses")
-    reward_fall: float = Field(default=0.5, gt=0, lt=1, description="alarm below this share of its best mean")
-    entropy: AlarmAction = Field(default="warn", description="action if the entropy collapses while the reward falls")
+    reward_fall: float = Field(
+        default=0.5,
+        gt=0,
+        description="alarm if the mean has fallen from its best by more than this many times the larger of two: how far it "
+        "has risen since the first steps, and the standard deviation of a step's rewards",
+    )
+    entropy: AlarmAction = Field(
+        default="warn",
+        description="action if the entropy collapses and the reward has fallen by half of what raises its own alarm",
+    )
     entropy_fall: float = Field(default=0.05, gt=0, lt=1, description="alarm below this share of its first mean")
     non_finite: AlarmAction = Field(default="warn", description="action if losses or gradients are not finite")
     non_finite_steps: int = Field(default=3, gt=0, description="alarm at this many such steps in one window")

@@ -4,6 +4,9 @@ Every rule looks at exponential means over about a window of steps. An alarm is 
 condition has not held for a whole window. Measurements behind the rules: a rising NLL of positives comes first (on `sort` at
 a staleness of 9 it was eight times its start six steps before the reward fell); rho near 1 is the cause where rewards are
 balanced; entropy and gradient norm alone do not tell a healthy run from a collapsing one.
+
+A fall of the reward is measured in the reward's own units: against its rise so far and the spread of a step's rewards. So it
+does not matter what scale rewards have, nor where their zero is.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from learner.control.fleet_weights import FleetWeights
 Row = Mapping[str, Any]
 # rho is clipped before averaging: with few positives it is unbounded, and above 1 larger values carry no information.
 _CEILING = {"rho": 1.0}
+_ROUNDING = 1e-6  # of a reward: less is no fall
 
 
 @dataclass(frozen=True)
@@ -54,9 +58,8 @@ class Alarms:
             "non_finite": self._non_finite,
             "dominance": self._dominance,
         }
-        self._means = {
-            name: TrackedMean(config.window) for name in self._rules if name not in ("non_finite", "dominance")
-        }
+        means = [name for name in self._rules if name not in ("non_finite", "dominance")]
+        self._means = {name: TrackedMean(config.window) for name in [*means, "reward_sd"]}
         self._fleets = FleetWeights(config.window)
         self._non_finite_flags: deque[bool] = deque(maxlen=config.window)
         self._active: dict[str, int] = {}  # rule -> steps since its condition last held
@@ -137,17 +140,32 @@ class Alarms:
         return f"consecutive updates point the same way: cosine {mean:.2f} beyond momentum, above {limit:g}"
 
     def _reward(self) -> str | None:
-        reward, limit = self._means["reward"], self._config.reward_fall
-        if reward.mean is None or reward.highest <= 0 or reward.mean >= limit * reward.highest:
+        reward, found = self._means["reward"], self._reward_fall()
+        if found is None or found[0] <= self._config.reward_fall * found[1]:
             return None
-        return f"the mean reward has fallen to {reward.mean:.3g}, from {reward.highest:.3g} at its best"
+        return (
+            f"the mean reward has fallen to {reward.mean:.3g}, from {reward.highest:.3g} at its best; the larger of its rise "
+            f"before and the spread of rewards is {found[1]:.3g}"
+        )
+
+    def _reward_fall(self) -> tuple[float, float] | None:
+        """Returns how far the mean reward is below its best, and what that is measured against; None if it is not known.
+
+        The yardstick is the larger of the mean's rise from its first value to its best, and the standard deviation of a
+        step's rewards, now: where all rewards have become equal, little of it is noise.
+        """
+        reward, deviation = self._means["reward"], self._means["reward_sd"]
+        if reward.mean is None or reward.first is None or deviation.mean is None:
+            return None
+        rounding = _ROUNDING * max(abs(reward.highest), abs(reward.mean))
+        return reward.highest - reward.mean, max(reward.highest - reward.first, deviation.mean, rounding)
 
     def _entropy(self) -> str | None:
-        """Returns the reason for an entropy alarm. Low entropy alone is none: at the best reward so far it is convergence."""
-        entropy, reward = self._means["entropy"], self._means["reward"]
+        """Returns the reason for an entropy alarm. Low entropy alone is none: near the best reward it is convergence."""
+        entropy, reward, found = self._means["entropy"], self._means["reward"], self._reward_fall()
         if entropy.mean is None or entropy.first is None or entropy.mean >= self._config.entropy_fall * entropy.first:
             return None
-        if reward.mean is None or reward.mean >= 0.9 * reward.highest:
+        if found is None or found[0] <= self._config.reward_fall / 2 * found[1]:
             return None
         return (
             f"the entropy has fallen to {entropy.mean:.2g} nats/token, from {entropy.first:.2g}, and the mean reward to "

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from learner.batch.statistics import GroupStatistics
 from learner.config import LearnerConfig
 from learner.control.alarms import Alarm, Alarms, Row
+from learner.control.drift_governor import DriftDecision, DriftGovernor, Movement
+from learner.control.effective_sample import ess_rate, ess_share
 from learner.control.schedule import learning_rate
 from learner.control.staleness_lr import Bounds, StalenessBound
+from runtime.settings import SettingsError
 
 
 @dataclass(frozen=True)
@@ -20,20 +24,33 @@ class LearningRateDecision:
     Attributes:
         rate: learning rate that the optimizer uses.
         scheduled: rate of the schedule, times the factor that earlier holds and rollbacks have left.
-        bounds: bounds that staleness puts on the rate; None if lr_control.mode is "off".
+        bounds: bounds that staleness puts on the rate; None unless lr_control.mode is "observe" or "cap".
         frozen: whether an alarm's hold freezes the weights in this step (rate 0).
+        drift: the governor's decision; None unless lr_control.mode is "drift", and in frozen steps.
+        share: effective sample size of the step's responses, as a share of them, that lowered the rate; None unless
+            lr_control.mode is "ess", and before the step's gradient is known.
+        projected: whether the step's gradient was turned away from the last one (lr_control.mode = "gac").
     """
 
     rate: float
     scheduled: float
     bounds: Bounds | None
     frozen: bool
+    drift: DriftDecision | None = None
+    share: float | None = None
+    projected: bool = False
 
     @property
-    def active(self) -> Literal["none", "batch", "critical", "hold"]:
-        """Name of what limits the learning rate; in "observe" mode, of the bound that would limit it."""
+    def active(self) -> Literal["none", "batch", "critical", "drift", "ess", "gac", "hold"]:
+        """Name of what limits the learning rate, or the step; in "observe" mode, of the bound that would limit the rate."""
         if self.frozen:
             return "hold"
+        if self.share is not None:
+            return "ess" if self.share < 1 else "none"
+        if self.projected:
+            return "gac"
+        if self.drift is not None:
+            return "drift" if self.drift.limited else "none"
         return self.bounds.active if self.bounds else "none"
 
 
@@ -46,6 +63,7 @@ class LearningRateController:
     def __init__(self, config: LearnerConfig) -> None:
         self._config = config
         self._staleness_bound = StalenessBound(config.lr_control, config.steps)
+        self._governor = DriftGovernor(config.lr_control, config.publish.average)
         self._alarms = Alarms(config.alarms)
         self._frozen_steps = 0  # steps for which the weights stay frozen
         self._factor = 1.0
@@ -64,9 +82,49 @@ class LearningRateController:
         control = self._config.lr_control
         staleness = groups.staleness_max if control.staleness == "max" else groups.staleness_mean
         scheduled = self._factor * learning_rate(self._config.optimizer, step, self._config.steps)
-        bounds = self._staleness_bound.bounds(scheduled, staleness) if control.mode != "off" else None
+        lawful = control.mode in ("observe", "cap")
+        bounds = self._staleness_bound.bounds(scheduled, staleness) if lawful else None
         frozen, self._frozen_steps = self._frozen_steps > 0, max(0, self._frozen_steps - 1)
-        return LearningRateDecision(0.0 if frozen else bounds.rate if bounds else scheduled, scheduled, bounds, frozen)
+        if frozen:
+            return LearningRateDecision(0.0, scheduled, bounds, frozen)
+        governed = control.mode == "drift"
+        drift = self._governor.decide(scheduled, groups.staleness_mean) if governed else None
+        rate = drift.rate if drift else bounds.rate if bounds else scheduled
+        return LearningRateDecision(rate, scheduled, bounds, frozen, drift)
+
+    def settle(
+        self, decision: LearningRateDecision, metrics: Mapping[str, float], gradient_cosine: float | None
+    ) -> LearningRateDecision:
+        """Completes a decision by what is known once the step has its gradient, before the weights move. Changes no state.
+
+        Args:
+            decision: what ``decide`` returned for the step.
+            metrics: the objective's metrics, summed over the step.
+            gradient_cosine: between the step's gradient and the last one; None if it is not known.
+
+        Raises:
+            SettingsError: lr_control.mode is "ess", and the objective reports no importance weights.
+        """
+        control = self._config.lr_control
+        if control.mode == "ess" and not decision.frozen:
+            if "ess_count" not in metrics:
+                raise SettingsError(
+                    f'learner.lr_control.mode = "ess": the objective {self._config.objective.name!r} has no importance '
+                    'weights (it does not set needs_behaviour); use mode = "drift", which needs none'
+                )
+            share = ess_share(metrics)
+            return replace(decision, rate=ess_rate(decision.rate, share), share=share)
+        limit = control.projects_above
+        return replace(decision, projected=limit is not None and (gradient_cosine or 0.0) > limit)
+
+    def updated(self, decision: LearningRateDecision) -> None:
+        """Records that a step at the decided rate has changed the weights."""
+        if decision.drift is not None:
+            self._governor.updated(decision.drift.rate)
+
+    def observe_drift(self, movement: Movement) -> None:
+        """Records a measurement of how far the policy has moved; it is read if lr_control.mode is "drift"."""
+        self._governor.observe(movement)
 
     def observe(self, row: Row) -> list[Alarm]:
         """Records a step's row and returns the alarms that it raises.
@@ -109,6 +167,7 @@ class LearningRateController:
         """Returns the state for a checkpoint: JSON values."""
         return {
             "staleness_bound": self._staleness_bound.state_dict(),
+            "governor": self._governor.state_dict(),
             "alarms": self._alarms.state_dict(),
             "frozen_steps": self._frozen_steps,
             "factor": self._factor,
@@ -119,6 +178,7 @@ class LearningRateController:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what ``state_dict`` returned."""
         self._staleness_bound.load_state_dict(state["staleness_bound"])
+        self._governor.load_state_dict(state["governor"])
         self._alarms.load_state_dict(state["alarms"])
         self._frozen_steps, self._factor = state["frozen_steps"], state["factor"]
         self._rollbacks, self._steps_without_alarm = state["rollbacks"], state["steps_without_alarm"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import statistics
 from typing import Any
 
 import pytest
@@ -34,8 +35,13 @@ def history(steps: int, seed: int = 0, **changes: Any) -> list[dict[str, Any]]:
     rows = []
     for step in range(1, steps + 1):
         healthy = row(step, noise)
-        rows.append(healthy | {name: change(step, healthy[name]) for name, change in changes.items()})
+        rows.append(binary(healthy | {name: change(step, healthy[name]) for name, change in changes.items()}))
     return rows
+
+
+def binary(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with the standard deviation of rewards that are 0 or 1."""
+    return row | {"reward_sd": math.sqrt(row["reward"] * (1 - row["reward"]))}
 
 
 def watch(rows: list[dict[str, Any]], **config: Any) -> list[tuple[int, Alarm]]:
@@ -155,8 +161,10 @@ COLLAPSE = {
 def test_a_measured_collapse_is_seen_before_the_reward_falls():
     """In this history the reward falls at step 11."""
     columns = zip(*COLLAPSE.values(), strict=True)
-    rows = [{"step": step, "reward": reward, "nll_positive": nll} for step, (reward, nll) in enumerate(columns, 1)]
-    assert [(step, alarm.rule) for step, alarm in watch(rows)] == [(5, "nll_positive"), (16, "reward")]
+    rows = [
+        binary({"step": step, "reward": reward, "nll_positive": nll}) for step, (reward, nll) in enumerate(columns, 1)
+    ]
+    assert [(step, alarm.rule) for step, alarm in watch(rows)] == [(5, "nll_positive"), (15, "reward")]
 
 
 def test_an_alarm_is_active_until_its_condition_was_gone_for_a_window():
@@ -168,3 +176,67 @@ def test_an_alarm_is_active_until_its_condition_was_gone_for_a_window():
     assert not any(active[:50])
     assert all(active[60:100])
     assert not any(active[125:])
+
+
+def sampled(chances: list[float], seed: int = 0, low: float = 0.0, high: float = 1.0) -> list[dict[str, Any]]:
+    """Rows of steps with 16 prompts of 8 responses that are rewarded ``high`` with a chance, and ``low`` otherwise."""
+    draw = random.Random(seed)
+    rows = []
+    for step, chance in enumerate(chances, 1):
+        rewards = [high if draw.random() < chance else low for _ in range(16 * 8)]
+        rows.append({"step": step, "reward": statistics.fmean(rewards), "reward_sd": statistics.pstdev(rewards)})
+    return rows
+
+
+def linear(start: float, end: float, steps: int) -> list[float]:
+    return [start + (end - start) * step / (steps - 1) for step in range(steps)]
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0, 1e-3])
+@pytest.mark.parametrize("zero", [0.0, -1.0, -0.8, 5.0], ids="rewards from {}".format)
+def test_a_fall_of_the_reward_does_not_depend_on_its_scale_nor_its_zero(scale: float, zero: float):
+    """From -1 to 0 the fall is that from -0.2 to -0.7, around -0.8 one from above 0 to below."""
+    rows = sampled([0.8] * 40 + [0.3] * 40, low=scale * zero, high=scale * (1 + zero))
+    raised = watch(rows)
+    assert [alarm.rule for _, alarm in raised] == ["reward"]
+    assert 40 < raised[0][0] <= 52
+    risen = watch(sampled(linear(0.2, 0.8, 200) + [0.3] * 40, low=scale * zero, high=scale * (1 + zero)))
+    assert [alarm.rule for _, alarm in risen] == ["reward"]
+    assert 200 < risen[0][0] <= 220
+
+
+def test_a_fall_from_a_little_below_zero_to_far_below_is_seen():
+    """-0.2 to -0.9 with rewards of -1 and 1."""
+    raised = watch(sampled([0.4] * 40 + [0.05] * 40, low=-1.0))
+    assert [alarm.rule for _, alarm in raised] == ["reward"]
+    assert 40 < raised[0][0] <= 60
+
+
+@pytest.mark.parametrize("chance", [0.02, 0.1, 0.3, 0.5, 0.8, 0.98])
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-1.0, 1.0)])
+def test_the_noise_of_a_plateau_is_no_fall(chance: float, low: float, high: float):
+    for seed in range(3):
+        assert watch(sampled([chance] * 300, seed, low, high)) == []
+    learned = linear(max(0.02, chance - 0.5), chance, 200) + [chance] * 200
+    assert watch(sampled(learned, low=low, high=high)) == []
+
+
+def test_negative_rewards_that_improve_are_no_fall():
+    assert watch(sampled(linear(0.05, 0.95, 300), low=-1.0, high=0.0)) == []
+
+
+def test_rewards_that_are_all_equal_in_a_step_and_fall():
+    equal = [{"step": step, "reward": -0.2 if step < 20 else -0.9, "reward_sd": 0.0} for step in range(40)]
+    assert [alarm.rule for _, alarm in watch(equal)] == ["reward"]
+    assert watch([row | {"reward": -0.2} for row in equal]) == []
+
+
+@pytest.mark.parametrize("zero", [0.0, -1.0])
+def test_entropy_collapse_is_told_from_convergence_whatever_the_zero_of_rewards(zero: float):
+    def rows(falls: bool) -> list[dict[str, Any]]:
+        chances = linear(0.2, 0.9, 200) + [0.65 if falls else 0.9] * 60
+        found = sampled(chances, low=zero, high=1 + zero)
+        return [row | {"entropy": 0.5 if row["step"] <= 200 else 0.001} for row in found]
+
+    assert [alarm.rule for _, alarm in watch(rows(falls=True))] == ["entropy"]
+    assert watch(rows(falls=False)) == []

@@ -18,6 +18,7 @@ from learner.megatron.training.trainer import StepStats
 from learner.megatron.training.update_meter import Update
 from learner.telemetry.step_row import StepRecord, step_row, timing
 from leeway.v1 import rollout_pb2 as pb
+from runtime.settings import SettingsError
 
 
 def config(**values: Any) -> LearnerConfig:
@@ -36,6 +37,7 @@ def groups(largest: int = 0, mean: float = 0.0) -> GroupStatistics:
 def row(decision: LearningRateDecision, **values: Any) -> dict[str, Any]:
     return {
         "reward": 0.5,
+        "reward_sd": 0.8,
         "update_norm": None,
         "lr": decision.rate,
         "lr_active": decision.active,
@@ -233,3 +235,69 @@ def test_row_of_a_step_without_a_scored_response_has_no_reward_and_raises_no_ala
 def test_timing_adds_up():
     parts = timing(1.0, 2.0, 4.5, 5.0)
     assert parts == {"wait_s": 1.0, "train_s": 2.5, "publish_s": 0.5, "step_s": 4.0}
+
+
+def weights(*values: float) -> dict[str, float]:
+    """Importance weights of responses, as an objective reports them."""
+    return {
+        "ess_weight": sum(values), "ess_square": sum(value * value for value in values), "ess_count": float(len(values)),
+    }  # fmt: skip
+
+
+def test_ess_lowers_the_rate_by_the_root_of_the_step_s_own_effective_sample_size():
+    """Weights 1, 2, 1: a share of 16 / 18."""
+    controller = LearningRateController(config(lr_control={"mode": "ess"}, objective={"name": "grpo"}))
+    decision = controller.decide(0, groups())
+    assert (decision.rate, decision.active) == (1.0, "none")
+    settled = controller.settle(decision, weights(1.0, 2.0, 1.0), None)
+    assert settled.rate == pytest.approx((16 / 18) ** 0.5)
+    assert (settled.scheduled, settled.active) == (1.0, "ess")
+    fresh = controller.settle(controller.decide(1, groups()), weights(1.0, 1.0), 0.9)
+    assert (fresh.rate, fresh.active) == (1.0, "none")
+    empty = controller.settle(controller.decide(2, groups()), weights(), None)
+    assert (empty.rate, empty.active) == (1.0, "none")
+
+
+def test_ess_leaves_a_hold_alone():
+    controller = LearningRateController(config(lr_control={"mode": "ess"}, objective={"name": "grpo"}))
+    controller.hold()
+    settled = controller.settle(controller.decide(0, groups()), weights(1.0, 3.0), None)
+    assert (settled.rate, settled.active) == (0.0, "hold")
+
+
+def test_ess_is_refused_without_importance_weights():
+    with pytest.raises(SettingsError, match=r'"ess" with objective.name = \'asympo\'.* use mode = "drift"'):
+        config(lr_control={"mode": "ess"})
+    controller = LearningRateController(config(lr_control={"mode": "ess"}, objective={"name": "grpo"}))
+    with pytest.raises(SettingsError, match="the objective 'grpo' has no importance weights"):
+        controller.settle(controller.decide(0, groups()), {"rho_sum": 1.0}, None)
+
+
+@pytest.mark.parametrize("mode", ["off", "observe", "drift"])
+def test_other_modes_take_no_notice_of_the_gradient(mode: str):
+    controller = LearningRateController(config(lr_control={"mode": mode}))
+    decision = controller.decide(0, groups())
+    assert controller.settle(decision, weights(1.0, 5.0), 0.99) == decision
+
+
+def test_gac_says_when_it_projects_a_gradient():
+    settings = config(lr_control={"mode": "gac", "gac_limit": 0.3})
+    controller = LearningRateController(settings)
+    decision = controller.decide(0, groups())
+    found = {c: controller.settle(decision, {}, c).active for c in (None, -0.9, 0.3, 0.31)}
+    assert found == {None: "none", -0.9: "none", 0.3: "none", 0.31: "gac"}
+    assert controller.settle(decision, {}, 0.9).rate == decision.rate
+    assert (settings.lr_control.projects_above, config().lr_control.projects_above) == (0.3, None)
+
+
+def test_the_row_shows_the_settled_rate_and_what_it_came_from(tmp_path: Path):
+    stats = StepStats(0.0, 3.0, weights(1.0, 2.0, 1.0), None, Update(0.02, 0.9), [3.0, 1.0], gradient_cosine=0.25)
+    controller = LearningRateController(config(lr_control={"mode": "ess"}, objective={"name": "grpo"}))
+    settled = controller.settle(controller.decide(0, groups()), stats.metrics, stats.gradient_cosine)
+    got = step_row(replace(record(tmp_path, stats), decision=settled))
+    rate = (16 / 18) ** 0.5
+    assert (got["ess_share"], got["gradient_cosine"], got["lr_active"]) == (pytest.approx(16 / 18), 0.25, "ess")
+    assert (got["lr"], got["lr_scheduled"], got["lr_ceiling_share"]) == (pytest.approx(rate), 1.0, pytest.approx(rate))
+    assert got["growth"] == pytest.approx(0.02 / rate)
+    none = step_row(record(tmp_path, None))
+    assert (none["ess_share"], none["gradient_cosine"]) == (None, None)

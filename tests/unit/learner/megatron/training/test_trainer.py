@@ -10,7 +10,7 @@ import torch
 
 import learner.megatron  # noqa: F401  makes megatron usable before the imports below
 from learner.config.learner import OptimizerConfig
-from learner.megatron.training.trainer import Trainer, set_optimizer_settings, use_fused_adam
+from learner.megatron.training.trainer import StepStats, Trainer, set_optimizer_settings, use_fused_adam
 
 OLD = OptimizerConfig(weight_decay=0.1, betas=(0.9, 0.95), eps=1e-6)
 NEW = OptimizerConfig(weight_decay=0.0, betas=(0.8, 0.99), eps=1e-8)
@@ -80,3 +80,41 @@ def test_adams_that_are_not_torchs_are_left_alone():
     other = SimpleNamespace(param_groups=[{"lr": 1.0}])
     use_fused_adam([other])
     assert other.param_groups == [{"lr": 1.0}]
+
+
+class Traced(Trainer):
+    """A trainer whose gradient and update are only written down."""
+
+    def __init__(self, skipped: str | None = None) -> None:
+        self.log: list[Any] = []
+        self._skipped = skipped
+        self._gradient_meter = cast(Any, SimpleNamespace(keep=self._keep))
+
+    def gradient(self, batch: Any, objective: Any) -> StepStats:
+        self.log.append("gradient")
+        return StepStats(0.5, 4.0, {"ess_count": 2.0}, self._skipped, gradient_cosine=0.3)
+
+    def _keep(self, cosine: float | None, norm: float) -> float:
+        self.log.append(("keep", cosine, norm))
+        return norm / 2
+
+    def _update(self, lr: float, norm: float) -> None:
+        self.log.append(("update", lr, norm))
+
+
+def test_the_rate_may_be_decided_between_gradient_and_update_which_clips_by_the_projected_norm():
+    trainer = Traced()
+    batch: Any = None
+
+    def rate(stats: StepStats) -> float:
+        trainer.log.append("rate")
+        return 0.1 * stats.metrics["ess_count"]
+
+    trainer.train_step(batch, batch, rate)
+    assert trainer.log == ["gradient", "rate", ("keep", 0.3, 4.0), ("update", 0.2, 2.0)]
+    skipped = Traced("non-finite loss (nan)")
+    skipped.train_step(batch, batch, rate)
+    assert skipped.log == ["gradient"]  # its gradient is never the last one
+    fixed = Traced()
+    fixed.train_step(batch, batch, 0.7)
+    assert fixed.log[-1] == ("update", 0.7, 2.0)
