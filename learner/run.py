@@ -15,14 +15,17 @@ import structlog
 
 from learner import objectives
 from learner.batch.packing import Layout
+from learner.batch.types import Batch
+from learner.behaviour.drift_probe import DriftProbe
 from learner.behaviour.recompute import Behaviour
+from learner.behaviour.token_scorer import TokenScorer
 from learner.checkpoint.fingerprint import Fingerprint, fingerprint, require_same
 from learner.checkpoint.rollback import request_rollback
 from learner.checkpoint.saver import Checkpointer
 from learner.checkpoint.takeover import Takeover
 from learner.config import LearnerConfig
 from learner.control.alarms import Alarm
-from learner.control.controller import LearningRateController
+from learner.control.controller import LearningRateController, LearningRateDecision
 from learner.intake.batch_source import TakenBatch
 from learner.intake.prefetch import Prefetch
 from learner.intake.preparation import Preparation
@@ -34,6 +37,7 @@ from learner.megatron.parallel import Ranks
 from learner.megatron.training.scorer import Scorer
 from learner.megatron.training.trainer import StepStats, Trainer
 from learner.megatron.training.update_meter import count_weights
+from learner.megatron.training.weight_average import WeightAverage
 from learner.process.stop_signal import StopSignal
 from learner.process.watchdog import Watchdog
 from learner.publish.publisher import Publisher
@@ -142,6 +146,8 @@ class Run:
 
     Attributes:
         rates: decides each step's learning rate, and raises alarms.
+        average: of the weights, which is published in their place; None: they are published themselves.
+        probe: measures how far the policy moves; None unless lr_control.mode is "drift".
         lead: services that only rank 0 has; None on the other ranks.
         step: optimizer steps in the checkpoint that the run resumes from, 0 for a new run.
     """
@@ -152,7 +158,9 @@ class Run:
     trainer: Trainer
     objective: objectives.Objective
     rates: LearningRateController
+    average: WeightAverage | None
     behaviour: Behaviour
+    probe: DriftProbe | None
     layout: Layout
     prefetch: Prefetch
     publisher: Publisher
@@ -187,13 +195,17 @@ class Run:
             if queue is not None:
                 queue.close()
             return None
-        trainer = Trainer(policy, config.optimizer, ranks, config.diagnostics)
-        state = ShardedState(policy, trainer, ranks)
+        trainer = Trainer(policy, config.optimizer, ranks, config.diagnostics, config.lr_control.projects_above)
+        average = WeightAverage(trainer, config.publish.average) if config.publish.average else None
+        state = ShardedState(policy, trainer, ranks, average)
         rates.expect(count_weights(trainer.optimizer, ranks.device))
         model = fingerprint(asdict(policy.architecture), config.model)
         step, reference = _resumed(takeover, state, objective, rates, model)
         first_version = takeover.begin()
-        behaviour = Behaviour(config, objective, Scorer(policy, ranks, config.publish.weights_dtype), ranks, layout)
+        scorer = Scorer(policy, ranks, config.publish.weights_dtype, average)
+        tokens = TokenScorer(scorer, ranks, layout, config.seed)
+        behaviour = Behaviour(config, objective, tokens, ranks)
+        probe = DriftProbe(config.lr_control, tokens, ranks) if config.lr_control.mode == "drift" else None
         behaviour.freeze_reference(first_version if reference is None else reference, step)
         if queue is not None and objective.needs_behaviour:
             queue.require(behaviour.usable)
@@ -204,7 +216,7 @@ class Run:
             lead = RankZeroCallbacks(
                 queue, metrics, behaviour, tracing, activity, config.expiry_bound, config.publish.best
             )
-        exporter = _exporter(policy, trainer, ranks, config.publish.weights_dtype)
+        exporter = _exporter(policy, trainer, ranks, config.publish.weights_dtype, average)
         publisher = Publisher(config.publish, takeover.versions, config.model, first_version, lead)
 
         def extra() -> dict[str, Any]:
@@ -220,7 +232,8 @@ class Run:
         )
         run = cls(
             config=config, ranks=ranks, exporter=exporter, trainer=trainer, objective=objective, rates=rates,
-            behaviour=behaviour, layout=layout, publisher=publisher, checkpointer=checkpointer, watchdog=watchdog,
+            average=average, probe=probe, behaviour=behaviour, layout=layout, publisher=publisher,
+            checkpointer=checkpointer, watchdog=watchdog,
             prefetch=Prefetch(config, queue, ranks, stop.requested, watchdog.alive, preparation),
             rank_metrics=rank_metrics, tracing=tracing, stop=stop, lead=lead, step=step,
         )  # fmt: skip
@@ -231,6 +244,29 @@ class Run:
             queue.guard.on_halt(rank_metrics.health.halted)
             structlog.get_logger().info("learner opened", step=step, epoch=queue.epoch, version=publisher.version)
         return run
+
+    def after_update(
+        self, step: int, batch: Batch | None, stats: StepStats | None, decision: LearningRateDecision
+    ) -> dict[str, float | None]:
+        """Tells the objective, the average of the weights and the probe of a step; returns numbers for its row. Collective.
+
+        Args:
+            step: number of the step, 1-based.
+            batch: what this data rank trained; None if nothing was trained.
+            stats: results of training; None if nothing was trained.
+            decision: the step's learning rate.
+        """
+        if stats and not stats.skipped:
+            self.objective.observe(stats.metrics)
+            self.rates.updated(decision)
+        if self.average is not None:
+            self.average.update()
+        if self.probe is None:
+            return {}
+        movement = self.probe.after_step(step, batch, stats, decision.rate)
+        if movement is not None:
+            self.rates.observe_drift(movement)
+        return {"drift_measured": movement.drift if movement is not None else None}
 
     def publish(self, step: int) -> None:
         """Hands the current weights to the publisher, and to the cache of versions; both use one copy. Collective."""
@@ -327,9 +363,9 @@ def _layout(config: LearnerConfig, ranks: Ranks) -> Layout:
     return Layout(ranks.data_size, least, config.micro_batch_tokens, ranks.tensor_size, ranks.context_size)
 
 
-def _exporter(policy: Policy, trainer: Trainer, ranks: Ranks, dtype: str) -> Exporter:
-    """Exporter of the policy, whose copies no update of the weights overtakes. Collective."""
-    exporter = Exporter(policy, ranks, dtype)
+def _exporter(policy: Policy, trainer: Trainer, ranks: Ranks, dtype: str, average: WeightAverage | None) -> Exporter:
+    """Exporter of the policy, or of its average, whose copies no update of the weights overtakes. Collective."""
+    exporter = Exporter(policy, ranks, dtype, average.weights if average is not None else None)
     trainer.before_update(exporter.protect)
     return exporter
 

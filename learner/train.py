@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 
 import structlog
 
@@ -12,10 +13,11 @@ from learner.batch.packing import without_groups
 from learner.batch.statistics import GroupStatistics, group_statistics
 from learner.batch.types import Batch
 from learner.config import LearnerConfig
+from learner.control.controller import LearningRateController, LearningRateDecision
 from learner.intake.batch_source import TakenBatch
 from learner.intake.preparation import PreparedBatch
 from learner.megatron.parallel import Ranks
-from learner.megatron.training.trainer import StepStats
+from learner.megatron.training.trainer import Rate, StepStats
 from learner.run import Run
 from learner.telemetry.rank_metrics import RankMetrics
 from learner.telemetry.step_row import StepRecord, step_row, timing
@@ -66,10 +68,11 @@ def train(config: LearnerConfig, ranks: Ranks, rank_metrics: RankMetrics) -> boo
         batch, recomputed = run.behaviour.recompute(prepared.batch, step, prepared.taken.staleness)
         decision = run.rates.decide(step, prepared.groups)
         with run.short_waits():
-            made = _train_step(run, step + 1, prepared, batch, decision.rate)
+            made = _train_step(run, step + 1, prepared, batch, partial(_settled_rate, run.rates, decision))
         taken, stats = made.taken, made.stats
         if stats and not stats.skipped:
-            run.objective.observe(stats.metrics)
+            decision = run.rates.settle(decision, stats.metrics, stats.gradient_cosine)
+        moved = run.after_update(step + 1, made.batch, stats, decision)
         trained = time.monotonic()
         step += 1
         run.tracing.trained(step, taken, trained - waited)
@@ -81,7 +84,7 @@ def train(config: LearnerConfig, ranks: Ranks, rank_metrics: RankMetrics) -> boo
         with run.waiting("checkpoint"), run.short_waits():
             run.checkpointer.after_step(step, taken.refs)
         run.checkpointer.mark_healthy(run.rates.healthy_steps(step))
-        row |= recomputed | timing(started, waited, trained, time.monotonic()) | {"prepare_s": prepared.seconds}
+        row |= recomputed | moved | timing(started, waited, trained, time.monotonic()) | {"prepare_s": prepared.seconds}
         with run.short_waits():
             run.report(row, taken, stats, alarms)
         if run.rolls_back(step, alarms):
@@ -91,7 +94,11 @@ def train(config: LearnerConfig, ranks: Ranks, rank_metrics: RankMetrics) -> boo
     return step >= config.steps or run.stop.requested()
 
 
-def _train_step(run: Run, step: int, prepared: PreparedBatch, batch: Batch | None, rate: float) -> _Outcome:
+def _settled_rate(rates: LearningRateController, decision: LearningRateDecision, stats: StepStats) -> float:
+    return rates.settle(decision, stats.metrics, stats.gradient_cosine).rate
+
+
+def _train_step(run: Run, step: int, prepared: PreparedBatch, batch: Batch | None, rate: Rate) -> _Outcome:
     """Makes an optimizer step. Collective.
 
     If the loss or the gradient is not finite and a few groups can be found that make it so, they are refused: they leave the
@@ -102,7 +109,7 @@ def _train_step(run: Run, step: int, prepared: PreparedBatch, batch: Batch | Non
         step: number of the step, 1-based.
         prepared: the step's groups.
         batch: this data rank's part of their sequences; None if none is to be trained.
-        rate: the learning rate.
+        rate: the learning rate, or what decides it once the gradient is known.
     """
     if batch is None:
         return _Outcome(prepared.taken, prepared.groups, None, None)

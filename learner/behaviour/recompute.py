@@ -12,11 +12,8 @@ such a group as expired, as if it were too stale.
 
 from __future__ import annotations
 
-import math
-import random
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -24,15 +21,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from learner.batch.packing import Layout
-from learner.batch.subset import flatten, padded_to, select_tokens, with_field
+from learner.batch.subset import flatten, with_field
 from learner.batch.types import Batch
 from learner.behaviour.drift import bucket_count, drift_row, drift_sums
+from learner.behaviour.step_survey import survey_step
+from learner.behaviour.token_scorer import TokenScorer
 from learner.behaviour.weight_cache import HeldWeights, LocalWeights, WeightCache
 from learner.config import LearnerConfig
 from learner.config.behaviour import cache_limit, cache_room, cached_versions
 from learner.megatron.parallel import Ranks
-from learner.megatron.training.scorer import Scorer
 from learner.objectives import Objective
 from learner.publish.catalog import CatalogError
 from learner.publish.verified import VerifiedVersions
@@ -50,21 +47,16 @@ class Behaviour:
     Args:
         config: settings of the learner.
         objective: objective of the run; it says which log-probabilities it needs.
-        scorer: runs forward passes with given weights.
+        tokens: scores tokens of a batch with given weights.
         ranks: the parallel layout, and this rank's indices in it.
-        layout: layout that the training batches are packed with.
     """
 
-    def __init__(
-        self, config: LearnerConfig, objective: Objective, scorer: Scorer, ranks: Ranks, layout: Layout
-    ) -> None:
+    def __init__(self, config: LearnerConfig, objective: Objective, tokens: TokenScorer, ranks: Ranks) -> None:
         self._config = config
         self._objective = objective
-        self._scorer = scorer
+        self._tokens = tokens
+        self._scorer = scorer = tokens.scorer
         self._ranks = ranks
-        self._layout = replace(layout, data_ranks=1)  # each data rank scores what it trains
-        # Tokens of one data rank go to experts on another, so all of them must run the forward pass, or none.
-        self._score_together = ranks.expert_size > 1
         self._published = VerifiedVersions(config.publish.dir)
         self._wants_log_mu = objective.needs_behaviour or config.behaviour.drift_every > 0
         limit = self._cache_limit(scorer.version_bytes)
@@ -179,9 +171,12 @@ class Behaviour:
         if every and step % every == 0:
             numbers = self._drift(batch, step, staleness, log_mu)
         if log_mu is not None:
+            if self._objective.needs_survey:
+                log_pi = self._tokens.logp(batch, everything, None)
+                survey_step(self._objective, self._ranks, batch, log_pi - log_mu)
             batch = with_field(batch, "behaviour_logp", log_mu)
         if self._objective.needs_reference:
-            batch = with_field(batch, "reference_logp", self._logp(batch, everything, self._reference))
+            batch = with_field(batch, "reference_logp", self._tokens.logp(batch, everything, self._reference))
         if self._wants_log_mu or self._objective.needs_reference:
             numbers["recompute_s"] = time.monotonic() - started
             numbers["versions_read"] = self._cache.misses - misses
@@ -192,21 +187,9 @@ class Behaviour:
         versions = flatten(batch, "version")
         total = torch.zeros(len(versions), device=self._ranks.device)
         wanted = versions[chosen].unique().tolist()
-        for version in self._ranks.union(wanted) if self._score_together else wanted:
-            total += self._logp(batch, chosen & (versions == version), self._cache.get(version))
+        for version in self._ranks.union(wanted) if self._tokens.together else wanted:
+            total += self._tokens.logp(batch, chosen & (versions == version), self._cache.get(version))
         return total
-
-    def _logp(self, batch: Batch, chosen: Tensor, weights: LocalWeights | None) -> Tensor:
-        """Computes log-probabilities of the chosen loss tokens under ``weights`` (None: the current ones), 0 elsewhere."""
-        found = torch.zeros(len(chosen), device=self._ranks.device)
-        selected = select_tokens(batch, chosen, self._layout)
-        if self._score_together:
-            most = self._ranks.largest(len(selected.batch.micro_batches) if selected is not None else 0)
-            selected = padded_to(selected, most, self._layout) if most else None
-        if selected is not None:
-            for values, origin in zip(self._scorer.score(selected.batch, weights), selected.origin, strict=False):
-                found[origin.to(found.device)] = values
-        return found
 
     def _drift(self, batch: Batch, step: int, staleness: Mapping[int, int], log_mu: Tensor | None) -> dict[str, Any]:
         """Measures the drift on a sample of responses; returns ``drift_row``. Tokens of unreadable versions are left out.
@@ -218,8 +201,10 @@ class Behaviour:
         flags = self._ranks.agree([int(self._ranks.rank > 0 or self.usable(version)) for version in known])
         versions = flatten(batch, "version")
         readable = torch.tensor([version for version, flag in zip(known, flags, strict=True) if flag])
-        chosen = self._sample(batch, step) & torch.isin(versions, readable)
-        log_pi = self._logp(batch, chosen, None)
+        chosen = self._tokens.sample(batch, step, self._config.behaviour.drift_responses) & torch.isin(
+            versions, readable
+        )
+        log_pi = self._tokens.logp(batch, chosen, None)
         log_mu = self._log_mu(batch, chosen) if log_mu is None else log_mu
         ages = torch.tensor([staleness[version] for version in versions[chosen].tolist()], dtype=torch.int64)
         buckets = bucket_count(self._config.expiry_bound)
@@ -228,15 +213,3 @@ class Behaviour:
             sums.zero_()
         dist.all_reduce(sums)
         return drift_row(sums)
-
-    def _sample(self, batch: Batch, step: int) -> Tensor:
-        """Draws responses of this data rank; returns which loss tokens are theirs: [L of all micro-batches] bool."""
-        wanted = math.ceil(self._config.behaviour.drift_responses / self._ranks.data_size)
-        rows = [(index, row) for index, one in enumerate(batch.micro_batches) for row in one.loss_row.unique().tolist()]
-        draw = random.Random(f"{self._config.seed}/{step}/{self._ranks.data_rank}")  # equal on all ranks of a data rank
-        taken = set(draw.sample(rows, min(wanted, len(rows))))
-        flags = [
-            torch.tensor([(index, row) in taken for row in one.loss_row.tolist()], dtype=torch.bool)
-            for index, one in enumerate(batch.micro_batches)
-        ]
-        return torch.cat(flags)

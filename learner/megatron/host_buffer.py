@@ -85,6 +85,8 @@ class HostBuffer:
         with torch.cuda.stream(self._stream):
             for copy, tensor in zip(copies, tensors, strict=True):
                 copy.copy_(tensor, non_blocking=True)
+                if tensor.is_cuda:  # its memory may be given to others before the copy is made
+                    tensor.record_stream(self._stream)
         return HostCopy(copies, self._stream.record_event())
 
     def _places(self, tensors: Sequence[Tensor], dtype: torch.dtype | None) -> list[Tensor]:

@@ -21,6 +21,7 @@ import torch
 import learner.megatron  # noqa: F401  makes megatron usable before the imports below
 from learner.batch.packing import Layout, pack
 from learner.behaviour.recompute import Behaviour
+from learner.behaviour.token_scorer import TokenScorer
 from learner.behaviour.weight_cache import ReadWeights
 from learner.megatron.model.build import load_policy
 from learner.megatron.training.scorer import Scorer
@@ -42,7 +43,7 @@ def steps(directory: Path) -> dict[str, Callable[[], float]]:
     def step(name: str) -> Callable[[], float]:
         objective = get(config.objective.model_copy(update={"name": name, "rho_max": None}))
         scorer = Scorer(policy, ranks, "float32")
-        behaviour = Behaviour(config, objective, scorer, ranks, layout)
+        behaviour = Behaviour(config, objective, TokenScorer(scorer, ranks, layout, config.seed), ranks)
         if behaviour.caches:
             behaviour.cache(0, ReadWeights(scorer.snapshot()))
 

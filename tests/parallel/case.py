@@ -18,9 +18,8 @@ from learner.batch.packing import Layout, pack
 from learner.batch.types import Batch, Sequence
 from learner.config import LearnerConfig
 from learner.megatron.model import build
-from learner.megatron.model.export import Exporter
+from learner.megatron.model.export import Exporter, Field
 from learner.megatron.model.packed_model import Policy
-from learner.megatron.model.weight_copies import Field
 from learner.megatron.parallel import Ranks, start
 from learner.megatron.training.trainer import StepStats, Trainer
 from learner.objectives.policy_gradient import Reinforce

@@ -13,9 +13,12 @@ from google.protobuf import json_format
 from learner.batch.packing import Layout, pack
 from learner.batch.types import Batch, Sequence
 from learner.behaviour.recompute import Behaviour
+from learner.behaviour.token_scorer import TokenScorer
 from learner.config import LearnerConfig, ObjectiveConfig
+from learner.control.effective_sample import ess_share
 from learner.megatron.model.export import Export, Exporter
 from learner.megatron.training.scorer import Scorer
+from learner.megatron.training.weight_average import WeightAverage
 from learner.objectives import get, names
 from learner.publish.publisher import Publisher
 from learner.storage.fence import DirectoryFence
@@ -36,9 +39,9 @@ def recompute(case: Case) -> dict[str, Any]:
     layout = Layout(
         case.ranks.data_size, case.spec.get("micro_batches", 2), 16_384, case.ranks.tensor_size, case.ranks.context_size
     )
-    behaviour = Behaviour(
-        config, get(config.objective), Scorer(case.policy, case.ranks, config.publish.weights_dtype), case.ranks, layout
-    )
+    scorer = Scorer(case.policy, case.ranks, config.publish.weights_dtype)
+    objective = get(config.objective)
+    behaviour = Behaviour(config, objective, TokenScorer(scorer, case.ranks, layout, config.seed), case.ranks)
     if case.spec["publishes"]:
         _publish(case, config, behaviour)
     elif config.objective.kl_coef:
@@ -53,13 +56,21 @@ def recompute(case: Case) -> dict[str, Any]:
         rows = _rows(filled)
         (case.out / f"{case.spec['name']}.{case.ranks.rank}.logp").write_text(json.dumps(rows))
     steps = {name: case.trainer.train_step(filled, get(ObjectiveConfig(name=name)), 0.0) for name in WITH_BEHAVIOUR}
-    losses = {name: [stats.loss, stats.grad_norm] for name, stats in steps.items()}
-    return {"kept": kept, "numbers": numbers, "losses": losses}
+    steps["own"] = case.trainer.train_step(filled, objective, 0.0)
+    losses = {name: [stats.loss, stats.grad_norm, ess_share(stats.metrics)] for name, stats in steps.items()}
+    share = steps["own"].metrics["clipped_sum"] / steps["own"].metrics["clipped_count"]
+    return {"kept": kept, "numbers": numbers, "losses": losses, "masked": share}
 
 
 def _config(case: Case) -> LearnerConfig:
     values = case.config.model_dump(mode="json", exclude_defaults=True)
-    values["publish"] = {"dir": case.spec["versions"], "dtype": case.spec["published"], "keep": 2, "full_every": 2}
+    values["publish"] = {
+        "dir": case.spec["versions"],
+        "dtype": case.spec["published"],
+        "keep": 2,
+        "full_every": 2,
+        "average": 0.5,
+    }
     values["behaviour"] = {"drift_every": 1, "drift_responses": len(case.sequences), **case.spec.get("behaviour", {})}
     return LearnerConfig.parse(values, source=case.spec["name"])
 
@@ -70,7 +81,8 @@ def _publish(case: Case, config: LearnerConfig, behaviour: Behaviour) -> None:
         fence.acquire()
         registry = _Keeps(behaviour)
     publisher = Publisher(config.publish, fence, config.model, 0, registry)
-    exporter = Exporter(case.policy, case.ranks, config.publish.weights_dtype)
+    average = WeightAverage(case.trainer, config.publish.average)
+    exporter = Exporter(case.policy, case.ranks, config.publish.weights_dtype, average.weights)
 
     def export(version: int) -> Export:
         taken = exporter.begin(whole=behaviour.caches)
@@ -83,6 +95,7 @@ def _publish(case: Case, config: LearnerConfig, behaviour: Behaviour) -> None:
         publisher.publish(step, export)
         if step < 2:
             case.step()  # while it is written
+            average.update()
         publisher.wait()
     case.keep("now", case.export())
     if registry is not None:

@@ -43,6 +43,8 @@ SHARED = {
         "behaviour": {"cache_bytes": 0},
     },
 }
+# Its limit is that of the whole step, of all micro-batches and data ranks: "read by two" has two of them, others have one.
+MASKED_OVER_THE_STEP = {"name": "m2po", "m2po_over": "batch", "kl_coef": 0.1}
 Rows = dict[int, list[tuple[int, int, float, float]]]
 
 
@@ -62,7 +64,7 @@ def test_recomputed_log_probabilities_are_those_of_the_published_weights(
     reference, versions = references[model], tmp_path / "weights"
     common = {
         "run": "recompute", "model": str(reference.directory), "sequences": str(reference.sequences), "lr": 3e-2,
-        "versions": str(versions), "published": published, "objective": {"name": "grpo", "kl_coef": 0.1},
+        "versions": str(versions), "published": published, "objective": MASKED_OVER_THE_STEP,
     }  # fmt: skip
     cases = launch(4, [{"name": name, **common, **layout} for name, layout in layouts.items()])
     sequences = json.loads(reference.sequences.read_text())
@@ -86,11 +88,15 @@ def test_recomputed_log_probabilities_are_those_of_the_published_weights(
     assert read["versions_read"] == 3
     _check_drift(cached, _rows(cases["cached"]), now)
     first, *others = (outcome.values["losses"] for name, outcome in cases.items() if name != "cached")
-    assert len(first) == 9  # objectives, at the initial weights, whose loss and gradient do not depend on the layout
+    # Objectives and the run's own, at the initial weights, whose loss and gradient do not depend on the layout.
+    assert len(first) == 9 + 1
+    for outcome in cases.values():
+        assert 0 < outcome.values["masked"] < 0.9
     for losses in others:
-        for name, (loss, norm) in losses.items():
-            assert (loss, norm) == pytest.approx(first[name], rel=1e-4, abs=1e-6), name
+        for name, (loss, norm, share) in losses.items():
+            assert (loss, norm, share) == pytest.approx(first[name], rel=1e-4, abs=1e-6), name
             assert norm > 1e-4, name
+            assert 1 / len(sequences) - 1e-9 <= share < 0.999, name
 
 
 def _check_drift(numbers: Mapping[str, Any], rows: Rows, now: list[torch.Tensor]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import shutil
 import socket
@@ -63,7 +64,7 @@ class Loop:
             "groups_per_step": GROUPS, "max_staleness": 2, "metrics_dir": str(directory / "metrics"),
             "optimizer": {"lr": 1e-2}, "checkpoint": {"dir": str(directory / "checkpoints"), "every": 2},
             "publish": {"dir": str(directory / "weights"), "keep": 2}, "objective": {"name": "topr", "kl_coef": 0.01},
-            "behaviour": {"drift_every": 1}, "refill": {"enabled": False},
+            "behaviour": {"drift_every": 1}, "refill": {"enabled": False}, "lr_control": {"mode": "ess"},
         }  # fmt: skip
         LearnerConfig.parse(settings, "test").write(directory / "learner.json")
         self.child = self.start()
@@ -146,6 +147,13 @@ def test_log_mu_survives_a_kill_and_a_lost_version_is_not_trained_on(loop: Loop)
     assert second[0]["versions_read"] == 1
     for name in ("true_drift", "kl", "loss", "drift"):
         assert second[0][name] == pytest.approx(first[2][name], rel=1e-3, abs=1e-6), name
+    rated = [row for row in [*first, *second] if row["ess_share"] is not None]
+    assert [row["lr"] for row in rated] == pytest.approx([1e-2 * math.sqrt(row["ess_share"]) for row in rated])
+    assert first[0]["ess_share"] == pytest.approx(1.0, abs=1e-6)
+    assert min(row["lr"] for row in rated) < 0.99e-2
+    assert {row["step"] for row in rated if row["growth"] is None} == set()
+    assert [row["gradient_cosine"] is None for row in first] == [True, False, False]
+    assert second[0]["gradient_cosine"] is None  # the last gradient is not in a checkpoint
     assert second[-1]["unusable"] == 1
     assert all(row["finite"] for row in second)
     *_, nobody, cut = second
@@ -156,6 +164,8 @@ def test_log_mu_survives_a_kill_and_a_lost_version_is_not_trained_on(loop: Loop)
         "segments": None,
         "trained_tokens": 0,
         "update_norm": None,
+        "ess_share": None,
+        "lr": 1e-2,
     }
     assert {name: nobody[name] for name in wanted} == wanted
     # Of 8 responses 0, 3 and 6 have no reward; of the others 1 and 2 are right. Each has segments of 8 and 5 tokens.

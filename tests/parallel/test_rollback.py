@@ -17,7 +17,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import transformers
+from safetensors.torch import load_file
 
 from learner.cli.up.process import Process
 from learner.config import LearnerConfig, QueueConfig
@@ -79,7 +81,9 @@ def prepare(directory: Path, queue: QueueConfig) -> Path:
         "model": str(directory / "model"), "queue": queue.model_dump(mode="json"), "steps": STEPS, "groups_per_step": GROUPS,
         "max_staleness": 1000, "metrics_dir": str(directory / "metrics"), "parallel": {"pipeline": RANKS}, "loggers": [],
         "optimizer": {"lr": 1e-4}, "checkpoint": {"dir": str(directory / "checkpoints"), "every": EVERY},
-        "publish": {"dir": str(directory / "weights")}, "alarms": {"window": WINDOW, "reward": "rollback"},
+        "publish": {"dir": str(directory / "weights"), "keep": 2 * STEPS, "average": 0.8},
+        "alarms": {"window": WINDOW, "reward": "rollback"},
+        "lr_control": {"mode": "drift", "drift_target": 1e3, "drift_start": 1.0},  # measures, and leaves the rate as it is
     }  # fmt: skip
     file = directory / "learner.json"
     LearnerConfig.parse(settings, "test").write(file)
@@ -125,6 +129,10 @@ def rows(directory: Path) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
+def weights(version: Path) -> dict[str, torch.Tensor]:
+    return {name: tensor for file in version.glob("*.safetensors") for name, tensor in load_file(file).items()}
+
+
 @pytest.mark.timeout(400)
 def test_a_planted_collapse_is_rolled_back_and_every_group_is_accounted_for(tmp_path: Path):
     server = EmbeddedRedis.start(tmp_path / "redis")
@@ -136,8 +144,8 @@ def test_a_planted_collapse_is_rolled_back_and_every_group_is_accounted_for(tmp_
         server.stop()
     found = rows(tmp_path)
     (rollback,) = found["rollback"]
-    # The mean falls below half at the fourth bad step: step 8's checkpoint has had its window by then, step 12's has not.
-    assert (rollback["step"], rollback["checkpoint"], rollback["rule"]) == (16, "step_00000008_e0002", "reward")
+    # The mean has fallen far enough at the third bad step: step 8's checkpoint has had its window by then, step 12's has not.
+    assert (rollback["step"], rollback["checkpoint"], rollback["rule"]) == (15, "step_00000008_e0002", "reward")
     assert (rollback["newest_step"], rollback["lost"]) == (12, 4 * GROUPS)
     assert [(row["epoch"], row["resumed_step"]) for row in found["start"]] == [(2, 0), (3, 8)]
     assert process.restarts == 1
@@ -149,6 +157,16 @@ def test_a_planted_collapse_is_rolled_back_and_every_group_is_accounted_for(tmp_
     assert {row["lr"] for row in steps[2]} == {1e-4}
     assert {row["lr"] for row in steps[3]} == {5e-5}
     assert [row["action"] for row in found["alarm"] if row["rule"] == "reward"] == ["rollback"]
+
+    measured = [row["step"] for row in steps[2] + steps[3] if row["drift_measured"] is not None]
+    assert measured == [4, 8, 12, 12, 16, 20, 24]  # every fourth step, counted anew from a resume
+    assert steps[3][0]["drift_scale"] == pytest.approx(steps[2][8]["drift_scale"])
+    # What is published first after the rollback is the average as it was at the checkpoint, not the weights.
+    at_8 = [row["version"] for row in found["version"] if row["step"] == 8]
+    assert len(at_8) == 2
+    old, new = (weights(tmp_path / f"weights/weight_v{version:06d}") for version in at_8)
+    assert old.keys() == new.keys()
+    assert all(torch.equal(old[name], new[name]) for name in old)
 
     surviving = Accounts.read(tmp_path).surviving
     assert max(Counter(surviving).values()) == 1

@@ -37,6 +37,7 @@ from learner.storage.digests import file_digests
 from tests.parallel.adams import adams
 from tests.parallel.case import Case
 from tests.parallel.cell import cell
+from tests.parallel.governed import governed
 from tests.parallel.march import march
 from tests.parallel.overlap import overlap, resumed
 from tests.parallel.recompute import recompute
@@ -57,16 +58,18 @@ def equivalence(case: Case) -> dict[str, Any]:
 
 
 def movement(case: Case) -> dict[str, Any]:
-    """Takes three steps; returns what the meter says of each, and keeps the weights before and after them."""
-    trainer = Trainer(case.policy, case.config.optimizer, case.ranks, DiagnosticsConfig(update_stride=1))
+    """Takes three steps; returns what the meters say of each, and keeps the weights before and after them."""
+    limit = case.spec.get("projects_above")
+    trainer = Trainer(case.policy, case.config.optimizer, case.ranks, DiagnosticsConfig(update_stride=1), limit)
     case.keep("at0", case.export())
-    updates = []
+    updates, cosines = [], []
     for number in range(1, 4):
-        update = trainer.train_step(case.batch(), Reinforce(), case.spec["lr"]).update
-        assert update is not None
-        updates.append([update.norm, update.cosine])
+        stats = trainer.train_step(case.batch(), Reinforce(), lambda stats: case.spec["lr"] * min(1.0, stats.grad_norm))
+        assert stats.update is not None
+        updates.append([stats.update.norm, stats.update.cosine])
+        cosines.append(stats.gradient_cosine)
         case.keep(f"at{number}", case.export())
-    return {"updates": updates}
+    return {"updates": updates, "cosines": cosines}
 
 
 def guard(case: Case) -> dict[str, Any]:
@@ -259,6 +262,7 @@ RUNS: dict[str, Callable[[Case], dict[str, Any]]] = {
         adams,
         cell,
         equivalence,
+        governed,
         march,
         movement,
         guard,

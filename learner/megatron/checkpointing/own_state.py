@@ -17,39 +17,34 @@ from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedBase, ShardedTensorFactory
 
 from learner.megatron.checkpointing.box import cut
-from learner.megatron.patches.optimizer_ranges import OwnRange, own_ranges
+from learner.megatron.patches.optimizer_ranges import OwnRange
 
 # A parameter's tensors in the checkpoint, each with the number of the parameter's elements before it: more than one if the
 # checkpoint keeps its halves apart, as those of a gated MLP.
 _Places = dict[torch.nn.Parameter, list[tuple[int, ShardedTensor]]]
 
 
-def optimizer_shards(models: dict[str, Any], optimizers: Iterable[Any]) -> list[ShardedTensor]:
-    """This rank's part of the fp32 weights and Adam's moments: views, so that loading into them loads the optimizer.
+def optimizer_shards(models: dict[str, Any], ranges: Iterable[OwnRange]) -> list[ShardedTensor]:
+    """This rank's part of the fp32 weights and what else is kept of them: views, so that loading into them loads it all.
 
     Args:
         models: Megatron's sharded state dict of every model chunk.
-        optimizers: distributed optimizers, whose Adam has its state.
+        ranges: what this rank's optimizers own, with the state that is to be kept, such as Adam's moments.
     """
     places = _places(models)
-    return [shard for own in _ranges(optimizers) for shard in _state_shards(own, places)]
+    return [shard for own in ranges for shard in _state_shards(own, places)]
 
 
-def own_shards(models: dict[str, Any], optimizers: Iterable[Any]) -> list[ShardedBase]:
+def own_shards(models: dict[str, Any], ranges: Iterable[OwnRange]) -> list[ShardedBase]:
     """All that this rank is to write: ``optimizer_shards``, as much of the weights, and what no optimizer updates."""
     places = _places(models)
     found: list[ShardedBase] = []
-    for own in _ranges(optimizers):
+    for own in ranges:
         weights = own.parameter.detach().view(-1)
         for before, whole in places[own.parameter]:
             found += _overlap(whole, before, own, weights[own.start : own.end])
         found += _state_shards(own, places)
     return found + [shard for shard in nested_values(models) if not _is_trained(shard)]
-
-
-def _ranges(optimizers: Iterable[Any]) -> Iterator[OwnRange]:
-    for optimizer in optimizers:
-        yield from own_ranges(optimizer)
 
 
 def _state_shards(own: OwnRange, places: _Places) -> Iterator[ShardedTensor]:

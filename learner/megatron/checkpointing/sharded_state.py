@@ -21,8 +21,10 @@ from learner.megatron.model.packed_model import Policy
 from learner.megatron.parallel import Ranks
 from learner.megatron.patches import adam_state
 from learner.megatron.patches.checkpoint_writer import Share, agree
+from learner.megatron.patches.optimizer_ranges import OwnRange, own_ranges
 from learner.megatron.training.trainer import Trainer
 from learner.megatron.training.update_meter import optimizer_parts
+from learner.megatron.training.weight_average import WeightAverage
 from learner.storage.digests import FileDigest
 from runtime.errors import LeewayError
 
@@ -40,10 +42,11 @@ class ShardedState:
     directory has no ``metadata.json`` and cannot be loaded.
     """
 
-    def __init__(self, policy: Policy, trainer: Trainer, ranks: Ranks) -> None:
+    def __init__(self, policy: Policy, trainer: Trainer, ranks: Ranks, average: WeightAverage | None = None) -> None:
         self._policy = policy
         self._trainer = trainer
         self._ranks = ranks
+        self._average = average
         self._saving: AsyncSave | None = None
         self._digests: dict[str, FileDigest] = {}
         self._share: Share | None = None  # the layout cannot change: it is agreed once
@@ -60,9 +63,7 @@ class ShardedState:
         """
         if self._saving is not None:
             raise RuntimeError(f"begin_save({directory}): {self._saving.directory} is still being written")
-        optimizers = optimizer_parts(self._trainer.optimizer)
-        adam_state.initialize(optimizers)
-        shards = own_shards(self._models(), optimizers)
+        shards = own_shards(self._models(), self._ranges(self._average))
         self._share = self._share or agree(shards)
         common = {"optimizer": self._trainer.optimizer.state_dict()}
         state = RankState(self._share.contents(shards), common, rng.capture(self._ranks))
@@ -108,7 +109,9 @@ class ShardedState:
         return self._digests
 
     def load(self, directory: Path) -> None:
-        """Restores weights, Adam's moments and its step count from a checkpoint of any layout.
+        """Restores weights, their average, Adam's moments and its step count from a checkpoint of any layout.
+
+        An average that the checkpoint does not have starts from the weights; a log line says so.
 
         Weight decay, betas and eps are the configuration's, not the checkpoint's; what that changes is logged. If the layout
         is the same, the random states are restored too.
@@ -116,27 +119,37 @@ class ShardedState:
         Raises:
             LoadError: ``directory`` is not a complete checkpoint of this model.
         """
-        optimizers = optimizer_parts(self._trainer.optimizer)
-        adam_state.initialize(optimizers)
         self._before_update()
-        models = self._models()
-        wanted = {**models, "shards": optimizer_shards(models, optimizers)}
+        models, strategy = self._models(), TorchDistLoadShardedStrategy()
         try:
-            loaded: Any = dist_checkpointing.load(
-                wanted, str(directory), TorchDistLoadShardedStrategy(), validate_access_integrity=False
-            )
+            average = self._average if self._average and _has_average(directory, strategy) else None
+            wanted = {**models, "shards": optimizer_shards(models, self._ranges(average))}
+            loaded: Any = dist_checkpointing.load(wanted, str(directory), strategy, validate_access_integrity=False)
         except (CheckpointingException, CheckpointException, OSError) as error:
             raise LoadError(f"{directory}: not a complete checkpoint of this model ({error})") from error
         for name, model in zip(_names(self._policy), self._policy.models, strict=True):
             model.load_state_dict(loaded[name])
         self._trainer.optimizer.load_state_dict(loaded["optimizer"])
+        if self._average is not None and average is None:
+            self._average.restart()
+            self._log("the checkpoint has no average of the weights: it starts from them", checkpoint=str(directory))
         changed = self._trainer.use_configured_settings()
-        if self._ranks.rank == 0:
-            for name, (before, now) in changed.items():
-                structlog.get_logger().warning(
-                    "optimizer setting changed at this resume", setting=f"optimizer.{name}", checkpoint=before, now=now
-                )
+        for name, (before, now) in changed.items():
+            self._log(
+                "optimizer setting changed at this resume", setting=f"optimizer.{name}", checkpoint=before, now=now
+            )
         self._restore_random_state(directory / private_file(self._ranks.rank))
+
+    def _log(self, event: str, **facts: Any) -> None:
+        if self._ranks.rank == 0:
+            structlog.get_logger().warning(event, **facts)
+
+    def _ranges(self, average: WeightAverage | None) -> list[OwnRange]:
+        """What this rank's optimizers own: weights, Adam's moments and, if given, the average."""
+        optimizers = optimizer_parts(self._trainer.optimizer)
+        adam_state.initialize(optimizers)
+        ranges = [own for optimizer in optimizers for own in own_ranges(optimizer)]
+        return ranges if average is None else [average.joined(own) for own in ranges]
 
     def _restore_random_state(self, path: Path) -> None:
         try:
@@ -160,6 +173,10 @@ class ShardedState:
             name: model.sharded_state_dict(metadata=metadata)
             for name, model in zip(_names(self._policy), self._policy.models, strict=True)
         }
+
+
+def _has_average(directory: Path, strategy: TorchDistLoadShardedStrategy) -> bool:
+    return any(map(WeightAverage.is_part, strategy.load_tensors_metadata(directory)))
 
 
 def _names(policy: Policy) -> list[str]:

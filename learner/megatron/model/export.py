@@ -8,10 +8,10 @@ own; only stand-ins for a GPU have tried that.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from itertools import chain, zip_longest
-from typing import cast
+from typing import Literal, cast
 
 import torch
 import torch.distributed as dist
@@ -20,7 +20,7 @@ from torch.nn import Parameter
 
 from learner.megatron.model.convert import ParameterMapping, parameter_mappings, split
 from learner.megatron.model.packed_model import PackedModel, Policy
-from learner.megatron.model.weight_copies import Field, WeightCopies, WeightCopy
+from learner.megatron.model.weight_copies import WeightCopies, WeightCopy
 from learner.megatron.parallel import Ranks
 
 _TRANSFER_BYTES = 1 << 26  # unsharded tensors that one exchange brings together on a rank: a small model's fit in one
@@ -29,6 +29,9 @@ _EXCHANGE_S = 1800.0  # limit of one exchange; the watchdog ends a rank that han
 
 _Transfer = list[ParameterMapping]  # tensors that a rank gets in one exchange
 _Copies = Mapping[Parameter, Tensor]
+
+Field = Literal["data", "main_grad"]  # of a parameter: its value, or the gradient of the last step
+Averages = Callable[[torch.dtype], Mapping[Parameter, Tensor]]  # of whole parameters; collective among data ranks
 
 
 class Exporter:
@@ -41,10 +44,15 @@ class Exporter:
         policy: this rank's shard of the model.
         ranks: this process's indices and groups.
         dtype: data type of what is exported, "float32" or "bfloat16"; None for each parameter's own.
+        averages: what is exported in place of the parameters' values, where weights are averaged.
     """
 
-    def __init__(self, policy: Policy, ranks: Ranks, dtype: str | None = None) -> None:
+    def __init__(
+        self, policy: Policy, ranks: Ranks, dtype: str | None = None, averages: Averages | None = None
+    ) -> None:
         self._policy = policy
+        self._averages = averages
+        self._dtype: torch.dtype = getattr(torch, dtype) if dtype else policy.dtype
         self._all = [parameter for model in policy.models for parameter in model.parameters()]
         self._copies = WeightCopies(ranks.device, getattr(torch, dtype) if dtype else None)
         self._assembly = _Assembly(policy, ranks)
@@ -55,7 +63,7 @@ class Exporter:
         return self._copies.nbytes
 
     def begin(self, whole: bool = False, field: Field = "data") -> Export:
-        """Copies what this rank exports, or begins to. Collective among data-parallel ranks if learner.overlap.
+        """Copies what this rank exports, or begins to. Collective among data-parallel ranks.
 
         Args:
             whole: whether to copy all of this rank's parameters, for another user of the copy.
@@ -65,9 +73,14 @@ class Exporter:
         Raises:
             PinError: CUDA pins no more memory.
         """
-        self._policy.gather()
         parameters = self._all if whole else self._assembly.parameters
-        return Export(self._copies.take(parameters, field), self._assembly)
+        if self._averages is not None and field == "data":
+            averages = self._averages(self._dtype)
+            tensors = [averages[parameter] for parameter in parameters]
+        else:
+            self._policy.gather()
+            tensors = [getattr(parameter, field).detach() for parameter in parameters]
+        return Export(self._copies.take(parameters, tensors), self._assembly)
 
     def protect(self) -> None:
         """Lets what this thread puts on the GPU from now on, such as new weights, wait until the old are copied."""

@@ -5,15 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
 from learner.megatron.host_buffer import HostBuffer, HostCopy
-
-Field = Literal["data", "main_grad"]  # of a parameter: its value, or the gradient of the last step
 
 
 class WeightCopy:
@@ -81,8 +78,12 @@ class WeightCopies:
         """Bytes of host memory that are kept for copies."""
         return sum(buffer.nbytes for buffer in self._buffers)
 
-    def take(self, parameters: Sequence[Parameter], field: Field = "data") -> WeightCopy:
-        """Copies parameters as they are now; from a GPU while it goes on, up to what must wait for ``protect``.
+    def take(self, parameters: Sequence[Parameter], tensors: Sequence[Tensor]) -> WeightCopy:
+        """Copies tensors as they are now; from a GPU while it goes on, up to what must wait for ``protect``.
+
+        Args:
+            parameters: parameters of this rank.
+            tensors: what is copied of each, of its shape: its value, or an average of it.
 
         Raises:
             PinError: CUDA pins no more memory.
@@ -92,7 +93,7 @@ class WeightCopies:
         else:
             buffer = HostBuffer(self._device, "a version")
             self._buffers.append(buffer)
-        self._last = buffer.copy([getattr(parameter, field).detach() for parameter in parameters], self._dtype)
+        self._last = buffer.copy(tensors, self._dtype)
         return WeightCopy(parameters, self._last, partial(self._free.append, buffer))
 
     def protect(self) -> None:

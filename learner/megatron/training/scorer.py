@@ -14,6 +14,7 @@ from learner.megatron.model.packed_model import Policy
 from learner.megatron.parallel import Ranks
 from learner.megatron.patches import weight_swap
 from learner.megatron.training.pipeline import Pipeline
+from learner.megatron.training.weight_average import WeightAverage
 
 
 class Scorer:
@@ -23,10 +24,12 @@ class Scorer:
         policy: this rank's shard of the model.
         ranks: this process's indices and groups.
         dtype: data type of published weights, "float32" or "bfloat16": fleets sample from weights that are rounded to it.
+        average: what is published, where weights are averaged.
     """
 
-    def __init__(self, policy: Policy, ranks: Ranks, dtype: str) -> None:
+    def __init__(self, policy: Policy, ranks: Ranks, dtype: str, average: WeightAverage | None = None) -> None:
         self._policy = policy
+        self._average = average
         self._ranks = ranks
         self._pipeline = Pipeline(policy, ranks)
         self._dtype: torch.dtype = getattr(torch, dtype)
@@ -42,9 +45,11 @@ class Scorer:
         self._policy.gather()
 
     def snapshot(self) -> list[Tensor]:
-        """Copies this rank's shard of the current weights to host memory, rounded as a published version is. Collective."""
+        """Copies this rank's shard of what is published now to host memory, rounded as it is there. Collective."""
         self.prepare()
-        return [parameter.detach().to("cpu", self._dtype, copy=True) for parameter in self._parameters]
+        averages = self._average.weights(self._dtype) if self._average is not None else {}
+        published = [averages.get(parameter, parameter).detach() for parameter in self._parameters]
+        return [tensor.to("cpu", self._dtype, copy=True) for tensor in published]
 
     def read(self, source: WeightSource) -> list[Tensor]:
         """Reads this rank's shard of other weights, in the order and dtype of ``snapshot``. Raises what ``source`` raises."""

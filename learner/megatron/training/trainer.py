@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +23,8 @@ from learner.megatron.model.packed_model import Policy
 from learner.megatron.parallel import Ranks
 from learner.megatron.patches import adam_step
 from learner.megatron.patches.norm_gradients import norm_gradients
+from learner.megatron.training.gradient_meter import GradientMeter
+from learner.megatron.training.gradient_projection import GradientProjection
 from learner.megatron.training.pipeline import Pipeline
 from learner.megatron.training.update_meter import Update, UpdateMeter, optimizer_parts
 from learner.objectives.base import Objective, Responses
@@ -44,6 +47,8 @@ class StepStats:
             |d loss / d log p| / temperature, because the logits are divided by the temperature.
         logp: log-probabilities of the loss tokens before the update, [L] float32 for each of this data rank's micro-batches;
             empty but on the last stage.
+        gradient_cosine: between this gradient, before any projection and clipping, and that of the last step that changed
+            weights; None if there is none, and if it is not measured.
     """
 
     loss: float
@@ -53,6 +58,7 @@ class StepStats:
     update: Update | None = None
     group_weights: Sequence[float] = ()
     logp: Sequence[Tensor] = ()
+    gradient_cosine: float | None = None
 
     @property
     def finite(self) -> bool:
@@ -60,11 +66,27 @@ class StepStats:
         return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
 
 
+Rate = float | Callable[[StepStats], float]
+
+
 class Trainer:
-    """Trains a policy with AdamW. Every method is collective: all ranks call it, with batches of the same shape."""
+    """Trains a policy with AdamW. Every method is collective: all ranks call it, with batches of the same shape.
+
+    Args:
+        policy: the model.
+        config: optimizer settings.
+        ranks: the layout.
+        diagnostics: what is measured of each step; None: nothing.
+        projects_above: cosine of consecutive gradients above which a gradient is projected (GradientProjection); None: never.
+    """
 
     def __init__(
-        self, policy: Policy, config: OptimizerConfig, ranks: Ranks, diagnostics: DiagnosticsConfig | None = None
+        self,
+        policy: Policy,
+        config: OptimizerConfig,
+        ranks: Ranks,
+        diagnostics: DiagnosticsConfig | None = None,
+        projects_above: float | None = None,
     ) -> None:
         adam_step.apply()
         self._policy = policy
@@ -74,12 +96,19 @@ class Trainer:
         self._meter: UpdateMeter | None = None
         if diagnostics is not None and diagnostics.update:
             self._meter = UpdateMeter(self.optimizer, diagnostics, ranks.device)
+        self._gradient_meter: GradientMeter | None = None
+        if projects_above is not None:
+            self._gradient_meter = GradientProjection(self.optimizer, projects_above, ranks.device)
+        elif diagnostics is not None and diagnostics.gradient_cosine:
+            self._gradient_meter = GradientMeter(self.optimizer, diagnostics.update_stride, ranks.device)
         # Hooks that megatron documents for its users, not patches.
         settings = policy.transformer_config
         settings.finalize_model_grads_func = _finalize
         no_sync: list[Any] = [chunk.no_sync for chunk in policy.chunks]
         settings.no_sync_func = no_sync if len(no_sync) > 1 else no_sync[0]  # type: ignore[assignment]  # as the schedules want
         self._pipeline = Pipeline(policy, ranks)
+        self._before_update: list[Callable[[], None]] = []
+        self._watch_optimizer()
 
     def use_configured_settings(self) -> dict[str, tuple[Any, Any]]:
         """Gives a loaded optimizer the configuration's settings in place of those that came with its checkpoint.
@@ -92,10 +121,14 @@ class Trainer:
 
     def before_update(self, action: Callable[[], None]) -> None:
         """Calls ``action`` before every update of the weights, after forward and backward pass."""
-        for part in optimizer_parts(self.optimizer):
-            part.optimizer.register_step_pre_hook(lambda *_: action())
+        self._before_update.append(action)
 
-    def train_step(self, batch: Batch, objective: Objective, lr: float) -> StepStats:
+    def prepare_update(self) -> None:
+        """Calls what ``before_update`` was given; whoever changes weights, or an average of them, by himself calls it."""
+        for action in self._before_update:
+            action()
+
+    def train_step(self, batch: Batch, objective: Objective, lr: Rate) -> StepStats:
         """Updates the weights with the gradient of the sum of the batch's losses over all data-parallel ranks.
 
         If the loss or the gradient is not finite on any rank, or no token carries loss, no rank changes its weights, and
@@ -104,12 +137,16 @@ class Trainer:
         Args:
             batch: this data-parallel rank's micro-batches.
             objective: the loss.
-            lr: learning rate of this step.
+            lr: learning rate of this step, or a function that decides it from the step's results, once the gradient is
+                known and before the weights move; every rank must come to the same rate.
         """
         stats = self.gradient(batch, objective)
         if stats.skipped is not None:
             return stats
-        return replace(stats, update=self._update(lr, stats.grad_norm))
+        rate, norm = lr(stats) if callable(lr) else lr, stats.grad_norm
+        if self._gradient_meter is not None:
+            norm = self._gradient_meter.keep(stats.gradient_cosine, norm)
+        return replace(stats, update=self._update(rate, norm))
 
     def gradient(self, batch: Batch, objective: Objective) -> StepStats:
         """Computes the loss and the gradient of a batch and changes no weights."""
@@ -121,12 +158,14 @@ class Trainer:
         gradients = [g for part in optimizer_parts(self.optimizer) for g in norm_gradients(part)]
         names = [*_STEP_SUMS, *_metric_names(objective)]
         count = len(names) + batch.groups
-        summed = self._sum([output[:count] for output in outputs], count, gradients)
-        sums, weights, square = dict(zip(names, summed, strict=False)), summed[len(names) : -1], summed[-1]
+        summed = self._sum([output[:count] for output in outputs], count, gradients, measure=True)
+        sums, weights = dict(zip(names, summed, strict=False)), summed[len(names) : count]
+        square, *measured = summed[count:]
         loss, norm = sums.pop("loss"), math.sqrt(square)
         skipped = _reason_to_skip(loss, norm, sums.pop("tokens_count"))
         logp = [output[count:].float() for output in outputs]
-        return StepStats(loss=loss, grad_norm=norm, metrics=sums, skipped=skipped, group_weights=weights, logp=logp)
+        cosine = self._gradient_meter.cosine(*measured) if self._gradient_meter is not None else None
+        return StepStats(loss, norm, sums, skipped, None, weights, logp, cosine)
 
     def evaluate(self, batch: Batch, objective: Objective) -> dict[str, float]:
         """Computes loss and metrics without training, summed over micro-batches and data-parallel ranks."""
@@ -135,18 +174,29 @@ class Trainer:
         summed = self._sum([output[:count] for output in self._run(batch, objective, train=False)], count, [])
         return {name: value for name, value in zip(names, summed, strict=False) if name != "tokens_count"}
 
+    def _watch_optimizer(self) -> None:
+        for part in optimizer_parts(self.optimizer):
+            part.optimizer.register_step_pre_hook(lambda *_: self.prepare_update())
+
     def _run(self, batch: Batch, objective: Objective, train: bool) -> list[Tensor]:
         """Runs the batch; returns, on the last stage, each micro-batch's numbers to sum and its log-probabilities."""
         return self._pipeline.run(batch, partial(_loss, objective, batch.groups), train)
 
-    def _sum(self, outputs: list[Tensor], count: int, gradients: list[Tensor]) -> list[float]:
-        """Sums all ranks' numbers in one all-reduce: ``count`` of the last stage, and each gradient shard's squared norm."""
+    def _sum(self, outputs: list[Tensor], count: int, gradients: list[Tensor], measure: bool = False) -> list[float]:
+        """Sums all ranks' numbers in one all-reduce.
+
+        Returns:
+            ``count`` numbers of the last stage, the squared norm of the gradients, and with ``measure`` what the gradient
+            meter adds up, if there is one.
+        """
         total = torch.zeros(count + 1, dtype=torch.float64, device=self._ranks.device)
         # Tensor- and context-parallel ranks of a stage have equal numbers: one of them counts.
         if outputs and self._ranks.tensor_rank == self._ranks.context_rank == 0:
             total[:-1] = torch.stack(outputs).sum(0)
         if gradients:
             total[-1] = torch.nn.utils.get_total_norm(gradients).double().square()
+        if measure and self._gradient_meter is not None:
+            total = torch.cat([total, self._gradient_meter.sums()])
         dist.all_reduce(total)
         return total.tolist()
 
@@ -205,7 +255,11 @@ def _reason_to_skip(loss: float, norm: float, tokens: float) -> str | None:
 
 def _metric_names(objective: Objective) -> list[str]:
     """Names of the objective's metrics. Only the last stage computes them, but every rank must know their order."""
-    _, metrics = objective(*Responses.probe())
+    logp, responses = Responses.probe()
+    if objective.needs_survey:
+        objective = copy.deepcopy(objective)  # the survey of the step in hand must stay
+        objective.survey(torch.zeros(1), responses.advantage)
+    _, metrics = objective(logp, responses)
     return list(metrics)
 
 

@@ -79,7 +79,7 @@ class UpdateMeter:
 
     def _sample(self) -> tuple[Tensor, int]:
         """Copies the sampled elements, [n] float32; also returns the number of weights that they represent."""
-        shards = [weight.detach().view(-1) for part in optimizer_parts(self._optimizer) for weight in _own_shards(part)]
+        shards = [weight.detach().view(-1) for part in optimizer_parts(self._optimizer) for weight in own_shards(part)]
         empty = torch.zeros(0, device=self._device)  # a rank may own nothing
         sampled = [shard[:: self._config.update_stride].float() for shard in shards]
         return torch.cat([empty, *sampled]), sum(map(len, shards))
@@ -87,7 +87,7 @@ class UpdateMeter:
 
 def count_weights(optimizer: MegatronOptimizer, device: torch.device) -> int:
     """Counts the weights of the whole model. Collective."""
-    own = sum(weight.numel() for part in optimizer_parts(optimizer) for weight in _own_shards(part))
+    own = sum(weight.numel() for part in optimizer_parts(optimizer) for weight in own_shards(part))
     total = torch.tensor(own, dtype=torch.int64, device=device)
     dist.all_reduce(total)
     return int(total)
@@ -98,7 +98,7 @@ def optimizer_parts(optimizer: MegatronOptimizer) -> list[Any]:
     return getattr(optimizer, "chained_optimizers", [optimizer])
 
 
-def _own_shards(part: Any) -> list[Tensor]:
+def own_shards(part: Any) -> list[Tensor]:
     """Shards that this rank measures. What several ranks hold is counted once, as megatron does for the gradient's norm."""
     group = getattr(part, "tp_group", None)
     return [

@@ -158,9 +158,11 @@ def test_the_optimizer_waits_for_the_copy_of_a_version_before_it_steps():
     adam = torch.optim.AdamW([parameter])
     trainer = Trainer.__new__(Trainer)
     trainer.optimizer = cast(Any, SimpleNamespace(chained_optimizers=[SimpleNamespace(optimizer=adam)]))
+    trainer._before_update = []
+    trainer._watch_optimizer()
     ranks = SimpleNamespace(tensor_size=1, tensor_rank=0, replicas=1, replica_rank=0, device=torch.device("cpu"))
     policy = SimpleNamespace(models=[], architecture=None)
-    exporter = _exporter(cast(Any, policy), trainer, cast(Any, ranks), "float32")
+    exporter = _exporter(cast(Any, policy), trainer, cast(Any, ranks), "float32", None)
     seen: list[list[float]] = []
     parameter.grad = torch.ones(2)
     adam.step()  # there is no copy yet

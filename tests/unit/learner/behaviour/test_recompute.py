@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 from learner.batch.packing import Layout
 from learner.behaviour import recompute
 from learner.behaviour.recompute import Behaviour
+from learner.behaviour.token_scorer import TokenScorer
 from learner.behaviour.weight_cache import ReadWeights
 from learner.config import LearnerConfig
 from learner.megatron.parallel import Ranks
@@ -51,7 +52,9 @@ def test_the_cache_holds_the_versions_in_use_within_this_ranks_share_of_the_memo
     )  # fmt: skip
     ranks = cast(Ranks, SimpleNamespace(rank=0, local_size=2, data_size=1, expert_size=1))
     with capture_logs() as logs:
-        behaviour = Behaviour(config, get(config.objective), cast(Scorer, SmallModel()), ranks, Layout())
+        behaviour = Behaviour(
+            config, get(config.objective), TokenScorer(cast(Scorer, SmallModel()), ranks, Layout(), config.seed), ranks
+        )
     for version in range(10):
         behaviour.cache(version, ReadWeights([torch.zeros(VERSION_BYTES // 4)]))
     assert behaviour.caches

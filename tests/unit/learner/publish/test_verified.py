@@ -9,6 +9,7 @@ import torch
 
 from learner.batch.packing import Layout
 from learner.behaviour.recompute import Behaviour
+from learner.behaviour.token_scorer import TokenScorer
 from learner.behaviour.weight_cache import ReadWeights
 from learner.config import LearnerConfig
 from learner.megatron.parallel import Ranks
@@ -70,7 +71,9 @@ def behaviour(tmp_path: Path, root: Path, **values: Any) -> Behaviour:
         source="test",
     )  # fmt: skip
     ranks = cast(Ranks, SimpleNamespace(rank=0, local_size=1, data_size=1, expert_size=1))
-    return Behaviour(config, get(config.objective), cast(Scorer, NoScorer()), ranks, Layout())
+    return Behaviour(
+        config, get(config.objective), TokenScorer(cast(Scorer, NoScorer()), ranks, Layout(), config.seed), ranks
+    )
 
 
 def test_a_version_is_usable_while_it_is_on_disk_and_whole(tmp_path: Path):

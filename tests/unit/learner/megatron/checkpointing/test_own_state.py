@@ -16,6 +16,7 @@ from learner.megatron.checkpointing.own_state import (
     own_shards,
 )
 from learner.megatron.patches.checkpoint_writer import is_main_replica
+from learner.megatron.patches.optimizer_ranges import own_ranges
 
 COUNT = 24 + 5  # elements of a gated MLP's weight [8, 3], then of a norm's [5]
 STATE = ("weight", "exp_avg", "exp_avg_sq")
@@ -67,7 +68,7 @@ def test_the_ranks_write_everything_once(ends: tuple[int, ...]):
     ranks = [Rank(n, start, end) for n, (start, end) in enumerate(zip((0, *ends[:-1]), ends, strict=True))]
     whole: dict[str, torch.Tensor] = {}
     for rank, end, start in zip(ranks, ends, (0, *ends[:-1]), strict=True):
-        written = [s for s in own_shards(rank.models, [rank.optimizer]) if is_main_replica(s.replica_id)]
+        written = [s for s in own_shards(rank.models, own_ranges(rank.optimizer)) if is_main_replica(s.replica_id)]
         size = sum(shard.data.numel() for shard in written if shard.key != "bias")  # type: ignore[attr-defined]
         assert size == 4 * (end - start)  # no more than its own
         for shard in written:
@@ -86,7 +87,7 @@ def test_the_ranks_write_everything_once(ends: tuple[int, ...]):
 
 def test_loading_into_the_shards_loads_the_optimizer():
     rank = Rank(1, 7, 27)
-    for shard in optimizer_shards(rank.models, [rank.optimizer]):
+    for shard in optimizer_shards(rank.models, own_ranges(rank.optimizer)):
         assert shard.data is not None
         shard.data.neg_()
     weights = rank.optimizer.optimizer.param_groups[0]["params"]
@@ -100,5 +101,5 @@ def test_a_replica_of_another_tensor_parallel_rank_is_not_written():
     rank = Rank(0, 0, COUNT)
     for name in ("norm", "bias"):
         rank.models["model0"][name].replica_id = (0, 1, 0)
-    written = [s.key for s in own_shards(rank.models, [rank.optimizer]) if is_main_replica(s.replica_id)]
+    written = [s.key for s in own_shards(rank.models, own_ranges(rank.optimizer)) if is_main_replica(s.replica_id)]
     assert {key.rpartition(".")[2] for key in written} == {"mlp"}

@@ -36,7 +36,7 @@ def test_the_configured_settings_win_and_rank_0_logs_what_changed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, rank: int
 ):
     trainer = Trainer.__new__(Trainer)
-    trainer._config = OptimizerConfig(betas=(0.8, 0.99), weight_decay=0.1)
+    trainer._config, trainer._before_update = OptimizerConfig(betas=(0.8, 0.99), weight_decay=0.1), []
     trainer.optimizer = cast(Any, Optimizer())
     loaded = {"optimizer": {"param_groups": [dict(SAVED), dict(SAVED)]}}
     monkeypatch.setattr(sharded_state.dist_checkpointing, "load", lambda *_, **__: loaded)
@@ -53,7 +53,8 @@ def test_the_configured_settings_win_and_rank_0_logs_what_changed(
 
 def test_the_optimizer_waits_for_the_copy_before_it_steps():
     trainer = Trainer.__new__(Trainer)
-    trainer.optimizer = cast(Any, Optimizer())
+    trainer.optimizer, trainer._before_update = cast(Any, Optimizer()), []
+    trainer._watch_optimizer()
     adam = cast(Any, trainer.optimizer).optimizer
     policy, ranks = SimpleNamespace(chunks=[], models=[]), SimpleNamespace(rank=0, device=torch.device("cpu"))
     state = ShardedState(cast(Any, policy), trainer, cast(Any, ranks))
