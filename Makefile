@@ -7,11 +7,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 REQUIREMENTS := pyproject.toml constraints.txt requirements/engine-cpu.txt
 
-# make demo: how long, from which seed, with which objective ...
+# make demo: how long, from which seed, with which objective or preset (leeway config --presets) ...
 RUN ?= demo
 STEPS ?=
 SEED ?=
 OBJECTIVE ?=
+PRESET ?=
 LR ?=
 STALENESS ?=
 TASK ?= sort
@@ -46,15 +47,20 @@ RECOMPUTE ?= full
 GPU_PYTHON ?= $(if $(WHEELS),python3,$(BIN)/python)
 GPU_PATH = PYTHONPATH=$(CURDIR):$(CURDIR)/proto$(if $(WHEELS),:$(CURDIR)/.gpu-packages):$$PYTHONPATH
 
+# make evidence: stop after so many hours; SHORT=1 for a small part; runs at a time.
+HOURS ?=
+SHORT ?=
+JOBS ?= 2
+
 # make soak: how long. make hosts: how long a fleet's link stays cut.
 MINUTES ?= 60
 CUT ?= 60
 
-.PHONY: help agents demo test test-unit test-parallel check manifests protos chaos fuzz soak hosts nodes pods drill bench bench-intake bench-learner bench-cap bench-endpoint gpu examples clean install
+.PHONY: help agents demo test test-unit test-parallel check manifests protos chaos fuzz soak hosts nodes pods drill bench bench-intake bench-learner bench-cap bench-endpoint evidence gpu examples clean install
 
 help:
 	@echo "make demo     a language model learns to sort digits, through the whole production path (3 to 5 minutes)"
-	@echo "              STEPS= SEED= OBJECTIVE= LR= STALENESS= TASK=sort|add|sumto TP= PP= CP= RESUME=1 RUN=name"
+	@echo "              STEPS= SEED= OBJECTIVE=|PRESET= LR= STALENESS= TASK=sort|add|sumto TP= PP= CP= RESUME=1 RUN=name"
 	@echo "make test     every check and test (under 25 minutes on 2 cores)"
 	@echo "make test-unit  ROOM=learner/checkpoint: the unit tests of one room (seconds); without ROOM, of all (under 2 minutes)"
 	@echo "make check    lint, types, import rules, generated stubs"
@@ -68,6 +74,8 @@ help:
 	@echo "make bench-intake  groups/s, CPU per group and ack latency against bare gRPC and bare Redis (about 4 minutes)"
 	@echo "make bench-learner  a step against transformers and against recomputing objectives, what is not the model, publication"
 	@echo "make bench-cap  a learning rate that collapses at a staleness of 16, with the staleness bound and without"
+	@echo "make evidence objectives by staleness, learning rate and its control on the product's learner: table and figures (hours)"
+	@echo "              HOURS=n stops it; SHORT=1 takes under ten minutes; JOBS=2; what is known is not run again"
 	@echo "make gpu      on a CUDA device: the equivalence tests there, then a full step of the largest Qwen3 that fits"
 	@echo "              SHAPE=4b|1.7b|0.6b|tiny RECOMPUTE=full|none; WHEELS=dir on a machine without a network"
 	@echo "make bench    the rollout worker against bare SGLang, refits by mode (about 4 minutes)"
@@ -96,7 +104,8 @@ $(STAMP): $(REQUIREMENTS)
 demo: $(STAMP)
 	@$(BIN)/leeway up configs/$(if $(filter sort,$(TASK)),demo,$(TASK)).toml --set run.dir=runs/$(RUN) --set run.name=$(RUN) --set run.overwrite=true \
 	  $(if $(STALENESS),$(FIXED_STALENESS)) $(if $(STEPS),--set learner.steps=$(STEPS)) $(if $(SEED),--set run.seed=$(SEED)) \
-	  $(if $(OBJECTIVE),--set learner.objective.name=$(OBJECTIVE)) $(if $(LR),--set learner.optimizer.lr=$(LR)) \
+	  $(if $(OBJECTIVE),--set learner.objective.name=$(OBJECTIVE)) $(if $(PRESET),--set learner.objective.preset=$(PRESET)) \
+	  $(if $(LR),--set learner.optimizer.lr=$(LR)) \
 	  $(if $(TP),--set learner.parallel.tensor=$(TP)) $(if $(PP),--set learner.parallel.pipeline=$(PP)) \
 	  $(if $(CP),--set learner.parallel.context=$(CP)) \
 	  $(if $(RESUME),--resume)
@@ -111,6 +120,7 @@ check: $(STAMP)
 	@echo "stubs";         $(BIN)/python -m tests.tools.stubs
 	@echo "metrics";       $(BIN)/python -m tests.tools.metric_reference
 	@echo "configuration"; $(BIN)/python -m tests.tools.config_reference
+	@echo "presets";       $(BIN)/python -m tests.tools.preset_reference
 	@echo "rooms";         $(BIN)/python -m tests.tools.rooms
 	@echo "sizes";         $(BIN)/python -m tests.tools.memory_table
 	@echo "manifests";     $(BIN)/python -m tests.deploy.manifests
@@ -169,6 +179,9 @@ bench-learner: $(STAMP)
 
 bench-cap: $(STAMP)
 	@$(BIN)/python -m tests.bench.cap
+
+evidence: $(STAMP)
+	@$(BIN)/python -m tests.evidence --jobs $(JOBS) $(if $(HOURS),--hours $(HOURS)) $(if $(SHORT),--short)
 
 # With WHEELS the machine's own Python runs it, since the virtualenv cannot be made without a network. Warnings are no errors
 # there: nobody has seen those of every plugin and driver. Rows are of every length: memory in segments that cannot grow breaks up.

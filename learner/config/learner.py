@@ -12,6 +12,7 @@ from learner.config.behaviour import BehaviourConfig
 from learner.config.control import AlarmConfig, DiagnosticsConfig, LrControlConfig
 from learner.config.lateness import check_expire_after, expiry_bound
 from learner.config.objective import ObjectiveConfig
+from learner.config.presets import fill_learner
 from learner.config.queue import QueueConfig
 from learner.config.refill import RefillConfig
 from runtime.endpoint_config import StatusConfig, TraceConfig
@@ -305,6 +306,11 @@ class LearnerConfig(Settings):
         """Staleness in optimizer steps above which groups expire; at least max_staleness."""
         return expiry_bound(self.max_staleness, self.late, self.expire_after, self.objective)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _filled_from_the_preset(cls, values: Any) -> Any:
+        return fill_learner(values)
+
     @field_validator("publish")
     @classmethod
     def _published_as_trained(cls, publish: PublishConfig, given: ValidationInfo) -> PublishConfig:
@@ -323,6 +329,15 @@ class LearnerConfig(Settings):
             raise ValueError(
                 f'gradients = "bfloat16" with dtype = "{self.dtype}": they would be coarser than the weights; set dtype = '
                 '"bfloat16", or gradients = "float32"'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _weights_for_the_rate(self) -> LearnerConfig:
+        if self.lr_control.mode == "ess" and not self.objective.recomputes:
+            raise ValueError(
+                f'lr_control.mode = "ess" with objective.name = {self.objective.name!r}: ess needs importance weights, which '
+                'only objectives that need mu have, as grpo; use mode = "drift", which needs none'
             )
         return self
 

@@ -23,6 +23,7 @@ _MASTER = 4  # the fp32 copy of a bfloat16 weight
 # A step of torch's Adam makes the fp32 roots of all second moments at once on CUDA, of one tensor's at a time on a CPU, and
 # none if it is fused.
 _ROOTS = 4
+_AVERAGE = 4  # the fp32 average of a weight, which is published in its place
 # Copies of the weights that wait to be published or are being written; the version before is the base of a delta.
 _COPIES = 2
 _QUERIES_KEYS_VALUES = ("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight")
@@ -37,10 +38,12 @@ class RankMemory:
         weights: the model's parameters.
         gradients: the buffer in which they are accumulated.
         optimizer: fp32 weights and Adam's moments, divided over the data- and context-parallel ranks.
+        average: the running average of the weights that is published (learner.publish.average), divided likewise.
         activations: what the backward pass needs, of all micro-batches under way.
         logits: output layer, on the last stage.
         update: what the optimizer's step needs for a moment, when activations and logits are gone.
         scoring: the weights of an earlier version, under which log-probabilities are recomputed before a step.
+        gathered: the whole average of the rank's weights while a version is copied, where several ranks have parts of it.
         checkpoint: host memory into which a checkpoint's copy goes, kept for the next; ranks with equal weights share it.
         publication: host memory into which versions are copied, kept for the next: one that is being written, a newer one
             that waits, and the one before if versions hold changes; less what is cached too. And of tensors that are written
@@ -53,10 +56,12 @@ class RankMemory:
     weights: int
     gradients: int
     optimizer: int
+    average: int
     activations: int
     logits: int
     update: int
     scoring: int
+    gathered: int
     checkpoint: int
     publication: int
     version: int
@@ -65,8 +70,8 @@ class RankMemory:
     @property
     def model(self) -> int:
         """The peak of what is where the model is: on the GPU, or on a CPU in host memory."""
-        moment = max(self.activations + self.logits, self.update, self.scoring)
-        return self.weights + self.gradients + self.optimizer + moment
+        moment = max(self.activations + self.logits, self.update, self.scoring, self.gathered)
+        return self.weights + self.gradients + self.optimizer + self.average + moment
 
     @property
     def cache(self) -> int:
@@ -97,8 +102,11 @@ def memory_by_stage(config: Mapping[str, Any], work: Workload) -> list[RankMemor
         dense, experts = _parameters(config, parallel, stage)
         own = dense + experts
         # Ranks that have equal weights share the optimizer's state of them.
-        shard = dense * parallel.tensor * parallel.pipeline // work.world
-        shard += experts * parallel.expert * parallel.pipeline // work.world
+        dense_shard = dense * parallel.tensor * parallel.pipeline // work.world
+        expert_shard = experts * parallel.expert * parallel.pipeline // work.world
+        shard = dense_shard + expert_shard
+        shared = (dense if dense_shard < dense else 0) + (experts if expert_shard < experts else 0)
+        average = _AVERAGE if work.averaged else 0
         state = _MOMENTS + (_MASTER if width < _MASTER else 0)
         version = own * WIDTH[work.published]
         cached = _cached(version, work)
@@ -108,11 +116,13 @@ def memory_by_stage(config: Mapping[str, Any], work: Workload) -> list[RankMemor
                 weights=own * width,
                 gradients=own * WIDTH[work.gradients],
                 optimizer=shard * state,
+                average=shard * average,
                 activations=activation_bytes(config, work, stage),
                 logits=logit_bytes(config, work) if stage == parallel.pipeline - 1 else 0,
                 update=_update(shard, work),
                 scoring=own * width if work.versions else 0,
-                checkpoint=shard * (width + _MOMENTS + _MASTER),
+                gathered=shared * WIDTH[work.published] if work.averaged else 0,
+                checkpoint=shard * (width + _MOMENTS + _MASTER + average),
                 publication=_publication_bytes(config, work, version, cached),
                 version=version,
                 cached=cached,
@@ -121,9 +131,15 @@ def memory_by_stage(config: Mapping[str, Any], work: Workload) -> list[RankMemor
     return found
 
 
-def checkpoint_bytes(config: Mapping[str, Any], dtype: str) -> int:
-    """Size of a checkpoint: weights, fp32 weights, Adam's moments."""
-    return parameter_count(config) * (WIDTH[dtype] + _MASTER + _MOMENTS)
+def checkpoint_bytes(parameters: int, dtype: str, averaged: bool = False) -> int:
+    """Size of a checkpoint: weights, fp32 weights, Adam's moments, and the average of the weights if there is one.
+
+    Args:
+        parameters: number of the model's parameters.
+        dtype: "float32" or "bfloat16", of the weights.
+        averaged: whether learner.publish.average is on.
+    """
+    return parameters * (WIDTH[dtype] + _MASTER + _MOMENTS + (_AVERAGE if averaged else 0))
 
 
 def _publication_bytes(config: Mapping[str, Any], work: Workload, version: int, cached: int) -> int:

@@ -25,6 +25,7 @@ class Workload:
         fused: whether a CUDA device uses fused kernels.
         published: dtype of published versions.
         deltas: whether versions hold changes, for which a rank keeps what it published last.
+        averaged: whether what is published is a running average of the weights.
         device: where the model is.
         versions: earlier versions that log-probabilities are recomputed under; 0: none.
         cache_bytes: learner.behaviour.cache_bytes.
@@ -41,6 +42,7 @@ class Workload:
     fused: bool = True
     published: str = "bfloat16"
     deltas: bool = False
+    averaged: bool = False
     device: Literal["cpu", "cuda"] = "cuda"
     versions: int = 0
     cache_bytes: int | None = None
@@ -62,6 +64,7 @@ class Workload:
             fused=learner.fused_kernels,
             published=publish.weights_dtype,
             deltas=publish.full_every > 1,
+            averaged=publish.average > 0,
             device=device,
             versions=learner.expiry_bound + 1 if recomputes else 0,
             cache_bytes=learner.behaviour.cache_bytes,

@@ -65,7 +65,7 @@ def _ranks(stages: list[RankMemory], totals: list[int], device: str) -> Iterator
 
 
 def _terms(values: Mapping[str, Any]) -> str:
-    names = ("weights", "gradients", "optimizer", "activations", "logits", "update", "scoring")
+    names = ("weights", "gradients", "optimizer", "average", "activations", "logits", "update", "scoring", "gathered")
     return ", ".join(f"{name} {size(values[name])}" for name in names if values[name])
 
 

@@ -13,9 +13,9 @@ from learner.cli.doctor.model import parameters
 from learner.cli.preflight.examined_config import ExaminedConfig
 from learner.cli.preflight.finding import Finding, fail, ok, size, warn
 from learner.config import LearnerConfig
+from learner.config.memory import checkpoint_bytes
 from learner.config.workload import WIDTH
 
-_OPTIMIZER_BYTES = 12  # per parameter, 4 each: Adam's two moments, the optimizer's float32 copy
 _SAMPLE_BYTES, _SAMPLE_S = 32 << 20, 1.0
 _SLOW_S = 120.0
 _FEWEST_INODES = 10_000
@@ -55,8 +55,9 @@ def storage(examined: ExaminedConfig) -> Iterator[Finding]:
 def _learner(learner: LearnerConfig, count: int) -> Iterator[Finding]:
     checkpoint, publish = learner.checkpoint, learner.publish
     each = count * WIDTH[publish.weights_dtype]
+    saved = checkpoint_bytes(count, learner.dtype, averaged=publish.average > 0)
     needs = [
-        DiskNeed("checkpoint", checkpoint.dir, count * (_OPTIMIZER_BYTES + WIDTH[learner.dtype]), checkpoint.keep + 1),
+        DiskNeed("checkpoint", checkpoint.dir, saved, checkpoint.keep + 1),
         # Beyond publish.keep: one that is being written, one that a fleet still runs, and with deltas their full version.
         DiskNeed("version", publish.dir, each, publish.keep + 2 + (publish.full_every > 1)),
     ]

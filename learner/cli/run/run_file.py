@@ -30,6 +30,7 @@ from learner.config import GatewayConfig, LearnerConfig, QueueConfig
 from learner.config.behaviour import takes_truncated_sampling
 from learner.config.lateness import check_expire_after
 from learner.config.learner import check_hold_staleness
+from learner.config.presets import PRESETS
 from rollout.config import EVALUATION_PORT, EngineConfig, EvaluatorConfig, TaskConfig, WorkerConfig
 from runtime.endpoint_config import (
     EVALUATOR_OFFSET,
@@ -39,7 +40,7 @@ from runtime.endpoint_config import (
     StatusConfig,
     TraceConfig,
 )
-from runtime.settings import Settings
+from runtime.settings import Settings, SettingsError, read_mapping
 
 DEMO_MODELS = ("demo", "demo-tools")  # made by `leeway up`; the second one knows conversations and tools
 _FLEET = "local"
@@ -173,6 +174,8 @@ class RunFile(Settings):
         """
         if not path.is_dir():
             return cls.load(path, overrides)
+        overrides = list(overrides)
+        _refuse_another_preset(path / "run.json", overrides)
         return cls.load(path / "run.json", [*overrides, f"run.dir={json.dumps(str(path.absolute()))}"])
 
     @property
@@ -267,8 +270,12 @@ class RunFile(Settings):
             **section.warmup.model_dump(exclude={"count"}),
             "demonstrations": run.demonstrations,
         }
+        objective = section.objective.model_dump()
+        if section.objective.name == "dr_grpo" and section.objective.dr_grpo_length is None:
+            objective["dr_grpo_length"] = self.rollout.sampling.max_new_tokens
         values = {
-            **section.model_dump(exclude={"processes", "warmup", "checkpoint", "publish"}),
+            **section.model_dump(exclude={"processes", "warmup", "checkpoint", "publish", "objective"}),
+            "objective": objective,
             "model": self.model_directory(),
             "queue": queue,
             "seed": self.run.seed,
@@ -364,6 +371,25 @@ class RunFile(Settings):
     def fleet(self) -> str:
         """Name of the fleet to which this machine's workers belong."""
         return _FLEET
+
+
+def _refuse_another_preset(written: Path, overrides: Iterable[str]) -> None:
+    """Refuses a preset for a run that has begun: its file holds every value, so that a preset would change none.
+
+    Raises:
+        SettingsError: ``overrides`` choose another preset than that of the run's own file ``written``.
+    """
+    for override in overrides:
+        key, _, text = override.partition("=")
+        name = text.strip().strip("\"'")
+        if key.strip() != "learner.objective.preset" or name not in PRESETS:
+            continue
+        if read_mapping(written).get("learner", {}).get("objective", {}).get("preset") != name:
+            sets = " ".join(f"--set learner.{key}={value}" for key, value in PRESETS[name].flat().items())
+            raise SettingsError(
+                f"--set {override!r}: {written} holds every value of the run, and a preset only fills in what is not set; "
+                f"set its values instead: --set learner.objective.preset=off {sets}"
+            )
 
 
 def _truncates(name: str, value: float | None) -> bool:

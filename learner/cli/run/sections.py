@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, create_model
+from pydantic import Field, create_model, model_validator
 
 from learner.config import (
     AdmissionConfig,
@@ -18,6 +18,7 @@ from learner.config import (
     WarmupConfig,
 )
 from learner.config.lateness import expiry_bound
+from learner.config.presets import fill_learner
 from rollout.config import EndpointConfig, EngineConfig, EvaluationConfig, RecordConfig, WorkerConfig
 from runtime.memory import usable_memory
 from runtime.settings import Settings
@@ -134,6 +135,11 @@ class LearnerSection(
     warmup: WarmupSection | None = None
     checkpoint: CheckpointSection = CheckpointSection()
     publish: PublishSection = PublishSection()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _filled_from_the_preset(cls, values: Any) -> Any:
+        return fill_learner(values)
 
     @property
     def expiry_bound(self) -> int:

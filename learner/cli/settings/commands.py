@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from learner.cli.run.errors import one_line_errors
+from learner.cli.run.run_directory import RunError
 
 
 class Shell(StrEnum):
@@ -75,13 +76,22 @@ def config(
     defaults: Annotated[
         bool, typer.Option("--defaults", help="Print every key with its default and meaning instead.")
     ] = False,
+    presets: Annotated[
+        bool, typer.Option("--presets", help="Print the presets (learner.objective.preset) and what each sets instead.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Prints the values that a run would use, and where each comes from: default, file, --set, or `leeway up`."""
+    """Prints the values that a run would use, and where each comes from: default, preset, file, --set, or `leeway up`."""
+    from learner.cli.settings.preset_list import presets_text
     from learner.cli.settings.show import config_text
 
     with one_line_errors():
-        typer.echo(config_text(file, set_ or [], defaults, as_json))
+        if presets and file is None and not defaults:
+            typer.echo(presets_text(as_json))
+        elif presets:
+            raise RunError("leeway config: --presets lists them all: give neither a run file nor --defaults with it")
+        else:
+            typer.echo(config_text(file, set_ or [], defaults, as_json))
 
 
 def completion(shell: Annotated[Shell, typer.Argument(help="The shell.")]) -> None:

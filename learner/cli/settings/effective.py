@@ -11,8 +11,9 @@ from pydantic import BaseModel
 
 from learner.cli.run.run_file import RunFile
 from learner.cli.run.sections import EMBEDDED
+from learner.config.presets import PRESETS
 
-Origin = Literal["default", "file", "--set"]
+Origin = Literal["default", "preset", "file", "--set"]
 
 # Stand for what is known when the run starts, and what is shown in their places.
 _URL, _RUN, _VOCABULARY = "redis://embedded", "chosen-at-the-start", 1 << 30
@@ -33,7 +34,7 @@ class EffectiveValue:
     Attributes:
         key: the key, as --set takes it.
         value: its value, with secrets replaced by ***.
-        origin: where it was set.
+        origin: where it was set; "preset": by the table that learner.objective.preset names.
     """
 
     key: str
@@ -65,9 +66,11 @@ def effective(run_file: RunFile, written: Mapping[str, Any], overrides: Sequence
         overrides: what --set changed, as ``section.key=value``.
     """
     changed = [_without_zeros(override.partition("=")[0].strip()) for override in overrides]
+    preset = PRESETS.get(run_file.learner.objective.preset or "")
+    filled = {f"learner.{key}" for key in preset.flat()} if preset is not None else set[str]()
     found = []
     for key, value, in_file in _leaves(run_file, "", written):
-        origin: Origin = "file" if in_file else "default"
+        origin: Origin = "file" if in_file else "preset" if key in filled else "default"
         if any(_concerns(one, _without_zeros(key)) for one in changed):
             origin = "--set"
         found.append(EffectiveValue(key, hidden(key, value), origin))

@@ -59,7 +59,7 @@ def test_a_rank_alone_has_everything():
     whole = 4 * (LAYER + NORMS) + 8 + 2 * 100 * 8
     assert parameter_count(SMALL) == whole
     assert (found.weights, found.gradients, found.optimizer) == (2 * whole, 4 * whole, 12 * whole)
-    assert found.checkpoint == checkpoint_bytes(SMALL, "bfloat16") == 14 * whole
+    assert found.checkpoint == checkpoint_bytes(whole, "bfloat16") == 14 * whole
     # Copies of the one that is being written and of one that waits; queries, keys and values of the first.
     cut_out = 4 * (8 * 8 + 2 * 4 * 8)
     assert found.publication == 2 * (2 * whole + cut_out)
@@ -209,3 +209,31 @@ def test_gradients_in_bfloat16_need_half_the_memory_and_a_wide_copy_of_a_ranks_p
     wide, narrow = (ranks(SMALL, 2, gradients=name)[0] for name in ("float32", "bfloat16"))
     assert narrow.gradients * 2 == wide.gradients == 4 * parameter_count(SMALL)
     assert (wide.update, narrow.update) == (0, 4 * parameter_count(SMALL) // 2)
+
+
+def test_an_average_is_shared_out_as_the_optimizers_state_is_and_gathered_whole_for_a_version():
+    whole = parameter_count(SMALL)
+    (alone,) = ranks(SMALL, 1, averaged=True)
+    assert (alone.average, alone.gathered) == (4 * whole, 0), "one rank has it whole"
+    assert (alone.checkpoint, checkpoint_bytes(whole, "bfloat16", averaged=True)) == (18 * whole, 18 * whole)
+    plain, two = ranks(SMALL, 2)[0], ranks(SMALL, 2, averaged=True)[0]
+    assert (two.average, two.gathered, two.checkpoint) == (4 * whole // 2, 2 * whole, 18 * whole // 2)
+    assert ranks(SMALL, 2, averaged=True, published="float32")[0].gathered == 4 * whole
+    assert two.model == plain.model + two.average, "activations are gone when a version is copied"
+    assert ranks(SMALL, 2, averaged=True, tokens=1)[0].model == (2 + 4 + 12 // 2 + 4 // 2 + 2) * whole
+    assert (plain.average, plain.gathered) == (0, 0)
+    experts = 4 * 4 * 3 * 8 * 6
+    (shared,) = ranks(MIXTURE, 2, {"expert": 2}, averaged=True)
+    assert shared.gathered == 2 * (parameter_count(MIXTURE) - experts), "each rank has its own experts' average whole"
+
+
+def test_a_learners_settings_say_whether_versions_are_averaged():
+    values = {
+        "model": "m", "queue": {"url": "redis://x", "run": "r"}, "steps": 1, "checkpoint": {"dir": "c"},
+        "publish": {"dir": "p", "average": 0.9}, "metrics_dir": "d",
+    }  # fmt: skip
+    learner = LearnerConfig.parse(values, source="test")
+    assert Workload.of(learner, 1, "cpu", 0).averaged
+    assert not Workload.of(
+        learner.model_copy(update={"publish": learner.publish.model_copy(update={"average": 0.0})}), 1, "cpu", 0
+    ).averaged

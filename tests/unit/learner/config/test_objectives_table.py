@@ -11,7 +11,7 @@ from learner.config.objectives_table import OBJECTIVES
 from learner.objectives.registry import BUILDERS
 
 DOCUMENT = Path(__file__).parents[4] / "docs" / "objectives.md"
-GENERAL = {"name", "preset", "advantage", "kl_coef", "entropy_coef", "options"}
+GENERAL = {"name", "preset", "advantage", "mean", "kl_coef", "kl_estimator", "entropy_coef", "options"}
 
 
 def test_the_registry_builds_exactly_the_names_of_the_table():

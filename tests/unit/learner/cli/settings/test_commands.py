@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
 import sys
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from typer.testing import CliRunner
 
 from learner.cli.app import app
 from learner.cli.settings import versions
+from learner.config.presets import PRESETS
 from learner.gateway.run_description import CONTRACT_REVISION
 from tests.tools.runs import DEMO, REPOSITORY
 
@@ -40,6 +43,23 @@ def test_the_configuration_of_a_file():
 def test_neither_file_nor_defaults_is_an_error():
     result = CliRunner().invoke(app, ["config"])
     assert (result.exit_code, "--defaults" in result.stderr) == (2, True)
+
+
+def test_the_presets_are_listed_as_they_stand_in_a_run_file():
+    result = CliRunner().invoke(app, ["config", "--presets"])
+    assert result.exit_code == 0
+    for name, preset in PRESETS.items():
+        assert f"# {name}: {preset.summary}\n# Source: {preset.source}\n" in result.output
+    steady = tomllib.loads(result.output.split("# steady:")[1].split("\n\n")[0].partition("\n")[2])
+    assert steady["learner"]["objective"] == {"name": "spo", "spo_alpha": 0.1, "advantage": "std"}
+    rows = json.loads(CliRunner().invoke(app, ["config", "--presets", "--json"]).output)
+    assert {row["name"]: row["source"] for row in rows} == {name: one.source for name, one in PRESETS.items()}
+    assert next(row for row in rows if row["name"] == "steady")["settings"]["learner.publish.average"] == 0.9
+
+
+def test_presets_are_not_those_of_a_file():
+    result = CliRunner().invoke(app, ["config", "--presets", str(DEMO)])
+    assert (result.exit_code, "--presets lists them all" in result.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

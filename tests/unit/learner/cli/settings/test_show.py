@@ -65,6 +65,22 @@ def test_each_value_says_where_it_comes_from(file: Path):
     assert values["gateway.admission.quotas.oslo.groups_per_s"] == (None, "--set")
 
 
+def test_values_of_a_preset_are_printed_in_place_and_say_so(file: Path):
+    values, derived = shown(
+        file, "learner.objective.preset=steady", "learner.objective.spo_alpha=0.3", "learner.publish.keep=9"
+    )
+    assert values["learner.objective.name"] == ("spo", "preset")
+    assert values["learner.objective.spo_alpha"] == (0.3, "--set")
+    assert values["learner.publish.average"] == (0.9, "preset")
+    assert values["learner.lr_control.mode"] == ("drift", "preset")
+    assert values["learner.lr_control.drift_target"] == (0.4, "default")
+    assert not derived["learner"].keys() & {"publish.average", "objective.name"}
+    file.write_text(FILE.replace("steps = 9", "steps = 9\nlr_control.mode = 'off'\nobjective.preset = 'steady'"))
+    values, _ = shown(file)
+    assert values["learner.lr_control.mode"] == ("off", "file")
+    assert values["learner.objective.advantage"] == ("std", "preset")
+
+
 def test_several_tables_have_numbers(file: Path):
     file.write_text(FILE + '[[rollout.task]]\nname = "add"\n')
     values, _ = shown(file, "rollout.task.1.weight=3")
