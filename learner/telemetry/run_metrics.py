@@ -8,12 +8,12 @@ from typing import Any
 
 from learner.config import LearnerConfig
 from learner.config.control import AlarmConfig
+from learner.telemetry.rate_metrics import RateMetrics
 from learner.telemetry.response_metrics import ResponseMetrics
 from runtime.disk import DiskWatch
 from runtime.metric_registry import MetricRegistry
 
 _STEP_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
-_BOUNDS = ("none", "batch", "critical", "hold")
 _RULES = tuple(name for name in AlarmConfig.model_fields if getattr(AlarmConfig(), name) == "warn")
 # Field of a step's row -> metric, help. NaN after a step without a value (nothing trained, or not measured).
 _EVERY_STEP = {
@@ -36,11 +36,6 @@ _EVERY_STEP = {
     "loss": ("loss", "Value of the objective."),
     "grad_norm": ("grad_norm", "Norm of the gradient before clipping."),
     "update_norm": ("update_norm", "Norm of the change of the weights."),
-    "lr": ("learning_rate", "Learning rate that the optimizer used."),
-    "lr_scheduled": (
-        "learning_rate_scheduled",
-        "Learning rate before the staleness bound: schedule, holds and rollbacks.",
-    ),
     "version": ("version", "Newest version handed to the publisher."),
     "epoch": ("epoch", "Number of this learner's start in the run, from 1."),
 }
@@ -103,11 +98,6 @@ class RunMetrics:
             "leeway_learner_expiry_limit_steps",
             "Staleness above which groups expire (learner.expire_after or its default), in optimizer steps.",
         ).set(config.expiry_bound)
-        self._bound = registry.gauge(
-            "leeway_learner_learning_rate_bound",
-            "1 for the bound that keeps the learning rate below the schedule, 0 for the others.",
-            ("bound",),
-        )
         self._tokens = registry.counter(
             "leeway_learner_trained_tokens_total", "Tokens in training batches, without padding."
         )
@@ -136,6 +126,7 @@ class RunMetrics:
         self._rollbacks = registry.counter(
             "leeway_learner_rollbacks_total", "Starts that rolled the run back because of an alarm."
         )
+        self._rate = RateMetrics(registry, config.lr_control)
         self._responses = ResponseMetrics(registry, config.groups_per_step)
         self._declare_storage(registry, config)
         for rule in _RULES:
@@ -237,8 +228,7 @@ class RunMetrics:
             self._nll.labels(sign).set(_number(row.get(f"nll_{sign}")))
         self._step.set(row["step"])
         self._stepped.set_to_current_time()
-        for bound in _BOUNDS:
-            self._bound.labels(bound).set(row.get("lr_active") == bound)
+        self._rate.observe(row)
         self._tokens.inc(row["trained_tokens"])
         self._groups.inc(row["groups"])
         self._late.inc(row["late"])

@@ -10,6 +10,7 @@ from learner.batch.lengths import Lengths, LengthSummary
 from learner.batch.statistics import GroupStatistics
 from learner.batch.types import Batch
 from learner.control.controller import LearningRateDecision
+from learner.control.effective_sample import ess_share
 from learner.control.fleet_weights import fleet_shares, heaviest
 from learner.intake.batch_source import TakenBatch
 from learner.megatron.training.trainer import StepStats
@@ -78,6 +79,8 @@ def step_row(record: StepRecord) -> dict[str, Any]:
         "loss": stats.loss if stats else 0.0,
         "grad_norm": stats.grad_norm if stats else 0.0,
         "finite": stats is None or stats.finite,
+        "ess_share": ess_share(stats.metrics) if stats else None,
+        "gradient_cosine": stats.gradient_cosine if stats else None,
         **_fleets(record),
     }
     return row | (ratios(stats.metrics) if stats else {}) | _update(record) | _learning_rate(record.decision)
@@ -137,9 +140,13 @@ def _update(record: StepRecord) -> dict[str, float | None]:
 
 
 def _learning_rate(decision: LearningRateDecision) -> dict[str, Any]:
-    """Returns the learning rate of the step, and the bounds on it if the controller computed any."""
+    """Returns the learning rate of the step, and what the controller derived it from if it computed that."""
     row: dict[str, Any] = {"lr": decision.rate, "lr_scheduled": decision.scheduled, "lr_active": decision.active}
     if decision.bounds is not None:
         finite = {"lr_batch": decision.bounds.batch, "lr_critical": decision.bounds.critical}
         row |= {name: value if math.isfinite(value) else None for name, value in finite.items()}
+    if decision.drift is not None:
+        row |= {"drift_scale": decision.drift.scale, "drift_predicted": decision.drift.predicted}
+    if decision.drift is not None or decision.share is not None:
+        row |= {"lr_ceiling_share": decision.rate / decision.scheduled if decision.scheduled > 0 else None}
     return row

@@ -21,7 +21,8 @@ _HEAD = """# Configuration
 
 Every key of a run file (TOML), made from the code by `python -m tests.tools.config_reference --write`. A key that is not
 here is refused, with the nearest one that is. `leeway config FILE [--set section.key=value]` prints what a run would use and
-where each value comes from, `leeway config --defaults` this page as text; configs/demo.toml is a commented run file.
+where each value comes from, `leeway config --defaults` this page as text, `leeway config --presets` tables of settings under
+one name (docs/objectives.md); configs/demo.toml is a commented run file.
 
 `required`: there is no default. `unset`: the key is left out; its meaning says what happens then. `[[name]]`: the table may
 stand several times. An optional table that is left out turns off what it is for.

@@ -80,9 +80,9 @@ _ROWS: list[tuple[str, Callable[[Column], float]]] = [
     ("GPU: Adam's step, after these", lambda column: column.rank("full").update),
     ('**GPU at once, `"full"`**', lambda column: column.rank("full").model),
     ('GPU at once, `"none"`', lambda column: column.rank("none").model),
-    ("a checkpoint: 14 P", lambda column: checkpoint_bytes(column.config, "bfloat16")),
+    ("a checkpoint: 14 P", lambda column: _checkpoint(column)),
     (f"host memory of a node of {GPUS_A_NODE} GPUs, or of 4", Column.node),
-    (f"disk: {_CHECKPOINTS} checkpoints", lambda column: _CHECKPOINTS * checkpoint_bytes(column.config, "bfloat16")),
+    (f"disk: {_CHECKPOINTS} checkpoints", lambda column: _CHECKPOINTS * _checkpoint(column)),
     (f"disk: {_VERSIONS} times the weights", lambda column: _VERSIONS * 2 * parameter_count(column.config)),
 ]
 
@@ -92,6 +92,10 @@ def table() -> str:
     head = [f"| | {' | '.join(column.title for column in COLUMNS)} |", "|---" * (1 + len(COLUMNS)) + "|"]
     rows = [f"| {name} | {' | '.join(_size(value(column)) for column in COLUMNS)} |" for name, value in _ROWS]
     return "\n".join([BEGIN, *head, *rows, END])
+
+
+def _checkpoint(column: Column) -> int:
+    return checkpoint_bytes(parameter_count(column.config), "bfloat16")
 
 
 def _last(column: Column) -> RankMemory:

@@ -24,7 +24,19 @@ VARIANTS: dict[str, dict[str, object]] = {
     "asympo": {"name": "asympo", "rho_max": "off"},
     "asympo_guard": {"name": "asympo", "rho_max": 0.1},
     "asympo_clip": {"name": "asympo", "rho_max": "off", "p_low": 0.02, "p_high": 0.98},
-    "dppo_kl": {"name": "dppo", "dppo_divergence": "kl"},
+    "spo_batch": {"name": "spo", "mean": "batch"},
+    "grpo_free": {"name": "grpo", "dual_clip": "off"},
+    "grpo_verl": {"name": "grpo", "mean": "batch", "advantage": "std_unbiased"},
+    "grpo_group": {"name": "grpo", "mean": "group", "advantage": "std_unbiased"},
+    "dapo": {"name": "grpo", "mean": "batch", "clip_high": 0.28},
+    "tis_batch": {"name": "tis", "mean": "batch"},
+    "cispo_response": {"name": "cispo", "mean": "response"},
+    "dppo_group": {"name": "dppo", "mean": "group"},
+    "dppo_kl": {"name": "dppo", "dppo_divergence": "kl", "dppo_low": 0.02, "dppo_high": 0.08},
+    "dppo_prime": {"name": "dppo", "dppo_low": 0.1, "dppo_high": 0.2, "dppo_kl": 0.05},
+    "drpo_group": {"name": "drpo", "mean": "group"},
+    "m2po_group": {"name": "m2po", "mean": "group"},
+    "m2po_batch": {"name": "m2po", "m2po_over": "batch"},
 }
 
 
@@ -90,13 +102,27 @@ def evaluate(
     """Computes loss, gradient by token [N] and summed metrics of a step that is packed with ``layout``."""
     table = log_probabilities(groups, dtype).requires_grad_()
     total, sums = 0.0, dict[str, float]()
-    for micro in micro_batches(groups, chosen, layout):
+    packed = micro_batches(groups, chosen, layout)
+    survey(chosen, packed, table)
+    for micro in packed:
         loss, metrics = chosen(table[micro.loss_target], Responses.of(micro))
         loss.backward()
         total += loss.item()
         for name, value in metrics.items():
             sums[name] = sums.get(name, 0.0) + value.item()
     return total, torch.zeros(len(table) - 1, dtype=dtype) if table.grad is None else table.grad[1:], sums
+
+
+def survey(chosen: Objective, packed: list[MicroBatch], table: Tensor) -> None:
+    """Shows the objective the whole step, if it needs that; ``table``: log p by token id."""
+    if chosen.needs_survey and packed:
+        ratios = [table.detach()[micro.loss_target] - _log_mu(micro) for micro in packed]
+        chosen.survey(torch.cat(ratios), torch.cat([micro.advantage[micro.loss_row] for micro in packed]))
+
+
+def _log_mu(micro: MicroBatch) -> Tensor:
+    assert micro.behaviour_logp is not None
+    return micro.behaviour_logp
 
 
 def log_probabilities(groups: list[Group], dtype: torch.dtype = torch.float64) -> Tensor:

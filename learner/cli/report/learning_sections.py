@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from learner.cli.report.charts import groups, lengths, optimization, reward
+from learner.cli.report.charts import drift, groups, lengths, optimization, reward
 from learner.cli.report.charts import staleness as ages
 from learner.cli.report.charts.series import field, names_in
 from learner.cli.report.page import Chart, charts, section
 from learner.cli.run.run_history import LearnerHistory, Row
+from learner.config.control import LrControlConfig
 
 
 def reward_section(rows: Sequence[Row]) -> str:
@@ -72,7 +73,7 @@ def staleness_section(rows: Sequence[Row]) -> str:
     return section("Staleness", charts(found))
 
 
-def optimizer_section(learner: LearnerHistory) -> str:
+def optimizer_section(learner: LearnerHistory, control: LrControlConfig) -> str:
     """What the optimizer's own numbers say."""
     rows = list(learner.steps.values())
     warm = []
@@ -87,12 +88,33 @@ def optimizer_section(learner: LearnerHistory) -> str:
         Chart("NLL scales", nll, optimization.scales(rows)),
         Chart("rho", rho, optimization.rho(rows)),
         Chart("Health", "A collapse shows first in the share of informative groups.", optimization.health(rows)),
-        Chart("Learning rate", "What the schedule and the bounds left of it.", optimization.learning_rate(rows)),
+        *_rate_charts(rows, control),
     ]
     if _any(rows, "growth"):
         note = "How far a step moves the weights, and whether in the direction of the step before."
         found.append(Chart("Updates", note, optimization.updates(rows)))
+    if _any(rows, "ess_share"):
+        note = "Where it is small, a few responses carry a step of lagged data."
+        found.append(Chart("Effective sample size", note, drift.effective_sample(rows)))
+    if _any(rows, "gradient_cosine"):
+        note = "Between the gradients of consecutive steps: where it stays high, steps go on in one direction."
+        found.append(Chart("Gradient cosine", note, drift.gradient_cosine(rows)))
     return section("Optimizer", charts(found + warm))
+
+
+def _rate_charts(rows: Sequence[Row], control: LrControlConfig) -> list[Chart]:
+    """The learning rate, its ceiling where it has one, and the movement of the policy that bounds it where it is measured."""
+    if not _any(rows, "lr_ceiling_share"):
+        return [
+            Chart("Learning rate", "What the schedule and the bounds left of it.", optimization.learning_rate(rows))
+        ]
+    note = "On a logarithmic scale. The ceiling is what the schedule gives; the rate used is what learner.lr_control leaves."
+    found = [Chart("Learning rate and its ceiling", note, drift.rate_and_ceiling(rows))]
+    if _any(rows, "drift_predicted"):
+        note = "How far log p of a sampled token moves; the governor keeps the prediction at or below the target."
+        target = control.drift_target if control.mode == "drift" else None
+        found.append(Chart("Drift", note, drift.movement(rows, control.drift_every, target)))
+    return found
 
 
 def _any(rows: Sequence[Row], *keys: str) -> bool:

@@ -51,7 +51,7 @@ def write_report(run: RunDirectory) -> Path:
         throughput_section(history, run_file),
         time_section(history),
         waste_section(rows, summary.get("ledger")),
-        optimizer_section(history.learner),
+        optimizer_section(history.learner, run_file.learner.lr_control),
         rollouts_section(run),
         section("Settings", f"<div class=panel>{settings}</div>"),
     ]

@@ -28,7 +28,7 @@ def warning_list(run_file: RunFile, rows: list[Row], evaluations: list[Evaluatio
 
 def lead(run_file: RunFile, summary: Summary, rows: list[Row]) -> str:
     """What was run, in a line, as HTML."""
-    parallel = run_file.learner.parallel
+    parallel, average = run_file.learner.parallel, run_file.learner.publish.average
     layout = [("TP", parallel.tensor), ("PP", parallel.pipeline)]
     layout += [(name, size) for name, size in (("CP", parallel.context), ("EP", parallel.expert)) if size > 1]
     facts = [
@@ -37,6 +37,7 @@ def lead(run_file: RunFile, summary: Summary, rows: list[Row]) -> str:
         f"seed {run_file.run.seed}",
         f"{' × '.join(f'{name} {size}' for name, size in layout)}, {run_file.learner.world_size} processes",
         f"{run_file.learner.groups_per_step} prompts × {run_file.rollout.sampling.responses} responses a step",
+        *([f"versions are averages of the weights ({average:g} a step)"] if average else []),
         *([summary["status"]] if summary else ["in progress"]),
         *(f"alarm at step {row['step']}: {row['reason']}" for row in summary.get("alarms", [])),
         *(f"rolled back at step {row['step']} to {row['checkpoint']}" for row in summary.get("rollbacks", [])),

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from learner.cli.run.evaluations import Evaluation, changes, read_evaluations
+from learner.cli.run.governed import governed
 from learner.cli.run.outcome import Outcome
 from learner.cli.run.run_directory import RunDirectory
 from learner.cli.run.run_file import RunFile
@@ -58,6 +59,7 @@ def summarize(run_file: RunFile, history: RunHistory, outcome: Outcome, previous
         "train_share": _rounded(_share(learner.steady(), "train_s")),
         "reward_first10": _rounded(mean(rows[:10], "reward")),
         "reward_last20": _rounded(mean(rows[-20:], "reward")),
+        "governed": governed(rows),
         "rho_exceeded": _rounded(rho_exceeded(rows, run_file.learner.objective)),
         "staleness_mean": _rounded(weighted(rows, "staleness_mean", "tokens")),
         "staleness_max": max((row["staleness_max"] for row in rows), default=None),
@@ -67,6 +69,7 @@ def summarize(run_file: RunFile, history: RunHistory, outcome: Outcome, previous
         "groups_trained": sum(row["groups"] for row in rows),
         "groups_late": sum(row["late"] for row in rows),
         "groups_expired": rows[-1].get("expired", 0) if rows else 0,
+        "average": run_file.learner.publish.average,
         "versions_published": len({row["version"] for row in learner.versions}),
         "steps_skipped": learner.skipped,
         "alarms": [{key: row[key] for key in ("step", "rule", "action", "reason")} for row in learner.alarms],

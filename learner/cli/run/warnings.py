@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from learner.cli.run.evaluations import Evaluation
+from learner.cli.run.governed import FAR_BELOW, far_below
 from learner.cli.run.run_history import Row, mean
 from leeway.v1 import rollout_pb2
 
@@ -57,6 +58,7 @@ def warnings(evidence: Evidence) -> list[str]:
         *(line for ledger in evidence.ledgers for line in _wasted(ledger)),
         *_unscored(rows, evidence.ledgers),
         *_evaluations(evidence),
+        *_far_below_ceiling(rows),
         *([] if nothing else _reward(rows)),
     ]
 
@@ -165,6 +167,17 @@ def _evaluations(evidence: Evidence) -> Iterator[str]:
                 f"{one.unscored / responses:.0%} of the responses in the evaluation {one.name} ({one.sampling}) of version "
                 f"{one.version} are unscored: its numbers cover the others only"
             )
+
+
+def _far_below_ceiling(rows: Sequence[Row]) -> Iterator[str]:
+    if found := far_below(rows):
+        last = found[-1]
+        rate, share = last["lr"], last["lr_ceiling_share"]
+        yield (
+            f"the learning rate stayed below {FAR_BELOW:.0%} of its ceiling for the last {len(found)} steps ({rate:.1e} of "
+            f"{rate / share:.1e} in the last one): learner.optimizer.lr is far too high a ceiling, which is harmless if the "
+            "reward rises, or what learner.lr_control keeps to was not made for this model; see docs/objectives.md"
+        )
 
 
 def _reward(rows: Sequence[Row]) -> Iterator[str]:

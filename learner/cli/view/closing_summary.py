@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.rule import Rule
 from rich.table import Table
 
+from learner.cli.run.run_history import Row
 from learner.cli.run.summary import Summary
 from learner.cli.view.ledger import ledger_tables
 from learner.cli.view.outcome import print_evaluations, print_worth
@@ -45,7 +46,7 @@ def print_summary(console: Console, summary: Summary, run: Path) -> None:
             f"{summary['groups_expired']:,} expired",
         ),
         ("tokens", f"{generated}{summary['tokens_trained']:,} trained"),
-        ("versions", f"{summary['versions_published']} published"),
+        ("versions", f"{summary['versions_published']} published{_averaged(summary['average'])}"),
         (
             "time per step",
             f"{number(summary['seconds_per_step'])} s, of which waiting {_percent(summary['wait_share'])}",
@@ -53,6 +54,8 @@ def print_summary(console: Console, summary: Summary, run: Path) -> None:
     ]
     if (truncated := summary["truncated"]) is not None:
         rows.append(("truncated", f"{truncated:.1%} of the responses"))
+    if (found := summary["governed"]) is not None:
+        rows.append(("learning rate", _governed(found)))
     if (exceeded := summary.get("rho_exceeded")) is not None:
         rows.append(("rho", f"above twice rho_max in {exceeded:.1%} of the steps"))
     restarts = ", ".join(f"{name} {count}" for name, count in summary["restarts"].items() if count)
@@ -76,6 +79,19 @@ def print_ledger(console: Console, ledgers: Sequence[rollout_pb2.Ledger]) -> Non
     """Prints the ledger of every fleet."""
     console.print(Rule("ledger", align="left", style="dim"))
     console.print(ledger_tables(ledgers))
+
+
+def _averaged(decay: float) -> str:
+    return f", each an average of the weights ({decay:g} a step)" if decay else ""
+
+
+def _governed(found: Row) -> str:
+    """What became of a learning rate with a ceiling, in a line."""
+    drift = "" if found["drift"] is None else f"; measured drift {found['drift']:.3f} nats/token"
+    return (
+        f"{found['first']:.1e} → {found['last']:.1e}, {found['share']:.0%} of its ceiling; below it in "
+        f"{found['bounded']:.0%} of the steps{drift}"
+    )
 
 
 def _percent(share: float | None) -> str:

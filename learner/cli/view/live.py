@@ -185,6 +185,8 @@ def _numbers(view: RunView, run_file: RunFile) -> Table:
     table.add_row("NLL of negatives", number(mean(recent, "nll_negative"), 3), "nats/token")
     table.add_row("entropy", number(mean(recent, "entropy"), 3), "nats/token")
     table.add_row("gradient norm", number(mean(recent, "grad_norm"), 3), f"{history.learner.skipped} steps skipped")
+    if rate := _governed_rate(recent):
+        table.add_row("learning rate", *rate)
     return table
 
 
@@ -245,9 +247,21 @@ def plain_line(view: RunView, run_file: RunFile) -> str:
         f"entropy {number(mean(recent, 'entropy'))}",
         f"gradient norm {number(mean(recent, 'grad_norm'))}",
     ]
+    if rate := _governed_rate(recent):
+        numbers.append(f"lr {', '.join(rate)}")
     if stall is not None:
         numbers.append(stall.text(time.time()))
     return " · ".join(numbers) + (f" · {duration(left)} left" if left is not None else "")
+
+
+def _governed_rate(recent: list[Row]) -> tuple[str, str] | None:
+    """The last step's learning rate, and its share of the ceiling; None where no step of late knows of a ceiling."""
+    if all(row.get("lr_ceiling_share") is None for row in recent):
+        return None
+    last = recent[-1]
+    share = last.get("lr_ceiling_share")
+    held = "held by an alarm" if last.get("lr_active") == "hold" else ""
+    return f"{last['lr']:.1e}", held if share is None else f"{share:.0%} of its ceiling"
 
 
 def _generation_rate(view: RunView) -> float | None:

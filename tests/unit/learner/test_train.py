@@ -15,7 +15,7 @@ from learner.batch.statistics import group_statistics
 from learner.batch.types import Batch
 from learner.intake.batch_source import TakenBatch
 from learner.intake.preparation import PreparedBatch
-from learner.megatron.training.trainer import StepStats
+from learner.megatron.training.trainer import Rate, StepStats
 from learner.queue import GroupRef
 from learner.train import _Outcome, _train_step
 from leeway.v1 import rollout_pb2 as pb
@@ -41,6 +41,7 @@ class Trainer:
     def __init__(self, broken: bool = False) -> None:
         self.broken = broken
         self.trained: list[Batch] = []
+        self.rates: list[float] = []
         self.passes = 0
 
     def gradient(self, batch: Batch, objective: Any) -> StepStats:
@@ -51,10 +52,11 @@ class Trainer:
         weights = [float(index) for index in range(batch.groups)]
         return StepStats(0.5, float("nan") if bad else 1.0, {}, reason, None, weights)
 
-    def train_step(self, batch: Batch, objective: Any, lr: float) -> StepStats:
+    def train_step(self, batch: Batch, objective: Any, lr: Rate) -> StepStats:
         stats = self.gradient(batch, objective)
         if stats.finite:
             self.trained.append(batch)
+            self.rates.append(lr(stats) if callable(lr) else lr)
         return stats
 
 
@@ -81,13 +83,13 @@ def step(run: FakeRun, groups: list[pb.Group], uncounted: int = 0) -> _Outcome:
     sequences = to_sequences(taken.counted)
     batch = pack(sequences, run.layout) if sequences else None
     prepared = PreparedBatch(taken, group_statistics(groups, {1: 2}, 4), sequences, batch)
-    return _train_step(cast(Any, run), 7, prepared, batch, 0.1)
+    return _train_step(cast(Any, run), 7, prepared, batch, lambda stats: 0.1 * stats.grad_norm)
 
 
 def test_a_finite_step_is_one_pass():
     run = FakeRun(Trainer())
     made = step(run, [group(number) for number in range(8)])
-    assert (run.trainer.passes, run.refused) == (1, [])
+    assert (run.trainer.passes, run.refused, run.trainer.rates) == (1, [], [0.1])
     assert len(made.taken.groups) == 8
     assert made.stats is not None
     assert made.stats.group_weights == [0, 1, 2, 3, 4, 5, 6, 7]
@@ -103,6 +105,7 @@ def test_the_guilty_group_is_refused_and_the_rest_is_trained_in_the_same_step(ba
     assert [ref.group_id for ref in made.taken.refs] == [f"g{number}" for number in left]
     assert made.taken.fleets == [FLEETS[number] for number in left]
     (batch,) = run.trainer.trained
+    assert run.trainer.rates == [0.1]  # decided from the gradient without the guilty group
     assert made.batch is batch
     assert (batch.sequences, batch.tokens) == (14, 14 * 3)
     assert len(batch.micro_batches) == 2

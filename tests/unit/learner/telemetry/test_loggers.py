@@ -23,12 +23,16 @@ from runtime.settings import SettingsError
 ROW = {
     "step": 3, "reward": 0.5, "rho": None, "lr_active": "none", "grad_norm": float("inf"), "finite": True,
     "length": {"mean": 8.5, "p95": 12.0}, "length_negative": None,
+    "lr_ceiling_share": 0.25, "drift_measured": 0.03125, "drift_scale": 75.0, "drift_predicted": 0.375, "ess_share": 0.875,
+    "gradient_cosine": -0.125,
     "tasks": {"gsm8k": {"groups": 4, "parts": {"exact": 0.25}}, "a/b (x)": {"groups": 1, "parts": {}}},
 }  # fmt: skip
 NUMBERS = {
     "train/reward": 0.5, "train/grad_norm": float("inf"), "train/finite": 1.0, "train/length/mean": 8.5,
     "train/length/p95": 12.0, "train/tasks/gsm8k/groups": 4.0, "train/tasks/gsm8k/parts/exact": 0.25,
     "train/tasks/a_b _x_/groups": 1.0,
+    "train/lr_ceiling_share": 0.25, "train/drift_measured": 0.03125, "train/drift_scale": 75.0,
+    "train/drift_predicted": 0.375, "train/ess_share": 0.875, "train/gradient_cosine": -0.125,
 }  # fmt: skip
 SETTINGS = {"optimizer": {"lr": 1e-6}, "queue": {"url": "redis://:hunter2@host/0"}, **{f"x{n}": n for n in range(250)}}
 

@@ -21,6 +21,16 @@ def test_free_space_for_checkpoints_and_versions(site: Site, monkeypatch: pytest
     assert [one.split(":")[0] for one in found] == ([f"{state} disk"] if state else [])
 
 
+@pytest.mark.parametrize(("average", "size"), [(0.0, "16.0 MB"), (0.9, "20.0 MB")])
+def test_a_checkpoint_holds_the_average_of_the_weights(
+    site: Site, monkeypatch: pytest.MonkeyPatch, average: float, size: str
+):
+    monkeypatch.setattr(storage, "write_speed", lambda _: 1e9)
+    monkeypatch.setattr(storage, "parameters", lambda _: 1_000_000)
+    found = [one.found for one in storage.storage(site.read("learner", f"publish.average={average}"))]
+    assert any(f"needed: 3 checkpoints of {size} + 6 versions of 4.0 MB" in text for text in found)
+
+
 def test_a_disk_on_which_a_checkpoint_takes_minutes(site: Site, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(storage, "write_speed", lambda _: 100.0)
     found = bad(storage.storage(site.read("learner")))

@@ -17,7 +17,7 @@ from leeway.v1 import rollout_pb2
 from tests.tools.html_page import Page
 from tests.tools.lively_run import evaluation, make_lively_run
 from tests.tools.recorded import write_records
-from tests.tools.runs import make_run, recorded_sample, sample, step, write_rows
+from tests.tools.runs import DEMO, make_run, recorded_sample, sample, step, write_rows
 
 WRITTEN = "<script>alert('$name')</script>"  # by the model
 
@@ -119,6 +119,30 @@ def test_alarms_and_updates_are_shown_where_there_are_any(tmp_path: Path):
     assert "Updates" in page.text
     assert "alarm at step 32: rho is 0.90" in "\n".join(page.text)
     assert "rolled back at step 32 to step_00000020_e0001" in "\n".join(page.text)
+
+
+def test_a_governed_rate_its_drift_and_averaged_versions_are_shown(tmp_path: Path):
+    run = finished(tmp_path / "run")
+    settings = [f"run.dir={run.root}", "learner.lr_control.mode=drift", "learner.publish.average=0.9"]
+    RunFile.read(DEMO, settings).absolute().write(run.settings)
+    rows = [
+        step(
+            number, lr=1e-5 * number, lr_scheduled=1e-3, lr_ceiling_share=1e-2 * number, drift_scale=75.0,
+            drift_predicted=0.01 * number, drift_measured=0.02 if number % 4 == 0 else None, ess_share=0.9,
+            gradient_cosine=0.1 if number > 1 else None,
+        )
+        for number in range(1, 31)
+    ]  # fmt: skip
+    write_rows(run.metrics / "learner.jsonl", rows)
+    page = Page(write_report(run).read_text())
+    text = "\n".join(page.text)
+    for title in ("Learning rate and its ceiling", "Drift", "Effective sample size", "Gradient cosine"):
+        assert title in page.text, title
+    assert "Learning rate" not in page.text
+    for words in ("ceiling", "used", "measured over 4 steps", "predicted over the age of the data", "target"):
+        assert words in page.text, words
+    assert "versions are averages of the weights (0.9 a step)" in text
+    assert len(page.ids) == len(set(page.ids))
 
 
 def titles(page: str) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -31,6 +33,27 @@ def test_every_shipped_configuration_resolves(path: Path):
     run_file = RunFile.read(path)
     made = run_file.resolve("redis://host:1/0", "run", 1000)
     assert made.learner.steps == run_file.learner.steps
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "configs").glob("*.toml")), ids=lambda path: path.name)
+def test_every_shipped_configuration_takes_a_preset_or_an_objective(path: Path):
+    assert RunFile.read(path, ["learner.objective.preset=steady"]).learner.objective.name == "spo"
+    assert RunFile.read(path, ["learner.objective.name=reinforce"]).learner.objective.name == "reinforce"
+
+
+@pytest.mark.parametrize(
+    ("variables", "objective", "average"),
+    [(["PRESET=steady", "LR=1.6e-3"], "spo", 0.9), (["OBJECTIVE=grpo", "LR=1.6e-3"], "grpo", 0.0)],
+)
+def test_make_demo_hands_over_preset_objective_rate_and_staleness(variables: list[str], objective: str, average: float):
+    words = ["make", "--dry-run", "demo", "STALENESS=16", *variables]
+    printed = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=True).stdout
+    command = printed[printed.index("/leeway up ") :].replace("$((16 + 2))", "18")
+    words = shlex.split(command.replace("\\\n", " "))
+    overrides = [words[place + 1] for place, word in enumerate(words) if word == "--set"]
+    chosen = RunFile.read(REPOSITORY / words[2], overrides).learner
+    assert (chosen.objective.name, chosen.publish.average) == (objective, average)
+    assert (chosen.optimizer.lr, chosen.hold_staleness, chosen.optimizer.decay) == (1.6e-3, 16, "constant")
 
 
 def test_the_demo_is_what_the_readme_says():
@@ -73,6 +96,14 @@ def test_truncated_sampling_is_taken_where_nothing_is_recomputed(overrides: list
             assert f"rollout.sampling.{truncation.replace('=', ' = ')}" in text
             assert f"{overrides[-1].replace('=', ' = ').replace('grpo', repr('grpo'))} the learner recomputes" in text
     assert plan(*overrides, "rollout.sampling.top_p=1.0", "rollout.sampling.min_p=0.0")
+
+
+def test_dr_grpo_divides_by_the_tokens_that_may_be_generated():
+    overrides = ("learner.objective.name=dr_grpo", "rollout.sampling.max_new_tokens=33")
+    assert RunFile.read(DEMO, overrides).learner.objective.dr_grpo_length is None
+    assert plan(*overrides).learner.objective.dr_grpo_length == 33
+    assert plan(*overrides, "learner.objective.dr_grpo_length=12").learner.objective.dr_grpo_length == 12
+    assert plan("learner.objective.name=grpo").learner.objective.dr_grpo_length is None
 
 
 def test_what_is_wanted_of_fleets_is_what_the_gateway_takes():

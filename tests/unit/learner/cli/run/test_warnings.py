@@ -182,6 +182,17 @@ def test_only_a_finished_run_with_a_final_evaluation_awaits_one(tmp_path: Path):
         assert any("was not evaluated" in line for line in summarize(run_file, history, outcome)["warnings"]) == warned
 
 
+def test_a_rate_that_stays_far_below_its_ceiling():
+    rows = [step(n, lr=5e-5, lr_ceiling_share=0.05, lr_active="drift", reward=n / 60) for n in range(1, 61)]
+    (line,) = told(rows)
+    assert line.startswith(
+        "the learning rate stayed below 10% of its ceiling for the last 60 steps (5.0e-05 of 1.0e-03"
+    )
+    assert "learner.optimizer.lr" in line
+    assert "docs/objectives.md" in line
+    assert told([row | {"lr_ceiling_share": 0.3} for row in rows]) == []
+
+
 def test_the_gravest_warning_is_the_first():
     rows = [uniform(1) | {"truncated": 0.5}]
     lines = told(rows, REJECTED)

@@ -35,6 +35,12 @@ def text_of(output: Console) -> str:
     return output.file.getvalue()
 
 
+def shown(run_file: RunFile) -> str:
+    output = console()
+    output.print(render(view(run_file), run_file))
+    return text_of(output)
+
+
 def view(run_file: RunFile, phase: str = "training", processes: list[ProcessView] | None = None) -> RunView:
     return RunView(phase, processes or PROCESSES, RunHistory(run_file.directory.metrics).poll(), time.time() - 65)
 
@@ -80,6 +86,18 @@ def test_a_line_holds_the_numbers(tmp_path: Path):
     line = plain_line(view(run_file), run_file)
     assert line.startswith("step 30/30 · version 30 · reward 0.50 → +0.00 · staleness 1.00 max 1 · queue 3 · ")
     assert "nll of positives 0.50 / negatives 1.50" in line
+
+
+def test_a_governed_rate_is_shown_with_its_share_of_the_ceiling(tmp_path: Path):
+    run_file = make_run(tmp_path / "run", steps=30)
+    assert "learning rate" not in shown(run_file)
+    assert "ceiling" not in plain_line(view(run_file), run_file)
+    metrics = run_file.directory.metrics / "learner.jsonl"
+    write_rows(metrics, [step(30, lr=3e-4, lr_ceiling_share=0.3, lr_active="drift")])
+    assert "3.0e-04  30% of its ceiling" in shown(run_file)
+    assert " · lr 3.0e-04, 30% of its ceiling · " in f"{plain_line(view(run_file), run_file)} · "
+    write_rows(metrics, [step(31, lr=0.0, lr_active="hold")])
+    assert "0.0e+00  held by an alarm" in shown(run_file)
 
 
 def test_plain_lines_come_with_changes_and_otherwise_seldom(tmp_path: Path):
