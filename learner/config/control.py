@@ -122,7 +122,9 @@ class AlarmConfig(Settings):
 
     window: int = Field(default=10, gt=1, description="steps that the means go back")
     nll_positive: AlarmAction = Field(default="warn", description="action if the NLL of positives rises")
-    nll_rise: float = Field(default=2.0, gt=1, description="alarm above this many times its lowest mean")
+    nll_rise: float = Field(
+        default=2.0, gt=1, description="alarm above this many times its lowest mean, if that is not below its first one"
+    )
     rho: AlarmAction = Field(default="warn", description="action if negatives weigh too much against positives")
     rho_limit: float = Field(default=0.3, gt=0, description="alarm above this mean of rho")
     ballistic: AlarmAction = Field(default="warn", description="action if consecutive updates point the same way")

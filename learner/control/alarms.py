@@ -119,8 +119,13 @@ class Alarms:
         self._active = dict(state["active"])
 
     def _positives(self) -> str | None:
+        """Returns the reason for an alarm of the positives' NLL, which must have risen to where it began, or above.
+
+        As a policy converges only hard prompts keep a contrast, so that the NLL may double from a tiny lowest value while all
+        is well; one that collapses goes far beyond its start.
+        """
         nll, limit = self._means["nll_positive"], self._config.nll_rise
-        if nll.mean is None or nll.mean <= limit * nll.lowest:
+        if nll.mean is None or nll.first is None or nll.mean <= limit * nll.lowest or nll.mean < nll.first:
             return None
         return f"the NLL of positives has risen to {nll.mean:.3g} nats/token, from {nll.lowest:.3g} at its lowest"
 

@@ -54,6 +54,18 @@ def test_no_alarm_on_a_healthy_run(seed: int):
     assert watch(history(480, seed)) == []
 
 
+def test_a_policy_that_converges_on_hard_prompts_is_no_collapse_of_its_positives():
+    """Measured: a governed run with averaged versions to a reward of 0.84; means of 20 steps, 0.07 at its lowest."""
+    nll = [0.176, 0.183, 0.167, 0.162, 0.116, 0.1, 0.14, 0.086, 0.066, 0.076, 0.113, 0.146, 0.135, 0.071, 0.088]
+
+    def settled(step: int, value: float) -> float:
+        return nll[min((step - 1) // 20, len(nll) - 1)]
+
+    assert watch(history(300, nll_positive=settled)) == []
+    raised = watch(history(300, nll_positive=lambda step, value: settled(step, value) * (1 if step < 280 else 5)))
+    assert [alarm.rule for _, alarm in raised] == ["nll_positive"]
+
+
 def test_a_converged_run_is_no_entropy_collapse():
     assert watch(history(400, entropy=lambda step, value: value * (0.01 if step > 200 else 1.0))) == []
 
@@ -67,7 +79,7 @@ def test_rising_nll_of_positives_is_raised_before_the_reward_has_halved():
         )
     )
     assert [alarm.rule for _, alarm in raised] == ["nll_positive", "reward"]
-    assert 150 < raised[0][0] <= 190 < raised[1][0] < 240
+    assert 150 < raised[0][0] < 200 < raised[1][0] < 240
     assert raised[0][1].reason.startswith("the NLL of positives has risen to ")
 
 
