@@ -36,7 +36,7 @@ process, so that the age of every trained token is exact: a batch sampled after 
 
 - Model: the demo's architecture with 100,736 parameters, warm-started by the product's warm start until a reference
   response has a mean probability of 0.2. Tasks: `sort` (six digits), `add` (three digits each), `sumto`, with the
-  product's own rewards.
+  product's own rewards. `sumto` has 45 prompts: all are trained on, and all are evaluated.
 - A step: 16 prompts of 8 responses at temperature 1, without refill; AdamW, clip 1, betas 0.9 and 0.999, constant
   rate. 200 steps.
 - *plain*: the rate as given, the weights themselves are published. *averaged*: an average of the weights with decay

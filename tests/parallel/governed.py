@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,8 @@ def governed(case: Case) -> dict[str, Any]:
     probe, directory = DriftProbe(CONTROL, tokens, case.ranks), Path(spec["checkpoint"])
     if spec["from"]:
         state.load(directory)
-        governor.load_state_dict(spec["governor"])
+        before = json.loads((case.out / f"{spec['of']}.json").read_text())  # what that case, which saved, returned
+        governor.load_state_dict(before["governor"])
     rates, movements, saved = [], [], {}
     for step in range(spec["from"], STEPS):
         if spec["every_step"]:

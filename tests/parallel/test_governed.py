@@ -16,6 +16,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "one rank": {"world": 1, "parallel": {}, "every_step": True},
     "data": {"world": 2, "parallel": {}, "saves": True},
     "tensor and pipeline": {"world": 4, "parallel": {"tensor": 2, "pipeline": 2}},
+    "resumed": {"world": 4, "parallel": {"tensor": 2, "pipeline": 2}, "from": SAVED, "of": "data"},
     "context and data, interleaved": {
         "world": 4, "parallel": {"context": 2, "pipeline": 2, "virtual_pipeline": 2}, "overlap": True,
     },
@@ -31,8 +32,6 @@ def test_layouts_agree_and_a_resume_is_exact(references, launch, tmp_path: Path)
     one = runs["one rank"]
     _check_governor(one.values)
     _check_average(one)
-    resumed = common | {"name": "resumed", "world": 4, "parallel": {"tensor": 2, "pipeline": 2}, "from": SAVED}
-    runs |= launch(4, [resumed | {"governor": runs["data"].values["governor"]}])
 
     weights, average = one.tensors("weights"), one.tensors("average")
     for name, run in runs.items():
