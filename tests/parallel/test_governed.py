@@ -17,7 +17,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "data": {"world": 2, "parallel": {}, "saves": True},
     "tensor and pipeline": {"world": 4, "parallel": {"tensor": 2, "pipeline": 2}},
     "resumed": {"world": 4, "parallel": {"tensor": 2, "pipeline": 2}, "from": SAVED, "of": "data"},
-    "context and data, interleaved": {
+    "context, interleaved": {
         "world": 4, "parallel": {"context": 2, "pipeline": 2, "virtual_pipeline": 2}, "overlap": True,
     },
 }  # fmt: skip
