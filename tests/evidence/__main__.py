@@ -55,7 +55,9 @@ def report(wanted: Sequence[Part], results: Results, directory: Path, document: 
         if part.name == "core":
             staleness_figure(part.cells, results, directory / "staleness.svg")
         elif part.name == "law":
-            law_figure(law_curves(part.cells, results), directory / "law.svg")
+            curves = law_curves(part.cells, results)
+            if curves:
+                law_figure(curves, directory / "law.svg")
     text = page(wanted, results)
     write_whole(document, text)
     print(f"\n{text}\nwritten: {document}, {directory}/results.json and the figures beside it")

@@ -47,26 +47,29 @@ class LawCurve:
 
 
 def law_curves(cells: Iterable[Cell], results: Results) -> list[LawCurve]:
-    """Collects the runs of the part `law`."""
+    """Collects the runs of the part `law`; a staleness of which half of the rates or fewer were run says nothing."""
     rewards: dict[str, dict[int, dict[float, list[float]]]] = {}
     growths: dict[str, dict[int, list[float]]] = {}
+    planned: dict[tuple[str, int], set[float]] = {}
     for cell in cells:
-        result = results.get(cell)
-        if result is None or not isinstance(cell.staleness, int):
+        if not isinstance(cell.staleness, int):
             continue
         name = f"{label(cell)}, {cell.arm}"
+        planned.setdefault((name, cell.staleness), set()).add(cell.lr)
+        result = results.get(cell)
+        if result is None:
+            continue
         by_rate = rewards.setdefault(name, {}).setdefault(cell.staleness, {})
         by_rate.setdefault(cell.lr, []).append(result.numbers["final"])
         known = [value for value in result.curves.get("update_per_lr", []) if value is not None]
         growths.setdefault(name, {}).setdefault(cell.staleness, []).extend(known)
-    return [
-        LawCurve(
-            name,
-            dict(sorted(by_staleness.items())),
-            {staleness: statistics.fmean(values) for staleness, values in growths[name].items() if values},
-        )
-        for name, by_staleness in sorted(rewards.items())
-    ]
+    curves = []
+    for name, by_staleness in sorted(rewards.items()):
+        enough = {lag: rates for lag, rates in by_staleness.items() if 2 * len(rates) > len(planned[name, lag])}
+        growth = {lag: statistics.fmean(growths[name][lag]) for lag in enough if growths[name][lag]}
+        if enough:
+            curves.append(LawCurve(name, dict(sorted(enough.items())), growth))
+    return curves
 
 
 def law_verdict(curves: Iterable[LawCurve]) -> str:
@@ -81,7 +84,9 @@ def law_verdict(curves: Iterable[LawCurve]) -> str:
         else:
             words = "More slowly than 1/S, or not at all" if power > -1 else "Faster than 1/S"
         named.setdefault(words, []).append(curve.name if power is None else f"{curve.name} ({power:+.2f})")
-    return "\n".join(f"- {words}: {'; '.join(names)}." for words, names in sorted(named.items()))
+    return (
+        "\n".join(f"- {words}: {'; '.join(names)}." for words, names in sorted(named.items())) or "Too little was run."
+    )
 
 
 def limits_table(curves: Iterable[LawCurve]) -> str:

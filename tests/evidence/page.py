@@ -77,6 +77,8 @@ def _section(part: Part, results: Results) -> str:
 
 def _law_section(part: Part, results: Results) -> str:
     curves = law_curves(part.cells, results)
+    if not curves:
+        return law_verdict(curves)
     return "\n\n".join(
         [
             "The largest stable rate is the one up to which the final reward is at least 0.9 of the best at that "

@@ -39,6 +39,19 @@ def test_a_rate_that_falls_as_one_over_the_staleness_has_the_power_minus_one(tmp
     assert last == "| grpo, plain | 6.9e-03 | 1.7e-03 | 4.3e-04 | -1.00 | 2.74 (S=4), 2.74 (S=16), 2.74 (S=64) |"
 
 
+def test_a_staleness_of_which_few_rates_were_run_says_nothing(tmp_path: Path):
+    cells, _ = _results(tmp_path, {0: 1e-3, 16: 1e-3})
+    for one in cells:
+        if one.staleness == 16 and one.lr not in _RATES[:4]:
+            (tmp_path / f"{one.key}.json").unlink()
+    (curve,) = law_curves(cells, Results(tmp_path, tmp_path / "none"))
+    assert list(curve.rewards) == [0]
+    assert (
+        law_curves([one for one in cells if one.staleness == 16], Results(tmp_path / "none", tmp_path / "none")) == []
+    )
+    assert law_verdict([]) == "Too little was run."
+
+
 def test_a_limit_that_was_not_reached_is_called_beyond(tmp_path: Path):
     cells, results = _results(tmp_path, {0: 1.0, 16: 1.6e-3})
     (curve,) = law_curves(cells, results)
