@@ -210,12 +210,7 @@ class Run:
         if queue is not None and objective.needs_behaviour:
             queue.require(behaviour.usable)
         tracing = LearnerTracing(tracer)
-        lead = None
-        if queue is not None and metrics is not None:
-            activity = Activity(metrics.event, queue.away_s).start()
-            lead = RankZeroCallbacks(
-                queue, metrics, behaviour, tracing, activity, config.expiry_bound, config.publish.best
-            )
+        lead = _lead(config, queue, metrics, behaviour, tracing)
         exporter = _exporter(policy, trainer, ranks, config.publish.weights_dtype, average)
         publisher = Publisher(config.publish, takeover.versions, config.model, first_version, lead)
 
@@ -361,6 +356,20 @@ class Run:
 def _layout(config: LearnerConfig, ranks: Ranks) -> Layout:
     least = config.min_micro_batches or ranks.pipeline_size
     return Layout(ranks.data_size, least, config.micro_batch_tokens, ranks.tensor_size, ranks.context_size)
+
+
+def _lead(
+    config: LearnerConfig,
+    queue: LearnerQueue | None,
+    metrics: MetricsWriter | None,
+    behaviour: Behaviour,
+    tracing: LearnerTracing,
+) -> RankZeroCallbacks | None:
+    """Services that only rank 0 has; None on the other ranks, which have no queue and no metrics files."""
+    if queue is None or metrics is None:
+        return None
+    activity = Activity(metrics.event, queue.away_s).start()
+    return RankZeroCallbacks(queue, metrics, behaviour, tracing, activity, config.expiry_bound, config.publish.best)
 
 
 def _exporter(policy: Policy, trainer: Trainer, ranks: Ranks, dtype: str, average: WeightAverage | None) -> Exporter:

@@ -100,10 +100,12 @@ class WeightAverage:
 def _bunches(parameters: list[Parameter], dtype: torch.dtype) -> Iterator[list[Parameter]]:
     """Groups parameters into bunches of about as many bytes as one collective brings together."""
     bunch: list[Parameter] = []
+    size = 0
     for parameter in parameters:
         bunch.append(parameter)
-        if sum(one.numel() for one in bunch) * dtype.itemsize >= _GATHER_BYTES:
+        size += parameter.numel() * dtype.itemsize
+        if size >= _GATHER_BYTES:
             yield bunch
-            bunch = []
+            bunch, size = [], 0
     if bunch:
         yield bunch

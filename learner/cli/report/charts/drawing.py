@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from learner.cli.report.charts.series import SMOOTH, rolling
 
 Plot = Callable[[Axes], None]
 
@@ -69,6 +71,12 @@ def legend(axes: Axes) -> None:
     axes.legend(
         loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=4, borderaxespad=0, handlelength=1.2, columnspacing=1.2
     )
+
+
+def noisy(axes: Axes, steps: Sequence[int], values: Sequence[float], color: str) -> None:
+    """Draws a quantity that scatters from step to step: each value thinly, and their mean over 10 steps."""
+    axes.plot(steps, values, color=color, linewidth=0.5, alpha=0.5)
+    axes.plot(steps, rolling(values, SMOOTH), color=color)
 
 
 def from_zero(axes: Axes) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 
-from learner.cli.report.charts.drawing import BLUE, GREEN, GREY, ORANGE, Plot, from_zero, legend
-from learner.cli.report.charts.series import SMOOTH, rolling, series
+from learner.cli.report.charts.drawing import BLUE, GREEN, GREY, ORANGE, Plot, from_zero, legend, noisy
+from learner.cli.report.charts.series import series
 from learner.cli.run.run_history import Row
 
 
@@ -53,8 +53,7 @@ def effective_sample(rows: Sequence[Row]) -> Plot:
 
     def plot(axes: Axes) -> None:
         steps, values = series(rows, "ess_share")
-        axes.plot(steps, values, color=GREEN, linewidth=0.5, alpha=0.5)
-        axes.plot(steps, rolling(values, SMOOTH), color=GREEN)
+        noisy(axes, steps, values, GREEN)
         axes.set(xlabel="step", ylabel="share of the responses")
         from_zero(axes)
 
@@ -66,8 +65,7 @@ def gradient_cosine(rows: Sequence[Row]) -> Plot:
 
     def plot(axes: Axes) -> None:
         steps, values = series(rows, "gradient_cosine")
-        axes.plot(steps, values, color=BLUE, linewidth=0.5, alpha=0.5)
-        axes.plot(steps, rolling(values, SMOOTH), color=BLUE)
+        noisy(axes, steps, values, BLUE)
         axes.set(xlabel="step", ylabel="cosine")
         axes.set_ylim(-1, 1)
         axes.set_xlim(left=0)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 
-from learner.cli.report.charts.drawing import BLUE, GREEN, GREY, ORANGE, Plot, from_zero, legend
+from learner.cli.report.charts.drawing import BLUE, GREEN, GREY, ORANGE, Plot, from_zero, legend, noisy
 from learner.cli.report.charts.series import SMOOTH, rolling, series
 from learner.cli.run.run_history import Row
 
@@ -33,8 +33,7 @@ def rho(rows: Sequence[Row]) -> Plot:
 
     def plot(axes: Axes) -> None:
         steps, values = series(rows, "rho")
-        axes.plot(steps, values, color=BLUE, linewidth=0.5, alpha=0.5)
-        axes.plot(steps, rolling(values, SMOOTH), color=BLUE)
+        noisy(axes, steps, values, BLUE)
         axes.axhline(0.3, color=GREY, linewidth=1, linestyle="--")
         axes.set(xlabel="step", ylabel="ρ, weight of negatives / positives")
         from_zero(axes)
