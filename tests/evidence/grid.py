@@ -68,11 +68,11 @@ def parts() -> list[Part]:
         Part("core", "Objectives by staleness, with and without the control", tuple(_core(range(5)))),
         Part("ceilings", "Ceilings of the learning rate x 1, x 4, x 16", tuple(_ceilings())),
         Part("arms", "Averaging alone and the governor alone", tuple(_arms())),
+        Part("law", "Final reward by learning rate and staleness", tuple(_law())),
         Part("lags", "Other staleness: 4, mixed, a jump", tuple(_lags())),
         Part("sumto", "Many right answers: sumto", tuple(_sumto())),
-        Part("long", "600 steps", tuple(_long())),
-        Part("law", "Final reward by learning rate and staleness", tuple(_law())),
         Part("others", "One setting at a time", tuple(_others())),
+        Part("long", "600 steps", tuple(_long())),
     ]
 
 
