@@ -34,12 +34,13 @@ class ObjectiveConfig(Settings):
 
     name: str = Field(
         default="asympo",
-        description="name of an objective, see docs/objectives.md, or of one that an installed distribution offers",
+        description="name of an objective, see docs/objectives.md, or of one that an installed distribution offers. Unset: "
+        'the preset\'s; asympo with preset = "off"',
     )
     preset: Annotated[str | None, BeforeValidator(_off)] = Field(
         default=None,
         description="name of a table of settings (docs/objectives.md): what the file does not set comes from there, also "
-        'outside of this section; "off": none',
+        'outside of this section; "off": none. Unset: steady, or none where name is set',
     )
     advantage: Literal["mean", "std", "std_unbiased", "leave_one_out"] | None = Field(
         default=None,

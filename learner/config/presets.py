@@ -1,7 +1,7 @@
 """Presets: settings of the section [learner] that belong together, chosen by one name. Needs no torch.
 
 ``learner.objective.preset = "steady"`` puts that table under what a file sets: a key that the file sets wins, the others come
-from the table, and what neither has is the default.
+from the table, and what neither has is the default. A file that names neither a preset nor an objective gets DEFAULT_PRESET.
 """
 
 from __future__ import annotations
@@ -40,9 +40,11 @@ class Preset:
 _VERL = "verl: clip_ratio, clip_ratio_c and loss_agg_mode of its actor.yaml; torch.std in its GRPO advantage"
 _GRPO_OF_VERL = {"name": "grpo", "advantage": "std_unbiased", "mean": "batch"}
 
+DEFAULT_PRESET = "steady"  # docs/evidence.md says why: nothing in it has to be tuned to the task or to the staleness
+
 PRESETS: dict[str, Preset] = {
     "asympo": Preset(
-        summary="The default: ASymPO with our guard, which keeps the negatives' weight within a tenth of the positives'.",
+        summary="ASymPO with our guard, which keeps the negatives' weight within a tenth of the positives'.",
         source="arXiv 2606.03070v3; the guard is ours",
         settings={"objective": {"name": "asympo", "rho_max": 0.1}},
     ),
@@ -52,7 +54,7 @@ PRESETS: dict[str, Preset] = {
         settings={"objective": {"name": "asympo", "rho_max": "off"}},
     ),
     "steady": Preset(
-        summary="SPO with small negatives, averaged versions and the governor of drift: learner.optimizer.lr is a ceiling.",
+        summary="The default: SPO with small negatives, averaged versions, the governor of drift under learner.optimizer.lr.",
         source="ours; SPO is from arXiv 2606.03070v3",
         settings={
             "objective": {"name": "spo", "spo_alpha": 0.1, "advantage": "std"},
@@ -132,12 +134,13 @@ def fill_objective(values: Any) -> Any:
     """Puts a preset's constants under what a file sets in [learner.objective].
 
     Args:
-        values: that section before it is checked; anything but a mapping that names a preset is returned as it is.
+        values: that section before it is checked; anything but a mapping, or one that names an objective and no preset, is
+            returned as it is.
 
     Raises:
         ValueError: there is no such preset, or the section names another objective than the preset.
     """
-    chosen = values.get("preset") if isinstance(values, Mapping) else None
+    chosen = _chosen(values) if isinstance(values, Mapping) else None
     if not isinstance(chosen, str) or chosen == "off":
         return values
     if chosen not in PRESETS:
@@ -148,22 +151,29 @@ def fill_objective(values: Any) -> Any:
             f"name = {name!r} and preset = {chosen!r}, whose objective is {preset.objective!r}: set name or preset, not both "
             '(preset = "off" chooses none)'
         )
-    return _merged(values, preset.settings["objective"])
+    return _merged(values, {"preset": chosen, **preset.settings["objective"]})
 
 
 def fill_learner(values: Any) -> Any:
     """Puts the preset that [learner.objective] names under what a file sets in the other tables of [learner].
 
     Args:
-        values: the section [learner], or a learner's own file, before it is checked. Where it names no preset, or none that
-            there is, it is returned as it is: [learner.objective] is checked by itself.
+        values: the section [learner], or a learner's own file, before it is checked. Where it names an objective and no
+            preset, or a preset that there is not, it is returned as it is: [learner.objective] is checked by itself.
     """
-    objective = values.get("objective") if isinstance(values, Mapping) else None
-    chosen = objective.get("preset") if isinstance(objective, Mapping) else getattr(objective, "preset", None)
+    if not isinstance(values, Mapping):
+        return values
+    objective = values.get("objective", {})
+    chosen = _chosen(objective) if isinstance(objective, Mapping) else getattr(objective, "preset", None)
     preset = PRESETS.get(chosen) if isinstance(chosen, str) else None
     if preset is None:
         return values
     return _merged(values, {name: table for name, table in preset.settings.items() if name != "objective"})
+
+
+def _chosen(objective: Mapping[str, Any]) -> Any:
+    """What [learner.objective] sets as its preset, or the default one where it names neither a preset nor an objective."""
+    return objective.get("preset", None if "name" in objective else DEFAULT_PRESET)
 
 
 def _merged(given: Mapping[str, Any], below: Mapping[str, Any]) -> dict[str, Any]:

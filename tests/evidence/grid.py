@@ -103,6 +103,8 @@ def _ceilings() -> Iterator[Cell]:
     for seed, name, task in itertools.product(range(5), ("spo", "asympo"), ("sort", "add")):
         for arm, factor in itertools.product(("both", "plain"), (1, 4, 16)):
             yield cell(name, arm, TUNED * factor, task, 16, seed)
+    for seed, factor, task in itertools.product(range(5), (16, 4, 1), ("sort", "add")):
+        yield cell("spo", "averaged", TUNED * factor, task, 16, seed)
 
 
 def _arms() -> Iterator[Cell]:

@@ -56,6 +56,22 @@ def test_a_preset_is_read_the_same_in_a_learners_file_and_in_a_run_file(name: st
         assert [value(one, key) for one in (own, run_file.learner, plan.learner)] == [expected] * 3
 
 
+def test_steady_is_the_default_where_neither_a_preset_nor_an_objective_is_named(file: Path):
+    for found in (learner(), RunFile.read(file).learner, learner(objective={"kl_coef": 0.1})):
+        chosen = (found.objective.preset, found.objective.name, found.publish.average, found.lr_control.mode)
+        assert chosen == ("steady", "spo", 0.9, "drift")
+    own = learner(publish={**REQUIRED["publish"], "average": 0.5}, lr_control={"mode": "off"})
+    assert (own.objective.spo_alpha, own.publish.average, own.lr_control.mode) == (0.1, 0.5, "off")
+
+
+@pytest.mark.parametrize("objective", [{"name": "asympo"}, {"name": "grpo"}, {"preset": "off"}, {"preset": "grpo-verl"}])
+def test_who_names_an_objective_or_a_preset_gets_nothing_of_the_default(objective: dict[str, str], file: Path):
+    settings = [f"learner.objective.{key}={value}" for key, value in objective.items()]
+    for found in (learner(objective=objective), RunFile.read(file, settings).learner):
+        assert (found.publish.average, found.lr_control.mode) == (0.0, "off")
+        assert found.objective.name == objective.get("name", "grpo" if "grpo-verl" in objective.values() else "asympo")
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_names_its_objective_what_it_is_and_its_source(name: str):
     preset = PRESETS[name]

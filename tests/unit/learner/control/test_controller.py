@@ -24,7 +24,7 @@ from runtime.settings import SettingsError
 def config(**values: Any) -> LearnerConfig:
     base = {
         "model": "m", "queue": {"url": "redis://x", "run": "r"}, "steps": 1000, "metrics_dir": "x",
-        "checkpoint": {"dir": "x"}, "publish": {"dir": "x"}, "optimizer": {"lr": 1.0},
+        "checkpoint": {"dir": "x"}, "publish": {"dir": "x"}, "optimizer": {"lr": 1.0}, "objective": {"name": "asympo"},
     }  # fmt: skip
     return LearnerConfig.parse({**base, **values}, "test")
 

@@ -18,7 +18,7 @@ RHO_MAX, DECAY, FLOOR, STEPS, GROUPS, SIZE = 0.1, 0.9, 1e-3, 1500, 8, 8
 
 
 def parse(**values: object) -> ObjectiveConfig:
-    return ObjectiveConfig.parse(values, "f.toml")
+    return ObjectiveConfig.parse({"name": "asympo", **values}, "f.toml")
 
 
 def sums(positive: float, negative: float, guard: RhoGuard | None = None) -> dict[str, float]:

@@ -28,11 +28,16 @@ def test_every_name_is_built_and_a_configuration_survives_its_file(tmp_path):
         assert ObjectiveConfig.load(tmp_path / "objective.json") == parse(name=name)
 
 
-def test_our_default_is_asympo_with_the_guard_and_off_is_the_papers_formula():
-    assert (parse().name, parse().rho_max) == ("asympo", 0.1)
-    assert parse(rho_max="off").rho_max is None
-    assert objectives.get(parse()).state_dict() == {"positive": 0.0, "negative": 0.0}
-    assert objectives.get(parse(rho_max="off")).state_dict() == {}
+def test_asympo_has_the_guard_by_default_and_off_is_the_papers_formula():
+    assert parse(name="asympo").rho_max == 0.1
+    assert parse(name="asympo", rho_max="off").rho_max is None
+    assert objectives.get(parse(name="asympo")).state_dict() == {"positive": 0.0, "negative": 0.0}
+    assert objectives.get(parse(name="asympo", rho_max="off")).state_dict() == {}
+
+
+def test_our_default_is_spo_with_small_negatives():
+    assert (parse().name, parse().spo_alpha, parse().advantage) == ("spo", 0.1, "std")
+    assert parse(kl_coef=0.1).spo_alpha == 0.1
 
 
 @pytest.mark.parametrize(
@@ -45,8 +50,9 @@ def test_our_default_is_asympo_with_the_guard_and_off_is_the_papers_formula():
             r"clip_high = 0\.2: reinforce does not read it, only grpo, dr_grpo, cispo, gspo",
         ),
         ({"name": "asympo", "options": {"x": 1}}, r"asympo does not read it, only objectives of other distributions"),
-        ({"rho_max": 0}, r"rho_max = 0: Input should be greater than 0"),
-        ({"p_low": 0.9, "p_high": 0.5}, r"p_low = 0\.9 must be below p_high = 0\.5"),
+        ({"rho_max": 0.2}, r"rho_max = 0\.2: spo does not read it, only asympo; leave it out"),
+        ({"name": "asympo", "rho_max": 0}, r"rho_max = 0: Input should be greater than 0"),
+        ({"name": "asympo", "p_low": 0.9, "p_high": 0.5}, r"p_low = 0\.9 must be below p_high = 0\.5"),
         ({"name": "dr_grpo", "advantage": "std"}, r"dr_grpo is GRPO without the standard deviation"),
         ({"name": "dr_grpo", "advantage": "std_unbiased"}, r"'std_unbiased': dr_grpo is GRPO without the standard dev"),
         ({"name": "grpo", "dual_clip": 1.0}, r"dual_clip = 1\.0: Input should be greater than 1"),
@@ -61,7 +67,7 @@ def test_our_default_is_asympo_with_the_guard_and_off_is_the_papers_formula():
             r"topr has no choice: .* a sum over tokens; leave it out, or use spo, reinf",
         ),
         ({"name": "dr_grpo", "mean": "batch"}, r"dr_grpo has no choice: .*constant dr_grpo_length"),
-        ({"mean": "response"}, r"mean = 'response': asympo has no choice: .*length cancels"),
+        ({"name": "asympo", "mean": "response"}, r"mean = 'response': asympo has no choice: .*length cancels"),
         ({"name": "asymre", "mean": "batch"}, r"asymre has no choice"),
         ({"name": "sft", "mean": "batch"}, r"sft has no choice: it is the mean over the step's tokens"),
         ({"name": "grpo", "mean": "sum"}, r"mean = 'sum': Input should be 'response', 'group' or 'batch'"),

@@ -22,7 +22,8 @@ def test_a_learner_against_its_gpus(site: Site, monkeypatch: pytest.MonkeyPatch,
 
 def test_each_stage_is_shown_and_what_it_consists_of(site: Site, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(machine, "gpu_bytes", list)
-    first, last, host = [one.found for one in memory.memory(examined_run(site))]
+    plain = examined_run(site, "learner.objective.name=asympo")
+    first, last, host = [one.found for one in memory.memory(plain)]
     assert first.startswith(
         "a rank of stage 1 of 2: weights 595.2 kB, gradients 595.2 kB, optimizer 1.2 MB, activations "
     )
@@ -32,11 +33,13 @@ def test_each_stage_is_shown_and_what_it_consists_of(site: Site, monkeypatch: py
 
 def test_the_average_of_the_weights_is_shown(site: Site, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(machine, "gpu_bytes", list)
-    averaged = ("learner.publish.average=0.9", "learner.processes=8")  # two data ranks share it
+    averaged = ("learner.publish.average=0.9", "learner.processes=8")  # two data ranks share it; the default averages too
     found = next(memory.memory(examined_run(site, *averaged))).found
     assert "optimizer 595.2 kB, average 297.6 kB, activations " in found
     assert "gathered 595.2 kB; at most " in found
-    assert "average" not in next(memory.memory(examined_run(site, *averaged[1:]))).found
+    assert next(memory.memory(examined_run(site, averaged[1]))).found == found
+    off = examined_run(site, "learner.publish.average=0", averaged[1])
+    assert "average" not in next(memory.memory(off)).found
 
 
 def test_a_machine_or_a_container_that_is_too_small(site: Site, monkeypatch: pytest.MonkeyPatch):

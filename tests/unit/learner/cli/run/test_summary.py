@@ -37,7 +37,7 @@ def history_of(tmp_path: Path, rows: list[dict]) -> RunHistory:
 
 @pytest.fixture
 def run_file() -> RunFile:
-    return RunFile.read(DEMO, ["run.seed=3"])
+    return RunFile.read(DEMO, ["run.seed=3", "learner.objective.name=asympo"])
 
 
 def test_rewards_and_staleness(tmp_path: Path, run_file: RunFile):
@@ -64,7 +64,8 @@ def test_each_step_is_told_under_the_objective_that_it_was_trained_with(tmp_path
     summary = summarize(resumed, history_of(tmp_path, rows), outcome())
     assert summary["objective"] == "asympo (steps 1 to 4), spo (steps 5 to 6)"
     assert summarize(resumed, history_of(tmp_path, []), outcome())["objective"] == "spo"
-    back = RunFile.read(DEMO)  # asympo again: the steps of spo say nothing about its rho_max
+    # asympo again: the steps of spo say nothing about its rho_max
+    back = RunFile.read(DEMO, ["learner.objective.name=asympo"])
     rows[4]["rho"] = 0.0
     assert summarize(back, history_of(tmp_path, rows), outcome())["rho_exceeded"] == 1.0
 
@@ -76,7 +77,7 @@ def test_how_often_a_step_exceeded_twice_rho_max(tmp_path: Path, run_file: RunFi
     console = Console(width=200, file=io.StringIO())
     print_summary(console, summarize(run_file, history, outcome()), Path("runs/r"))
     assert "above twice rho_max in 50.0% of the steps" in console.file.getvalue()  # type: ignore[attr-defined]
-    for free in ("learner.objective.rho_max=off", "learner.objective.name=reinforce"):
+    for free in ("learner.objective.preset=asympo-paper", "learner.objective.name=reinforce"):
         assert summarize(RunFile.read(DEMO, [free]), history, outcome())["rho_exceeded"] is None
 
 
