@@ -24,6 +24,7 @@ _MASTER = 4  # the fp32 copy of a bfloat16 weight
 # none if it is fused.
 _ROOTS = 4
 _AVERAGE = 4  # the fp32 average of a weight, which is published in its place
+_LAST_GRADIENT = 4  # the fp32 gradient of the step before, which gradients are projected by
 # Copies of the weights that wait to be published or are being written; the version before is the base of a delta.
 _COPIES = 2
 _QUERIES_KEYS_VALUES = ("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight")
@@ -39,6 +40,7 @@ class RankMemory:
         gradients: the buffer in which they are accumulated.
         optimizer: fp32 weights and Adam's moments, divided over the data- and context-parallel ranks.
         average: the running average of the weights that is published (learner.publish.average), divided likewise.
+        last_gradient: the gradient of the step before (lr_control.mode = "gac"), divided likewise.
         activations: what the backward pass needs, of all micro-batches under way.
         logits: output layer, on the last stage.
         update: what the optimizer's step needs for a moment, when activations and logits are gone.
@@ -57,6 +59,7 @@ class RankMemory:
     gradients: int
     optimizer: int
     average: int
+    last_gradient: int
     activations: int
     logits: int
     update: int
@@ -71,7 +74,7 @@ class RankMemory:
     def model(self) -> int:
         """The peak of what is where the model is: on the GPU, or on a CPU in host memory."""
         moment = max(self.activations + self.logits, self.update, self.scoring, self.gathered)
-        return self.weights + self.gradients + self.optimizer + self.average + moment
+        return self.weights + self.gradients + self.optimizer + self.average + self.last_gradient + moment
 
     @property
     def cache(self) -> int:
@@ -117,6 +120,7 @@ def memory_by_stage(config: Mapping[str, Any], work: Workload) -> list[RankMemor
                 gradients=own * WIDTH[work.gradients],
                 optimizer=shard * state,
                 average=shard * average,
+                last_gradient=shard * _LAST_GRADIENT if work.projects else 0,
                 activations=activation_bytes(config, work, stage),
                 logits=logit_bytes(config, work) if stage == parallel.pipeline - 1 else 0,
                 update=_update(shard, work),

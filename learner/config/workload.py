@@ -26,6 +26,7 @@ class Workload:
         published: dtype of published versions.
         deltas: whether versions hold changes, for which a rank keeps what it published last.
         averaged: whether what is published is a running average of the weights.
+        projects: whether gradients are projected (lr_control.mode = "gac"), for which a rank keeps the last one.
         device: where the model is.
         versions: earlier versions that log-probabilities are recomputed under; 0: none.
         cache_bytes: learner.behaviour.cache_bytes.
@@ -43,6 +44,7 @@ class Workload:
     published: str = "bfloat16"
     deltas: bool = False
     averaged: bool = False
+    projects: bool = False
     device: Literal["cpu", "cuda"] = "cuda"
     versions: int = 0
     cache_bytes: int | None = None
@@ -65,6 +67,7 @@ class Workload:
             published=publish.weights_dtype,
             deltas=publish.full_every > 1,
             averaged=publish.average > 0,
+            projects=learner.lr_control.projects_above is not None,
             device=device,
             versions=learner.expiry_bound + 1 if recomputes else 0,
             cache_bytes=learner.behaviour.cache_bytes,

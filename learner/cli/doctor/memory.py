@@ -65,8 +65,9 @@ def _ranks(stages: list[RankMemory], totals: list[int], device: str) -> Iterator
 
 
 def _terms(values: Mapping[str, Any]) -> str:
-    names = ("weights", "gradients", "optimizer", "average", "activations", "logits", "update", "scoring", "gathered")
-    return ", ".join(f"{name} {size(values[name])}" for name in names if values[name])
+    names = ("weights", "gradients", "optimizer", "average", "last_gradient", "activations", "logits", "update")
+    shown = [name for name in (*names, "scoring", "gathered") if values[name]]
+    return ", ".join(f"{name.replace('_', ' ')} {size(values[name])}" for name in shown)
 
 
 def _host(stages: list[RankMemory], here: int, device: str) -> Finding:

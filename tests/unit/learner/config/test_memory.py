@@ -227,13 +227,23 @@ def test_an_average_is_shared_out_as_the_optimizers_state_is_and_gathered_whole_
     assert shared.gathered == 2 * (parameter_count(MIXTURE) - experts), "each rank has its own experts' average whole"
 
 
-def test_a_learners_settings_say_whether_versions_are_averaged():
-    values = {
+def test_the_last_gradient_is_shared_out_as_the_optimizers_state_is():
+    plain, projects = ranks(SMALL, 2)[0], ranks(SMALL, 2, projects=True)[0]
+    assert (plain.last_gradient, projects.last_gradient) == (0, 4 * parameter_count(SMALL) // 2)
+    assert projects.model == plain.model + projects.last_gradient
+    for mode, projected in (("gac", True), ("off", False)):
+        assert Workload.of(learner(lr_control={"mode": mode}), 1, "cpu", 0).projects is projected
+
+
+def learner(**values: Any) -> LearnerConfig:
+    required = {
         "model": "m", "queue": {"url": "redis://x", "run": "r"}, "steps": 1, "checkpoint": {"dir": "c"},
-        "publish": {"dir": "p", "average": 0.9}, "metrics_dir": "d",
+        "publish": {"dir": "p"}, "metrics_dir": "d",
     }  # fmt: skip
-    learner = LearnerConfig.parse(values, source="test")
-    assert Workload.of(learner, 1, "cpu", 0).averaged
-    assert not Workload.of(
-        learner.model_copy(update={"publish": learner.publish.model_copy(update={"average": 0.0})}), 1, "cpu", 0
-    ).averaged
+    return LearnerConfig.parse({**required, **values}, source="test")
+
+
+def test_a_learners_settings_say_whether_versions_are_averaged():
+    for average, averaged in ((0.9, True), (0.0, False)):
+        settings = learner(publish={"dir": "p", "average": average})
+        assert Workload.of(settings, 1, "cpu", 0).averaged is averaged

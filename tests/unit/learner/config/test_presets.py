@@ -64,7 +64,9 @@ def test_steady_is_the_default_where_neither_a_preset_nor_an_objective_is_named(
     assert (own.objective.spo_alpha, own.publish.average, own.lr_control.mode) == (0.1, 0.5, "off")
 
 
-@pytest.mark.parametrize("objective", [{"name": "asympo"}, {"name": "grpo"}, {"preset": "off"}, {"preset": "grpo-verl"}])
+@pytest.mark.parametrize(
+    "objective", [{"name": "asympo"}, {"name": "grpo"}, {"preset": "off"}, {"preset": "grpo-verl"}]
+)
 def test_who_names_an_objective_or_a_preset_gets_nothing_of_the_default(objective: dict[str, str], file: Path):
     settings = [f"learner.objective.{key}={value}" for key, value in objective.items()]
     for found in (learner(objective=objective), RunFile.read(file, settings).learner):
