@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,13 +14,15 @@ from typing import Any
 
 import yaml
 
+from tests.tools.refuse import missing
+
 ROOT = Path(__file__).parents[2]
 KUBERNETES = ROOT / "deploy" / "kubernetes"
 OVERLAYS = {path.name: path for path in sorted((KUBERNETES / "overlays").iterdir())}
 # Compositions that no overlay shows: a Redis that runs elsewhere.
 VARIANTS = {path.name: path for path in sorted((Path(__file__).parent / "variants").iterdir())}
 ALL = {**OVERLAYS, **VARIANTS}
-MISSING = None if shutil.which("kubectl") else "kubectl is not installed"
+MISSING = missing("kubectl")
 _TIMEOUT_S = 60
 
 Object = dict[str, Any]
@@ -43,18 +44,30 @@ def build(directory: Path) -> list[Object]:
 
 
 def render(name: str) -> list[Object]:
-    """Objects of an overlay or variant, built once per process; each caller gets its own copy."""
-    return copy.deepcopy(_built(name))
+    """All objects that a run of this overlay or variant needs: the cluster's, its namespace and volumes, its own."""
+    return render_kept(name) + render_run(name)
+
+
+def render_run(name: str) -> list[Object]:
+    """Objects that are applied and deleted with a run, built once per process; each caller gets its own copy."""
+    return copy.deepcopy(_built(ALL[name]))
+
+
+def render_kept(name: str) -> list[Object]:
+    """Objects that are applied before a run and stay when it is deleted."""
+    queued = any(item["kind"] == "LocalQueue" for item in _built(ALL[name]))
+    kept = [KUBERNETES / "cluster", *([KUBERNETES / "cluster" / "kueue"] if queued else []), ALL[name] / "storage"]
+    return copy.deepcopy([item for directory in kept for item in _built(directory)])
 
 
 @functools.cache
-def _built(name: str) -> list[Object]:
-    return build(ALL[name])
+def _built(directory: Path) -> list[Object]:
+    return build(directory)
 
 
 def main() -> int:
     """Prints a line per overlay and every finding; returns the exit status."""
-    from tests.deploy.policies.registry import findings
+    from tests.deploy.policies.registry import findings, findings_of_run
     from tests.deploy.schemas import VERSIONS, violations
 
     if MISSING:
@@ -64,6 +77,7 @@ def main() -> int:
     for name in ALL:
         objects = render(name)
         found = [line for version in VERSIONS for line in violations(objects, version)] + findings(objects)
+        found += findings_of_run(render_run(name))
         print(f"{name}: {len(objects)} objects, Kubernetes {', '.join(VERSIONS)}: {len(found)} findings")
         for line in found:
             print(f"  {line}")

@@ -10,7 +10,6 @@ import contextlib
 import os
 import re
 import secrets
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Self
 
 from runtime.children import Child
+from tests.tools.refuse import missing
 
 _SUBNET = "10.231.0"
 _LIMIT_S = 20.0
@@ -32,8 +32,8 @@ class NetworkError(Exception):
 
 def refusal() -> str | None:
     """Why namespaces cannot be made on this machine; None when they can."""
-    if shutil.which("ip") is None:
-        return "there is no `ip` command (iproute2)"
+    if absent := missing("ip"):
+        return absent
     try:
         with Network() as network:
             network.host("try")

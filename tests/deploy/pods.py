@@ -8,7 +8,6 @@ and process tree. Prints a line per container and probe.
 from __future__ import annotations
 
 import argparse
-import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from tests.deploy import box, network
 from tests.deploy.kubelet import Ending, Node, PodError
 from tests.deploy.manifests import render
 from tests.deploy.podspec import Overlay
+from tests.tools.refuse import MissingTool, missing
 
 OVERLAY = "dev"
 LIMIT_S = 400.0
@@ -42,12 +42,11 @@ class Outcome:
 
 def refusal() -> str | None:
     """Why pods cannot run on this machine; None when they can."""
-    for command in ("kubectl", "redis-server", "redis-cli", "nsenter", "setpriv"):
-        if shutil.which(command) is None:
-            return f"there is no `{command}`"
+    if absent := missing("kubectl", "redis-server", "redis-cli", "nsenter", "setpriv"):
+        return absent
     version = subprocess.run(["redis-server", "--version"], capture_output=True, text=True, check=False).stdout
     if int(version.partition("v=")[2].partition(".")[0] or 0) < 7:
-        return f"redis-server 7 or newer is needed, not {version.strip() or 'none'}"
+        return MissingTool(f"redis-server 7 or newer is needed, not {version.strip() or 'none'}")
     return box.refusal() or network.refusal()
 
 

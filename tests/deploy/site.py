@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import shutil
 import subprocess
 import sys
 import time
@@ -29,6 +28,7 @@ from tests.chaos.account import Account, Id
 from tests.chaos.tail import Tail
 from tests.deploy.network import Host, Network
 from tests.service.certificates import Authority
+from tests.tools.refuse import missing
 
 REPOSITORY = Path(__file__).parents[2]
 _TICK_S = 0.05
@@ -37,10 +37,7 @@ _REDIS_PORT, _GATEWAY_PORT, _STATUS_PORT = 6379, 50_051, 9100
 
 def refusal() -> str | None:
     """Why no site can be made on this machine, besides what network.refusal says; None when it can."""
-    for program in ("redis-server", "tcpdump"):
-        if shutil.which(program) is None:
-            return f"there is no {program}"
-    return None
+    return missing("redis-server", "tcpdump")
 
 
 class Accounts(NamedTuple):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import yaml
 
 from tests.deploy.queries import metrics_of
 from tests.tools.metric_reference import declared
+from tests.tools.refuse import missing, needs
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 RULES = sorted((DEPLOY / "prometheus" / "rules").glob("*.yaml"))
@@ -32,7 +32,7 @@ def expected(name: str) -> list[dict[str, Any]]:
     return [case for test in tests for case in test["alert_rule_test"]]
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed: the rule tests do not run")
+@needs(missing("promtool"))
 @pytest.mark.parametrize("path", TESTS, ids=lambda path: path.stem)
 def test_rules_fire_where_they_should_and_only_there(path: Path):
     reply = subprocess.run(["promtool", "test", "rules", path], capture_output=True, text=True, timeout=60)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -14,6 +13,7 @@ import yaml
 
 from tests.deploy.queries import metrics_of, queries_of
 from tests.tools.metric_reference import declared, registries
+from tests.tools.refuse import missing, needs
 
 BOARDS = sorted((Path(__file__).parents[2] / "deploy" / "grafana").glob("*.json"))
 # Of Prometheus itself, of its client library, and our recorded limits.
@@ -57,7 +57,7 @@ def test_panels_do_not_overlap_and_have_titles_of_their_own(path: Path):
     assert max(cells.values()) == 1
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed: nobody can parse the queries")
+@needs(missing("promtool"))
 def test_every_query_parses(tmp_path: Path):
     queries = [query for path in BOARDS for query in queries_of(board(path))]
     shown = [query.replace("$__rate_interval", "1m").replace("$run", "run") for query in queries]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.deploy import pods
+from tests.tools.refuse import refuse
 
 STEPS = 8
 
@@ -14,7 +15,7 @@ STEPS = 8
 @pytest.mark.timeout(600)
 def test_the_dev_overlay_trains_the_demo_with_green_probes_and_ends_cleanly(tmp_path: Path):
     if (reason := pods.refusal()) is not None:
-        pytest.skip(f"pods cannot be run here: {reason}")
+        refuse(reason)
     outcome = pods.run(STEPS, tmp_path)
     assert outcome.steps >= STEPS
     kinds = {(line.split()[0], line.split()[1]) for line in outcome.probes}

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
-import pytest
-
 from tests.deploy.drill import Drill
+from tests.tools.refuse import missing, needs
 
 
-@pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed: no live drill")
+@needs(missing("prometheus"))
 def test_alerts_fire_against_real_metrics_and_end_when_things_are_mended(tmp_path: Path):
     drill = Drill(tmp_path)
     try:

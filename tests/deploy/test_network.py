@@ -14,6 +14,7 @@ import pytest
 from runtime.children import Child
 from tests.deploy import network
 from tests.deploy.network import Host, Network
+from tests.tools.refuse import refuse
 
 ECHO = """
 import socket
@@ -46,7 +47,7 @@ with Network() as net:
 @pytest.fixture(scope="module", autouse=True)
 def permitted() -> None:
     if reason := network.refusal():
-        pytest.skip(f"no hosts can be made here: {reason}")
+        refuse(reason)
 
 
 def until(child: Child, words: str) -> None:

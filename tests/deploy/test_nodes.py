@@ -9,6 +9,7 @@ import pytest
 from tests.deploy import network
 from tests.deploy.nodes import Show, perform
 from tests.deploy.site import refusal
+from tests.tools.refuse import refuse
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -16,7 +17,7 @@ pytestmark = pytest.mark.timeout(600)
 @pytest.fixture(scope="module", autouse=True)
 def permitted() -> None:
     if reason := refusal() or network.refusal():
-        pytest.skip(f"no hosts can be made here: {reason}")
+        refuse(reason)
 
 
 def test_a_node_is_replaced_by_one_of_another_address(tmp_path: Path):

@@ -5,15 +5,16 @@ from __future__ import annotations
 import pytest
 
 from tests.deploy.faults import GONE, Fault
-from tests.deploy.manifests import MISSING, render
-from tests.deploy.planted import places, processes, schemas, targets
+from tests.deploy.manifests import MISSING, render, render_run
+from tests.deploy.planted import kept, places, processes, schemas, targets
 from tests.deploy.planted import pods as in_pods
-from tests.deploy.policies.registry import POLICIES, findings
+from tests.deploy.policies.registry import POLICIES, RUN_POLICIES, findings
 from tests.deploy.schemas import VERSIONS, violations
+from tests.tools.refuse import needs
 
-pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
+pytestmark = needs(MISSING)
 
-FAULTS = [*in_pods.FAULTS, *places.FAULTS, *processes.FAULTS]
+FAULTS = [*in_pods.FAULTS, *places.FAULTS, *processes.FAULTS, *kept.FAULTS, *kept.ENDS, *kept.NUMBERS]
 
 
 def _id(fault: Fault) -> str:
@@ -21,12 +22,15 @@ def _id(fault: Fault) -> str:
 
 
 def test_every_policy_has_a_fault():
-    assert {fault.policy for fault in FAULTS} == POLICIES.keys()
+    assert {fault.policy for fault in FAULTS} == POLICIES.keys() | RUN_POLICIES.keys()
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=_id)
 def test_a_planted_fault_is_found(fault):
-    found = POLICIES[fault.policy](fault.plant(render(fault.overlay)))
+    if fault.policy in RUN_POLICIES:
+        found = RUN_POLICIES[fault.policy](fault.plant(render_run(fault.overlay)))
+    else:
+        found = POLICIES[fault.policy](fault.plant(render(fault.overlay)))
     assert any(fault.said in line for line in found), found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import ssl
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,22 +19,24 @@ from learner.config import QueueConfig, RedisTlsConfig
 from learner.queue import GatewayQueue, LearnerQueue
 from runtime.children import Child
 from tests.deploy.manifests import MISSING, Object, render
+from tests.deploy.policies.queue import passwords
 from tests.deploy.workloads import Pod, named, pods
 from tests.service.certificates import Authority
 from tests.service.servers import free_port, wait_for
+from tests.tools.refuse import MissingTool, missing, needs
 
 _SERVER = shutil.which("redis-server")
 
 
 def _refusal() -> str | None:
     if MISSING or _SERVER is None:
-        return MISSING or "redis-server is not installed"
+        return MISSING or missing("redis-server")
     version = subprocess.run([_SERVER, "--version"], capture_output=True, text=True, check=True).stdout
     major = int(version.partition("v=")[2].partition(".")[0])
-    return None if major >= 7 else f"redis-server 7 or newer is needed for these users, not {major}"
+    return None if major >= 7 else MissingTool(f"redis-server 7 or newer is needed for these users, not {major}")
 
 
-pytestmark = pytest.mark.skipif(_refusal() is not None, reason=str(_refusal()))
+pytestmark = needs(_refusal())
 _PASSWORDS = {"leeway": "of-leeway", "exporter": "of-the-exporter"}
 
 
@@ -81,7 +84,7 @@ def running(overlay: str, root: Path) -> Iterator[Running]:
     objects = render(overlay)
     [pod] = [found for found in pods(objects) if found.component == "redis"]
     port = free_port()
-    users = [item["path"] for volume in pod.spec["volumes"] for item in volume.get("secret", {}).get("items", [])]
+    [users] = [passwords(volume) for volume in pod.spec["volumes"] if volume["name"] == "passwords"]
     for place in ("etc/redis/users", "etc/redis/passwords", "etc/redis/tls", "run/redis", "data"):
         (root / place).mkdir(parents=True)
     for user in users:
@@ -94,7 +97,7 @@ def running(overlay: str, root: Path) -> Iterator[Running]:
                 (root / "etc/redis" / key).write_text(_moved(text, root).replace("6379", str(port)))
     server = Running(pod, root, port, _certificates(root) if overlay != "dev" else {})
     for script in pod.spec["initContainers"]:
-        subprocess.run(server.words([*script["command"], *script["args"]]), check=True, timeout=30)
+        subprocess.run(server.words(script["command"]), check=True, timeout=30)
     container = pod.container("redis")
     child = Child("redis", server.words([*container["command"], *container.get("args", [])]), root / "redis.log")
     try:
@@ -170,6 +173,60 @@ def test_our_user_may_not_rule(plain):
                 ours.execute_command(*command.split())
     with _as(plain, "leeway", "guess") as guess, pytest.raises(redis.AuthenticationError):
         guess.ping()
+
+
+@pytest.mark.parametrize("name", ["plain", "encrypted"])
+def test_a_password_is_rotated_without_a_restart(name, request):
+    server: Running = request.getfixturevalue(name)
+    given = server.root / "etc/redis/passwords"
+
+    def reload(password: str, other: str | None) -> str:
+        (given / "leeway").write_text(password + "\n")
+        (given / "leeway.other").unlink(missing_ok=True)
+        if other is not None:
+            (given / "leeway.other").write_text(other)
+        command = ["sh", str(server.root / "etc/redis/users.sh"), "reload"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def works(password: str) -> bool:
+        with _as(server, "leeway", password) as ours:
+            try:
+                return bool(ours.ping())
+            except redis.AuthenticationError:
+                return False
+
+    old = _PASSWORDS["leeway"]
+    with _as(server, "leeway", old) as working:
+        started = working.info("server")["run_id"]  # pyright: ignore
+    for password, other, valid in (
+        (old, "new", [True, True]),
+        ("new", old, [True, True]),
+        ("new", None, [False, True]),
+        (old, "new", [True, True]),
+        (old, None, [True, False]),
+    ):
+        assert f"leeway: {1 + (other is not None)} password(s)" in reload(password, other)
+        assert [works(old), works("new")] == valid
+    with _as(server, "leeway", old) as working:
+        assert working.info("server")["run_id"] == started  # pyright: ignore
+
+
+def test_the_server_takes_over_its_renewed_certificate(encrypted):
+    place = encrypted.root / "etc/redis/tls"
+    first = ssl.get_server_certificate(("127.0.0.1", encrypted.port))
+    renewed = Authority(encrypted.root / "again")
+    pair = renewed.issue("redis", "localhost", "127.0.0.1")
+    files = {"tls.crt": pair.certificate, "tls.key": pair.key, "ca.crt": renewed.certificate}
+    before = {name: (place / name).read_bytes() for name in files}
+    command = ["sh", str(encrypted.root / "etc/redis/users.sh"), "reload"]
+    for content in ({name: path.read_bytes() for name, path in files.items()}, before):
+        for name, data in content.items():
+            (place / name).write_bytes(data)
+        subprocess.run(command, check=True, capture_output=True, timeout=30)
+        shown = ssl.get_server_certificate(("127.0.0.1", encrypted.port))
+        assert (shown == first) is (content is before)
 
 
 def test_the_exporter_reads_figures_and_no_key(encrypted):

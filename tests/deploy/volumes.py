@@ -43,6 +43,8 @@ def _write(overlay: Overlay, pod: Pod, source: dict[str, Any], directory: Path, 
     files = overlay.files(kind, reference.get("secretName") or reference["name"])
     items = reference.get("items") or [{"key": key, "path": key} for key in files]
     for item in items:
+        if reference.get("optional") and item["key"] not in files:
+            continue
         path = directory / item["path"]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(files[item["key"]])

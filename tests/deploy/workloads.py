@@ -16,7 +16,7 @@ INJECTED = {
     "Job": {"JOB_COMPLETION_INDEX"},
 }
 # Processes that serve until they are stopped; other pods run to their end.
-SERVICES = ("gateway", "learner", "rollout", "redis")
+SERVICES = ("gateway", "learner", "rollout", "engine", "redis")
 _VARIABLE = re.compile(r"\$\(([A-Za-z_][A-Za-z0-9_]*)\)")
 
 

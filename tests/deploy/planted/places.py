@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.deploy.faults import GONE, Fault
-from tests.deploy.planted.targets import GATEWAY, GROUPS, JOB, JOBSET, LEADER, MAIN, NODE, POD, REDIS, WORKER
+from tests.deploy.planted.targets import ENGINES, GATEWAY, JOB, JOBSET, MAIN, NODE, POD, REDIS, WORKER
 
 _EVERYBODY = {"podSelector": {}}
 
@@ -25,13 +25,23 @@ FAULTS = [
     Fault("references", "multi-node", "Certificate/leeway-queue-client", "", GONE, "Secret leeway-queue-tls"),
     Fault("references", "multi-node", "Issuer/leeway-fleets", "", GONE, "issuer"),
     Fault("references", "multi-node", "Certificate/leeway-queue-ca", "", GONE, "nothing makes"),
-    Fault("references", "multi-node", GROUPS, f"{LEADER}.containers.1.envFrom.0.secretRef.name", "s3", "Secret s3"),
+    Fault("references", "multi-node", WORKER, f"{MAIN}.envFrom.0.secretRef.name", "s3", "Secret s3"),
     # ports
     Fault("ports", "dev", GATEWAY, f"{MAIN}.ports.0.containerPort", 50052, "by the configuration 50051"),
     Fault("ports", "dev", WORKER, f"{MAIN}.ports.0.containerPort", 9151, "by the configuration 9150"),
     Fault("ports", "multi-node", JOBSET, f"{NODE}.containers.0.ports.0.containerPort", 29500, "29400"),
     Fault("ports", "dev", "Service/leeway-gateway", "spec.ports.0.targetPort", "http", "no port http"),
     Fault("ports", "dev", "Service/leeway-gateway", "spec.ports.0.port", 443, "listens on 443"),
+    Fault("protocols", "dev", "Service/leeway-gateway", "spec.ports.0.appProtocol", "https", "not kubernetes.io/h2c"),
+    Fault(
+        "protocols",
+        "multi-node",
+        "Service/leeway-gateway",
+        "spec.ports.0.appProtocol",
+        "kubernetes.io/h2c",
+        "not https",
+    ),
+    Fault("protocols", "multi-node", "Service/leeway-gateway-public", "spec.ports.0.appProtocol", "https", "not None"),
     Fault("ports", "dev", "Service/leeway-redis", "spec.selector", {"app": "redis"}, "selects no pod"),
     Fault("ports", "dev", "NetworkPolicy/leeway-gateway", "spec.ingress.0.ports.0.port", 50052, "no pod of it"),
     Fault("ports", "multi-node", "PodMonitor/leeway", "spec.podMetricsEndpoints.7", GONE, "status-7"),
@@ -97,7 +107,66 @@ FAULTS = [
         "whole world",
     ),
     Fault("network", "fleet-remote", "NetworkPolicy/leeway-rollout", "spec.egress.0.ports.0.port", 22, "[22]"),
-    # labels, budgets, autoscalers
+    Fault(
+        "network",
+        "multi-node",
+        "NetworkPolicy/leeway-engine",
+        "spec.ingress.0",
+        GONE,
+        "must let in StatefulSet/leeway-rollout",
+    ),
+    Fault("network", "multi-node", "NetworkPolicy/leeway-engine", "spec.ingress.0.from.+", _EVERYBODY, "can let in"),
+    Fault(
+        "network",
+        "multi-node",
+        "NetworkPolicy/leeway-engine-callers",
+        "",
+        GONE,
+        "must send to StatefulSet/leeway-engine",
+    ),
+    Fault(
+        "network",
+        "engine-groups",
+        "NetworkPolicy/leeway-engine",
+        "spec.egress.0",
+        GONE,
+        "leeway-engine/leader must send",
+    ),
+    Fault(
+        "network",
+        "openshift",
+        "NetworkPolicy/leeway-judges",
+        "spec.egress.1.to.0",
+        {"namespaceSelector": {}},
+        "any namespace",
+    ),
+    Fault(
+        "network",
+        "openshift",
+        "NetworkPolicy/leeway-tracing",
+        "spec.podSelector",
+        {"matchLabels": {"x": "y"}},
+        "no pod",
+    ),
+    Fault("network", "openshift", "NetworkPolicy/leeway-trackers", "spec.egress.0.ports.0.port", 80, "on [80]"),
+    Fault("network", "openshift", "NetworkPolicy/leeway-openshift-dns", "spec.egress.0.ports.0.port", 8053, "8053"),
+    Fault(
+        "network",
+        "engine-groups",
+        "NetworkPolicy/leeway-local-dns",
+        "spec.egress.0.to.1.ipBlock.cidr",
+        "10.96.0.0/16",
+        "on [53]",
+    ),
+    Fault(
+        "network",
+        "engine-groups",
+        "NetworkPolicy/leeway-identity",
+        "spec.egress.0.to.0.ipBlock.cidr",
+        "169.254.0.0/16",
+        "on [80]",
+    ),
+    # labels, budgets
     Fault("scaling", "dev", GATEWAY, "spec.selector.matchLabels.app~kubernetes~io/name", "gateway", "selector"),
     Fault("scaling", "dev", JOB, "spec.template.metadata.labels.leeway~dev/run", GONE, "leeway.dev/run"),
     Fault("scaling", "dev", REDIS, "spec.serviceName", "redis", "service redis"),
@@ -110,8 +179,6 @@ FAULTS = [
         {"matchLabels": {"x": "y"}},
         "spread",
     ),
-    Fault("scaling", "multi-node", "HorizontalPodAutoscaler/leeway-gateway", "spec.scaleTargetRef.name", "g", "target"),
-    Fault("scaling", "multi-node", GATEWAY, "spec.replicas", 2, "replicas of its own"),
     Fault("scaling", "multi-node", "PodDisruptionBudget/leeway-gateway", "spec.maxUnavailable", 0, "drained"),
     Fault(
         "scaling",
@@ -122,6 +189,6 @@ FAULTS = [
         "selects no pod",
     ),
     Fault("scaling", "multi-node", "LocalQueue/leeway", "metadata.name", "other", "no LocalQueue leeway"),
-    Fault("scaling", "multi-node", GROUPS, "metadata.labels.kueue~x-k8s~io/queue-name", GONE, "not queued"),
+    Fault("scaling", "multi-node", ENGINES, "metadata.labels.kueue~x-k8s~io/queue-name", GONE, "not queued"),
     Fault("scaling", "single-node", JOB, "spec.template.metadata.labels.app~kubernetes~io/name", "x", "beside"),
 ]

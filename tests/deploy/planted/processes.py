@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from tests.deploy.faults import GONE, Fault
-from tests.deploy.planted.targets import GATEWAY, GROUPS, JOB, JOBSET, LEADER, MAIN, NODE, POD, REDIS, WORKER
+from tests.deploy.planted.targets import ENGINES, GATEWAY, GROUPS, JOB, JOBSET, LEADER, MAIN, NODE, POD, REDIS, WORKER
+
+_BESIDE = {"name": "worker", "image": "leeway-rollout:0.1.0", "resources": {"limits": {}}, "volumeMounts": []}
+_DOMAIN = "leeway-gateway.leeway.svc.cluster.local"
+_ELSEWHERE = 'engine.urls=["http://leeway-engine-1.leeway-engine:30000"]'
 
 FAULTS = [
     # settings
@@ -58,7 +62,7 @@ FAULTS = [
         "allowed_uris",
     ),
     Fault("agreement", "dev", "ConfigMap/leeway-learner", "data.learner~toml", ("= 16", "= 32"), "groups_per_step"),
-    Fault("agreement", "dev", "ConfigMap/leeway-learner", "data.learner~toml", ('"demo"', '"other"'), "run is other"),
+    Fault("agreement", "dev", JOB, f"{MAIN}.args.10", "queue.run=other", "run is other"),
     Fault(
         "agreement",
         "dev",
@@ -104,8 +108,16 @@ FAULTS = [
         "limit",
     ),
     Fault("agreement", "multi-node", "Certificate/leeway-gateway", "spec.dnsNames", ["other"], "does not name"),
+    Fault(
+        "agreement",
+        "multi-node",
+        "Certificate/leeway-gateway",
+        "spec.dnsNames.+",
+        _DOMAIN,
+        "not every cluster's domain",
+    ),
     Fault("agreement", "multi-node", "Certificate/leeway-redis", "spec.dnsNames", ["other"], "does not name"),
-    Fault("agreement", "dev", WORKER, f"{MAIN}.volumeMounts.2.mountPath", "/mnt", "does not see"),
+    Fault("agreement", "dev", WORKER, f"{MAIN}.volumeMounts.3.mountPath", "/mnt", "does not see"),
     Fault("agreement", "dev", REDIS, "spec.template.metadata.labels.leeway~dev/run", "other", "expected one"),
     Fault("agreement", "dev", "ConfigMap/leeway-worker", "data.worker~toml", ("[engine]", "[tls]\n\n[engine]"), "TLS"),
     # numbers that fit together
@@ -115,10 +127,17 @@ FAULTS = [
     Fault("layouts", "multi-node", JOBSET, "metadata.name", "learner", "rdzv-endpoint"),
     Fault("layouts", "multi-node", JOBSET, f"{NODE}.containers.0.ports.8", GONE, "status ports"),
     Fault("layouts", "fleet-remote", WORKER, f"{MAIN}.args.2", "name=worker-0", "same prompts"),
-    Fault("layouts", "fleet-remote", WORKER, f"{MAIN}.resources.limits.nvidia~com/gpu", "4", "engines"),
-    Fault("layouts", "multi-node", GROUPS, "spec.leaderWorkerTemplate.size", 4, "tp-size"),
-    Fault("layouts", "multi-node", GROUPS, f"{LEADER}.containers.0.args.7", "--enable-metrics", "skip-tokenizer"),
-    Fault("layouts", "multi-node", "ConfigMap/leeway-worker", "data.worker~toml", ("30000", "30001"), "listens"),
+    Fault("layouts", "fleet-remote", WORKER, f"{MAIN}.resources.limits.nvidia~com/gpu", "4", "end engines"),
+    Fault("layouts", "fleet-remote", ENGINES, f"{MAIN}.resources.limits.nvidia~com/gpu", "8", "tp-size=4"),
+    Fault("layouts", "engine-groups", GROUPS, f"{LEADER}.containers.+", _BESIDE, "recreate the whole group"),
+    Fault("layouts", "engine-groups", GROUPS, "spec.leaderWorkerTemplate.size", 4, "tp-size"),
+    Fault("layouts", "engine-groups", GROUPS, f"{LEADER}.containers.0.args.10", "--enable-metrics", "skip-tokenizer"),
+    # a worker and its engine
+    Fault("agreement", "multi-node", ENGINES, "spec.replicas", 2, "4 workers drive 2 engines"),
+    Fault("agreement", "multi-node", WORKER, f"{MAIN}.args.6", _ELSEWHERE, "not the first pod"),
+    Fault("agreement", "multi-node", ENGINES, f"{MAIN}.args.3", "--enable-metrics", "has a key, the other has none"),
+    Fault("agreement", "multi-node", ENGINES, f"{MAIN}.volumeMounts.1", GONE, "does not see /var/lib/leeway-state"),
+    Fault("agreement", "multi-node", "Service/leeway-engine", "spec.publishNotReadyAddresses", GONE, "every refit"),
     # how they end
     Fault("lifetimes", "dev", GATEWAY, f"{POD}.terminationGracePeriodSeconds", 10, "grace of 10"),
     Fault("lifetimes", "dev", GATEWAY, f"{MAIN}.lifecycle", GONE, "preStop"),
@@ -145,6 +164,13 @@ FAULTS = [
         "queue", "dev", "ConfigMap/leeway-redis-server", "data.redis~conf", ("noeviction", "allkeys-lru"), "maxmemory"
     ),
     Fault("queue", "dev", "ConfigMap/leeway-redis-server", "data.redis~conf", ("768mb", "2gb"), "limit"),
+    Fault(
+        "queue", "dev", "ConfigMap/leeway-redis-server", "data.redis~conf", ("percentage 100", "percentage 0"), "bound"
+    ),
+    Fault(
+        "queue", "dev", REDIS, "spec.volumeClaimTemplates.0.spec.resources.requests.storage", "2Gi", "3 times maxmemory"
+    ),
+    Fault("queue", "dev", REDIS, f"{POD}.volumes.2.projected.sources.1.secret.optional", GONE, "rotated"),
     Fault("queue", "single-node", REDIS, f"{MAIN}.args.1", "4gb", "backlog"),
     Fault("queue", "dev", "ConfigMap/leeway-redis-server", "data.redis~conf", ("dir /data", "dir /tmp"), "no volume"),
     Fault("queue", "dev", "ConfigMap/leeway-redis-users", "data.leeway", ("+get", "+get +flushall"), "acl.py"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import product
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from learner.config import GatewayConfig, LearnerConfig
@@ -12,7 +13,7 @@ from rollout.config import WorkerConfig
 from runtime.version_format.places import place_of
 from tests.deploy.manifests import Object
 from tests.deploy.policies.processes import Process, of_kind, processes
-from tests.deploy.workloads import named, pods
+from tests.deploy.workloads import Pod, named, pods
 
 _RUN = "leeway.dev/run"
 
@@ -29,6 +30,8 @@ def agreement(objects: list[Object]) -> list[str]:
         wrong += [f"{process.where}: {line}" for line in _worker(worker, gateway, objects)]
     for (process, worker), (at, learner) in product(workers, learners):
         wrong += [f"{process.where}: {line}" for line in _weights(process, worker, at, learner)]
+    for process, worker in workers:
+        wrong += [f"{process.where}: {line}" for line in _engine(process, worker, objects)]
     for process, config in [*gateways, *learners]:
         wrong += [f"{process.where}: {line}" for line in _place(config.queue.url, "leeway-redis", objects)]
     return wrong
@@ -91,25 +94,56 @@ def _place(url: str, certificate: str, objects: list[Object]) -> Iterator[str]:
     if service is None or port not in [item["port"] for item in service["spec"]["ports"]]:
         yield f"{url}: there is no Service {host} with port {port}"
     issued = named(objects, "Certificate").get(certificate, {}).get("spec", {}).get("dnsNames", [])
+    if any("cluster.local" in name for name in issued):
+        yield f"the certificate {certificate} names {issued}: not every cluster's domain is cluster.local"
     if parts.scheme in ("rediss", "grpcs") and host not in issued:
         yield f"{url}: the certificate {certificate} does not name {host}"
+
+
+def _engine(process: Process, worker: WorkerConfig, objects: list[Object]) -> Iterator[str]:
+    """Checks that a worker's engine exists, is its alone, and reads weights where the worker has verified them."""
+    for url in worker.engine.urls:
+        parts = urlsplit(url)
+        host, _, service = (parts.hostname or "").partition(".")
+        engines = [
+            pod for pod in pods(objects) if pod.component == "engine" and pod.owner["metadata"]["name"] == service
+        ]
+        if host != f"{service}-0" or not engines or parts.port not in engines[0].ports().values():
+            yield f"engine {url}: not the first pod of a set of engines, as that of the first worker has to be"
+            continue
+        engine = engines[0]  # of a group the leader, which is the one that is called
+        if not named(objects, "Service").get(service, {}).get("spec", {}).get("publishNotReadyAddresses"):
+            yield f"engine {url}: has no address while it is not ready, which it is at every refit"
+        if engine.count != process.pod.count:
+            yield f"{process.pod.count} workers drive {engine.count} engines: each its own"
+        if (worker.engine.key_file is None) == ("--api-key=" in " ".join(engine.containers()[0]["args"])):
+            yield f"engine {url}: one of worker and engine has a key, the other has none"
+        for path in (worker.model, worker.cache_dir or worker.state_dir, *_files(worker.allowed_uris)):
+            if _claim(process.pod, process.container, path) != _claim(engine, engine.containers()[0], path):
+                yield f"engine {url}: does not see {path} of its worker at that path"
+
+
+def _files(uris: list[str]) -> list[Path]:
+    return [Path(urlsplit(uri).path) for uri in uris if urlsplit(uri).scheme == "file"]
 
 
 def _weights(process: Process, worker: WorkerConfig, at: Process, learner: LearnerConfig) -> Iterator[str]:
     """Checks that the worker can reach a place where versions are announced, and is allowed to read there."""
     if worker.model != learner.model:
         yield f"model = {worker.model}, the learner's is {learner.model}"
-    shared = _volume(process, str(learner.publish.dir)) == _volume(at, str(learner.publish.dir))
-    if learner.publish.url is None and not shared:
+    directory = learner.publish.dir
+    shared = _claim(process.pod, process.container, directory) == _claim(at.pod, at.container, directory)
+    if not learner.publish.mirror and not shared:
         yield f"it does not see the learner's {learner.publish.dir} at that path"
     places = [learner.publish.dir.as_uri()] if shared else []
-    places += [learner.publish.url] if learner.publish.url is not None else []
+    places += [mirror.url for mirror in learner.publish.mirror]
     allowed = [place_of(uri) for uri in worker.allowed_uris]
     if places and not any(one.contains(place_of(place)) for one in allowed for place in places):
         yield f"allowed_uris = {worker.allowed_uris}: versions are at {', '.join(places)}"
 
 
-def _volume(process: Process, path: str) -> Object | None:
-    volumes = {volume["name"]: volume.get("persistentVolumeClaim") for volume in process.pod.spec["volumes"]}
-    mounts = {item["mountPath"]: volumes.get(item["name"]) for item in process.container["volumeMounts"]}
-    return next((mounts[place] for place in mounts if path.startswith(f"{place}/")), None)
+def _claim(pod: Pod, container: Object, path: Path) -> Object | None:
+    """The claim that a container has at a path; None where there is none."""
+    volumes = {volume["name"]: volume.get("persistentVolumeClaim") for volume in pod.spec["volumes"]}
+    mounts = {item["mountPath"]: volumes.get(item["name"]) for item in container["volumeMounts"]}
+    return next((mounts[place] for place in mounts if path.is_relative_to(place)), None)

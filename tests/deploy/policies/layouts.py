@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
-from urllib.parse import urlsplit
 
 from learner.config import LearnerConfig
 from rollout.config import EngineConfig, WorkerConfig
@@ -26,6 +25,8 @@ def layouts(objects: list[Object]) -> list[str]:
             wrong.append(f"{process.where}: its name is not the pod's, so that all workers ask the same prompts")
         wrong += [f"{process.where}: {line}" for line in _engines(process, config)]
     for pod in pods(objects):
+        if pod.owner["kind"] == "LeaderWorkerSet" and [item["name"] for item in pod.containers()] != ["engine"]:
+            wrong.append(f"{pod.where}: the end of another container than the engine would recreate the whole group")
         for item in pod.containers():
             if item["name"] == "engine":
                 words = expanded(item["args"], environment(item, objects))
@@ -67,12 +68,8 @@ def _engines(process: Process, config: WorkerConfig) -> Iterator[str]:
         width = _tensor_parallel(config.engine)
         if (config.engine.device == "cuda" and gpus is None) or (gpus and int(gpus) != config.engine.count * width):
             yield f"{config.engine.count} engines of {width} GPUs each, and it has {gpus}"
-        return
-    ports = process.pod.ports().values()
-    for url in config.engine.urls:
-        parts = urlsplit(url)
-        if parts.hostname == "127.0.0.1" and parts.port not in ports:
-            yield f"engine {url}: no container of the pod listens there"
+    elif any(_GPU in item["resources"].get("limits", {}) for item in process.pod.containers()):
+        yield "its pod has GPUs: a restart of the worker's container would end engines that it does not own"
 
 
 def _tensor_parallel(engine: EngineConfig) -> int:
@@ -85,7 +82,7 @@ def _server(pod: Pod, container: Object, words: list[str]) -> Iterator[str]:
     for word in words:
         name, _, value = word.removeprefix("--").partition("=")
         options[name] = value
-    size = pod.owner["spec"]["leaderWorkerTemplate"]["size"]
+    size = pod.owner["spec"].get("leaderWorkerTemplate", {}).get("size", 1)
     gpus = int(container["resources"]["limits"][_GPU])
     if int(options["tp-size"]) != size * gpus:
         yield f"--tp-size={options['tp-size']}, and a group has {size} x {gpus} GPUs"

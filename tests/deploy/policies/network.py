@@ -15,11 +15,15 @@ ALLOWED: dict[tuple[str, str], int | None] = {
     ("learner", "redis"): 6379,
     ("rollout", "gateway"): 50051,
     ("learner", "learner"): None,
-    ("rollout", "rollout"): None,
+    ("rollout", "engine"): 30_000,
+    ("engine", "engine"): None,
 }
 # Who may speak to addresses outside the cluster, and on which ports: object stores, a gateway or a Redis elsewhere.
 OUTSIDE = {"learner": {443, 6379}, "rollout": {443, 50051}, "gateway": {6379}}
-_AMONG_THEMSELVES = {("learner", "learner"), ("rollout", "rollout")}  # only where one process spans pods
+_DNS = {53, 5353}  # 5353: of OpenShift
+# Of the node itself, without which there is no identity: the agent of EKS, the metadata server of GKE.
+_NODE = {("169.254.170.23/32", 80), ("169.254.169.254/32", 80), ("169.254.169.252/32", 988)}
+_AMONG_THEMSELVES = {("learner", "learner"), ("engine", "engine")}  # only where one process spans pods
 _PORTS = (6379, 50051, 9101, 9110, 9121, 9150, 29_400, 30_000, 20_000, 22)
 
 
@@ -76,9 +80,10 @@ def _denied(policies: list[Object]) -> Iterator[str]:
         set(spec["policyTypes"]) == {"Ingress", "Egress"} and not spec.keys() & {"ingress", "egress"} for spec in whole
     ):
         yield "NetworkPolicy: nothing denies what no policy allows"
-    names = [port["port"] for spec in whole for rule in spec.get("egress", []) for port in rule.get("ports", [])]
-    if names != [53, 53]:
-        yield f"NetworkPolicy: all pods may look up names (53, UDP and TCP) and nothing else; found {names}"
+    looked_up = [port for spec in whole for rule in spec.get("egress", []) for port in rule.get("ports", [])]
+    found = {(port.get("protocol", "TCP"), port["port"]) for port in looked_up}
+    if not {("UDP", 53), ("TCP", 53)} <= found or found - {(kind, port) for kind in ("UDP", "TCP") for port in _DNS}:
+        yield f"NetworkPolicy: all pods may look up names (53, UDP and TCP) and nothing else; found {sorted(found)}"
 
 
 def _selections(policies: list[Object], found: list[Pod]) -> Iterator[str]:
@@ -119,6 +124,8 @@ def _scraped(policies: list[Object], found: list[Pod]) -> Iterator[str]:
                 yield f"NetworkPolicy: {pod.where} cannot be scraped on port {number}"
         if any(_passes(policies, "Ingress", pod, _STRANGERS, port) for port in _PORTS):
             yield f"NetworkPolicy: {pod.where} can be reached from any namespace"
+        if any(_passes(policies, "Egress", pod, _STRANGERS, port) for port in (*_PORTS, 443, 4318, 8000)):
+            yield f"NetworkPolicy: {pod.where} can send to any namespace"
 
 
 def _outside(policies: list[Object], found: list[Pod]) -> Iterator[str]:
@@ -127,10 +134,22 @@ def _outside(policies: list[Object], found: list[Pod]) -> Iterator[str]:
             continue
         name = f"NetworkPolicy/{policy['metadata']['name']}"
         for rule in policy["spec"].get("egress", []):
-            beyond = {port["port"] for port in rule.get("ports", [{"port": 0}])} - OUTSIDE.get(pod.component, set())
-            if beyond and any("ipBlock" in peer for peer in rule["to"]):
+            beyond = {
+                port
+                for block in (peer["ipBlock"]["cidr"] for peer in rule["to"] if "ipBlock" in peer)
+                for port in (port["port"] for port in rule.get("ports", [{"port": 0}]))
+                if port not in OUTSIDE.get(pod.component, set()) and not _of_the_node(block, port, pod)
+            }
+            if beyond:
                 yield f"{name}: lets {pod.where} out of the cluster on {sorted(beyond)}"
         for rule in policy["spec"].get("ingress", []):
             for peer in rule.get("from", []):
                 if peer.get("ipBlock", {}).get("cidr", "").endswith("/0"):
                     yield f"{name}: lets the whole world in to {pod.where}"
+
+
+def _of_the_node(block: str, port: int, pod: Pod) -> bool:
+    """Whether an address is the node's name server, or what hands out the identity of a pod that uses the object store."""
+    return (port == 53 and block.endswith("/32")) or (
+        pod.component in ("learner", "rollout") and (block, port) in _NODE
+    )

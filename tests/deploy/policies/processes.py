@@ -17,7 +17,11 @@ from tests.deploy.workloads import Pod, expanded, named, pods
 
 # Module that a container runs -> its settings.
 CLASSES = {"learner.gateway": GatewayConfig, "learner": LearnerConfig, "rollout": WorkerConfig}
-_FIELDS = {"metadata.name": "pod-0", "metadata.namespace": "leeway", "status.podIP": "192.0.2.1"}
+_FIELDS = {
+    "metadata.name": "pod-0",
+    "status.podIP": "192.0.2.1",
+    "metadata.labels['apps.kubernetes.io/pod-index']": "0",
+}
 Config = GatewayConfig | LearnerConfig | WorkerConfig
 Kind = TypeVar("Kind", GatewayConfig, LearnerConfig, WorkerConfig)
 
@@ -79,8 +83,17 @@ def environment(container: Object, objects: list[Object]) -> dict[str, str]:
             values[variable["name"]] = maps.get(reference["name"], {}).get("data", {}).get(reference["key"], "")
         elif "fieldRef" in source:
             path = source["fieldRef"]["fieldPath"]
-            values[variable["name"]] = "0" if "labels" in path else _FIELDS[path]
+            values[variable["name"]] = (_FIELDS | _of_run(objects))[path]
     return values
+
+
+def _of_run(objects: list[Object]) -> dict[str, str]:
+    """Returns the fields that all pods of a run have in common."""
+    found = pods(objects)
+    return {
+        "metadata.namespace": found[0].owner["metadata"]["namespace"],
+        "metadata.labels['leeway.dev/run']": found[0].labels.get("leeway.dev/run", ""),
+    }
 
 
 def _config(pod: Pod, container: Object, words: list[str], objects: list[Object]) -> Config | None:

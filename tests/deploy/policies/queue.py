@@ -13,6 +13,7 @@ from tests.deploy.policies.processes import mounted, of_kind, processes
 from tests.deploy.workloads import Pod, named, pods, quantity
 
 _NEEDED = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction", "aof-load-truncated": "yes"}
+_PASSES = 3  # the append-only file before a rewrite, at twice its size, and what the rewrite makes
 _UNITS = {"mb": 1 << 20, "gb": 1 << 30}
 
 
@@ -44,6 +45,17 @@ def _redis(pod: Pod, objects: list[Object], backlog: int) -> Iterator[str]:
     room = int(config["maxmemory"][:-2]) * _UNITS[config["maxmemory"][-2:]]
     if not backlog < room < quantity(server["resources"]["limits"]["memory"]):
         yield f"maxmemory = {room} is not between the backlog's {backlog} and the container's limit"
+    if config.get("auto-aof-rewrite-percentage") != "100":
+        yield f"auto-aof-rewrite-percentage is {config.get('auto-aof-rewrite-percentage')}, not 100: its file has no bound"
+    disk = min(
+        (
+            quantity(claim["spec"]["resources"]["requests"]["storage"])
+            for claim in pod.owner["spec"]["volumeClaimTemplates"]
+        ),
+        default=0,
+    )
+    if disk < _PASSES * room:
+        yield f"its volume has {disk} bytes; the append-only file may take {_PASSES} times maxmemory = {_PASSES * room}"
     if not pod.claims & {mount["name"] for mount in server["volumeMounts"] if mount["mountPath"] == config["dir"]}:
         yield f"its file in {config['dir']} is on no volume of its own"
     yield from _users(pod, objects)
@@ -61,10 +73,18 @@ def configuration(pod: Pod, server: Object, file: Path, objects: list[Object]) -
     return values
 
 
+def passwords(volume: Object) -> set[str]:
+    """Returns the users that a volume has passwords of, without those of a rotation."""
+    sources = [source["secret"] for source in volume["projected"]["sources"]]
+    return {item["path"] for secret in sources if not secret.get("optional") for item in secret["items"]}
+
+
 def _users(pod: Pod, objects: list[Object]) -> Iterator[str]:
     volumes = {volume["name"]: volume for volume in pod.spec["volumes"]}
     rules = named(objects, "ConfigMap")[volumes["users"]["configMap"]["name"]]["data"]
-    given = {item["path"] for item in volumes["passwords"]["secret"]["items"]}
+    given = passwords(volumes["passwords"])
+    if not any("optional" in source["secret"] for source in volumes["passwords"]["projected"]["sources"]):
+        yield "the passwords have no second one: it cannot be rotated without a restart"
     for user in sorted(set(rules) ^ given):
         yield f"user {user} has rules and no password, or a password and no rules"
     least = [KEY_PATTERN, "resetchannels", "-@all", *(f"+{command}" for command in COMMANDS)]

@@ -10,7 +10,7 @@ from tests.deploy.workloads import pods, quantity
 
 _BOUNDED = ("cpu", "memory", "ephemeral-storage")
 _GPU = "nvidia.com/gpu"
-_IMAGE = re.compile(r"[a-z0-9._/-]+(:(?P<tag>[A-Za-z0-9._-]+))?(@sha256:(?P<digest>[0-9a-f]{64}))?")
+_IMAGE = re.compile(r"([a-z0-9.-]+:\d+/)?[a-z0-9._/-]+(:(?P<tag>[A-Za-z0-9._-]+))?(@sha256:(?P<digest>[0-9a-f]{64}))?")
 
 
 def images(objects: list[Object]) -> list[str]:

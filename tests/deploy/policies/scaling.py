@@ -1,4 +1,4 @@
-"""Policy on selectors, disruption budgets, autoscalers and queues: they name pods and objects that exist."""
+"""Policy on selectors, disruption budgets and queues: they name pods and objects that exist."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ _LABELS = (
     *("app.kubernetes.io/name", "app.kubernetes.io/component", "app.kubernetes.io/part-of"),
     "leeway.dev/run",
 )
-_COMPONENTS = {"gateway", "learner", "rollout", "redis", "prepare"}
+_COMPONENTS = {"gateway", "learner", "rollout", "engine", "redis", "prepare"}
+_GPU = "nvidia.com/gpu"
 _QUEUE = "kueue.x-k8s.io/queue-name"
 
 
 def scaling(objects: list[Object]) -> list[str]:
-    """Checks labels, selectors, budgets (a node must be drainable) and targets of autoscalers."""
+    """Checks labels, selectors, and budgets (a node must be drainable)."""
     found = pods(objects)
     wrong = [f"{pod.where}: {problem}" for pod in found for problem in _pod(pod, objects)]
     for name, budget in named(objects, "PodDisruptionBudget").items():
@@ -25,14 +26,16 @@ def scaling(objects: list[Object]) -> list[str]:
             wrong.append(f"PodDisruptionBudget/{name}: selects no pod")
         if budget["spec"].get("maxUnavailable") == 0:
             wrong.append(f"PodDisruptionBudget/{name}: no node can ever be drained")
-    for name, scaler in named(objects, "HorizontalPodAutoscaler").items():
-        wrong += [f"HorizontalPodAutoscaler/{name}: {problem}" for problem in _scaler(scaler["spec"], objects)]
     queues = named(objects, "LocalQueue")
     for item in objects:
         queue = item["metadata"].get("labels", {}).get(_QUEUE)
         if queue is not None and queue not in queues:
             wrong.append(f"{item['kind']}/{item['metadata']['name']}: there is no LocalQueue {queue}")
-        if queues and item["kind"] in ("JobSet", "LeaderWorkerSet") and queue is None:
+        if (
+            queues
+            and queue is None
+            and any(_GPU in one["resources"]["limits"] for pod in pods([item]) for one in pod.containers())
+        ):
             wrong.append(f"{item['kind']}/{item['metadata']['name']}: is not queued, its pods may start one by one")
     return wrong
 
@@ -59,14 +62,3 @@ def _pod(pod: Pod, objects: list[Object]) -> Iterator[str]:
     for term in terms:
         if not any(selects(term["labelSelector"], other.labels) for other in pods(objects)):
             yield "must be beside pods that do not exist"
-
-
-def _scaler(spec: Object, objects: list[Object]) -> Iterator[str]:
-    reference = spec["scaleTargetRef"]
-    target = named(objects, reference["kind"]).get(reference["name"])
-    if target is None or target["apiVersion"] != reference["apiVersion"]:
-        yield f"its target {reference['kind']} {reference['name']} does not exist"
-    elif "replicas" in target["spec"]:
-        yield f"{reference['name']} has replicas of its own: an apply sets back what was scaled"
-    if spec.get("minReplicas", 1) < 2:
-        yield "may scale to a single pod"

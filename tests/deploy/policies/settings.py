@@ -23,7 +23,7 @@ def settings(objects: list[Object]) -> list[str]:
     found, wrong = processes(objects)
     for component, kind in _OF.items():
         for pod in pods(objects):
-            expected = pod.component == component and not pod.where.endswith("/worker")
+            expected = pod.component == component
             if expected and not any(process.pod.where == pod.where for process, _ in of_kind(found, kind)):
                 wrong.append(f"{pod.where}: no container runs a {component} with settings of its own")
     known = secrets(objects)
