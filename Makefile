@@ -56,7 +56,7 @@ JOBS ?= 2
 MINUTES ?= 60
 CUT ?= 60
 
-.PHONY: help agents demo test test-unit test-parallel check manifests protos chaos fuzz soak hosts nodes pods drill bench bench-intake bench-learner bench-cap bench-endpoint evidence gpu examples clean install
+.PHONY: help agents demo test test-unit test-parallel check manifests protos chaos fuzz soak hosts nodes pods slurm drill bench bench-intake bench-learner bench-cap bench-endpoint evidence gpu examples clean install
 
 help:
 	@echo "make demo     a language model learns to sort digits, through the whole production path (3 to 5 minutes)"
@@ -70,6 +70,7 @@ help:
 	@echo "make hosts    CUT=60 the demo on five hosts (network namespaces) over mTLS; a fleet's link is cut; root"
 	@echo "make nodes    a learner over two hosts by torchrun's rendezvous; one of them is killed; root"
 	@echo "make pods     what Kubernetes would run of deploy/kubernetes/overlays/dev, as local processes, probes included; root"
+	@echo "make slurm    deploy/slurm/leeway.sbatch from end to end without Slurm: time limit, checkpoint, requeue, the rest of the steps"
 	@echo "make drill    alerts fire in a real Prometheus against real processes"
 	@echo "make bench-intake  groups/s, CPU per group and ack latency against bare gRPC and bare Redis (about 4 minutes)"
 	@echo "make bench-learner  a step against transformers and against recomputing objectives, what is not the model, publication"
@@ -126,13 +127,16 @@ check: $(STAMP)
 	@echo "manifests";     $(BIN)/python -m tests.deploy.manifests
 	@if command -v buf >/dev/null; then echo "buf lint"; cd proto && buf lint; else echo "buf: not installed, skipped"; fi
 
+test: export LEEWAY_TEST_SKIPPED = $(CURDIR)/.pytest_cache/skipped
 test: check
+	@rm -f $(LEEWAY_TEST_SKIPPED)
 	@$(BIN)/pytest tests/unit $(TWO)
 	@$(BIN)/pytest tests/service $(TWO)
 	@$(BIN)/pytest tests/parallel
 	@$(BIN)/pytest tests/e2e
 	@$(BIN)/pytest tests/chaos
 	@$(BIN)/pytest tests/deploy $(TWO)
+	@test ! -s $(LEEWAY_TEST_SKIPPED) || { echo "skipped, with the number of tests:"; sort $(LEEWAY_TEST_SKIPPED) | uniq -c; }
 
 examples:
 	@cd examples/fleet-typescript && npm install --silent --no-audit --no-fund --no-package-lock && npx tsc
@@ -160,6 +164,9 @@ nodes: $(STAMP)
 
 pods: $(STAMP)
 	@$(BIN)/python -m tests.deploy.pods
+
+slurm: $(STAMP)
+	@$(BIN)/python -m tests.deploy.slurm
 
 drill: $(STAMP)
 	@$(BIN)/python -m tests.deploy.drill

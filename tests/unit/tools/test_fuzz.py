@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from learner.config import LimitsConfig
+from leeway.v1 import operator_pb2 as op
 from leeway.v1 import rollout_pb2 as pb
 from tests.fuzz.messages import LIMITS, FoundError, Target, run
 from tests.fuzz.mutations import VERSIONS, Corpus, broken, mangled, valid
@@ -42,6 +43,13 @@ def test_valid_and_broken_groups_mangled(seed: int, damages: list[int]):
     for damage in damages:
         message = mangled(random.Random(damage), message, other) or other
     Target().submit(message)
+
+
+@given(st.text(max_size=70), st.lists(st.text(max_size=20), max_size=3), st.text(max_size=70))
+@settings(max_examples=200, deadline=None)
+def test_any_identity_that_an_operator_may_add_is_one_that_gateways_know(name: str, words: list[str], digest: str):
+    request = op.AddIdentityRequest(name=name, roles=words[:1], sans=words[1:], token_sha256=digest)
+    Target().call(request.SerializeToString())
 
 
 def test_what_is_valid_is_accepted():

@@ -117,10 +117,13 @@ def test_a_run_ends_when_the_learner_has_done_its_steps(ended: dict[str, tuple[P
     settings = json.loads((run.config / "gateway.json").read_text())
     assert settings["limits"]["vocab_size"] == 16
     assert settings["queue"] == json.loads((run.config / "learner.json").read_text())["queue"]
-    token = run.secret("local")
-    assert token.stat().st_mode & 0o777 == 0o600
-    digest = hashlib.sha256(token.read_text().strip().encode()).hexdigest()
-    assert json.loads(run.identities.read_text()) == {"local": {"tokens": [digest], "roles": ["submit"]}}
+    known = {}
+    for name, role in (("local", "submit"), ("operator", "operate")):
+        token = run.secret(name)
+        assert token.stat().st_mode & 0o777 == 0o600
+        digest = hashlib.sha256(token.read_text().strip().encode()).hexdigest()
+        known[name] = {"tokens": [digest], "roles": [role]}
+    assert json.loads(run.identities.read_text()) == known
 
 
 def test_a_run_without_workers_makes_its_demonstrations_and_starts_all_the_rest(ended: dict[str, tuple[Path, dict]]):
