@@ -40,11 +40,14 @@ from learner.megatron.training.update_meter import count_weights
 from learner.megatron.training.weight_average import WeightAverage
 from learner.process.stop_signal import StopSignal
 from learner.process.watchdog import Watchdog
+from learner.publish.mirrors import MirrorOutcome
 from learner.publish.publisher import Publisher
 from learner.queue import GroupRef, LearnerQueue
+from learner.queue.learner_heartbeat import LearnerHeartbeat
 from learner.telemetry.activity import Activity, Waiting
 from learner.telemetry.metrics_writer import MetricsWriter
 from learner.telemetry.rank_metrics import RankMetrics
+from learner.telemetry.step_row import headline
 from learner.telemetry.tracing import LearnerTracing
 from learner.warmup import warm_up
 from leeway.v1 import rollout_pb2 as pb
@@ -81,6 +84,16 @@ class RankZeroCallbacks:
             "version not published; the one before it stays current", version=version, error=str(error)
         )
         self.metrics.event("publish_failed", version=version, error=str(error))
+
+    def mirrored(self, outcomes: Sequence[MirrorOutcome]) -> None:
+        """Records what became of a version in the mirrors; one that failed is tried again with the next version."""
+        for one in outcomes:
+            facts = {"mirror": one.mirror, "version": one.version, "seconds": one.seconds}
+            if one.error:
+                structlog.get_logger().error("mirror failed", stage=one.stage, error=one.error, **facts)
+                self.metrics.event("mirror_failed", stage=one.stage, error=one.error, **facts)
+            else:
+                self.metrics.event("mirrored", bytes=one.size, **facts)
 
     def coalesced(self, step: int, replaced: int) -> None:
         """Records that publication is slower than training: the weights after step ``replaced`` are never published."""
@@ -133,6 +146,11 @@ class RankZeroCallbacks:
             structlog.get_logger().error("a group is not finite: it is refused, and kept in quarantine", **facts)
             self.metrics.event("quarantined", **facts)
 
+    def configure(self, config: LearnerConfig) -> None:
+        """Puts changed settings to work: weights of fleets, and the number of steps that is shown."""
+        self.queue.weigh(config.weights)
+        self.metrics.planned(config.steps)
+
     def close(self) -> None:
         """Closes the queue's connection and the metrics files."""
         self.activity.close()
@@ -140,11 +158,13 @@ class RankZeroCallbacks:
         self.metrics.close()
 
 
-@dataclass(frozen=True)
+@dataclass
 class Run:
     """Everything a step needs, in the state the newest checkpoint left it.
 
     Attributes:
+        config: settings in force: the run file's, and what operators have changed (``configure``).
+        objective: as ``config`` says.
         rates: decides each step's learning rate, and raises alarms.
         average: of the weights, which is published in their place; None: they are published themselves.
         probe: measures how far the policy moves; None unless lr_control.mode is "drift".
@@ -216,11 +236,9 @@ class Run:
 
         def extra() -> dict[str, Any]:
             seen = {} if queue is None else {"witness": queue.guard.witness()}
-            return _checkpointed(publisher.version, objective, rates, behaviour.reference_version, model) | seen
+            return _checkpointed(publisher.version, run.objective, rates, behaviour.reference_version, model) | seen
 
         checkpointer = Checkpointer(config.checkpoint, takeover.checkpoints, state, lead, ranks.barrier, extra)
-        if takeover.resume is None:
-            checkpointer.save(step)
         watchdog = Watchdog(config.silence_s, rank_metrics.health.progress)
         preparation = Preparation(
             objective.weighting, layout, config.max_staleness, ranks.data_rank, pinned=ranks.device.type == "cuda"
@@ -232,6 +250,8 @@ class Run:
             prefetch=Prefetch(config, queue, ranks, stop.requested, watchdog.alive, preparation),
             rank_metrics=rank_metrics, tracing=tracing, stop=stop, lead=lead, step=step,
         )  # fmt: skip
+        if takeover.resume is None:
+            checkpointer.save(step)
         run.publish(step)
         rank_metrics.health.opened()
         if queue is not None:
@@ -239,6 +259,29 @@ class Run:
             queue.guard.on_halt(rank_metrics.health.halted)
             structlog.get_logger().info("learner opened", step=step, epoch=queue.epoch, version=publisher.version)
         return run
+
+    def configure(self, config: LearnerConfig) -> None:
+        """Puts changed settings to work between two steps; every rank is given the same ones.
+
+        Args:
+            config: what differs from the settings in force must be among learner.config.changeable; none of that changes how
+                groups are weighed, so that a batch which was prepared before stays right.
+        """
+        if config.objective != self.config.objective:
+            objective = objectives.get(config.objective)
+            objective.load_state_dict(self.objective.state_dict())
+            self.objective = objective
+        self.config = config
+        self.rates.configure(config)
+        self.trainer.configure(config.optimizer, config.lr_control.projects_above)
+        self.behaviour.configure(config, self.objective)
+        if self.probe is not None:
+            self.probe.configure(config.lr_control)
+        self.publisher.configure(config.publish)
+        self.checkpointer.configure(config.checkpoint)
+        self.prefetch.configure(config)
+        if self.lead is not None:
+            self.lead.configure(config)
 
     def after_update(
         self, step: int, batch: Batch | None, stats: StepStats | None, decision: LearningRateDecision
@@ -286,10 +329,16 @@ class Run:
         """
         return contextlib.nullcontext() if self.lead is None else self.lead.queue.waiting_at_most(_PATIENCE_S)
 
+    def report_progress(self, step: int) -> None:
+        """Reports to the gateways what has been committed since the last step. Does nothing but on rank 0."""
+        if self.lead is not None:
+            self.lead.queue.report(step, self.publisher.version, self.checkpointer.uncommitted)
+
     def report(self, row: dict[str, Any], taken: TakenBatch, stats: StepStats | None, alarms: list[Alarm]) -> None:
         """Reports the step to the gateways, and writes its metrics row and alarms. Does nothing but on rank 0."""
         if self.lead is not None:
-            self.lead.queue.report(row["step"], self.publisher.version, self.checkpointer.uncommitted)
+            uncommitted = self.checkpointer.uncommitted
+            self.lead.queue.report(row["step"], self.publisher.version, uncommitted, headline(row))
             self.lead.report(row | {"version": self.publisher.version}, taken, stats, alarms)
 
     def refuse(self, step: int, taken: TakenBatch, groups: Collection[int], fault: str) -> None:
@@ -338,7 +387,9 @@ class Run:
         self.rank_metrics.health.closing()
         self.prefetch.close()
         with self.waiting("checkpoint"):
-            if step % self.config.checkpoint.every or step == 0:
+            # A step that the run resumed from is in a checkpoint already.
+            known = step == self.step and step % self.config.checkpoint.every == 0 and step > 0
+            if self.checkpointer.saved_step != step and not known:
                 self.checkpointer.save(step)
             self.checkpointer.finish()
         with self.waiting("publication"):
@@ -368,7 +419,7 @@ def _lead(
     """Services that only rank 0 has; None on the other ranks, which have no queue and no metrics files."""
     if queue is None or metrics is None:
         return None
-    activity = Activity(metrics.event, queue.away_s).start()
+    activity = Activity(metrics.event, queue.away_s, heartbeat=LearnerHeartbeat(config.queue)).start()
     return RankZeroCallbacks(queue, metrics, behaviour, tracing, activity, config.expiry_bound, config.publish.best)
 
 

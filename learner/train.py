@@ -12,6 +12,8 @@ from learner.batch.culprits import culprits
 from learner.batch.packing import without_groups
 from learner.batch.statistics import GroupStatistics, group_statistics
 from learner.batch.types import Batch
+from learner.changes.application import Changes
+from learner.changes.start import Start
 from learner.config import LearnerConfig
 from learner.control.controller import LearningRateController, LearningRateDecision
 from learner.intake.batch_source import TakenBatch
@@ -42,7 +44,7 @@ class _Outcome:
 
 
 def train(config: LearnerConfig, ranks: Ranks, rank_metrics: RankMetrics) -> bool:
-    """Trains from the newest checkpoint (or the initial model) to ``config.steps``. Collective.
+    """Trains from the newest checkpoint (or the initial model) to the run's last step. Collective.
 
     A stop signal ends it after the current step, with a checkpoint.
 
@@ -54,14 +56,19 @@ def train(config: LearnerConfig, ranks: Ranks, rank_metrics: RankMetrics) -> boo
         IntakeError: no batch came within take_timeout_s, if that is set.
         FencedError: a newer learner has taken over this run (rank 0).
     """
-    run = Run.open(config, ranks, rank_metrics)
+    start = Start.read(config, ranks)
+    run = Run.open(start.config, ranks, rank_metrics)
     if run is None:
         return True
-    step = run.step
-    while step < config.steps:
+    step, changes = run.step, Changes(run, start)
+    changes.begin(step)
+    while step < run.config.steps and not (changes.rolls_back or changes.stops):
         started = time.monotonic()
         with run.waiting("groups"):
             prepared = run.prefetch.take(step)
+        if prepared == "look":
+            changes.apply(step)
+            continue
         if prepared is None:
             break
         waited = time.monotonic()
@@ -76,10 +83,10 @@ def train(config: LearnerConfig, ranks: Ranks, rank_metrics: RankMetrics) -> boo
         trained = time.monotonic()
         step += 1
         run.tracing.trained(step, taken, trained - waited)
-        beta, objective = config.optimizer.betas[0], config.objective.name
+        beta, objective = run.config.optimizer.betas[0], run.config.objective.name
         row = step_row(StepRecord(step, taken, made.groups, made.batch, stats, decision, beta, objective))
         alarms = run.rates.observe(row)
-        if step % config.publish.every == 0 or step == config.steps:
+        if step % run.config.publish.every == 0 or step == run.config.steps:
             run.publish(step)
         with run.waiting("checkpoint"), run.short_waits():
             run.checkpointer.after_step(step, taken.refs)
@@ -90,8 +97,15 @@ def train(config: LearnerConfig, ranks: Ranks, rank_metrics: RankMetrics) -> boo
         if run.rolls_back(step, alarms):
             run.abandon()
             return False
+    finished = step >= run.config.steps
+    changes.close(finished)
+    if changes.rolls_back:
+        run.abandon()
+        return False
+    if finished and run.publisher.published_step != step:  # an operator has ended it
+        run.publish(step)
     run.close(step)
-    return step >= config.steps or run.stop.requested()
+    return finished or run.stop.requested()
 
 
 def _settled_rate(rates: LearningRateController, decision: LearningRateDecision, stats: StepStats) -> float:

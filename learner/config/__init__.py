@@ -23,6 +23,7 @@ from learner.config.learner import (
     PublishConfig,
     WarmupConfig,
 )
+from learner.config.mirror import MirrorConfig
 from learner.config.objective import ObjectiveConfig
 from learner.config.queue import QueueConfig, RedisTlsConfig
 
@@ -37,6 +38,7 @@ __all__ = [
     "LearnerConfig",
     "LimitsConfig",
     "LrControlConfig",
+    "MirrorConfig",
     "ObjectiveConfig",
     "OptimizerConfig",
     "ParallelConfig",

@@ -216,6 +216,11 @@ class GatewayConfig(Settings):
     quarantine_groups: int = Field(
         default=100, ge=0, description="most rejected groups kept for inspection (`leeway quarantine`)"
     )
+    best: str | None = Field(
+        default=None,
+        description="the metric by which operators are told which version is the best, name:sampling:metric, such as "
+        "sort:greedy:mean@1; a run file with [eval] sets it (eval.best). Unset: none",
+    )
     status: StatusConfig = StatusConfig()
     traces: TraceConfig = TraceConfig()
 

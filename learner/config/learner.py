@@ -11,6 +11,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from learner.config.behaviour import BehaviourConfig
 from learner.config.control import AlarmConfig, DiagnosticsConfig, LrControlConfig
 from learner.config.lateness import check_expire_after, expiry_bound
+from learner.config.mirror import LOCAL, MirrorConfig
 from learner.config.objective import ObjectiveConfig
 from learner.config.presets import fill_learner
 from learner.config.queue import QueueConfig
@@ -103,25 +104,11 @@ class CheckpointConfig(Settings):
 class PublishConfig(Settings):
     """Publication of versions: where, how often, in what form, and how many are kept."""
 
-    dir: Path = Field(
-        description="directory of the versions, shared by all ranks; with url, what the copy is made from"
-    )
-    url: str | None = Field(
-        default=None,
-        description="s3://..., gs://..., file:///... (fsspec): versions are copied there from dir, and announced there",
-    )
-    url_options: dict[str, Any] = Field(
-        default={}, description="options of the fsspec client: endpoint, credentials, timeouts"
-    )
-    mirror: str = Field(
-        default="mirror",
-        pattern=r"^[a-z0-9][a-z0-9-]{0,62}$",
-        description="name of the copy at url, under which fleets are told of it; not local, the learner's own disk",
-    )
-    transfer_timeout_s: float = Field(
-        default=1800.0,
-        gt=0,
-        description="limit of the transfer of one rank's file to url; tried three times, then the version is given up",
+    dir: Path = Field(description="directory of the versions, shared by all ranks; what mirrors are copied from")
+    mirror: tuple[MirrorConfig, ...] = Field(
+        default=(),
+        description="copies of the versions, such as one a region (a table [[learner.publish.mirror]] each), for fleets "
+        "without the learner's disk",
     )
     every: int = Field(
         default=1,
@@ -157,13 +144,15 @@ class PublishConfig(Settings):
         """Data type of published weights: ``dtype``, which a learner's settings have filled in."""
         return self.dtype or "float32"
 
-    @model_validator(mode="after")
-    def _mirror_is_not_local(self) -> PublishConfig:
-        if self.mirror == "local":
-            raise ValueError(
-                'mirror = "local" is the name of the learner\'s own disk: give the copy at url another one'
-            )
-        return self
+    @field_validator("mirror")
+    @classmethod
+    def _have_names(cls, mirrors: tuple[MirrorConfig, ...]) -> tuple[MirrorConfig, ...]:
+        names = [mirror.name for mirror in mirrors]
+        if LOCAL in names:
+            raise ValueError(f"name = {LOCAL!r} is the name of the learner's own disk: give the mirror another one")
+        if len(names) != len(set(names)):
+            raise ValueError(f"names {', '.join(names)}: each mirror needs a name of its own")
+        return mirrors
 
 
 def check_hold_staleness(hold_staleness: int, max_staleness: int, section: str = "") -> None:

@@ -64,6 +64,10 @@ class Alarms:
         self._non_finite_flags: deque[bool] = deque(maxlen=config.window)
         self._active: dict[str, int] = {}  # rule -> steps since its condition last held
 
+    def configure(self, config: AlarmConfig) -> None:
+        """Takes other actions and limits, and keeps what the rules have seen; the window must stay what it is."""
+        self._config = config
+
     def observe(self, row: Row) -> list[Alarm]:
         """Records a step's row and returns the alarms that it raises."""
         self._non_finite_flags.append(not row.get("finite", True))

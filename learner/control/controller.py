@@ -70,6 +70,13 @@ class LearningRateController:
         self._rollbacks = 0
         self._steps_without_alarm = 0  # steps in a row, up to the last one, in which no alarm was active
 
+    def configure(self, config: LearnerConfig) -> None:
+        """Takes other settings between two steps, and keeps what was measured; the modes must stay what they are."""
+        self._config = config
+        self._staleness_bound.configure(config.lr_control, config.steps)
+        self._governor.configure(config.lr_control)
+        self._alarms.configure(config.alarms)
+
     def expect(self, weights: int) -> None:
         """Prepares the staleness bound for a run's first step; ``weights``: number of trained weights.
 
@@ -156,6 +163,10 @@ class LearningRateController:
     def next_rollback(self) -> tuple[int, float]:
         """Number of the next rollback, and the factor on the scheduled rate after it."""
         return self._rollbacks + 1, self._factor * self._config.alarms.hold_factor
+
+    def rollback_by_operator(self) -> tuple[int, float]:
+        """Number of a rollback that an operator asks for, and the factor on the scheduled rate after it: the present one."""
+        return self._rollbacks + 1, self._factor
 
     def resume_after_rollback(self, number: int, factor: float) -> None:
         """Adapts the state of the healthy checkpoint that rollback ``number`` returned to; ``factor``: on the rate."""

@@ -67,6 +67,10 @@ class DriftGovernor:
         self._scale: float | None = None
         self._uncertain = False  # the last measurement was not finite: the rate may not rise until one is
 
+    def configure(self, config: LrControlConfig) -> None:
+        """Takes other settings, and keeps what was measured."""
+        self._config = config
+
     def decide(self, scheduled: float, lag: float) -> DriftDecision:
         """Decides a step's rate.
 

@@ -53,6 +53,12 @@ class StalenessBound:
         self._growth = PeakHoldAverage(config.smoothing)
         self._staleness = PeakHoldAverage(config.smoothing)
 
+    def configure(self, config: LrControlConfig, steps: int) -> None:
+        """Takes other settings, and keeps what was measured."""
+        self._config, self._horizon = config, config.horizon or steps
+        for average in (self._growth, self._staleness):
+            average.decay = config.smoothing
+
     @property
     def growth(self) -> float | None:
         """Estimate of G_upd, the update norm per unit learning rate; None before the first update."""
@@ -98,14 +104,15 @@ class PeakHoldAverage:
     """An average that rises at once and falls slowly: max(x, decay * previous + (1 - decay) * x).
 
     Attributes:
+        decay: the decay per value, 0 to below 1.
         value: the average; None before the first value.
     """
 
     def __init__(self, decay: float) -> None:
-        self._decay = decay
+        self.decay = decay
         self.value: float | None = None
 
     def add(self, value: float) -> None:
         """Takes in one value."""
         previous = value if self.value is None else self.value
-        self.value = max(value, self._decay * previous + (1 - self._decay) * value)
+        self.value = max(value, self.decay * previous + (1 - self.decay) * value)

@@ -24,6 +24,10 @@ class IntakeError(LeewayError):
     """No full batch of groups came within take_timeout_s."""
 
 
+class InterruptedTake(Exception):
+    """The wait for groups was interrupted, because operators' changes wait; the next take goes on with it."""
+
+
 class Command(enum.IntEnum):
     """Instruction in the first byte of each of rank 0's broadcasts."""
 
@@ -31,6 +35,7 @@ class Command(enum.IntEnum):
     TRAIN = 1
     STOP = 2
     FAIL = 3
+    LOOK = 4
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,10 @@ class BatchSource:
         stopping: asked on rank 0 before every wait; True ends the run cleanly.
         report_progress: called on every rank at least every few seconds while it waits, since waiting for groups is no hang.
         pause: sleeps a moment before the queue is asked again.
+
+    Attributes:
+        looking: asked on rank 0 before every wait; True interrupts the take, and the groups so far stay collected.
+        paused: while it is true nothing is taken from the queue, and the time does not count as waiting.
     """
 
     def __init__(
@@ -91,6 +100,8 @@ class BatchSource:
         report_progress: Callable[[], None] = lambda: None,
         pause: Callable[[], None] = lambda: time.sleep(_POLL_S),
     ) -> None:
+        self.looking: Callable[[], bool] = lambda: False
+        self.paused = False
         self._config = config
         self._collector = collector
         self._broadcast = broadcast
@@ -106,6 +117,7 @@ class BatchSource:
             The batch; None if the run is to stop.
 
         Raises:
+            InterruptedTake: on every rank, when ``looking`` says so.
             IntakeError: on every rank, when no full batch came within take_timeout_s, if that is set.
         """
         waits = WaitLog(self._config.groups_per_step)
@@ -119,6 +131,8 @@ class BatchSource:
                 return self._unpack(received)
             if command is Command.STOP:
                 return None
+            if command is Command.LOOK:
+                raise InterruptedTake
             if command is Command.FAIL:
                 raise IntakeError(
                     f"no batch of {self._config.groups_per_step} groups came in {self._config.take_timeout_s:g} s "
@@ -131,6 +145,14 @@ class BatchSource:
         while True:
             if self._stopping():
                 return bytes([Command.STOP])
+            if self.looking():
+                return bytes([Command.LOOK])
+            if self.paused:
+                waits.begin_again()
+                if time.monotonic() > heartbeat:
+                    return bytes([Command.WAIT])
+                self._pause()
+                continue
             before = len(collector)
             ending = collector.collect(step)
             limit = self._config.take_timeout_s

@@ -31,6 +31,11 @@ class WaitLog:
         """How long the wait has lasted."""
         return self._clock() - self._began
 
+    def begin_again(self) -> None:
+        """Counts from now: what was waited for until now were no groups."""
+        self._began, self._since = self._clock(), datetime.now(UTC)
+        self._next = self._began + _FIRST_S
+
     def waiting(self, step: int, have: int) -> None:
         """Logs a line if it is time for one.
 

@@ -141,7 +141,9 @@ class HaltedQueue:
             count: Any = self._session.with_retry(
                 lambda fleet=fleet: self._session.client.hget(self._keys.ledger(fleet), "accepted")
             )
-            known = int(count or 0) + aged.get(fleet, 0)
+            # In data that was begun anew, what was accepted before the halt was noticed is not among what is missing.
+            new = 0 if halt.reason == "older" else halt.found.accepted.get(fleet, 0)
+            known = int(count or 0) + aged.get(fleet, 0) - new
             if before > known:
                 missing[fleet] = before - known
         return missing

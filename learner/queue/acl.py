@@ -16,6 +16,8 @@ COMMANDS = (
     *("ping", "select", "info", "time"),
     # scripts
     *("eval", "evalsha", "script|load"),
+    # several commands at once, all or none; each of them needs its own permission
+    *("multi", "exec", "discard"),
     # strings and keys
     *("get", "set", "del", "exists", "persist", "incr", "strlen", "expire", "mget"),
     # sets and hashes
@@ -28,12 +30,16 @@ COMMANDS = (
     # streams
     *("xack", "xadd", "xautoclaim", "xdel", "xgroup", "xinfo", "xlen", "xpending", "xrange", "xread", "xreadgroup"),
     *("xrevrange", "xtrim"),
-    # recounts
-    *("hscan", "scan", "ttl", "zrange"),
+    # recounts and backups
+    *("hscan", "scan", "ttl", "type", "zrange"),
 )
 
 
-def rule(user: str, password: str) -> list[str]:
-    """Returns the arguments of ``ACL SETUSER`` that create ``user``, or reset it, with exactly these permissions."""
+def rule(user: str, *passwords: str) -> list[str]:
+    """Returns the arguments of ``ACL SETUSER`` that create ``user``, or reset it, with exactly these permissions.
+
+    Several passwords are valid at the same time, as while one is being rotated.
+    """
     permissions = [f"+{command}" for command in COMMANDS]
-    return [user, "reset", "on", f">{password}", KEY_PATTERN, "resetchannels", "-@all", *permissions]
+    given = [f">{password}" for password in passwords]
+    return [user, "reset", "on", *given, KEY_PATTERN, "resetchannels", "-@all", *permissions]

@@ -20,9 +20,11 @@ from redis.retry import Retry
 
 from learner.config import QueueConfig
 from learner.queue.address import Address, without_password
-from learner.queue.errors import FencedError, MemoryFullError, QueueError, UnavailableError
+from learner.queue.errors import FencedError, MemoryFullError, QueueError, RefusedCredentialsError, UnavailableError
 
 _READ_BYTES = 256 << 10  # payloads are megabytes long
+# In a script Redis 7.0 says it in other words than 6 and 7.2.
+_DENIED = ("NOPERM", "no permissions", "can't run this command")
 _TRANSIENT = ("MISCONF", "LOADING", "MASTERDOWN", "NOREPLICAS", "READONLY", "TRYAGAIN", "CLUSTERDOWN")
 
 
@@ -107,8 +109,8 @@ def translate(error: redis.RedisError) -> QueueError:
     if isinstance(error, OutOfMemoryError) or "OOM command not allowed" in text:
         return MemoryFullError(f"Redis is full (raise maxmemory, or wait for the learner): {text}")
     if isinstance(error, redis.AuthenticationError):
-        return QueueError(f"Redis refuses the credentials of queue.url or queue.password_file: {text}")
-    if isinstance(error, NoPermissionError) or "NOPERM" in text or "no permissions" in text:
+        return RefusedCredentialsError(f"Redis refuses the credentials of queue.url or queue.password_file: {text}")
+    if isinstance(error, NoPermissionError) or any(words in text for words in _DENIED):
         return QueueError(f"Redis denies this user a command that learner/queue/acl.py lists: {text}")
     transient = redis.ConnectionError | redis.TimeoutError | ReadOnlyError
     if isinstance(error, transient) or any(word in text for word in _TRANSIENT):

@@ -23,7 +23,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import BusyLoadingError
 from redis.retry import Retry
 
-from learner.queue.errors import QueueError
+from learner.queue.errors import NeverStartedError, QueueError
 from runtime.children import Child, stop_all
 
 Fsync = Literal["always", "everysec"]
@@ -77,7 +77,8 @@ class EmbeddedRedis:
                     f"{directory} is already served by a running redis server on port {port}: stop it first"
                 )
             port, password = _identity(directory)
-            _write_private(directory / "redis.conf", _configuration(directory, port, password, aof, maxmemory))
+            configuration = server_configuration(directory, ("127.0.0.1", port), password, aof, maxmemory)
+            write_private(directory / "redis.conf", configuration)
             command = [str(binary or bundled_server()), str(directory / "redis.conf")]
             child = Child("redis", command, directory / "redis.log")
             try:
@@ -108,7 +109,7 @@ class EmbeddedRedis:
             yield url
             return
         if not (directory / "redis.json").is_file():
-            raise QueueError(f"{directory}: no embedded Redis has ever run here")
+            raise NeverStartedError(f"{directory}: no embedded Redis has ever run here")
         server = cls.start(directory)
         try:
             yield server.url
@@ -144,11 +145,19 @@ def bundled_server() -> Path:
     return binary
 
 
-def _configuration(directory: Path, port: int, password: str, aof: Fsync, maxmemory: int) -> str:
-    """Text of redis.conf: every setting that matters is explicit. In a file, the password is in nobody's process list."""
+def server_configuration(directory: Path, address: tuple[str, int], password: str, aof: Fsync, maxmemory: int) -> str:
+    """Text of redis.conf: every setting that matters is explicit. In a file, the password is in nobody's process list.
+
+    Args:
+        directory: where the append-only file is kept.
+        address: host and port to listen on.
+        password: what clients have to give.
+        aof: when the append-only file is forced to disk.
+        maxmemory: bytes above which appends are refused; 0: no limit.
+    """
     settings = {
-        "bind": "127.0.0.1",
-        "port": port,
+        "bind": address[0],
+        "port": address[1],
         "requirepass": password,
         "dir": f'"{directory}"',
         "daemonize": "no",
@@ -182,7 +191,7 @@ def _identity(directory: Path) -> tuple[int, str]:
         except OSError:
             probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    _write_private(directory / "redis.json", json.dumps({"port": port, "password": password}))
+    write_private(directory / "redis.json", json.dumps({"port": port, "password": password}))
     return port, password
 
 
@@ -197,7 +206,8 @@ def _read_identity(directory: Path) -> tuple[int, str] | None:
         raise QueueError(f"{path}: damaged ({error}); remove it to draw a new port and password") from error
 
 
-def _write_private(path: Path, text: str) -> None:
+def write_private(path: Path, text: str) -> None:
+    """Writes a file that only this user can read, whole or not at all."""
     temporary = path.with_suffix(".tmp")
     temporary.unlink(missing_ok=True)
     with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:

@@ -17,12 +17,20 @@ class StillAwayError(UnavailableError):
     """Redis does not answer yet, and its outage has not reached its limit: the caller does something else and tries again."""
 
 
+class NeverStartedError(QueueError):
+    """No embedded Redis has ever run in a run's directory: there is no queue yet."""
+
+
 class MemoryFullError(UnavailableError):
     """Redis has reached its maxmemory and takes no more data."""
 
 
 class HaltedError(StillAwayError):
     """The data in Redis is not the run's newest: nothing is accepted or committed until an operator has decided."""
+
+
+class RefusedCredentialsError(QueueError):
+    """Redis does not accept user and password, or the password file cannot be read."""
 
 
 class FencedError(QueueError):

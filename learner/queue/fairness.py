@@ -22,10 +22,15 @@ class DeficitRoundRobin:
     """
 
     def __init__(self, weights: Mapping[str, float] | None = None) -> None:
-        self._weights = dict(weights or {})
-        if bad := {fleet: weight for fleet, weight in self._weights.items() if not weight > 0}:
-            raise ValueError(f"fleet weights must be > 0: {bad}")
+        self._weights: dict[str, float] = {}
         self._credit: dict[str, float] = {}  # in the order of turns: the fleet served last is last
+        self.weigh(weights or {})
+
+    def weigh(self, weights: Mapping[str, float]) -> None:
+        """Sets other weights; fleets keep the credit that they have. Raises ValueError: a weight is not positive."""
+        if bad := {fleet: weight for fleet, weight in weights.items() if not weight > 0}:
+            raise ValueError(f"fleet weights must be > 0: {bad}")
+        self._weights = dict(weights)
 
     def choose(self, queues: Mapping[str, Sequence[int]], groups: int) -> list[str]:
         """Chooses the fleets to take the next groups from, in order; one element per group.

@@ -13,9 +13,11 @@ from google.protobuf import json_format
 from redis.exceptions import NoScriptError
 
 from learner.config import QueueConfig
+from learner.queue.change_journal import InForce, parse_in_force
 from learner.queue.connect import connect_async, translate, translated
-from learner.queue.errors import HaltedError, MemoryFullError, QueueError
+from learner.queue.errors import HaltedError, MemoryFullError, QueueError, UnavailableError
 from learner.queue.evaluation_registry import EvaluationRegistry
+from learner.queue.identity_registry import AddedIdentities
 from learner.queue.keys import Keys
 from learner.queue.leases import Leases, member
 from learner.queue.ledger import decode, ledger_keys
@@ -23,7 +25,7 @@ from learner.queue.rates import Rates
 from learner.queue.resp_pipeline import Command, execute
 from learner.queue.scripts import Script, script
 from learner.queue.version_registry import Timeline
-from learner.queue.witness import Watch, Witness
+from learner.queue.witness import Halt, Watch, Witness
 from leeway.v1 import rollout_pb2
 
 _PAYLOAD_TTL_S = 3600  # a payload whose append never came must not stay forever
@@ -80,11 +82,13 @@ class Backlog:
 
 @dataclass(frozen=True)
 class Memory:
-    """Memory of the Redis server."""
+    """Memory of the Redis server, and its append-only file."""
 
     used: int  # bytes
     most: int  # its maxmemory, bytes; 0: no limit
     evicts: bool  # whether it deletes keys when it is full
+    file: int | None = None  # bytes of the append-only file; None without one
+    rewritten: bool = True  # whether the file's last rewrite succeeded
 
 
 @dataclass(frozen=True)
@@ -138,6 +142,52 @@ class GatewayQueue:
         """
         self._watch.seen(await self._call("witness", *self._watch.call()))
 
+    @property
+    def halt(self) -> Halt | None:
+        """Why the queue stood still at the last look; None if it did not."""
+        return self._watch.halt
+
+    async def identities(self, known: str | None) -> AddedIdentities | None:
+        """Reads the identities that operators have added; None if they are what they were at the revision ``known``.
+
+        Raises:
+            HaltedError: the data is older or other data: whoever was revoked since might be in it.
+        """
+        keys, witness = self._keys, self._watch.known
+        replies = await self._pipeline(
+            [("GET", keys.nonce), ("HGET", keys.clock, "now"), ("EXISTS", keys.halted), ("GET", keys.identity_revision)]
+        )
+        for reply in replies:
+            if isinstance(reply, QueueError):
+                raise reply
+        nonce, clock, halted, revision = replies
+        if witness is None:
+            raise UnavailableError("this gateway has not seen the run's data yet")
+        if nonce != witness.nonce.encode() or int(clock or 0) < witness.floor or halted:
+            raise HaltedError("the queue is halted, or its data is not the run's newest; see `leeway queue status RUN`")
+        if (revision or b"").decode() == known:
+            return None
+        # The revision was read first: what was changed since is read again at the next look.
+        return AddedIdentities.parse(revision, await self._read_hash(keys.identities))
+
+    async def in_force(self) -> InForce:
+        """Reads what operators have changed and what is in force.
+
+        Raises:
+            HaltedError: the queue stands still, because its data may not be the run's newest.
+        """
+        keys = self._keys
+        settings = [("HGETALL", keys.settings), ("SMEMBERS", keys.drained), ("SMEMBERS", keys.pinned)]
+        replies = await self._pipeline([*settings, ("HGET", keys.change_state, "paused"), ("EXISTS", keys.halted)])
+        for reply in replies:
+            if isinstance(reply, QueueError):
+                raise reply
+        *found, halted = replies
+        if halted:
+            raise HaltedError("the data in Redis may not be the run's newest")
+        pairs = iter(found[0])
+        return parse_in_force(dict(zip(pairs, pairs, strict=True)), *found[1:])
+
     async def flush(
         self, groups: Sequence[Append], counts: Mapping[str, Mapping[str, int]], quarantined: Sequence[str]
     ) -> Flushed:
@@ -190,10 +240,17 @@ class GatewayQueue:
         return _backlog(reply) or {}
 
     async def memory(self) -> Memory:
-        """Reads how full Redis is."""
+        """Reads how full Redis is, and how large its append-only file."""
         with translated():
             info: Any = await self._redis.info("memory")
-        return Memory(info["used_memory"], info["maxmemory"], info["maxmemory_policy"] != "noeviction")
+            persistence: Any = await self._redis.info("persistence")
+        return Memory(
+            info["used_memory"],
+            info["maxmemory"],
+            info["maxmemory_policy"] != "noeviction",
+            persistence.get("aof_current_size"),
+            persistence.get("aof_last_bgrewrite_status", "ok") == "ok",
+        )
 
     async def policies(self, after: str, wait_s: float = 0.0) -> list[tuple[str, rollout_pb2.Policy]]:
         """Reads the versions published after a position in their stream.

@@ -73,6 +73,10 @@ class GroupsInFlight:
         """Makes later takes expire groups with tokens of a version for which ``usable(version)`` is false."""
         self._usable = usable
 
+    def weigh(self, weights: Mapping[str, float]) -> None:
+        """Sets other relative shares of the learner: fleet -> weight, > 0; 1 for fleets not named."""
+        self._fairness.weigh(weights)
+
     def recover(self) -> None:
         """Finds the groups that a dead learner had in flight; they are the first that ``take`` returns."""
         self._session.with_retry(self._reader.recover)

@@ -23,6 +23,9 @@ class Keys:
         self.fleets = prefix + "fleets"
         self.epoch = prefix + "epoch"
         self.progress = prefix + "progress"
+        self.activity = prefix + "activity"  # what the learner does now; it expires when the learner says nothing
+        self.identities = prefix + "identities"  # hash: name of an identity that an operator has added -> it, as JSON
+        self.identity_revision = prefix + "identity_revision"  # differs whenever ``identities`` was changed
         self.versions = prefix + "versions"
         self.timelines = prefix + "timelines"
         self.quarantine = prefix + "quarantine"
@@ -31,6 +34,13 @@ class Keys:
         self.evaluation_newest = prefix + "evaluation_newest"  # hash: "name:sampling" -> version and evaluation
         self.evaluation_best = prefix + "evaluation_best"  # hash: "name:sampling:metric" -> best version and its value
         self.evaluating = prefix + "evaluating"  # hash: "fleet/worker" -> "version:unix_ms" of what is being evaluated
+        self.changes = prefix + "changes"  # hash: number -> the change that an operator requested, without its number
+        self.change_requests = prefix + "change_requests"  # sorted set: request ids by their change's number
+        self.change_pending = prefix + "change_pending"  # sorted set: numbers of the changes that wait for the learner
+        self.change_state = prefix + "change_state"  # hash: number (of the last change), revision, paused
+        self.settings = prefix + "settings"  # hash: name -> JSON value of a setting that an operator has changed
+        self.drained = prefix + "drained"  # set: fleets that are granted no groups
+        self.pinned = prefix + "pinned"  # set: versions that operators keep
         self.leases = prefix + "leases"
         self.lease_remaining = prefix + "lease_remaining"
         self.lease_terms = prefix + "lease_terms"  # lease -> when it was granted, and whether it was renewed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 import time
 from collections import Counter, deque
@@ -28,6 +29,7 @@ from runtime.response_spans import spans_of
 _REPUBLISHED = 64  # versions; more than are published in the seconds of writes that Redis may lose
 _PINNED = 4  # versions of one fleet: what its workers run while they load the newest one after the other
 _FORGET_S = 60.0  # how often ids are forgotten
+_LOOK_S = 1.0  # how often a learner that makes no steps looks for operators' changes
 
 
 class LearnerQueue:
@@ -71,10 +73,12 @@ class LearnerQueue:
         self._published: deque[list[Any]] = deque(maxlen=_REPUBLISHED)  # arguments of the last calls of publish.lua
         self._refused = RefusedGroups(session, self._keys, self._groups.finish)
         self._progress: tuple[int, int] | None = None  # step and version, as reported last
+        self._numbers = ""  # of the step that was reported last, as JSON
         self._uncommitted = 0  # groups that steps were made with and that are not committed
         self._free: frozenset[GroupRef] = frozenset()  # in flight, and nothing of them is trained
         # Held while what occupies no capacity changes or is told: the thread that takes tells it too.
         self._occupying = threading.Lock()
+        self._changes_wait, self._next_look = False, 0.0
         self._id_memory_ms, self._next_forget = 1000 * config.id_memory_s, 0.0
         session.on_restart(self._repeat_after_restart)
 
@@ -201,6 +205,31 @@ class LearnerQueue:
         """Makes later takes expire groups with tokens of a version for which ``usable(version)`` is false."""
         self._groups.require(usable)
 
+    def weigh(self, weights: Mapping[str, float]) -> None:
+        """Sets other relative shares of the learner: fleet -> weight, > 0; 1 for fleets not named."""
+        self._groups.weigh(weights)
+
+    @property
+    def changes_wait(self) -> bool:
+        """Whether operators' changes waited for the learner when it last looked, and ``changes_seen`` was not called since.
+
+        Every report looks, and costs nothing more for it.
+        """
+        return self._changes_wait
+
+    def look_for_changes(self) -> None:
+        """Looks once a second at most whether changes wait, for a learner that makes no steps and so reports nothing."""
+        if time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + _LOOK_S
+        with contextlib.suppress(StillAwayError), self.waiting_at_most(0.0):
+            found: Any = self._session.with_retry(lambda: self._session.client.exists(self._keys.change_pending))
+            self._changes_wait = bool(found)
+
+    def changes_seen(self) -> None:
+        """Records that the changes that waited have been read."""
+        self._changes_wait = False
+
     @property
     def unusable(self) -> int:
         """Groups expired since the start because one of their versions was not usable (see ``require``)."""
@@ -261,18 +290,21 @@ class LearnerQueue:
         arguments = [self._keys.ledger_prefix, int(record), *flat]
         return self._change("give_up", [self._keys.fleets], arguments)
 
-    def report(self, step: int, version: int, uncommitted: int) -> None:
-        """Records the learner's progress, which gateways grant leases by.
+    def report(self, step: int, version: int, uncommitted: int, numbers: Mapping[str, float] | None = None) -> None:
+        """Records the learner's progress, which gateways grant leases by, and show to operators.
 
         Args:
             step: optimizer steps done.
             version: the newest published version.
             uncommitted: groups that an optimizer step was made with and that are not committed yet.
+            numbers: a few numbers of the step, by their names in learner.jsonl; None: no step was made since the last report.
         """
         with contextlib.suppress(StillAwayError):  # it is repeated when the queue goes on
             with self._occupying:
+                self._numbers = self._numbers if numbers is None else json.dumps(dict(numbers))
                 self._progress, self._uncommitted = (step, version), uncommitted
-                self._change("report", [self._keys.progress, self._keys.stepped], self._progress_now(step, version))
+                names = [self._keys.progress, self._keys.stepped, self._keys.change_pending]
+                self._changes_wait = bool(self._change("report", names, self._progress_now(step, version)))
             self._forget()
 
     def consumes(self, groups: int) -> None:
@@ -293,7 +325,7 @@ class LearnerQueue:
 
     def _progress_now(self, step: int, version: int) -> list[Any]:
         """Arguments of report.lua."""
-        return [step, version, self._uncommitted, self.consumed, *self._not_occupying()]
+        return [step, version, self._uncommitted, self.consumed, self._numbers, *self._not_occupying()]
 
     def _not_occupying(self) -> list[Any]:
         """Names of fleets, each with how many of its groups are in flight and occupy no capacity."""
@@ -387,7 +419,7 @@ class LearnerQueue:
         self._groups.repeat()
         # Last: it says what is not committed now, whether Redis has lost the commits before or not.
         if self._progress is not None:
-            names = [self._keys.epoch, self._keys.progress, self._keys.stepped]
+            names = [self._keys.epoch, self._keys.progress, self._keys.stepped, self._keys.change_pending]
             self._session.execute_once("report", [(names, [self.epoch, *self._progress_now(*self._progress)])])
 
     def _republish(self) -> None:

@@ -7,6 +7,8 @@ leases) is read twice, and only a discrepancy found both times is reported.
 from __future__ import annotations
 
 import contextlib
+import math
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +19,7 @@ import redis
 from learner.config import QueueConfig
 from learner.queue.connect import connect, translated
 from learner.queue.entries import GroupRef
+from learner.queue.errors import QueueError
 from learner.queue.keys import ID_BUCKET_MS, Keys
 from learner.queue.scripts import script
 
@@ -45,21 +48,22 @@ class Recount:
     unverified: list[str]  # messages on what could not be compared, because the queue kept changing
 
 
-def recount(config: QueueConfig, trained: Sequence[GroupRef] = ()) -> Recount:
+def recount(config: QueueConfig, trained: Sequence[GroupRef] = (), deadline: float = math.inf) -> Recount:
     """Recounts a run.
 
     Args:
         config: where the queue is.
         trained: groups that the newest checkpoint contains and that may not have been committed.
+        deadline: when to give up, by the monotonic clock.
 
     Raises:
-        QueueError: Redis cannot be read.
+        QueueError: Redis cannot be read, or everything could not be read before the deadline.
     """
     with contextlib.closing(connect(config)) as client, translated():
-        first = _Count(client, Keys(config.run), trained).run()
+        first = _Count(client, Keys(config.run), trained, deadline).run()
         if not first.discrepancies:
             return first
-        second = _Count(client, Keys(config.run), trained).run()
+        second = _Count(client, Keys(config.run), trained, deadline).run()
     lasting = sorted(set(first.discrepancies) & set(second.discrepancies))
     return Recount(second.entries, second.payload_bytes, second.remembered, lasting, second.unverified)
 
@@ -67,8 +71,9 @@ def recount(config: QueueConfig, trained: Sequence[GroupRef] = ()) -> Recount:
 class _Count:
     """One count of everything, without repetition."""
 
-    def __init__(self, client: redis.Redis, keys: Keys, trained: Sequence[GroupRef]) -> None:
+    def __init__(self, client: redis.Redis, keys: Keys, trained: Sequence[GroupRef], deadline: float) -> None:
         self._client = client
+        self._deadline = deadline
         self._keys = keys
         self._trained = trained
         self._discrepancies: list[Discrepancy] = []
@@ -165,6 +170,7 @@ class _Count:
             reply: Any = self._client.eval(
                 code.text, 2, keys.stream(fleet), keys.ledger(fleet), *prefixes, after, str(_PAGE), str(ID_BUCKET_MS)
             )
+            self._require_time()
             yield reply
             if len(reply[3]) < _PAGE:
                 return
@@ -243,10 +249,17 @@ class _Count:
             return pipeline.execute()
 
     def _scan(self, prefix: str) -> Iterator[str]:
-        for key in self._client.scan_iter(match=_literal(prefix) + "*", count=_PAGE):
+        for key in self._client.scan_iter(match=literal(prefix) + "*", count=_PAGE):
+            self._require_time()
             yield key.decode().removeprefix(prefix)
 
+    def _require_time(self) -> None:
+        if time.monotonic() > self._deadline:
+            raise QueueError(
+                "the queue could not be recounted in time: it is too long, or Redis too busy; try again later"
+            )
 
-def _literal(text: str) -> str:
+
+def literal(text: str) -> str:
     """Returns a glob pattern that matches only the text itself."""
     return "".join(f"\\{letter}" if letter in "*?[]\\" else letter for letter in text)

@@ -12,7 +12,7 @@ import redis
 from redis.exceptions import NoScriptError
 
 from learner.queue.connect import translate, translated
-from learner.queue.errors import HaltedError, QueueError, StillAwayError, UnavailableError
+from learner.queue.errors import HaltedError, QueueError, RefusedCredentialsError, StillAwayError, UnavailableError
 from learner.queue.outage import Outage
 from learner.queue.scripts import script
 
@@ -22,6 +22,9 @@ Call = tuple[Sequence[str], Sequence[Any]]  # keys, arguments
 
 class RedisSession:
     """Runs scripts and other commands. All methods raise QueueError or a subclass.
+
+    Credentials that Redis refuses are an error at the start. Later they are waited for like a server that is away: a password
+    is being rotated, and every attempt reads the password file again.
 
     Args:
         client: not connected yet; with its own retries switched off.
@@ -45,6 +48,7 @@ class RedisSession:
         self._while_waiting: Callable[[], None] = lambda: None
         self._server = ""  # the "run_id:" line of the server of the last connection; a restart changes it
         self._restarted = False
+        self._accepted = False  # whether Redis has ever accepted the credentials
         self._restarting = threading.RLock()
         self._on_restart: Callable[[], None] | None = None
         self._look: Callable[[bool], None] = lambda now: None
@@ -125,7 +129,7 @@ class RedisSession:
         last_try = False
         while True:
             try:
-                with translated():
+                with self._translated():
                     self._prepare()
                     result = self._attempt(action)
             except HaltedError as error:
@@ -147,8 +151,19 @@ class RedisSession:
                 self._sleep(pause)
                 pause = min(2 * pause, 1.0)
             else:
+                self._accepted = True
                 self._outage.ended()
                 return result
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            with translated():
+                yield
+        except RefusedCredentialsError as error:
+            if not self._accepted:
+                raise
+            raise UnavailableError(f"{error}; waiting for credentials that it accepts") from error
 
     def _connected(self, connection: Any) -> None:
         """Prepares each new connection. Refuses the first one after a restart, before any other command is sent on it."""
@@ -167,7 +182,7 @@ class RedisSession:
         with self._restarting:
             restarted = self._restarted
             try:
-                with translated():
+                with self._translated():
                     self._look(restarted)
                     if restarted and self._on_restart is not None:
                         self._restarted = False
@@ -182,7 +197,7 @@ class RedisSession:
     def _attempt(self, action: Callable[[], T]) -> T:
         """Calls ``action``. An error that other data may have caused, such as an epoch that is gone, may be a halt."""
         try:
-            with translated():
+            with self._translated():
                 return action()
         except UnavailableError:
             raise

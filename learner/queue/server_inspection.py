@@ -190,5 +190,7 @@ HARMLESS: dict[str, tuple[str, ...]] = {
     "xpending": ("XPENDING", "KEY", "g"), "xrange": ("XRANGE", "NONE", "-", "+"), "xread": ("XREAD", "STREAMS", "NONE", "0"),
     "xreadgroup": ("XREADGROUP", "GROUP", "g", "c", "STREAMS", "KEY", ">"), "xrevrange": ("XREVRANGE", "NONE", "+", "-"),
     "xtrim": ("XTRIM", "NONE", "MAXLEN", "0"),
-    "scan": ("SCAN", "0", "COUNT", "1"), "ttl": ("TTL", "NONE"), "zrange": ("ZRANGE", "NONE", "0", "1"),
+    "multi": ("MULTI",), "exec": ("EXEC",), "discard": ("DISCARD",),
+    "scan": ("SCAN", "0", "COUNT", "1"), "ttl": ("TTL", "NONE"), "type": ("TYPE", "NONE"),
+    "zrange": ("ZRANGE", "NONE", "0", "1"),
 }  # fmt: skip

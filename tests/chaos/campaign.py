@@ -13,6 +13,7 @@ from leeway.v1 import rollout_pb2 as pb
 from tests.chaos.account import Account, Id
 from tests.chaos.drain import drain, waiting
 from tests.chaos.faults import Condition, Faults
+from tests.chaos.operator import Operator
 from tests.chaos.pauses import longest_pauses
 from tests.chaos.schedule import Fault
 from tests.chaos.stack import Stack
@@ -52,6 +53,8 @@ class Result:
     announced: int = 0  # groups that rollbacks gave up, as the ledgers say
     counted: int = 0  # groups that the ledgers count as trained and the surviving weights do not contain
     gateway_mib: float = 0.0  # most memory that a gateway has had
+    changes: int = 0  # that an operator has drawn; some are two requests
+    unsettled: list[str] = field(default_factory=list)  # what is wrong with what became of them
     left: int = 0  # groups still in the streams: 0 unless some vanished
     ledgers: Sequence[pb.Ledger] = ()
     pauses: dict[str, float] = field(default_factory=dict)  # fleet -> seconds
@@ -68,10 +71,15 @@ class Campaign:
         faults: the schedule.
         minutes: no fault begins later than this after the start.
         own_engine: how many kills of the worker take its engine with it; from then on the engine runs beside it.
+        changes: how many changes an operator requests meanwhile, spread over the faults.
     """
 
-    def __init__(self, stack: Stack, faults: Sequence[Fault], minutes: float, own_engine: int = 0) -> None:
+    def __init__(
+        self, stack: Stack, faults: Sequence[Fault], minutes: float, own_engine: int = 0, changes: int = 0
+    ) -> None:
         self.result = Result()
+        self._operator = Operator(stack, len(faults))
+        self._changes = changes
         self._stack = stack
         self._schedule = faults
         self._minutes = minutes
@@ -88,8 +96,12 @@ class Campaign:
             for fault in self._schedule:
                 if time.monotonic() - started > 60 * self._minutes:
                     break
+                if self._changes * fault.number // len(self._schedule) > self.result.changes:
+                    self._operator.change()
+                    self.result.changes += 1
                 self._one(fault)
             self._settle(lambda recovery: True)
+            self.result.unsettled = self._operator.problems()
             drain(self._stack)
             self._check()
             return self._sum_up(time.monotonic() - started)

@@ -56,8 +56,9 @@ def assert_nothing_lost_or_doubled(stack: Stack) -> Account:
 def test_a_short_schedule_of_kills_loses_and_doubles_nothing(start):
     faults = schedule(8, SEED, ["gateway", "redis", "producer", "learner"], other_every=4)
     stack = start(Plan())
-    result: Result = Campaign(stack, faults, minutes=12).run()
+    result: Result = Campaign(stack, faults, minutes=12, changes=5).run()
     assert result.kills.total() == 8
+    assert (result.changes, result.unsettled) == (5, [])
     assert min(result.kills.values()) >= 1
     assert (result.lost, result.imbalance) == ([], [])
     assert_nothing_lost_or_doubled(stack)

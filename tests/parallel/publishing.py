@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ import torch.distributed as dist
 from google.protobuf import json_format
 
 from learner.config import PublishConfig
+from learner.publish.mirrors import MirrorOutcome
 from learner.publish.publisher import Publisher
 from learner.storage.fence import DirectoryFence
 from leeway.v1 import rollout_pb2
@@ -38,6 +40,9 @@ class Registry:
 
     def coalesced(self, step: int, replaced: int) -> None:
         self.replaced.append(replaced)
+
+    def mirrored(self, outcomes: Sequence[MirrorOutcome]) -> None:
+        pass
 
     def in_use(self) -> set[int]:
         return set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from learner.megatron.model.export import Export, Exporter
 from learner.megatron.training.scorer import Scorer
 from learner.megatron.training.weight_average import WeightAverage
 from learner.objectives import get, names
+from learner.publish.mirrors import MirrorOutcome
 from learner.publish.publisher import Publisher
 from learner.storage.fence import DirectoryFence
 from tests.parallel.case import Case
@@ -110,6 +112,8 @@ class _Keeps(Registry):
     def __init__(self, behaviour: Behaviour) -> None:
         super().__init__()
         self._behaviour = behaviour
+
+    def mirrored(self, outcomes: Iterable[MirrorOutcome]) -> None: ...
 
     def in_use(self) -> set[int]:
         return self._behaviour.needed(lambda versions, bound: set(versions))

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from fsspec.implementations.local import LocalFileSystem
 from google.protobuf import json_format
 
-from learner.config import PublishConfig
+from learner.config import MirrorConfig, PublishConfig
 from learner.publish.publisher import Publisher
 from learner.storage.fence import DirectoryFence
 from tests.parallel.publishing import Registry
@@ -58,7 +58,7 @@ def main(rank: int, directory: Path) -> None:
     registry = Registry() if rank == 0 else None
     if registry is not None:
         fence.acquire()
-    config = PublishConfig(dir=fence.root, url=f"file://{directory}/mirror")
+    config = PublishConfig(dir=fence.root, mirror=(MirrorConfig(name="store", url=f"file://{directory}/mirror"),))
     publisher = Publisher(config, fence, directory / "model", 0, registry)
     for step in range(1, STEPS + 1):
         publisher.publish(step, ready([(f"part{rank}", weights(rank, step))]))

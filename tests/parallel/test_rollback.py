@@ -90,24 +90,25 @@ def prepare(directory: Path, queue: QueueConfig) -> Path:
     return file
 
 
+def launch(file: Path, log: Path, ranks: int) -> Child:
+    """Starts a learner under torchrun."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    torchrun = [
+        "torch.distributed.run",
+        f"--nproc-per-node={ranks}",
+        "--master-addr=127.0.0.1",
+        f"--master-port={port}",
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "LEEWAY_CHILD": "1"}
+    return Child("learner", [sys.executable, "-m", *torchrun, "-m", "learner", str(file)], log, environment)
+
+
 def supervise(directory: Path, file: Path) -> Process:
     """Runs the learner to its end, restarting it as `leeway up` does."""
-
-    def launch() -> Child:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        torchrun = [
-            "torch.distributed.run",
-            f"--nproc-per-node={RANKS}",
-            "--master-addr=127.0.0.1",
-            f"--master-port={port}",
-        ]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "LEEWAY_CHILD": "1"}
-        return Child("learner", [sys.executable, "-m", *torchrun, "-m", "learner", str(file)], log, environment)
-
     log = directory / "learner.log"
-    process = Process("learner", launch, log)
+    process = Process("learner", lambda: launch(file, log, RANKS), log)
     process.start()
     deadline = time.monotonic() + _LIMIT_S
     try:

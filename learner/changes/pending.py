@@ -1,0 +1,113 @@
+"""Rank 0's side of changes: it reads those that wait, and records what became of each."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import structlog
+from google.protobuf import json_format
+
+from learner.config import LearnerConfig
+from learner.queue import FencedError, QueueError
+from learner.queue.change_journal import ChangeJournal
+from learner.run import RankZeroCallbacks
+from leeway.v1 import operator_pb2 as op
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What became of a change.
+
+    Attributes:
+        reason: why it was refused, or what was done, for people.
+        refused: whether it was refused.
+        step: the step before which it was, 1-based.
+        old: values of the settings before, as JSON.
+        new: values after.
+    """
+
+    reason: str
+    refused: bool
+    step: int
+    old: Mapping[str, str]
+    new: Mapping[str, str]
+
+
+class PendingChanges:
+    """Changes that wait for the learner. What Redis, being away, has not been told is told at the next look.
+
+    Args:
+        config: where the journal is.
+        lead: the queue, and where rows are written.
+    """
+
+    def __init__(self, config: LearnerConfig, lead: RankZeroCallbacks) -> None:
+        self._journal = ChangeJournal(config.queue, lead.queue.epoch)
+        self._lead = lead
+        self._untold: dict[int, Settled] = {}
+        self._log = structlog.get_logger()
+
+    def read(self) -> list[op.RecordedChange]:
+        """Reads the changes that wait, oldest first; none while Redis is away.
+
+        Raises:
+            FencedError: a newer learner has started.
+        """
+        self._lead.queue.changes_seen()
+        try:
+            for number, settled in list(self._untold.items()):
+                self._tell(number, settled)
+            return [record for record in self._journal.pending() if record.number not in self._untold]
+        except FencedError:
+            raise
+        except QueueError as error:
+            self._log.warning(
+                "operators' changes cannot be read: the next look is after the next step", error=str(error)
+            )
+            return []
+
+    def settle(self, record: op.RecordedChange, settled: Settled) -> None:
+        """Records what became of a change: in the journal, in learner.jsonl and in the log.
+
+        Raises:
+            FencedError: a newer learner has started.
+        """
+        kind = record.change.WhichOneof("kind") or "unknown"
+        facts = {"number": record.number, "change": kind, "operator": record.operator, "step": settled.step}
+        facts |= {"content": json_format.MessageToDict(record.change).get(kind, {})}
+        facts |= {"refused": settled.refused, "reason": settled.reason, "old": settled.old, "new": settled.new}
+        self._lead.metrics.event("change", **facts)
+        self._log.warning("a change is refused" if settled.refused else "a change is in force", **facts)
+        self._untold[record.number] = settled
+        try:
+            self._tell(record.number, settled)
+        except FencedError:
+            raise
+        except QueueError as error:
+            self._log.warning("the journal is told of the change later", number=record.number, error=str(error))
+
+    def give_up(self, unfit: Mapping[str, str], step: int) -> None:
+        """Takes changed settings that do not fit any more out of force; in the journal that is the learner's own change."""
+        for name, reason in unfit.items():
+            digest = hashlib.sha256(f"{name} {reason}".encode()).hexdigest()[:16]
+            request_id = f"unfit-{self._lead.queue.epoch}-{digest}"
+            change = op.Change(unset=op.UnsetSettings(names=[name]))
+            try:
+                record = self._journal.request(request_id, "learner", change)
+            except QueueError as error:
+                self._log.warning(
+                    "a setting that does not fit stays in the journal until the next start", error=str(error)
+                )
+                return
+            self.settle(record, Settled(f"it does not fit the run file any more: {reason}", False, step, {}, {}))
+
+    def close(self) -> None:
+        """Closes the journal."""
+        self._journal.close()
+
+    def _tell(self, number: int, settled: Settled) -> None:
+        state = op.CHANGE_STATE_REFUSED if settled.refused else op.CHANGE_STATE_APPLIED
+        self._journal.settle(number, state, settled.reason, settled.step, settled.old, settled.new)
+        del self._untold[number]
