@@ -21,6 +21,7 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from runtime.settings import SettingsError
+from runtime.termination import leave_reason
 
 _FORMATS = ("json", "console")
 
@@ -60,7 +61,8 @@ def configure(process: str, run: str = "", **known: str) -> structlog.stdlib.Bou
 
 
 def fatal(message: str) -> None:
-    """Writes why the process ends: as a JSON line, or on a terminal as ``error: ...`` and nothing else."""
+    """Writes why the process ends: as a JSON line, or on a terminal as ``error: ...``; and where Kubernetes looks for it."""
+    leave_reason(message)
     if _as_json():
         structlog.get_logger().critical(message)
     else:

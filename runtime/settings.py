@@ -77,7 +77,7 @@ def _merge(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
             if not isinstance(target, dict | list):
                 raise SettingsError(f"--set {override!r}: {section!r} is a value, not a section")
         target, place = _place(target, leaf, override)
-        target[place] = _toml_value(text.strip())
+        target[place] = toml_value(text.strip())
     return values
 
 
@@ -101,7 +101,7 @@ def _place(target: Any, section: str, override: str) -> tuple[Any, Any]:
     )
 
 
-def _toml_value(text: str) -> Any:
+def toml_value(text: str) -> Any:
     """Parses ``12``, ``true``, ``[1, 2]`` as TOML does; anything else is a plain string."""
     try:
         return tomllib.loads(f"value = {text}")["value"]

@@ -12,11 +12,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from learner.cli.operate.backup_command import backup, restore
 from learner.cli.operate.commands import list_, logs, stop, task
 from learner.cli.operate.conformance import conformance
+from learner.cli.operate.ctl import ctl
 from learner.cli.operate.evaluate_command import eval_
 from learner.cli.operate.export_command import export
 from learner.cli.operate.fleet import fleet
+from learner.cli.operate.numbers import evaluations, ledger, status
 from learner.cli.operate.policy import policy
 from learner.cli.operate.quarantine import quarantine
 from learner.cli.operate.queue import queue
@@ -24,6 +27,7 @@ from learner.cli.operate.rewards import rewards
 from learner.cli.report.compare_command import compare
 from learner.cli.rollouts.commands import replay, rollouts
 from learner.cli.run.errors import one_line_errors
+from learner.cli.run.run_command import RunCommand
 from learner.cli.run.run_directory import RunDirectory
 from learner.cli.settings.commands import completion, config, options
 
@@ -32,6 +36,9 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.command(cls=RunCommand)(backup)
+app.command("restore")(restore)
+app.add_typer(ctl, name="ctl")
 app.add_typer(policy, name="policy")
 app.add_typer(fleet, name="fleet")
 app.add_typer(quarantine, name="quarantine")
@@ -63,6 +70,27 @@ def up(
 
 
 @app.command()
+def prepare(
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="A run file (TOML), or the directory of a run that goes on.")
+    ],
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Changes a setting; may be repeated.")
+    ] = None,
+    redis: Annotated[
+        str | None,
+        typer.Option("--redis", metavar="HOST:PORT", help="Write redis.conf for a server of this run at that address."),
+    ] = None,
+) -> None:
+    """Writes a run's directory for a scheduler that starts its processes: tokens, and the settings file of each."""
+    from learner.cli.up.scheduled import prepare_scheduled
+
+    with one_line_errors():
+        for path in prepare_scheduled(config, set_ or [], redis):
+            typer.echo(str(path))
+
+
+@app.command()
 def doctor(
     config: Annotated[
         Path, typer.Argument(metavar="CONFIG", help="A run file, or the settings file of a gateway, learner or worker.")
@@ -91,57 +119,9 @@ def doctor(
     raise typer.Exit(1 if any(finding.state == "fail" for finding in findings) else 0)
 
 
-@app.command()
-def status(run: _Run) -> None:
-    """Shows a run's numbers and processes."""
-    from learner.cli.operate.status import print_status
-
-    with one_line_errors():
-        print_status(Console(), RunDirectory.existing(run))
-
-
-@app.command()
-def ledger(
-    run: _Run,
-    check: Annotated[
-        bool, typer.Option("--check", help="Exit with 1 and print the difference if the ledger does not balance.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    only: Annotated[
-        str | None, typer.Option("--fleet", metavar="NAME", help="Show the ledger of this fleet only.")
-    ] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Refresh until Ctrl-C.")] = False,
-    again: Annotated[
-        bool, typer.Option("--recount", help="Recount from Redis and the checkpoints; exit with 1 at a discrepancy.")
-    ] = False,
-) -> None:
-    """Shows each fleet's ledger: how many groups were received, and what became of them."""
-    from learner.cli.run.summary import ledger_row
-    from learner.cli.view import ledger as ledgers_view
-
-    found = None
-    with one_line_errors():
-        directory = RunDirectory.existing(run)
-        if watch:
-            ledgers_view.watch(Console(), directory, only)
-            return
-        ledgers = ledgers_view.ledgers_of(directory, only)
-        if again:
-            found = ledgers_view.recount_of(directory)
-    rows = [ledger_row(ledger) for ledger in ledgers]
-    if as_json:
-        content = {"ledgers": rows, "recount": ledgers_view.recount_row(found)} if found else rows
-        typer.echo(json.dumps(content, indent=2))
-    else:
-        Console().print(ledgers_view.ledger_tables(ledgers))
-        typer.echo("\n".join(ledgers_view.recount_lines(found)) if found else "", nl=bool(found))
-    violations = ledgers_view.violations(ledgers) if check else []
-    for violation in violations:
-        typer.echo(f"{ledgers_view.IMBALANCE}: {violation}", err=True)
-    if check and not violations and not as_json:
-        typer.echo(f"the ledger balances for {len(ledgers)} fleet{'s' if len(ledgers) != 1 else ''}")
-    if violations or (found and found.discrepancies):
-        raise typer.Exit(1)
+app.command(cls=RunCommand)(status)
+app.command(cls=RunCommand)(ledger)
+app.command(cls=RunCommand)(evaluations)
 
 
 @app.command()

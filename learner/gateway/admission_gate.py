@@ -30,6 +30,12 @@ class AdmissionGate:
         self._rates = rates
         self._backlog: dict[str, Backlog] = {}
 
+    def configure(self, config: AdmissionConfig, drained: frozenset[str]) -> None:
+        """Takes other caps, quotas and weights. What drained fleets have made is taken."""
+        self._quotas.configure(config.quota, config.quotas)
+        self._backlog_caps.configure(config)
+        self._share_gate.configure(config)
+
     def update(self, backlog: Mapping[str, Backlog]) -> None:
         """Replaces the known backlog of every fleet by what Redis reported last."""
         self._backlog = dict(backlog)

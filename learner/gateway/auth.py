@@ -6,13 +6,14 @@ import hashlib
 import hmac
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import structlog
 from pydantic import Field
 
+from learner.queue.identity_registry import AddedIdentities, AddedIdentity
 from runtime.settings import Settings, SettingsError
 
 Role = Literal["submit", "operate", "evaluate"]
@@ -25,7 +26,7 @@ class UnauthenticatedError(Exception):
 
 
 class Identity(Settings):
-    """Credentials and roles of one fleet, as the identities file has them."""
+    """Credentials and roles of one fleet, as the identities file has them, or as an operator has added them."""
 
     tokens: list[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of a token")]] = Field(default=[])
     sans: list[Annotated[str, Field(min_length=1, max_length=512)]] = Field(default=[])
@@ -75,7 +76,7 @@ class Caller:
     """An authenticated fleet, for one call.
 
     Attributes:
-        fleet: its name in the identities file.
+        fleet: its name in the identities file, or as an operator has added it.
         roles: what it may do.
         credentials: what it was recognised by.
     """
@@ -86,11 +87,21 @@ class Caller:
 
 
 class Identities:
-    """Fleets and their credentials, from a JSON file that may be replaced at any time.
+    """Fleets and their credentials: from a JSON file that may be replaced at any time, and those that operators have added.
+
+    Where the two disagree, the file is right: an added identity counts for nothing while the file has its name, and a
+    credential of it for nothing while the file gives that to another fleet.
 
     Args:
         path: {"fleet": {"tokens": [SHA-256 in hexadecimal], "sans": [...], "roles": ["submit", "operate"]}}. New content
             applies from the next call on; damaged content is logged and the last valid content stays in force.
+
+    Attributes:
+        in_file: the fleets of the file, by name.
+        in_force: all fleets, by name.
+        added: names of those in force that operators have added.
+        ignored: number of added identities that are damaged or count for nothing, in whole or with some credentials.
+        revision: grows with every change of ``in_force``.
 
     Raises:
         SettingsError: the file is missing or damaged at the start.
@@ -100,7 +111,18 @@ class Identities:
         self._path = path
         self._log = structlog.get_logger(process="gateway")
         self._seen = self._stamp()
-        self._fleets = self._read()
+        self._added = AddedIdentities()
+        self.in_file = self._read()
+        self.in_force: dict[str, Identity] = {}
+        self.added: frozenset[str] = frozenset()
+        self.ignored = 0
+        self.revision = 0
+        self._apply()
+
+    def merge(self, added: AddedIdentities) -> None:
+        """Replaces the identities that operators have added; they count from the next call on."""
+        self._added = added
+        self._apply()
 
     def caller(self, credentials: PresentedCredentials) -> Caller:
         """Finds the fleet that these credentials belong to, by the file as it is now.
@@ -110,7 +132,7 @@ class Identities:
         """
         self.reload()
         by_token = self._by_token(credentials.digest)
-        by_name = {fleet for fleet, identity in self._fleets.items() if credentials.sans & set(identity.sans)}
+        by_name = {fleet for fleet, identity in self.in_force.items() if credentials.sans & set(identity.sans)}
         if len(by_name) > 1:
             raise UnauthenticatedError("the names in the certificate belong to several fleets")
         if by_token and by_name and by_name != {by_token}:
@@ -119,11 +141,11 @@ class Identities:
         if fleet is None:
             certificate = " and no certificate of a fleet" if credentials.sans else ""
             raise UnauthenticatedError(f"no token{certificate}: send metadata 'authorization: Bearer <token>'")
-        return Caller(fleet, frozenset(self._fleets[fleet].roles), credentials)
+        return Caller(fleet, frozenset(self.in_force[fleet].roles), credentials)
 
     def submitters(self) -> set[str]:
         """Returns the fleets that may send groups."""
-        return {fleet for fleet, identity in self._fleets.items() if "submit" in identity.roles}
+        return {fleet for fleet, identity in self.in_force.items() if "submit" in identity.roles}
 
     def reload(self) -> bool:
         """Reads the file again if it has changed; returns whether its new content is in force."""
@@ -132,12 +154,50 @@ class Identities:
             return False
         self._seen = stamp
         try:
-            self._fleets = self._read()
+            self.in_file = self._read()
         except SettingsError as error:
             self._log.error("identities not read again, the old ones stay", error=str(error))
             return False
-        self._log.info("identities read again", fleets=len(self._fleets))
+        self._log.info("identities read again", fleets=len(self.in_file))
+        self._apply()
         return True
+
+    def _apply(self) -> None:
+        """Puts the file's fleets and the added ones in force, without what of the added ones the file contradicts."""
+        merged = dict(self.in_file)
+        owners = {credential: name for name, one in merged.items() for credential in (*one.tokens, *one.sans)}
+        self.ignored, added = len(self._added.damaged), set()
+        for name, one in sorted(self._added.by_name.items()):
+            identity = self._usable(name, one)
+            if identity is None:
+                self.ignored += 1
+                continue
+            foreign = [credential for credential in (*identity.tokens, *identity.sans) if credential in owners]
+            if foreign:
+                self.ignored += 1
+                self._log.error(
+                    "credentials of an added identity belong to another one, and count for nothing",
+                    fleet=name,
+                    owners=sorted({owners[credential] for credential in foreign}),
+                )
+                kept = {kind: [c for c in getattr(identity, kind) if c not in owners] for kind in ("tokens", "sans")}
+                identity = identity.model_copy(update=kept)
+            owners |= dict.fromkeys((*identity.tokens, *identity.sans), name)
+            merged[name] = identity
+            added.add(name)
+        self.in_force, self.added = merged, frozenset(added)
+        self.revision += 1
+
+    def _usable(self, name: str, added: AddedIdentity) -> Identity | None:
+        """Checks an added identity like one of the file; logs why it counts for nothing, if it does."""
+        if name in self.in_file:
+            self._log.error("an added identity counts for nothing: the identities file has its name", fleet=name)
+            return None
+        try:
+            return parse_identity(name, added)
+        except SettingsError as error:
+            self._log.error("an added identity counts for nothing", error=str(error))
+            return None
 
     def _by_token(self, digest: str | None) -> str | None:
         """Returns the fleet of a token, None without one. Raises UnauthenticatedError for an unknown token."""
@@ -145,7 +205,7 @@ class Identities:
             return None
         found = None
         # All entries are compared, each in constant time: the duration reveals nothing about any token.
-        for fleet, identity in self._fleets.items():
+        for fleet, identity in self.in_force.items():
             for expected in identity.tokens:
                 if hmac.compare_digest(digest, expected):
                     found = fleet
@@ -174,6 +234,16 @@ class Identities:
         fleets = _Fleets.parse({"fleets": values}, source).fleets
         _require_distinct(fleets, source)
         return fleets
+
+
+def parse_identity(name: str, added: AddedIdentity) -> Identity:
+    """Checks an added identity by the rules of the identities file.
+
+    Raises:
+        SettingsError: its name, a credential or a role is not allowed.
+    """
+    values = {kind: list(parts) for kind, parts in asdict(added).items()}
+    return _Fleets.parse({"fleets": {name: values}}, "identity").fleets[name]
 
 
 def _require_distinct(fleets: Mapping[str, Identity], source: str) -> None:

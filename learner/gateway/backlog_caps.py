@@ -27,8 +27,11 @@ class BacklogCaps:
 
     def __init__(self, config: AdmissionConfig, quotas: Quotas) -> None:
         self._quotas = quotas
-        self._max_groups = config.max_queued_groups
-        self._max_bytes = config.max_queued_bytes
+        self.configure(config)
+
+    def configure(self, config: AdmissionConfig) -> None:
+        """Takes other caps of the run."""
+        self._max_groups, self._max_bytes = config.max_queued_groups, config.max_queued_bytes
 
     def refusal(self, fleet: str, backlog: Mapping[str, Backlog]) -> str | None:
         """Reason for which a group of ``fleet`` is not taken now; None if there is space.

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from learner.gateway.byte_budget import ByteBudget
+from learner.gateway.fleet_certificates import FleetCertificates
 from learner.gateway.health import GatewayHealth
+from learner.gateway.operator_metrics import OperatorMetrics
 from learner.gateway.pending_submit import PendingSubmit
 from learner.gateway.retry_reasons import REASONS
 from learner.gateway.violation import TOO_STALE
@@ -35,6 +37,8 @@ class GatewayMetrics:
 
     Attributes:
         registry: every metric declared here.
+        operator: metrics of what operators do.
+        certificates: when the certificates expire that fleets present.
     """
 
     def __init__(self, health: GatewayHealth) -> None:
@@ -50,7 +54,10 @@ class GatewayMetrics:
         self._declare_groups(registry)
         self._declare_calls(registry)
         self._declare_queue(registry)
+        self._declare_redis_file(registry)
         self._declare_evaluations(registry)
+        self.operator = OperatorMetrics(registry)
+        self.certificates = FleetCertificates(registry)
 
     def _declare_service(self, registry: MetricRegistry, health: GatewayHealth) -> None:
         """Declares what says whether this gateway can do its work."""
@@ -149,6 +156,9 @@ class GatewayMetrics:
         self._limit_bytes = registry.gauge(
             "leeway_gateway_queue_limit_bytes", "Backlog in payload bytes above which groups get RETRY."
         )
+        self._drained = registry.gauge(
+            "leeway_gateway_drained_fleets", "Fleets that operators have drained: their leases are granted no groups."
+        )
         self._declare_shares(registry)
         self._finished = registry.gauge(
             "leeway_gateway_run_finished",
@@ -189,6 +199,17 @@ class GatewayMetrics:
         self._evicts = registry.gauge(
             "leeway_gateway_redis_evicts", "1 if Redis may evict groups (maxmemory-policy other than noeviction)."
         )
+
+    def _declare_redis_file(self, registry: MetricRegistry) -> None:
+        """Declares how large Redis' file is, which is equal on all gateways of a run."""
+        self._file = registry.gauge(
+            "leeway_gateway_redis_file_bytes", "Size of Redis' append-only file (aof_current_size); NaN without one."
+        )
+        self._file.set(math.nan)
+        self._rewritten = registry.gauge(
+            "leeway_gateway_redis_file_rewrite_succeeded", "1 if the last rewrite of Redis' append-only file succeeded."
+        )
+        self._rewritten.set(math.nan)
 
     def _declare_evaluations(self, registry: MetricRegistry) -> None:
         """Declares what the versions are worth, which is read from Redis and is equal on all gateways of a run."""
@@ -239,6 +260,7 @@ class GatewayMetrics:
 
     def add_fleets(self, fleets: Iterable[str]) -> None:
         """Makes the counters of these fleets exist, at 0, before anything happens."""
+        self.certificates.add_fleets(fleets)
         for fleet in set(fleets) - self._bytes.keys():
             self._bytes[fleet] = 0
             self._wasted[fleet, TOO_STALE] += 0
@@ -303,6 +325,10 @@ class GatewayMetrics:
         self._limit_bytes.set(size)
         self._bound.set(bound)
 
+    def drained(self, fleets: Collection[str]) -> None:
+        """Shows how many fleets operators have drained."""
+        self._drained.set(len(fleets))
+
     def queue(self, backlog: Mapping[str, Backlog], submitters: set[str]) -> None:
         """Shows the backlog by fleet; ``submitters`` are the fleets that may submit now."""
         for fleet, one in backlog.items():
@@ -354,10 +380,12 @@ class GatewayMetrics:
             self._evaluated.set(max(one.version for one in newest))
 
     def memory(self, memory: Memory) -> None:
-        """Shows the memory use of Redis, its limit, and whether it may evict groups."""
+        """Shows the memory use of Redis, its limit, whether it may evict groups, and its append-only file."""
         self._memory.set(memory.used)
         self._max_memory.set(memory.most or float("inf"))
         self._evicts.set(memory.evicts)
+        self._file.set(math.nan if memory.file is None else memory.file)
+        self._rewritten.set(memory.rewritten)
 
     def _by_outcome(self) -> Readings:
         counts: Counter[tuple[str, ...]] = Counter()

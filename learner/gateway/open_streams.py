@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import grpc
@@ -82,6 +83,7 @@ class OpenStreams:
         self._limits = limits
         self._idle_s = idle_s
         self._metrics = metrics
+        self._revision = identities.revision
         self._open: set[OpenStream] = set()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -117,6 +119,10 @@ class OpenStreams:
         for stream in self._open:
             stream.end(code, text)
 
+    def by_fleet(self) -> Counter[str]:
+        """Counts the open streams of each fleet that has one."""
+        return Counter(stream.caller.fleet for stream in self._open)
+
     async def wait_until_empty(self) -> None:
         """Waits until no stream is open."""
         await self._empty.wait()
@@ -129,7 +135,10 @@ class OpenStreams:
 
     def tick(self, now: float) -> None:
         """Checks every stream once, and ends those that must not stay open. ``now``: monotonic seconds."""
-        changed = self._identities.reload()
+        self._identities.reload()
+        # By number: a call that came first may have noticed the new file already.
+        changed = self._identities.revision != self._revision
+        self._revision = self._identities.revision
         for stream in self._open:
             if changed:
                 self._require_valid(stream)

@@ -24,10 +24,13 @@ class Quotas:
     """
 
     def __init__(self, default: QuotaConfig, own: Mapping[str, QuotaConfig]) -> None:
-        self._default = default
-        self._own = dict(own)
+        self.configure(default, own)
         self._opens: dict[str, float] = {}  # fleet -> when Redis lets a group of it pass again
         self._next_turn: dict[str, float] = {}  # fleet -> the earliest turn that no group has been given
+
+    def configure(self, default: QuotaConfig, own: Mapping[str, QuotaConfig]) -> None:
+        """Takes other quotas; a fleet that was refused keeps its turn."""
+        self._default, self._own = default, dict(own)
 
     def of(self, fleet: str) -> QuotaConfig:
         """Returns the fleet's own quota, or the default one."""

@@ -1,12 +1,15 @@
-"""Registers the calls of RolloutService with requests left as bytes, so that strangers cannot make the gateway parse any."""
+"""Registers the gateway's calls with requests left as bytes, so that strangers cannot make the gateway parse any."""
 
 from __future__ import annotations
+
+from functools import partial
 
 import grpc
 import grpc.aio
 
+from learner.gateway.operator_service import OperatorService
 from learner.gateway.service import RolloutService
-from leeway.v1 import rollout_pb2
+from leeway.v1 import operator_pb2, rollout_pb2
 
 
 def add_to_server(service: RolloutService, server: grpc.aio.Server) -> None:
@@ -36,3 +39,17 @@ def add_to_server(service: RolloutService, server: grpc.aio.Server) -> None:
     }
     name = rollout_pb2.DESCRIPTOR.services_by_name["RolloutService"].full_name
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, methods),))
+
+
+def add_operator_to_server(service: OperatorService, server: grpc.aio.Server) -> None:
+    """Makes the server answer the calls of leeway.v1.OperatorService by ``service``, which parses the requests itself."""
+    described = operator_pb2.DESCRIPTOR.services_by_name["OperatorService"]
+    methods: dict[str, grpc.RpcMethodHandler] = {}
+    for name, method in described.methods_by_name.items():
+        response = getattr(operator_pb2, method.output_type.name)
+        if method.server_streaming:
+            make, behaviour = grpc.unary_stream_rpc_method_handler, partial(service.list, name)
+        else:
+            make, behaviour = grpc.unary_unary_rpc_method_handler, partial(service.answer, name)
+        methods[name] = make(behaviour, response_serializer=response.SerializeToString)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(described.full_name, methods),))

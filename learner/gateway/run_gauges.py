@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import itertools
 
-from learner.config import GatewayConfig
+from learner.config import AdmissionConfig, GatewayConfig
 from learner.gateway.auth import Identities
 from learner.gateway.lease_shares import LeaseShares
 from learner.gateway.metrics import GatewayMetrics
@@ -34,10 +34,14 @@ class RunGauges:
         self._identities = identities
         self._queue = queue
         self._metrics = metrics
-        admission = config.admission
-        self._lease_shares = LeaseShares(admission)
-        metrics.limits(admission.max_queued_groups, admission.max_queued_bytes, self._lease_shares.bound())
+        self.configure(config.admission, frozenset())
         metrics.add_fleets(identities.submitters())
+
+    def configure(self, config: AdmissionConfig, drained: frozenset[str]) -> None:
+        """Shows other caps, weights and drained fleets."""
+        self._lease_shares = LeaseShares(config)
+        self._metrics.limits(config.max_queued_groups, config.max_queued_bytes, self._lease_shares.bound())
+        self._metrics.drained(drained)
 
     async def run(self) -> None:
         """Updates the gauges every 2 s until it is cancelled; while Redis does not answer, they keep their last values."""

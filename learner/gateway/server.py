@@ -17,13 +17,18 @@ from learner.config import GatewayConfig
 from learner.gateway.admission_gate import AdmissionGate
 from learner.gateway.auth import Identities
 from learner.gateway.batch_writer import BatchWriter
+from learner.gateway.call_gate import CallGate
 from learner.gateway.cancel_tasks import cancel_all
+from learner.gateway.change_feed import ChangeFeed
 from learner.gateway.file_descriptors import connections_possible
 from learner.gateway.grpc_logging import RateLimitedHandler
 from learner.gateway.health import GatewayHealth
+from learner.gateway.identity_feed import IdentityFeed
 from learner.gateway.metrics import GatewayMetrics
+from learner.gateway.operator_calls import OperatorParts, operator_service
+from learner.gateway.operator_threads import OperatorThreads
 from learner.gateway.recent_acks import RecentAcks
-from learner.gateway.rpc_methods import add_to_server
+from learner.gateway.rpc_methods import add_operator_to_server, add_to_server
 from learner.gateway.run_gauges import RunGauges
 from learner.gateway.server_address import bind
 from learner.gateway.service import RolloutService
@@ -32,13 +37,15 @@ from learner.gateway.validation import GroupRules
 from learner.gateway.version_ages import VersionAges
 from learner.gateway.version_feed import VersionFeed
 from learner.queue import GatewayQueue, QueueError, UnavailableError
-from leeway.v1 import rollout_pb2
+from leeway.v1 import operator_pb2, rollout_pb2
 from runtime import traces
 from runtime.settings import SettingsError
 from runtime.status import Status
 
 _SERVICE = rollout_pb2.DESCRIPTOR.services_by_name["RolloutService"].full_name
+_OPERATOR_SERVICE = operator_pb2.DESCRIPTOR.services_by_name["OperatorService"].full_name
 _CUT_S = 0.5  # for calls that do not end by themselves while the gateway drains
+_WRAPPING = 1024  # bytes around a group that is as large as a message may be, in an answer to an operator
 _PING_STRIKES = 2  # pings that come too early before a client is sent away
 _CALLS_PER_CONNECTION = 64  # calls under way at once, beside streams
 
@@ -86,18 +93,30 @@ class Gateway:
         identities = Identities(config.identities_file)
         self._queue = _queue(config)
         self._recent_acks = RecentAcks(self._queue)
-        gate = AdmissionGate(config.admission, self._queue.rates, self._queue.leases)
-        self._batch_writer = BatchWriter(self._queue, gate, config.flush_groups, self._recent_acks, self._metrics)
+        admission_gate = AdmissionGate(config.admission, self._queue.rates, self._queue.leases)
+        self._batch_writer = BatchWriter(
+            self._queue, admission_gate, config.flush_groups, self._recent_acks, self._metrics
+        )
         self._version_feed = VersionFeed(
             self._queue, VersionAges(config.admission.expire_after), self._health, self._redis_changed
         )
         self._tracer = traces.start(config.traces, "gateway", config.queue.run)
         quarantine = config.quarantine_groups > 0
         rules = GroupRules(config.limits, config.queue.id_memory_s)
-        handler = SubmitHandler(rules, self._version_feed, gate, self._batch_writer, quarantine, self._tracer)
-        self._service = RolloutService(config, identities, handler, self._version_feed, self._queue, self._metrics)
+        handler = SubmitHandler(rules, self._version_feed, admission_gate, self._batch_writer, quarantine, self._tracer)
+        gate = CallGate(identities, config.connections, self._metrics)
+        self._gate = gate
+        self._service = RolloutService(config, gate, handler, self._version_feed, self._queue, self._metrics)
+        self._identity_feed = IdentityFeed(self._queue, identities)
+        self._operator_threads = OperatorThreads()
+        operators = (self._identity_feed, self._version_feed, self._queue, self._operator_threads)
+        parts = OperatorParts(config, identities, *operators)
+        self._operator_service = operator_service(parts, gate, self._metrics)
+        self._metrics.operator.watch(identities)
         self._metrics.watch(self._service.budget)
         self._run_gauges = RunGauges(config, identities, self._queue, self._metrics)
+        appliers = (admission_gate.configure, self._service.configure, self._run_gauges.configure)
+        self._change_feed = ChangeFeed(config, self._queue, *appliers)
         self._tasks: list[asyncio.Task[None]] = []
 
     @classmethod
@@ -118,14 +137,19 @@ class Gateway:
         except QueueError as error:
             raise SettingsError(str(error)) from error
         add_to_server(gateway._service, server)
+        add_operator_to_server(gateway._operator_service, server)
         health_pb2_grpc.add_HealthServicer_to_server(gateway._health_service, server)
-        reflection.enable_server_reflection([_SERVICE, grpc_health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+        reflection.enable_server_reflection(
+            [_SERVICE, _OPERATOR_SERVICE, grpc_health.SERVICE_NAME, reflection.SERVICE_NAME], server
+        )
         await gateway._announce_health(False)
         gateway.address = bind(server, config)
         await server.start()
         gateway._tasks = [
             asyncio.create_task(gateway._batch_writer.run()),
             asyncio.create_task(gateway._version_feed.run()),
+            asyncio.create_task(gateway._identity_feed.run()),
+            asyncio.create_task(gateway._change_feed.run()),
             asyncio.create_task(gateway._service.streams.run()),
             asyncio.create_task(gateway._run_gauges.run()),
             asyncio.create_task(health.loop.beat_with_loop()),
@@ -156,7 +180,7 @@ class Gateway:
                 await self._version_feed.read_end()
         self._health.drain()
         await self._health_service.enter_graceful_shutdown()
-        self._service.drain()
+        self._gate.drain()
         self._version_feed.close()
         clean = True
         try:
@@ -169,6 +193,7 @@ class Gateway:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CUT_S):
                 await self._batch_writer.finish()
+        self._operator_threads.close()
         await self._queue.close()
         if self._tracer is not None:
             await asyncio.to_thread(self._tracer.close)
@@ -198,7 +223,7 @@ def _options(config: GatewayConfig) -> list[tuple[str, int]]:
     connections = config.connections
     return [
         ("grpc.max_receive_message_length", config.limits.max_message_bytes),
-        ("grpc.max_send_message_length", config.limits.max_message_bytes),
+        ("grpc.max_send_message_length", config.limits.max_message_bytes + _WRAPPING),
         # gRPC decompresses whatever a stranger sends, before it looks at the size: a megabyte becomes a gigabyte. Turned off,
         # such a message is refused as malformed. (Disabling the algorithms would do too, but logs a line for every call.)
         ("grpc.per_message_decompression", 0),

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
-from typing import NoReturn
 
 import grpc
 import grpc.aio
-import structlog
 
-from learner.config import GatewayConfig
-from learner.gateway.auth import Caller, Identities, PresentedCredentials, Role, UnauthenticatedError
+from learner.config import AdmissionConfig, GatewayConfig
+from learner.gateway.auth import Role
 from learner.gateway.byte_budget import ByteBudget
-from learner.gateway.connection_limits import ConnectionLimits, ExhaustedError
+from learner.gateway.call_gate import CallGate, exhausted, parsed, require_role, unavailable
+from learner.gateway.connection_limits import ExhaustedError
 from learner.gateway.evaluation_calls import EvaluationCalls, only_reports
 from learner.gateway.lease_limit import within_age
 from learner.gateway.lease_shares import LeaseShares
 from learner.gateway.metrics import GatewayMetrics
-from learner.gateway.open_streams import OpenStreams
-from learner.gateway.parsing import M, MalformedError, parse
+from learner.gateway.parsing import MalformedError
 from learner.gateway.run_description import describe_run
 from learner.gateway.submit_call import SubmitCall
 from learner.gateway.submit_handler import SubmitHandler
@@ -36,58 +33,53 @@ _MAX_WORKER_BYTES = 64
 _MAX_LEASE_IDS = 1024
 _MAX_LEASE_ID_CHARACTERS = 64
 _LAST_WORD_S = 1.0  # for the message that the run has finished, on a stream that is being closed
-_DRAINING = "this gateway is draining: connect again, and send every group without an ack again"
 
 
 class RolloutService(rollout_pb2_grpc.RolloutServiceServicer):
     """Answers the calls of fleets. Its only state is the open streams: leases and groups are in Redis.
 
     Args:
-        config: limits of streams, calls and leases.
-        identities: authenticates callers.
+        config: limits of leases.
+        gate: authenticates callers, and limits how often they call.
         handler: takes submitted groups.
         version_feed: knows which versions exist.
         queue: the run's queue.
         metrics: counts calls and streams.
 
     Attributes:
-        streams: the open streams; its ``run`` must be running.
+        streams: the open streams.
         budget: the bytes of groups that were read and have no outcome yet.
     """
 
     def __init__(
         self,
         config: GatewayConfig,
-        identities: Identities,
+        gate: CallGate,
         handler: SubmitHandler,
         version_feed: VersionFeed,
         queue: GatewayQueue,
         metrics: GatewayMetrics,
     ) -> None:
         self._config = config
-        self._identities = identities
+        self._gate = gate
         self._handler = handler
         self._version_feed = version_feed
         self._queue = queue
         self._max_unacked = config.max_unacked
         self._metrics = metrics
         self._admission = config.admission
-        self._lease_shares = LeaseShares(config.admission)
+        self.configure(config.admission, frozenset())
         self._evaluations = EvaluationCalls(queue, version_feed)
-        self._limits = ConnectionLimits(config.connections)
-        self.streams = OpenStreams(identities, self._limits, config.connections.idle_s, metrics)
+        self.streams = gate.streams
         self.budget = ByteBudget(config.max_unacked_bytes, config.max_unacked_bytes_per_fleet)
-        self._draining = False
-        self._log = structlog.get_logger(process="gateway")
 
-    def drain(self) -> None:
-        """Refuses new calls, and lets streams end as soon as every group they have read has its ack."""
-        self._draining = True
-        self.streams.end_all(grpc.StatusCode.UNAVAILABLE, _DRAINING)
+    def configure(self, admission: AdmissionConfig, drained: frozenset[str]) -> None:
+        """Takes other weights of fleets, and the fleets whose leases are granted no groups."""
+        self._lease_shares, self._drained = LeaseShares(admission), drained
 
     async def Submit(self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
         """Takes groups and returns acks until either side ends the stream."""
-        caller = await self._caller(context, "submit")
+        caller = await self._gate.caller(context, "submit")
         stream = SubmitCall(caller.fleet, self._handler, self._max_unacked, self.budget)
         try:
             with self.streams.opened(caller, "submit", lambda: stream.received) as opened:
@@ -95,19 +87,19 @@ class RolloutService(rollout_pb2_grpc.RolloutServiceServicer):
                 if opened.closing.is_set():
                     await context.abort(opened.code, opened.text)
         except ExhaustedError as error:
-            await _exhausted(context, error)
+            await exhausted(context, error)
         except MalformedError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
 
     async def Lease(self, message: bytes, context: grpc.aio.ServicerContext) -> rollout_pb2.LeaseResponse:
         """Grants a fleet groups to generate now, within its share of the staleness bound, and renews leases it holds."""
-        caller = await self._caller_of_call(context, None)
+        caller = await self._gate.caller_of_call(context, None)
         if "evaluate" not in caller.roles:
-            await _require_role(context, caller, "submit")
-        request = await _parsed(context, rollout_pb2.LeaseRequest, message)
+            await require_role(context, caller, "submit")
+        request = await parsed(context, rollout_pb2.LeaseRequest, message)
         evaluates = "evaluate" in caller.roles and only_reports(request)
         if not evaluates:
-            await _require_role(context, caller, "submit")
+            await require_role(context, caller, "submit")
         fleet = caller.fleet
         if (problem := lease_problem(request)) is not None:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
@@ -119,7 +111,7 @@ class RolloutService(rollout_pb2_grpc.RolloutServiceServicer):
         wish = LeaseWish(
             fleet=fleet,
             lease_id=uuid.uuid4().hex,
-            groups=0 if self._version_feed.finished else request.groups,
+            groups=0 if self._version_feed.finished or fleet in self._drained else request.groups,
             lifetime_s=self._admission.lease_s,
             worker=request.worker,
             # What a fleet runs or fetches is kept on disk, but only if it exists: a fleet could name any number.
@@ -131,7 +123,7 @@ class RolloutService(rollout_pb2_grpc.RolloutServiceServicer):
             lost = await self._renew(fleet, request.held_lease_ids)
             granted = await self._grant(wish)
         except QueueError as error:
-            await self._unavailable(context, error)
+            await unavailable(context, error)
         return rollout_pb2.LeaseResponse(
             lease_id=wish.lease_id if granted else "",
             groups=granted,
@@ -146,19 +138,19 @@ class RolloutService(rollout_pb2_grpc.RolloutServiceServicer):
         try:
             await self._evaluations.keep(fleet, request)
         except QueueError as error:
-            await self._unavailable(context, error)
+            await unavailable(context, error)
         return rollout_pb2.LeaseResponse()
 
     async def ReportEvaluation(
         self, message: bytes, context: grpc.aio.ServicerContext
     ) -> rollout_pb2.ReportEvaluationResponse:
         """Records what a version is worth, as an evaluator has measured it."""
-        await self._caller_of_call(context, "evaluate")
-        request = await _parsed(context, rollout_pb2.ReportEvaluationRequest, message)
+        await self._gate.caller_of_call(context, "evaluate")
+        request = await parsed(context, rollout_pb2.ReportEvaluationRequest, message)
         try:
             problem = await self._evaluations.record(request.evaluation)
         except QueueError as error:
-            await self._unavailable(context, error)
+            await unavailable(context, error)
         if problem is not None:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
         return rollout_pb2.ReportEvaluationResponse()
@@ -168,10 +160,10 @@ class RolloutService(rollout_pb2_grpc.RolloutServiceServicer):
 
     async def WatchPolicy(self, message: bytes, context: grpc.aio.ServicerContext) -> None:
         """Sends the newest version, then each newer one, until the run has finished or either side ends the stream."""
-        caller = await self._caller(context, None)
+        caller = await self._gate.caller(context, None)
         role: Role = "evaluate" if "evaluate" in caller.roles else "submit"
-        await _require_role(context, caller, role)
-        request = await _parsed(context, rollout_pb2.WatchPolicyRequest, message)
+        await require_role(context, caller, role)
+        request = await parsed(context, rollout_pb2.WatchPolicyRequest, message)
         known = request.known_version if request.HasField("known_version") else None
         try:
             with self.streams.opened(caller, role) as opened:
@@ -188,36 +180,36 @@ class RolloutService(rollout_pb2_grpc.RolloutServiceServicer):
                     closing.cancel()
                 await context.abort(opened.code, opened.text)
         except ExhaustedError as error:
-            await _exhausted(context, error)
+            await exhausted(context, error)
 
     async def DescribeRun(self, message: bytes, context: grpc.aio.ServicerContext) -> rollout_pb2.DescribeRunResponse:
         """Returns what a fleet has to know of the run before it generates anything."""
-        caller = await self._caller_of_call(context, None)
+        caller = await self._gate.caller_of_call(context, None)
         if not caller.roles:
-            await _require_role(context, caller, "submit")
-        await _parsed(context, rollout_pb2.DescribeRunRequest, message)
+            await require_role(context, caller, "submit")
+        await parsed(context, rollout_pb2.DescribeRunRequest, message)
         return describe_run(self._config, self._version_feed.finished)
 
     async def GetLedger(self, message: bytes, context: grpc.aio.ServicerContext) -> rollout_pb2.GetLedgerResponse:
         """Returns one fleet's ledger: the caller's own, or any if the caller is an operator."""
-        caller = await self._caller_of_call(context, None)
-        request = await _parsed(context, rollout_pb2.GetLedgerRequest, message)
+        caller = await self._gate.caller_of_call(context, None)
+        request = await parsed(context, rollout_pb2.GetLedgerRequest, message)
         fleet = request.fleet or caller.fleet
         if fleet != caller.fleet:
-            await _require_role(context, caller, "operate")
+            await require_role(context, caller, "operate")
         try:
             return rollout_pb2.GetLedgerResponse(ledger=await self._queue.ledger(fleet))
         except QueueError as error:
-            await self._unavailable(context, error)
+            await unavailable(context, error)
 
     async def ListLedgers(self, message: bytes, context: grpc.aio.ServicerContext) -> rollout_pb2.ListLedgersResponse:
         """Returns every fleet's ledger, to operators only."""
-        await self._caller_of_call(context, "operate")
-        await _parsed(context, rollout_pb2.ListLedgersRequest, message)
+        await self._gate.caller_of_call(context, "operate")
+        await parsed(context, rollout_pb2.ListLedgersRequest, message)
         try:
             return rollout_pb2.ListLedgersResponse(ledgers=await self._queue.ledgers())
         except QueueError as error:
-            await self._unavailable(context, error)
+            await unavailable(context, error)
 
     async def _renew(self, fleet: str, held: Sequence[str]) -> Sequence[str]:
         """Renews leases, before any that has expired is taken back. Returns those that could not be renewed."""
@@ -249,56 +241,6 @@ class RolloutService(rollout_pb2_grpc.RolloutServiceServicer):
         if self._version_feed.finished:
             await context.write(rollout_pb2.WatchPolicyResponse(finished=True))
         return self._version_feed.finished
-
-    async def _caller(self, context: grpc.aio.ServicerContext, role: Role | None) -> Caller:
-        """Authenticates the caller; aborts the call without valid credentials, without the role, or while draining."""
-        try:
-            shown = PresentedCredentials.of(context.invocation_metadata(), context.auth_context())
-            caller = self._identities.caller(shown)
-        except UnauthenticatedError as error:
-            self._metrics.unauthenticated()
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
-        if role is not None:
-            await _require_role(context, caller, role)
-        if self._draining:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, _DRAINING)
-        # Appears on the log lines of this call alone: each call is a task.
-        structlog.contextvars.bind_contextvars(fleet=caller.fleet)
-        return caller
-
-    async def _caller_of_call(self, context: grpc.aio.ServicerContext, role: Role | None) -> Caller:
-        """Authenticates the caller of a call that is not a stream; aborts it too if the fleet calls too often."""
-        caller = await self._caller(context, role)
-        try:
-            self._limits.call(caller.fleet, time.monotonic())
-        except ExhaustedError as error:
-            await _exhausted(context, error)
-        return caller
-
-    async def _unavailable(self, context: grpc.aio.ServicerContext, error: QueueError) -> NoReturn:
-        """Ends the call with UNAVAILABLE; the reason goes to the log only, because it may name internals."""
-        self._log.warning("call refused", error=str(error))
-        await context.abort(grpc.StatusCode.UNAVAILABLE, "the queue does not answer; try again in a second")
-
-
-async def _parsed(context: grpc.aio.ServicerContext, kind: type[M], message: bytes) -> M:
-    """Parses the message of a call; ends the call with INVALID_ARGUMENT if that cannot be done."""
-    try:
-        return parse(kind, message)
-    except MalformedError as error:
-        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-
-
-async def _require_role(context: grpc.aio.ServicerContext, caller: Caller, role: Role) -> None:
-    """Ends the call with PERMISSION_DENIED if the caller does not have the role."""
-    if role not in caller.roles:
-        await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"{caller.fleet} lacks the role {role!r}")
-
-
-async def _exhausted(context: grpc.aio.ServicerContext, error: ExhaustedError) -> NoReturn:
-    """Ends the call; its trailing metadata distinguishes a limit of use from a message over the size limit."""
-    delay = (("retry-after-ms", str(error.retry_after_ms)),)
-    await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error), delay)
 
 
 def lease_problem(request: rollout_pb2.LeaseRequest) -> str | None:

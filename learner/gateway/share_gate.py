@@ -28,6 +28,10 @@ class ShareGate:
         self._seen: Occupancy | None = None
         self._room: dict[str, float] = {}  # fleet -> groups without a lease that may pass by the occupancy in _seen
 
+    def configure(self, config: AdmissionConfig) -> None:
+        """Takes other weights."""
+        self._shares = LeaseShares(config)
+
     async def admit(self, submits: Sequence[PendingSubmit]) -> list[PendingSubmit]:
         """Returns the submits that may be appended, in their order. The acks of the others become RETRY."""
         doubtful: dict[str, list[PendingSubmit]] = {}

@@ -55,6 +55,11 @@ class VersionFeed:
         """Numbers of the versions that groups may name."""
         return self.ages.known
 
+    @property
+    def newest(self) -> int | None:
+        """Number of the newest version that was read; None before the first."""
+        return None if self._newest is None else self._newest.version
+
     async def run(self) -> None:
         """Follows the versions until it is cancelled, through any outage of Redis."""
         healthy: bool | None = None

@@ -15,6 +15,7 @@ from learner.config import QueueConfig
 from learner.queue import EmbeddedRedis, GatewayQueue, LearnerQueue
 from leeway.v1 import rollout_pb2 as pb
 from tests.service.fleet import RUN, GatewayProcess
+from tests.tools.refuse import missing, needs
 
 # A second server, beside the bundled Valkey: Redis 7 is what Debian 12 has.
 SYSTEM_REDIS = os.environ.get("LEEWAY_TEST_REDIS") or shutil.which("redis-server")
@@ -23,9 +24,7 @@ SERVERS = [
     pytest.param(
         SYSTEM_REDIS,
         id="system",
-        marks=pytest.mark.skipif(
-            SYSTEM_REDIS is None, reason="no redis-server on PATH, and LEEWAY_TEST_REDIS names none"
-        ),
+        marks=needs(None if SYSTEM_REDIS else missing("redis-server")),
     ),
 ]
 

@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import grpc
 import grpc.aio
@@ -117,7 +117,7 @@ class Fleet:
         self.stub = rollout_pb2_grpc.RolloutServiceStub(self.channel)
         self.metadata = [] if token is None else [("authorization", f"Bearer {token}")]
 
-    async def __aenter__(self) -> Fleet:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:

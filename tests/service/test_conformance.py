@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import grpc.aio
-import pytest
 
 from learner.config import LimitsConfig
 from learner.conformance.against_fleet import FleetCheck, check_fleet
@@ -20,6 +19,7 @@ from learner.conformance.report import Report
 from leeway.v1 import rollout_pb2 as pb
 from leeway.v1 import rollout_pb2_grpc
 from tests.service.fleet import TOKENS, VOCABULARY, Fleet, GatewayProcess, valid_group
+from tests.tools.refuse import missing, needs
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "conformance-secret"
@@ -62,10 +62,8 @@ async def test_the_example_fleet_in_python_obeys_every_rule():
     assert {rule.state for rule in report.rules} == {"ok"}, "\n".join(report.lines())
 
 
-@pytest.mark.skipif(NODE is None, reason="no Node.js on this machine")
-@pytest.mark.skipif(
-    not (TYPESCRIPT / "fleet.js").exists(), reason="examples/fleet-typescript is not built: make examples"
-)
+@needs(missing("node"))
+@needs(None if (TYPESCRIPT / "fleet.js").exists() else "examples/fleet-typescript is not built: make examples")
 async def test_the_example_fleet_in_typescript_obeys_every_rule():
     program = [str(NODE), str(TYPESCRIPT / "fleet.js")]
     report = await checked(lambda address: run_program(*program, address, TOKEN, str(ROOT / "proto")))

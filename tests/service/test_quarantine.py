@@ -12,8 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from learner.cli.operate.quarantine import quarantine
-from learner.cli.operate.replay import replay
 from learner.config import LimitsConfig, QueueConfig
+from learner.gateway.quarantine_replay import replay
 from learner.queue import EmbeddedRedis, QueueError
 from learner.queue.quarantine import Quarantine, Quarantined
 from leeway.v1 import rollout_pb2 as pb

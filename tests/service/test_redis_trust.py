@@ -19,9 +19,10 @@ from learner.queue import EmbeddedRedis, GatewayQueue, LearnerQueue, QueueError
 from learner.queue.acl import rule
 from learner.queue.embedded import bundled_server
 from leeway.v1 import rollout_pb2 as pb
+from rollout.client import SubmitClient
 from tests.service.certificates import Authority
 from tests.service.conftest import SERVERS
-from tests.service.fleet import RUN, GatewayProcess, eventually, health, valid_group
+from tests.service.fleet import RUN, TOKENS, GatewayProcess, eventually, health, until, valid_group
 from tests.service.servers import RedisProcess, free_port, wait_for
 
 
@@ -119,6 +120,54 @@ async def test_a_password_file_is_read_for_each_connection(any_redis: EmbeddedRe
             file.write_text(password)
             await eventually(lambda: denied(queue), lambda denied, refused=refused: denied == refused)
         await queue.close()
+
+
+async def test_a_password_is_rotated_while_groups_are_accepted(any_redis: EmbeddedRedis, tmp_path: Path):
+    """Old and new are valid for a while; even where a new connection comes before the new password, nothing is lost."""
+    file = tmp_path / "password"
+    file.write_text("first")
+    with redis.Redis.from_url(any_redis.url) as admin:
+
+        def allow(*passwords: str) -> None:
+            admin.execute_command("ACL", "SETUSER", *rule("leeway", *passwords))
+            admin.execute_command("CLIENT", "KILL", "USER", "leeway", "SKIPME", "yes")  # everyone connects again
+
+        allow("first")
+        url = with_user(any_redis.url, "leeway", None)
+        config = QueueConfig(url=url, run=RUN, password_file=file, timeout_s=5.0)
+        learner = LearnerQueue.open(config)
+        learner.begin(0, [])
+        learner.publish(pb.Policy(version=learner.next_version(), step=0, epoch=learner.epoch))
+        gateway = await GatewayProcess(tmp_path / "gateway", url, queue=config.model_dump(mode="json")).ready()
+        try:
+            async with SubmitClient(gateway.address, TOKENS["alpha"], timeout_s=5.0) as fleet:
+                sent: list[asyncio.Task[pb.Ack]] = []
+
+                async def accepted(count: int) -> None:
+                    sent.extend(asyncio.create_task(fleet.submit(valid_group())) for _ in range(count))
+                    acks = await asyncio.wait_for(asyncio.gather(*sent), 60)
+                    assert {ack.outcome for ack in acks} == {pb.OUTCOME_ACCEPTED}
+
+                await accepted(3)
+                allow("first", "second")
+                await accepted(3)
+                file.write_text("second")
+                await accepted(3)
+                allow("second")
+                await accepted(3)
+                allow("third")  # in the wrong order: nobody has it yet
+                sent.extend(asyncio.create_task(fleet.submit(valid_group())) for _ in range(3))
+                waiting = asyncio.create_task(asyncio.to_thread(learner.waiting))
+                await until(lambda: fleet.retried > 0)
+                file.write_text("third")
+                await accepted(0)
+                assert await asyncio.wait_for(waiting, 60) <= 15
+                assert await asyncio.to_thread(learner.waiting) == len(sent) == 15
+                ledger = await fleet.get_ledger()
+                assert (ledger.accepted, ledger.rejected, gateway.child.exit_code()) == (15, 0, None)
+        finally:
+            learner.close()
+            gateway.child.kill()
 
 
 async def denied(queue: GatewayQueue) -> bool:

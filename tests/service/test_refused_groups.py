@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from learner.cli.operate.replay import replay
 from learner.config import LimitsConfig
+from learner.gateway.quarantine_replay import replay
 from learner.queue import Appended, recount
 from learner.queue.quarantine import Quarantine
 from tests.service.fleet import VOCABULARY, valid_group

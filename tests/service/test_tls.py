@@ -149,3 +149,17 @@ async def test_certificates_are_replaced_while_it_runs(start_gateway, authority,
         server.certificate.write_text("nonsense")
         assert await shown() == second
         assert await accepted(fleet)  # connections stay as they are
+
+
+async def test_a_fleet_presents_its_renewed_certificate_without_a_restart(start_gateway, authority, server):
+    gateway = await start_gateway(tls=section(server, authority.certificate))
+    write_identities(gateway.identities_file, {"alpha": {"sans": [ALPHA]}})
+    pair, renewed = authority.issue("alpha", ALPHA), authority.issue("renewed", f"{ALPHA}/2", days=9)
+    async with client(gateway, authority.certificate, None, pair) as fleet:
+        assert await accepted(fleet)
+        shutil.copy(renewed.certificate, pair.certificate)  # the key is still the old one: half of a pair
+        assert (await fleet.get_ledger()).fleet == "alpha"
+        shutil.copy(renewed.key, pair.key)
+        write_identities(gateway.identities_file, {"alpha": {"sans": [f"{ALPHA}/2"]}})  # the old one is refused by now
+        assert (await asyncio.wait_for(fleet.get_ledger(), 60)).fleet == "alpha"
+        assert await accepted(fleet)  # the stream has ended with the old one, and goes on with the new one

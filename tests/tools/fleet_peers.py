@@ -170,6 +170,7 @@ class ScriptedEngine:
             response: a finish_reason, or True for a connection that breaks.
         aborted: ids of the requests that were aborted.
         loads: what /v1/loads says of its ranks; None: it is not there.
+        key: what every request but /health must present; empty: nothing.
     """
 
     def __init__(self) -> None:
@@ -189,6 +190,7 @@ class ScriptedEngine:
         self.step: Callable[[dict[str, Any], int], Awaitable[dict[str, Any] | bool]] = _go_on
         self.aborted: list[str] = []
         self.loads: list[dict[str, Any]] | None = None
+        self.key = ""
         self.update_status = 200
         self.answer: Callable[[list[int]], list[int]] = lambda _: [1, 12]
         self.spans: list[dict[str, Any]] | None = None
@@ -203,7 +205,7 @@ class ScriptedEngine:
     async def start(self) -> ScriptedEngine:
         """Listens on a free port, or again on the one it had; holds the initial weights."""
         self.version = "default"
-        app = web.Application()
+        app = web.Application(middlewares=[self._only_with_key])
         app.router.add_get("/model_info", self._model_info)
         app.router.add_get("/health", self._health)
         app.router.add_get("/server_info", self._server_info)
@@ -223,6 +225,13 @@ class ScriptedEngine:
     async def stop(self) -> None:
         assert self._runner is not None
         await self._runner.cleanup()
+
+    @web.middleware
+    async def _only_with_key(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        presented = request.headers.get("Authorization", "")
+        if self.key and not request.path.startswith("/health") and presented != f"Bearer {self.key}":
+            return web.json_response({"error": "Unauthorized"}, status=401)
+        return await handler(request)
 
     async def _model_info(self, _: web.Request) -> web.Response:
         return web.json_response({"weight_version": self.version, **self.model})

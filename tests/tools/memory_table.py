@@ -83,6 +83,10 @@ _ROWS: list[tuple[str, Callable[[Column], float]]] = [
     ("a checkpoint: 14 P", lambda column: _checkpoint(column)),
     (f"host memory of a node of {GPUS_A_NODE} GPUs, or of 4", Column.node),
     (f"disk: {_CHECKPOINTS} checkpoints", lambda column: _CHECKPOINTS * _checkpoint(column)),
+    (
+        f"disk: {_CHECKPOINTS} with `publish.average`: 18 P",
+        lambda column: _CHECKPOINTS * _checkpoint(column, averaged=True),
+    ),
     (f"disk: {_VERSIONS} times the weights", lambda column: _VERSIONS * 2 * parameter_count(column.config)),
 ]
 
@@ -94,8 +98,8 @@ def table() -> str:
     return "\n".join([BEGIN, *head, *rows, END])
 
 
-def _checkpoint(column: Column) -> int:
-    return checkpoint_bytes(parameter_count(column.config), "bfloat16")
+def _checkpoint(column: Column, averaged: bool = False) -> int:
+    return checkpoint_bytes(parameter_count(column.config), "bfloat16", averaged)
 
 
 def _last(column: Column) -> RankMemory:

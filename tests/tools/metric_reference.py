@@ -14,7 +14,9 @@ from learner.gateway.health import GatewayHealth
 from learner.gateway.metrics import GatewayMetrics
 from learner.process.health import RankHealth
 from learner.telemetry.rank_metrics import RankMetrics
+from rollout.config import WorkerConfig
 from rollout.evaluation.evaluator_metrics import EvaluatorMetrics
+from rollout.telemetry.worker_files import WorkerFiles
 from rollout.telemetry.worker_metrics import WorkerMetrics
 from runtime.metric_registry import Declaration, MetricRegistry
 
@@ -41,6 +43,10 @@ def registries() -> dict[str, MetricRegistry]:
     )  # fmt: skip
     learner, worker, absent = RankMetrics(RankHealth(1.0)), WorkerMetrics(1, ["sort"]), Any
     learner.add_run(config)
+    nothing = dict.fromkeys(("model", "state_dir", "log_dir"), "/nowhere")
+    WorkerFiles(
+        WorkerConfig.parse({"gateway": "nowhere", "allowed_uris": ["file:///nowhere"], **nothing}, ""), worker.registry
+    )
     worker.follow(absent, absent)  # pyright: ignore[reportArgumentType] - asked only by a scrape
     made = GatewayMetrics(GatewayHealth())
     evaluator = MetricRegistry()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from learner.config import PublishConfig
+from learner.config import MirrorConfig, PublishConfig
+from learner.publish.mirrors import MirrorOutcome
 from learner.publish.publisher import Publisher
 from learner.publish.shard_source import Shard
 from learner.storage.fence import DirectoryFence
@@ -42,6 +43,7 @@ class Registry:
         self.policies: dict[int, rollout_pb2.Policy] = {}
         self.failures: list[int] = []
         self.replaced: list[int] = []
+        self.outcomes: list[MirrorOutcome] = []
 
     def published(self, policy: rollout_pb2.Policy, seconds: float) -> None:
         self.policies[policy.version] = policy
@@ -52,6 +54,9 @@ class Registry:
     def coalesced(self, step: int, replaced: int) -> None:
         self.replaced.append(replaced)
 
+    def mirrored(self, outcomes: Sequence[MirrorOutcome]) -> None:
+        self.outcomes += outcomes
+
     def in_use(self) -> set[int]:
         return set()
 
@@ -59,9 +64,11 @@ class Registry:
 class Scene:
     """A learner that publishes versions of two tensors, each differing from the one before in a few elements."""
 
-    def __init__(self, root: Path, **settings: Any) -> None:
+    def __init__(self, root: Path, url: str | None = None, **settings: Any) -> None:
         self.root = root / "weights"
-        self.url: str | None = settings.get("url")
+        self.url = url
+        if url is not None:
+            settings["mirror"] = (MirrorConfig(name="store", url=url),)
         self.model = root / "model"
         self.model.mkdir()
         (self.model / "config.json").write_text("{}")
@@ -87,9 +94,9 @@ class Scene:
             self.publisher.publish(len(self.history), ready(list(self.weights.items())))
             self.publisher.wait()
 
-    def reader(self, cache: Path) -> Callable[[int], None]:
+    def reader(self, cache: Path, url: str | None = None) -> Callable[[int], None]:
         """Returns a function that verifies a version as a worker does, with ``cache``, and compares every bit of it."""
-        verifier = Verifier(self.model, [self.url or self.root.as_uri()], cache)
+        verifier = Verifier(self.model, [url or self.url or self.root.as_uri()], cache)
 
         def read(version: int) -> None:
             found = verifier.verify(self.registry.policies[version])

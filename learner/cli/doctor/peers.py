@@ -28,7 +28,7 @@ def peers(examined: ExaminedConfig) -> Iterator[Finding]:
             for address in worker.gateway.split(","):
                 yield _gateway(address.strip())
         for url in worker.engine.urls:
-            yield from _engine(url.rstrip("/"), examined)
+            yield from _engine(url.rstrip("/"), examined, worker.engine.key_file)
 
 
 def _gateway(address: str) -> Finding:
@@ -44,14 +44,14 @@ def _gateway(address: str) -> Finding:
         return warn("gateway", text, fix)
 
 
-def _engine(url: str, examined: ExaminedConfig) -> Iterator[Finding]:
-    info, problem = _ask(url, "/model_info")
+def _engine(url: str, examined: ExaminedConfig, key_file: Path | None) -> Iterator[Finding]:
+    info, problem = _ask(url, "/model_info", key_file)
     if problem:
         yield warn("engine", f"{url}: {problem}", "start it, or correct engine.urls; until then the worker waits")
         return
     if examined.model is not None:
         yield _served_model(url, info, examined.model)
-    version = _ask(url, "/server_info")[0].get("version")
+    version = _ask(url, "/server_info", key_file)[0].get("version")
     if not version:
         yield warn("engine", f"{url}: does not report a version", "check that an SGLang server listens there")
         return
@@ -72,10 +72,12 @@ def _served_model(url: str, info: Mapping[str, Any], model: Path) -> Finding:
     )
 
 
-def _ask(url: str, path: str) -> tuple[dict[str, Any], str]:
+def _ask(url: str, path: str, key_file: Path | None) -> tuple[dict[str, Any], str]:
     """What a server answers to a GET, and why that is nothing."""
     try:
-        with urllib.request.urlopen(url + path, timeout=_TIMEOUT_S) as answer:
+        headers = {} if key_file is None else {"Authorization": f"Bearer {key_file.read_text().strip()}"}
+        request = urllib.request.Request(url + path, headers=headers)
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
             values = json.load(answer)
     except (OSError, urllib.error.URLError, ValueError) as error:
         return {}, str(getattr(error, "reason", None) or error) or type(error).__name__

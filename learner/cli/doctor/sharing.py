@@ -40,8 +40,9 @@ def sharing(examined: ExaminedConfig) -> Iterator[Finding]:
 
 def _publish_dir(examined: ExaminedConfig, publish: PublishConfig, nonce: str) -> Iterator[Finding]:
     content = json.dumps({"nonce": nonce, "time": time.time(), "host": socket.gethostname()})
-    if publish.url is not None:
-        yield _write_nonce(f"publish.url = {publish.url}", publish.url, publish.url_options, content)
+    for mirror in publish.mirror:
+        yield _write_nonce(f"publish.mirror {mirror.name}: {mirror.url}", mirror.url, mirror.url_options, content)
+    if publish.mirror:
         return
     directory = publish.dir
     if examined.kind == "run" and not directory.is_dir():

@@ -10,7 +10,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from learner.cli.run.evaluations import by_subject, read_evaluations
+from learner.cli.operate.evaluation_table import last_lines
+from learner.cli.run.evaluations import read_evaluations
+from learner.cli.run.queue import queue_of
 from learner.cli.run.run_directory import RunDirectory
 from learner.cli.run.run_file import RunFile
 from learner.cli.run.run_history import RunHistory
@@ -18,8 +20,8 @@ from learner.cli.run.summary import Summary, ledger_row, read_summary
 from learner.cli.view.closing_summary import print_summary
 from learner.cli.view.ledger import ledger_line, ledgers_of
 from learner.cli.view.live import ProcessView, RunView, render
-from learner.cli.view.text import interval, printable
 from learner.queue import QueueError
+from learner.queue.change_journal import ChangeJournal, InForce
 
 
 def print_status(console: Console, run: RunDirectory) -> None:
@@ -35,9 +37,9 @@ def print_status(console: Console, run: RunDirectory) -> None:
     ages = [process.age_s for process in processes if process.age_s is not None]
     # What an earlier invocation recorded says nothing of this one: it began with its oldest process.
     phase = history.learner.phase(time.time() - max(ages) if ages else 0) if in_progress else "not running"
-    console.print(render(RunView(phase, processes, history, None), run_file))
+    console.print(render(RunView(phase, processes, history, None, _in_force(run)), run_file))
     summary = None if in_progress else read_summary(run)
-    for line in [*_ledgers(run, summary), *_evaluations(run)]:
+    for line in [*_ledgers(run, summary), *last_lines(read_evaluations(run.metrics))]:
         console.print(Text(line))
     if summary:
         print_summary(console, summary, run.shown)
@@ -55,16 +57,13 @@ def _ledgers(run: RunDirectory, summary: Summary | None) -> list[str]:
     return [f"ledger of {ledger_line(row)}" for row in rows] or ["ledger: no fleet has submitted anything yet"]
 
 
-def _evaluations(run: RunDirectory) -> list[str]:
-    """A line for the last evaluation of each name and sampling."""
-    lines = []
-    for (name, sampling), rows in by_subject(read_evaluations(run.metrics)).items():
-        last = rows[-1]
-        if last.headline is not None:
-            found = last.metrics[last.headline]
-            value = f"{last.headline} {interval(found.value, found.low, found.high)}"
-            lines.append(printable(f"evaluation {name}, {sampling}: {value} at version {last.version}"))
-    return lines
+def _in_force(run: RunDirectory) -> InForce | None:
+    """What operators have changed; None where Redis cannot be read, which the line of the ledger says."""
+    try:
+        with queue_of(run) as config, ChangeJournal(config) as journal:
+            return journal.in_force()
+    except QueueError:
+        return None
 
 
 def _processes(run: RunDirectory) -> list[ProcessView]:

@@ -7,6 +7,7 @@ import string
 from importlib import resources
 from pathlib import Path
 
+from learner.cli.report.changes_section import changes_section
 from learner.cli.report.evaluation_section import evaluation_section
 from learner.cli.report.flow_sections import throughput_section, time_section, waste_section
 from learner.cli.report.learning_sections import (
@@ -52,6 +53,7 @@ def write_report(run: RunDirectory) -> Path:
         time_section(history),
         waste_section(rows, summary.get("ledger")),
         optimizer_section(history.learner, run_file.learner.lr_control),
+        changes_section(history.learner.changes),
         rollouts_section(run),
         section("Settings", f"<div class=panel>{settings}</div>"),
     ]

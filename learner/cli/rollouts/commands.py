@@ -11,8 +11,12 @@ import typer
 from rich.console import Console
 
 from learner.cli.run.errors import one_line_errors
+from learner.cli.run.run_command import DiskCommand, Run, RunCommand
 
-rollouts = typer.Typer(help="Shows and exports the groups that workers recorded as text.", no_args_is_help=True)
+rollouts = typer.Typer(
+    help="Shows and exports the groups that workers recorded as text, and those that wait in the queue.",
+    no_args_is_help=True,
+)
 
 _Run = Annotated[
     Path,
@@ -29,7 +33,7 @@ _Unscored = Annotated[
 _LOOK_S = 0.5  # between two looks for new groups
 
 
-@rollouts.command()
+@rollouts.command(cls=DiskCommand)
 def tail(
     run: _Run,
     count: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many of the newest groups.")] = 10,
@@ -57,7 +61,7 @@ def tail(
             time.sleep(_LOOK_S)
 
 
-@rollouts.command()
+@rollouts.command(cls=DiskCommand)
 def show(
     run: _Run,
     name: Annotated[str | None, typer.Argument(metavar="[ID]", help="A group's id, or the end of it.")] = None,
@@ -82,7 +86,7 @@ def show(
             console.print(part)
 
 
-@rollouts.command()
+@rollouts.command(cls=DiskCommand)
 def export(
     run: _Run,
     file: Annotated[
@@ -102,6 +106,42 @@ def export(
         groups = (group for group in all_records(rollouts_of(run)) if wanted.wants(group))
         count = export_groups(groups, file)
     typer.echo(f"{file}: {count:,} groups")
+
+
+@rollouts.command(cls=RunCommand)
+def waiting(
+    run: Run,
+    count: Annotated[int, typer.Option("--number", "-n", min=1, max=1000, help="How many of the newest.")] = 10,
+    fleet: Annotated[str, typer.Option("--fleet", metavar="NAME", help="Only groups of this fleet.")] = "",
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(
+            "--tokenizer",
+            metavar="DIR",
+            help="A model's directory, whose tokenizer makes text of token ids; default: of a run here its own model.",
+        ),
+    ] = None,
+    all_of_it: Annotated[bool, typer.Option("--whole", help="Show each group whole.")] = False,
+) -> None:
+    """Shows the newest groups that wait in the queue of a run in progress, as text where a tokenizer is at hand."""
+    from learner.cli.rollouts.group_text import line_of, whole
+    from learner.cli.rollouts.waiting_groups import decoder, recorded
+    from learner.cli.run.connection import at_gateway
+    from learner.cli.run.run_file import RunFile
+
+    console = Console()
+    with one_line_errors():
+        if tokenizer is None and run.path is not None:
+            own = RunFile.read(run.directory().root).model_directory()
+            tokenizer = own if (own / "tokenizer.json").is_file() else None
+        decode = decoder(tokenizer)
+        with at_gateway(run) as client:
+            groups = [recorded(one, decode) for one in reversed(client.groups(fleet, count))]
+    for group in groups:
+        for part in whole(group, None, tokenizer is None, True) if all_of_it else [line_of(group, console.width)]:
+            console.print(part)
+    if not groups:
+        typer.echo("no group waits in the queue")
 
 
 def replay(

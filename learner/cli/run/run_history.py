@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ class LineReader:
         """Reads the rows that have become complete since the last call. Raises OSError."""
         try:
             with self.path.open("rb") as file:
+                if file.seek(0, os.SEEK_END) < self._offset:  # it has been begun anew
+                    self._offset = 0
                 file.seek(self._offset)
                 data = file.read()
         except FileNotFoundError:
@@ -67,6 +70,7 @@ class LearnerHistory:
         alarms: alarms that were raised.
         rollbacks: rollbacks to earlier checkpoints.
         activity: what the learner waited for when it last said so; None if it never did.
+        changes: changes of operators that it has applied or refused.
     """
 
     recent: int | None = None
@@ -79,6 +83,7 @@ class LearnerHistory:
     alarms: list[Row] = field(default_factory=list)
     rollbacks: list[Row] = field(default_factory=list)
     activity: Row | None = None
+    changes: list[Row] = field(default_factory=list)
 
     def add(self, row: Row) -> None:
         """Adds one row; ignores kinds that are not known."""
@@ -103,6 +108,8 @@ class LearnerHistory:
                 self.rollbacks.append(row)
             case "activity":
                 self.activity = row
+            case "change":
+                self.changes.append(row)
         self._forget()
 
     def _forget(self) -> None:
@@ -110,13 +117,33 @@ class LearnerHistory:
             return
         while len(self.steps) > self.recent:
             del self.steps[next(iter(self.steps))]
-        for rows in (self.warmup, self.versions, self.checkpoints, self.starts, self.alarms, self.rollbacks):
+        for rows in (
+            self.warmup,
+            self.versions,
+            self.checkpoints,
+            self.starts,
+            self.alarms,
+            self.rollbacks,
+            self.changes,
+        ):
             del rows[: -self.recent]
+
+    @property
+    def paused(self) -> bool:
+        """Whether an operator has paused the learner, by what it said last."""
+        return self.activity is not None and self.activity["what"] == "paused"
 
     def phase(self, since: float) -> str:
         """What a learner that started at ``since`` (Unix seconds) is doing, as a word or two for the display."""
+        if self.activity is not None and self.paused and self.activity["time"] >= max(since, self._newest):
+            return "paused"
         stages = {"training": self.last(1), "waiting for rollouts": self.starts, "warm start": self.warmup}
         return next((name for name, rows in stages.items() if rows and rows[-1]["time"] >= since), "starting")
+
+    @property
+    def _newest(self) -> float:
+        """When the newest step ended, or the learner began, in Unix seconds; 0 before both."""
+        return max((rows[-1]["time"] for rows in (self.last(1), self.starts) if rows), default=0.0)
 
     def steady(self) -> list[Row]:
         """Step rows without the first after each start, which waits until engines have started."""
@@ -199,7 +226,12 @@ class RunHistory:
         for path in sorted(self._directory.glob("*.jsonl")):
             if path.stem in _NOT_METRICS:
                 continue
-            rows = self._readers.setdefault(path.stem, LineReader(path)).read()
+            if path.stem not in self._readers:
+                self._readers[path.stem] = LineReader(path)
+                older = LineReader(path.with_name(f"{path.name}.1")).read()  # of a worker's file that was begun anew
+            else:
+                older = []
+            rows = older + self._readers[path.stem].read()
             target = self.learner if path.stem == "learner" else self._worker(path.stem)
             for row in rows:
                 target.add(row)

@@ -103,7 +103,9 @@ class LimitsSection(_without(LimitsConfig, *_LIMITS_DERIVED)):
     """Largest sizes of what a gateway accepts."""
 
 
-class GatewaySection(_without(GatewayConfig, "identities_file", "queue", "admission", "limits", "status", "traces")):
+class GatewaySection(
+    _without(GatewayConfig, "identities_file", "queue", "admission", "limits", "best", "status", "traces")
+):
     """The gateway."""
 
     admission: AdmissionSection = AdmissionSection()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from learner.cli.run.errors import one_line_errors
+from learner.cli.run.run_command import refuse_gateway, speaks_to_gateways
 from learner.cli.run.run_directory import RunError
 
 
@@ -57,13 +58,61 @@ def _print_version(asked: bool) -> None:
         raise typer.Exit
 
 
-def options(
+_ELSEWHERE = "For a run elsewhere"
+
+
+def _file(option: str, variable: str, text: str) -> Any:
+    return typer.Option(option, metavar="F", envvar=variable, help=text, rich_help_panel=_ELSEWHERE)
+
+
+def options(  # noqa: PLR0913 (each is an option of the command line)
+    ctx: typer.Context,
+    gateway: Annotated[
+        str | None,
+        typer.Option(
+            "--gateway",
+            metavar="HOST:PORT",
+            envvar="LEEWAY_GATEWAY",
+            help="A gateway of the run; commands are then given without RUN.",
+            rich_help_panel=_ELSEWHERE,
+        ),
+    ] = None,
+    token_file: Annotated[
+        Path | None, _file("--token-file", "LEEWAY_TOKEN_FILE", "File with the token of an identity of role operate.")
+    ] = None,
+    ca: Annotated[
+        Path | None, _file("--ca", "LEEWAY_CA", "PEM of the gateway's authority; default: the system's.")
+    ] = None,
+    certificate: Annotated[
+        Path | None, _file("--certificate", "LEEWAY_CERTIFICATE", "PEM of a certificate of yours, for mTLS.")
+    ] = None,
+    key: Annotated[Path | None, _file("--key", "LEEWAY_KEY", "PEM of its private key.")] = None,
+    server_name: Annotated[
+        str | None,
+        typer.Option(
+            "--server-name",
+            metavar="NAME",
+            envvar="LEEWAY_SERVER_NAME",
+            help="Name in the gateway's certificate, where it is not HOST, as behind a forwarded port.",
+            rich_help_panel=_ELSEWHERE,
+        ),
+    ] = None,
+    insecure: Annotated[
+        bool,
+        typer.Option(
+            "--insecure", help="Allow plain text to another machine, token included.", rich_help_panel=_ELSEWHERE
+        ),
+    ] = False,
     version: Annotated[
         bool,
         typer.Option("--version", callback=_print_version, is_eager=True, help="Print the versions and exit."),
     ] = False,
 ) -> None:
     """Asynchronous post-training of language models: many rollout fleets, one learner."""
+    called: Any = ctx.command
+    chosen = getattr(called, "commands", {}).get(ctx.invoked_subcommand)
+    if chosen is not None and not speaks_to_gateways(chosen):
+        refuse_gateway(ctx, f"leeway {ctx.invoked_subcommand}")
 
 
 def config(

@@ -13,16 +13,15 @@ from typing import Any
 
 import psutil
 
-from learner.cli.run.config_files import config_file
 from learner.cli.run.failure_reason import failure_reason
-from learner.cli.run.identities import issue_token
 from learner.cli.run.outcome import Outcome
-from learner.cli.run.run_file import Plan, RunFile
+from learner.cli.run.run_file import RunFile
 from learner.cli.run.run_history import RunHistory
 from learner.cli.run.sections import EMBEDDED
 from learner.cli.up.commands import Commands
-from learner.cli.up.model_check import vocabulary_size
+from learner.cli.up.in_force_feed import InForceFeed
 from learner.cli.up.process import Process, ProcessFailed
+from learner.cli.up.process_settings import issue_tokens, write_settings
 from learner.cli.view.live import Display, ProcessView, RunView
 from learner.queue import EmbeddedRedis, QueueError, ledgers_in, reopen
 from leeway.v1 import rollout_pb2
@@ -69,6 +68,7 @@ class Supervisor:
         self._phase = "preparing"
         self._evaluating: float | None = None  # time.monotonic() when only the evaluator was left
         self._recorded: list[dict[str, Any]] | None = None
+        self._in_force: InForceFeed | None = None
 
     def run(self) -> Outcome:
         """Runs until every process has ended, for whatever reason; returns how the run ended."""
@@ -95,15 +95,14 @@ class Supervisor:
         return RunHistory(self._run.metrics).poll()
 
     def _start(self) -> None:
-        issue_token(self._run, self._file.fleet)
-        if self._file.evaluator is not None:
-            issue_token(self._run, self._file.evaluator, "evaluate")
+        issue_tokens(self._file)
         if self._file.makes_model and not (self._run.model / "config.json").is_file():
             self._jobs["model"] = self._commands.make_model()
         if self._file.queue.url == EMBEDDED:
             self._want("redis", self._start_redis)
         self._finish("model")
-        plan = self._plan()
+        plan = write_settings(self._file, self._redis_url)
+        self._in_force = InForceFeed(plan.gateway.queue)
         if self._recent.poll().learner.last(1):
             self._reopen()
         self._want("gateway", self._commands.gateway)
@@ -124,23 +123,6 @@ class Supervisor:
         queue = self._file.queue_config(self._redis_url, self._run.identity(self._file.run.name))
         with contextlib.suppress(QueueError):  # the learner does it too, when it begins
             reopen(queue.model_copy(update={"timeout_s": 1.0}))
-
-    def _plan(self) -> Plan:
-        """Derives each process's settings and writes them to its file."""
-        vocabulary = vocabulary_size(self._file.model_directory(), self._file.learner.parallel)
-        plan = self._file.resolve(self._redis_url, self._run.identity(self._file.run.name), vocabulary)
-        settings = {
-            "gateway": plan.gateway,
-            "learner": plan.learner,
-            **{worker.name: worker for worker in plan.workers},
-        }
-        if plan.demonstrator is not None:
-            settings["demonstrations"] = plan.demonstrator
-        if plan.evaluator is not None:
-            settings[plan.evaluator.name] = plan.evaluator
-        for name, values in settings.items():
-            values.write(config_file(self._run, name))
-        return plan
 
     def _start_redis(self) -> Child:
         self._redis = EmbeddedRedis.start(
@@ -222,7 +204,8 @@ class Supervisor:
         for process in self._processes.values():
             pid = process.child.pid if process.child and process.state == "running" else None
             views.append(ProcessView(process.name, process.state, pid, process.restarts, now - process.started))
-        self._display.update(RunView(self._phase, views, recent, self._outcome.started))
+        in_force = None if self._in_force is None else self._in_force.read()
+        self._display.update(RunView(self._phase, views, recent, self._outcome.started, in_force))
         self._record([{"name": view.name, "pid": view.pid, "restarts": view.restarts} for view in views])
 
     def _record(self, rows: list[dict[str, Any]]) -> None:
@@ -238,6 +221,7 @@ class Supervisor:
         self._outcome.stopping = time.time()
         self._outcome.restarts = {process.name: process.restarts for process in self._processes.values()}
         self._phase = "stopping"
+        self._in_force = None  # Redis ends too
         self._signals = 0
         for child in self._jobs.values():
             child.kill()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -15,7 +15,6 @@ from learner.checkpoint import store
 from learner.cli.run.queue import queue_of
 from learner.cli.run.run_directory import RunDirectory, RunError
 from learner.cli.view.histograms import histogram_table
-from learner.config import QueueConfig
 from learner.queue import GroupRef, Recount, imbalances, ledgers_in, recount
 from leeway.v1 import rollout_pb2
 
@@ -41,15 +40,15 @@ def ledgers_of(run: RunDirectory, fleet: str | None = None) -> list[rollout_pb2.
         SettingsError: run.json is damaged.
     """
     with queue_of(run) as config:
-        return _read(config, run, fleet)
+        return of_fleet(ledgers_in(config), fleet, str(run.root))
 
 
-def watch(console: Console, run: RunDirectory, fleet: str | None = None) -> None:
-    """Shows the ledgers and refreshes them every second, until Ctrl-C. Raises the errors of ``ledgers_of``."""
-    with queue_of(run) as config, Live(console=console, auto_refresh=False, screen=False) as live:
+def watch(console: Console, read: Callable[[], Sequence[rollout_pb2.Ledger]]) -> None:
+    """Shows what ``read`` returns and refreshes it every second, until Ctrl-C. Raises the errors of ``read``."""
+    with Live(console=console, auto_refresh=False, screen=False) as live:
         try:
             while True:
-                ledgers = _read(config, run, fleet)
+                ledgers = read()
                 broken = [f"[red]{IMBALANCE}: {violation}[/red]" for violation in violations(ledgers)]
                 live.update(Group(ledger_tables(ledgers), *broken), refresh=True)
                 time.sleep(_REFRESH_S)
@@ -118,14 +117,16 @@ def violations(ledgers: Sequence[rollout_pb2.Ledger]) -> list[str]:
     return [violation for ledger in ledgers for violation in imbalances(ledger)]
 
 
-def _read(config: QueueConfig, run: RunDirectory, fleet: str | None) -> list[rollout_pb2.Ledger]:
-    ledgers = ledgers_in(config)
-    if fleet is None:
-        return ledgers
-    chosen = [ledger for ledger in ledgers if ledger.fleet == fleet]
-    if not chosen:
+def of_fleet(ledgers: Sequence[rollout_pb2.Ledger], fleet: str | None, where: str) -> list[rollout_pb2.Ledger]:
+    """Returns the ledger of one fleet, or all of them for None; ``where`` names the run in the error.
+
+    Raises:
+        RunError: the fleet never submitted to this run.
+    """
+    chosen = [ledger for ledger in ledgers if fleet in (None, ledger.fleet)]
+    if fleet is not None and not chosen:
         known = ", ".join(ledger.fleet for ledger in ledgers) or "none yet"
-        raise RunError(f"fleet {fleet!r} never submitted to {run.root}; fleets that did: {known}")
+        raise RunError(f"fleet {fleet!r} never submitted to {where}; fleets that did: {known}")
     return chosen
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,8 +18,10 @@ from rich.text import Text
 
 from learner.cli.run.run_file import RunFile
 from learner.cli.run.run_history import LearnerHistory, Row, RunHistory, mean
+from learner.cli.view.in_force import in_force_rows
 from learner.cli.view.stall import Stall, find_stall
 from learner.cli.view.text import duration, number, sparkline
+from learner.queue.change_journal import InForce
 
 _PLAIN_S = 5.0
 _QUIET_S = 30.0  # without a report a worker's rate is no longer what it makes now
@@ -53,12 +56,14 @@ class RunView:
         processes: its processes.
         history: its recorded metrics.
         started: when `leeway up` started it, in Unix seconds; None when seen from another process.
+        in_force: what operators have changed; None where that is not known.
     """
 
     phase: str
     processes: list[ProcessView]
     history: RunHistory
     started: float | None
+    in_force: InForce | None = None
 
 
 class Display(Protocol):
@@ -136,6 +141,8 @@ def render(view: RunView, run_file: RunFile) -> RenderableType:
     title = " · ".join(["Leeway", run_file.run.name, view.phase, *([_elapsed(view)] if view.started else [])])
     rule = Rule(Text(title, style="bold"), align="left", style="dim")
     parts = [rule, _progress(view, run_file), _numbers(view, run_file), _processes(view, run_file)]
+    for name, text in reversed(list(_in_force(view))):
+        parts.insert(2, Text(f"{name}: {text}", style="cyan"))
     if (stall := _stall(view, run_file)) is not None:
         parts.insert(2, Text(stall.text(time.time()), style="yellow"))
     return Group(*parts)
@@ -220,6 +227,12 @@ def _state(process: ProcessView, view: RunView, run_file: RunFile) -> str:
     return ", ".join(engines) or f"starting {duration(process.age_s or 0)}"
 
 
+def _in_force(view: RunView) -> Iterator[tuple[str, str]]:
+    """What operators have changed, as names and texts."""
+    if (found := view.in_force) is not None:
+        yield from in_force_rows(found.settings, found.drained, found.paused)
+
+
 def plain_line(view: RunView, run_file: RunFile) -> str:
     """The run's numbers on one line; "" before there are any."""
     learner = view.history.learner
@@ -249,6 +262,7 @@ def plain_line(view: RunView, run_file: RunFile) -> str:
     ]
     if rate := _governed_rate(recent):
         numbers.append(f"lr {', '.join(rate)}")
+    numbers += [f"{name}: {text}" for name, text in _in_force(view)]
     if stall is not None:
         numbers.append(stall.text(time.time()))
     return " · ".join(numbers) + (f" · {duration(left)} left" if left is not None else "")

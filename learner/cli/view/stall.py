@@ -51,6 +51,8 @@ _WAITS = {
     "groups": ("waiting for groups", ""),
     "redis": ("Redis does not answer", "look at Redis (queue.url) and at logs/gateway.log; nothing is lost meanwhile"),
     "checkpoint": ("writing a checkpoint", "look at the disk of learner.checkpoint.dir, its space and speed"),
+    "paused": ("paused by an operator", "leeway ctl RUN resume lets it go on"),
+    "backup": ("making a backup that an operator asked for", "look at the place that it is copied to"),
     "publication": ("publishing a version", "look at the disk of learner.publish.dir, its space and speed"),
 }
 

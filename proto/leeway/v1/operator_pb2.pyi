@@ -356,10 +356,12 @@ class UndrainFleet(_message.Message):
     def __init__(self, fleet: _Optional[str] = ...) -> None: ...
 
 class BackUp(_message.Message):
-    __slots__ = ("uri",)
+    __slots__ = ("uri", "keep")
     URI_FIELD_NUMBER: _ClassVar[int]
+    KEEP_FIELD_NUMBER: _ClassVar[int]
     uri: str
-    def __init__(self, uri: _Optional[str] = ...) -> None: ...
+    keep: int
+    def __init__(self, uri: _Optional[str] = ..., keep: _Optional[int] = ...) -> None: ...
 
 class RequestChangeRequest(_message.Message):
     __slots__ = ("request_id", "change")

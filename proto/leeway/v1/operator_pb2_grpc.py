@@ -156,21 +156,23 @@ class OperatorServiceServicer(object):
 
     def RevokeIdentity(self, request, context):
         """Removes an identity that an operator has added, or its older tokens. Its streams end within a second; what was accepted
-        from it stays. Identities of the gateways' identities file are removed there: FAILED_PRECONDITION.
+        from it stays. Identities of the gateways' identities file are removed there: FAILED_PRECONDITION. So it is if nobody with
+        the role operate would be left.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListVersions(self, request, context):
-        """Returns the versions that are announced, who runs them, and which are pinned.
+        """Returns the versions that are announced, who runs them, and which are pinned: the newest 1000, and of the older ones those
+        that somebody runs or has pinned.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListEvaluations(self, request, context):
-        """Returns the evaluations of the versions, newest version first.
+        """Returns the evaluations of the versions, newest version first; at most 1000.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -193,7 +195,8 @@ class OperatorServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListChanges(self, request, context):
-        """Returns changes in the order in which they were requested, and what became of them.
+        """Returns changes in the order in which they were requested, and what became of them; at most 500: ask again, with `after`,
+        for those that follow.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -109,10 +109,11 @@ def test_fleets_are_told_that_the_run_has_finished_only_when_all_its_steps_are_d
 
     queue = part(report=named("report"), end=named("end"))
     run = part(
+        step=0,
         config=part(steps=10, checkpoint=part(every=1)),
         rank_metrics=part(health=part(closing=named("closing"))),
         prefetch=part(close=named("prefetch")),
-        checkpointer=part(finish=named("finish"), uncommitted=uncommitted),
+        checkpointer=part(finish=named("finish"), uncommitted=uncommitted, saved_step=step),
         publisher=part(wait=named("published"), version=4),
         watchdog=part(stop=named("watchdog"), alive=lambda: None),
         stop=part(left_s=lambda: 1.0),

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from learner.gateway.auth import Caller, Identities, PresentedCredentials, UnauthenticatedError
+from learner.queue.identity_registry import AddedIdentities, AddedIdentity
 from runtime.settings import SettingsError
 
 
@@ -139,3 +140,57 @@ def test_a_bad_file_at_the_start_is_an_error(tmp_path: Path, content: Any, messa
     with pytest.raises(SettingsError, match=message) as caught:
         Identities(path)
     assert str(path) in str(caught.value)
+
+
+def added(**identities: AddedIdentity) -> AddedIdentities:
+    return AddedIdentities("r", identities)
+
+
+def test_added_identities_count_beside_the_file(path: Path):
+    identities = Identities(path)
+    revision = identities.revision
+    identities.merge(added(c=AddedIdentity((sha256("secret-c"),), ("c.fleets",), ("submit", "evaluate"))))
+    assert identities.revision != revision
+    assert call(identities, bearer("secret-c"), "c.fleets").fleet == "c"
+    assert call(identities, None, "c.fleets").roles == {"submit", "evaluate"}
+    assert (identities.added, identities.ignored) == ({"c"}, 0)
+    assert identities.submitters() == {"a", "c"}
+    write(path, {"b": {"tokens": [sha256("secret-b")]}})
+    assert call(identities, bearer("secret-c")).fleet == "c"
+    identities.merge(added())
+    with pytest.raises(UnauthenticatedError):
+        call(identities, bearer("secret-c"))
+
+
+def test_where_an_added_identity_contradicts_the_file_the_file_is_right(path: Path):
+    identities = Identities(path)
+    identities.merge(
+        added(
+            b=AddedIdentity((sha256("other-b"),), (), ("operate",)),
+            c=AddedIdentity((sha256("secret-a"), sha256("secret-c")), ("a.fleets", "c.fleets")),
+            d=AddedIdentity((sha256("secret-c"),), ("d.fleets",)),
+        )
+    )
+    with pytest.raises(UnauthenticatedError):
+        call(identities, bearer("other-b"))
+    assert call(identities, bearer("secret-a"), "a.fleets").fleet == "a"
+    # No credential belongs to two: the first by name keeps it.
+    assert call(identities, bearer("secret-c"), "c.fleets").fleet == "c"
+    assert call(identities, None, "d.fleets").fleet == "d"
+    assert (identities.added, identities.ignored) == ({"c", "d"}, 3)
+    # Once the file says nothing else, they count.
+    write(path, {})
+    assert identities.reload()
+    assert call(identities, bearer("other-b")).roles == {"operate"}
+
+
+def test_a_damaged_added_identity_recognises_nobody(path: Path):
+    identities = Identities(path)
+    damaged = {
+        "c d": AddedIdentity((sha256("x"),)),
+        "e": AddedIdentity(("short",)),
+        "f": AddedIdentity(roles=("root",)),
+    }
+    identities.merge(AddedIdentities("r", damaged, ("g",)))
+    assert (identities.added, identities.ignored) == (frozenset(), 4)
+    assert call(identities, bearer("secret-a")).fleet == "a"

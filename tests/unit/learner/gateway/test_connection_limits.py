@@ -89,6 +89,19 @@ async def test_streams_of_the_revoked_end(path: Path, content: dict, code: grpc.
     await streams.wait_until_empty()
 
 
+async def test_streams_of_the_revoked_end_even_if_a_call_has_read_the_new_file_first(path: Path):
+    identities = Identities(path)
+    metrics = GatewayMetrics(GatewayHealth())
+    streams = OpenStreams(identities, ConnectionLimits(ConnectionConfig()), idle_s=900, metrics=metrics)
+    caller, other = (identities.caller(PresentedCredentials(None, frozenset([name]))) for name in ("a", "b"))
+    with streams.opened(caller, "submit") as stream:
+        rewrite(path, {})
+        identities.caller(other.credentials)
+        streams.tick(time.monotonic())
+        assert stream.closing.is_set()
+        assert streams.by_fleet() == {"a": 1}
+
+
 async def test_only_idle_streams_end_as_idle(path: Path):
     identities = Identities(path)
     streams = OpenStreams(

@@ -16,7 +16,7 @@ from learner.batch.weighting import DEFAULT
 from learner.config import LearnerConfig
 from learner.intake.batch_source import IntakeError
 from learner.intake.prefetch import Prefetch
-from learner.intake.preparation import Preparation
+from learner.intake.preparation import Preparation, PreparedBatch
 from learner.megatron.parallel import Ranks
 from learner.queue import GroupRef, LearnerQueue, TakenGroup
 from leeway.v1 import rollout_pb2 as pb
@@ -40,6 +40,8 @@ class Queue:
     """Hands out one group a step, once the test lets it."""
 
     consumed = 0
+    changes_wait = False  # as the queue knows it
+    changes = False  # as it would find it
 
     def __init__(self) -> None:
         self.asked: list[int] = []  # the steps that something was taken for
@@ -54,6 +56,9 @@ class Queue:
 
     def waiting_at_most(self, seconds: float) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
+
+    def look_for_changes(self) -> None:
+        self.changes_wait = self.changes
 
     def waiting(self) -> int:
         return 99
@@ -71,8 +76,8 @@ class OneRank:
     def channel(self) -> Callable[[bytes | None], bytes]:
         return lambda data: data or b""
 
-    def any(self, value: bool) -> bool:
-        return value or self.other
+    def largest(self, value: int) -> int:
+        return max(value, 2 * self.other)
 
 
 class Loop:
@@ -83,6 +88,11 @@ class Loop:
         services = (cast(LearnerQueue, self.queue), cast(Ranks, self.ranks))
         preparation = Preparation(DEFAULT, Layout(), 4)
         self.prefetch = Prefetch(config(**values), *services, lambda: self.stop, self._progress, preparation)
+
+    def take(self, step: int) -> PreparedBatch:
+        prepared = self.prefetch.take(step)
+        assert isinstance(prepared, PreparedBatch)
+        return prepared
 
     def _progress(self) -> None:
         self.beats += 1
@@ -99,12 +109,10 @@ class Loop:
 
 def test_the_next_batch_is_taken_decoded_and_packed_while_this_one_trains():
     loop = Loop()
-    first = loop.prefetch.take(0)
+    loop.take(0)
     loop.until(lambda: loop.queue.asked == [0, 1] and loop.idle())
     loop.queue.open.clear()
-    second = loop.prefetch.take(1)  # nothing more is to be had, and nothing more is needed
-    assert first is not None
-    assert second is not None
+    second = loop.take(1)  # nothing more is to be had, and nothing more is needed
     assert [ref.group_id for ref in second.taken.refs] == ["1"]
     assert second.groups.staleness_max == 1  # of the step that trains it, not of the one that was trained meanwhile
     assert [len(sequence.tokens) for sequence in second.sequences] == [4, 4]
@@ -186,3 +194,48 @@ def test_close_ends_a_fetch_under_way():
     loop.prefetch.close()
     loop.until(loop.idle)
     assert loop.queue.asked == [0, 1]
+
+
+def test_changes_that_wait_are_looked_at_before_the_step_and_its_batch_stays():
+    loop = Loop()
+    loop.take(0)
+    loop.until(lambda: loop.queue.asked == [0, 1] and loop.idle())
+    loop.queue.changes_wait = True
+    assert loop.prefetch.take(1) == "look"
+    assert loop.prefetch.take(1) == "look"
+    loop.queue.changes_wait = False
+    assert [ref.group_id for ref in loop.take(1).taken.refs] == ["1"]
+    loop.prefetch.close()
+
+
+def test_changes_interrupt_a_wait_for_groups():
+    loop = Loop()
+    loop.queue.open.clear()
+    loop.queue.changes = True
+    assert loop.prefetch.take(0) == "look"
+    loop.queue.changes = loop.queue.changes_wait = False
+    loop.queue.open.set()
+    assert [ref.group_id for ref in loop.take(0).taken.refs] == ["0"]
+    loop.prefetch.close()
+
+
+def test_while_it_is_paused_nothing_is_taken_and_no_time_is_over():
+    loop = Loop(take_timeout_s=0.001)
+    loop.prefetch.pause(True)
+    taken: list[Any] = []
+    thread = threading.Thread(target=lambda: taken.append(loop.prefetch.take(0)))
+    thread.start()
+    beats = loop.beats
+    loop.until(lambda: loop.queue.changes_wait or loop.prefetch._loop_waits.is_set())
+    for _ in range(5):  # five rounds of the wait, each of which would have ended it
+        loop.queue.changes_wait, loop.queue.changes = False, False
+        looked = threading.Event()
+        loop.queue.look_for_changes = looked.set
+        assert looked.wait(60)
+    assert loop.queue.asked == []
+    assert taken == []
+    loop.prefetch.pause(False)
+    thread.join(60)
+    assert [ref.group_id for ref in taken[0].taken.refs] == ["0"]
+    assert loop.beats > beats
+    loop.prefetch.close()

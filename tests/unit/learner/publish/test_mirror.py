@@ -10,7 +10,7 @@ from typing import Any
 import fsspec
 import pytest
 
-from learner.config import PublishConfig
+from learner.config import MirrorConfig
 from learner.publish.mirror import Mirror
 from learner.storage.fence import DirectoryFence, SupersededError
 from rollout.versions.manifest import VersionError
@@ -81,7 +81,7 @@ def test_a_zombie_commits_nothing_there(tmp_path: Path, url: str):
     scene = Scene(tmp_path, keep=3, url=url)
     scene.publish(2)
     DirectoryFence(scene.root, 2).acquire()
-    mirror = Mirror(PublishConfig(dir=scene.root, url=url), scene.fence)
+    mirror = Mirror(MirrorConfig(name="store", url=url), scene.fence)
     store, root = fsspec.core.url_to_fs(url)
     store.rm(f"{root}/weight_v000001", recursive=True)
     with pytest.raises(SupersededError):
@@ -92,10 +92,10 @@ def test_a_zombie_commits_nothing_there(tmp_path: Path, url: str):
     assert store.exists(f"{root}/weight_v000000/manifest.json")
 
 
-def test_a_store_that_fails_leaves_the_version_before_it_current(
+def test_a_store_that_fails_is_left_out_and_catches_up_with_the_next_version(
     tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
 ):
-    """Clients raise what they like; it is a failed publication, and the next version is full."""
+    """Clients raise what they like. The next version is a delta: what it is built on is copied before it."""
     scene = Scene(tmp_path, keep=3, full_every=3, url=url)
     scene.publish(1)
     store = type(fsspec.core.url_to_fs(url)[0])
@@ -106,12 +106,17 @@ def test_a_store_that_fails_leaves_the_version_before_it_current(
     with monkeypatch.context() as broken:
         broken.setattr(store, "put_file", refuse)
         scene.publish(1)
-    assert scene.registry.failures == [1]
+    assert scene.registry.failures == []
+    assert [place.name for place in scene.registry.policies[1].locations] == ["local"]
+    [_, failed] = scene.registry.outcomes
+    assert (failed.mirror, failed.stage, failed.version) == ("store", "copy", 1)
+    assert "SlowDown" in failed.error
     scene.publish(1)
+    assert [place.name for place in scene.registry.policies[2].locations] == ["local", "store"]
     scene.reader(tmp_path / "cache")(2)
-    assert list(scene.registry.policies) == [0, 2]
+    assert names(url) == ["latest", "weight_v000000", "weight_v000001", "weight_v000002"]
 
 
 def test_a_scheme_without_a_client_is_named(tmp_path: Path):
     with pytest.raises(OSError, match=r"nowhere://bucket: ValueError: Protocol not known: nowhere"):
-        Mirror(PublishConfig(dir=tmp_path, url="nowhere://bucket"), DirectoryFence(tmp_path, 1))
+        Mirror(MirrorConfig(name="store", url="nowhere://bucket"), DirectoryFence(tmp_path, 1))

@@ -7,7 +7,7 @@ import hashlib
 import json
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from blake3 import blake3
 from google.protobuf import json_format
 from safetensors.torch import load_file
 
-from learner.config import PublishConfig
+from learner.config import MirrorConfig, PublishConfig
 from learner.publish.catalog import base_of
+from learner.publish.mirrors import MirrorOutcome
 from learner.publish.publisher import Publisher
 from learner.publish.reader import VersionReader
 from learner.storage.fence import DirectoryFence
@@ -34,6 +35,7 @@ class Registry:
         self.policies: list[rollout_pb2.Policy] = []
         self.failures: list[tuple[int, Exception]] = []
         self.replaced: list[tuple[int, int]] = []
+        self.outcomes: list[MirrorOutcome] = []
         self.running = running or set()
 
     def published(self, policy: rollout_pb2.Policy, seconds: float) -> None:
@@ -44,6 +46,9 @@ class Registry:
 
     def coalesced(self, step: int, replaced: int) -> None:
         self.replaced.append((step, replaced))
+
+    def mirrored(self, outcomes: Sequence[MirrorOutcome]) -> None:
+        self.outcomes += outcomes
 
     def in_use(self) -> set[int]:
         return self.running
@@ -249,19 +254,25 @@ def test_what_goes_wrong_in_the_background_is_raised_in_the_loop(tmp_path: Path,
         publisher.wait()
 
 
-def test_versions_that_were_never_announced_do_not_count_among_those_kept(tmp_path: Path, model: Path):
+def test_versions_that_were_never_announced_do_not_count_among_those_kept(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+):
     """Three of four publications fail after the rename; the newest two that fleets can know of stay."""
     bucket = tmp_path / "bucket"
     registry = Registry()
-    publisher = make(tmp_path / "w", model, registry, keep=2, url=bucket.as_uri())
+    store = MirrorConfig(name="store", url=bucket.as_uri())
+    publisher = make(tmp_path / "w", model, registry, keep=2, mirror=(store,))
+    replace_text = DirectoryFence.replace_text
+
+    def refused(self: DirectoryFence, name: str, text: str) -> None:
+        if text in ("2", "3", "4"):
+            raise OSError("no space left on device")
+        replace_text(self, name, text)
+
+    monkeypatch.setattr(DirectoryFence, "replace_text", refused)
     for step in range(6):
-        if step in (2, 3, 4):
-            (bucket / f"weight_v{step:06d}").write_text("a file where the directory should be")
         publisher.publish(step, shard(step))
         publisher.wait()
-        for left in bucket.glob("weight_v*"):
-            if left.is_file():
-                left.unlink()
     assert [version for version, _ in registry.failures] == [2, 3, 4]
     assert versions_on_disk(tmp_path / "w") == [1, 5]
     assert versions_on_disk(bucket) == [1, 5]
@@ -269,7 +280,8 @@ def test_versions_that_were_never_announced_do_not_count_among_those_kept(tmp_pa
 
 def test_a_version_says_where_it_is(tmp_path: Path, model: Path):
     registry = Registry()
-    publisher = make(tmp_path / "w", model, registry, url=(tmp_path / "bucket").as_uri(), mirror="home")
+    home = MirrorConfig(name="home", url=(tmp_path / "bucket").as_uri())
+    publisher = make(tmp_path / "w", model, registry, mirror=(home,))
     publisher.publish(1, shard(1))
     publisher.wait()
     (policy,) = registry.policies

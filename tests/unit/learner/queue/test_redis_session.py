@@ -129,6 +129,17 @@ def test_what_waiting_does_not_mend_is_an_error_at_once():
     assert clock.now == 0
 
 
+def test_credentials_that_are_refused_later_are_waited_for_as_a_password_is_being_rotated():
+    session, server, clock = session_with(redis.AuthenticationError("WRONGPASS invalid"), back=0)
+    assert session.with_retry(server.answer) == "answer"
+    server.back = 600.0
+    assert session.with_retry(server.answer) == "answer"
+    assert 600 <= clock.now < 602
+    server.back = 1e9
+    with pytest.raises(UnavailableError, match=r"refuses the credentials.*; so for 90\d s, and queue\.outage_s = 900"):
+        session.with_retry(server.answer)
+
+
 def test_a_learner_that_starts_before_redis_waits_for_it_and_not_for_ever(monkeypatch: pytest.MonkeyPatch):
     clock = Clock()
 

@@ -80,3 +80,30 @@ def test_a_full_disk_ends_nothing(monkeypatch: Any):
                 again.wait(0.01)
     assert again.wait(60)
     made.close()
+
+
+class Heard:
+    """A heartbeat that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def beat(self, what: str) -> None:
+        self.said.append(what)
+
+    def close(self) -> None:
+        self.said.append("gone")
+
+
+def test_who_asks_a_gateway_is_told_every_second_what_the_loop_does():
+    now, heard = [1000.0], Heard()
+    made = activity.Activity(lambda *_, **__: None, lambda: None, lambda: now[0], heard)  # pyright: ignore[reportArgumentType]
+    made.look()
+    with made.doing("groups"):
+        made.look()
+        now[0] += 6
+        made.look()
+        made.look()
+    made.look()
+    made.close()
+    assert heard.said == ["training", "training", "groups", "groups", "training", "gone"]

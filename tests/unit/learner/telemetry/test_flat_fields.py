@@ -23,14 +23,17 @@ def test_a_configuration_is_shown_without_its_credentials():
     values = {
         "model": "m", "queue": {"url": "rediss://me:hunter2@host:1/0", "run": "r", "password_file": None}, "steps": 9,
         "metrics_dir": "x", "checkpoint": {"dir": "x"}, "publish": {
-            "dir": "x", "url": "s3://bucket/x", "url_options": {"key": "AKIA1", "client_kwargs": {"x": "hunter3"}},
+            "dir": "x", "mirror": [{
+                "name": "tokyo", "url": "s3://bucket/x", "url_options": {"key": "AKIA1", "client_kwargs": {"x": "hunter3"}},
+            }],
         },
     }  # fmt: skip
     config = LearnerConfig.parse(values, "test")
     shown = shown_config(config.model_dump(mode="json"))
     assert not any(secret in text for text in shown.values() for secret in ("hunter2", "hunter3", "AKIA1"))
     assert shown["queue/url"] == "rediss://***@host:1/0"
-    assert (shown["publish/url"], shown["publish/url_options/key"]) == ("s3://bucket/x", HIDDEN)
+    assert shown["publish/mirror/tokyo/url"] == "s3://bucket/x"
+    assert shown["publish/mirror/tokyo/url_options/key"] == HIDDEN
     assert (shown["optimizer/lr"], shown["groups_per_step"], shown["refill/most"]) == ("1e-06", "16", "4")
     other = shown_config(
         {"password_file": "/run/secrets/x", "api_key": "k", "micro_batch_tokens": 5, "stop_token": "s"}

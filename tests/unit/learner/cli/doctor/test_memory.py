@@ -33,7 +33,10 @@ def test_each_stage_is_shown_and_what_it_consists_of(site: Site, monkeypatch: py
 
 def test_the_average_of_the_weights_is_shown(site: Site, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(machine, "gpu_bytes", list)
-    averaged = ("learner.publish.average=0.9", "learner.processes=8")  # two data ranks share it; the default averages too
+    averaged = (
+        "learner.publish.average=0.9",
+        "learner.processes=8",
+    )  # two data ranks share it; the default averages too
     found = next(memory.memory(examined_run(site, *averaged))).found
     assert "optimizer 595.2 kB, average 297.6 kB, activations " in found
     assert "gathered 595.2 kB; at most " in found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -67,3 +68,17 @@ def test_a_server_of_another_model(site: Site, tmp_path: Path, sglang: tuple[str
     assert engine()[0].startswith(f"warn engine: {url}: serves Qwen/Qwen3-8B, type qwen3, which cannot be read here")
     says |= {"model_path": str(site.model)}
     assert engine() == []
+
+
+def test_an_engine_that_wants_a_key_is_asked_with_it(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "key").write_text("secret\n")
+    presented = []
+
+    def refuse(request: urllib.request.Request, timeout: float) -> None:
+        presented.append(request.get_header("Authorization"))
+        raise OSError("refused")
+
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    engine = {"urls": ["http://127.0.0.1:9"], "key_file": str(tmp_path / "key")}
+    bad(peers(site.read("worker", engine=engine)))
+    assert presented == ["Bearer secret"]

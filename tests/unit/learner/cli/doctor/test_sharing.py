@@ -23,7 +23,8 @@ def test_what_the_learner_writes_the_worker_reads(site: Site):
 
 
 def test_an_object_store_is_written_and_read(site: Site):
-    url = {"dir": site.root / "weights", "url": "memory://weights"}
+    url = {"dir": site.root / "weights", "mirror": [{"name": "a", "url": "memory://weights"}]}
     assert bad(sharing.sharing(site.read("learner", publish=url))) == []
-    broken = {"dir": site.root / "weights", "url": "nosuch://weights"}
+    url["mirror"].append({"name": "b", "url": "nosuch://weights"})
+    broken = url
     assert "nosuch" in bad(sharing.sharing(site.read("learner", publish=broken)))[0]

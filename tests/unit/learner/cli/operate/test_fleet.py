@@ -13,15 +13,12 @@ from learner.cli.run.identities import add_fleet, issue_token
 from learner.cli.run.run_directory import RunDirectory
 from learner.gateway.auth import Caller, Identities, PresentedCredentials, UnauthenticatedError
 from runtime.settings import SettingsError
+from tests.tools.runs import make_run
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunDirectory:
-    directory = RunDirectory.at(tmp_path / "run")
-    directory.root.mkdir()
-    directory.create()
-    directory.settings.write_text("{}")
-    return directory
+    return make_run(tmp_path / "run").directory
 
 
 def leeway(*arguments: str) -> tuple[int, str]:
@@ -61,7 +58,15 @@ def test_certificates_and_roles(run: RunDirectory):
     assert leeway("add", root, "console", "--no-token", "--san", "second.test") == (0, "")
     assert caller(run, None, "second.test").roles == {"submit", "operate"}
     _, listed = leeway("list", root)
-    assert listed.splitlines()[-1].split() == ["console", "operate,", "submit", "0", "console.test,", "second.test"]
+    assert listed.splitlines()[-1].split() == [
+        "console",
+        "operate,",
+        "submit",
+        "0",
+        "console.test,",
+        "second.test",
+        "file",
+    ]
 
 
 @pytest.mark.parametrize(

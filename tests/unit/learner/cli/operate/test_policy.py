@@ -159,11 +159,15 @@ def test_rollback_sets_later_checkpoints_aside_and_says_what_is_lost(run: RunDir
     ]
 
 
-def test_rollback_refuses_a_run_in_progress_and_a_version_older_than_every_checkpoint(run: RunDirectory):
+def test_rollback_of_a_run_in_progress_is_its_gateways(run: RunDirectory):
     with run.lock():
         result = leeway("rollback", run.root, 2)
     assert result.exit_code == 2
-    assert "the run is in progress" in result.stderr
+    assert "no operator's token there" in result.stderr
+    assert not list(run.checkpoints.glob("rolled_back_*"))
+
+
+def test_rollback_refuses_a_version_older_than_every_checkpoint(run: RunDirectory):
     result = leeway("rollback", run.root, 0)
     assert result.exit_code == 2
     assert "no intact checkpoint at or before step 1" in result.stderr

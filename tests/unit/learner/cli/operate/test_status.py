@@ -16,6 +16,7 @@ from rich.console import Console
 from learner.cli.operate import status as status_module
 from learner.cli.operate.status import print_status
 from learner.cli.run.run_directory import RunDirectory
+from learner.queue.change_journal import InForce
 from leeway.v1 import rollout_pb2
 from tests.tools.lively_run import make_lively_run
 from tests.tools.runs import make_run, step, write_rows
@@ -100,3 +101,11 @@ def test_a_ledger_that_does_not_balance_is_named(run: RunDirectory, monkeypatch:
     lines = status(run, pid)
     assert "ledger of a: 5 accepted = 3 trained; the ledger does not balance" in lines
     assert "ledger of b: 0 accepted = 0 trained; balances" in lines
+
+
+def test_what_operators_have_changed_is_shown(run: RunDirectory, monkeypatch: pytest.MonkeyPatch):
+    in_force = InForce({"optimizer.lr": "1e-05"}, frozenset({"paris"}), frozenset(), False)
+    monkeypatch.setattr(status_module, "_in_force", lambda _: in_force)
+    lines = status(run, None)
+    assert "changed settings: optimizer.lr=1e-05" in lines
+    assert "drained fleets: paris" in lines

@@ -109,3 +109,15 @@ def test_only_the_newest_rows_are_kept_for_a_display(tmp_path: Path):
     assert history.learner.skipped == 30  # a count, of all
     assert [row["time"] for row in history.workers["worker-0"].progress] == [2040.0 + n for n in range(10)]
     assert len(RunHistory(run.metrics).poll().learner.steps) == 40
+
+
+def test_a_workers_file_that_was_begun_anew_goes_on_from_the_one_before(tmp_path: Path):
+    path = tmp_path / "worker-0.jsonl"
+    row = '{"time": %d, "kind": "progress", "tokens_generated": %d}\n'
+    path.write_text(row % (1, 10) + row % (2, 20))
+    run = RunHistory(tmp_path).poll()
+    path.replace(tmp_path / "worker-0.jsonl.1")
+    path.write_text(row % (3, 30))
+    assert run.poll().tokens_generated() == 30  # by who watched it
+    assert RunHistory(tmp_path).poll().tokens_generated() == 30  # by who comes later
+    assert [one["time"] for one in RunHistory(tmp_path).poll().workers["worker-0"].progress] == [1, 2, 3]

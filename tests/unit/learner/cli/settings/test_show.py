@@ -28,7 +28,9 @@ url = "redis://leeway:secret@host:6379/0"
 groups_per_s = 5
 [learner]
 steps = 9
-[learner.publish]
+[[learner.publish.mirror]]
+name = "tokyo"
+url = "s3://tokyo/run"
 url_options = { secret = "abc", endpoint = "http://s3" }
 [[rollout.task]]
 name = "sort"
@@ -117,7 +119,8 @@ def test_secrets_are_not_shown(file: Path):
     [
         ("queue.url", "rediss://:pw@h:1", "rediss://:***@h:1"),
         ("queue.url", "redis://h:1", "redis://h:1"),
-        ("publish.url_options", {"key": "AK", "c": {"api_token": "t"}}, {"key": "***", "c": {"api_token": "***"}}),
+        ("publish.mirror", [{"url_options": {"key": "A"}}], [{"url_options": {"key": "***"}}]),
+        ("publish.mirror", [{"url_options": {"c": {"api_token": "t"}}}], [{"url_options": {"c": {"api_token": "***"}}}]),
         ("queue.password_file", "/p", "/p"),
         ("gateway.tls.key", "tls/gateway.key", "tls/gateway.key"),
         ("learner.micro_batch_tokens", 5, 5),

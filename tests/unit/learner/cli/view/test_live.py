@@ -21,6 +21,7 @@ from learner.cli.view.live import (
     time_left,
     training_rate,
 )
+from learner.queue.change_journal import InForce
 from tests.tools.runs import DEMO, make_run, progress, step, write_rows
 
 PROCESSES = [ProcessView("gateway", "running", 12, 1, 5.0), ProcessView("worker-0", "running", 13, 0, 75.0)]
@@ -171,3 +172,25 @@ def test_a_run_that_makes_no_steps_shows_no_rates_of_the_past_and_no_time_left(t
     for text in shown():
         assert "waiting" not in text
         assert "left" in text
+
+
+def test_what_operators_have_changed_is_shown_and_a_pause_is_no_stall(tmp_path: Path):
+    run_file = make_run(tmp_path / "r", steps=3)
+    since = time.time() - 1000
+    paused = {"kind": "activity", "time": since + 5, "what": "paused", "since": since}
+    write_rows(run_file.directory.metrics / "learner.jsonl", [paused])
+    history = RunHistory(run_file.directory.metrics).poll()
+    assert history.learner.phase(0.0) == "paused"
+    in_force = InForce({"optimizer.lr": "1e-05"}, frozenset({"paris"}), frozenset(), True)
+    view = RunView(history.learner.phase(0.0), PROCESSES, history, since, in_force)
+    console = Console(width=120)
+    with console.capture() as captured:
+        console.print(render(view, run_file))
+    text = captured.get()
+    for words in ("paused: by an operator", "changed settings: optimizer.lr=1e-05", "drained fleets: paris"):
+        assert words in text
+        assert words in plain_line(view, run_file)
+    assert "(since " not in text
+    # Once it trains again, it says so.
+    write_rows(run_file.directory.metrics / "learner.jsonl", [step(4, time=time.time())])
+    assert RunHistory(run_file.directory.metrics).poll().learner.phase(0.0) == "training"

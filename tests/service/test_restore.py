@@ -1,0 +1,160 @@
+"""Restore drills: what an operator does after a loss, with the commands of deploy/runbook.md, and what it costs, counted."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from learner.checkpoint import store
+from learner.cli.run.run_directory import RunDirectory
+from learner.queue import EmbeddedRedis, HaltedError, LearnerQueue
+from learner.queue.keys import Keys
+from tests.service.backed_up import PlayedRun, leeway
+from tests.service.fleet import valid_group
+from tests.service.queueing import client, ledger
+
+RUNBOOK = (Path(__file__).parents[2] / "deploy" / "runbook.md").read_text()
+
+
+@pytest.fixture
+async def played(tmp_path: Path) -> AsyncIterator[PlayedRun]:
+    """A run with 12 groups: 4 committed, then 3 in a newer checkpoint that are committed too, 5 wait."""
+    run = PlayedRun(tmp_path / "run")
+    await run.feed([valid_group() for _ in range(12)])
+    run.train(4)
+    run.commit(run.save())
+    run.train(3)
+    run.commit(run.save())
+    yield run
+    run.stop()
+
+
+def documented(command: str) -> None:
+    """Fails if the runbook does not have the command, whose arguments are written in capitals."""
+    assert re.sub(r"\s+", " ", command) in re.sub(r"\s+", " ", RUNBOOK), command
+
+
+def flush(played: PlayedRun) -> None:
+    """Deletes all that Redis has of the run."""
+    played.learner.guard.begin(None)
+    played.learner.close()
+    with client(played.config) as raw:
+        raw.flushall()
+
+
+def backed_up(played: PlayedRun, place: Path) -> None:
+    status, text = leeway("backup", played.run.root, place)
+    assert status == 0, text
+
+
+async def test_an_empty_redis_beside_checkpoints(played: PlayedRun, tmp_path: Path):
+    documented("leeway queue accept RUN")
+    flush(played)
+    await played.feed(
+        [valid_group() for _ in range(3)]
+    )  # a gateway that has started anew, before the learner has looked
+    with pytest.raises(HaltedError, match="has other data under this run's name"):
+        played.begin()
+    status, text = leeway("queue", "accept", played.run.root, "--yes")
+    assert status == 0, text
+    assert "7 trained groups were forgotten: counted again" in text
+    assert "5 groups are missing at most: counted as vanished" in text
+    account = ledger(played.config)
+    assert (account.accepted, account.trained, account.queued, account.vanished) == (10, 7, 3, 5)
+    played.learner = played.begin()
+
+
+async def test_an_empty_redis_is_filled_from_a_backup_that_is_no_older_than_the_checkpoint(
+    played: PlayedRun, tmp_path: Path
+):
+    documented("leeway restore URI RUN --queue-only")
+    backed_up(played, tmp_path / "kept")
+    flush(played)
+    with client(played.config) as raw:  # what processes that found nothing leave there
+        raw.hset(Keys(played.config.run).clock, "now", 1)
+    status, text = leeway("restore", tmp_path / "kept", played.run.root, "--queue-only")
+    assert (status, "already served" in text or "running redis" in text) == (2, True), text
+    played.server.stop()
+    status, text = leeway("restore", tmp_path / "kept", played.run.root, "--queue-only")
+    assert status == 0, text
+    played.server = played.server.restart()
+    account = ledger(played.config)
+    assert (account.accepted, account.trained, account.queued, account.vanished) == (12, 7, 5, 0)
+    played.learner = played.begin()
+    assert len(played.learner.take(99, 2, 99)) == 5
+    played.server.stop()
+    status, text = leeway("restore", tmp_path / "kept", played.run.root, "--queue-only")
+    assert (status, "12 groups were accepted there" in text) == (2, True), text
+    played.server = played.server.restart()
+
+
+async def test_an_older_redis_beside_newer_checkpoints(played: PlayedRun, tmp_path: Path):
+    """The copy is a minute older than the newest checkpoint, which contains 2 groups more."""
+    backed_up(played, tmp_path / "kept")
+    older = tmp_path / "older"
+    shutil.copytree(played.run.redis / "appendonlydir", older)
+    with client(played.config) as raw:
+        raw.hincrby(Keys(played.config.run).clock, "now", 60_000)
+    await played.feed([valid_group() for _ in range(4)])
+    played.train(2)
+    played.commit(played.save())
+    played.learner.close()
+    played.server.stop()
+    status, text = leeway("restore", tmp_path / "kept", played.run.root, "--queue-only")
+    assert (status, "older than what checkpoint step_00000003_e0001 has seen, by 6" in text) == (2, True), text
+    assert "leeway queue accept RUN" in text
+    shutil.rmtree(played.run.redis / "appendonlydir")
+    shutil.copytree(older, played.run.redis / "appendonlydir")
+    played.server = played.server.restart()
+    with pytest.raises(HaltedError, match="has an older copy of this run's data"):
+        played.begin()
+    status, text = leeway("queue", "accept", played.run.root, "--yes")
+    assert status == 0, text
+    assert "2 groups had come back and are trained already: finished" in text
+    assert "4 groups are missing at most: counted as vanished" in text
+    account = ledger(played.config)
+    assert (account.accepted, account.trained, account.queued, account.vanished) == (12, 9, 3, 4)
+    played.learner = played.begin()
+
+
+async def test_the_newest_checkpoint_is_lost(played: PlayedRun):
+    """The run goes on from the one before; the 3 groups that only the newest contained are given up, and counted."""
+    documented("leeway up RUN --resume")
+    shutil.rmtree(store.completed(played.run.checkpoints)[-1])
+    played.learner.close()
+    played.learner = played.begin()
+    state = store.read_state(store.completed(played.run.checkpoints)[-1])
+    assert played.learner.give_up(state.contained, record=True) == 3
+    account = ledger(played.config)
+    assert (account.trained, account.given_up, account.queued) == (7, 3, 5)
+
+
+async def test_the_whole_machine_is_lost(played: PlayedRun, tmp_path: Path):
+    documented("leeway backup RUN URI")
+    documented("leeway restore URI DIR")
+    documented("leeway up DIR --resume")
+    backed_up(played, tmp_path / "kept")
+    await played.feed([valid_group() for _ in range(6)])
+    played.train(5)
+    played.commit(played.save())
+    lost = ledger(played.config)
+    played.learner.close()
+    played.server.stop()
+    shutil.rmtree(played.run.root)
+    status, text = leeway("restore", tmp_path / "kept", tmp_path / "elsewhere")
+    assert status == 0, text
+    assert "step 2, 12 groups accepted, 7 trained, 5 waiting" in text
+    again = RunDirectory.existing(tmp_path / "elsewhere")
+    played.server = EmbeddedRedis.start(again.redis)
+    config = played.config.model_copy(update={"url": played.server.url})
+    account = ledger(config)
+    assert (lost.accepted - account.accepted, lost.trained - account.trained) == (6, 5)
+    state = store.read_state(store.completed(again.checkpoints)[-1])
+    learner = played.learner = LearnerQueue.open(config)
+    learner.begin(state.step, state.trained + state.recent, state.extra["witness"])
+    assert learner.give_up(state.contained, record=True) == 0
+    assert len(learner.take(99, 2, 99)) == 5
