@@ -19,6 +19,7 @@ def main(arguments: list[str]) -> int:
     from runtime.errors import LeewayError
     from runtime.logs import configure, fatal
     from runtime.settings import SettingsError
+    from runtime.termination import leave_reason
 
     if os.environ.get("LEEWAY_CHILD"):
         die_with_parent()
@@ -37,6 +38,7 @@ def main(arguments: list[str]) -> int:
     try:
         from learner.launch import launch
     except LeewayError as error:  # megatron-core or torch is not the version that learner/megatron/patches requires
+        leave_reason(str(error))
         log.error("configuration", error=str(error))
         return error.exit_status
     return launch(config, log)

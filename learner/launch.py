@@ -15,6 +15,7 @@ from learner.telemetry.rank_metrics import RankMetrics
 from learner.train import train
 from runtime.errors import MISCONFIGURED, LeewayError
 from runtime.status import Status
+from runtime.termination import leave_reason
 
 
 def launch(config: LearnerConfig, log: BoundLogger) -> int:
@@ -35,6 +36,7 @@ def launch(config: LearnerConfig, log: BoundLogger) -> int:
         done = train(config, ranks, rank_metrics)
         ranks.stop()
     except LeewayError as error:
+        leave_reason(str(error))
         log.error("configuration" if error.exit_status == MISCONFIGURED else "stopped", error=str(error))
         return error.exit_status
     return 0 if done else ROLLED_BACK

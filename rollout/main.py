@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from pathlib import Path
 
 import structlog
 
@@ -25,12 +24,12 @@ from rollout.generation.run_agreement import agreed_run
 from rollout.generation.task_prompts import TaskPrompts
 from rollout.opened_player import opened_player
 from rollout.telemetry.tracing import WorkerTracing
+from rollout.telemetry.worker_files import WorkerFiles
 from rollout.telemetry.worker_log import WorkerLog
 from rollout.telemetry.worker_metrics import WorkerMetrics
 from rollout.versions.verifier import Verifier
 from rollout.worker import Worker, WorkerDependencies
 from runtime import traces
-from runtime.settings import SettingsError
 from runtime.status import Status
 from runtime.stop_on_signal import run_until_stopped
 
@@ -46,12 +45,15 @@ async def run_until_signal(config: WorkerConfig) -> None:
 
 
 async def _run(config: WorkerConfig) -> None:
-    token = None if config.token_file is None else _read_token(config.token_file)
-    credentials = Credentials(token, config.tls)
+    credentials = Credentials(tls=config.tls, token_file=config.token_file)
     tokenizer = Tokenizer(config.model)
     cache = config.cache_dir or config.state_dir / f"{config.name}.versions"
-    verifier = Verifier(config.model, config.allowed_uris, cache, config.transfer_timeout_s)
-    metrics = WorkerMetrics(len(config.engine.urls) or config.engine.count, [task.label for task in config.task])
+    verifier = Verifier(config.model, config.allowed_uris, cache, config.transfer_timeout_s, config.locations)
+    metrics = WorkerMetrics(
+        len(config.engine.urls) or config.engine.count,
+        [task.label for task in config.task],
+        config.tls and config.tls.certificate,
+    )
     async with contextlib.AsyncExitStack() as stack:
         environments = [await stack.enter_async_context(_environments(config, task)) for task in config.task]
         prompts = [
@@ -62,6 +64,7 @@ async def _run(config: WorkerConfig) -> None:
         )
         metrics.tasks.follow(lambda: [one.resting() for one in prompts])
         worker_log = stack.enter_context(contextlib.closing(WorkerLog(config, metrics)))
+        stack.enter_context(WorkerFiles(config, metrics.registry))
         tracing = stack.enter_context(
             contextlib.closing(WorkerTracing(traces.start(config.traces, config.name, config.run)))
         )
@@ -122,13 +125,3 @@ def _with_endpoint(config: WorkerConfig, playing: Sequence[int], number: int) ->
         return config
     endpoint = config.endpoint.model_copy(update={"listen": "127.0.0.1:0", "url": "", "remote_token_file": None})
     return config.model_copy(update={"name": f"{config.name}.{number}", "endpoint": endpoint})
-
-
-def _read_token(path: Path) -> str:
-    try:
-        token = path.read_text().strip()
-    except OSError as error:
-        raise SettingsError(f"token_file = {path}: {error.strerror}") from error
-    if not token:
-        raise SettingsError(f"token_file = {path}: the file is empty")
-    return token

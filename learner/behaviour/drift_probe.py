@@ -45,6 +45,10 @@ class DriftProbe:
         self._ranks = ranks
         self._window: _Window | None = None
 
+    def configure(self, config: LrControlConfig) -> None:
+        """Takes other settings between two steps."""
+        self._config = config
+
     def after_step(self, step: int, batch: Batch | None, stats: StepStats | None, rate: float) -> Movement | None:
         """Counts a step, and begins or ends a measurement with it. Collective.
 

@@ -80,6 +80,10 @@ class Behaviour:
             )
         return limit
 
+    def configure(self, config: LearnerConfig, objective: Objective) -> None:
+        """Takes other constants of the objective between two steps; what is recomputed for it must stay what it is."""
+        self._config, self._objective = config, objective
+
     @property
     def caches(self) -> bool:
         """Whether the weights that are published are to be cached: log mu may be needed, and there is room."""

@@ -1,4 +1,4 @@
-"""Returns a run to its newest healthy checkpoint when an alarm asks for it.
+"""Returns a run to its newest healthy checkpoint when an alarm asks for it, or to an older one when an operator does.
 
 What was learnt since that checkpoint is given up, so the run begins a new timeline, and a timeline begins with a learner's
 start. Therefore the learner that raises the alarm writes a request, ``rollback.json``, next to the checkpoints and ends with
@@ -18,7 +18,14 @@ import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from learner.checkpoint.store import CheckpointError, completed, epoch_and_step, is_healthy
+from learner.checkpoint.store import (
+    CheckpointError,
+    DamagedError,
+    completed,
+    epoch_and_step,
+    is_healthy,
+    read_state,
+)
 from learner.control.alarms import Alarm
 from learner.storage.fence import DirectoryFence
 
@@ -40,6 +47,7 @@ class RollbackRequest:
         rule: rule of the alarm that asked for the rollback.
         reason: the alarm's sentence for people.
         reported: whether the start that applied the request has logged what it cost.
+        request_id: an operator's request for it; empty: an alarm asked.
     """
 
     number: int
@@ -50,6 +58,7 @@ class RollbackRequest:
     rule: str
     reason: str
     reported: bool = False
+    request_id: str = ""
 
     def write(self, fence: DirectoryFence) -> None:
         """Writes ``rollback.json``, replacing an older one. Raises OSError."""
@@ -89,6 +98,21 @@ def request_rollback(
         fence.require_current()
         return None
     return request
+
+
+def newest_at(root: Path, epoch: int, step: int) -> Path | None:
+    """Finds the newest checkpoint whose weights are of this step or an earlier one, on the timeline of ``epoch``.
+
+    Its files are not verified here: the start that resumes from it does that, and falls back on an older one.
+    """
+    for directory in reversed(completed(root)):
+        try:
+            state = read_state(directory)
+        except DamagedError:
+            continue
+        if state.epoch <= epoch and state.step <= step:
+            return directory
+    return None
 
 
 def apply_rollback(fence: DirectoryFence, request: RollbackRequest) -> None:

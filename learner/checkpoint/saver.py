@@ -76,6 +76,9 @@ class Checkpointer:
         callbacks: told about every save; on rank 0 only, None elsewhere.
         barrier: collective; returns when every rank has called it.
         extra: returns the other state to put into a checkpoint, as JSON values; called on rank 0 when a save begins.
+
+    Attributes:
+        saved_step: step of the newest save that was begun; None before the first.
     """
 
     def __init__(
@@ -93,6 +96,7 @@ class Checkpointer:
         self._callbacks = callbacks
         self._barrier = barrier
         self._extra = extra
+        self.saved_step: int | None = None
         self._uncommitted: list[GroupRef] = []
         self._recent: deque[tuple[float, list[GroupRef]]] = deque()  # commit time and groups
         self._contained: Counter[str] = Counter()  # fleet -> groups in the weights; rank 0
@@ -117,6 +121,14 @@ class Checkpointer:
         if step % self._config.every == 0:
             self.save(step)
 
+    def configure(self, config: CheckpointConfig) -> None:
+        """Takes another interval and retention between two steps; the directory must stay what it is."""
+        self._config = config
+
+    def poll(self) -> None:
+        """Commits the save in progress if it is durable. Collective."""
+        self._poll(blocking=False)
+
     def save(self, step: int) -> None:
         """Begins a save now, after waiting for the one before it. Collective.
 
@@ -124,6 +136,7 @@ class Checkpointer:
             SupersededError: a newer learner has taken over (rank 0).
         """
         self._poll(blocking=True)
+        self.saved_step = step
         extra = self._extra() if self._callbacks is not None else {}
         trained, contained = list(self._uncommitted), dict(self._contained)
         state = CheckpointState(step, self.fence.epoch, trained, self._remembered(), contained, extra)

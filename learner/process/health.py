@@ -18,10 +18,12 @@ class RankHealth:
 
     Attributes:
         moved: when the rank last made progress, Unix seconds; 0 before the first time.
+        paused: whether an operator has paused the run: the rank trains nothing, and is ready all the same.
     """
 
     def __init__(self, limit_s: float) -> None:
         self.moved = 0.0
+        self.paused = False
         self._progress = Heartbeat("training", limit_s)
         self._unready: str | None = "starting: model, queue, checkpoint or warm start"
         self._halted: str | None = None

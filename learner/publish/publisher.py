@@ -15,7 +15,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -23,7 +23,7 @@ import structlog
 
 from learner.config import PublishConfig
 from learner.publish.coalescing import Coalescer, Decision, HeldSnapshots, Snapshot
-from learner.publish.mirror import Mirror
+from learner.publish.mirrors import MirrorOutcome, Mirrors
 from learner.publish.rank_group import RankGroup
 from learner.publish.retention import Versions, remove_expired
 from learner.publish.shard_source import ShardSource
@@ -51,6 +51,10 @@ class PublicationCallbacks(Protocol):
         """Records that the weights after step ``replaced`` are never published: those after ``step`` took their place."""
         ...
 
+    def mirrored(self, outcomes: Sequence[MirrorOutcome]) -> None:
+        """Records what became of a version in the mirrors."""
+        ...
+
     def in_use(self) -> set[int]:
         """Versions that must not be removed: fleets run them, or training still needs them."""
         ...
@@ -60,7 +64,7 @@ class Publisher:
     """Publishes versions in the background, one at a time. Every rank makes one and calls it in step.
 
     Args:
-        config: directory, dtype, retention and mirror of versions.
+        config: directory, dtype, retention and mirrors of versions.
         fence: fence of the directory of versions; rank 0 has acquired it before.
         model: Hugging Face directory that config and tokenizer files are copied from.
         next_version: number of the first version; equal on every rank.
@@ -68,6 +72,7 @@ class Publisher:
 
     Attributes:
         version: the newest version handed to publication; ``next_version`` - 1 before the first.
+        published_step: its step; None before the first.
     """
 
     def __init__(
@@ -79,14 +84,15 @@ class Publisher:
         callbacks: PublicationCallbacks | None,
     ) -> None:
         self.version = next_version - 1
+        self.published_step: int | None = None
         self._config = config
         self._fence = fence
         self._callbacks = callbacks
-        self._wait_s = _WRITE_S + 3 * config.transfer_timeout_s
+        self._wait_s = _WRITE_S + 3 * max((mirror.wait_s for mirror in config.mirror), default=0.0)
         self._loops = RankGroup(_LOOP_S)
         self._threads = RankGroup(self._wait_s)
-        self._mirror = Mirror(config, fence) if config.url else None
-        self._writer = VersionWriter(config, fence, model, self._threads, self._mirror)
+        self._mirrors = Mirrors(config.mirror, fence, self._threads)
+        self._writer = VersionWriter(config, fence, model, self._threads, self._mirrors)
         self._coalescer = Coalescer(self.version) if callbacks is not None else None
         self._held = HeldSnapshots()
         self._ticket = 0
@@ -97,6 +103,10 @@ class Publisher:
         self._changed = threading.Condition()
         self._loops.barrier()
         threading.Thread(target=self._serve, name="publisher", daemon=True).start()
+
+    def configure(self, config: PublishConfig) -> None:
+        """Takes another retention between two steps; what versions are written like must stay what it is."""
+        self._config = config
 
     def publish(self, step: int, export: Callable[[int], ShardSource]) -> None:
         """Hands over the weights after ``step``. Collective; waits for no publication.
@@ -111,6 +121,7 @@ class Publisher:
             Exception: what the callbacks raised: the version is on disk and no fleet knows it (rank 0).
         """
         self._raise_failure()
+        self.published_step = step
         ticket = self._ticket
         self._ticket += 1
         decision = self._coalescer.offer(ticket, step) if self._coalescer else Decision(0, 0, None)
@@ -183,6 +194,7 @@ class Publisher:
         if self._callbacks is None or policy is None:
             return
         try:
+            self._callbacks.mirrored(self._writer.outcomes)
             self._callbacks.published(policy, time.monotonic() - started)
             self._retain(snapshot.version, self._callbacks.in_use())
         except Exception as error:  # noqa: BLE001 - raised in the loop by publish() or wait()
@@ -190,8 +202,11 @@ class Publisher:
 
     def _retain(self, newest: int, in_use: set[int]) -> None:
         try:
-            remove_expired(self._fence, self._mirror, self._config, Versions(newest, in_use, self._failed))
+            kept = remove_expired(self._fence, self._config, Versions(newest, in_use, self._failed))
         except FileNotFoundError:
             return  # a newer learner has taken over: what is kept is its decision
         except OSError as error:
             structlog.get_logger().warning("old versions not removed; tried again after the next", error=str(error))
+            return
+        if self._callbacks is not None:
+            self._callbacks.mirrored(self._mirrors.retain(kept, newest))

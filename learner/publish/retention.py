@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from learner.config import PublishConfig
 from learner.publish.catalog import pinned, with_bases
-from learner.publish.mirror import Mirror
 from learner.storage.fence import DirectoryFence
 from runtime.version_format.names import version_name, versions_on_disk
 
@@ -19,7 +18,7 @@ class Versions:
     Attributes:
         newest: the version published last.
         in_use: versions that fleets run or fetch, that are evaluated or the best so far, or that training still needs.
-        failed: versions that were never announced, whatever is left of them on disk or in the mirror.
+        failed: versions that were never announced, whatever is left of them on disk or in a mirror.
     """
 
     newest: int
@@ -27,11 +26,10 @@ class Versions:
     failed: Set[int]
 
 
-def remove_expired(fence: DirectoryFence, mirror: Mirror | None, config: PublishConfig, known: Versions) -> None:
-    """Removes the versions that need not stay, on disk and in the mirror. Numbers without a version do not count.
+def remove_expired(fence: DirectoryFence, config: PublishConfig, known: Versions) -> set[int]:
+    """Removes the versions that need not stay from the disk; returns those that stay. Numbers without a version do not count.
 
     Raises:
-        SupersededError: a newer learner has taken over (only the mirror asks).
         OSError: something could not be removed; FileNotFoundError when the staging directory is gone, that is, when a
             newer learner has taken over.
     """
@@ -51,5 +49,4 @@ def remove_expired(fence: DirectoryFence, mirror: Mirror | None, config: Publish
     for version in present:
         if version not in kept:
             fence.remove(version_name(version))
-    if mirror is not None:
-        mirror.retain(kept, known.newest)
+    return kept

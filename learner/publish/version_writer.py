@@ -1,8 +1,10 @@
-"""One version, written by all ranks together: shards, index, config and tokenizer files, manifest, then the mirror's copy.
+"""One version, written by all ranks together: shards, index, config and tokenizer files, manifest, then the mirrors' copies.
 
-Every rank writes its own shard and copies it to the mirror, all at the same time; rank 0 does the rest. Order, so that a
-reader never sees half a version: shards; manifest; fsync; rename; pointer file; in the mirror shards, other files, manifest,
-pointer. A learner that has been replaced can neither rename nor remove anything: see learner.storage.fence.
+Every rank writes its own shard and copies it to the mirrors, all at the same time; rank 0 does the rest. Order, so that a
+reader never sees half a version: shards; manifest; fsync; rename; pointer file; in each mirror shards, other files, manifest,
+pointer. It is announced once, with the places that have it by then; mirrors that failed or were too slow are left out
+(learner.publish.mirrors). A learner that has been replaced can neither rename nor remove anything: see
+learner.storage.fence.
 """
 
 from __future__ import annotations
@@ -13,10 +15,11 @@ from pathlib import Path
 import structlog
 
 from learner.config import PublishConfig
+from learner.config.mirror import LOCAL
 from learner.publish.catalog import POINTER
 from learner.publish.coalescing import Snapshot
 from learner.publish.manifest_writer import ManifestWriter, ShardFiles, manifest_entry
-from learner.publish.mirror import Mirror
+from learner.publish.mirrors import MirrorOutcome, Mirrors
 from learner.publish.rank_group import RankGroup
 from learner.publish.shard_writer import ShardWriter, delta_file, model_file
 from learner.storage.digests import ROW, FileDigest, of_row, to_row
@@ -24,27 +27,29 @@ from learner.storage.fence import DirectoryFence
 from leeway.v1 import manifest_pb2, rollout_pb2
 from runtime.version_format.names import version_name
 
-LOCAL = "local"  # name of the learner's own disk among a version's locations
-
 
 class VersionWriter:
     """Writes versions, one after the other. Every rank has one.
 
     Args:
-        config: dtype, how often a version is full, and the mirror.
+        config: dtype, and how often a version is full.
         fence: fence of the directory of versions; rank 0 has acquired it before.
         model: Hugging Face directory that config and tokenizer files are copied from.
         group: the ranks.
-        mirror: the copy in an object store, if there is one.
+        mirrors: the copies elsewhere.
+
+    Attributes:
+        outcomes: rank 0: what became of the last version in each mirror.
     """
 
     def __init__(
-        self, config: PublishConfig, fence: DirectoryFence, model: Path, group: RankGroup, mirror: Mirror | None
+        self, config: PublishConfig, fence: DirectoryFence, model: Path, group: RankGroup, mirrors: Mirrors
     ) -> None:
         self._config = config
         self._fence = fence
         self._group = group
-        self._mirror = mirror
+        self._mirrors = mirrors
+        self.outcomes: list[MirrorOutcome] = []
         self._shards = ShardWriter(group.rank, config.weights_dtype, deltas=config.full_every > 1)
         self._manifests = ManifestWriter(model)
         self._previous: int | None = None  # rank 0: the version published last, None after a failure
@@ -64,12 +69,15 @@ class VersionWriter:
         self._previous = None
         files = self._write_shards(snapshot, base)
         policy = self._complete(snapshot, base, files)
-        if self._mirror is not None:
-            policy = self._copy(self._mirror, snapshot.version, files, policy)
+        self.outcomes = self._copy(snapshot.version, files, policy)
         if self._group.rank:
             return None
         if isinstance(policy, OSError):
             raise policy
+        assert policy is not None
+        copies = [rollout_pb2.Location(name=one.mirror, uri=one.uri) for one in self.outcomes if one.uri is not None]
+        policy.locations.extend(copies)
+        policy.uri = copies[0].uri if copies else policy.uri
         self._previous = snapshot.version
         self._deltas = self._deltas + 1 if base is not None else 0
         return policy
@@ -138,29 +146,15 @@ class VersionWriter:
         return policy
 
     def _copy(
-        self, mirror: Mirror, version: int, files: ShardFiles | OSError, policy: rollout_pb2.Policy | OSError | None
-    ) -> rollout_pb2.Policy | OSError | None:
-        """Copies a version that is complete on disk to the mirror; returns its announcement, or what failed. Collective."""
+        self, version: int, files: ShardFiles | OSError, policy: rollout_pb2.Policy | OSError | None
+    ) -> list[MirrorOutcome]:
+        """Copies a version to the mirrors if it is complete on disk. Collective."""
         (complete,) = self._group.agree([int(isinstance(policy, rollout_pb2.Policy))])
         if not complete or isinstance(files, OSError):
-            return policy
+            return []
         shards = {file.name for file in files.written}
         own = shards & {model_file(self._group.rank), delta_file(self._group.rank)}
-        failure: OSError | None = None
-        try:
-            mirror.put_files(version, own)
-        except OSError as error:
-            failure = error
-        if any(row[0] for row in self._group.gather([int(failure is not None)])):
-            return self._failed("its copy in the mirror", failure)
-        if not isinstance(policy, rollout_pb2.Policy):
-            return policy
-        try:
-            policy.uri = mirror.complete(version, shards)
-        except OSError as error:
-            return error
-        policy.locations.add(name=self._config.mirror, uri=policy.uri)
-        return policy
+        return self._mirrors.copy(version, shards, own)
 
     def _failed(self, what: str, failure: OSError | None) -> OSError:
         """What rank 0 is told of a failure on some rank; a rank that failed logs its own."""

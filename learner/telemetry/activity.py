@@ -8,10 +8,13 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
-Waiting = Literal["groups", "redis", "checkpoint", "publication"]
+from learner.queue.learner_heartbeat import LearnerHeartbeat
+
+Waiting = Literal["groups", "redis", "checkpoint", "publication", "paused", "backup"]
 
 _LASTING_S = 5.0  # shorter waits are part of every step
 _EVERY_S = 1.0
+_JOIN_S = 5.0  # for the thread, which may be writing to Redis
 
 
 class Activity:
@@ -21,6 +24,7 @@ class Activity:
         event: writes a row of learner.jsonl.
         redis_away_s: returns for how many seconds Redis has not answered; None while it does.
         clock: returns Unix seconds.
+        heartbeat: told every second what the loop does, for those who ask a gateway; None: nobody is.
     """
 
     def __init__(
@@ -28,17 +32,21 @@ class Activity:
         event: Callable[..., Any],
         redis_away_s: Callable[[], float | None],
         clock: Callable[[], float] = time.time,
+        heartbeat: LearnerHeartbeat | None = None,
     ) -> None:
         self._event = event
         self._redis_away_s = redis_away_s
         self._clock = clock
+        self._heartbeat = heartbeat
         self._doing: tuple[Waiting, float] | None = None
         self._said: tuple[Waiting, float] | None = None
         self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
 
     def start(self) -> Activity:
         """Starts the thread that looks once a second."""
-        threading.Thread(target=self._run, name="activity", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="activity", daemon=True)
+        self._thread.start()
         return self
 
     @contextlib.contextmanager
@@ -51,18 +59,23 @@ class Activity:
             self._doing = None
 
     def look(self) -> None:
-        """Writes a row if what the loop waits for has changed."""
+        """Writes a row if what the loop waits for has changed, and tells it to those who ask."""
         now = self._clock()
         lasting = self._lasting(now)
-        if lasting == self._said:
-            return
-        self._said = lasting
         what, since = lasting or ("training", now)
-        self._event("activity", what=what, since=since)
+        if lasting != self._said:
+            self._said = lasting
+            self._event("activity", what=what, since=since)
+        if self._heartbeat is not None:
+            self._heartbeat.beat(what)
 
     def close(self) -> None:
-        """Ends the thread."""
+        """Ends the thread, and tells nobody anything more."""
         self._closed.set()
+        if self._thread is not None:
+            self._thread.join(_JOIN_S)  # a last word of it must not come after the end
+        if self._heartbeat is not None:
+            self._heartbeat.close()
 
     def _lasting(self, now: float) -> tuple[Waiting, float] | None:
         away_s, doing = self._redis_away_s(), self._doing

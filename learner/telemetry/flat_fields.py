@@ -36,10 +36,20 @@ def shown_config(values: Mapping[str, Any]) -> dict[str, str]:
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
         name = prefix + _part(str(key))
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{name}/")
+        tables = _tables(value)
+        if tables is not None:
+            yield from _leaves(tables, f"{name}/")
         else:
             yield name, value
+
+
+def _tables(value: Any) -> Mapping[str, Any] | None:
+    """What is below a value, by name: a table's entries, or a list's tables by their names or numbers; None for others."""
+    if isinstance(value, Mapping):
+        return value
+    if not isinstance(value, (list, tuple)) or not value or not all(isinstance(item, Mapping) for item in value):
+        return None
+    return {str(item.get("name", number)): item for number, item in enumerate(value)}
 
 
 def _part(key: str) -> str:

@@ -49,6 +49,11 @@ class MetricsWriter:
         shown = shown_config(settings or {})
         self._loggers = Loggers(loggers, directory, run, shown, self._logger_dropped)
 
+    def planned(self, steps: int) -> None:
+        """Shows how many steps the run is to make."""
+        if self._run_metrics is not None:
+            self._run_metrics.planned(steps)
+
     def close(self) -> None:
         """Closes the loggers and the files."""
         self._loggers.close()

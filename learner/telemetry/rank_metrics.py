@@ -33,6 +33,12 @@ class RankMetrics:
             lambda: health.moved,
         )
 
+        self.registry.read(
+            "leeway_learner_paused",
+            "1 while an operator has paused the run, and the rank trains nothing. Every rank has this metric.",
+            lambda: float(health.paused),
+        )
+
     def add_run(self, config: LearnerConfig) -> RunMetrics:
         """Adds the metrics of the run to this rank's, to be called once, on rank 0."""
         return RunMetrics(self.registry, config)

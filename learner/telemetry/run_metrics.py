@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from learner.config import LearnerConfig
@@ -87,9 +87,10 @@ class RunMetrics:
             "leeway_learner_step_timestamp_seconds",
             "When the last step ended; before the first, when the learner started.",
         )
-        registry.gauge("leeway_learner_steps_planned", "Optimizer step at which the run ends (learner.steps).").set(
-            config.steps
+        self._planned = registry.gauge(
+            "leeway_learner_steps_planned", "Optimizer step at which the run ends (learner.steps)."
         )
+        self.planned(config.steps)
         registry.gauge(
             "leeway_learner_staleness_limit_steps",
             "Staleness that leases aim at (learner.max_staleness), in optimizer steps; an older group is late.",
@@ -126,6 +127,13 @@ class RunMetrics:
         self._rollbacks = registry.counter(
             "leeway_learner_rollbacks_total", "Starts that rolled the run back because of an alarm."
         )
+        self._changes = registry.counter(
+            "leeway_learner_changes_total",
+            "Changes of operators that the learner has applied or refused.",
+            ("outcome",),
+        )
+        for outcome in ("applied", "refused"):
+            self._changes.labels(outcome)
         self._rate = RateMetrics(registry, config.lr_control)
         self._responses = ResponseMetrics(registry, config.groups_per_step)
         self._declare_storage(registry, config)
@@ -169,6 +177,7 @@ class RunMetrics:
             "leeway_learner_coalesced_publications_total",
             "Weights that were never published because newer ones came while the version before them was being published.",
         )
+        self._declare_mirrors(registry, [mirror.name for mirror in config.publish.mirror])
         self._refused = registry.counter(
             "leeway_learner_refused_groups_total",
             "Groups that were refused and put into quarantine because their losses or gradients were not finite.",
@@ -185,6 +194,49 @@ class RunMetrics:
                 lambda seen=seen: {(directory,): size for directory, size in dict(seen).items()},
             )
 
+    def _declare_mirrors(self, registry: MetricRegistry, names: Sequence[str]) -> None:
+        """Declares what is known of each copy of the versions."""
+        by_mirror = ("mirror",)
+        self._mirror_version = registry.gauge(
+            "leeway_learner_mirror_version", "Newest version that a mirror has; NaN before its first.", by_mirror
+        )
+        self._mirrored = registry.gauge(
+            "leeway_learner_mirror_timestamp_seconds",
+            "When a version was last complete in a mirror; before the first, when the learner started.",
+            by_mirror,
+        )
+        self._mirror_s = registry.gauge(
+            "leeway_learner_mirror_seconds",
+            "Seconds that the last copy to a mirror took; NaN before the first.",
+            by_mirror,
+        )
+        self._mirror_bytes = registry.counter(
+            "leeway_learner_mirror_bytes_total", "Bytes of the versions that were copied to a mirror.", by_mirror
+        )
+        self._mirror_failures = registry.counter(
+            "leeway_learner_mirror_failures_total",
+            "Versions that could not be copied to a mirror in time (copy), or removals there that failed (remove).",
+            ("mirror", "stage"),
+        )
+        for name in names:
+            self._mirror_version.labels(name).set(math.nan)
+            self._mirrored.labels(name).set_to_current_time()
+            self._mirror_s.labels(name).set(math.nan)
+            self._mirror_bytes.labels(name)
+            for stage in ("copy", "remove"):
+                self._mirror_failures.labels(name, stage)
+
+    def _observe_mirror(self, values: Mapping[str, Any]) -> None:
+        name = values["mirror"]
+        self._mirror_version.labels(name).set(values["version"])
+        self._mirrored.labels(name).set_to_current_time()
+        self._mirror_s.labels(name).set(values["seconds"])
+        self._mirror_bytes.labels(name).inc(values["bytes"])
+
+    def planned(self, steps: int) -> None:
+        """Shows how many steps the run is to make."""
+        self._planned.set(steps)
+
     def event(self, kind: str, values: Mapping[str, Any]) -> None:
         """Updates the metrics from a row of learner.jsonl; rows of other kinds have no metric and are ignored."""
         if kind == "step":
@@ -199,8 +251,14 @@ class RunMetrics:
             self._saved.set_to_current_time()
             self._save_s.set(values["seconds"])
             self._committed.inc(values["committed"])
+        elif kind == "mirrored":
+            self._observe_mirror(values)
+        elif kind == "mirror_failed":
+            self._mirror_failures.labels(values["mirror"], values["stage"]).inc()
         elif kind == "alarm":
             self._alarms.labels(values["rule"]).inc()
+        elif kind == "change":
+            self._changes.labels("refused" if values["refused"] else "applied").inc()
         elif kind in ("rollback", "damaged", "given_up"):
             self._given_up.inc(values["lost"])
         if kind in (counters := self._counters()):

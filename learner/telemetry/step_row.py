@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,6 +16,8 @@ from learner.control.fleet_weights import fleet_shares, heaviest
 from learner.intake.batch_source import TakenBatch
 from learner.megatron.training.trainer import StepStats
 from learner.telemetry.diagnostics import ballistic, ratios, reward_by_staleness
+
+_HEADLINE = ("reward", "loss", "lr", "grad_norm", "staleness_mean", "step_s")
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,11 @@ def step_row(record: StepRecord) -> dict[str, Any]:
         **_fleets(record),
     }
     return row | (ratios(stats.metrics) if stats else {}) | _update(record) | _learning_rate(record.decision)
+
+
+def headline(row: Mapping[str, Any]) -> dict[str, float]:
+    """Returns the few numbers of a step's row that operators are shown first; those that are not known are left out."""
+    return {name: float(row[name]) for name in _HEADLINE if row.get(name) is not None}
 
 
 def timing(start: float, waited: float, trained: float, end: float) -> dict[str, float]:

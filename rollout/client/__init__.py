@@ -54,7 +54,7 @@ standard `logging` module, to loggers below "rollout.client".
 
 from rollout.client.blocking import BlockingSubmitClient
 from rollout.client.client import SubmitClient
-from rollout.client.endpoints import Credentials
+from rollout.client.credentials import Credentials
 from rollout.client.errors import AuthError, ClientClosedError
 from rollout.client.lease_keeper import LeaseKeeper
 from rollout.client.wire import decode_ids, encode_ids

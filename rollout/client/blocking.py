@@ -45,7 +45,7 @@ from typing import Any, Self, TypeVar
 
 from leeway.v1 import rollout_pb2
 from rollout.client.client import SubmitClient
-from rollout.client.endpoints import Credentials
+from rollout.client.credentials import Credentials
 from rollout.client.errors import ClientClosedError
 from rollout.client.lease_keeper import LeaseKeeper
 from rollout.client.loop_thread import LoopThread

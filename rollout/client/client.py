@@ -13,7 +13,8 @@ import grpc.aio
 
 from leeway.v1 import rollout_pb2
 from rollout.client.backoff import Backoff
-from rollout.client.endpoints import Credentials, Endpoints
+from rollout.client.credentials import Credentials, Presented
+from rollout.client.endpoints import Endpoints
 from rollout.client.errors import AuthError
 from rollout.client.submit_stream import SubmitStream
 from rollout.client.tracing import SubmitTracing
@@ -30,7 +31,8 @@ class SubmitClient:
 
     Args:
         address: host:port; several, separated by commas, are gateways of one run, of which one is used at a time.
-        credentials: the fleet's bearer token; or Credentials, for TLS, with a client certificate or a token or both.
+        credentials: the fleet's bearer token; or Credentials, for TLS, with a client certificate or a token or both, and for
+            files that are read again when they are replaced.
         worker: names this process within its fleet, for operators; at most 64 bytes.
         in_flight: largest number of groups submitted and not yet acknowledged; ``submit`` waits while it is reached.
         max_message_bytes: largest message in either direction; larger groups are rejected here.
@@ -59,13 +61,12 @@ class SubmitClient:
         self.retried = 0
         self.finished = False
         self._endpoints = Endpoints(address, given, max_message_bytes)
-        self._metadata = given.metadata
         self._worker = worker
         self._slots = asyncio.Semaphore(in_flight)
         self._max_message_bytes = max_message_bytes
         self._timeout_s = timeout_s
         self._tracing = SubmitTracing()
-        self._stream = SubmitStream(self._endpoints, self._metadata, max_message_bytes, ack_timeout_s=3 * timeout_s)
+        self._stream = SubmitStream(self._endpoints, max_message_bytes, ack_timeout_s=3 * timeout_s)
 
     async def __aenter__(self) -> Self:
         return self
@@ -235,8 +236,8 @@ class SubmitClient:
         backoff = Backoff(0.1, 5.0)
         while True:
             request = rollout_pb2.WatchPolicyRequest(known_version=known_version)
-            stub = self._endpoints.stub
-            call = stub.WatchPolicy(request, metadata=self._metadata, timeout=_WATCH_S)
+            stub, presented = self._endpoints.stub, self._endpoints.presented
+            call = stub.WatchPolicy(request, metadata=presented.metadata, timeout=_WATCH_S)
             try:
                 async for response in call:
                     backoff.reset()
@@ -248,7 +249,7 @@ class SubmitClient:
                         self.finished = True
                         return
             except grpc.aio.AioRpcError as error:
-                _require_auth(error)
+                self._require_auth(error, presented)
                 if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                     backoff.reset()
                 else:
@@ -267,11 +268,11 @@ class SubmitClient:
         """Calls until there is an answer. Only for methods that may be repeated: a lease whose reply is lost expires."""
         backoff = Backoff(0.1, 5.0)
         while True:
-            stub = self._endpoints.stub
+            stub, presented = self._endpoints.stub, self._endpoints.presented
             try:
-                return await getattr(stub, method)(request, metadata=self._metadata, timeout=self._timeout_s)
+                return await getattr(stub, method)(request, metadata=presented.metadata, timeout=self._timeout_s)
             except grpc.aio.AioRpcError as error:
-                _require_auth(error)
+                self._require_auth(error, presented)
                 if error.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED):
                     raise
                 delay_s = _retry_after_s(error)
@@ -280,10 +281,10 @@ class SubmitClient:
                     _warn(f"call {method} failed", error)
             await asyncio.sleep(max(backoff.delay(), (delay_s or 0.0) * random.uniform(1.0, 1.5)))
 
-
-def _require_auth(error: grpc.aio.AioRpcError) -> None:
-    if error.code() in _AUTH:
-        raise AuthError(f"the gateway refuses the credentials: {error.details()}") from error
+    def _require_auth(self, error: grpc.aio.AioRpcError, presented: Presented) -> None:
+        """Raises AuthError if the credentials were refused, unless their files hold others by now: those are tried."""
+        if error.code() in _AUTH and self._endpoints.presented == presented:
+            raise AuthError(f"the gateway refuses the credentials: {error.details()}") from error
 
 
 def _warn(event: str, error: grpc.aio.AioRpcError) -> None:

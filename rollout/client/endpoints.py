@@ -2,55 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import logging
 import random
-from dataclasses import dataclass
-from pathlib import Path
 
 import grpc
 import grpc.aio
 
 from leeway.v1 import rollout_pb2, rollout_pb2_grpc
-from rollout.config import ClientTlsConfig
+from rollout.client.credentials import BearerToken, Credentials, Presented
+from rollout.client.tls_files import TlsFiles
 from runtime.settings import SettingsError
 
 _log = logging.getLogger(__name__)
 
 _SUBMIT = "/leeway.v1.RolloutService/Submit"
-
-
-@dataclass(frozen=True)
-class Credentials:
-    """A fleet's credentials: a bearer token, a client certificate in ``tls``, or both.
-
-    Attributes:
-        token: the fleet's bearer token.
-        tls: None: the connection is plain text.
-
-    Raises:
-        SettingsError: there is neither a token nor a client certificate.
-    """
-
-    token: str | None = None
-    tls: ClientTlsConfig | None = None
-
-    def __post_init__(self) -> None:
-        if not self.token and (self.tls is None or self.tls.certificate is None):
-            raise SettingsError(
-                "no credentials: set token_file, or tls.certificate and tls.key; the gateway must know the fleet"
-            )
-
-    @property
-    def metadata(self) -> tuple[tuple[str, str], ...]:
-        """The gRPC metadata of each call: the bearer token, or nothing."""
-        return (("authorization", f"Bearer {self.token}"),) if self.token else ()
+_RETIRED_S = 3600.0  # for the calls of a connection whose certificate has been replaced; a stream is then opened again
 
 
 class Endpoints:
-    """Connections to a run's gateways, opened when first used.
+    """Connections to a run's gateways, opened when first used, and the credentials that calls on them present.
 
-    A client starts with a random one of several gateways, so that they share the load.
+    A client starts with a random one of several gateways, so that they share the load. Where the files of the credentials
+    have been replaced, the next call presents the new ones; calls under way end on the connection that they began on.
 
     Args:
         addresses: host:port; several, separated by commas, are gateways of the same run.
@@ -58,14 +33,15 @@ class Endpoints:
         max_message_bytes: largest message in either direction.
 
     Raises:
-        SettingsError: an address is malformed, or a TLS file cannot be read.
+        SettingsError: an address is malformed, or a file of the credentials cannot be used.
     """
 
     def __init__(self, addresses: str, credentials: Credentials, max_message_bytes: int) -> None:
         self._addresses = [_checked(address.strip(), addresses) for address in addresses.split(",")]
         random.shuffle(self._addresses)
         tls = credentials.tls
-        self._credentials = None if tls is None else _channel_credentials(tls)
+        self._token = BearerToken(credentials)
+        self._tls = None if tls is None else TlsFiles(tls)
         self._options = _options(max_message_bytes)
         if tls is not None and tls.server_name is not None:
             self._options.append(("grpc.ssl_target_name_override", tls.server_name))
@@ -73,16 +49,24 @@ class Endpoints:
             _log.warning("gateway = %s: the token and all groups travel in plain text; set tls", addresses)
         self._current = 0
         self._open: dict[str, tuple[grpc.aio.Channel, rollout_pb2_grpc.RolloutServiceStub]] = {}
+        self._retired: dict[asyncio.Task[None], grpc.aio.Channel] = {}
+
+    @property
+    def presented(self) -> Presented:
+        """The credentials of a call that begins now, on ``stub``."""
+        self._renew()
+        return Presented(self._token.metadata, 0 if self._tls is None else self._tls.renewals)
 
     @property
     def stub(self) -> rollout_pb2_grpc.RolloutServiceStub:
         """The stub of the gateway in use. Its Submit takes SubmitRequests that are encoded already (``bytes``)."""
+        self._renew()
         address = self._addresses[self._current]
         if address not in self._open:
-            if self._credentials is None:
+            if self._tls is None:
                 channel = grpc.aio.insecure_channel(address, options=self._options)
             else:
-                channel = grpc.aio.secure_channel(address, self._credentials, options=self._options)
+                channel = grpc.aio.secure_channel(address, self._tls.credentials, options=self._options)
             stub = rollout_pb2_grpc.RolloutServiceStub(channel)
             # Without a serializer: a group is serialized once, however often it is sent.
             stub.Submit = channel.stream_stream(_SUBMIT, None, rollout_pb2.SubmitResponse.FromString)
@@ -96,8 +80,20 @@ class Endpoints:
 
     async def close(self) -> None:
         """Closes every connection."""
-        for channel, _ in self._open.values():
+        for closing in self._retired:
+            closing.cancel()
+        for channel in [*self._retired.values(), *(channel for channel, _ in self._open.values())]:
             await channel.close()
+
+    def _renew(self) -> None:
+        """Where the TLS files are others: lets the open connections end with their calls; the next call opens a new one."""
+        if self._tls is None or not self._tls.renewed():
+            return
+        for channel, _ in self._open.values():
+            closing = asyncio.create_task(channel.close(_RETIRED_S))
+            self._retired[closing] = channel
+            closing.add_done_callback(self._retired.pop)
+        self._open.clear()
 
 
 def _checked(address: str, given: str) -> str:
@@ -113,23 +109,6 @@ def _is_this_machine(address: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _channel_credentials(tls: ClientTlsConfig) -> grpc.ChannelCredentials:
-    return grpc.ssl_channel_credentials(
-        root_certificates=_content("ca", tls.ca),
-        private_key=_content("key", tls.key),
-        certificate_chain=_content("certificate", tls.certificate),
-    )
-
-
-def _content(field: str, path: Path | None) -> bytes | None:
-    if path is None:
-        return None
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise SettingsError(f"tls.{field} = {path}: {error.strerror}") from error
 
 
 def _options(max_message_bytes: int) -> list[tuple[str, int | str]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from leeway.v1 import rollout_pb2
 from rollout.client.client import SubmitClient
-from rollout.client.endpoints import Credentials
+from rollout.client.credentials import Credentials
 from rollout.client.recorded import group_of
 from rollout.config.tls import ClientTlsConfig
 from runtime.errors import LeewayError
@@ -137,12 +137,17 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--new-ids", action="store_true", help="as new groups; default: under their old ids")
     parser.add_argument("--timeout-s", type=float, default=600.0, help="seconds after which it gives up")
     options = parser.parse_args(arguments)
-    token = None if options.token_file is None else _read_token(options.token_file)
     tls = None if options.tls is None else ClientTlsConfig.load(options.tls)
     if not options.file.is_file():
         raise SettingsError(f"{options.file}: no such file")
     result = asyncio.run(
-        _run(options.gateway, Credentials(token, tls), options.file, options.new_ids, options.timeout_s)
+        _run(
+            options.gateway,
+            Credentials(tls=tls, token_file=options.token_file),
+            options.file,
+            options.new_ids,
+            options.timeout_s,
+        )
     )
     for line in result.lines:
         sys.stdout.write(f"{line}\n")
@@ -154,13 +159,3 @@ def main(arguments: list[str]) -> None:
 async def _run(gateway: str, credentials: Credentials, file: Path, new_ids: bool, limit_s: float) -> ReplayResult:
     async with SubmitClient(gateway, credentials, "replay") as client:
         return await replay(client, file, new_ids, limit_s)
-
-
-def _read_token(path: Path) -> str:
-    try:
-        token = path.read_text().strip()
-    except OSError as error:
-        raise SettingsError(f"--token-file {path}: {error.strerror}") from error
-    if not token:
-        raise SettingsError(f"--token-file {path}: the file is empty")
-    return token

@@ -15,6 +15,7 @@ import grpc.aio
 
 from leeway.v1 import rollout_pb2
 from rollout.client.backoff import Backoff
+from rollout.client.credentials import Presented
 from rollout.client.endpoints import Endpoints
 from rollout.client.errors import AuthError
 from rollout.client.framing import joined, submit_request
@@ -41,7 +42,6 @@ class SubmitStream:
 
     Args:
         endpoints: the gateways.
-        metadata: the call credentials, (key, value) pairs.
         max_message_bytes: largest message that the channel lets through.
         ack_timeout_s: a stream on which groups wait and no ack came for this long is cancelled and reopened.
 
@@ -49,9 +49,9 @@ class SubmitStream:
         opened: streams opened so far.
     """
 
-    def __init__(self, endpoints: Endpoints, metadata: Any, max_message_bytes: int, ack_timeout_s: float) -> None:
+    def __init__(self, endpoints: Endpoints, max_message_bytes: int, ack_timeout_s: float) -> None:
         self._endpoints = endpoints
-        self._metadata = metadata
+        self._presented = Presented(())  # on the open stream
         self._ack_timeout_s = ack_timeout_s
         self.opened = 0
         self._sequence = 0
@@ -126,8 +126,8 @@ class SubmitStream:
         self._unsent = deque(self._pending)
         self._wake.set()
         self.opened += 1
-        stub = self._endpoints.stub
-        call = stub.Submit(metadata=self._metadata)
+        stub, self._presented = self._endpoints.stub, self._endpoints.presented
+        call = stub.Submit(metadata=self._presented.metadata)
         writer = asyncio.create_task(self._write(call))
         watchdog = asyncio.create_task(self._watch(call))
         try:
@@ -142,8 +142,11 @@ class SubmitStream:
             current = asyncio.current_task()
             if current is not None and current.cancelling():
                 raise
-            self._endpoints.move_on(stub)
-            _log.warning("submit stream gave no ack for %g s, reopening it", self._ack_timeout_s)
+            if self._endpoints.presented != self._presented:
+                _log.info("submit stream reopened: its credentials have been renewed")
+            else:
+                self._endpoints.move_on(stub)
+                _log.warning("submit stream gave no ack for %g s, reopening it", self._ack_timeout_s)
         finally:
             for task in (writer, watchdog):
                 task.cancel()
@@ -195,7 +198,10 @@ class SubmitStream:
         """Fails all sends, rejects the group that is too large, or leaves everything to the next stream."""
         code, details = error.code(), error.details()
         if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
-            self._fail_all(AuthError(f"the gateway refuses the credentials: {details}"))
+            if self._endpoints.presented != self._presented:
+                _log.info("submit stream refused (%s); opening it again with the renewed credentials", details)
+            else:
+                self._fail_all(AuthError(f"the gateway refuses the credentials: {details}"))
         elif code is grpc.StatusCode.RESOURCE_EXHAUSTED and self._pending and _TOO_LARGE in str(details):
             self._on_too_large(str(details))
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -17,6 +18,11 @@ class EngineConfig(Settings):
         default=None,
         description="http://host:port of an sglang-router in front of all of urls: generation goes through it, weights are "
         "loaded into the servers themselves",
+    )
+    key_file: Path | None = Field(
+        default=None,
+        description="file with the key that servers of urls want in every request (SGLang's --api-key and --admin-api-key); "
+        "read again when an engine is connected again; unset: they want none",
     )
     count: int = Field(default=1, gt=0, description="servers to start when urls is empty")
     base_port: int = Field(default=30_000, gt=0, lt=65_536, description="server i listens on base_port + i")
@@ -48,6 +54,15 @@ class EngineConfig(Settings):
         gt=0,
         description="most streamed responses under way on one engine; fewer while it says that it has too much to do",
     )
+
+    @model_validator(mode="after")
+    def _key_has_servers(self) -> Self:
+        if self.key_file is not None and not self.urls:
+            raise ValueError(
+                f"key_file = {str(self.key_file)!r}: servers that are started here listen on this machine alone and have no "
+                "key; set urls, or remove key_file"
+            )
+        return self
 
     @model_validator(mode="after")
     def _router_has_servers(self) -> Self:

@@ -141,6 +141,11 @@ class EvaluatorConfig(EvaluationConfig):
         description="versions copied from other machines or rebuilt from deltas; unset: NAME.versions in state_dir",
     )
     allowed_uris: list[str] = Field(default=[], description="where versions may be read, as in a worker's settings")
+    locations: list[str] = Field(
+        default=[],
+        description="names of the places that versions are read from before all others, the most wanted first: mirrors of "
+        "the run (learner.publish.mirror), local for the learner's disk; unset: in the order in which they are announced",
+    )
     transfer_timeout_s: float = Field(default=1800.0, gt=0, description="limit of copying one file of a version")
     log_dir: Path = Field(description="where its processes write what they print, and its engines their logs")
     seed: int = Field(default=0, description="of the prompts and of the bootstrap")

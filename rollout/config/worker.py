@@ -49,12 +49,23 @@ class WorkerConfig(Settings):
         description="where versions may be read: file:///directory, s3://bucket/path, ...; a version that is below none of "
         "these is refused, whatever the gateway says",
     )
+    locations: list[str] = Field(
+        default=[],
+        description="names of the places that versions are read from before all others, the most wanted first: mirrors of "
+        "the run (learner.publish.mirror), local for the learner's disk; unset: in the order in which they are announced",
+    )
     transfer_timeout_s: float = Field(
         default=1800.0,
         gt=0,
         description="limit of copying one file of a version from another machine; tried three times",
     )
     log_dir: Path = Field(description="where its processes write what they print, and its engines their logs")
+    file_bytes: int = Field(
+        default=64 << 20,
+        ge=1 << 16,
+        description="size at which metrics lines, ids of accepted groups and engines' logs begin a new file; of each the one "
+        "before is kept beside it, as .1, and older ones are deleted",
+    )
     seed: int = Field(default=0, description="of the prompts: fleets with the same task need different ones")
     groups_per_request: int = Field(
         default=1, gt=0, description="prompts in one engine request, where responses are batched (engine.batch_tokens)"

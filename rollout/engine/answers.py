@@ -9,6 +9,7 @@ from rollout.engine.response import Response, VersionSpan, covers
 
 REFUSALS = (400, 413, 422)
 BUSY = (429, 503)
+NO_KEY = (401, 403)
 
 _NAN = "NaN happened"  # SGLang ends a response with this as the matched stop, and an end token in place of the bad one
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import aiohttp
 
-from rollout.engine.answers import BUSY, REFUSALS
-from rollout.engine.errors import BusyError, EngineError, RefusedError
+from rollout.engine.answers import BUSY, NO_KEY, REFUSALS
+from rollout.engine.errors import BusyError, EngineError, RefusedError, WeightsError
 
 _CONNECT_S = 10.0
 
@@ -87,6 +87,8 @@ class ServerCalls:
             raise RefusedError(said, too_large=response.status == 413)
         if response.status in BUSY:
             raise BusyError(said, _seconds(response.headers.get("Retry-After", "")))
+        if response.status in NO_KEY:
+            raise WeightsError(f"{said}: it was started again, with another key than that of engine.key_file", "status")
         raise EngineError(said, "status")
 
     @contextlib.asynccontextmanager

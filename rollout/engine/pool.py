@@ -13,6 +13,7 @@ import aiohttp
 from rollout.config import WorkerConfig
 from rollout.engine.dispatch import Dispatcher
 from rollout.engine.draft import Decode, ResponseDraft
+from rollout.engine.engine_key import EngineKey
 from rollout.engine.lane import RequestLane
 from rollout.engine.lanes import Lanes
 from rollout.engine.observer import Failure, Observer, ReplicaState
@@ -62,6 +63,7 @@ class EnginePool:
             connect=lambda url: Engine(url, session, limits, *timeouts),
             freed=self._freed.set,
             model=config.model,
+            key=EngineKey(config.engine.key_file, session),
             max_running=config.engine.max_running,
         )
         self._replicas = [EngineReplica(index, source, context) for index, source in enumerate(_sources(config))]

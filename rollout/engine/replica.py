@@ -17,6 +17,7 @@ import aiohttp
 import structlog
 
 from rollout.client.backoff import Backoff
+from rollout.engine.engine_key import EngineKey
 from rollout.engine.errors import EngineError
 from rollout.engine.lane import RequestLane
 from rollout.engine.observer import Observer, ReplicaState
@@ -41,6 +42,7 @@ class PoolContext:
         connect: returns the client of the server at a URL.
         freed: called when a replica takes requests again, or one more response.
         model: the run's model directory.
+        key: the key that engines elsewhere want.
         max_running: most responses under way on one engine.
     """
 
@@ -51,6 +53,7 @@ class PoolContext:
     connect: Callable[[str], Engine]
     freed: Callable[[], None]
     model: Path
+    key: EngineKey
     max_running: int
 
 
@@ -142,12 +145,14 @@ class EngineReplica:
 
     async def _until_reached(self, url: str) -> None:
         said = -_AWAY_EVERY_S
+        self._context.key.refresh()
         while (problem := await unreachable(self._context.session, url)) is not None:
             now = asyncio.get_running_loop().time()
             if now - said >= _AWAY_EVERY_S:
                 structlog.get_logger().warning("engine does not answer; asked again", engine=self.index, error=problem)
                 said = now
             await asyncio.sleep(1.0)
+            self._context.key.refresh()
 
     async def _run_until_failure(self, engine: Engine) -> None:
         """Refits the engine and watches it until something fails. Raises EngineError."""

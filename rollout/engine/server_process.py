@@ -12,6 +12,7 @@ from pathlib import Path
 import aiohttp
 
 from rollout.config import EngineConfig
+from rollout.engine.answers import NO_KEY
 from rollout.engine.cpu_shims import cpu_shims
 from runtime.children import Child
 from runtime.errors import MISCONFIGURED, LeewayError
@@ -110,6 +111,8 @@ async def unreachable(session: aiohttp.ClientSession, url: str) -> str | None:
     path = f"{url}/model_info"
     try:
         async with session.get(path, timeout=aiohttp.ClientTimeout(total=5)) as response:
+            if response.status in NO_KEY:
+                return f"{path}: HTTP {response.status}: it wants a key; engine.key_file has none, or not its --api-key"
             return None if response.status == 200 else f"{path}: HTTP {response.status}"
     except TimeoutError:
         return f"{path}: no answer within 5 s"

@@ -22,7 +22,7 @@ from rollout.environments.description import TaskDescription, describe_task
 from rollout.environments.host_process import HostDiedError, HostProcess, HostSettings, RequestError
 from rollout.environments.judging import JointJudge, Judge, LocalJudge, is_quick, split_rewards
 from rollout.environments.loading import TaskSpec
-from rollout.environments.memory_watch import keep_small, memory_of_session
+from rollout.environments.memory_watch import memory_of_session
 from rollout.environments.packing import pack, unpack_opaque
 from rollout.environments.reward_pool import RewardPool
 from rollout.environments.task_spec import spec_of
@@ -32,8 +32,10 @@ from rollout.tasks import ADAPTERS, Prompt, Task, TaskError, load_task
 from rollout.tasks.judged_response import JudgedResponse
 from rollout.tasks.reward_error import RewardError, describe, explain
 from rollout.tasks.score import Score
+from runtime.log_files import keep_small
 
 _WATCH_S = 1.0
+_LOG_BYTES = 8 << 20
 _PROMPTS_S = 120.0  # limit of making the prompts of one request
 _TRIES = 2  # of making prompts in a process that dies
 _ROOMS = ("rollout", "runtime")  # what a host imports of this repository
@@ -220,7 +222,7 @@ class EnvironmentPool:
         while True:
             await asyncio.sleep(_WATCH_S)
             for host in hosts:
-                keep_small(host.log)
+                keep_small(host.log, _LOG_BYTES)
                 if limit is None or host.pid is None or host is self._asking:
                     continue
                 used = memory_of_session(host.pid) >> 20

@@ -65,7 +65,7 @@ async def _follow(config: EvaluatorConfig) -> None:
         raise SettingsError("allowed_uris is empty: list the places from which the run's versions may be read")
     registry = MetricRegistry()
     metrics, generators = EvaluatorMetrics(registry), _generators(config, registry)
-    client = SubmitClient(config.gateway, Credentials(_token(config), config.tls), config.name)
+    client = SubmitClient(config.gateway, Credentials(tls=config.tls, token_file=config.token_file), config.name)
     beat = Heartbeat("the event loop", _LOOP_S)
     status = Status.start(config.status.listen, registry.prometheus, beat.problem, lambda: None)
     beating = asyncio.create_task(beat.beat_with_loop())
@@ -115,16 +115,4 @@ def _open_pool(config: EvaluatorConfig, tokenizer: Tokenizer) -> contextlib.Abst
 
 def _verifier(config: EvaluatorConfig) -> Verifier:
     cache = config.cache_dir or config.state_dir / f"{config.name}.versions"
-    return Verifier(config.model, config.allowed_uris, cache, config.transfer_timeout_s)
-
-
-def _token(config: EvaluatorConfig) -> str | None:
-    if config.token_file is None:
-        return None
-    try:
-        token = config.token_file.read_text().strip()
-    except OSError as error:
-        raise SettingsError(f"token_file = {config.token_file}: {error.strerror}") from error
-    if not token:
-        raise SettingsError(f"token_file = {config.token_file}: the file is empty")
-    return token
+    return Verifier(config.model, config.allowed_uris, cache, config.transfer_timeout_s, config.locations)

@@ -31,7 +31,7 @@ class _Counts:
 
 
 class WorkerLog:
-    """The log files of one worker; every event is counted in its metrics too.
+    """The log files of one worker, of bounded size; every event is counted in its metrics too.
 
     metrics/<worker>.jsonl: progress once a second, refits, engine states, versions that were refused or could not be fetched.
     rollouts/<worker>-<number>.jsonl: whole groups; see RolloutLog.
@@ -42,9 +42,9 @@ class WorkerLog:
         self._metrics = metrics
         self._labels = [task.label for task in config.task]
         directory = config.metrics_dir or config.state_dir.parent / "metrics"
-        self._events = JsonLines(directory / f"{config.name}.jsonl")
+        self._events = JsonLines(directory / f"{config.name}.jsonl", config.file_bytes)
         self._rollouts = RolloutLog(config, metrics.records)
-        self._acked = JsonLines(config.state_dir / f"{config.name}.acked.jsonl")
+        self._acked = JsonLines(config.state_dir / f"{config.name}.acked.jsonl", config.file_bytes)
         self._counts = _Counts()
         self._rewards: list[float] = []  # since the last progress line
         self._reward: float | None = None  # mean of the last progress line that had any

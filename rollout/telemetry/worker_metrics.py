@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 from leeway.v1 import rollout_pb2
 from rollout.client import SubmitClient
@@ -16,6 +17,7 @@ from rollout.telemetry.engine_metrics import declare_engine_metrics
 from rollout.telemetry.episode_metrics import EpisodeMetrics
 from rollout.telemetry.record_metrics import RecordMetrics
 from rollout.telemetry.task_metrics import TaskMetrics
+from runtime.certificates import expiry
 from runtime.metric_registry import MetricRegistry
 from runtime.status import Heartbeat
 
@@ -30,6 +32,7 @@ class WorkerMetrics:
     Args:
         engines: number of the worker's engines.
         tasks: the labels of its tasks.
+        certificate: file of its client certificate; None without one.
 
     Attributes:
         loop: heartbeat of the worker's event loop.
@@ -40,12 +43,17 @@ class WorkerMetrics:
         registry: every metric declared here.
     """
 
-    def __init__(self, engines: int, tasks: Sequence[str]) -> None:
+    def __init__(self, engines: int, tasks: Sequence[str], certificate: Path | None = None) -> None:
         self.loop = Heartbeat("the event loop", _LOOP_S)
         self.registry = made = MetricRegistry()
         self._state: dict[int, ReplicaState] = {}
         self._worked = 0.0, 0.0
         made.read_all("leeway_worker_engines", "Engines by state.", ("state",), self._by_state)
+        made.read(
+            "leeway_worker_certificate_expiry_timestamp_seconds",
+            "When the client certificate in tls.certificate expires; 0 if it cannot be read, +Inf without one.",
+            lambda: math.inf if certificate is None else expiry(certificate),
+        )
         self._restarts = made.counter(
             "leeway_worker_engine_restarts_total", "Starts of an engine after its first.", ("engine",)
         )

@@ -132,7 +132,11 @@ class RemoteSource:
 
 
 def choose(
-    policy: rollout_pb2.Policy, allowed: AllowedPlaces, cache: NodeCache | None, timeout_s: float
+    policy: rollout_pb2.Policy,
+    allowed: AllowedPlaces,
+    cache: NodeCache | None,
+    timeout_s: float,
+    wanted: Sequence[str] = (),
 ) -> VersionSource:
     """Returns the first of the version's locations that this worker may and can read: the learner's disk comes first.
 
@@ -141,13 +145,16 @@ def choose(
         allowed: places that may be read.
         cache: where versions from other machines are copied; None refuses them.
         timeout_s: limit of the transfer of one file.
+        wanted: names of the locations to be tried before all others, the most wanted first.
 
     Raises:
         FetchError: an allowed directory does not exist, and there is no other place.
         VersionError: no location may be read, or its scheme cannot be.
     """
     refusals: list[VersionError] = []
-    for uri in [location.uri for location in policy.locations] or [policy.uri]:
+    order = {name: number for number, name in enumerate(wanted)}
+    places = sorted(policy.locations, key=lambda place: order.get(place.name, len(order)))
+    for uri in [place.uri for place in places] or [policy.uri]:
         try:
             return _source_at(uri, policy.version, allowed, (cache, timeout_s))
         except VersionError as error:

@@ -46,6 +46,7 @@ class Verifier:
         cache: where versions rebuilt from deltas, and versions copied from other machines, are kept; the workers of a
             machine may share it. None refuses both.
         timeout_s: limit of the transfer of one file from another machine.
+        wanted: names of the locations to be read from before all others, the most wanted first.
 
     Raises:
         VersionError: ``model`` has no readable config.json or safetensors.
@@ -53,8 +54,14 @@ class Verifier:
     """
 
     def __init__(
-        self, model: Path, allowed_uris: Sequence[str], cache: Path | None = None, timeout_s: float = 1800.0
+        self,
+        model: Path,
+        allowed_uris: Sequence[str],
+        cache: Path | None = None,
+        timeout_s: float = 1800.0,
+        wanted: Sequence[str] = (),
     ) -> None:
+        self._wanted = wanted
         self._allowed = AllowedPlaces(allowed_uris)
         self._cache = NodeCache(cache, _REBUILT) if cache is not None else None
         self._downloads = NodeCache(cache / "downloads", _DOWNLOADED) if cache is not None else None
@@ -73,7 +80,7 @@ class Verifier:
         """
         verified: int | None = None
         try:
-            source = choose(policy, self._allowed, self._downloads, self._timeout_s)
+            source = choose(policy, self._allowed, self._downloads, self._timeout_s, self._wanted)
             try:
                 found = self._verify(policy, source)
             except FetchError:

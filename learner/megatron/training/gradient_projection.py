@@ -31,11 +31,14 @@ class GradientProjection(GradientMeter):
         optimizer: whose gradients are measured and changed.
         limit: largest cosine that is left, 0 to below 1.
         device: of the sums.
+
+    Attributes:
+        limit: the argument; it may be changed between two steps.
     """
 
     def __init__(self, optimizer: MegatronOptimizer, limit: float, device: torch.device) -> None:
         super().__init__(optimizer, 1, device)
-        self._limit = limit
+        self.limit = limit
         self._whole: list[Tensor] = []  # the last gradient, of this rank's weights in order
 
     def sums(self) -> Tensor:
@@ -57,10 +60,10 @@ class GradientProjection(GradientMeter):
             The norm of the gradient now; ``norm``, what it was, if it did not change.
         """
         along = 0.0  # what is removed, in lengths of the last gradient
-        if cosine is not None and cosine > self._limit:
+        if cosine is not None and cosine > self.limit:
             whole = math.sqrt(self._square)
             across = whole * math.sqrt(1 - cosine**2)
-            left = across * self._limit / math.sqrt(1 - self._limit**2)
+            left = across * self.limit / math.sqrt(1 - self.limit**2)
             along = (cosine * whole - left) / math.sqrt(self._last_square)
             norm = math.hypot(across, left)
         gradients = [_flat(weight) for weight in self._weights()]

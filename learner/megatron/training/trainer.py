@@ -119,6 +119,18 @@ class Trainer:
         groups = [group for part in optimizer_parts(self.optimizer) for group in part.param_groups]
         return set_optimizer_settings(groups, self._config)
 
+    def configure(self, config: OptimizerConfig, projects_above: float | None) -> None:
+        """Takes another limit of the gradient's norm, weight decay and limit of projection between two steps.
+
+        Args:
+            config: optimizer settings; the learning rate is each step's own.
+            projects_above: as in the constructor; it stays None, or a number.
+        """
+        self._config = config
+        self.use_configured_settings()
+        if projects_above is not None and isinstance(self._gradient_meter, GradientProjection):
+            self._gradient_meter.limit = projects_above
+
     def before_update(self, action: Callable[[], None]) -> None:
         """Calls ``action`` before every update of the weights, after forward and backward pass."""
         self._before_update.append(action)

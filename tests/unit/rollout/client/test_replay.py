@@ -78,7 +78,7 @@ async def test_it_gives_up_when_the_time_is_over_and_says_how_many_wait(tmp_path
     ("options", "message"),
     [
         ([], "no credentials"),
-        (["--token-file", "/nowhere"], "--token-file /nowhere: No such file"),
+        (["--token-file", "/nowhere"], "token_file = /nowhere: No such file"),
         (["--token-file", "{empty}"], "the file is empty"),
     ],
 )

@@ -248,9 +248,9 @@ async def test_agents_elsewhere_get_prompts_as_json_and_no_host(opens: Any, tmp_
 
 
 async def test_logs_of_user_code_stay_small(opens: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from rollout.environments import memory_watch
+    from rollout.environments import pool
 
-    monkeypatch.setattr(memory_watch, "_KEPT_BYTES", 5000)
+    monkeypatch.setattr(pool, "_LOG_BYTES", 5000)
     playing = await opens(name=f"{TASKS}:Playing", options={"how": "print"})
     (prompt,) = await playing.prompts([1])
     log = tmp_path / "environment-0.log"

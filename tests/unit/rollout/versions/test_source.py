@@ -99,6 +99,16 @@ def test_without_the_learners_disk_the_mirror_is_read(site: Site, asked: list[st
     assert "model.safetensors" in asked
 
 
+def test_the_place_that_a_fleet_prefers_comes_before_all_others(site: Site, asked: list[str]):
+    policy = site.publish(1)
+    policy.locations.add(name="oslo", uri="s3://oslo/run/weight_v000001")  # which this fleet may not read
+    allowed = [site.url, site.disk.as_uri()]
+    for wanted, local in ((["tokyo", "oslo"], True), (["local", "mirror"], True), (["oslo", "mirror"], False)):
+        found = Verifier(site.model, allowed, site.cache, wanted=wanted).verify(policy)
+        assert (found.path == site.disk / "weight_v000001") is local, wanted
+    assert "model.safetensors" in asked
+
+
 def test_a_place_that_is_not_allowed_is_passed_over(site: Site):
     policy = site.publish(1)
     assert site.verifier().verify(policy).path == site.cache / "downloads" / "weight_v000001"
