@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from learner.config import PublishConfig
+from learner.publish.mirrors import MirrorOutcome
 from learner.publish.publisher import Publisher
 from learner.storage.fence import DirectoryFence
 from leeway.v1 import rollout_pb2
@@ -43,6 +45,8 @@ class Registry:
 
     def coalesced(self, step: int, replaced: int) -> None:
         raise AssertionError(f"step {replaced} was not waited for")
+
+    def mirrored(self, outcomes: Sequence[MirrorOutcome]) -> None: ...
 
     def in_use(self) -> set[int]:
         return set()

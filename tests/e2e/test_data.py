@@ -7,7 +7,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from learner.cli.report.report import write_report
 from learner.cli.run.run_directory import RunDirectory
@@ -33,8 +35,6 @@ _SMALL = {
 
 
 def _parquet(source: Path, target: Path) -> Path:
-    pyarrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
     rows = [json.loads(line) for line in source.read_text().split("\n") if line.strip()]
     parquet.write_table(pyarrow.Table.from_pylist(rows), target, row_group_size=1000)
     return target

@@ -9,6 +9,7 @@ that grows. Exit status 1 when one is found; the message is printed, in hexadeci
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import os
@@ -24,14 +25,21 @@ import structlog
 
 from learner.config import AdmissionConfig, LimitsConfig
 from learner.gateway.admission_gate import AdmissionGate
+from learner.gateway.auth import parse_identity
+from learner.gateway.identity_changes import KnownIdentities
+from learner.gateway.operator_audit import described
 from learner.gateway.parsing import MalformedError, parse, parse_submit
 from learner.gateway.pending_submit import PendingSubmit
+from learner.gateway.request_errors import InvalidRequestError
 from learner.gateway.service import lease_problem
 from learner.gateway.submit_handler import SubmitHandler
 from learner.gateway.validation import GroupRules
 from learner.gateway.version_ages import VersionAges
 from learner.queue import Append
+from learner.queue.identity_registry import AddedIdentity
+from leeway.v1 import operator_pb2 as op
 from leeway.v1 import rollout_pb2 as pb
+from runtime.settings import SettingsError
 from tests.fuzz.mutations import STALE, VERSIONS, Corpus
 from tests.fuzz.reference import lease_problems, problems
 
@@ -46,7 +54,9 @@ LIMITS = LimitsConfig(
 _CALLS = (
     pb.LeaseRequest, pb.WatchPolicyRequest, pb.DescribeRunRequest, pb.GetLedgerRequest, pb.ListLedgersRequest,
     pb.ReportEvaluationRequest,
+    *(getattr(op, method.input_type.name) for method in op.DESCRIPTOR.services_by_name["OperatorService"].methods),
 )  # fmt: skip
+_ROOT = {"root": AddedIdentity(("0" * 64,), (), ("operate",))}
 _EXPIRE_AFTER = 9
 _BATCH = 20_000
 _WARM = 40_000  # messages of a process before its memory is looked at
@@ -115,13 +125,27 @@ class Target:
         """Parses a message as each of the other requests. Raises FoundError."""
         try:
             for kind in _CALLS:
-                request = parse(kind, message)
-                if isinstance(request, pb.LeaseRequest) and lease_problem(request) is None:
-                    self._require_lease(request, message)
-        except MalformedError:
-            return
+                self._call(kind, message)
         except Exception as error:
             raise FoundError(f"{type(error).__name__}: {error}: call {message.hex()}") from error
+
+    def _call(self, kind: type[Any], message: bytes) -> None:
+        try:
+            request = parse(kind, message)
+        except MalformedError:
+            return
+        if isinstance(request, pb.LeaseRequest) and lease_problem(request) is None:
+            self._require_lease(request, message)
+        if isinstance(request, op.AddIdentityRequest):
+            with contextlib.suppress(InvalidRequestError):
+                self._require_identity(KnownIdentities({}, _ROOT).addition(request), message)
+        described(request)  # what the log would say of it
+
+    def _require_identity(self, added: AddedIdentity, message: bytes) -> None:
+        try:
+            parse_identity("x", added)
+        except SettingsError as error:
+            raise FoundError(f"an identity passes that no gateway would know: {error}: call {message.hex()}") from error
 
     def _require_lease(self, request: pb.LeaseRequest, message: bytes) -> None:
         if found := lease_problems(request):

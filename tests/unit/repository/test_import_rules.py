@@ -17,6 +17,7 @@ LIBRARIES = {  # who may import each library directly; every other room may not
     "grpc": {"learner.gateway", "learner.conformance", "rollout.client"},
     "megatron.core": {"learner.megatron"},
     "torch": {
+        "learner.node",
         "learner.megatron",
         "learner.objectives",
         "learner.batch",
@@ -30,11 +31,14 @@ LIBRARIES = {  # who may import each library directly; every other room may not
 # A room on a higher floor for each room, and for the top floor of a package one that no room may import.
 ABOVE = {
     "learner.__main__": "rollout.worker",
+    "learner.node": "learner.__main__",
     "learner.launch": "learner.__main__",
     "learner.train": "learner.launch",
+    "learner.changes": "learner.train",
     "learner.run": "learner.train",
     "learner.cli": "learner.train",
     "learner.warmup": "learner.run",
+    "learner.backup": "learner.run",
     "learner.checkpoint": "learner.run",
     "learner.conformance": "learner.run",
     "learner.telemetry": "learner.checkpoint.store",
