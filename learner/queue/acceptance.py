@@ -97,8 +97,9 @@ class HaltedQueue:
         for one in trained:
             if refs := [queued[group] for group in one.groups if group in queued]:
                 returned += completions.finish("trained", one.step, refs)
-            # What Redis had heard of, it still knows, or has forgotten when it was time to.
-            if halt.reason != "older" or (one.epoch, one.step) > (halt.found.epoch, halt.found.step):
+            # What Redis had heard of, it still knows, or has forgotten when it was time to. Who reported it counts, not who
+            # has started since: that may be the learner that found the data older.
+            if halt.reason != "older" or (one.epoch, one.step) > (halt.found.reported, halt.found.step):
                 gone = [GroupRef(*group, "") for group in one.groups if group not in queued]
                 # An id that is older than the memory of ids is not to fill it: such a group is refused by its age.
                 restored += completions.restore("trained", one.step, [r for r in gone if made_ms(r.group_id) >= oldest])

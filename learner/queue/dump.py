@@ -201,6 +201,7 @@ class QueueDump:
             step=int(pairs(content(keys.progress, [])).get(b"step", 0)),
             accepted={fleet: int(ledger.get(b"accepted", 0)) for fleet, ledger in ledgers.items()},
             trained={fleet: int(ledger.get(b"trained", 0)) for fleet, ledger in ledgers.items()},
+            reported=int(pairs(content(keys.progress, [])).get(b"epoch", 0)),
         )
         records = [DumpRecord.of(name, *row) for name, row in found.items()]
         return QueueSnapshot(

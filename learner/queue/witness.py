@@ -37,10 +37,11 @@ class Witness:
     Attributes:
         nonce: names the data.
         clock: its clock, milliseconds.
-        epoch: the newest learner's epoch.
-        step: optimizer steps that the learner had reported.
+        epoch: the newest learner's epoch; a learner that has only started counts.
+        step: optimizer steps that a learner had reported.
         accepted: fleet -> groups accepted.
         trained: fleet -> groups trained and committed.
+        reported: epoch of the learner that had reported ``step``.
     """
 
     nonce: str
@@ -49,12 +50,13 @@ class Witness:
     step: int = 0
     accepted: Mapping[str, int] = field(default_factory=dict)
     trained: Mapping[str, int] = field(default_factory=dict)
+    reported: int = 0
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Witness:
         """Builds a witness from parsed JSON: a checkpoint's, or what witness.lua returns."""
         accepted, trained = ({f: int(n) for f, n in values[name].items()} for name in ("accepted", "trained"))
-        numbers = {name: int(values[name]) for name in ("clock", "epoch", "step")}
+        numbers = {name: int(values[name]) for name in ("clock", "epoch", "step", "reported")}
         return cls(str(values["nonce"]), **numbers, accepted=accepted, trained=trained)
 
     @property

@@ -241,6 +241,36 @@ async def test_a_learner_refuses_a_queue_that_is_not_its_checkpoints(
     open_learner().begin(4, [], witness)
 
 
+async def test_trained_groups_are_counted_again_also_where_a_restarted_learner_has_noticed_it(
+    config: QueueConfig, redis_copy: Forgetful, gateway_queue: GatewayQueue, open_learner: Open
+):
+    """Redis has the restarted learner's own epoch by then, which says nothing of what it knows to be trained."""
+    learner = begun(open_learner)
+    first, second, missing = [[valid_group() for _ in range(count)] for count in (2, 3, 4)]
+    await feed(gateway_queue, first + second)
+    trained = take(learner, 2, 0)
+    learner.report(1, 0, 2)
+    learner.commit(1, refs(trained))
+    redis_copy.mark()
+    a_minute_passes(config)
+    await feed(gateway_queue, missing)
+    trained = take(learner, 7, 1)
+    learner.report(2, 0, 7)
+    learner.commit(2, refs(trained))
+    learner.guard.begin(None)
+    witness = learner.guard.witness()
+    redis_copy.forget()
+    with pytest.raises(HaltedError, match="older copy"):
+        open_learner().begin(2, [], witness)
+    with HaltedQueue(config) as halted:
+        halt = halted.halt()
+        assert halt is not None
+        assert (halt.found.epoch, halt.found.reported) == (2, 1)
+        done = halted.accept(halt, [rows(1, first), rows(2, second + missing)])
+    assert (done.returned, done.restored, done.vanished) == (3, 4, {})
+    assert (ledger(config).trained, ledger(config).vanished) == (9, 0)
+
+
 async def test_gateways_say_that_the_queue_is_halted(
     config: QueueConfig, redis_copy: Forgetful, tmp_path: Path, open_learner: Open
 ):

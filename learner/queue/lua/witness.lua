@@ -16,6 +16,7 @@ local function here()
   return {
     nonce = redis.call('GET', KEYS[2]) or '', clock = tonumber(redis.call('HGET', KEYS[1], 'now') or 0),
     epoch = tonumber(redis.call('GET', KEYS[5]) or 0), step = tonumber(redis.call('HGET', KEYS[6], 'step') or 0),
+    reported = tonumber(redis.call('HGET', KEYS[6], 'epoch') or 0),
     accepted = accepted, trained = trained,
   }
 end
