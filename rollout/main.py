@@ -93,7 +93,8 @@ async def _run(config: WorkerConfig) -> None:
 
 
 def _environments(config: WorkerConfig, task: TaskConfig) -> contextlib.AbstractAsyncContextManager[EnvironmentPool]:
-    return EnvironmentPool.open(task, config.seed, config.log_dir / f"{config.name}.{task.label}.environment")
+    log = config.log_dir / f"{config.name}.{task.label}.environment"
+    return EnvironmentPool.open(task, config.seed, log, config.environments.socket)
 
 
 def _task_prompts(

@@ -50,7 +50,7 @@ async def opened_player(
     """Opens the book of a task's episodes and serves it at an endpoint until the block ends.
 
     Args:
-        config: of it, ``sampling``, ``endpoint``, ``run``, and for the endpoint's socket ``state_dir`` and ``name`` are used.
+        config: of it, ``sampling``, ``endpoint``, ``run``, and for the endpoint's socket ``endpoint_dir`` and ``name``.
         task: settings of the task; ``limits`` are those of its episodes.
         environments: the task's.
         pool: generates.
@@ -75,6 +75,6 @@ async def opened_player(
         limits=task.limits,
         observer=observers.endpoint,
     )
-    async with Endpoint.open(config.endpoint, served, config.state_dir / f"{config.name}.socket") as endpoint:
+    async with Endpoint.open(config.endpoint, served, config.endpoint_dir / f"{config.name}.socket") as endpoint:
         door = EpisodeDoor(endpoint.url, endpoint.socket, served.model, served.offers)
         yield EpisodePlayer(task, environments, book, door, tokenizer, observers.episodes)

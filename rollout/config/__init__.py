@@ -2,6 +2,7 @@
 
 from rollout.config.endpoint import EndpointConfig
 from rollout.config.engine import EngineConfig
+from rollout.config.environments import EnvironmentsConfig
 from rollout.config.evaluation import EVALUATION_PORT, EvaluationConfig, EvaluationSampling, EvaluatorConfig
 from rollout.config.record import RecordConfig
 from rollout.config.sampling import SamplingConfig
@@ -14,6 +15,7 @@ __all__ = [
     "ClientTlsConfig",
     "EndpointConfig",
     "EngineConfig",
+    "EnvironmentsConfig",
     "EpisodeLimits",
     "EvaluationConfig",
     "EvaluationSampling",

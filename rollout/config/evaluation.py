@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from rollout.config.endpoint import EndpointConfig
 from rollout.config.engine import EngineConfig
+from rollout.config.environments import EnvironmentsConfig
 from rollout.config.sampling import SamplingConfig
 from rollout.config.task import TaskConfig
 from rollout.config.tls import ClientTlsConfig
@@ -156,6 +157,7 @@ class EvaluatorConfig(EvaluationConfig):
         default=EngineConfig(base_port=EVALUATION_PORT), description="the evaluator's own engine"
     )
     endpoint: EndpointConfig = Field(default=EndpointConfig(), description="where agents reach the evaluator")
+    environments: EnvironmentsConfig = EnvironmentsConfig()
     status: StatusConfig = StatusConfig()
 
     @field_validator("task")
@@ -198,6 +200,7 @@ class EvaluatorConfig(EvaluationConfig):
                 min_p=sampling.min_p,
             ),
             task=(task,),
+            environments=self.environments,
             endpoint=self.endpoint,
         )
 

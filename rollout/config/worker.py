@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 
 from rollout.config.endpoint import EndpointConfig
 from rollout.config.engine import EngineConfig
+from rollout.config.environments import EnvironmentsConfig
 from rollout.config.record import RecordConfig
 from rollout.config.sampling import SamplingConfig
 from rollout.config.task import TaskConfig, TaskMixture
@@ -83,6 +84,7 @@ class WorkerConfig(Settings):
         description="one table, or a mixture: an array of tables ([[task]]), from which prompts are drawn by weight",
     )
     endpoint: EndpointConfig = EndpointConfig()
+    environments: EnvironmentsConfig = EnvironmentsConfig()
     max_message_bytes: int = Field(default=16 << 20, gt=0, description="largest gRPC message, as the gateway has it")
     record: RecordConfig = RecordConfig()
     status: StatusConfig = StatusConfig()
@@ -105,6 +107,12 @@ class WorkerConfig(Settings):
         """Directory of the recorded groups."""
         beside = self.state_dir if self.metrics_dir is None else self.metrics_dir
         return self.record.dir or beside.parent / "rollouts"
+
+    @property
+    def endpoint_dir(self) -> Path:
+        """Directory of the endpoint's unix socket, which agents have to reach where they run."""
+        launcher = self.environments.socket
+        return self.state_dir if launcher is None else launcher.parent
 
     @property
     def request_timeout_s(self) -> float:

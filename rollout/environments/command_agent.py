@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from rollout.environments.asked_elsewhere import AskedElsewhere, public_prompt
+from rollout.environments.guard import GUARD
 from rollout.tasks import Prompt, Reward, Task
 from rollout.tasks.policy import EpisodePolicy
 
-GUARD = Path(__file__).parents[1] / "engine" / "parent_death_guard.py"
 _KEPT = 1 << 16  # bytes of each output that are kept: the reward is at the end
 _SHOWN = 300  # characters of its last words in a message
 

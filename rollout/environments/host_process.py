@@ -6,15 +6,17 @@ import asyncio
 import contextlib
 import json
 import os
-import signal
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rollout.environments.command_agent import GUARD
+import structlog
+
+from rollout.environments.child_host import ChildHost
 from rollout.environments.description import TaskDescription
+from rollout.environments.launch_order import LaunchOrder
+from rollout.environments.launched_host import LaunchedHost
 from rollout.environments.loading import TaskSpec
 from rollout.tasks import TaskError
 from rollout.tasks.reward_error import Reason
@@ -24,7 +26,6 @@ _START_S = 60.0  # limit of a host's imports, which can take seconds
 _LOAD_S = 1800.0  # limit of loading a task's data, which may be fetched from somewhere
 _GRACE_S = 3.0  # in which a request ends that is cancelled
 _END_S = 10.0  # in which a process ends that was killed
-_LONGEST_LINE = 1 << 28  # bytes
 _TAIL = 2000  # bytes of its log in a message
 
 
@@ -51,14 +52,18 @@ class HostSettings:
     Attributes:
         spec: what they run.
         load: whether they make prompts, and need the task's data.
-        python: the interpreter.
+        python: the interpreter; None: that of whoever starts them.
         path: directory that PYTHONPATH begins with; None: what this process has.
+        launcher: unix socket of the launcher that starts them; None: they are child processes.
+        memory_mb: MiB of memory at which a launcher kills them; None: no limit. Others are looked after by the pool.
     """
 
     spec: TaskSpec
     load: bool
-    python: Path
+    python: Path | None = None
     path: Path | None = None
+    launcher: Path | None = None
+    memory_mb: int | None = None
 
 
 class HostProcess:
@@ -72,7 +77,7 @@ class HostProcess:
     def __init__(self, settings: HostSettings, log: Path) -> None:
         self._settings = settings
         self.log = log
-        self._process: asyncio.subprocess.Process | None = None
+        self._host: ChildHost | LaunchedHost | None = None
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._starting = asyncio.Lock()
         self._reading: asyncio.Task[None] | None = None
@@ -87,8 +92,8 @@ class HostProcess:
 
     @property
     def pid(self) -> int | None:
-        """Process id, and id of its session; None while there is no process."""
-        return None if self._process is None else self._process.pid
+        """Process id, and id of its session; None while there is no process, and of one that a launcher has started."""
+        return None if self._host is None else self._host.pid
 
     async def described(self) -> TaskDescription:
         """Starts the host if it does not run, and returns what it runs.
@@ -98,7 +103,7 @@ class HostProcess:
             TaskError: there is no such task, or its data cannot be used.
         """
         async with self._starting:
-            if self._process is None or self._description is None:
+            if self._host is None or self._description is None:
                 self._description = await self._start()
             return self._description
 
@@ -137,10 +142,9 @@ class HostProcess:
         Args:
             why: what those errors say.
         """
-        process, self._process = self._process, None
-        if process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+        host, self._host = self._host, None
+        if host is not None:
+            host.kill()
             self._fail(why)
         if self._reading is not None:  # also of a process that has ended by itself: it is waited for there
             await asyncio.wait([self._reading], timeout=_END_S)
@@ -159,8 +163,8 @@ class HostProcess:
         return self._numbers, answer
 
     def _write(self, message: Mapping[str, Any]) -> None:
-        if self._process is not None and self._process.stdin is not None and not self._process.stdin.is_closing():
-            self._process.stdin.write(json.dumps(message).encode() + b"\n")
+        if self._host is not None and not self._host.requests.is_closing():
+            self._host.requests.write(json.dumps(message).encode() + b"\n")
 
     async def _end(self, number: int, answer: asyncio.Future[dict[str, Any]]) -> None:
         """Ends a request whose time is over; kills the host when it does not obey."""
@@ -177,34 +181,20 @@ class HostProcess:
     async def _start(self) -> TaskDescription:
         await self.kill("restarted")
         self.starts += 1
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-S", "-E", str(GUARD), str(os.getpid())]
-        command += [str(self._settings.python), "-m", "rollout.environments.host"]
-        try:
-            with self.log.open("ab") as output:
-                self._process = process = await asyncio.create_subprocess_exec(
-                    *command,
-                    stdin=asyncio.subprocess.PIPE,
-                    stdout=asyncio.subprocess.PIPE,
-                    stderr=output,
-                    start_new_session=True,
-                    limit=_LONGEST_LINE,
-                    env=self._environment(),
-                )
-        except OSError as error:
-            raise HostDiedError(f"its process did not start: {error}") from error
-        assert process.stdout
-        told = self._waiting[0] = asyncio.get_running_loop().create_future()
-        self._reading = asyncio.create_task(self._read(process, process.stdout))
-        self._write({"spec": asdict(self._settings.spec), "load": self._settings.load})
         limit_s = _LOAD_S if self._settings.load else _START_S
+        told = self._waiting[0] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(limit_s):
+                self._host = host = await self._opened()
+                self._reading = asyncio.create_task(self._read(host))
+                self._write({"spec": asdict(self._settings.spec), "load": self._settings.load})
                 answer = await asyncio.shield(told)
         except TimeoutError as error:
             told.cancel()
             await self.kill("")
-            raise HostDiedError(f"its process did not start within {limit_s:g} s") from error
+            raise HostDiedError(f"its process did not start within {limit_s:g} s{self._launcher()}") from error
+        except OSError as error:
+            raise HostDiedError(f"its process did not start: {error}{self._launcher()}") from error
         finally:
             self._waiting.pop(0, None)
         if "error" in answer:
@@ -212,32 +202,48 @@ class HostProcess:
         task = answer["task"]
         return TaskDescription(**{**task, "stop": tuple(task["stop"])})
 
-    def _environment(self) -> dict[str, str]:
-        if self._settings.path is None:
-            return dict(os.environ)
-        path = os.pathsep.join(filter(None, (str(self._settings.path), os.environ.get("PYTHONPATH"))))
-        return {**os.environ, "PYTHONPATH": path}
+    async def _opened(self) -> ChildHost | LaunchedHost:
+        settings = self._settings
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log:
+            if settings.launcher is None:
+                return await ChildHost.start(settings.python, settings.path, log)
+            order = LaunchOrder(str(settings.python or ""), settings.memory_mb)
+            return await LaunchedHost.start(settings.launcher, order, log)
 
-    async def _read(self, process: asyncio.subprocess.Process, answers: asyncio.StreamReader) -> None:
-        """Hands out answers until the process ends."""
+    def _launcher(self) -> str:
+        """What an error about a start says of who should have started it."""
+        return (
+            f" (by the launcher at environments.socket = {self._settings.launcher})" if self._settings.launcher else ""
+        )
+
+    async def _read(self, host: ChildHost | LaunchedHost) -> None:
+        """Hands out answers until the host ends."""
         try:
-            while line := await answers.readline():
+            while line := await host.answers.readline():
                 answer = json.loads(line)
                 waiting = self._waiting.get(answer["id"])
                 if waiting is not None and not waiting.done():
                     waiting.set_result(answer)
-        except (OSError, ValueError) as error:  # an answer that is too long or no JSON
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+        ) as error:  # an answer that is too long, or none of a host's
             self._fail(f"its process failed: {error!r}")
-        if self._process is process:
-            self._process = None
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            self._fail(f"its process ended; {self.log} ends with {self.tail()[-300:]!r}")
-        await process.wait()
-        if process.stdin is not None:
-            process.stdin.close()
-            with contextlib.suppress(OSError):
-                await process.stdin.wait_closed()
+        unexpected = self._host is host
+        if unexpected:
+            self._host = None
+            host.kill()
+        why = ""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_END_S):
+                why = await host.ended()
+        if why:
+            structlog.get_logger().error("environment killed", log=str(self.log), error=why)
+        if unexpected:
+            self._fail(why or f"its process ended; {self.log} ends with {self.tail()[-300:]!r}")
 
     def _fail(self, why: str) -> None:
         for waiting in self._waiting.values():

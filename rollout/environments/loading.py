@@ -12,7 +12,8 @@ from rollout.environments.asked_elsewhere import AskedElsewhere
 from rollout.environments.command_agent import CommandAgent
 from rollout.environments.function_agent import FunctionAgent
 from rollout.environments.prompt_file import PromptFile
-from rollout.rewards.registry import RewardPart
+from rollout.rewards.registry import BUILT_IN as BUILT_IN_REWARDS
+from rollout.rewards.registry import OWN, RewardPart
 from rollout.rewards.rewarded_task import RewardedTask
 from rollout.tasks import ADAPTERS, BUILT_IN, Task, TaskError, make_task, require_data
 
@@ -90,6 +91,16 @@ def load(spec: TaskSpec) -> Task:
     task = make(spec)
     require_data(task, spec.prompts or spec.name, spec.options)
     return task
+
+
+def runs_user_code(spec: TaskSpec) -> bool:
+    """Whether a host of this task runs other code than this package's: a task, an agent, prompts or a reward of a user's."""
+    tasks = [spec.prompts] if spec.remote else [spec.name, spec.prompts]
+    return (
+        bool(spec.command)
+        or any(name and name not in BUILT_IN and not name.endswith(".jsonl") for name in tasks)
+        or any(part["name"] not in (*BUILT_IN_REWARDS, OWN) for part in spec.rewards)
+    )
 
 
 def _asking(spec: TaskSpec) -> Task:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import sys
 from pathlib import Path
 
 from rollout.environments.description import describe_task
@@ -30,7 +29,7 @@ async def judge_once(task: Task, prompt: Prompt, response: JudgedResponse, spec:
         RewardError: it cannot be judged.
     """
     if task.slow:
-        host = HostProcess(HostSettings(spec, load=False, python=Path(sys.executable)), Path(os.devnull))
+        host = HostProcess(HostSettings(spec, load=False), Path(os.devnull))
         try:
             rewards = RewardPool(describe_task(task), [host], spec.limit_s)
             (outcome,) = await rewards.score(prompt, [response])

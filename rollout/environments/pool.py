@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import os
-import sys
-import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -19,9 +16,10 @@ import structlog
 from rollout.config import TaskConfig
 from rollout.environments.access import EpisodeAccess
 from rollout.environments.description import TaskDescription, describe_task
+from rollout.environments.guard import import_path
 from rollout.environments.host_process import HostDiedError, HostProcess, HostSettings, RequestError
 from rollout.environments.judging import JointJudge, Judge, LocalJudge, is_quick, split_rewards
-from rollout.environments.loading import TaskSpec
+from rollout.environments.loading import TaskSpec, runs_user_code
 from rollout.environments.memory_watch import memory_of_session
 from rollout.environments.packing import pack, unpack_opaque
 from rollout.environments.reward_pool import RewardPool
@@ -38,7 +36,6 @@ _WATCH_S = 1.0
 _LOG_BYTES = 8 << 20
 _PROMPTS_S = 120.0  # limit of making the prompts of one request
 _TRIES = 2  # of making prompts in a process that dies
-_ROOMS = ("rollout", "runtime")  # what a host imports of this repository
 
 
 class EnvironmentPool:
@@ -64,13 +61,17 @@ class EnvironmentPool:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls, config: TaskConfig, seed: int, log: Path) -> AsyncIterator[EnvironmentPool]:
+    async def open(
+        cls, config: TaskConfig, seed: int, log: Path, launcher: Path | None = None
+    ) -> AsyncIterator[EnvironmentPool]:
         """Loads the task and opens its pool; kills its hosts when the block ends.
 
         Args:
             config: settings of the task.
             seed: the worker's.
             log: hosts write to files whose names begin with this path.
+            launcher: unix socket of the launcher that starts the hosts in which code of a user's own runs; None: all hosts
+                are child processes.
 
         Raises:
             TaskError: there is no such task, or its data cannot be used.
@@ -78,23 +79,25 @@ class EnvironmentPool:
         spec = spec_of(config, seed, log)
         built_in = not (":" in config.name or config.name in ADAPTERS or config.command or config.remote)
         local, judging = _local(spec) if built_in else (None, split_rewards(spec, False) or [spec])
-        with _import_path(config) as path:
-            python = config.python or Path(sys.executable)
-            numbers = itertools.count()
-            groups = [
-                [
-                    HostProcess(
-                        HostSettings(one, load=False, python=python, path=path),
-                        log.with_name(f"{log.name}-{next(numbers)}.log"),
+        with import_path() if config.python else contextlib.nullcontext() as path:
+
+            def made(one: TaskSpec, label: object, load: bool = False) -> HostProcess:
+                settings = HostSettings(one, load, config.python, path)
+                if launcher is not None and runs_user_code(one):
+                    # The worker's directories are not there: what rewards keep lies beside the socket.
+                    state = str(launcher.parent / log.name) if one.state else ""
+                    limit = None if load else config.limits.memory_mb
+                    settings = replace(
+                        settings, spec=replace(one, state=state), launcher=launcher, memory_mb=limit, path=None
                     )
-                    for _ in range(0 if config.remote else config.processes)
-                ]
-                for one in judging
-            ]
+                return HostProcess(settings, log.with_name(f"{log.name}-{label}.log"))
+
+            numbers = itertools.count()
+            processes = 0 if config.remote else config.processes
+            groups = [[made(one, next(numbers)) for _ in range(processes)] for one in judging]
             hosts = [host for group in groups for host in group]
             if local is None:
-                loading = HostSettings(replace(spec, rewards=()), load=True, python=python, path=path)
-                hosts.insert(0, HostProcess(loading, log.with_name(f"{log.name}-prompts.log")))
+                hosts.insert(0, made(replace(spec, rewards=()), "prompts", load=True))
             pool = cls(config, spec, local, hosts)
             watch = asyncio.create_task(pool._watch(hosts))
             try:
@@ -243,16 +246,3 @@ def _local(spec: TaskSpec) -> tuple[Task, list[TaskSpec]]:
     rewarded = RewardedTask(task, [RewardPart(**part) for part in spec.rewards], spec.limit_s)
     rewarded.size = task.size  # its data is loaded
     return rewarded, []
-
-
-@contextlib.contextmanager
-def _import_path(config: TaskConfig) -> Any:
-    """A directory for PYTHONPATH with our own rooms alone: what is beside them would hide another virtualenv's packages."""
-    if config.python is None:
-        yield None
-        return
-    root = Path(__file__).parents[2]
-    with tempfile.TemporaryDirectory(prefix="leeway-path-") as directory:
-        for room in _ROOMS:
-            os.symlink(root / room, Path(directory, room))
-        yield Path(directory)

@@ -62,7 +62,8 @@ class Generators:
         worker = config.worker(task, sampling)
         logs = config.log_dir / f"{config.name}.environment.{name.replace('/', '_')}"
         async with contextlib.AsyncExitStack() as stack:
-            environments = await stack.enter_async_context(EnvironmentPool.open(task, config.seed, logs))
+            opened = EnvironmentPool.open(task, config.seed, logs, config.environments.socket)
+            environments = await stack.enter_async_context(opened)
             asked = await prompt_set(environments.prompts, environments.task.size, task, config.prompts)
             kept = config.state_dir / f"{config.name}.prompts.{name.replace('/', '_')}.json"
             require_same_prompts(kept, [one.prompt.prompt_id for one in asked])

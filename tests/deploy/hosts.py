@@ -103,8 +103,8 @@ class Hosts:
             site.hosts[name] = site.network.host(name)
         capture = site.hosts[cut].capture(site.directory / f"{cut}.pcap")
         for index, fleet in enumerate(FLEETS):
-            self._start_fleet(fleet, index)
-        self._start_learner()
+            self.start_fleet(fleet, index)
+        self.start_learner()
         site.until(lambda: min(self._poll().values()) > 0, "acks for both fleets", _START_S)
         site.until(lambda: site.step() >= show.steps, f"{show.steps} steps", 180)
         self._cut(cut)
@@ -114,7 +114,8 @@ class Hosts:
         self._judge_wire(cut, capture.finish())
         return self._result
 
-    def _start_fleet(self, fleet: str, index: int) -> None:
+    def start_fleet(self, fleet: str, index: int) -> None:
+        """Starts a fleet's worker on its host, and its engine; the first fleet shows a token too."""
         site = self._site
         tls = site.add_fleet(fleet, token=index == 0)
         engine: dict[str, Any] = site.plan.workers[0].engine.model_dump() | {
@@ -128,7 +129,8 @@ class Hosts:
         config.write(site.run.config / f"{fleet}.json")
         site.start(fleet, fleet, [sys.executable, "-m", "rollout", str(site.run.config / f"{fleet}.json")])
 
-    def _start_learner(self) -> None:
+    def start_learner(self) -> None:
+        """Starts the learner on its host."""
         site, learner = self._site, self._site.plan.learner
         if self._show.warm and learner.warmup is not None:
             write_demonstrations(site.plan.workers[0], 20_000, learner.seed, learner.warmup.demonstrations)
@@ -136,7 +138,7 @@ class Hosts:
             learner = learner.model_copy(update={"warmup": None})
         file, ranks = site.run.config / "learner.json", learner.parallel.ranks
         learner.write(file)
-        torchrun = ("-m", "torch.distributed.run", "--nnodes=1", f"--nproc-per-node={ranks}", "--max-restarts=0")
+        torchrun = ("-m", "learner.node", "--nnodes=1", f"--nproc-per-node={ranks}", "--max-restarts=0")
         address = ("--master-addr=127.0.0.1", "--master-port=29400")
         site.start("learner", "learner", [sys.executable, *torchrun, *address, "-m", "learner", str(file)])
 

@@ -34,7 +34,7 @@ _TOLERANCE = 1e-5  # of losses, in float32
 _SETTINGS = (
     *("run.name=nodes", "learner.steps=100000", "learner.parallel.pipeline=2"),
     *("learner.groups_per_step=8", "learner.max_staleness=1000", "rollout.sampling.responses=4"),
-    *("learner.checkpoint.every=4", "learner.publish.every=4"),
+    *("learner.checkpoint.every=4", "learner.publish.every=4", "learner.refill.enabled=false"),
 )
 
 

@@ -18,6 +18,7 @@ from tests.deploy.test_guide import GUIDE, commands, section
 from tests.deploy.workloads import named, pods
 from tests.tools.refuse import refuse
 
+_QUEUE = "kueue.x-k8s.io/queue-name"
 _CLUSTER = re.compile(r"^kubectl (apply|diff|get|patch|wait|delete|-n)")
 MANIFESTS = (KUBERNETES / "README.md").read_text()
 # Stands for kubectl where a command would need a cluster: it notes what it was asked.
@@ -106,6 +107,22 @@ def test_what_is_paused_is_resumed_by_who_decides():
     assert queued["kueue.x-k8s.io/queue-name"] in named(render_run("multi-node"), "LocalQueue")
     for word in ("suspend", "active"):
         assert [f'"{word}": {value}' in paused for value in ("true", "false")] == [True, True]
+
+
+def test_a_set_of_engines_that_kueue_has_admitted_is_scaled_by_way_of_zero():
+    """Kueue refuses any other number of replicas of a queued StatefulSet; a label on its pods alone has no effect."""
+    if MISSING:
+        refuse(MISSING)
+    objects = render_run("multi-node")
+    queued = {
+        name for name, item in named(objects, "StatefulSet").items() if _QUEUE in item["metadata"].get("labels", {})
+    }
+    assert queued == {"leeway-engine"}
+    assert not [pod.where for pod in pods(objects) if _QUEUE in pod.labels]
+    there = section(7).partition("With `components/kueue`")[2].partition("**With other data.**")[0]
+    scaled = re.findall(r"kubectl -n leeway scale (statefulset/leeway-engine.*) --replicas=(\d+)", there)
+    assert [int(count) > 0 for _, count in scaled] == [False, True]
+    assert "wait --for=delete pod -l app.kubernetes.io/component=engine" in there
 
 
 def test_the_command_that_deletes_an_overlay_takes_no_data_with_it():

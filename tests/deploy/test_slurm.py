@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,10 @@ import pytest
 import yaml
 from torch.distributed.run import get_args_parser
 
+from runtime.children import Child
 from tests.deploy.skypilot import TASK
 from tests.deploy.slurm import ROOT, SCRIPT, STEPS, perform
+from tests.deploy.slurm_standin import write_programs
 
 TEXT = SCRIPT.read_text()
 # sbatch's long options, as its manual has them, that the script uses, and the form of their values.
@@ -65,7 +69,7 @@ def test_a_shell_reads_it(text: str):
 @pytest.mark.parametrize("text", [TEXT, TASK["run"]], ids=["sbatch", "skypilot"])
 def test_its_modules_can_be_run_and_torchrun_takes_its_options(text: str):
     modules = re.findall(r'PYTHON" -m ([\w.]+)', text)
-    assert {"learner.gateway", "rollout", "learner.cli.app", "torch.distributed.run"} <= set(modules)
+    assert {"learner.gateway", "rollout", "learner.cli.app", "learner.node"} <= set(modules)
     for module in [*modules, "learner"]:
         found = find_spec(module)
         assert found is not None, module
@@ -90,6 +94,54 @@ def test_skypilots_fields_are_those_of_its_reference():
 def test_a_directive_of_another_name_and_one_after_a_command_are_found():
     assert "sginal" in directives(TEXT.replace("--signal", "--sginal"))
     assert "requeue" not in directives(TEXT.replace("#SBATCH --requeue\nset -e", "set -e\n#SBATCH --requeue\nset -e"))
+
+
+PYTHON = """#!/bin/bash
+# What the job starts: the learner ends on its first node with a status, and on the second with one of what has been killed.
+case "$*" in
+  *"cli.app prepare"*) mkdir -p "$RUN_DIR/config" "$RUN_DIR/logs" ;;
+  *learner.node*)
+    [[ $SLURM_PROCID == 0 ]] || { sleep 1; exit 137; }
+    echo "learner.steps = 0: a number above 0"; exit "$LEARNER_STATUS" ;;
+  *bundled_server*) echo "$BINARIES/server" ;;
+  *) exec sleep 600 ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("status", "restarts", "ends", "requeued", "said"),
+    [
+        (2, 0, 2, False, "which no restart mends: learner.steps = 0"),
+        (1, 0, 0, True, "the learner failed with status 1"),
+        (4, 3, 0, True, "the learner failed with status 4"),
+        (137, 0, 0, True, "the learner failed with status 137"),
+        (1, 20, 2, False, "the learner failed with status 1"),
+    ],
+)
+def test_the_job_is_requeued_where_a_restart_helps(
+    tmp_path: Path, status: int, restarts: int, ends: int, requeued: bool, said: str
+):
+    programs = tmp_path / "bin"
+    write_programs(programs)
+    for name, text in {"python": PYTHON, "server": "#!/bin/sh\nexec sleep 600\n"}.items():
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    environment = {
+        **os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "BINARIES": str(programs),
+        "LEARNER_NODES": "2", "RANKS_PER_NODE": "1", "RUN_DIR": str(tmp_path / "run"), "LOCAL_DIR": str(tmp_path),
+        "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "slurm", "SLURM_JOB_NODELIST": "127.0.0.1,127.0.0.2,127.0.0.3",
+        "SLURM_RESTART_COUNT": str(restarts), "STANDIN_REQUEUED": str(tmp_path / "requeued"),
+        "LEARNER_STATUS": str(status),
+    }  # fmt: skip
+    job = Child("job", ["bash", str(SCRIPT), "run.toml"], tmp_path / "job.log", environment)
+    try:
+        assert job.wait(time.monotonic() + 120)
+        output = (tmp_path / "job.log").read_text()
+        assert (job.exit_code(), said in output) == (ends, True), output
+        assert (tmp_path / "requeued").exists() == requeued
+    finally:
+        job.kill()
 
 
 @pytest.mark.timeout(600)

@@ -82,6 +82,8 @@ def _pods(item: Object) -> Iterator[Pod]:
         yield Pod(where, item, spec["template"], spec.get("replicas"))
     elif item["kind"] == "Job":
         yield Pod(where, item, spec["template"], spec.get("parallelism", 1))
+    elif item["kind"] == "CronJob":
+        yield Pod(where, item, spec["jobTemplate"]["spec"]["template"], 1)
     elif item["kind"] == "JobSet":
         for job in spec["replicatedJobs"]:
             inner = job["template"]["spec"]

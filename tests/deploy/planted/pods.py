@@ -3,7 +3,21 @@
 from __future__ import annotations
 
 from tests.deploy.faults import GONE, Fault
-from tests.deploy.planted.targets import GATEWAY, GROUPS, JOB, JOBSET, LEADER, MAIN, NODE, POD, REDIS, WORKER
+from tests.deploy.planted.targets import (
+    BACKUP,
+    BACKUP_POD,
+    GATEWAY,
+    GROUPS,
+    JOB,
+    JOBSET,
+    LEADER,
+    MAIN,
+    NODE,
+    POD,
+    REDIS,
+    USER,
+    WORKER,
+)
 
 _ENFORCED = "pod-security~kubernetes~io/enforce"
 
@@ -11,6 +25,8 @@ _AZURE = "azure~workload~identity/use"
 _WRITE = "leeway-object-storage-write"
 _REDIS = {"name": "redis", "secret": {"secretName": "leeway-redis-password"}}
 _KEYS = [{"secretRef": {"name": "leeway-object-storage-read"}}]
+_NOTES = "spec.template.metadata.annotations"
+_VARIABLE = {"name": "JUDGE_KEY", "valueFrom": {"secretKeyRef": {"name": "judge", "key": "key"}}}
 _ROLE = {"eks.amazonaws.com/role-arn": "arn:aws:iam::111122223333:role/leeway-learner"}
 
 FAULTS = [
@@ -51,6 +67,24 @@ FAULTS = [
         _ROLE,
         "of learner and fleets",
     ),
+    # code of users
+    Fault("user_code", "openshift", WORKER, f"{USER}.volumeMounts.+", {"name": "token", "mountPath": "/x"}, "token"),
+    Fault("user_code", "openshift", WORKER, f"{USER}.volumeMounts.+", {"name": "state", "mountPath": "/x"}, "state"),
+    Fault("user_code", "openshift", WORKER, f"{USER}.volumeMounts.2.readOnly", GONE, "leeway"),
+    Fault("user_code", "openshift", WORKER, f"{USER}.volumeMounts.+", {"name": "tmp", "mountPath": "/x"}, "shares tmp"),
+    Fault("user_code", "openshift", WORKER, f"{USER}.envFrom", _KEYS, "envFrom"),
+    Fault("user_code", "openshift", WORKER, f"{USER}.env", [_VARIABLE], "has the key JUDGE_KEY"),
+    Fault("user_code", "openshift", WORKER, f"{POD}.automountServiceAccountToken", GONE, "cluster's API"),
+    Fault(
+        "user_code", "openshift", WORKER, f"{_NOTES}.azure~workload~identity/skip-containers", GONE, "skip-containers"
+    ),
+    Fault(
+        "user_code", "external-redis", WORKER, f"{_NOTES}.eks~amazonaws~com/skip-containers", "worker", "token of eks"
+    ),
+    Fault("user_code", "openshift", WORKER, f"{USER}.args.1", "/run/leeway/other.socket", "environments.socket"),
+    Fault("user_code", "openshift", WORKER, f"{USER}.volumeMounts.0.name", "user-code-tmp", "no volume that it shares"),
+    Fault("user_code", "openshift", WORKER, USER, GONE, "no container user-code"),
+    Fault("credentials", "external-redis", BACKUP, f"{BACKUP_POD}.volumes.+", _REDIS, "leeway-redis-password"),
     # what it is made from, what it takes
     Fault("images", "dev", GATEWAY, f"{MAIN}.image", "leeway-gateway:latest", "no version"),
     Fault("images", "dev", REDIS, f"{MAIN}.image", "redis", "no version"),

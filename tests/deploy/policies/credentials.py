@@ -14,6 +14,7 @@ _ALLOWED = {
     "learner": {"leeway-redis-password", "leeway-queue-tls", "leeway-object-storage-write"},
     "rollout": {"leeway-token", "leeway-engine-key", "leeway-rollout-tls", "leeway-object-storage-read"},
     "engine": {"leeway-engine-key"},
+    "backup": {"leeway-operator", "leeway-backup-tls"},
     "redis": {"leeway-redis-password", "leeway-redis-tls"},
 }
 _ANNOTATIONS = ("eks.amazonaws.com/role-arn", "iam.gke.io/gcp-service-account", "azure.workload.identity/client-id")

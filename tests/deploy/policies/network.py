@@ -14,6 +14,7 @@ ALLOWED: dict[tuple[str, str], int | None] = {
     ("gateway", "redis"): 6379,
     ("learner", "redis"): 6379,
     ("rollout", "gateway"): 50051,
+    ("backup", "gateway"): 50051,
     ("learner", "learner"): None,
     ("rollout", "engine"): 30_000,
     ("engine", "engine"): None,

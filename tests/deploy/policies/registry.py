@@ -22,11 +22,13 @@ from tests.deploy.policies.resources import images, resources
 from tests.deploy.policies.scaling import scaling
 from tests.deploy.policies.settings import settings
 from tests.deploy.policies.timing import timing
+from tests.deploy.policies.user_code import user_code
 
 Policy = Callable[[list[Object]], list[str]]
 POLICIES: dict[str, Policy] = {
     policy.__name__: policy
     for policy in (
+        user_code,
         *(confined, credentials, accounts, images, resources, probes, references, ports, network, scaling),
         *(settings, agreement, layouts, lifetimes, queue, kept, queued, timing, protocols),
     )

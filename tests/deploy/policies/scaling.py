@@ -11,7 +11,7 @@ _LABELS = (
     *("app.kubernetes.io/name", "app.kubernetes.io/component", "app.kubernetes.io/part-of"),
     "leeway.dev/run",
 )
-_COMPONENTS = {"gateway", "learner", "rollout", "engine", "redis", "prepare"}
+_COMPONENTS = {"gateway", "learner", "rollout", "engine", "redis", "prepare", "backup"}
 _GPU = "nvidia.com/gpu"
 _QUEUE = "kueue.x-k8s.io/queue-name"
 

@@ -141,7 +141,7 @@ async def test_a_host_that_cannot_start_judges_nothing(open_pool: Any, monkeypat
         (outcome,) = await pool.score(Prompt("0", "="), ["1"])
         assert failed(outcome)[0] == "environment_died"
         assert "its process did not start within 0.001 s" in failed(outcome)[1]
-        patch.setattr(host_process.sys, "executable", "/no/such/python")
+        patch.setattr("sys.executable", "/no/such/python")
         patch.setattr(host_process, "_START_S", 60.0)
         (outcome,) = await pool.score(Prompt("0", "="), ["1"])
         assert "its process did not start: " in failed(outcome)[1]
