@@ -56,7 +56,7 @@ JOBS ?= 2
 MINUTES ?= 60
 CUT ?= 60
 
-.PHONY: help agents demo test test-unit test-parallel check manifests protos chaos fuzz soak hosts nodes pods slurm drill bench bench-intake bench-learner bench-cap bench-endpoint evidence gpu examples clean install
+.PHONY: help agents demo test test-unit test-parallel check manifests protos chaos fuzz soak hosts nodes pods slurm drill bench bench-intake bench-learner bench-endpoint evidence gpu examples clean install
 
 help:
 	@echo "make demo     a language model learns to sort digits, through the whole production path (3 to 5 minutes)"
@@ -74,7 +74,6 @@ help:
 	@echo "make drill    alerts fire in a real Prometheus against real processes"
 	@echo "make bench-intake  groups/s, CPU per group and ack latency against bare gRPC and bare Redis (about 4 minutes)"
 	@echo "make bench-learner  a step against transformers and against recomputing objectives, what is not the model, publication"
-	@echo "make bench-cap  a learning rate that collapses at a staleness of 16, with the staleness bound and without"
 	@echo "make evidence objectives by staleness, learning rate and its control on the product's learner: table and figures (hours)"
 	@echo "              HOURS=n stops it; SHORT=1 takes under ten minutes; JOBS=2; what is known is not run again"
 	@echo "make gpu      on a CUDA device: the equivalence tests there, then a full step of the largest Qwen3 that fits"
@@ -122,6 +121,7 @@ check: $(STAMP)
 	@echo "metrics";       $(BIN)/python -m tests.tools.metric_reference
 	@echo "configuration"; $(BIN)/python -m tests.tools.config_reference
 	@echo "presets";       $(BIN)/python -m tests.tools.preset_reference
+	@echo "models";        $(BIN)/python -m tests.tools.model_reference
 	@echo "rooms";         $(BIN)/python -m tests.tools.rooms
 	@echo "sizes";         $(BIN)/python -m tests.tools.memory_table
 	@echo "manifests";     $(BIN)/python -m tests.deploy.manifests
@@ -183,9 +183,6 @@ bench-learner: $(STAMP)
 	@$(BIN)/python -m tests.bench.stall
 	@$(BIN)/python -m tests.bench.publish
 	@$(BIN)/python -m tests.bench.export
-
-bench-cap: $(STAMP)
-	@$(BIN)/python -m tests.bench.cap
 
 evidence: $(STAMP)
 	@$(BIN)/python -m tests.evidence --jobs $(JOBS) $(if $(HOURS),--hours $(HOURS)) $(if $(SHORT),--short)

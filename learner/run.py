@@ -36,7 +36,6 @@ from learner.megatron.model.packed_model import Policy
 from learner.megatron.parallel import Ranks
 from learner.megatron.training.scorer import Scorer
 from learner.megatron.training.trainer import StepStats, Trainer
-from learner.megatron.training.update_meter import count_weights
 from learner.megatron.training.weight_average import WeightAverage
 from learner.process.stop_signal import StopSignal
 from learner.process.watchdog import Watchdog
@@ -218,7 +217,6 @@ class Run:
         trainer = Trainer(policy, config.optimizer, ranks, config.diagnostics, config.lr_control.projects_above)
         average = WeightAverage(trainer, config.publish.average) if config.publish.average else None
         state = ShardedState(policy, trainer, ranks, average)
-        rates.expect(count_weights(trainer.optimizer, ranks.device))
         model = fingerprint(asdict(policy.architecture), config.model)
         step, reference = _resumed(takeover, state, objective, rates, model)
         first_version = takeover.begin()

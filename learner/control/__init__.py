@@ -1,1 +1,1 @@
-"""The learning rate of every step: its schedule, the bound that staleness puts on it, and the alarms."""
+"""The learning rate of every step: its schedule, the rule that bounds it, and the alarms."""

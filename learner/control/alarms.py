@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from learner.config.control import AlarmAction, AlarmConfig
+from learner.control.expert_loads import ExpertLoads
 from learner.control.fleet_weights import FleetWeights
+from learner.control.tracked_mean import TrackedMean
 
 Row = Mapping[str, Any]
 # rho is clipped before averaging: with few positives it is unbounded, and above 1 larger values carry no information.
@@ -57,10 +59,12 @@ class Alarms:
             "entropy": self._entropy,
             "non_finite": self._non_finite,
             "dominance": self._dominance,
+            "experts": self._overloaded,
         }
-        means = [name for name in self._rules if name not in ("non_finite", "dominance")]
+        means = [name for name in self._rules if name not in ("non_finite", "dominance", "experts")]
         self._means = {name: TrackedMean(config.window) for name in [*means, "reward_sd"]}
         self._fleets = FleetWeights(config.window)
+        self._experts = ExpertLoads(config.window)
         self._non_finite_flags: deque[bool] = deque(maxlen=config.window)
         self._active: dict[str, int] = {}  # rule -> steps since its condition last held
 
@@ -72,6 +76,7 @@ class Alarms:
         """Records a step's row and returns the alarms that it raises."""
         self._non_finite_flags.append(not row.get("finite", True))
         self._fleets.add(row.get("fleets") or {})
+        self._experts.add(row.get("expert_load") or {})
         for name, mean in self._means.items():
             value = row.get(name)
             if value is not None and math.isfinite(value):
@@ -100,6 +105,7 @@ class Alarms:
         for mean in self._means.values():
             mean.clear()
         self._fleets.clear()
+        self._experts.clear()
         self._non_finite_flags.clear()
         self._active.clear()
 
@@ -109,6 +115,7 @@ class Alarms:
         return {
             "means": means,
             "fleets": self._fleets.state_dict(),
+            "experts": self._experts.state_dict(),
             "non_finite": list(self._non_finite_flags),
             "active": dict(self._active),
         }
@@ -118,6 +125,7 @@ class Alarms:
         for name, mean in self._means.items():
             mean.load_state_dict(state["means"][name])
         self._fleets.load_state_dict(state["fleets"])
+        self._experts.load_state_dict(state["experts"])
         self._non_finite_flags.clear()
         self._non_finite_flags.extend(state["non_finite"])
         self._active = dict(state["active"])
@@ -195,63 +203,11 @@ class Alarms:
             f"of them {share:.0%} of the whole: look at its temperature, its rewards and its responses' likelihood"
         )
 
-
-class TrackedMean:
-    """Exponential mean over about ``window`` values of a quantity, and the first, highest and lowest that the mean has been.
-
-    The mean is known from half a window of values on. Only ``lowest`` counts earlier ones, as a collapse may begin with the
-    second step.
-
-    Attributes:
-        first: the first known mean; None before.
-        lowest: lowest mean so far; infinity before the first value.
-        highest: highest known mean; minus infinity before.
-    """
-
-    def __init__(self, window: int) -> None:
-        self._window = window
-        self.clear()
-
-    @property
-    def mean(self) -> float | None:
-        """The mean; None before half a window of values."""
-        return self._sum / self._weight if self._count >= self._window // 2 else None
-
-    def add(self, value: float) -> None:
-        """Takes in one value."""
-        keep = 1 - 1 / self._window
-        self._count += 1
-        self._sum = keep * self._sum + value
-        self._weight = keep * self._weight + 1
-        self.lowest = min(self.lowest, self._sum / self._weight)
-        if self.mean is not None:
-            self.first = self.mean if self.first is None else self.first
-            self.highest = max(self.highest, self.mean)
-
-    def clear(self) -> None:
-        """Forgets every value."""
-        self._count, self._sum, self._weight = 0, 0.0, 0.0
-        self.first: float | None = None
-        self.lowest, self.highest = math.inf, -math.inf
-
-    def state_dict(self) -> dict[str, Any]:
-        """Returns the state for a checkpoint: JSON values, which know no infinity."""
-        if not self._count:
-            return {}
-        highest = None if self.first is None else self.highest
-        return {
-            "count": self._count,
-            "sum": self._sum,
-            "weight": self._weight,
-            "first": self.first,
-            "lowest": self.lowest,
-            "highest": highest,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what ``state_dict`` returned."""
-        self.clear()
-        if state:
-            self._count, self._sum, self._weight = state["count"], state["sum"], state["weight"]
-            self.first, self.lowest = state["first"], state["lowest"]
-            self.highest = -math.inf if state["highest"] is None else state["highest"]
+    def _overloaded(self) -> str | None:
+        found = self._experts.risen()
+        if found is None or found.now <= self._config.experts_rise * found.first:
+            return None
+        return (
+            f"the routing of layer {found.layer} narrows: its busiest expert has {found.now:.3g} times the tokens of the "
+            f"mean expert, {found.first:.3g} times at first"
+        )

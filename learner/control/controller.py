@@ -1,8 +1,7 @@
-"""Decides the learning rate of every step: the schedule, the staleness bound on it, and what the alarms do to it."""
+"""Decides the learning rate of every step: the schedule, the rule that bounds it, and what the alarms do to it."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -13,7 +12,6 @@ from learner.control.alarms import Alarm, Alarms, Row
 from learner.control.drift_governor import DriftDecision, DriftGovernor, Movement
 from learner.control.effective_sample import ess_rate, ess_share
 from learner.control.schedule import learning_rate
-from learner.control.staleness_lr import Bounds, StalenessBound
 from runtime.settings import SettingsError
 
 
@@ -24,7 +22,6 @@ class LearningRateDecision:
     Attributes:
         rate: learning rate that the optimizer uses.
         scheduled: rate of the schedule, times the factor that earlier holds and rollbacks have left.
-        bounds: bounds that staleness puts on the rate; None unless lr_control.mode is "observe" or "cap".
         frozen: whether an alarm's hold freezes the weights in this step (rate 0).
         drift: the governor's decision; None unless lr_control.mode is "drift", and in frozen steps.
         share: effective sample size of the step's responses, as a share of them, that lowered the rate; None unless
@@ -34,15 +31,14 @@ class LearningRateDecision:
 
     rate: float
     scheduled: float
-    bounds: Bounds | None
     frozen: bool
     drift: DriftDecision | None = None
     share: float | None = None
     projected: bool = False
 
     @property
-    def active(self) -> Literal["none", "batch", "critical", "drift", "ess", "gac", "hold"]:
-        """Name of what limits the learning rate, or the step; in "observe" mode, of the bound that would limit the rate."""
+    def active(self) -> Literal["none", "drift", "ess", "gac", "hold"]:
+        """Name of what limits the learning rate, or the step."""
         if self.frozen:
             return "hold"
         if self.share is not None:
@@ -51,7 +47,7 @@ class LearningRateDecision:
             return "gac"
         if self.drift is not None:
             return "drift" if self.drift.limited else "none"
-        return self.bounds.active if self.bounds else "none"
+        return "none"
 
 
 class LearningRateController:
@@ -62,7 +58,6 @@ class LearningRateController:
 
     def __init__(self, config: LearnerConfig) -> None:
         self._config = config
-        self._staleness_bound = StalenessBound(config.lr_control, config.steps)
         self._governor = DriftGovernor(config.lr_control, config.publish.average)
         self._alarms = Alarms(config.alarms)
         self._frozen_steps = 0  # steps for which the weights stay frozen
@@ -73,31 +68,18 @@ class LearningRateController:
     def configure(self, config: LearnerConfig) -> None:
         """Takes other settings between two steps, and keeps what was measured; the modes must stay what they are."""
         self._config = config
-        self._staleness_bound.configure(config.lr_control, config.steps)
         self._governor.configure(config.lr_control)
         self._alarms.configure(config.alarms)
 
-    def expect(self, weights: int) -> None:
-        """Prepares the staleness bound for a run's first step; ``weights``: number of trained weights.
-
-        Adam's first update is at most the learning rate in each of them.
-        """
-        self._staleness_bound.expect(math.sqrt(weights), self._config.max_staleness)
-
     def decide(self, step: int, groups: GroupStatistics) -> LearningRateDecision:
         """Decides the rate of step ``step`` (0-based), which trains ``groups``; call once a step, in order."""
-        control = self._config.lr_control
-        staleness = groups.staleness_max if control.staleness == "max" else groups.staleness_mean
         scheduled = self._factor * learning_rate(self._config.optimizer, step, self._config.steps)
-        lawful = control.mode in ("observe", "cap")
-        bounds = self._staleness_bound.bounds(scheduled, staleness) if lawful else None
         frozen, self._frozen_steps = self._frozen_steps > 0, max(0, self._frozen_steps - 1)
         if frozen:
-            return LearningRateDecision(0.0, scheduled, bounds, frozen)
-        governed = control.mode == "drift"
+            return LearningRateDecision(0.0, scheduled, frozen)
+        governed = self._config.lr_control.mode == "drift"
         drift = self._governor.decide(scheduled, groups.staleness_mean) if governed else None
-        rate = drift.rate if drift else bounds.rate if bounds else scheduled
-        return LearningRateDecision(rate, scheduled, bounds, frozen, drift)
+        return LearningRateDecision(drift.rate if drift else scheduled, scheduled, frozen, drift)
 
     def settle(
         self, decision: LearningRateDecision, metrics: Mapping[str, float], gradient_cosine: float | None
@@ -140,8 +122,6 @@ class LearningRateController:
         nothing about training at the lower rate that follows. A "rollback" is left to the caller; once the run has used up
         its rollbacks, such an alarm is returned as a "hold".
         """
-        if row["update_norm"] is not None:
-            self._staleness_bound.observe(row["update_norm"], row["lr"])
         if row["lr_active"] == "hold":
             return []
         raised = [self._limited(alarm) for alarm in self._alarms.observe(row)]
@@ -177,7 +157,6 @@ class LearningRateController:
     def state_dict(self) -> dict[str, Any]:
         """Returns the state for a checkpoint: JSON values."""
         return {
-            "staleness_bound": self._staleness_bound.state_dict(),
             "governor": self._governor.state_dict(),
             "alarms": self._alarms.state_dict(),
             "frozen_steps": self._frozen_steps,
@@ -188,7 +167,6 @@ class LearningRateController:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what ``state_dict`` returned."""
-        self._staleness_bound.load_state_dict(state["staleness_bound"])
         self._governor.load_state_dict(state["governor"])
         self._alarms.load_state_dict(state["alarms"])
         self._frozen_steps, self._factor = state["frozen_steps"], state["factor"]

@@ -6,9 +6,9 @@ about sqrt(n) * m * lr: m is measured (learner.behaviour.drift_probe), and the r
 
     lr_t = min(lr, growth * lr_{t-1}, target / (sqrt(lag + 1 + E) * m)),    the first one start * lr.
 
-This is the staleness law of arXiv 2607.01083 with the growth measured in the policy's probabilities, where staleness hurts,
-instead of in its weights; it needs no probabilities of the policy that sampled. The rule and its constants are our own
-(docs/objectives.md).
+The rule and its constants are our own (docs/objectives.md). It has the form of the staleness law of arXiv 2607.01083, with
+the growth measured in the policy's probabilities, where staleness hurts, instead of in its weights; it needs no
+probabilities of the policy that sampled.
 """
 
 from __future__ import annotations

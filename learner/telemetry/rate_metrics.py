@@ -9,7 +9,7 @@ from typing import Any
 from learner.config.control import LrControlConfig
 from runtime.metric_registry import MetricRegistry
 
-_BOUNDS = ("none", "batch", "critical", "drift", "ess", "gac", "hold")
+_BOUNDS = ("none", "drift", "ess", "gac", "hold")
 # Field of a step's row -> metric, help. NaN after a step without a value.
 _EVERY_STEP = {
     "lr": ("learning_rate", "Learning rate that the optimizer used."),

@@ -32,6 +32,16 @@ _EVERY_STEP = {
         "fleet_dominance_ratio",
         "Mean weight in the gradient of a group of the heaviest fleet over that of the others' groups; NaN with one fleet.",
     ),
+    "expert_load_max": (
+        "expert_load_ratio",
+        "Tokens of the busiest expert over the mean of its layer's experts, in the layer where that is largest; NaN without "
+        "experts.",
+    ),
+    "expert_idle_max": (
+        "expert_idle_ratio",
+        "Share of a layer's experts that no token of the step was sent to, in the layer where that is largest; NaN without "
+        "experts.",
+    ),
     "entropy": ("entropy_nats", "Mean entropy of the policy at the step's tokens, in nats."),
     "loss": ("loss", "Value of the objective."),
     "grad_norm": ("grad_norm", "Norm of the gradient before clipping."),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from learner.batch.statistics import GroupStatistics
 from learner.batch.types import Batch
 from learner.control.controller import LearningRateDecision
 from learner.control.effective_sample import ess_share
+from learner.control.expert_loads import expert_loads
 from learner.control.fleet_weights import fleet_shares, heaviest
 from learner.intake.batch_source import TakenBatch
 from learner.megatron.training.trainer import StepStats
@@ -85,6 +85,7 @@ def step_row(record: StepRecord) -> dict[str, Any]:
         "ess_share": ess_share(stats.metrics) if stats else None,
         "gradient_cosine": stats.gradient_cosine if stats else None,
         **_fleets(record),
+        **expert_loads(stats.expert_tokens if stats else {}),
     }
     return row | (ratios(stats.metrics) if stats else {}) | _update(record) | _learning_rate(record.decision)
 
@@ -136,7 +137,7 @@ def _fleets(record: StepRecord) -> dict[str, Any]:
 
 
 def _update(record: StepRecord) -> dict[str, float | None]:
-    """Returns how the weights moved; ``growth`` is G_upd of this step, the update norm per unit of learning rate."""
+    """Returns how the weights moved; ``growth`` is the update norm per unit of learning rate."""
     update = record.stats.update if record.stats else None
     rate = record.decision.rate
     return {
@@ -150,9 +151,6 @@ def _update(record: StepRecord) -> dict[str, float | None]:
 def _learning_rate(decision: LearningRateDecision) -> dict[str, Any]:
     """Returns the learning rate of the step, and what the controller derived it from if it computed that."""
     row: dict[str, Any] = {"lr": decision.rate, "lr_scheduled": decision.scheduled, "lr_active": decision.active}
-    if decision.bounds is not None:
-        finite = {"lr_batch": decision.bounds.batch, "lr_critical": decision.bounds.critical}
-        row |= {name: value if math.isfinite(value) else None for name, value in finite.items()}
     if decision.drift is not None:
         row |= {"drift_scale": decision.drift.scale, "drift_predicted": decision.drift.predicted}
     if decision.drift is not None or decision.share is not None:

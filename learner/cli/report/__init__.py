@@ -1,1 +1,1 @@
-"""Evaluation of recorded runs: the HTML report with its charts, and the fit of the staleness radii."""
+"""Evaluation of recorded runs: the HTML report with its charts, and the comparison of runs."""

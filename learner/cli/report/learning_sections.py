@@ -106,7 +106,9 @@ def _rate_charts(rows: Sequence[Row], control: LrControlConfig) -> list[Chart]:
     """The learning rate, its ceiling where it has one, and the movement of the policy that bounds it where it is measured."""
     if not _any(rows, "lr_ceiling_share"):
         return [
-            Chart("Learning rate", "What the schedule and the bounds left of it.", optimization.learning_rate(rows))
+            Chart(
+                "Learning rate", "What the schedule, holds and rollbacks left of it.", optimization.learning_rate(rows)
+            )
         ]
     note = "On a logarithmic scale. The ceiling is what the schedule gives; the rate used is what learner.lr_control leaves."
     found = [Chart("Learning rate and its ceiling", note, drift.rate_and_ceiling(rows))]

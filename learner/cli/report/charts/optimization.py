@@ -72,7 +72,7 @@ def health(rows: Sequence[Row]) -> Plot:
 
 
 def updates(rows: Sequence[Row]) -> Plot:
-    """G_upd, the update norm per unit learning rate, and the cosine between consecutive updates."""
+    """Update norm per unit of learning rate, and the cosine between consecutive updates."""
 
     def plot(axes: Axes) -> None:
         steps, growth = series(rows, "growth")

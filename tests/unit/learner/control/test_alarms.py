@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from learner.config.control import AlarmConfig
-from learner.control.alarms import Alarm, Alarms, TrackedMean
+from learner.control.alarms import Alarm, Alarms
+from learner.control.tracked_mean import TrackedMean
 
 
 def row(step: int, noise: random.Random, **values: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The rate of each step from schedule, staleness bound and holds; and the row that a step leaves."""
+"""The rate of each step from schedule, governor, rules of others and holds; and the row that a step leaves."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 from learner.batch.statistics import GroupStatistics, group_statistics
 from learner.config import LearnerConfig
 from learner.control.controller import LearningRateController, LearningRateDecision
+from learner.control.drift_governor import Movement
 from learner.intake.batch_source import TakenBatch
 from learner.megatron.training.trainer import StepStats
 from learner.megatron.training.update_meter import Update
@@ -29,16 +30,15 @@ def config(**values: Any) -> LearnerConfig:
     return LearnerConfig.parse({**base, **values}, "test")
 
 
-def groups(largest: int = 0, mean: float = 0.0) -> GroupStatistics:
+def groups(staleness: float = 0.0) -> GroupStatistics:
     some = group_statistics([pb.Group(responses=[pb.Response(reward=1.0)])], {}, 4)
-    return replace(some, staleness_mean=mean, staleness_max=largest)
+    return replace(some, staleness_mean=staleness)
 
 
 def row(decision: LearningRateDecision, **values: Any) -> dict[str, Any]:
     return {
         "reward": 0.5,
         "reward_sd": 0.8,
-        "update_norm": None,
         "lr": decision.rate,
         "lr_active": decision.active,
         "finite": True,
@@ -48,31 +48,18 @@ def row(decision: LearningRateDecision, **values: Any) -> dict[str, Any]:
 
 def test_off_is_the_schedule():
     decision = LearningRateController(config(optimizer={"lr": 1.0, "warmup_steps": 1})).decide(0, groups(9))
-    assert (decision.rate, decision.scheduled, decision.bounds, decision.active) == (0.5, 0.5, None, "none")
+    assert (decision.rate, decision.scheduled, decision.drift, decision.active) == (0.5, 0.5, None, "none")
 
 
-@pytest.mark.parametrize(("which", "expected"), [("max", 0.5), ("mean", 1.0)])
-def test_the_bound_uses_the_staleness_that_is_configured(which: str, expected: float):
-    controller = LearningRateController(config(lr_control={"mode": "cap", "r_batch": 8.0, "staleness": which}))
-    controller.observe(row(controller.decide(0, groups()), update_norm=4.0))  # G_upd = 4
-    decision = controller.decide(1, groups(largest=4, mean=1.0))
-    assert (decision.rate, decision.scheduled) == (expected, 1.0)
-    assert decision.active == ("batch" if which == "max" else "none")
-
-
-def test_the_first_step_is_capped_for_the_staleness_that_is_allowed():
-    controller = LearningRateController(
-        config(lr_control={"mode": "cap", "r_batch": 9.0, "smoothing": 0.5}, max_staleness=6)
-    )
-    controller.expect(weights=16)
-    assert controller.decide(0, groups()).rate == pytest.approx(9 / (3 * 4))
-
-
-@pytest.mark.parametrize("largest", [4, 8, 32])
-def test_groups_that_are_late_lower_the_rate_of_the_step_that_trains_them(largest: int):
-    controller = LearningRateController(config(lr_control={"mode": "cap", "r_batch": 8.0}, max_staleness=4))
-    controller.observe(row(controller.decide(0, groups()), update_norm=4.0))  # G_upd = 4
-    assert controller.decide(1, groups(largest)).rate == pytest.approx(8 / (largest * 4))
+@pytest.mark.parametrize("late", [4, 8, 32])
+def test_groups_that_are_late_lower_the_rate_of_the_step_that_trains_them(late: int):
+    """A movement of T = 0.4 nats in one step at rate 1: the bound is 1 / sqrt(staleness + 1)."""
+    controller = LearningRateController(config(lr_control={"mode": "drift", "drift_start": 1.0}, max_staleness=4))
+    controller.updated(controller.decide(0, groups()))
+    controller.observe_drift(Movement(drift=0.4, steps=1, rate=1.0))
+    decision = controller.decide(1, groups(late))
+    assert (decision.rate, decision.scheduled, decision.active) == (pytest.approx((late + 1) ** -0.5), 1.0, "drift")
+    assert controller.decide(1, groups()).active == "none"
 
 
 def test_a_hold_freezes_the_weights_and_training_goes_on_at_half_the_rate():
@@ -132,16 +119,17 @@ def test_without_a_checkpoint_to_go_back_to_the_weights_are_held():
 
 def test_state_survives_a_checkpoint_in_json():
     settings = config(
-        lr_control={"mode": "cap", "r_batch": 8.0}, alarms={"window": 2, "reward": "hold", "hold_steps": 3}
+        lr_control={"mode": "drift", "drift_start": 1.0}, alarms={"window": 2, "reward": "hold", "hold_steps": 3}
     )
 
     def walk(controller: LearningRateController, steps: range) -> list[LearningRateDecision]:
         decisions = []
         for step in steps:
-            decisions.append(controller.decide(step, groups(largest=step % 5)))
-            controller.observe(
-                row(decisions[-1], reward=0.8 if step < 4 else 0.1, update_norm=(2 + step % 3) * decisions[-1].rate)
-            )
+            decisions.append(controller.decide(step, groups(step % 5)))
+            if rate := decisions[-1].rate:
+                controller.updated(decisions[-1])
+                controller.observe_drift(Movement(drift=(2 + step % 3) * rate, steps=1, rate=rate))
+            controller.observe(row(decisions[-1], reward=0.8 if step < 4 else 0.1))
         return decisions
 
     whole = walk(LearningRateController(settings), range(15))
@@ -273,7 +261,7 @@ def test_ess_is_refused_without_importance_weights():
         controller.settle(controller.decide(0, groups()), {"rho_sum": 1.0}, None)
 
 
-@pytest.mark.parametrize("mode", ["off", "observe", "drift"])
+@pytest.mark.parametrize("mode", ["off", "drift"])
 def test_other_modes_take_no_notice_of_the_gradient(mode: str):
     controller = LearningRateController(config(lr_control={"mode": mode}))
     decision = controller.decide(0, groups())

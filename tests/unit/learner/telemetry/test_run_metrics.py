@@ -36,12 +36,13 @@ def row(step: int) -> dict[str, object]:
     return {
         "step": step, "version": step, "epoch": 2, "reward": 0.5, "staleness_mean": 1.5, "staleness_max": 3, "rho": None,
         "nll_positive": 0.7, "nll_negative": None, "entropy": 1.1, "loss": 0.2, "grad_norm": 3.0, "update_norm": 0.01,
-        "lr": 1e-3, "lr_scheduled": 2e-3, "lr_active": "batch", "trained_tokens": 100, "groups": 16, "late": 3,
+        "lr": 1e-3, "lr_scheduled": 2e-3, "lr_active": "drift", "trained_tokens": 100, "groups": 16, "late": 3,
         "unscored": 0.25, "unscored_groups": 2, "segments": 1.5, "reward_sd": 0.4, "truncated": 0.125, "informative": 0.5,
         "all_right": 0.25, "all_wrong": 0.125, "length": LENGTH, "length_positive": LENGTH, "length_negative": None,
         "length_by_finish": {"stop": LENGTH, "length": None, "abort": None}, "replaced": 8, "ending": "most", "consumed": 20,
         "tokens_wasted": {"expired": 700, "unusable": 0, "lost": 0, "quarantined": 90},
         "tasks": {"add": {"groups": 16, "reward": 0.5, "reward_sd": 0.4, "informative": 0.5, "parts": {"exact": 0.75}}},
+        "expert_load": {"1": 2.5}, "expert_load_max": 2.5, "expert_idle_max": 0.25,
         "wait_s": 0.5, "train_s": 1.0, "step_s": 1.6,
     }  # fmt: skip
 
@@ -53,6 +54,8 @@ def test_every_row_of_the_record_becomes_metrics(tmp_path: Path, config: Learner
     fresh = shown(metrics)
     assert fresh["alarms_total/rho"] == fresh["publication_failures_total"] == fresh["rollbacks_total"] == 0
     assert math.isnan(fresh["reward"])
+    assert math.isnan(fresh["expert_load_ratio"])
+    assert fresh["alarms_total/experts"] == 0
     assert (fresh["staleness_limit_steps"], fresh["expiry_limit_steps"]) == (3, 24)
     writer.event("start", epoch=2, resumed_step=7)
     writer.step(row(8) | {"true_drift": -0.02, "unusable": 3})
@@ -69,13 +72,14 @@ def test_every_row_of_the_record_becomes_metrics(tmp_path: Path, config: Learner
     seen = shown(metrics)
     expected = {
         "step": 9, "version": 9, "epoch": 2, "reward": 0.5, "staleness_max_steps": 3, "nll_nats/positive": 0.7,
-        "learning_rate": 1e-3, "learning_rate_bound/batch": 1, "learning_rate_bound/none": 0, "trained_tokens_total": 200,
+        "learning_rate": 1e-3, "learning_rate_bound/drift": 1, "learning_rate_bound/none": 0, "trained_tokens_total": 200,
         "groups_total": 32, "late_groups_total": 6, "unscored_groups_total": 4, "unscored_ratio": 0.25,
         "response_segments": 1.5,
         "phase_seconds_total/wait": 1.0, "phase_seconds_total/train": 2.0, "step_seconds_count": 2,
         "publication_seconds": 0.3, "checkpoint_seconds": 1.5, "committed_groups_total": 32, "alarms_total/rho": 1,
         "publication_failures_total": 1, "checkpoint_failures_total": 1, "skipped_steps_total": 2, "rollbacks_total": 1,
         "refused_groups_total": 1,
+        "expert_load_ratio": 2.5, "expert_idle_ratio": 0.25,
         "reward_sd": 0.4, "truncated_ratio": 0.125, "groups_ratio/informative": 0.5, "groups_ratio/all_right": 0.25,
         "groups_ratio/all_wrong": 0.125, "groups_ratio/unscored": 0.125, "response_tokens/all/p95": 300,
         "response_tokens/positive/max": 512, "response_tokens/stop/mean": 120.5, "replaced_groups_total": 16,
