@@ -106,26 +106,28 @@ def without_groups(batch: Batch, groups: Collection[int], layout: Layout) -> Bat
 
 
 def _unpacked(micro_batch: MicroBatch, row: int, carried: list[str]) -> Sequence:
-    """Returns a sequence of a micro-batch, as it was packed, and padded if the layout pads sequences."""
+    """Returns a sequence of a micro-batch, as it was before it was packed."""
     first, count = int(micro_batch.segments[:row].sum()), int(micro_batch.segments[row])
     bounds = micro_batch.cu_seqlens[first : first + count + 1].tolist()
     start, end = bounds[0], bounds[-1]
     own = micro_batch.loss_row == row
-    targets = micro_batch.loss_index[own] + 1 - start
-    generated = torch.zeros(end - start, dtype=torch.bool)
+    real = micro_batch.real[start:end]
+    length = int(real.sum())
+    targets = (real.cumsum(0) - 1)[micro_batch.loss_index[own] + 1 - start]
+    generated = torch.zeros(length, dtype=torch.bool)
     generated[targets] = True
     optional = {}
     for name in carried:
-        optional[name] = torch.zeros(end - start, dtype=_OPTIONAL[name])
+        optional[name] = torch.zeros(length, dtype=_OPTIONAL[name])
         optional[name][targets] = getattr(micro_batch, name)[own]
     return Sequence(
-        micro_batch.tokens[0, start:end],
+        micro_batch.tokens[0, start:end][real],
         generated,
         float(micro_batch.advantage[row]),
         float(micro_batch.weight[row]),
         float(micro_batch.temperature[own][0]) if len(targets) else 1.0,
         group=int(micro_batch.group[row]),
-        segments=tuple(after - before for before, after in itertools.pairwise(bounds)),
+        segments=tuple(int(real[a - start : b - start].sum()) for a, b in itertools.pairwise(bounds)),
         **optional,
     )
 
@@ -171,6 +173,8 @@ def _micro_batch(sequences: list[Sequence], layout: Layout, carried: list[str]) 
     ends = sizes.cumsum(0)
     starts = ends - sizes
     positions = torch.arange(width) - starts.repeat_interleave(sizes)
+    used = torch.tensor(own + [0] * len(padding))
+    real = positions < used.repeat_interleave(sizes)
     by_response = torch.tensor([_padded(each, layout) for each in segments] + padding)
     owner = torch.arange(len(by_response)).repeat_interleave(by_response)
     # Position i predicts token i + 1, so no position predicts the first token of a segment.
@@ -183,6 +187,7 @@ def _micro_batch(sequences: list[Sequence], layout: Layout, carried: list[str]) 
     return MicroBatch(
         tokens=tokens[None],
         positions=positions[None],
+        real=real,
         cu_seqlens=torch.cat([torch.zeros(1, dtype=torch.int64), ends]).int(),
         segments=torch.tensor([len(each) for each in segments], dtype=torch.int64),
         max_seqlen=max(lengths + padding),

@@ -50,6 +50,7 @@ class MicroBatch:
 
     tokens: Tensor  # [1, T] int64
     positions: Tensor  # [1, T] int64: 0, 1, ... in each segment
+    real: Tensor  # [T] bool, false at padding
     cu_seqlens: Tensor  # [N + 1] int32: where each segment starts, then T
     segments: (
         Tensor  # [R] int64, each at least 1: how many segments a response has; they add up to N, or N - 1 with padding

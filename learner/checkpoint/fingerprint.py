@@ -30,6 +30,7 @@ _FIELDS = {
     "vocab": "vocab_size",
     "norm_eps": "rms_norm_eps",
     "tied": "tie_word_embeddings",
+    "bias": "attention_bias",
 }
 _MIXTURE_FIELDS = {
     "experts": "num_experts",
@@ -38,9 +39,6 @@ _MIXTURE_FIELDS = {
     "normalised": "norm_topk_prob",
     "layers": "layers with experts",
 }
-_ROPE_FIELDS = (
-    "rope_theta", "rope_type", "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings",
-)  # fmt: skip
 
 
 class FingerprintError(LeewayError):
@@ -61,7 +59,7 @@ def fingerprint(architecture: Mapping[str, Any], model: Path) -> Fingerprint:
         OSError: tokenizer.json cannot be read.
     """
     found = {name: architecture[field] for field, name in _FIELDS.items()}
-    found |= {name: architecture["rope"][name] for name in _ROPE_FIELDS if name in architecture["rope"]}
+    found |= architecture["rope"]
     mixture = architecture["mixture"]
     if mixture is not None:
         found |= {name: mixture[field] for field, name in _MIXTURE_FIELDS.items()}

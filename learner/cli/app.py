@@ -133,22 +133,6 @@ def report(run: _Run) -> None:
         typer.echo(str(write_report(RunDirectory.existing(run))))
 
 
-@app.command("fit-radii")
-def fit_radii(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUNS...", help="Directories of stable and of collapsed runs.")],
-    mean: Annotated[
-        bool,
-        typer.Option("--mean", help='Let S be the mean staleness over tokens, as lr_control.staleness = "mean" does.'),
-    ] = False,
-) -> None:
-    """Estimates the radii of the staleness-aware learning rate from finished runs."""
-    from learner.cli.report import fit_radii as radii
-
-    with one_line_errors():
-        trials = [radii.read_trial(run, "mean" if mean else "max") for run in runs]
-    typer.echo("\n".join(radii.describe(trials, *radii.fit(trials))))
-
-
 app.command("export")(export)
 app.command("compare")(compare)
 app.command("replay")(replay)

@@ -1,21 +1,20 @@
 """The model architectures that can be trained, and which parallel layouts each model allows. Needs no torch.
 
-The learner, the launcher and `leeway doctor` check a model by these rules, and by those of model_keys.py (what becomes of
-every key of config.json), model_config.py (its values) and model_weights.py (its tensors).
+The learner, the launcher and `leeway doctor` check a model by these rules, and by those of model_types.py (the models that
+there are), model_keys.py (what becomes of every key of config.json), model_config.py (its values) and model_weights.py (its
+tensors).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from learner.config.learner import ParallelConfig
+from learner.config.model_types import MODEL_TYPES
 
-# Values of model_type in config.json.
-_DENSE_MODEL_TYPES = ("llama", "qwen2", "qwen3")
-MIXTURE_MODEL_TYPES = ("qwen3_moe",)
-SUPPORTED_MODEL_TYPES = (*_DENSE_MODEL_TYPES, *MIXTURE_MODEL_TYPES)
+AttentionBias = Literal["none", "qkv", "all"]  # projections with a bias; "all": those of "qkv" and the output
 
 
 @dataclass(frozen=True)
@@ -44,15 +43,13 @@ def layout_violations(config: Mapping[str, Any], parallel: ParallelConfig) -> It
     """
     heads, layers = int(config["num_attention_heads"]), int(config["num_hidden_layers"])
     yield from _divisible("tensor", parallel.tensor, "num_attention_heads", heads)
-    yield from _divisible("tensor", parallel.tensor, "num_key_value_heads", key_value_heads(config))
-    yield from _divisible("tensor", parallel.tensor, "vocab_size", int(config["vocab_size"]))
+    if heads % parallel.tensor == 0:
+        yield from _group_violations(heads, key_value_heads(config), parallel)
+    yield from _vocabulary_violations(int(config["vocab_size"]), parallel)
     sparse = layers_with_experts(config)
     if not all(sparse) and config.get("intermediate_size") is not None:  # experts are never cut, dense layers are
         yield from _divisible("tensor", parallel.tensor, "intermediate_size", int(config["intermediate_size"]))
-    yield from _divisible("pipeline", parallel.pipeline, "num_hidden_layers", layers)
-    if layers % parallel.pipeline == 0:
-        name, per_stage = "num_hidden_layers / pipeline", layers // parallel.pipeline
-        yield from _divisible("virtual_pipeline", parallel.virtual_pipeline, name, per_stage)
+    yield from _pipeline_violations(layers, parallel)
     if any(sparse):
         yield from _mixture_violations(expert_count(config), sparse, parallel)
     elif parallel.expert > 1:
@@ -65,19 +62,23 @@ def layout_violations(config: Mapping[str, Any], parallel: ParallelConfig) -> It
 
 def expert_count(config: Mapping[str, Any]) -> int:
     """Experts of each mixture layer; 0 for a dense model. Newer versions of transformers call it num_local_experts."""
-    if config.get("model_type") in _DENSE_MODEL_TYPES:
+    known = MODEL_TYPES.get(config.get("model_type", ""))
+    if known is not None and not known.mixture:
         return 0
     return int(config.get("num_experts") or config.get("num_local_experts") or 0)
 
 
-def has_qkv_bias(model_type: str) -> bool:
-    """Whether the query, key and value projections have a bias."""
-    return model_type == "qwen2"
+def attention_bias(config: Mapping[str, Any]) -> AttentionBias:
+    """Which projections of the attention have a bias."""
+    bias = MODEL_TYPES[config["model_type"]].bias
+    if bias == "configured":
+        return "all" if config.get("attention_bias") else "none"
+    return bias
 
 
 def has_qk_norm(model_type: str) -> bool:
     """Whether each head's queries and keys pass through an RMSNorm."""
-    return model_type in ("qwen3", "qwen3_moe")
+    return MODEL_TYPES[model_type].qk_norm
 
 
 def layers_with_experts(config: Mapping[str, Any]) -> tuple[bool, ...]:
@@ -92,6 +93,83 @@ def layers_with_experts(config: Mapping[str, Any]) -> tuple[bool, ...]:
 def key_value_heads(config: Mapping[str, Any]) -> int:
     """Heads of the keys and values; as many as of the queries where config.json does not say."""
     return int(config.get("num_key_value_heads") or config["num_attention_heads"])
+
+
+def vocabulary_rows(vocabulary: int, tensor: int) -> int:
+    """Rows of the embedding and of the output layer over all ``tensor`` tensor-parallel ranks, which have equally many.
+
+    Rows from ``vocabulary`` on are padding, all on the last rank: they are zero, no token reads them, they get no probability
+    and no gradient, and no published version has them.
+    """
+    return -(-vocabulary // tensor) * tensor
+
+
+def _group_violations(heads: int, groups: int, parallel: ParallelConfig) -> Iterator[LayoutViolation]:
+    """Key/value heads are shared out, or with more ranks than heads each is computed on several ranks, equally many."""
+    fits = [
+        tensor
+        for tensor in range(1, heads + 1)
+        if heads % tensor == 0 and (groups % tensor == 0 or tensor % groups == 0)
+    ]
+    if parallel.tensor not in fits:
+        yield LayoutViolation(
+            "tensor",
+            parallel.tensor,
+            f"learner.parallel.tensor = {parallel.tensor} neither divides the model's num_key_value_heads = {groups} nor is "
+            f"a multiple of it: set it to one of {fits}",
+        )
+
+
+def chunk_layers(layers: int, parallel: ParallelConfig) -> list[range]:
+    """Numbers of the layers of every model chunk, in the order of the layers.
+
+    Chunk c is on stage c % pipeline. Where chunks cannot have equally many layers, some of those between the first and the
+    last have one more: the first has the embedding besides, and the last the output layer.
+
+    Args:
+        layers: the model's, as many as chunks or more.
+        parallel: the layout.
+    """
+    chunks = parallel.pipeline * parallel.virtual_pipeline
+    size, more = divmod(layers, chunks)
+    larger = [*range(1, chunks - 1), 0][:more]
+    found, start = [], 0
+    for chunk in range(chunks):
+        stop = start + size + (chunk in larger)
+        found.append(range(start, stop))
+        start = stop
+    return found
+
+
+def _pipeline_violations(layers: int, parallel: ParallelConfig) -> Iterator[LayoutViolation]:
+    chunks = parallel.pipeline * parallel.virtual_pipeline
+    if layers >= chunks:
+        return
+    key = "pipeline" if layers < parallel.pipeline else "virtual_pipeline"
+    most = layers if key == "pipeline" else layers // parallel.pipeline
+    yield LayoutViolation(
+        key,
+        getattr(parallel, key),
+        f"learner.parallel.{key} = {getattr(parallel, key)} leaves chunks of the model without any of its "
+        f"num_hidden_layers = {layers}, as pipeline * virtual_pipeline = {chunks}: set it to {most} or less",
+    )
+
+
+def _vocabulary_violations(vocabulary: int, parallel: ParallelConfig) -> Iterator[LayoutViolation]:
+    fits = [tensor for tensor in range(1, parallel.tensor + 1) if _every_rank_has_tokens(vocabulary, tensor)]
+    if parallel.tensor not in fits:
+        yield LayoutViolation(
+            "tensor",
+            parallel.tensor,
+            f"learner.parallel.tensor = {parallel.tensor} would leave ranks without any of the model's vocab_size = "
+            f"{vocabulary} token ids: set it to one of {fits}",
+        )
+
+
+def _every_rank_has_tokens(vocabulary: int, tensor: int) -> bool:
+    """Whether less than one rank's share of the vocabulary's rows is padding."""
+    rows = vocabulary_rows(vocabulary, tensor)
+    return rows - vocabulary < rows // tensor
 
 
 def _divisible(key: str, value: int, name: str, size: int) -> Iterator[LayoutViolation]:
@@ -114,17 +192,16 @@ def _mixture_violations(experts: int, sparse: tuple[bool, ...], parallel: Parall
             "else all tensor-parallel ranks would send the same tokens to the experts",
         )
     chunks = parallel.pipeline * parallel.virtual_pipeline
-    if len(sparse) % chunks:
+    if len(sparse) < chunks:
         return
-    size = len(sparse) // chunks
-    dense = [chunk for chunk in range(chunks) if not any(sparse[chunk * size : (chunk + 1) * size])]
+    dense = [own for own in chunk_layers(len(sparse), parallel) if not any(sparse[layer] for layer in own)]
     if dense:
         key = "virtual_pipeline" if parallel.virtual_pipeline > 1 else "pipeline"
         yield LayoutViolation(
             key,
             getattr(parallel, key),
             f"learner.parallel.pipeline = {parallel.pipeline} and learner.parallel.virtual_pipeline = "
-            f"{parallel.virtual_pipeline} make {chunks} chunks of the model, of which layers {dense[0] * size} to "
-            f"{(dense[0] + 1) * size - 1} are dense (mlp_only_layers, decoder_sparse_step): every chunk needs a layer with "
+            f"{parallel.virtual_pipeline} make {chunks} chunks of the model, of which layers {dense[0][0]} to "
+            f"{dense[0][-1]} are dense (mlp_only_layers, decoder_sparse_step): every chunk needs a layer with "
             "experts: lower pipeline or virtual_pipeline",
         )

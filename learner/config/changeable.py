@@ -36,7 +36,7 @@ _LEARNER = frozenset(
         *("steps", "optimizer.lr", "optimizer.clip_grad", "optimizer.weight_decay"),
         *("checkpoint.every", "checkpoint.keep", "publish.every", "publish.keep"),
         *(f"objective.{name}" for name in _OBJECTIVE),
-        *(f"lr_control.{name}" for name in (*_LR_CONTROL, "r_batch", "r_crit", "horizon", "smoothing")),
+        *(f"lr_control.{name}" for name in _LR_CONTROL),
         # The window sizes the alarms' memory, which a checkpoint contains.
         *(f"alarms.{name}" for name in AlarmConfig.model_fields if name != "window"),
     }

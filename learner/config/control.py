@@ -12,22 +12,21 @@ AlarmAction = Literal["off", "warn", "hold", "rollback"]
 
 
 class LrControlConfig(Settings):
-    """What bounds the learning rate: the measured drift of the policy, the staleness law of 2607.01083, or a rule of others.
+    """What bounds the learning rate: the measured drift of the policy, or a rule of others.
 
-    The staleness bounds are R_batch / (S * G_upd) and R_crit / (T * G_upd). G_upd, the norm of an update per unit learning
-    rate, is measured. The radii are constants of model and task. The governor of drift (mode = "drift") needs no constant of
-    model or task: learner.optimizer.lr is a ceiling then, and may be set far too high (docs/objectives.md).
+    The governor of drift (mode = "drift") needs no constant of model or task: learner.optimizer.lr is a ceiling then, and may
+    be set far too high (docs/objectives.md).
 
     Two rules of others decide between a step's gradient and its update: "ess" (VCPO, 2602.17616) lowers the rate by the
     effective sample size of the step's responses (learner/control/effective_sample.py); "gac" (2603.01501) removes from a
     gradient what points where the last one did (learner/megatron/training/gradient_projection.py).
     """
 
-    mode: Literal["off", "observe", "cap", "drift", "ess", "gac"] = Field(
+    mode: Literal["off", "drift", "ess", "gac"] = Field(
         default="off",
-        description="off; observe: log the staleness bounds, change nothing; cap: never exceed them; drift: keep the "
-        "movement of the policy over the age of the data below drift_target; ess: the rate times the root of ess_share, as "
-        "VCPO, for objectives that need mu; gac: gradients are projected so that gradient_cosine stays below gac_limit",
+        description="off; drift: keep the movement of the policy over the age of the data below drift_target; ess: the rate "
+        "times the root of ess_share, as VCPO, for objectives that need mu; gac: gradients are projected so that "
+        "gradient_cosine stays below gac_limit",
     )
     drift_target: float = Field(
         default=0.4,
@@ -53,42 +52,19 @@ class LrControlConfig(Settings):
         description="gac: largest cosine to the last gradient that a gradient keeps; 0: it keeps nothing of it. Costs a copy "
         "of the gradient, 4 bytes a weight",
     )
-    r_batch: float | None = Field(
-        default=None,
-        gt=0,
-        description="largest stable drift over S steps, as an L2 norm of weights; `leeway fit-radii` estimates it",
-    )
-    r_crit: float | None = Field(
-        default=None,
-        gt=0,
-        description="largest stable path over T steps, as an L2 norm of weights; `leeway fit-radii` estimates it",
-    )
-    horizon: int | None = Field(default=None, gt=0, description="T, in steps; default: learner.steps")
-    staleness: Literal["max", "mean"] = Field(
-        default="max", description="S of a step: max: of the oldest token, as in the paper; mean: over tokens"
-    )
-    smoothing: float = Field(
-        default=0.9, ge=0, lt=1, description="decay per step with which S and G_upd fall; they rise at once"
-    )
 
     @property
     def projects_above(self) -> float | None:
         """Cosine of consecutive gradients above which a gradient is projected; None if that is not the mode."""
         return self.gac_limit if self.mode == "gac" else None
 
-    @model_validator(mode="after")
-    def _has_a_radius(self) -> LrControlConfig:
-        if self.mode == "cap" and self.r_batch is None and self.r_crit is None:
-            raise ValueError(
-                'mode = "cap" needs r_batch, r_crit or both: run with mode = "observe", then `leeway fit-radii RUNS...`'
-            )
-        return self
-
 
 class DiagnosticsConfig(Settings):
     """Measurements of each step's gradient and update, on each rank's shard of the fp32 weights."""
 
-    update: bool = Field(default=True, description="measure the norm of the update; lr_control and fit-radii need it")
+    update: bool = Field(
+        default=True, description="measure the update's norm and cosine; the alarm ballistic needs them"
+    )
     update_cosine: bool = Field(
         default=True,
         description="measure the cosine of consecutive updates; keeps the sample of the last update in memory",
@@ -154,6 +130,13 @@ class AlarmConfig(Settings):
         gt=1,
         description="alarm if a group of a fleet weighs more than this many times a group of the others, and all of its "
         "groups a quarter of the gradient or more; a group's weight is the sum of |d loss / d log p| / temperature",
+    )
+    experts: AlarmAction = Field(default="warn", description="action if the routing of a mixture's layer narrows")
+    experts_rise: float = Field(
+        default=2.0,
+        gt=1,
+        description="alarm if the load of a layer, its busiest expert's tokens over the mean of its experts, is above this "
+        "many times its first mean; a model is trained with the load that it came with",
     )
     hold_steps: int = Field(default=20, gt=0, description="steps for which a hold freezes the weights")
     hold_factor: float = Field(

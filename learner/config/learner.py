@@ -23,8 +23,18 @@ from runtime.settings import Settings
 class ParallelConfig(Settings):
     """Sizes of the parallel layout. The data-parallel size is the world size divided by the others."""
 
-    tensor: int = Field(default=1, gt=0, description="ranks that share every layer; heads and vocabulary must divide")
-    pipeline: int = Field(default=1, gt=0, description="stages into which the layers are cut, each on ranks of its own")
+    tensor: int = Field(
+        default=1,
+        gt=0,
+        description="ranks that share every layer: it must divide the attention heads and the width of dense layers, and "
+        "divide the key/value heads or be a multiple of them; a vocabulary that it does not divide is padded",
+    )
+    pipeline: int = Field(
+        default=1,
+        gt=0,
+        description="stages into which the layers are cut, each on ranks of its own; if it does not divide them, the first "
+        "and the last stage have the fewest",
+    )
     context: int = Field(
         default=1, gt=0, description="ranks that share a micro-batch's tokens: each has chunks of every sequence"
     )
@@ -247,6 +257,12 @@ class LearnerConfig(Settings):
         "bfloat16 without parallel.context one attention call a layer whatever the row's lengths. Compiling takes seconds, "
         "once, and needs a C compiler; false: plain operators",
     )
+    grouped_experts: Literal["auto"] | bool = Field(
+        default="auto",
+        description="a mixture's experts; true: a layer's together, on a CUDA device in bfloat16 by torch's grouped product, "
+        "which no test on a GPU has passed with yet, elsewhere one product after another; false: one MLP after another; "
+        "auto: together on a CPU, one MLP after another on a CUDA device. Weights, checkpoints and versions are the same",
+    )
     overlap: bool | None = Field(
         default=None,
         description="reduce gradients while the backward pass goes on, and gather weights while the next forward pass does; "
@@ -279,6 +295,10 @@ class LearnerConfig(Settings):
     )
     status: StatusConfig = StatusConfig()
     traces: TraceConfig = TraceConfig()
+
+    def groups_experts(self, device: str) -> bool:
+        """Whether a layer's experts are computed together on a device, "cpu" or "cuda"."""
+        return device == "cpu" if self.grouped_experts == "auto" else self.grouped_experts
 
     @property
     def silence_s(self) -> float:

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from learner.config.activation_memory import activation_bytes, logit_bytes
+from learner.config.architectures import vocabulary_rows
 from learner.config.behaviour import cache_limit
 from learner.config.learner import ParallelConfig
-from learner.config.model_tensors import EMBEDDING, tensor_shapes
+from learner.config.model_tensors import EMBEDDING, HEAD, tensor_shapes
 from learner.config.workload import WIDTH, Workload, stage_layers
 
 _WIDE = 4  # fp32, in which the optimizer wants its gradients
@@ -191,9 +192,11 @@ def _parameters(config: Mapping[str, Any], parallel: ParallelConfig, stage: int)
                 continue
         elif not last:
             continue
+        if name in (EMBEDDING, HEAD):
+            count = vocabulary_rows(shape[0], parallel.tensor) * shape[1]
         if ".experts." in name:
             experts += count
-        elif name.endswith(("norm.weight", "mlp.gate.weight")):
+        elif name.endswith(("norm.weight", "mlp.gate.weight", "o_proj.bias")):
             dense += count
         else:
             dense += count // parallel.tensor

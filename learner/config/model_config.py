@@ -10,19 +10,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from learner.config.architectures import MIXTURE_MODEL_TYPES, SUPPORTED_MODEL_TYPES, layers_with_experts
+from learner.config.architectures import layers_with_experts
 from learner.config.model_keys import refused_keys
+from learner.config.model_types import MODEL_TYPES, REFUSED_MODEL_TYPES
+from learner.config.rope import rope_faults
 from runtime.errors import MISCONFIGURED, LeewayError
 
-# Value of "architectures" by model_type. An engine chooses the code that it runs by this name.
-CLASSES = {
-    "llama": "LlamaForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
-    "qwen3_moe": "Qwen3MoeForCausalLM",
-}
-LLAMA3_FIELDS = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-_QWEN3_HEAD_DIM = 128  # of transformers' Qwen3Config, where config.json has no head_dim at all
 _COUNTS = (
     "num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size", "max_position_embeddings",
 )  # fmt: skip
@@ -44,11 +37,13 @@ def read_config(directory: Path) -> dict[str, Any]:
     path = directory / "config.json"
     values = _read_json(path)
     kind = values.get("model_type")
-    if kind not in SUPPORTED_MODEL_TYPES:
-        supported = ", ".join(SUPPORTED_MODEL_TYPES)
-        raise ModelError(f"{path}: model_type = {kind!r} is not supported; supported: {supported}")
-    faults = [*_field_faults(values), *_class_faults(values), *refused_keys(values), *_rope_faults(values)]
-    if not faults and kind in MIXTURE_MODEL_TYPES:
+    if kind not in MODEL_TYPES:
+        reason = f": {REFUSED_MODEL_TYPES[kind]}" if kind in REFUSED_MODEL_TYPES else ""
+        raise ModelError(f"{path}: model_type = {kind!r} is not supported{reason}; supported: {', '.join(MODEL_TYPES)}")
+    known = MODEL_TYPES[kind]
+    faults = [*_field_faults(values), *_class_faults(values), *refused_keys(values), *_window_faults(values)]
+    faults += rope_faults(values, known.rope_types)
+    if not faults and known.mixture:
         faults = list(_mixture_faults(values))
     if faults:
         raise ModelError("\n".join(f"{path}: {fault}" for fault in faults))
@@ -57,19 +52,8 @@ def read_config(directory: Path) -> dict[str, Any]:
 
 def head_dim(config: Mapping[str, Any]) -> int:
     """Channels of one attention head, as transformers derives them: null means hidden_size / num_attention_heads."""
-    default = _QWEN3_HEAD_DIM if config.get("model_type") == "qwen3" else None
-    return config.get("head_dim", default) or config["hidden_size"] // config["num_attention_heads"]
-
-
-def rope_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Rotary settings from the old fields (rope_theta, rope_scaling) or the new one (rope_parameters).
-
-    Has rope_theta and rope_type, and what that type needs.
-    """
-    rope = dict(config.get("rope_scaling") or config.get("rope_parameters") or {})
-    rope.setdefault("rope_theta", config.get("rope_theta") or 10_000.0)
-    rope.setdefault("rope_type", rope.get("type", "default"))
-    return rope
+    known = MODEL_TYPES.get(config.get("model_type", ""))
+    return config.get("head_dim", known and known.head_dim) or config["hidden_size"] // config["num_attention_heads"]
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -94,7 +78,7 @@ def _field_faults(values: Mapping[str, Any]) -> Iterator[str]:
     epsilon = values.get("rms_norm_eps")
     if not _is_number(epsilon) or not 0 <= epsilon < 1:
         yield "rms_norm_eps is missing" if epsilon is None else f"rms_norm_eps = {epsilon!r}: expected a number below 1"
-    for name in ("tie_word_embeddings", "norm_topk_prob"):
+    for name in ("tie_word_embeddings", "norm_topk_prob", "attention_bias"):
         if not isinstance(values.get(name), bool | None):
             yield f"{name} = {values[name]!r}: expected true or false"
     heads, groups = values.get("num_attention_heads"), values.get("num_key_value_heads")
@@ -102,48 +86,41 @@ def _field_faults(values: Mapping[str, Any]) -> Iterator[str]:
         yield f"num_attention_heads = {heads} is no multiple of num_key_value_heads = {groups}"
     if _is_count(heads) and _is_count(values.get("hidden_size")):
         hidden, width = values["hidden_size"], head_dim(values)
-        if not values.get("head_dim") and values["model_type"] != "qwen3" and hidden % heads:
+        if not values.get("head_dim") and MODEL_TYPES[values["model_type"]].head_dim is None and hidden % heads:
             yield f"hidden_size = {hidden} is no multiple of num_attention_heads = {heads}, and there is no head_dim"
         elif _is_count(width) and width % 2:
             yield f"head_dim = {width}: rotary positions need an even number of channels"
 
 
 def _class_faults(values: Mapping[str, Any]) -> Iterator[str]:
-    names, expected = values.get("architectures") or [], CLASSES[values["model_type"]]
+    names, expected = values.get("architectures") or [], MODEL_TYPES[values["model_type"]].class_name
     if names not in ([], [expected]):
         yield f"architectures = {names!r} is not supported; with model_type = {values['model_type']!r} only {expected} is"
-    kinds = values.get("layer_types") or ["full_attention"]
-    if set(kinds) != {"full_attention"}:
-        yield f"layer_types contains {sorted(set(kinds))}; only full_attention is supported"
+    kinds = set(values.get("layer_types") or ["full_attention"])
+    if MODEL_TYPES[values["model_type"]].window == "by layer":
+        kinds -= {"sliding_attention"}  # its window is checked on its own
+    if not kinds <= {"full_attention"}:
+        yield f"layer_types contains {sorted(kinds)}; only full_attention is supported"
 
 
-def _rope_faults(values: Mapping[str, Any]) -> Iterator[str]:
-    old, new = values.get("rope_scaling"), values.get("rope_parameters")
-    if not isinstance(old, dict | None) or not isinstance(new, dict | None):
-        yield f"rope_scaling = {old!r} and rope_parameters = {new!r}: expected objects"
+def _window_faults(values: Mapping[str, Any]) -> Iterator[str]:
+    """A window that is no smaller than the longest sequence changes nothing."""
+    kind = MODEL_TYPES[values["model_type"]]
+    kinds = values.get("layer_types") if kind.window == "by layer" else None
+    if kind.window is None or (kinds and "sliding_attention" not in kinds):
         return
-    if old and new and old != new:
-        yield f"rope_scaling = {old} and rope_parameters = {new} contradict each other: remove one"
-    rope, name = rope_settings(values), "rope_scaling" if old else "rope_parameters"
-    kind, theta = rope["rope_type"], rope["rope_theta"]
-    if any(isinstance(value, dict) for value in rope.values()):
-        yield f"{name} = {rope}: rotary settings that differ by layer are not supported"
+    window, longest = values.get("sliding_window", kind.default_window), values.get("max_position_embeddings")
+    if window is None or not _is_count(longest):
         return
-    if kind not in ("default", "llama3"):
-        yield f"rope_type = {kind!r} is not supported; supported: default, llama3"
-    if rope.get("type", kind) != kind:
-        yield f"{name}.type = {rope['type']!r} and {name}.rope_type = {kind!r} contradict each other: remove one"
-    if not _is_number(theta) or theta <= 0:
-        yield f"rope_theta = {theta!r}: expected a positive number"
-    elif values.get("rope_theta") not in (None, theta):
-        yield f"rope_theta = {values['rope_theta']!r} and {name}.rope_theta = {theta!r} contradict each other: remove one"
-    if rope.get("partial_rotary_factor") not in (None, 1):
-        yield f"{name}.partial_rotary_factor = {rope['partial_rotary_factor']!r} is not supported; only 1.0 is"
-    if rope.get("mrope_section"):
-        yield f"{name}.mrope_section = {rope['mrope_section']} is not supported: the learner computes one position a token"
-    for field in LLAMA3_FIELDS if kind == "llama3" else ():
-        if not _is_number(rope.get(field)) or rope[field] <= 0:
-            yield f"rope_type llama3 needs {field}, a positive number, which is {rope.get(field)!r}"
+    if not _is_count(window):
+        yield f"sliding_window = {window!r}: expected a positive integer or null"
+    elif window < longest:
+        absent = "" if "sliding_window" in values else " (the default, as there is no such key)"
+        yield (
+            f"sliding_window = {window}{absent} is below max_position_embeddings = {longest}, and the learner computes full "
+            f"causal attention only: set max_position_embeddings to {window} to train on sequences that the window holds, or "
+            "sliding_window to null if the model was trained without it"
+        )
 
 
 def _mixture_faults(values: Mapping[str, Any]) -> Iterator[str]:

@@ -6,15 +6,18 @@ samples. Such a key is refused unless it is at the value that changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+
+from learner.config.model_types import MODEL_TYPES, ModelType
 
 # Keys that the learner computes with, or divides the model by.
 READ = frozenset({
     "model_type", "architectures", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
     "num_attention_heads", "num_key_value_heads", "head_dim", "rms_norm_eps", "max_position_embeddings",
-    "tie_word_embeddings", "rope_theta", "rope_scaling", "rope_parameters", "layer_types", "num_experts", "num_local_experts",
-    "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob", "decoder_sparse_step", "mlp_only_layers",
+    "tie_word_embeddings", "rope_theta", "rope_scaling", "rope_parameters", "original_max_position_embeddings",
+    "layer_types", "num_experts", "num_local_experts", "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob",
+    "decoder_sparse_step", "mlp_only_layers",
 })  # fmt: skip
 
 # Keys that do not change the log-probability of a token.
@@ -31,7 +34,7 @@ HARMLESS = frozenset({
     "id2label", "label2id", "num_labels", "problem_type",
     # Training elsewhere: no dropout and no auxiliary loss is applied here. pretraining_tp splits a product into partial sums.
     "initializer_range", "attention_dropout", "router_aux_loss_coef", "pretraining_tp",
-    # Without effect unless use_sliding_window is set.
+    # Without effect unless use_sliding_window is set; model_config.py reads the window of types that need no such key.
     "sliding_window", "max_window_layers",
     # Generation.
     "pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id", "decoder_start_token_id", "forced_bos_token_id",
@@ -43,10 +46,10 @@ HARMLESS = frozenset({
 
 _QUANTISED = "the weights are quantised, and the learner reads no scales: publish or convert to bfloat16 first"
 _ATTENTION = "the learner computes full causal attention and nothing else"
-_BIAS = "the learner computes no such bias"
+_BIAS = "the learner computes no such bias for this model_type"
 _EXTRA = "the learner does not compute these layers"
 _SCALE = "the learner does not compute this"
-# Keys that are refused unless they are absent, null, false, 0 or empty: why.
+# Keys that are refused unless they are absent, null, false, 0 or empty, or the model's type reads them: why.
 OFF: dict[str, str] = {
     "quantization_config": _QUANTISED,
     "compression_config": _QUANTISED,
@@ -100,11 +103,11 @@ FIXED: dict[str, Any] = {
     "logit_scale": 1.0,
 }
 
-# Keys whose only value depends on model_type: the value for all types but those that are named.
-FIXED_BY_TYPE: dict[str, tuple[Any, dict[str, Any]]] = {
-    "qkv_bias": (False, {"qwen2": True}),
-    "use_qk_norm": (False, {"qwen3": True, "qwen3_moe": True}),
-    "qk_layernorm": (False, {"qwen3": True, "qwen3_moe": True}),
+# Keys whose only value depends on model_type.
+FIXED_BY_TYPE: dict[str, Callable[[ModelType], Any]] = {
+    "qkv_bias": lambda known: known.bias == "qkv",
+    "use_qk_norm": lambda known: known.qk_norm,
+    "qk_layernorm": lambda known: known.qk_norm,
 }
 
 KNOWN = READ | HARMLESS | OFF.keys() | FIXED.keys() | FIXED_BY_TYPE.keys()
@@ -116,13 +119,16 @@ def refused_keys(config: Mapping[str, Any]) -> Iterator[str]:
     Args:
         config: content of a config.json of a supported model_type.
     """
+    known = MODEL_TYPES[config["model_type"]]
     for key, value in config.items():
+        if key in known.reads:
+            continue
         if key in OFF and value:
             method = value.get("quant_method") if isinstance(value, Mapping) else None
             name, shown = (f"{key}.quant_method", method) if method else (key, value)
             yield f"{name} = {shown!r} is not supported: {OFF[key]}"
         elif key in FIXED or key in FIXED_BY_TYPE:
-            only = FIXED[key] if key in FIXED else _by_type(key, config.get("model_type"))
+            only = FIXED[key] if key in FIXED else FIXED_BY_TYPE[key](known)
             if value not in (None, only):
                 yield f"{key} = {value!r} is not supported; only {only!r} is"
 
@@ -130,8 +136,3 @@ def refused_keys(config: Mapping[str, Any]) -> Iterator[str]:
 def unknown_keys(config: Mapping[str, Any]) -> list[str]:
     """Keys that are in no table, sorted: the learner ignores them, and nobody has looked at whether it may."""
     return sorted(config.keys() - KNOWN)
-
-
-def _by_type(key: str, model_type: Any) -> Any:
-    others, named = FIXED_BY_TYPE[key]
-    return named.get(model_type, others)

@@ -5,15 +5,23 @@ learner/megatron/model/convert.py reads and exports these tensors and no others.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from learner.config.architectures import (
+    attention_bias,
     expert_count,
     has_qk_norm,
-    has_qkv_bias,
     key_value_heads,
     layers_with_experts,
+)
+from learner.config.layer_parameters import (
+    EXPERT_PARAMETERS,
+    EXPERT_PREFIX,
+    LAYER_PARAMETERS,
+    LayerParameter,
+    Part,
+    Size,
 )
 from learner.config.model_config import head_dim
 
@@ -28,37 +36,31 @@ def tensor_shapes(config: Mapping[str, Any]) -> Shapes:
     if not config.get("tie_word_embeddings"):
         shapes[HEAD] = (vocabulary, hidden)
     for layer, sparse in enumerate(layers_with_experts(config)):
-        prefix = f"model.layers.{layer}."
-        inner = {**_attention_shapes(config), **(_expert_shapes(config) if sparse else _mlp_shapes(config, "mlp."))}
-        shapes |= {prefix + name: shape for name, shape in inner.items()}
+        shapes |= {f"model.layers.{layer}.{name}": shape for name, shape in _layer_shapes(config, sparse).items()}
     return shapes
 
 
-def _attention_shapes(config: Mapping[str, Any]) -> Shapes:
-    hidden, width, heads = config["hidden_size"], head_dim(config), config["num_attention_heads"]
-    rows = {"q": heads * width} | dict.fromkeys("kv", key_value_heads(config) * width)
-    shapes: Shapes = {
-        "input_layernorm.weight": (hidden,),
-        "post_attention_layernorm.weight": (hidden,),
-        "self_attn.o_proj.weight": (hidden, heads * width),
-        **{f"self_attn.{x}_proj.weight": (count, hidden) for x, count in rows.items()},
+def _layer_shapes(config: Mapping[str, Any], sparse: bool) -> Shapes:
+    width, bias = head_dim(config), attention_bias(config)
+    sizes: dict[Size, int] = {
+        "hidden": config["hidden_size"],
+        "head": width,
+        "queries": config["num_attention_heads"] * width,
+        "keys": key_value_heads(config) * width,
+        "ffn": config["intermediate_size"],
+        "experts": expert_count(config),
     }
-    if has_qkv_bias(config["model_type"]):
-        shapes |= {f"self_attn.{x}_proj.bias": (count,) for x, count in rows.items()}
-    if has_qk_norm(config["model_type"]):
-        shapes |= {f"self_attn.{x}_norm.weight": (width,) for x in "qk"}
+    parts: set[Part] = {"every layer", "mixture" if sparse else "dense"}
+    parts |= {"qkv bias"} if bias != "none" else set()
+    parts |= {"output bias"} if bias == "all" else set()
+    parts |= {"qk norm"} if has_qk_norm(config["model_type"]) else set()
+    shapes = _shapes([found for found in LAYER_PARAMETERS.values() if found.part in parts], sizes)
+    if sparse:
+        one = _shapes(EXPERT_PARAMETERS.values(), {**sizes, "ffn": config["moe_intermediate_size"]})
+        for expert in range(sizes["experts"]):
+            shapes |= {f"{EXPERT_PREFIX}{expert}.{name}": shape for name, shape in one.items()}
     return shapes
 
 
-def _expert_shapes(config: Mapping[str, Any]) -> Shapes:
-    experts, ffn = expert_count(config), config["moe_intermediate_size"]
-    shapes: Shapes = {"mlp.gate.weight": (experts, config["hidden_size"])}
-    for expert in range(experts):
-        shapes |= _mlp_shapes({**config, "intermediate_size": ffn}, f"mlp.experts.{expert}.")
-    return shapes
-
-
-def _mlp_shapes(config: Mapping[str, Any], prefix: str) -> Shapes:
-    hidden, ffn = config["hidden_size"], config["intermediate_size"]
-    shapes: Shapes = {f"{prefix}{x}_proj.weight": (ffn, hidden) for x in ("gate", "up")}
-    return {**shapes, f"{prefix}down_proj.weight": (hidden, ffn)}
+def _shapes(parameters: Iterable[LayerParameter], sizes: Mapping[Size, int]) -> Shapes:
+    return {name: tuple(sizes[size] for size in shape) for found in parameters for name, shape in found.tensors.items()}

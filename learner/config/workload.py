@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from learner.config.architectures import chunk_layers
 from learner.config.learner import LearnerConfig, ParallelConfig
 from learner.config.objectives_table import OBJECTIVES
 
@@ -23,6 +24,7 @@ class Workload:
         recompute: "none", "selective" or "full".
         gradients: "float32" or "bfloat16", in which gradients are added up.
         fused: whether a CUDA device uses fused kernels.
+        grouped: whether a layer's experts are computed together.
         published: dtype of published versions.
         deltas: whether versions hold changes, for which a rank keeps what it published last.
         averaged: whether what is published is a running average of the weights.
@@ -41,6 +43,7 @@ class Workload:
     recompute: str = "full"
     gradients: str = "float32"
     fused: bool = True
+    grouped: bool = False
     published: str = "bfloat16"
     deltas: bool = False
     averaged: bool = False
@@ -64,6 +67,7 @@ class Workload:
             recompute=learner.recompute,
             gradients=learner.gradients,
             fused=learner.fused_kernels,
+            grouped=learner.groups_experts(device),
             published=publish.weights_dtype,
             deltas=publish.full_every > 1,
             averaged=publish.average > 0,
@@ -96,8 +100,8 @@ def stage_layers(layers: int, parallel: ParallelConfig, stage: int) -> list[int]
 
     Args:
         layers: the model's.
-        parallel: the layout; pipeline * virtual_pipeline divides ``layers``.
+        parallel: the layout.
         stage: from 0.
     """
-    size = max(1, layers // (parallel.pipeline * parallel.virtual_pipeline))
-    return [layer for layer in range(layers) if layer // size % parallel.pipeline == stage]
+    chunks = chunk_layers(layers, parallel)
+    return [layer for own in chunks[stage :: parallel.pipeline] for layer in own]

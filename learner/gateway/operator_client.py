@@ -134,22 +134,36 @@ class OperatorClient:
         return change
 
     def _send(self, call: Any, request: Any, *, limit_s: float = _CALL_S) -> Any:
-        with translated(self.target):
-            return call(request, timeout=limit_s, metadata=self._metadata)
+        """Makes a call that must not be made twice: it is tried again only where no connection carried it."""
+        return self._tried(lambda: call(request, timeout=limit_s, metadata=self._metadata), _never_sent)
 
     def _read(
         self, call: Any, request: Any, *, take: Callable[[Any], T] = lambda reply: reply, limit_s: float = _CALL_S
     ) -> T:
         """Makes a call that may be made twice, and takes what its reply, or its stream of replies, has."""
+        return self._tried(lambda: take(call(request, timeout=limit_s, metadata=self._metadata)), _unavailable)
+
+    def _tried(self, call: Callable[[], T], again: Callable[[grpc.RpcError], bool]) -> T:
+        """Makes a call, once more after each pause while it fails in a way that ``again`` allows."""
         with translated(self.target):
             for wait_s in self._retries_s:
                 try:
-                    return take(call(request, timeout=limit_s, metadata=self._metadata))
+                    return call()
                 except grpc.RpcError as error:
-                    if error.code() != grpc.StatusCode.UNAVAILABLE:  # pyright: ignore[reportAttributeAccessIssue]
+                    if not again(error):
                         raise
                 time.sleep(wait_s)
-            return take(call(request, timeout=limit_s, metadata=self._metadata))
+            return call()
+
+
+def _unavailable(error: grpc.RpcError) -> bool:
+    return error.code() == grpc.StatusCode.UNAVAILABLE  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _never_sent(error: grpc.RpcError) -> bool:
+    """Whether a call failed because there was no connection, so that the gateway has seen nothing of it."""
+    details = error.details() or ""  # pyright: ignore[reportAttributeAccessIssue]
+    return _unavailable(error) and details.startswith("failed to connect to all addresses")
 
 
 def _channel(target: Target) -> grpc.Channel:

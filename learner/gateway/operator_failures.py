@@ -58,7 +58,7 @@ def _unreachable(target: Target, details: str) -> str:
         )
     if "WRONG_VERSION_NUMBER" in details:
         return f"{where}: it does not speak TLS: leave out --ca, or give --insecure where the network itself is trusted"
-    if "andshake" in details or "SSL" in details:
+    if not target.plain_text and ("andshake" in details or "SSL" in details):
         return (
             f"{where}: the TLS handshake failed: a gateway with client_ca wants --certificate and --key of an authority that "
             f"it trusts ({details})"

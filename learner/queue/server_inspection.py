@@ -163,7 +163,14 @@ def _try_commands(client: redis.Redis, probe: str) -> tuple[str, set[str]]:
     with contextlib.suppress(redis.ResponseError):
         client.execute_command("DEL", probe)
     refusals = zip(HARMLESS, answers, strict=True)
-    return write, {name for name, answer in refusals if isinstance(answer, NoPermissionError)}
+    return write, {name for name, answer in refusals if _is_refusal(answer)}
+
+
+def _is_refusal(answer: object) -> bool:
+    """Whether a command was refused for want of permission; EXEC says so in the reason for which it gives up."""
+    return isinstance(answer, NoPermissionError) or (
+        isinstance(answer, redis.ResponseError) and "NOPERM" in str(answer)
+    )
 
 
 # A harmless call of each of learner.queue.acl.COMMANDS. KEY: the probe, a string that is no number. NONE: a missing key.

@@ -1,6 +1,7 @@
 """A full ASymPO step of one process, packed: `python -m tests.bench.gpu [SHAPE] [RECOMPUTE] [plain]`.
 
-Random weights of a Qwen3's shape (the largest that fits this device's memory; tiny without CUDA), bf16 with fp32 master
+Random weights of a Qwen3's shape (the largest that fits this device's memory; tiny without CUDA; "moe" is a slice of
+Qwen3-30B-A3B whose experts are computed together, "moe-serial" the same with one MLP after another), bf16 with fp32 master
 weights and gradients, rows of up to 16k tokens, AdamW, fused kernels (learner.fused_kernels) or plain operators. Every step
 has a batch of its own: a kernel that plans for new lengths pays for it here as it would in a run. Prints tokens/s, the share
 of the matrix rate that this device was measured to have, the peak of device memory, and where the time goes.
@@ -16,8 +17,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -27,6 +29,7 @@ from learner.batch.packing import Layout, pack
 from learner.batch.types import Batch, Sequence
 from learner.config import LearnerConfig, ObjectiveConfig
 from learner.megatron.model.build import load_policy
+from learner.megatron.model.grouped_experts import GroupedExperts
 from learner.megatron.model.layers import select_backend
 from learner.megatron.parallel import Ranks, start
 from learner.megatron.training.trainer import Trainer
@@ -57,13 +60,19 @@ class Shape:
     row: int  # tokens
     rows: int  # micro-batches a step
     longest: int  # tokens of a prompt and its response
+    experts: int = 0  # of each layer, each as wide as ``ffn``; 0: dense
+    chosen: int = 0  # for each token
+    together: bool = True  # learner.grouped_experts
 
     def write(self, directory: Path, device: torch.device) -> None:
         """Writes a Hugging Face directory with random weights, drawn on ``device``: on a CPU 4B of them take a minute."""
-        config = transformers.Qwen3Config(
+        family: Any = transformers.Qwen3MoeConfig if self.experts else transformers.Qwen3Config
+        experts = {"num_experts": self.experts, "num_experts_per_tok": self.chosen, "norm_topk_prob": True}
+        config = family(
             vocab_size=self.vocab, hidden_size=self.hidden, intermediate_size=self.ffn, num_hidden_layers=self.layers,
             num_attention_heads=self.heads, num_key_value_heads=self.groups, head_dim=self.head_dim,
             max_position_embeddings=self.longest, tie_word_embeddings=True,
+            **(experts | {"moe_intermediate_size": self.ffn} if self.experts else {}),
         )  # fmt: skip
         torch.set_default_dtype(torch.bfloat16)
         with device:
@@ -85,7 +94,8 @@ class Shape:
         """Floating-point operations of a step that the model asks for, forward and backward; a multiplication and an addition
         are two. Recomputation is not counted, nor is the output layer where no token carries loss."""
         width = self.heads * self.head_dim
-        layer = 2 * self.hidden * width + 2 * self.hidden * self.groups * self.head_dim + 3 * self.hidden * self.ffn
+        wide = self.ffn * max(1, self.chosen)
+        layer = 2 * self.hidden * width + 2 * self.hidden * self.groups * self.head_dim + 3 * self.hidden * wide
         total = 0.0
         for micro_batch in batch.micro_batches:
             lengths = micro_batch.cu_seqlens.diff().double()
@@ -103,7 +113,10 @@ SHAPES = {
     "1.7b": Shape(151_936, 2048, 6144, 28, 16, 8, 128, row=16_384, rows=2, longest=4096),
     "0.6b": Shape(151_936, 1024, 3072, 28, 16, 8, 128, row=16_384, rows=2, longest=4096),
     "tiny": Shape(4096, 256, 768, 4, 8, 4, 32, row=1024, rows=2, longest=256),
+    "moe": Shape(151_936, 2048, 768, 4, 32, 4, 128, row=16_384, rows=2, longest=4096, experts=128, chosen=8),
+    "moe-tiny": Shape(4096, 256, 96, 2, 8, 4, 32, row=1024, rows=2, longest=256, experts=128, chosen=8),
 }
+SHAPES |= {f"{name}-serial": replace(SHAPES[name], together=False) for name in ("moe", "moe-tiny")}
 # Device memory that a step of the shape was counted to need with recompute = "full", GiB.
 _NEEDS = {"4b": 90, "1.7b": 45, "0.6b": 20}
 
@@ -149,10 +162,11 @@ def _where(trainer: Trainer, batch: Batch, ranks: Ranks) -> dict[str, float]:
     return dict(spent.most_common())
 
 
-def _config(directory: Path, recompute: str, fused: bool) -> LearnerConfig:
+def _config(directory: Path, recompute: str, fused: bool, together: bool) -> LearnerConfig:
     unused = {"checkpoint": {"dir": "unused"}, "publish": {"dir": "unused"}, "metrics_dir": "unused", "steps": 1}
     given = {"model": str(directory), "queue": {"url": "redis://unused", "run": "bench"}, "dtype": "bfloat16"}
-    return LearnerConfig.parse(given | unused | {"recompute": recompute, "fused_kernels": fused}, source="bench")
+    chosen = {"recompute": recompute, "fused_kernels": fused, "grouped_experts": together}
+    return LearnerConfig.parse(given | unused | chosen, source="bench")
 
 
 def main(name: str = "", recompute: str = "full", kernels: str = "fused") -> None:
@@ -169,7 +183,7 @@ def main(name: str = "", recompute: str = "full", kernels: str = "fused") -> Non
     rate = matrix_rate(device, 8192 if device.type == "cuda" else 1024)
     with tempfile.TemporaryDirectory() as directory:
         shape.write(Path(directory), device)
-        config = _config(Path(directory), recompute, kernels == "fused")
+        config = _config(Path(directory), recompute, kernels == "fused", shape.together)
         ranks = start(config.parallel, 0, 300)
         policy = load_policy(Path(directory), ranks, config)
     trainer, objective = Trainer(policy, config.optimizer, ranks), get(ObjectiveConfig())
@@ -185,6 +199,8 @@ def main(name: str = "", recompute: str = "full", kernels: str = "fused") -> Non
     tokens = statistics.mean(batch.tokens for batch in batches[WARM:])
     fill = last.tokens / sum(micro_batch.tokens.shape[1] for micro_batch in last.micro_batches)
     layers = f"{select_backend(config).name}, {kernels} kernels"
+    if any(isinstance(module, GroupedExperts) for module in policy.models[0].modules()):
+        layers += ", experts together"
     print(f"{name}, {device}, layers: {layers}, recompute: {recompute}, rows filled {fill:.3f}")
     print(f"{second:.3f} s a step (of {', '.join(f'{s:.3f}' for s in seconds)}), {tokens / second:,.0f} tokens/s")
     print(f"{shape.work(last) / second / rate:.3f} of the measured {rate / 1e12:.1f} TFLOP/s in bf16")

@@ -75,9 +75,7 @@ def kept(policy: Policy) -> float:
     """Bytes a token that the first layer keeps."""
     sequences = [Sequence(torch.ones(n, dtype=torch.int64), torch.arange(n) >= n // 2, 1.0, 1.0) for n in LENGTHS]
     micro_batch = pack(sequences, Layout()).micro_batches[0]
-    row = PackedRow.of(
-        micro_batch, policy.inverse_frequencies, policy.dtype, torch.device("cpu"), kernels=policy.kernels
-    )
+    row = PackedRow.of(micro_batch, policy.rotary, policy.dtype, torch.device("cpu"), kernels=policy.kernels)
     held: list[Any] = [row, row.queries, row.keys]
     shared = [v for one in held if one is not None for f in fields(one) if torch.is_tensor(v := getattr(one, f.name))]
     model = policy.models[0]

@@ -11,10 +11,13 @@ from torch import Tensor
 import learner.megatron  # noqa: F401  makes megatron usable before the imports below
 from learner.batch.packing import Layout, pack
 from learner.batch.types import Sequence
+from learner.megatron.model import grouped_experts
 from learner.megatron.model.attention import PackedAttention, rotate
+from learner.megatron.model.grouped_experts import GroupedProducts, Products, _Experts, products_of
 from learner.megatron.model.kernels import PLAIN, Kernels
 from learner.megatron.model.packed_row import PackedRow
 from learner.megatron.model.rms_norm import RMSNorm
+from learner.megatron.model.rotary import Rotary
 from learner.megatron.training.trainer import use_fused_adam
 
 pytestmark = [
@@ -24,6 +27,7 @@ pytestmark = [
 
 CUDA, BF16, HEADS, DIM = torch.device("cuda"), torch.bfloat16, 8, 64
 FREQUENCIES = 1.0 / 100.0 ** (torch.arange(0, DIM, 2) / DIM)
+ROTARY = Rotary(FREQUENCIES)
 
 
 def near(results: list[list[Tensor]], off: float) -> bool:
@@ -45,7 +49,7 @@ def test_attention_over_a_whole_row(groups: int, lengths: tuple[int, ...]):
     for kernels, dtype in ((Kernels.select(True, CUDA, BF16, DIM, 1), BF16), (PLAIN, torch.float32)):
         assert kernels.varlen == (dtype == BF16)
         product = exact.to(dtype).requires_grad_()
-        row = PackedRow.of(micro_batch, FREQUENCIES, dtype, CUDA, kernels=kernels)
+        row = PackedRow.of(micro_batch, ROTARY, dtype, CUDA, kernels=kernels)
         output = PackedAttention(None)(*product.split([HEADS, groups, groups], 1), None, row)[:used]
         results.append([output, *torch.autograd.grad((output.float() * slope).sum(), product)])
     assert near(results, 2e-2)
@@ -92,3 +96,23 @@ def test_a_step_of_fused_adam_makes_no_copy_of_the_moments():
         results.append([weight.detach()])
     assert near(results, 1e-6)
     assert peaks[0] < start.nbytes <= peaks[1]
+
+
+@pytest.mark.parametrize("counts", [(40, 0, 300, 7), (1, 1, 1, 1)], ids=str)
+def test_experts_in_one_product_against_one_product_after_another(counts: tuple[int, ...], monkeypatch):
+    hidden, ffn = 128, 64
+    draw = torch.Generator("cuda").manual_seed(0)
+
+    def matrix(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=draw, device=CUDA).to(BF16).requires_grad_()
+
+    first, second = ([matrix(*shape) for _ in counts] for shape in ((2 * ffn, hidden), (hidden, ffn)))
+    x, probs = matrix(sum(counts), hidden), torch.rand(sum(counts), device=CUDA, requires_grad=True)
+    assert isinstance(products_of(x, first[0], counts), GroupedProducts)
+    results = []
+    for fused in (True, False):
+        if not fused:
+            monkeypatch.setattr(grouped_experts, "products_of", lambda x, weight, counts: Products(counts))
+        output = _Experts.apply(x, probs, list(counts), fused, *first, *second)
+        results.append([output, *torch.autograd.grad(output.float().square().sum(), (x, probs, *first, *second))])
+    assert near([[*map(torch.Tensor.detach, one)] for one in results], 2e-2)

@@ -47,6 +47,7 @@ class Case:
                 "recompute": spec.get("recompute", "none"),
                 "layers": spec.get("layers", "own"),
                 "overlap": spec.get("overlap"),
+                "grouped_experts": spec.get("grouped_experts", "auto"),
                 "gradients": spec.get("gradients", "float32"),
                 "checkpoint": {"dir": "unused"},
                 "publish": {"dir": "unused"},

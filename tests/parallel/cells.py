@@ -66,7 +66,7 @@ def behaviour_free() -> list[str]:
 
 
 TP2, PP2, PP4 = {"tensor": 2}, {"pipeline": 2}, {"pipeline": 4}
-SP2 = {"tensor": 2, "sequence": True}
+SP2, SP4 = {"tensor": 2, "sequence": True}, {"tensor": 4, "sequence": True}
 CP2, CP4 = {"context": 2}, {"context": 4}
 VPP = {"pipeline": 2, "virtual_pipeline": 2}
 EP2, EP4 = {"expert": 2}, {"expert": 4}
@@ -82,7 +82,7 @@ def layouts() -> list[Cell]:
         Cell("qwen3 untied", 2, TP2),
         Cell("qwen2 untied", 2, SP2, asympo),
         Cell("llama tied", 2, SP2, micro_batches=PADDED),
-        Cell("llama untied", 2, TP2, recompute="selective"),
+        Cell("llama tied", 2, TP2, recompute="selective"),
         Cell("qwen2 tied", 2, PP2, asympo),
         Cell("qwen3 untied", 2, PP2, micro_batches=PADDED),
         Cell("qwen2 tied", 2, VPP),
@@ -90,7 +90,7 @@ def layouts() -> list[Cell]:
         Cell("llama untied", 2, VPP, micro_batches=PADDED, recompute="full"),
         Cell("qwen2 tied", 2, {}, asympo),
         Cell("qwen3 untied", 4, {}, micro_batches=1),
-        Cell("llama tied", 4, TP2),
+        Cell("mistral untied", 4, SP2 | PP2),
         Cell("qwen2 untied", 4, SP2, asympo, recompute="full"),
         Cell("qwen3 tied", 4, PP2, recompute="selective"),
         Cell("llama untied", 4, VPP, asympo),
@@ -111,7 +111,7 @@ def layouts() -> list[Cell]:
         Cell("moe untied", 2, SP2),
         Cell("moe tied", 2, SP2 | EP2, asympo, recompute="full"),
         Cell("moe untied", 4, EP2, micro_batches=1),
-        Cell("moe tied", 4, SP2 | EP4),
+        Cell("moe tied", 4, SP4 | EP4, recompute="selective"),
         Cell("moe untied", 4, PP2 | EP2, asympo, recompute="selective"),
         Cell("moe untied", 4, SP2 | VPP | EP2, micro_batches=3),
     ]

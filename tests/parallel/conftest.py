@@ -7,19 +7,20 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeTopKRouter
 
 from tests.parallel.ranks import run_cases
 from tests.parallel.reference import EXPERTS, on_disk
 
 LR, CLIP, STEPS = 1e-3, 0.05, 6
-SMALL = {
+SMALL: dict[str, Any] = {
     "vocab_size": 96, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 4, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": 512, "rms_norm_eps": 1e-6,
 }  # fmt: skip
@@ -27,9 +28,11 @@ LLAMA3 = {
     "rope_type": "llama3", "rope_theta": 10_000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }  # fmt: skip
+# Layers, vocabulary and key/value heads that neither pipeline nor tensor parallelism divides.
+UNEVEN: dict[str, Any] = {"num_hidden_layers": 5, "vocab_size": 97, "num_key_value_heads": 1}
 CONFIGS: dict[str, Callable[[], Any]] = {
     "qwen2": lambda: transformers.Qwen2Config(**SMALL, tie_word_embeddings=True),
-    "qwen3": lambda: transformers.Qwen3Config(**SMALL, tie_word_embeddings=False, head_dim=32),
+    "qwen3": lambda: transformers.Qwen3Config(**SMALL | UNEVEN, tie_word_embeddings=False, head_dim=32),
     "llama": lambda: transformers.LlamaConfig(**SMALL, tie_word_embeddings=False, rope_parameters=LLAMA3),
     "moe": lambda: transformers.Qwen3MoeConfig(**SMALL, **EXPERTS, norm_topk_prob=True),
 }
@@ -46,6 +49,7 @@ class Reference:
         initial: weights before the first step.
         gradient: gradient of the first step.
         trained: weights after three steps.
+        experts: tokens that each expert was sent in the first step, by the number of its layer.
     """
 
     directory: Path
@@ -56,6 +60,7 @@ class Reference:
     initial: dict[str, Tensor]
     gradient: dict[str, Tensor]
     trained: dict[str, Tensor]
+    experts: dict[str, list[int]]
 
 
 @dataclass(frozen=True)
@@ -130,8 +135,8 @@ def _reference(directory: Path, sequences: Path, rows: list[dict[str, Any]]) -> 
     architecture.save_pretrained(directory)
     model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0)
-    losses, initial = [], _weights(model)
-    gradient, trained, norm, entropy = {}, {}, 0.0, 0.0
+    losses, initial, experts = [], _weights(model), _count_experts(model)
+    gradient, trained, norm, entropy, first = {}, {}, 0.0, 0.0, {}
     for step in range(STEPS):
         optimizer.zero_grad()
         loss, step_entropy = _loss(model, rows)
@@ -140,12 +145,28 @@ def _reference(directory: Path, sequences: Path, rows: list[dict[str, Any]]) -> 
         if step == 0:
             gradient = on_disk({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
             entropy = step_entropy
+            first = {layer: counts.tolist() for layer, counts in experts.items()}
         total = torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         norm = total.item() if step == 0 else norm
         optimizer.step()
         if step == 2:
             trained = _weights(model)
-    return Reference(directory, sequences, losses, norm, entropy, initial, gradient, trained)
+    return Reference(directory, sequences, losses, norm, entropy, initial, gradient, trained, first)
+
+
+def _count_experts(model: Any) -> dict[str, Tensor]:
+    """Tokens that each expert is sent, by the number of its layer; filled as the model runs."""
+    counts: dict[str, Tensor] = {}
+
+    def count(layer: str, router: Any, output: tuple[Tensor, ...]) -> None:
+        chosen = output[0].detach().topk(router.top_k).indices.flatten()
+        counts[layer] = counts.get(layer, 0) + chosen.bincount(minlength=output[0].shape[-1])
+
+    for name, module in model.named_modules():
+        if isinstance(module, Qwen3MoeTopKRouter):
+            layer = name.split(".")[2]
+            module.register_forward_hook(lambda router, _, output, layer=layer: count(layer, router, cast(Any, output)))
+    return counts
 
 
 def _loss(model: Any, rows: list[dict[str, Any]]) -> tuple[Tensor, float]:

@@ -26,7 +26,7 @@ OPTIMIZER = {
     "weight_decay": 0.0,
 }  # eps: large, so that no step is a sign
 CLIP = 0.5
-SMALL = {
+SMALL: dict[str, Any] = {
     "vocab_size": 96, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 4, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": 512, "rms_norm_eps": 1e-6,
 }  # fmt: skip
@@ -34,15 +34,31 @@ LLAMA3 = {
     "rope_type": "llama3", "rope_theta": 10_000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }  # fmt: skip
+LINEAR = {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 3.0}
+YARN = {
+    "rope_type": "yarn", "rope_theta": 10_000.0, "factor": 8.0, "original_max_position_embeddings": 64, "mscale": 1.0,
+    "mscale_all_dim": 0.5,
+}  # fmt: skip
+# What tensor or pipeline parallelism does not divide: padded vocabularies, uneven chunks, one key/value head for two ranks.
+ODD_VOCABULARY: dict[str, Any] = {"vocab_size": 97}
+ODD_LAYERS: dict[str, Any] = {"num_hidden_layers": 5}
+ONE_GROUP: dict[str, Any] = {"num_key_value_heads": 1}
 EXPERTS: dict[str, Any] = {"head_dim": 32, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
 UNDECIDED = 3e-5  # see expect
 MODELS: dict[str, Callable[[], Any]] = {
-    "qwen2 tied": lambda: transformers.Qwen2Config(**SMALL, tie_word_embeddings=True),
-    "qwen2 untied": lambda: transformers.Qwen2Config(**SMALL, tie_word_embeddings=False),
-    "qwen3 tied": lambda: transformers.Qwen3Config(**SMALL, tie_word_embeddings=True, head_dim=32),
-    "qwen3 untied": lambda: transformers.Qwen3Config(**SMALL, tie_word_embeddings=False, head_dim=32),
-    "llama tied": lambda: transformers.LlamaConfig(**SMALL, tie_word_embeddings=True),
-    "llama untied": lambda: transformers.LlamaConfig(**SMALL, tie_word_embeddings=False, rope_parameters=LLAMA3),
+    "qwen2 tied": lambda: transformers.Qwen2Config(**SMALL | ODD_VOCABULARY, tie_word_embeddings=True),
+    "qwen2 untied": lambda: transformers.Qwen2Config(**SMALL | ONE_GROUP, tie_word_embeddings=False),
+    "qwen3 tied": lambda: transformers.Qwen3Config(**SMALL | ODD_LAYERS, tie_word_embeddings=True, head_dim=32),
+    "qwen3 untied": lambda: transformers.Qwen3Config(**SMALL | ONE_GROUP, tie_word_embeddings=False, head_dim=32),
+    "llama tied": lambda: transformers.LlamaConfig(
+        **SMALL, tie_word_embeddings=True, attention_bias=True, rope_parameters=LINEAR
+    ),
+    "llama untied": lambda: transformers.LlamaConfig(
+        **SMALL | ODD_VOCABULARY, tie_word_embeddings=False, rope_parameters=LLAMA3
+    ),
+    "mistral untied": lambda: transformers.MistralConfig(
+        **SMALL, tie_word_embeddings=False, head_dim=24, sliding_window=None, rope_parameters=YARN
+    ),
     "moe tied": lambda: transformers.Qwen3MoeConfig(
         **SMALL, **EXPERTS, tie_word_embeddings=True, norm_topk_prob=False, mlp_only_layers=[2]
     ),

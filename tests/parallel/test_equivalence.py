@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from learner.config import ParallelConfig
 from learner.config.memory import memory_by_stage
 from learner.config.workload import Workload
+from tests.parallel.cells import PADDED
 
 LAYOUTS = {  # name -> (ranks, model, parallel)
     "tp1_llama": (1, "llama", {}),
@@ -32,7 +33,12 @@ LAYOUTS = {  # name -> (ranks, model, parallel)
     "cp2_qwen3": (2, "qwen3", {"context": 2}),
     "tp2_ep2_moe": (2, "moe", {"tensor": 2, "sequence": True, "expert": 2}),
     "dp4_ep2_moe": (4, "moe", {"expert": 2}),
+    "pp2_cp2_ep2_moe": (4, "moe", {"pipeline": 2, "context": 2, "expert": 2}),
 }
+# Most of each row is padding, and every layer is computed again: tokens of experts are counted once, and without padding.
+PADDED_AND_RECOMPUTED = {"pp2_cp2_ep2_moe": {"micro_batches": PADDED, "recompute": "full"}}
+# The others compute a layer's experts together, as is the default on a CPU.
+ONE_AFTER_ANOTHER = {"tp2_ep2_moe": {"grouped_experts": False}}
 PLANTED = "model.layers.1.mlp.gate_proj.weight"
 
 
@@ -49,8 +55,9 @@ def outcomes(references, launch, tmp_path_factory) -> dict[str, Any]:
         by_world[world].append({**spec, "parallel": parallel, "run": "equivalence", **more})
 
     for name, (world, model, parallel) in LAYOUTS.items():
-        count = 1 if name == "tp2_llama" else 2
-        add(world, name, model, parallel, micro_batches=count, fused=name.startswith("fused"))
+        more = {"micro_batches": 1 if name == "tp2_llama" else 2} | PADDED_AND_RECOMPUTED.get(name, {})
+        more |= ONE_AFTER_ANOTHER.get(name, {})
+        add(world, name, model, parallel, fused=name.startswith("fused"), **more)
     both = {"tensor": 2, "pipeline": 2}
     add(2, "planted", "qwen3", {"tensor": 2}, model=str(planted))
     add(4, "guard_dp2", "llama", {"tensor": 2}, run="guard")
@@ -111,6 +118,15 @@ def test_gradient_of_every_tensor(outcomes, references):
         assert gradient.keys() == expected.keys(), (name, parallel)
         for key, value in expected.items():
             assert _relative(gradient[key], value) < 1e-5, (name, key)
+
+
+def test_every_token_of_every_expert_is_counted_once(outcomes, references):
+    for name, (_, model, _) in LAYOUTS.items():
+        expected = references[model].experts
+        assert outcomes[name].values["experts"] == expected, name
+        assert outcomes[name].values["together"] == (model == "moe" and name not in ONE_AFTER_ANOTHER), name
+        assert all(len(set(experts)) > 1 for experts in expected.values()), "an even load would show no mistake"
+    assert len(references["moe"].experts) == 4
 
 
 def test_planted_error_is_caught(outcomes, references):

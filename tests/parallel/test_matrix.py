@@ -39,4 +39,4 @@ def test_the_cells_cover_what_they_claim():
     assert any(len(answer["more"]) == 2 for answer in answers)
     assert {bool(answer["tokens"]) for answer in answers if answer["unscored"]} == {True, False}
     assert min(sum(not answer["unscored"] for answer in prompt["answers"]) for prompt in prompts()) == 1
-    assert words == {"TP1", "TP2", "PP2", "PP4", "VPP2", "DP2", "DP4", "SP", "CP2", "CP4", "EP2", "EP4"}
+    assert words == {"TP1", "TP2", "TP4", "PP2", "PP4", "VPP2", "DP2", "DP4", "SP", "CP2", "CP4", "EP2", "EP4"}

@@ -30,6 +30,7 @@ from learner.checkpoint.store import CheckpointState, latest, name, write_state
 from learner.config.control import DiagnosticsConfig
 from learner.megatron.checkpointing.async_save import SaveError
 from learner.megatron.checkpointing.sharded_state import ShardedState
+from learner.megatron.model.grouped_experts import GroupedExperts
 from learner.megatron.training.trainer import StepStats, Trainer
 from learner.objectives.base import Loss, Objective, Responses
 from learner.objectives.policy_gradient import Reinforce
@@ -54,7 +55,14 @@ def equivalence(case: Case) -> dict[str, Any]:
     before = case.trainer.evaluate(case.batch(), Reinforce())
     stats = [case.step() for _ in range(3)]
     case.keep("trained", case.export())
-    return {"losses": [s.loss for s in stats], "norm": still.grad_norm, "evaluated": before, "metrics": still.metrics}
+    return {
+        "losses": [s.loss for s in stats],
+        "norm": still.grad_norm,
+        "evaluated": before,
+        "metrics": still.metrics,
+        "experts": still.expert_tokens,
+        "together": any(isinstance(m, GroupedExperts) for model in case.policy.models for m in model.modules()),
+    }
 
 
 def movement(case: Case) -> dict[str, Any]:

@@ -15,11 +15,13 @@ from learner.config.architectures import layout_violations
 from learner.config.model_config import ModelError, read_config
 from learner.config.model_keys import unknown_keys
 from learner.config.model_weights import check_tensors, stored_tensors
+from learner.config.rope import derived_attention_factor, rope_settings
 from learner.config.tokenizer_ids import largest_token
 from runtime.settings import SettingsError
 from runtime.version_format.safetensors_header import StoredTensor
 
 DEMO_PARAMETERS = 600_000
+_EQUAL = 1e-6  # relative distance of two factors that are the same, written with fewer digits
 
 
 def model(examined: ExaminedConfig) -> Iterator[Finding]:
@@ -44,6 +46,7 @@ def model(examined: ExaminedConfig) -> Iterator[Finding]:
         yield from _faults(error, "use a model that the learner computes, or correct its config.json")
         return
     yield from _unknown(directory, config)
+    yield from _attention_factor(directory, config)
     layout, vocabulary = list(_layout(config, parallel)), [*_vocabulary(directory, config["vocab_size"])]
     yield from (*layout, *vocabulary)
     try:
@@ -83,6 +86,21 @@ def _unknown(directory: Path, config: Mapping[str, Any]) -> Iterator[Finding]:
     if keys:
         text = f"{directory / 'config.json'}: unknown keys, which the learner ignores: {', '.join(keys)}"
         yield warn("model", text, "make sure that they do not change what the model computes")
+
+
+def _attention_factor(directory: Path, config: Mapping[str, Any]) -> Iterator[Finding]:
+    """Warns of a factor of yarn that SGLang does not read: it would sample from another model than is trained."""
+    rope = rope_settings(config)
+    given = rope.get("attention_factor")
+    if given is None:
+        return
+    derived = derived_attention_factor(rope)
+    if abs(given - derived) > _EQUAL * derived:
+        text = (
+            f"{directory / 'config.json'}: attention_factor = {given:g} is read by transformers and the learner, and not by "
+            f"SGLang, which computes {derived:g} from factor"
+        )
+        yield warn("model", text, "make sure that the engine reads it, or choose a model without it")
 
 
 def _summary(directory: Path, config: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> str:

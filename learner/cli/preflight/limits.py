@@ -8,6 +8,7 @@ from typing import Any
 
 from learner.cli.preflight.examined_config import ExaminedConfig
 from learner.cli.preflight.finding import Finding, fail
+from learner.config.rope import rope_settings
 from rollout.config import WorkerConfig
 
 _CONTEXT_OPTION = "--context-length"
@@ -62,14 +63,15 @@ def sequence_findings(examined: ExaminedConfig, worker: WorkerConfig, prompt: in
 def _context(worker: WorkerConfig, network: Mapping[str, Any]) -> int:
     """Tokens of a prompt and its response together, above which SGLang refuses a request.
 
-    The learner computes any position. max_position_embeddings includes what llama3's rope scaling adds; the other rope types
-    that scale are refused.
+    The learner computes any position. max_position_embeddings includes what the scaling of llama3 and yarn adds; SGLang
+    multiplies it by the factor of linear.
     """
     words = [word for argument in worker.engine.arguments for word in argument.split("=", 1)]
     for option, value in itertools.pairwise(words):
         if option == _CONTEXT_OPTION and value.isdecimal():
             return int(value)
-    return network["max_position_embeddings"]
+    rope = rope_settings(network)
+    return int(network["max_position_embeddings"] * (rope["factor"] if rope["rope_type"] == "linear" else 1))
 
 
 def _sampling(examined: ExaminedConfig, worker: WorkerConfig) -> Iterator[Finding]:

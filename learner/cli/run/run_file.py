@@ -329,6 +329,7 @@ class RunFile(Settings):
             "best": self.best_metric,
             "engine": engine,
             "endpoint": endpoint,
+            "environments": rollout.environments,
             "name": _EVALUATOR,
             "run": identity,
             "gateway": self.gateway.listen,

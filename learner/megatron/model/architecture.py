@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from learner.config import ParallelConfig
 from learner.config.architectures import (
-    MIXTURE_MODEL_TYPES,
+    AttentionBias,
+    attention_bias,
     expert_count,
     has_qk_norm,
-    has_qkv_bias,
     key_value_heads,
     layers_with_experts,
     layout_violations,
 )
-from learner.config.model_config import LLAMA3_FIELDS, ModelError, head_dim, read_config, rope_settings
+from learner.config.model_config import ModelError, head_dim, read_config
+from learner.config.model_types import MODEL_TYPES
+from learner.config.rope import computed_rope
+from learner.megatron.model.rotary import Rotary
 
 __all__ = ["Architecture", "Mixture", "ModelError"]
 
@@ -55,9 +54,10 @@ class Architecture:
         path: the config.json that it was read from.
         config: content of that file.
         groups: key/value heads.
-        vocab: token ids, and rows of the embedding.
+        vocab: token ids, and rows of the embedding without padding.
         tied: whether the output layer is the embedding.
-        rope: rope_theta, rope_type and what that type needs.
+        bias: which projections of the attention have a bias.
+        rope: rope_theta, rope_type and what that type needs, with all defaults filled in.
         mixture: None for a dense model.
     """
 
@@ -74,6 +74,7 @@ class Architecture:
     norm_eps: float
     max_positions: int
     tied: bool
+    bias: AttentionBias
     rope: dict[str, Any]
     mixture: Mixture | None
 
@@ -99,14 +100,20 @@ class Architecture:
             norm_eps=float(values["rms_norm_eps"]),
             max_positions=values["max_position_embeddings"],
             tied=bool(values.get("tie_word_embeddings")),
-            rope=rope_settings(values),
-            mixture=_mixture(values) if values["model_type"] in MIXTURE_MODEL_TYPES else None,
+            bias=attention_bias(values),
+            rope=computed_rope(values),
+            mixture=_mixture(values) if MODEL_TYPES[values["model_type"]].mixture else None,
         )
 
     @property
     def qkv_bias(self) -> bool:
         """Whether the query, key and value projections have a bias."""
-        return has_qkv_bias(self.model_type)
+        return self.bias != "none"
+
+    @property
+    def output_bias(self) -> bool:
+        """Whether the attention's output projection has a bias."""
+        return self.bias == "all"
 
     @property
     def qk_norm(self) -> bool:
@@ -127,20 +134,9 @@ class Architecture:
         if violations:
             raise ModelError("\n".join(violations))
 
-    def inverse_frequencies(self) -> Tensor:
-        """Rotary angle per position of each pair of channels: [head_dim / 2] float32, radians.
-
-        "llama3" divides the low frequencies: by ``factor`` where the wavelength is longer than the original context, not at
-        all where it is much shorter, and by something in between otherwise (Llama 3.1's reference code).
-        """
-        exponents = torch.arange(0, self.head_dim, 2, dtype=torch.float32) / self.head_dim
-        inverse = 1.0 / (self.rope["rope_theta"] ** exponents)
-        if self.rope["rope_type"] == "default":
-            return inverse
-        factor, low, high, original = (self.rope[key] for key in LLAMA3_FIELDS)
-        turns = original * inverse / (2 * math.pi)  # within the original context
-        smooth = ((turns - low) / (high - low)).clamp(0, 1)
-        return inverse * (smooth + (1 - smooth) / factor)
+    def rotary(self) -> Rotary:
+        """The angles of the rotary positions."""
+        return Rotary.of(self.rope, self.head_dim)
 
 
 def _mixture(values: dict[str, Any]) -> Mixture:

@@ -10,10 +10,12 @@ import torch.nn.functional as F
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from learner.config import LearnerConfig
+from learner.config import LearnerConfig, ParallelConfig
+from learner.config.architectures import chunk_layers, vocabulary_rows
 from learner.megatron.model.architecture import Architecture
 from learner.megatron.model.convert import load_weights
 from learner.megatron.model.gated_mlp import GatedMLP
+from learner.megatron.model.grouped_experts import GroupedExperts
 from learner.megatron.model.hf_weights import Weights
 from learner.megatron.model.kernels import Kernels
 from learner.megatron.model.layers import LayerBackend, build_block_spec, rebuild_cheap_tensors, select_backend
@@ -52,9 +54,11 @@ def load_policy(model_dir: Path, ranks: Ranks, config: LearnerConfig) -> Policy:
     chunks = []
     for chunk in range(ranks.chunks):
         model = _chunk(backend, architecture, settings, ranks, chunk, config.recompute)
+        if config.groups_experts(ranks.device.type):
+            GroupedExperts.adopt(model)
         load_weights(model, architecture, weights, ranks)
         chunks.append(DistributedDataParallel(settings, _sharding(config, ranks), model, disable_bucketing=chunk > 0))
-    return Policy(chunks, settings, architecture, architecture.inverse_frequencies(), kernels)
+    return Policy(chunks, settings, architecture, architecture.rotary(), kernels)
 
 
 def _sharding(config: LearnerConfig, ranks: Ranks) -> DistributedDataParallelConfig:
@@ -82,7 +86,7 @@ def _chunk(
     model = PackedModel(
         settings,
         build_block_spec(backend, architecture, settings, virtual_stage),
-        vocab_size=architecture.vocab,
+        vocab_size=vocabulary_rows(architecture.vocab, ranks.tensor_size),
         max_sequence_length=architecture.max_positions,
         pre_process=ranks.is_first_stage and chunk == 0,
         post_process=ranks.is_last_stage and chunk == ranks.chunks - 1,
@@ -139,6 +143,17 @@ def _fusions(kernels: Kernels) -> dict[str, Any]:
     }
 
 
+def _pipeline_layout(layers: int, parallel: ParallelConfig) -> list[list[str]] | None:
+    """Megatron's setting of what each model chunk has; None where all have equally many layers, which it knows by itself."""
+    chunks = chunk_layers(layers, parallel)
+    if len({len(own) for own in chunks}) == 1:
+        return None
+    layout = [["decoder"] * len(own) for own in chunks]
+    layout[0].insert(0, "embedding")
+    layout[-1].append("loss")
+    return layout
+
+
 def _settings(architecture: Architecture, ranks: Ranks, config: LearnerConfig) -> dict[str, Any]:
     dtype = getattr(torch, config.dtype)
     interleaved = ranks.chunks > 1
@@ -164,6 +179,7 @@ def _settings(architecture: Architecture, ranks: Ranks, config: LearnerConfig) -
         "tensor_model_parallel_size": ranks.tensor_size,
         "pipeline_model_parallel_size": ranks.pipeline_size,
         "virtual_pipeline_model_parallel_size": ranks.chunks if interleaved else None,
+        "pipeline_model_parallel_layout": _pipeline_layout(architecture.layers, config.parallel),
         # Interleaved stages exchange two tensors with the same peer at once. In one batch of operations, the peers could
         # match them in the wrong order.
         "overlap_p2p_comm": interleaved,

@@ -1,8 +1,9 @@
 """Converts Hugging Face tensors to this rank's parameters and back; a round trip is bit-exact.
 
 megatron keeps query, key and value in one matrix, key/value group by group, and the two halves of the gated MLP in one
-matrix, tensor-parallel rank by rank; everything else differs in name only. An expert is whole on each rank that holds it, and
-its name there has its index among the rank's own experts.
+matrix, tensor-parallel rank by rank. The embedding and the output layer have rows of padding where tensor parallelism does
+not divide the vocabulary; everything else differs in name only. An expert is whole on each rank that holds it, and its name
+there has its index among the rank's own experts.
 """
 
 from __future__ import annotations
@@ -10,35 +11,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, cast
+from typing import Protocol, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from learner.config.architectures import vocabulary_rows
+from learner.config.layer_parameters import EXPERT_PARAMETERS, EXPERT_PREFIX, LAYER_PARAMETERS, Kind
 from learner.megatron.model.architecture import Architecture
 from learner.megatron.model.packed_model import PackedModel
 from learner.megatron.parallel import Ranks
 
-Kind = Literal["plain", "qkv", "glu"]  # how Hugging Face tensors are joined to one parameter
-
-# By a parameter's name within its layer: the Hugging Face tensors, the dimension that tensor-parallel ranks split, the kind.
-_LAYER: dict[str, tuple[tuple[str, ...], int | None, Kind]] = {
-    "input_layernorm.weight": (("input_layernorm.weight",), None, "plain"),
-    "pre_mlp_layernorm.weight": (("post_attention_layernorm.weight",), None, "plain"),
-    "self_attention.linear_qkv.weight": (tuple(f"self_attn.{x}_proj.weight" for x in "qkv"), 0, "qkv"),
-    "self_attention.linear_qkv.bias": (tuple(f"self_attn.{x}_proj.bias" for x in "qkv"), 0, "qkv"),
-    "self_attention.linear_proj.weight": (("self_attn.o_proj.weight",), 1, "plain"),
-    "self_attention.q_layernorm.weight": (("self_attn.q_norm.weight",), None, "plain"),
-    "self_attention.k_layernorm.weight": (("self_attn.k_norm.weight",), None, "plain"),
-    "mlp.linear_fc1.weight": (("mlp.gate_proj.weight", "mlp.up_proj.weight"), 0, "glu"),
-    "mlp.linear_fc2.weight": (("mlp.down_proj.weight",), 1, "plain"),
-    "mlp.router.weight": (("mlp.gate.weight",), None, "plain"),
-}
 _EXPERT = re.compile(r"mlp\.experts\.local_experts\.(\d+)\.(.+)")
-_EXPERT_PARAMETERS: dict[str, tuple[tuple[str, ...], Kind]] = {
-    "linear_fc1.weight": (("gate_proj.weight", "up_proj.weight"), "glu"),
-    "linear_fc2.weight": (("down_proj.weight",), "plain"),
-}
 
 
 @dataclass(frozen=True)
@@ -93,26 +78,28 @@ def local_weights(
 def parameter_mappings(model: PackedModel, architecture: Architecture, ranks: Ranks) -> Iterator[ParameterMapping]:
     """Yields the mapping of every parameter of a model chunk, in the order of the parameters."""
     output_layer = "model.embed_tokens.weight" if architecture.tied else "lm_head.weight"
-    outside_layers: dict[str, tuple[str, int | None]] = {
-        "embedding.word_embeddings.weight": ("model.embed_tokens.weight", 0),
-        "output_layer.weight": (output_layer, 0),
-        "decoder.final_layernorm.weight": ("model.norm.weight", None),
+    outside_layers: dict[str, tuple[str, int | None, Kind]] = {
+        "embedding.word_embeddings.weight": ("model.embed_tokens.weight", 0, "vocabulary"),
+        "output_layer.weight": (output_layer, 0, "vocabulary"),
+        "decoder.final_layernorm.weight": ("model.norm.weight", None, "plain"),
     }
     for name, parameter in model.named_parameters():
         if name in outside_layers:
-            hf_name, dim = outside_layers[name]
-            yield ParameterMapping(parameter, (hf_name,), dim, "plain")
+            hf_name, dim, kind = outside_layers[name]
+            yield ParameterMapping(parameter, (hf_name,), dim, kind)
             continue
         _, _, local, rest = name.split(".", 3)  # decoder.layers.<index in this model chunk>.<rest>
         layer = cast(int, model.decoder.layers[int(local)].layer_number) - 1  # over the whole model, from 0
         expert = _EXPERT.fullmatch(rest)
         if expert is None:
-            names, dim, kind = _LAYER[rest]
-            yield ParameterMapping(parameter, tuple(f"model.layers.{layer}.{hf_name}" for hf_name in names), dim, kind)
+            found = LAYER_PARAMETERS[rest]
+            names = tuple(f"model.layers.{layer}.{hf_name}" for hf_name in found.tensors)
+            yield ParameterMapping(parameter, names, found.dim, found.kind)
         else:
-            prefix = f"model.layers.{layer}.mlp.experts.{_expert_number(expert[1], architecture, ranks)}."
-            names, kind = _EXPERT_PARAMETERS[expert[2]]
-            yield ParameterMapping(parameter, tuple(prefix + hf_name for hf_name in names), None, kind, expert=True)
+            prefix = f"model.layers.{layer}.{EXPERT_PREFIX}{_expert_number(expert[1], architecture, ranks)}."
+            found = EXPERT_PARAMETERS[expert[2]]
+            names = tuple(prefix + hf_name for hf_name in found.tensors)
+            yield ParameterMapping(parameter, names, found.dim, found.kind, expert=True)
 
 
 def _expert_number(local: str, architecture: Architecture, ranks: Ranks) -> int:
@@ -128,6 +115,8 @@ def _shapes(mapping: ParameterMapping, architecture: Architecture, ranks: Ranks)
         full[mapping.dim] *= ranks.tensor_size
     if mapping.kind == "plain":
         return [tuple(full)]
+    if mapping.kind == "vocabulary":
+        return [(architecture.vocab, *full[1:])]
     if mapping.kind == "glu":
         return [(full[0] // 2, *full[1:])] * 2
     rows = (architecture.heads, architecture.groups, architecture.groups)
@@ -138,6 +127,9 @@ def join(kind: Kind, tensors: Sequence[Tensor], architecture: Architecture, slic
     """Joins Hugging Face tensors to the unsharded megatron tensor, whose r-th of ``slices`` chunks is rank r's."""
     if kind == "plain":
         return tensors[0]
+    if kind == "vocabulary":
+        missing = vocabulary_rows(architecture.vocab, slices) - len(tensors[0])
+        return F.pad(tensors[0], (0, 0, 0, missing)) if missing else tensors[0]
     if kind == "glu":
         chunked = (tensor.chunk(slices) for tensor in tensors)
         return torch.cat([half for pair in zip(*chunked, strict=True) for half in pair])
@@ -149,6 +141,8 @@ def split(kind: Kind, full: Tensor, architecture: Architecture, slices: int) -> 
     """Splits an unsharded megatron tensor into its Hugging Face tensors, where possible views: the inverse of ``join``."""
     if kind == "plain":
         return [full]
+    if kind == "vocabulary":
+        return [full[: architecture.vocab]]
     if kind == "glu":
         chunks = full.chunk(2 * slices)
         return list(chunks) if slices == 1 else [torch.cat(chunks[0::2]), torch.cat(chunks[1::2])]

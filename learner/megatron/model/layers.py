@@ -95,13 +95,24 @@ def _layer(backend: LayerBackend, architecture: Architecture, experts: int | Non
     layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = backend.norm
     attention = layer.submodules.self_attention.submodules
     attention.core_attention = PackedAttention
-    attention.linear_qkv, attention.linear_proj = backend.column, backend.row
+    attention.linear_qkv = backend.column
+    attention.linear_proj = with_bias(backend.row) if architecture.output_bias else backend.row
     if architecture.qk_norm:
         attention.q_layernorm = attention.k_layernorm = backend.norm
-    if experts is None:  # experts are megatron's own in every backend, one MLP after another
+    if experts is None:  # experts are megatron's own in every backend; see learner.megatron.model.grouped_experts
         mlp = submodules_of(layer.submodules.mlp)
         mlp.linear_fc1, mlp.linear_fc2 = backend.column, backend.row
     return layer
+
+
+def with_bias(linear: Any) -> Any:
+    """Returns a class of linear layers that have a bias, while megatron's setting for all layers says that none has."""
+
+    class Biased(linear):
+        def __init__(self, *sizes: Any, **options: Any) -> None:
+            super().__init__(*sizes, **{**options, "bias": True})
+
+    return Biased
 
 
 def rebuild_cheap_tensors(model: torch.nn.Module) -> None:

@@ -6,6 +6,7 @@ largest tensors of a step. The vocabulary may be split over the tensor-parallel 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,7 +18,12 @@ _CHUNK = {"cpu": 1 << 24, "cuda": 1 << 27}
 
 
 def vocab_parallel_logprobs(
-    hidden: Tensor, weight: Tensor, targets: Tensor, temperature: Tensor, group: dist.ProcessGroup | None = None
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    temperature: Tensor,
+    group: dist.ProcessGroup | None = None,
+    vocabulary: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Computes log softmax(hidden weight^T / temperature) at ``targets``, and the entropies, with one collective.
 
@@ -27,17 +33,30 @@ def vocab_parallel_logprobs(
 
     Args:
         hidden: [L, H], any float dtype; the same on every rank of ``group``.
-        weight: [V / tp, H], the dtype of ``hidden``; rank r holds ids [r * V / tp, (r + 1) * V / tp).
+        weight: [W, H], the dtype of ``hidden``; rank r holds ids [r * W, (r + 1) * W). Rows of ids from V on are padding:
+            they get no probability, and their gradient is zero.
         targets: [L] int64, ids in [0, V).
         temperature: [L] float32, > 0.
         group: the tensor-parallel group; None or of size 1 when the vocabulary is not split.
+        vocabulary: V, of which every rank has a part; None: no row is padding.
 
     Returns:
         Log-probabilities [L] float32 and entropies [L] float32 in nats, both differentiable in ``hidden`` and ``weight``. The
         gradient of ``hidden`` covers this rank's slice of the vocabulary only: the caller sums it over ``group``. The
         entropy's gradient costs nothing if no loss uses it.
     """
-    return _LogProbs.apply(hidden, weight, targets, temperature, group)  # type: ignore[return-value]
+    start = _rank(group) * len(weight)
+    live = len(weight) if vocabulary is None else min(len(weight), vocabulary - start)
+    return _LogProbs.apply(hidden, weight, targets, temperature, _Part(start, live, group))  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A rank's slice of the vocabulary: its first id, the number of its ids, and the ranks that have the others."""
+
+    start: int
+    live: int
+    group: dist.ProcessGroup | None
 
 
 class _LogProbs(torch.autograd.Function):
@@ -48,21 +67,23 @@ class _LogProbs(torch.autograd.Function):
         weight: Tensor,
         targets: Tensor,
         temperature: Tensor,
-        group: dist.ProcessGroup | None,
+        part: _Part,
     ) -> tuple[Tensor, Tensor]:
-        local, is_local = _local_targets(len(weight), targets, group)
+        local, is_local = _local_targets(part, targets)
+        ctx.live = part.live
+        whole, weight = weight, weight[: part.live]
         reduced = torch.empty(4, len(targets), dtype=torch.float32, device=hidden.device)
         chunks = _chunks(hidden, weight)
         logits = None
         for rows in chunks:
             logits = hidden[rows] @ weight.T
             reduced[:, rows] = _reduce(logits.float() / temperature[rows, None], local[rows], is_local[rows])
-        top, total, chosen, moment = _combine(_gather(reduced, group))
+        top, total, chosen, moment = _combine(_gather(reduced, part.group))
         log_total = total.log()
         entropy = log_total - moment / total
         ctx.set_materialize_grads(False)
         kept = logits if len(chunks) == 1 else None
-        ctx.save_for_backward(hidden, weight, kept, local, is_local, temperature, top, log_total, entropy)
+        ctx.save_for_backward(hidden, whole, kept, local, is_local, temperature, top, log_total, entropy)
         return chosen - top - log_total, entropy
 
     @staticmethod
@@ -74,7 +95,8 @@ class _LogProbs(torch.autograd.Function):
         hidden, weight, kept, local, is_local, temperature, top, log_total, entropy = ctx.saved_tensors
         of_logp, of_entropy = gradients
         of_hidden = torch.empty_like(hidden)
-        of_weight = torch.zeros_like(weight, dtype=torch.float32)  # a sum over chunks
+        of_whole = torch.zeros_like(weight, dtype=torch.float32)  # a sum over chunks
+        weight, of_weight = weight[: ctx.live], of_whole[: ctx.live]
         for rows in _chunks(hidden, weight):
             logits = hidden[rows] @ weight.T if kept is None else kept
             # Subtracted in two steps: top + log_total would lose digits.
@@ -85,11 +107,11 @@ class _LogProbs(torch.autograd.Function):
             slope = slope.div_(temperature[rows, None]).to(hidden.dtype)
             torch.mm(slope, weight, out=of_hidden[rows])
             _add_product(of_weight, slope.T, hidden[rows])
-        return of_hidden, of_weight.to(weight.dtype), None, None, None
+        return of_hidden, of_whole.to(weight.dtype), None, None, None
 
 
 def _slope(logp: Tensor, of_logp: Tensor | None, of_entropy: Tensor | None, entropy: Tensor, rows: slice) -> Tensor:
-    """Returns -p * (g + h * (log p + entropy)), [rows, V / tp], with g and h the gradients of the two outputs."""
+    """Returns -p * (g + h * (log p + entropy)), [rows, live], with g and h the gradients of the two outputs."""
     if of_entropy is None:
         assert of_logp is not None
         return logp.exp_().mul_(-of_logp[rows, None])
@@ -107,10 +129,10 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
         total.add_(left @ right)
 
 
-def _local_targets(width: int, targets: Tensor, group: dist.ProcessGroup | None) -> tuple[Tensor, Tensor]:
+def _local_targets(part: _Part, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Targets as columns of this rank's slice [L] int64, 0 if in another rank's; and whether in this one's, [L] bool."""
-    local = targets - (dist.get_rank(group) * width if _size(group) > 1 else 0)
-    is_local = (local >= 0) & (local < width)
+    local = targets - part.start
+    is_local = (local >= 0) & (local < part.live)
     return local.where(is_local, 0), is_local
 
 
@@ -145,6 +167,10 @@ def _gather(reduced: Tensor, group: dist.ProcessGroup | None) -> Tensor:
 
 def _size(group: dist.ProcessGroup | None) -> int:
     return 1 if group is None else dist.get_world_size(group)
+
+
+def _rank(group: dist.ProcessGroup | None) -> int:
+    return dist.get_rank(group) if _size(group) > 1 else 0
 
 
 def _chunks(hidden: Tensor, weight: Tensor) -> list[slice]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from learner.megatron.model.architecture import Architecture
 from learner.megatron.model.kernels import PLAIN, Kernels
 from learner.megatron.model.packed_row import PackedRow
+from learner.megatron.model.rotary import Rotary
 
 
 @dataclass(frozen=True)
@@ -24,14 +25,14 @@ class Policy:
     Attributes:
         chunks: this rank's model chunks, in the order of the layers, each inside megatron's DistributedDataParallel; more
             than one under a virtual pipeline only.
-        inverse_frequencies: [head_dim / 2] float32 in host memory, the rotary angles per position in radians.
+        rotary: the angles of its rotary positions.
         kernels: the kernels that its layers and its optimizer use.
     """
 
     chunks: list[DistributedDataParallel]
     transformer_config: TransformerConfig
     architecture: Architecture
-    inverse_frequencies: Tensor
+    rotary: Rotary
     kernels: Kernels = PLAIN
 
     @property

@@ -16,6 +16,7 @@ from torch import Tensor
 from learner.batch.types import MicroBatch
 from learner.megatron.model.context_parallel import SINGLE_RANK, ContextGroup, LossOrder, copy_to, token_owners
 from learner.megatron.model.kernels import PLAIN, Kernels
+from learner.megatron.model.rotary import Rotary
 from learner.megatron.model.slot_plan import AttentionBatch, PaddedSlots, SlotPlan
 
 
@@ -34,6 +35,7 @@ class PackedRow(PackedSeqParams):
 
     Attributes:
         own: [n] int64, indices in the row of this rank's tokens.
+        real: [n] bool, false at padding, at the end of a sequence too.
         cos: [n, 1, d] model dtype, cosine of each token's rotary angles.
         sin: [n, 1, d] model dtype, the sine, first half negated: see learner.megatron.model.attention.
         queries: slots of this rank's tokens.
@@ -50,6 +52,7 @@ class PackedRow(PackedSeqParams):
 
     # megatron's class gives all its fields defaults, so these must have one too; ``of`` sets them all.
     own: Tensor = None  # type: ignore[assignment]
+    real: Tensor = None  # type: ignore[assignment]
     cos: Tensor = None  # type: ignore[assignment]
     sin: Tensor = None  # type: ignore[assignment]
     queries: PaddedSlots = None  # type: ignore[assignment]
@@ -67,7 +70,7 @@ class PackedRow(PackedSeqParams):
     def of(
         cls,
         micro_batch: MicroBatch,
-        inverse_frequencies: Tensor,
+        rotary: Rotary,
         dtype: torch.dtype,
         device: torch.device,
         context: ContextGroup = SINGLE_RANK,
@@ -77,7 +80,7 @@ class PackedRow(PackedSeqParams):
 
         Args:
             micro_batch: one packed row.
-            inverse_frequencies: [d / 2] float32, radians per position.
+            rotary: the angles of the positions.
             dtype: data type of the hidden states.
             device: where the layout is used.
             context: the ranks that share the row.
@@ -89,12 +92,13 @@ class PackedRow(PackedSeqParams):
         owners = token_owners(micro_batch, context.size)
         own = (owners == context.rank).nonzero().flatten()
         to_device = partial(copy_to, device=device)
-        angles = torch.outer(to_device(micro_batch.positions[0, own]).float(), to_device(inverse_frequencies))
-        cos, sin = angles.cos(), angles.sin()
+        angles = torch.outer(to_device(micro_batch.positions[0, own]).float(), to_device(rotary.inverse_frequencies))
+        cos, sin = angles.cos() * rotary.factor, angles.sin() * rotary.factor
         order = LossOrder.of(owners[micro_batch.loss_index], context)
         row = cls(
             qkv_format="thd",
             own=to_device(own),
+            real=to_device(micro_batch.real[own]),
             cos=torch.cat([cos, cos], -1)[:, None].to(dtype),
             sin=torch.cat([-sin, sin], -1)[:, None].to(dtype),
             loss_order=order.to(device),

@@ -95,9 +95,7 @@ class Pipeline:
         # then still the passes before it to compute.
         device, policy = self._ranks.device, self._policy
         for micro_batch in batch.micro_batches:
-            row = PackedRow.of(
-                micro_batch, policy.inverse_frequencies, policy.dtype, device, self._context, policy.kernels
-            )
+            row = PackedRow.of(micro_batch, policy.rotary, policy.dtype, device, self._context, policy.kernels)
             yield micro_batch.to(device), row
 
     def _forward(self, head: Head, feed: Iterator[tuple[MicroBatch, PackedRow]], module: Any) -> Any:
@@ -111,7 +109,12 @@ class Pipeline:
         own, weight = row.loss_order.own, cast(PackedModel, chunk.module).head
         finish_gather(chunk, weight)
         logp, entropy = vocab_parallel_logprobs(
-            hidden, weight, micro_batch.loss_target[own], micro_batch.temperature[own], self._ranks.tensor_group
+            hidden,
+            weight,
+            micro_batch.loss_target[own],
+            micro_batch.temperature[own],
+            self._ranks.tensor_group,
+            self._policy.vocab_size,
         )
         logp, entropy = gather_loss_tokens(logp, entropy, row.loss_order, self._context)
         loss, result = head(micro_batch, logp, entropy)

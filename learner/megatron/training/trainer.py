@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,7 @@ from learner.megatron.model.packed_model import Policy
 from learner.megatron.parallel import Ranks
 from learner.megatron.patches import adam_step
 from learner.megatron.patches.norm_gradients import norm_gradients
+from learner.megatron.training.expert_meter import ExpertMeter
 from learner.megatron.training.gradient_meter import GradientMeter
 from learner.megatron.training.gradient_projection import GradientProjection
 from learner.megatron.training.pipeline import Pipeline
@@ -49,6 +50,7 @@ class StepStats:
             empty but on the last stage.
         gradient_cosine: between this gradient, before any projection and clipping, and that of the last step that changed
             weights; None if there is none, and if it is not measured.
+        expert_tokens: tokens that each expert was sent, by the number of its layer, from 0; empty without experts.
     """
 
     loss: float
@@ -59,6 +61,7 @@ class StepStats:
     group_weights: Sequence[float] = ()
     logp: Sequence[Tensor] = ()
     gradient_cosine: float | None = None
+    expert_tokens: Mapping[int, Sequence[int]] = field(default_factory=dict)
 
     @property
     def finite(self) -> bool:
@@ -101,6 +104,7 @@ class Trainer:
             self._gradient_meter = GradientProjection(self.optimizer, projects_above, ranks.device)
         elif diagnostics is not None and diagnostics.gradient_cosine:
             self._gradient_meter = GradientMeter(self.optimizer, diagnostics.update_stride, ranks.device)
+        self._experts = ExpertMeter(policy, ranks)
         # Hooks that megatron documents for its users, not patches.
         settings = policy.transformer_config
         settings.finalize_model_grads_func = _finalize
@@ -165,6 +169,7 @@ class Trainer:
         for chunk in self._policy.chunks:
             chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
+        self._experts.start()
         outputs = self._run(batch, objective, train=True)
         self.optimizer.prepare_grads()
         gradients = [g for part in optimizer_parts(self.optimizer) for g in norm_gradients(part)]
@@ -173,11 +178,12 @@ class Trainer:
         summed = self._sum([output[:count] for output in outputs], count, gradients, measure=True)
         sums, weights = dict(zip(names, summed, strict=False)), summed[len(names) : count]
         square, *measured = summed[count:]
+        experts = self._experts.by_layer(measured[len(measured) - len(self._experts) :])
         loss, norm = sums.pop("loss"), math.sqrt(square)
         skipped = _reason_to_skip(loss, norm, sums.pop("tokens_count"))
         logp = [output[count:].float() for output in outputs]
-        cosine = self._gradient_meter.cosine(*measured) if self._gradient_meter is not None else None
-        return StepStats(loss, norm, sums, skipped, None, weights, logp, cosine)
+        cosine = self._gradient_meter.cosine(*measured[:2]) if self._gradient_meter is not None else None
+        return StepStats(loss, norm, sums, skipped, None, weights, logp, cosine, experts)
 
     def evaluate(self, batch: Batch, objective: Objective) -> dict[str, float]:
         """Computes loss and metrics without training, summed over micro-batches and data-parallel ranks."""
@@ -199,7 +205,7 @@ class Trainer:
 
         Returns:
             ``count`` numbers of the last stage, the squared norm of the gradients, and with ``measure`` what the gradient
-            meter adds up, if there is one.
+            meter adds up, if there is one, and the tokens of each expert, if there are any.
         """
         total = torch.zeros(count + 1, dtype=torch.float64, device=self._ranks.device)
         # Tensor- and context-parallel ranks of a stage have equal numbers: one of them counts.
@@ -207,8 +213,9 @@ class Trainer:
             total[:-1] = torch.stack(outputs).sum(0)
         if gradients:
             total[-1] = torch.nn.utils.get_total_norm(gradients).double().square()
-        if measure and self._gradient_meter is not None:
-            total = torch.cat([total, self._gradient_meter.sums()])
+        if measure:
+            gradient = [self._gradient_meter.sums()] if self._gradient_meter is not None else []
+            total = torch.cat([total, *gradient, self._experts.sums()])
         dist.all_reduce(total)
         return total.tolist()
 

@@ -85,14 +85,6 @@ class UpdateMeter:
         return torch.cat([empty, *sampled]), sum(map(len, shards))
 
 
-def count_weights(optimizer: MegatronOptimizer, device: torch.device) -> int:
-    """Counts the weights of the whole model. Collective."""
-    own = sum(weight.numel() for part in optimizer_parts(optimizer) for weight in own_shards(part))
-    total = torch.tensor(own, dtype=torch.int64, device=device)
-    dist.all_reduce(total)
-    return int(total)
-
-
 def optimizer_parts(optimizer: MegatronOptimizer) -> list[Any]:
     """The optimizers that a chained optimizer consists of; otherwise the optimizer itself."""
     return getattr(optimizer, "chained_optimizers", [optimizer])

@@ -26,6 +26,7 @@ LLAMA3 = {
     "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }  # fmt: skip
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
 CHECKPOINT = Path("/runs/a/checkpoints/step_00000050_e0003")
 
 
@@ -58,6 +59,9 @@ def compare(saved: Fingerprint, present: Fingerprint) -> None:
         (QWEN2, {"rope_theta": 1e4}, "rope_theta"),
         (QWEN2, {"rope_scaling": LLAMA3}, "rope_type"),
         (QWEN2 | {"rope_scaling": LLAMA3}, {"rope_scaling": LLAMA3 | {"factor": 32.0}}, "factor"),
+        (QWEN2 | {"rope_scaling": YARN}, {"rope_scaling": YARN | {"attention_factor": 1.5}}, "attention_factor"),
+        (QWEN2 | {"rope_scaling": YARN}, {"rope_scaling": YARN | {"beta_fast": 16}}, "beta_fast"),
+        (QWEN2 | {"model_type": "llama"}, {"model_type": "llama", "attention_bias": True}, "attention_bias"),
         (MOE, {"num_experts": 8}, "num_experts"),
         (MOE, {"num_experts_per_tok": 3}, "num_experts_per_tok"),
         (MOE, {"moe_intermediate_size": 64}, "moe_intermediate_size"),

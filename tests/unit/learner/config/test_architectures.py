@@ -9,12 +9,19 @@ from typing import Any
 import pytest
 
 from learner.config import ParallelConfig
-from learner.config.architectures import expert_count, layers_with_experts, layout_violations
+from learner.config.architectures import (
+    chunk_layers,
+    expert_count,
+    layers_with_experts,
+    layout_violations,
+    vocabulary_rows,
+)
 
 DENSE: dict[str, Any] = {
     "model_type": "qwen3", "vocab_size": 96, "intermediate_size": 160, "num_hidden_layers": 4,
     "num_attention_heads": 4, "num_key_value_heads": 2,
 }  # fmt: skip
+WIDE = DENSE | {"num_attention_heads": 8, "num_key_value_heads": 8}
 MOE: dict[str, Any] = DENSE | {"model_type": "qwen3_moe", "num_experts": 6}
 
 
@@ -28,6 +35,10 @@ def violations(config: dict[str, Any], **parallel: Any) -> list[tuple[str, int, 
     [
         (DENSE, {"tensor": 2, "sequence": True, "pipeline": 4, "context": 3}),
         (DENSE, {"pipeline": 2, "virtual_pipeline": 2}),
+        (DENSE | {"vocab_size": 97}, {"tensor": 2}),
+        (DENSE, {"pipeline": 3}),
+        (DENSE, {"tensor": 4}),
+        (DENSE | {"num_hidden_layers": 7}, {"pipeline": 2, "virtual_pipeline": 3}),
         (MOE, {"tensor": 2, "sequence": True, "expert": 3, "pipeline": 2}),
         (MOE | {"mlp_only_layers": [0, 2]}, {"pipeline": 2}),
     ],
@@ -40,11 +51,28 @@ def test_a_layout_that_fits(config, parallel):
     ("changes", "parallel", "key", "words"),
     [
         ({"num_attention_heads": 3, "num_key_value_heads": 2}, {"tensor": 2}, "tensor", "num_attention_heads = 3"),
-        ({}, {"tensor": 4}, "tensor", "num_key_value_heads = 2: set it to one of [1, 2]"),
-        ({"vocab_size": 97}, {"tensor": 2}, "tensor", "vocab_size = 97: set it to one of [1]"),
+        (
+            {"num_attention_heads": 12, "num_key_value_heads": 4, "intermediate_size": 96},
+            {"tensor": 6},
+            "tensor",
+            "tensor = 6 neither divides the model's num_key_value_heads = 4 nor is a multiple of it: set it to one of "
+            "[1, 2, 4, 12]",
+        ),
+        (WIDE | {"vocab_size": 9}, {"tensor": 4}, "tensor", "vocab_size = 9 token ids: set it to one of [1, 2, 3]"),
         ({"intermediate_size": 161}, {"tensor": 2}, "tensor", "intermediate_size = 161"),
-        ({}, {"pipeline": 3}, "pipeline", "num_hidden_layers = 4: set it to one of [1, 2]"),
-        ({}, {"pipeline": 2, "virtual_pipeline": 3}, "virtual_pipeline", "num_hidden_layers / pipeline = 2: set it to"),
+        (
+            {},
+            {"pipeline": 5},
+            "pipeline",
+            "num_hidden_layers = 4, as pipeline * virtual_pipeline = 5: set it to 4 or less",
+        ),
+        (
+            {},
+            {"pipeline": 2, "virtual_pipeline": 3},
+            "virtual_pipeline",
+            "num_hidden_layers = 4, as pipeline * virtual_pipeline = 6: set it to 2 or less",
+        ),
+        ({**MOE, "mlp_only_layers": [3]}, {"pipeline": 3}, "pipeline", "3 chunks of the model, of which layers 3 to 3"),
         ({}, {"expert": 2}, "expert", "the model is dense and has no experts: set it to 1"),
         (MOE, {"expert": 4}, "expert", "num_experts = 6: set it to one of [1, 2, 3]"),
         (MOE, {"tensor": 2, "expert": 2}, "tensor", "needs learner.parallel.sequence = true"),
@@ -71,7 +99,31 @@ def test_a_layout_that_does_not_fit(changes, parallel, key, words):
 
 
 def test_every_violation_is_reported():
-    assert [key for key, _, _ in violations(DENSE, tensor=3, pipeline=3)] == ["tensor"] * 3 + ["pipeline"]
+    assert [key for key, _, _ in violations(DENSE, tensor=3, pipeline=5)] == ["tensor"] * 2 + ["pipeline"]
+
+
+@pytest.mark.parametrize(
+    ("layers", "parallel", "sizes"),
+    [
+        (94, {"pipeline": 4}, [23, 24, 24, 23]),
+        (94, {"pipeline": 8}, [11, 12, 12, 12, 12, 12, 12, 11]),
+        (7, {"pipeline": 4}, [2, 2, 2, 1]),
+        (5, {"pipeline": 2}, [3, 2]),
+        (5, {"pipeline": 2, "virtual_pipeline": 2}, [1, 2, 1, 1]),
+        (4, {"pipeline": 2}, [2, 2]),
+        (4, {}, [4]),
+    ],
+)
+def test_the_first_and_the_last_chunk_have_the_fewest_layers(layers, parallel, sizes):
+    chunks = chunk_layers(layers, ParallelConfig(**parallel))
+    assert [len(own) for own in chunks] == sizes
+    assert [layer for own in chunks for layer in own] == list(range(layers))
+
+
+def test_a_vocabulary_is_padded_by_less_than_a_rank_has():
+    assert vocabulary_rows(151_669, 8) == 151_672
+    assert vocabulary_rows(96, 8) == 96
+    assert vocabulary_rows(97, 1) == 97
 
 
 def test_experts_are_never_split_and_dense_layers_are():

@@ -80,6 +80,29 @@ def test_tensor_and_pipeline_divide_the_weights_and_norms_are_copied():
     assert [stage.gradients for stage in tied] == [first.gradients, last.gradients], "the last stage has a copy"
 
 
+def test_stages_that_do_not_divide_the_layers():
+    uneven = ranks(SMALL | {"num_hidden_layers": 5}, 4, {"pipeline": 4})
+    assert [stage.gradients - 4 * (LAYER + NORMS) for stage in uneven] == [3200, 4 * (LAYER + NORMS), 0, 3200 + 32]
+    interleaved = ranks(SMALL | {"num_hidden_layers": 5}, 2, {"pipeline": 2, "virtual_pipeline": 2})
+    assert [stage.gradients - 3200 for stage in interleaved] == [4 * 2 * (LAYER + NORMS), 4 * 3 * (LAYER + NORMS) + 32]
+
+
+def test_a_head_of_keys_that_several_ranks_have_is_divided_no_further():
+    """Two key/value heads, four ranks: weights are quarters, and each gathers all queries, keys and values."""
+    (found,) = ranks(SMALL, 4, {"tensor": 4}, recompute="none")
+    assert found.gradients == 4 * (4 * (LAYER // 4 + NORMS) + 8 + 2 * 200)
+    layer = 4 * 8 + (2 + 2 * 2) + 2 + 3 * 12 // 4  # norms, attention's input and output, gated MLP
+    assert found.activations == (4 * layer + 16) * 2 * 16_384
+    normed = SMALL | {"model_type": "qwen3", "head_dim": 2}
+    (padded,) = ranks(normed, 4, {"tensor": 4}, recompute="none", fused=False)
+    assert padded.activations == (4 * (layer + 16 + 2) + 16) * 2 * 16_384, "the norms keep the whole product"
+
+
+def test_a_vocabulary_that_does_not_divide_has_rows_of_padding():
+    odd, even = (ranks(SMALL | {"vocab_size": count}, 2, {"tensor": 2})[0] for count in (99, 100))
+    assert (odd.gradients, odd.logits) == (even.gradients, even.logits)
+
+
 def test_what_ranks_have_slices_of_is_brought_together_and_experts_are_not():
     share = 2 * parameter_count(SMALL) // 4
     assert ranks(SMALL, 4, {"tensor": 2})[0].publication == 2 * share + share
@@ -247,3 +270,19 @@ def test_a_learners_settings_say_whether_versions_are_averaged():
     for average, averaged in ((0.9, True), (0.0, False)):
         settings = learner(publish={"dir": "p", "average": average})
         assert Workload.of(settings, 1, "cpu", 0).averaged is averaged
+
+
+def test_experts_that_are_computed_together_keep_less_for_each_token_and_a_layers_weights_for_a_moment():
+    def activations(**work: Any) -> int:
+        return ranks(MIXTURE, 4, {"expert": 2}, tokens=1000, recompute="none", fused=False, **work)[0].activations
+
+    kept = 4 * 1000 * 2 * 2 * (6 - 2) * 6  # layers, tokens, bytes, chosen, numbers by width of the hidden layer
+    weights = 4 // 2 * 8 * 6 * 2  # experts of the rank, hidden, width, bytes
+    assert activations() - activations(grouped=True) == kept - 5 * weights
+    assert activations(device="cpu") - activations(grouped=True, device="cpu") == kept - 3 * weights
+    settings = {"model": "m", "queue": {"url": "redis://x", "run": "r"}, "steps": 1, "metrics_dir": "m"}
+    settings |= {"checkpoint": {"dir": "c"}, "publish": {"dir": "p"}}
+    for wanted, expected in (("auto", (True, False)), (True, (True, True)), (False, (False, False))):
+        learner = LearnerConfig.parse(settings | {"grouped_experts": wanted}, source="test")
+        devices: tuple[Any, ...] = ("cpu", "cuda")
+        assert tuple(Workload.of(learner, 1, device, 0).grouped for device in devices) == expected

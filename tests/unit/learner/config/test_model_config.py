@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
-from learner.config.architectures import SUPPORTED_MODEL_TYPES
-from learner.config.model_config import CLASSES, ModelError, head_dim, read_config, rope_settings
+from learner.config.model_config import ModelError, head_dim, read_config
+from learner.config.model_types import MODEL_TYPES, REFUSED_MODEL_TYPES
+from learner.config.rope import rope_settings
 
 BASE: dict[str, Any] = {
     "model_type": "qwen2", "vocab_size": 96, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 4,
-    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512, "rms_norm_eps": 1e-6,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 8192, "rms_norm_eps": 1e-6,
     "rope_theta": 1e6,
 }  # fmt: skip
 MOE = {"model_type": "qwen3_moe", "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
@@ -24,6 +25,8 @@ LLAMA3 = {
     "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }  # fmt: skip
+
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
 
 
 def read(directory: Path, **changes: Any) -> dict[str, Any]:
@@ -34,6 +37,7 @@ def read(directory: Path, **changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"architectures": ["LlamaForCausalLM"], "model_type": "mistral"}, ["only MistralForCausalLM is"]),
         (
             {"architectures": ["Qwen2ForSequenceClassification"]},
             ["Qwen2ForSequenceClassification", "only Qwen2ForCausalLM"],
@@ -51,8 +55,11 @@ def read(directory: Path, **changes: Any) -> dict[str, Any]:
             ["rope_scaling.partial_rotary_factor = 0.5"],
         ),
         *(
-            ({"rope_scaling": {key: kind, "factor": 4.0}}, [f"rope_type = '{kind}'", "supported: default, llama3"])
-            for kind in ("yarn", "dynamic", "longrope", "linear", "su", "mrope")
+            (
+                {"rope_scaling": {key: kind, "factor": 4.0}},
+                [f"rope_type = '{kind}'", "supported: default, linear, llama3"],
+            )
+            for kind in ("dynamic", "longrope", "su", "mrope")
             for key in ("type", "rope_type")
         ),
         ({"rope_scaling": {"rope_type": "default", "type": "mrope"}}, ["rope_scaling.type = 'mrope'"]),
@@ -66,6 +73,32 @@ def read(directory: Path, **changes: Any) -> dict[str, Any]:
         ({"rope_scaling": "yarn"}, ["rope_scaling = 'yarn'"]),
         ({"rope_theta": "1e6"}, ["rope_theta = '1e6'", "positive number"]),
         ({"rope_scaling": {**LLAMA3, "factor": 0}}, ["rope_type llama3 needs factor"]),
+        ({"rope_scaling": {"type": "linear"}}, ["rope_type linear needs factor, a positive number, which is None"]),
+        ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, ["rope_type yarn needs original_max_position_embeddings"]),
+        ({"rope_scaling": {**YARN, "attn_factor": 2.0}}, ["rope_scaling.attn_factor = 2.0", "does not read it"]),
+        ({"rope_scaling": {**LLAMA3, "beta_fast": 16}}, ["rope_scaling.beta_fast = 16", "rope_type llama3"]),
+        ({"rope_scaling": {**YARN, "mscale": "1"}}, ["rope_scaling.mscale = '1'", "positive number"]),
+        ({"rope_scaling": {**YARN, "truncate": None}}, ["rope_scaling.truncate = None", "true or false"]),
+        ({"rope_scaling": {**YARN, "beta_fast": 1, "beta_slow": 32}}, ["beta_fast = 1 is below", "beta_slow = 32"]),
+        ({"rope_scaling": YARN, "original_max_position_embeddings": 128}, ["= 128", "= 64 contradict each other"]),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, ["depend on the length of its sequence"]),
+        ({"model_type": "mistral"}, ["sliding_window = 4096 (the default", "max_position_embeddings = 8192"]),
+        (
+            {"model_type": "mistral", "sliding_window": 8191},
+            ["sliding_window = 8191 is below", "full causal attention"],
+        ),
+        ({"model_type": "mistral", "sliding_window": 0}, ["sliding_window = 0", "positive integer"]),
+        ({"model_type": "ministral"}, ["sliding_window = 4096"]),
+        (
+            {"model_type": "ministral", "sliding_window": 64, "layer_types": ["full_attention", "sliding_attention"]},
+            ["sliding_window = 64 is below", "full causal attention"],
+        ),
+        (
+            {"model_type": "ministral", "sliding_window": None, "layer_types": ["chunked_attention"]},
+            ["chunked_attention", "only full_attention"],
+        ),
+        ({"attention_bias": "yes", "model_type": "llama"}, ["attention_bias = 'yes'", "true or false"]),
+        *(({"model_type": kind}, [f"model_type = '{kind}'", reason]) for kind, reason in REFUSED_MODEL_TYPES.items()),
         ({"head_dim": 15}, ["head_dim = 15", "even"]),
         ({"head_dim": 0}, ["head_dim = 0", "positive integer"]),
         ({"hidden_size": 66, "head_dim": None}, ["hidden_size = 66 is no multiple of num_attention_heads = 4"]),
@@ -99,17 +132,37 @@ def test_a_file_that_is_no_object_is_refused(tmp_path: Path):
         read_config(tmp_path)
 
 
-@pytest.mark.parametrize("kind", SUPPORTED_MODEL_TYPES)
+@pytest.mark.parametrize(
+    "changes", [{"sliding_window": None}, {"sliding_window": 8192}, {"max_position_embeddings": 4096}]
+)
+@pytest.mark.parametrize("kind", ["mistral", "ministral"])
+def test_a_window_that_holds_every_sequence_is_full_attention(tmp_path: Path, kind: str, changes: dict[str, Any]):
+    assert read(tmp_path, model_type=kind, **changes)["model_type"] == kind
+
+
+def test_layers_without_a_window(tmp_path: Path):
+    read(tmp_path, model_type="ministral", sliding_window=8, layer_types=["full_attention"] * 4)
+    with pytest.raises(ModelError, match="sliding_window = 8"):  # transformers' Mistral does not read layer_types
+        read(tmp_path, model_type="mistral", sliding_window=8, layer_types=["full_attention"] * 4)
+
+
+def test_a_type_that_is_refused_by_name_is_one_of_transformers():
+    assert REFUSED_MODEL_TYPES.keys() <= set(CONFIG_MAPPING)
+    assert not REFUSED_MODEL_TYPES.keys() & MODEL_TYPES.keys()
+
+
+@pytest.mark.parametrize("kind", MODEL_TYPES)
 def test_a_head_is_as_wide_as_in_transformers(tmp_path: Path, kind: str):
-    mine = read(tmp_path, **{**MOE, "model_type": kind})
+    known = {"head_dim": 32} if kind == "ministral" else {}  # without it transformers cannot build the model
+    mine = read(tmp_path, **{**MOE, "model_type": kind, "max_position_embeddings": 512, **known})
     theirs = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path))
     assert theirs.model.layers[0].self_attn.q_proj.out_features == 4 * head_dim(mine)
-    assert type(theirs).__name__ == CLASSES[kind]
+    assert type(theirs).__name__ == MODEL_TYPES[kind].class_name
     assert head_dim(read(tmp_path, model_type="llama", head_dim=None)) == 16
 
 
 def test_null_is_hidden_size_over_heads():
-    for kind in SUPPORTED_MODEL_TYPES:
+    for kind in MODEL_TYPES:
         assert head_dim({**BASE, "model_type": kind, "head_dim": None}) == 16
         assert head_dim({**BASE, "model_type": kind, "head_dim": 32}) == 32
 

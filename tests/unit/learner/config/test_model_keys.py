@@ -6,15 +6,15 @@ import dataclasses
 from typing import Any
 
 import pytest
-from transformers import LlamaConfig, PretrainedConfig, Qwen2Config, Qwen3Config, Qwen3MoeConfig
+from transformers import CONFIG_MAPPING, PretrainedConfig
 
 from learner.config.model_keys import FIXED, FIXED_BY_TYPE, HARMLESS, KNOWN, OFF, READ, refused_keys, unknown_keys
+from learner.config.model_types import MODEL_TYPES
 
 
-@pytest.mark.parametrize("config_class", [LlamaConfig, Qwen2Config, Qwen3Config, Qwen3MoeConfig])
-def test_every_key_of_a_supported_class_is_in_the_table_and_its_default_is_accepted(
-    config_class: type[PretrainedConfig],
-):
+@pytest.mark.parametrize("kind", MODEL_TYPES)
+def test_every_key_of_a_supported_class_is_in_the_table_and_its_default_is_accepted(kind: str):
+    config_class: type[PretrainedConfig] = CONFIG_MAPPING[kind]
     defaults = config_class().to_dict()
     fields = {field.name for field in dataclasses.fields(config_class)}
     assert unknown_keys(dict.fromkeys({*fields, *defaults, *config_class.attribute_map})) == []
@@ -38,7 +38,7 @@ def test_no_key_has_two_rules():
         ({"use_sliding_window": True, "sliding_window": 8}, ["use_sliding_window = True"]),
         ({"partial_rotary_factor": 0.5}, ["partial_rotary_factor = 0.5", "only 1.0 is"]),
         ({"num_nextn_predict_layers": 1}, ["num_nextn_predict_layers = 1"]),
-        ({"attention_bias": True}, ["attention_bias = True"]),
+        ({"model_type": "mistral", "attention_bias": True}, ["attention_bias = True", "for this model_type"]),
         ({"mlp_bias": True}, ["mlp_bias = True"]),
         ({"hidden_act": "gelu"}, ["hidden_act = 'gelu'", "only 'silu' is"]),
         ({"is_causal": False}, ["is_causal = False"]),
@@ -49,7 +49,7 @@ def test_no_key_has_two_rules():
     ],
 )
 def test_what_the_learner_does_not_compute_is_refused(config: dict[str, Any], words: list[str]):
-    (fault,) = refused_keys(config)
+    (fault,) = refused_keys({"model_type": "qwen2", **config})
     assert all(word in fault for word in words)
 
 
@@ -57,7 +57,12 @@ def test_values_that_change_nothing_are_accepted():
     off = dict.fromkeys(OFF, None) | {"quantization_config": {}, "num_nextn_predict_layers": 0, "mlp_bias": False}
     coder = {"model_type": "qwen3_moe", "qkv_bias": False, "use_qk_norm": True, "shared_expert_intermediate_size": 0}
     for config in (off, dict.fromkeys(FIXED), {"partial_rotary_factor": 1}, coder):
-        assert list(refused_keys(config)) == []
+        assert list(refused_keys({"model_type": "llama", **config})) == []
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "qwen3_moe"])
+def test_a_key_that_only_some_types_read(kind: str):
+    assert list(refused_keys({"model_type": kind, "attention_bias": True})) == []
 
 
 def test_keys_that_nobody_has_looked_at():

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from learner.config.architectures import SUPPORTED_MODEL_TYPES
 from learner.config.model_config import ModelError, read_config
 from learner.config.model_tensors import tensor_shapes
+from learner.config.model_types import MODEL_TYPES
 from learner.config.model_weights import check_tensors, stored_tensors
 
 SIZES: dict[str, Any] = {
@@ -67,9 +67,10 @@ def directory(tmp_path: Path, saved: dict[str, torch.Tensor]) -> Path:
 
 
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("kind", SUPPORTED_MODEL_TYPES)
+@pytest.mark.parametrize("kind", MODEL_TYPES)
 def test_the_tensors_of_a_model_are_those_that_transformers_saves(tmp_path: Path, kind: str, tied: bool):
-    directory = save(tmp_path, kind, tie_word_embeddings=tied)
+    bias = {"attention_bias": tied} if MODEL_TYPES[kind].bias == "configured" else {}
+    directory = save(tmp_path, kind, tie_word_embeddings=tied, **bias)
     check(directory)
     stored = {name: tensor.shape for name, tensor in stored_tensors(directory).items()}
     assert stored == tensor_shapes(read_config(directory))

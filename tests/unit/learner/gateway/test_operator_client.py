@@ -71,6 +71,31 @@ def test_only_calls_that_may_be_made_twice_are_made_again(token_file: Path):
         assert len(gateway.asked("RevokeIdentity")) == 1
 
 
+class NoConnection(grpc.RpcError):
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.UNAVAILABLE
+
+    def details(self) -> str:
+        return "failed to connect to all addresses; last error: handshaker shutdown"
+
+
+def test_a_call_that_nothing_has_carried_is_made_again(token_file: Path, monkeypatch: pytest.MonkeyPatch):
+    """A gateway on a busy machine may not finish the handshake in time: it has seen nothing of the call then."""
+    with scripted_operator(RevokeIdentity=[op.RevokeIdentityResponse()]) as gateway:
+        with client(gateway, token_file) as one:
+            real, tries = one._operator.RevokeIdentity, []
+
+            def call(*arguments: Any, **options: Any) -> Any:
+                tries.append(1)
+                if len(tries) < 3:
+                    raise NoConnection
+                return real(*arguments, **options)
+
+            monkeypatch.setattr(one._operator, "RevokeIdentity", call)
+            one.revoke_identity("alpha")
+        assert (len(tries), len(gateway.asked("RevokeIdentity"))) == (3, 1)
+
+
 def test_a_change_is_looked_at_until_it_is_settled(token_file: Path):
     pending = op.RecordedChange(number=3, request_id="x", state=op.CHANGE_STATE_PENDING)
     applied = op.RecordedChange(number=3, request_id="x", state=op.CHANGE_STATE_APPLIED)

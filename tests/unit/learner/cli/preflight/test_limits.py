@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from learner.cli.preflight.limits import limits
@@ -31,6 +33,15 @@ def test_the_demo_has_none(site: Site):
 def test_a_setting_by_which_nothing_would_be_trained(site: Site, overrides: list[str], message: str):
     (only,) = found(site, *overrides)
     assert message in only
+
+
+def test_the_engine_multiplies_the_context_by_the_factor_of_linear_scaling(site: Site):
+    path = site.model / "config.json"
+    config = json.loads(path.read_text()) | {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}
+    path.write_text(json.dumps(config))
+    context = 2 * config["max_position_embeddings"]
+    (only,) = found(site, f"model.path={site.model}", f"rollout.sampling.max_new_tokens={context}")
+    assert f"the engine reads {context} tokens" in only
 
 
 def test_the_smallest_and_the_largest_that_work(site: Site):

@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from learner.config import ParallelConfig
 from learner.megatron.model.architecture import Architecture, ModelError
@@ -23,7 +21,6 @@ MOE: dict[str, Any] = {
     "model_type": "qwen3_moe", "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 48,
     "norm_topk_prob": True,
 }  # fmt: skip
-LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
 
 
 def _read(directory: Path, **changes: Any) -> Architecture:
@@ -36,27 +33,14 @@ def test_old_and_new_rope_layouts_agree(tmp_path):
     old = _read(tmp_path)
     new = _read(tmp_path, rope_theta=None, rope_parameters={"rope_type": "default", "rope_theta": 1e6})
     assert old.rope["rope_theta"] == new.rope["rope_theta"] == 1e6
-    assert torch.equal(old.inverse_frequencies(), new.inverse_frequencies())
-    assert old.inverse_frequencies()[:2].tolist() == pytest.approx([1.0, 1e6 ** (-1 / 8)])  # head_dim 16
-
-
-@pytest.mark.parametrize("layout", ["old", "new"])
-def test_llama3_rope_equals_transformers(tmp_path, layout):
-    if layout == "old":
-        mine = _read(tmp_path, model_type="llama", rope_scaling={"rope_type": "llama3", **LLAMA3})
-    else:
-        rope = {"rope_type": "llama3", "rope_theta": 1e6, **LLAMA3}
-        mine = _read(tmp_path, model_type="llama", rope_theta=None, rope_parameters=rope)
-    theirs = LlamaConfig(
-        hidden_size=64, num_attention_heads=4, rope_parameters={"rope_type": "llama3", "rope_theta": 1e6, **LLAMA3}
-    )
-    assert torch.allclose(mine.inverse_frequencies(), LlamaRotaryEmbedding(theirs).inv_freq, rtol=1e-6)
+    assert torch.equal(old.rotary().inverse_frequencies, new.rotary().inverse_frequencies)
+    assert old.rotary().inverse_frequencies[:2].tolist() == pytest.approx([1.0, 1e6 ** (-1 / 8)])  # head_dim 16
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"model_type": "gpt2"}, ["model_type = 'gpt2'", "llama, qwen2, qwen3"]),
+        ({"model_type": "gpt2"}, ["model_type = 'gpt2'", "llama, mistral, ministral, qwen2"]),
         ({"model_type": "mixtral", "num_local_experts": 8}, ["model_type = 'mixtral'", "qwen3, qwen3_moe"]),
         ({**MOE, "num_experts": None}, ["num_local_experts is missing"]),
         ({**MOE, "num_experts_per_tok": 7}, ["num_experts_per_tok = 7 is above num_experts = 6"]),
@@ -65,10 +49,10 @@ def test_llama3_rope_equals_transformers(tmp_path, layout):
         ({**MOE, "decoder_sparse_step": 5}, ["decoder_sparse_step = 5", "no layer with experts"]),
         ({"num_hidden_layers": None}, ["num_hidden_layers is missing"]),
         ({"vocab_size": 0}, ["vocab_size = 0", "positive integer"]),
-        ({"attention_bias": True}, ["attention_bias = True"]),
+        ({"model_type": "qwen2", "attention_bias": True}, ["attention_bias = True"]),
         ({"hidden_act": "gelu"}, ["hidden_act = 'gelu'", "'silu'"]),
         ({"layer_types": ["sliding_attention"]}, ["sliding_attention", "full_attention"]),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, ["rope_type = 'yarn'", "default, llama3"]),
+        ({"rope_scaling": {"rope_type": "dynamic", "factor": 4.0}}, ["rope_type = 'dynamic'", "llama3, yarn"]),
         ({"rope_scaling": {"type": "llama3", "factor": 8.0}}, ["low_freq_factor", "None"]),
         ({"num_key_value_heads": 3}, ["num_attention_heads = 4", "num_key_value_heads = 3"]),
     ],
@@ -94,8 +78,8 @@ def test_missing_directory_and_file_are_told_apart(tmp_path):
     [
         (
             {},
-            {"tensor": 4},
-            r"tensor = 4 does not divide the model's num_key_value_heads = 2: set it to one of \[1, 2\]",
+            {"tensor": 8},
+            r"tensor = 8 does not divide the model's num_attention_heads = 4: set it to one of \[1, 2, 4\]",
         ),
         ({}, {"expert": 2}, r"learner\.parallel\.expert = 2: the model is dense"),
         (MOE, {"tensor": 2, "expert": 2}, r"learner\.parallel\.tensor = 2 needs learner\.parallel\.sequence = true"),
@@ -105,6 +89,22 @@ def test_layouts_that_do_not_fit_are_refused(tmp_path, changes, parallel, messag
     with pytest.raises(ModelError, match=message) as caught:
         _read(tmp_path, **changes).check_layout(ParallelConfig(**parallel))
     assert str(caught.value).startswith(f"{tmp_path}/config.json: ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "bias"),
+    [
+        ({"model_type": "qwen2"}, (True, False)),
+        ({"model_type": "mistral", "sliding_window": 512}, (False, False)),
+        ({"attention_bias": False}, (False, False)),
+        ({"attention_bias": True}, (True, True)),
+        ({"model_type": "llama", "attention_bias": True}, (True, True)),
+        (MOE | {"attention_bias": True}, (True, True)),
+    ],
+)
+def test_which_projections_have_a_bias(tmp_path, changes, bias):
+    architecture = _read(tmp_path, **changes)
+    assert (architecture.qkv_bias, architecture.output_bias) == bias
 
 
 def test_which_layers_have_experts(tmp_path):

@@ -17,10 +17,12 @@ from learner.megatron.model.attention import PackedAttention, rotate
 from learner.megatron.model.context_parallel import ContextGroup
 from learner.megatron.model.kernels import Kernels
 from learner.megatron.model.packed_row import PackedRow
+from learner.megatron.model.rotary import Rotary
 from tests.tools.varlen import VarlenStandIn
 
 HEADS, GROUPS, DIM = 4, 2, 8
 FREQUENCIES = 1.0 / 100.0 ** (torch.arange(0, DIM, 2) / DIM)
+ROTARY = Rotary(FREQUENCIES)
 
 
 def _micro_batch(lengths: list[int], multiple: int = 1, muted: bool = False) -> MicroBatch:
@@ -64,7 +66,7 @@ def test_equals_attention_sequence_by_sequence(lengths, multiple, seed):
     width = micro_batch.tokens.shape[1]
     generator = torch.Generator().manual_seed(seed)
     q, k, v = (torch.randn(width, n, DIM, generator=generator, requires_grad=True) for n in (HEADS, GROUPS, GROUPS))
-    row = PackedRow.of(micro_batch, FREQUENCIES, torch.float32, torch.device("cpu"))
+    row = PackedRow.of(micro_batch, ROTARY, torch.float32, torch.device("cpu"))
     output = PackedAttention(None)(q, k, v, None, packed_seq_params=row)
     bounds = micro_batch.cu_seqlens.tolist()
     spans = [slice(a, b) for a, b in itertools.pairwise(bounds)][: len(lengths)]
@@ -94,9 +96,7 @@ def test_equals_attention_sequence_by_sequence_when_ranks_share_the_row(lengths,
     q, k, v = (torch.randn(width, n, DIM, generator=generator, requires_grad=True) for n in (HEADS, GROUPS, GROUPS))
     group: Any = object()
     cpu = torch.device("cpu")
-    rows = [
-        PackedRow.of(micro_batch, FREQUENCIES, torch.float32, cpu, ContextGroup(i, ranks, group)) for i in range(ranks)
-    ]
+    rows = [PackedRow.of(micro_batch, ROTARY, torch.float32, cpu, ContextGroup(i, ranks, group)) for i in range(ranks)]
     both = [torch.stack([rotate(k[row.own], row.cos, row.sin), v[row.own]], 1)[: row.live] for row in rows]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention, "gather_tokens", lambda *_: torch.cat(both))
@@ -129,7 +129,7 @@ def test_one_call_over_the_row_equals_the_padded_calls(lengths, multiple, groups
     slope = torch.randn(used, HEADS * DIM, generator=generator)
     found = []
     for kernels in (Kernels(), Kernels(varlen=True)):
-        row = PackedRow.of(micro_batch, FREQUENCIES, torch.float32, cpu, kernels=kernels)
+        row = PackedRow.of(micro_batch, ROTARY, torch.float32, cpu, kernels=kernels)
         with pytest.MonkeyPatch.context() as patch:
             stand_in = VarlenStandIn()
             patch.setattr(attention, "varlen_attention", lambda stand_in=stand_in: stand_in)
@@ -144,7 +144,7 @@ def test_a_row_for_one_call_has_its_bounds_and_no_slots():
     """In host memory, so that nothing waits for a GPU; padding at the end is a sequence of its own."""
     micro_batch = _micro_batch([15, 14], multiple=8)
     row = PackedRow.of(
-        micro_batch, FREQUENCIES, torch.bfloat16, torch.device("cpu"), kernels=Kernels(fused=True, varlen=True)
+        micro_batch, ROTARY, torch.bfloat16, torch.device("cpu"), kernels=Kernels(fused=True, varlen=True)
     )
     assert row.cu_seqlens is not None
     assert (row.cu_seqlens.tolist(), row.cu_seqlens.dtype, row.longest) == ([0, 15, 29, 32], torch.int32, 15)
@@ -152,22 +152,22 @@ def test_a_row_for_one_call_has_its_bounds_and_no_slots():
 
 
 def test_short_sequences_share_one_call():
-    row = PackedRow.of(_micro_batch([15, 13, 9, 15]), FREQUENCIES, torch.float32, torch.device("cpu"))
+    row = PackedRow.of(_micro_batch([15, 13, 9, 15]), ROTARY, torch.float32, torch.device("cpu"))
     assert shapes(row) == [(4, 15)]
 
 
 def test_long_sequences_are_not_padded_for_ever():
-    row = PackedRow.of(_micro_batch([4000, 3900, 12, 11, 900]), FREQUENCIES, torch.float32, torch.device("cpu"))
+    row = PackedRow.of(_micro_batch([4000, 3900, 12, 11, 900]), ROTARY, torch.float32, torch.device("cpu"))
     assert shapes(row) == [(2, 4000), (1, 900), (2, 12)]
 
 
 def test_padding_at_the_end_does_not_attend():
-    row = PackedRow.of(_micro_batch([15, 14], multiple=512), FREQUENCIES, torch.float32, torch.device("cpu"))
+    row = PackedRow.of(_micro_batch([15, 14], multiple=512), ROTARY, torch.float32, torch.device("cpu"))
     assert (row.live, shapes(row)) == (29, [(2, 15)])
 
 
 def test_a_row_without_any_loss_still_runs():
-    row = PackedRow.of(_micro_batch([6], muted=True), FREQUENCIES, torch.float32, torch.device("cpu"))
+    row = PackedRow.of(_micro_batch([6], muted=True), ROTARY, torch.float32, torch.device("cpu"))
     q = torch.randn(6, HEADS, DIM)
     output = PackedAttention(None)(q, q, q, packed_seq_params=row)
     assert output.shape == (6, HEADS * DIM)

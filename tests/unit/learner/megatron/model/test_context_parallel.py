@@ -22,8 +22,10 @@ from learner.megatron.model.context_parallel import (
     token_owners,
 )
 from learner.megatron.model.packed_row import PackedRow
+from learner.megatron.model.rotary import Rotary
 
 FREQUENCIES = torch.tensor([1.0, 0.01])
+ROTARY = Rotary(FREQUENCIES)
 
 
 def micro_batch(lengths: list[int], layout: Layout) -> MicroBatch:
@@ -32,7 +34,7 @@ def micro_batch(lengths: list[int], layout: Layout) -> MicroBatch:
 
 
 def row(micro: MicroBatch, rank: int, ranks: int) -> PackedRow:
-    return PackedRow.of(micro, FREQUENCIES, torch.float32, torch.device("cpu"), ContextGroup(rank, ranks))
+    return PackedRow.of(micro, ROTARY, torch.float32, torch.device("cpu"), ContextGroup(rank, ranks))
 
 
 def test_two_ranks_by_hand():

@@ -79,7 +79,7 @@ def test_the_submodules_of_either_kind_of_specification_can_be_changed(specify: 
 
 def test_every_linear_layer_and_norm_of_a_dense_layer_is_the_backends():
     backend = LayerBackend("test", column=object(), row=object(), norm=object())
-    architecture: Any = SimpleNamespace(qk_norm=True)
+    architecture: Any = SimpleNamespace(qk_norm=True, output_bias=False)
     layer = layers._layer(backend, architecture, None).submodules
     attention, mlp = submodules_of(layer.self_attention), submodules_of(layer.mlp)
     assert {layer.input_layernorm, layer.pre_mlp_layernorm, attention.q_layernorm, attention.k_layernorm} == {

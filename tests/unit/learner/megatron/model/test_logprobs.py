@@ -122,3 +122,19 @@ def test_bfloat16_sums_in_fp32(monkeypatch, chunk):
     for value, reference in zip(gradients, torch.autograd.grad(exact.sum(), (hidden, weight)), strict=True):
         assert value.dtype == torch.bfloat16
         assert (value - reference).float().norm() < 2e-2 * reference.float().norm()
+
+
+@pytest.mark.parametrize("chunk", [1, 1 << 24])
+def test_padding_of_the_vocabulary_gets_no_probability_and_no_gradient(monkeypatch, chunk):
+    """Rows of padding may hold anything: results are those without them."""
+    monkeypatch.setattr(logprobs, "_CHUNK", {"cpu": chunk})
+    hidden, weight, targets, temperature = _case(7, 12, 3)
+    padded = torch.cat([weight.detach(), torch.full((3, weight.shape[1]), 50.0)]).requires_grad_()
+    results = []
+    for rows, count in ((weight, None), (padded, 12)):
+        logp, entropy = vocab_parallel_logprobs(hidden, rows, targets, temperature, vocabulary=count)
+        results.append([logp, entropy, *torch.autograd.grad((logp + 0.7 * entropy).sum(), (hidden, rows))])
+    for plain, other in zip(*results, strict=True):
+        assert torch.equal(plain, other[: len(plain)])
+    assert results[1][3].shape == padded.shape
+    assert not results[1][3][12:].any()
