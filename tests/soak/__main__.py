@@ -1,4 +1,4 @@
-"""`python -m tests.soak --minutes N`: runs the demo for a long time, and reports whether anything in it grows.
+"""`python -m tests.soak --minutes N`: runs the demo for a long time, changes it, and reports whether anything in it grows.
 
 Exit status: 0 flat and balanced, 1 not, 2 the run did not get going.
 """
@@ -16,11 +16,13 @@ from types import FrameType
 
 from learner.cli.run.run_directory import RunDirectory
 from learner.cli.view import ledger as accounts
+from tests.soak.operator import SoakOperator
 from tests.soak.probe import Probe
 from tests.soak.slope import judge, restarts
 from tests.soak.table import show
 
 REPOSITORY = Path(__file__).parents[2]
+_ENDED = "the run ended by itself"
 _EVERY_S, _START_S, _STOP_S = 10.0, 600.0, 90.0
 # Ids of finished groups are remembered for a day by default: two minutes here, so that their number stands still.
 _SETTINGS = ("learner.steps=1000000000", "learner.optimizer.decay=constant", "queue.id_memory_s=120")
@@ -40,28 +42,37 @@ def main() -> int:
         process = subprocess.Popen(
             command, cwd=REPOSITORY, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
         )
-    stop = _Stop()
+    stop, operator = _Stop(), SoakOperator(directory, options.changes * 60)
     samples: list[dict[str, float]] = []
     try:
         if not _steps_begin(process, directory, stop):
             print(f"the run did not get going:\n{output.read_text()[-4000:]}")
             return 2
+        operator.start()
         with samples_file.open("w") as file:
             for sample in _sample(Probe(directory, process.pid), process, directory, options.minutes * 60, stop):
                 samples.append(sample)
                 file.write(json.dumps(sample) + "\n")
+        operator.stop()
         alive = process.poll() is None
     finally:
         _end(process)
     if not alive:
         print(f"the run ended by itself:\n{output.read_text()[-4000:]}")
-    return _verdict(samples, options.warmup * 60, directory, alive)
+    print(f"changes by an operator: {operator.applied} applied, {len(operator.problems)} not")
+    return _verdict(samples, options.warmup * 60, directory, [*operator.problems, *([] if alive else [_ENDED])])
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=60.0, help="of training; default: %(default)s")
     parser.add_argument("--warmup", type=float, default=None, help="minutes not judged; default: a third, 3 at least")
+    parser.add_argument(
+        "--changes",
+        type=float,
+        default=2.0,
+        help="minutes between changes by an operator, 0: none; default: %(default)s",
+    )
     parser.add_argument("--dir", type=Path, default=Path("runs/soak"), help="the run's directory; default: %(default)s")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="as of leeway up")
     options = parser.parse_args()
@@ -131,10 +142,9 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             process.wait()
 
 
-def _verdict(samples: list[dict[str, float]], warmup_s: float, run: RunDirectory, alive: bool) -> int:
+def _verdict(samples: list[dict[str, float]], warmup_s: float, run: RunDirectory, problems: list[str]) -> int:
     findings = judge(samples, warmup_s)
     show(findings, samples, warmup_s)
-    problems = [] if alive else ["the run ended by itself"]
     problems += [f"{name} restarted {count} times" for name, count in restarts(samples, warmup_s).items()]
     problems += [f"{one.owner}: {one.measure} is not {one.limit.rule}" for one in findings if one.passes is False]
     if not any(one.slope is not None for one in findings):
