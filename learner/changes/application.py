@@ -13,6 +13,7 @@ from learner.changes.marks import pin, request_rollback_to, requested_already, u
 from learner.changes.pending import PendingChanges, Settled
 from learner.changes.start import Start
 from learner.checkpoint.store import completed, epoch_and_step
+from learner.config import LearnerConfig
 from learner.config.changeable import ChangeError, change_learner
 from learner.run import Run
 from leeway.v1 import operator_pb2 as op
@@ -182,7 +183,7 @@ class Changes:
             return None if run.lead is None else _Done(unpin(run.config.publish.dir, change.unpin.version))
         if kind == "backup":
             if run.lead is not None:
-                self._backups[record.number] = record, _begun_backup(run, change.backup.uri)
+                self._backups[record.number] = record, begun_backup(run.config, change.backup)
             return None
         raise ChangeError(
             f"{kind or 'change'}: this learner does not know it; start it with the gateways' version of leeway"
@@ -248,8 +249,9 @@ class Changes:
             self._pending.settle(record, Settled(done.reason, refused, record.step, done.old, done.new))
 
 
-def _begun_backup(run: Run, uri: str) -> Future[Any]:
+def begun_backup(config: LearnerConfig, wanted: op.BackUp) -> Future[Any]:
+    """Begins a backup in the background. Raises ChangeError: it cannot be begun."""
     try:
-        return back_up(run.config, uri)
+        return back_up(config, wanted.uri, wanted.keep or None)
     except LeewayError as error:
-        raise ChangeError(f"uri = {uri}: {error}") from error
+        raise ChangeError(f"uri = {wanted.uri}: {error}") from error
