@@ -60,7 +60,7 @@ def test_the_demo_is_what_the_readme_says():
     made = plan()
     assert (made.learner.parallel.tensor, made.learner.parallel.pipeline) == (2, 2)
     assert (made.learner.groups_per_step, made.workers[0].sampling.responses) == (16, 8)
-    assert (made.learner.optimizer.lr, made.learner.optimizer.clip_grad, made.learner.publish.every) == (1e-4, 1.0, 1)
+    assert (made.learner.optimizer.lr, made.learner.optimizer.clip_grad, made.learner.publish.every) == (4e-4, 1.0, 1)
     assert made.workers[0].sampling.temperature == 1.0
 
 
