@@ -68,13 +68,13 @@ class Comparison:
         return len(self._found.get((variant, setting), {}))
 
     def missing(self) -> list[str]:
-        """Says of what there are fewer runs than planned: 'variant: task S=staleness (done of planned)'."""
-        lines = []
+        """Says of what there are fewer runs than planned, a line for each variant: settings with seeds done of planned."""
+        fewer: dict[Variant, list[str]] = {}
         for variant, setting in self._found:
             done, planned = len(self.values(variant, setting)), self.planned(variant, setting)
             if done < planned:
-                lines.append(f"{variant.name}: {heading(setting)} ({done} of {planned} seeds)")
-        return lines
+                fewer.setdefault(variant, []).append(f"{heading(setting)} ({done} of {planned} seeds)")
+        return [f"{variant.name}: {', '.join(settings)}" for variant, settings in fewer.items()]
 
 
 def heading(setting: Setting) -> str:
