@@ -13,9 +13,10 @@ Which order is safe? Let T be the instant at which dump.lua reads Redis, and C t
 
 So neither "Redis first" nor "checkpoints first" is enough: it has to be C. It is found by looking at the directory before
 and after T: if the newest checkpoint is the same, it is C; otherwise Redis is read again, which takes milliseconds, while
-checkpoints are seconds apart at least. The files of C are opened before anything is copied, and so are those of the versions:
-what retention removes while terabytes are copied can still be read (on a network file system only if the learner is on the
-same machine, or the server keeps it; otherwise the copy fails, and no backup is complete).
+checkpoints are seconds apart at least. The files of C are opened before anything is copied, and so are those of the versions,
+whose manifests are read then too: what retention removes while terabytes are copied can still be read (on a network file
+system only if the learner is on the same machine, or the server keeps it; otherwise the copy fails, and no backup is
+complete).
 
 Groups that gateways accept while the dump is made are accepted before T or after it: append.lua is one script, and so is
 dump.lua. Those before T are in the dump with their payloads, which nobody rewrites: most are read before T, the last ones
@@ -38,8 +39,10 @@ from learner.backup.opened_file import OpenedFile, opened_tree
 from learner.backup.queue_parts import QueueParts
 from learner.backup.run_sources import RunSources, needed_versions
 from learner.checkpoint.store import CheckpointState, completed, is_healthy, read_state
+from learner.publish.catalog import CatalogError, read_manifest
 from learner.queue.dump import QueueDump, QueueSnapshot
 from learner.queue.witness import Witness
+from leeway.v1.manifest_pb2 import ManifestFile
 from runtime.version_format.names import version_name
 
 _TRIES = 10
@@ -55,6 +58,7 @@ class Instant:
         state: its state.json.
         states: name of every checkpoint that is copied -> its state.json.
         versions: numbers of the versions that are copied.
+        listed: number of each of them -> the files that its manifest names, or why that cannot be read.
         opened: the files to copy.
     """
 
@@ -63,6 +67,7 @@ class Instant:
     state: CheckpointState
     states: dict[str, CheckpointState]
     versions: set[int]
+    listed: dict[int, list[ManifestFile] | str]
     opened: list[OpenedFile]
 
 
@@ -111,6 +116,7 @@ def _opened(
     chosen = {directory.name: directory for directory in (newest, *healthy[-1:])}
     states = {name: read_state(directory) for name, directory in chosen.items()}
     versions = needed_versions(sources.weights, snapshot, state, best)
+    listed = {version: _listed(sources.weights, version) for version in versions}
     with contextlib.ExitStack() as attempt:
         opened: list[OpenedFile] = []
         for name, directory in chosen.items():
@@ -123,7 +129,15 @@ def _opened(
             ]
         opened += [attempt.enter_context(file) for file in _records(sources)]
         stack.enter_context(attempt.pop_all())
-    return Instant(snapshot, newest.name, state, states, versions, opened)
+    return Instant(snapshot, newest.name, state, states, versions, listed, opened)
+
+
+def _listed(weights: Path, version: int) -> list[ManifestFile] | str:
+    """Returns the files of a version, or why its manifest cannot be read: retention may remove it while it is copied."""
+    try:
+        return list(read_manifest(weights, version).files)
+    except CatalogError as error:
+        return str(error)
 
 
 def _records(sources: RunSources) -> list[OpenedFile]:

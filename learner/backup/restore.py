@@ -8,7 +8,7 @@ from pathlib import Path
 
 from learner.backup.errors import BackupError
 from learner.backup.file_copy import fetch
-from learner.backup.manifest import QUEUE, BackupManifest
+from learner.backup.manifest import BackupManifest
 from learner.backup.progress import CopyProgress
 from learner.backup.queue_parts import AHEAD, INSTANT, read_parts
 from learner.backup.store import BackupStore
@@ -22,7 +22,7 @@ _SPARE = 1000  # version numbers, for clocks of two machines that differ
 
 
 def fetch_backup(
-    store: BackupStore, manifest: BackupManifest, directory: Path, progress: CopyProgress, queue_only: bool = False
+    store: BackupStore, manifest: BackupManifest, directory: Path, progress: CopyProgress, only: tuple[str, ...] = ("",)
 ) -> None:
     """Copies a backup into an empty directory, under the names of a run's directory, and its queue under ``queue/``.
 
@@ -31,13 +31,13 @@ def fetch_backup(
         manifest: its manifest.
         directory: where to; it exists.
         progress: is told how far it is.
-        queue_only: copy nothing but the queue.
+        only: how the names of the files begin that are copied.
 
     Raises:
         BackupError: a file is missing or damaged; the message names it.
         OSError: the directory cannot be written.
     """
-    files = {name: file for name, file in manifest.files.items() if name.startswith(QUEUE) or not queue_only}
+    files = {name: file for name, file in manifest.files.items() if name.startswith(only)}
     fetch(store, files, directory, progress)
 
 

@@ -17,7 +17,7 @@ from learner.backup.queue_parts import AHEAD, INSTANT, QueueParts
 from learner.backup.retention import remove_oldest
 from learner.backup.run_sources import RunSources
 from learner.backup.store import BackupStore
-from learner.publish.catalog import PINNED, POINTER, CatalogError, pinned, read_manifest
+from learner.publish.catalog import PINNED, POINTER, pinned
 from learner.queue.dump import QueueDump
 from learner.queue.versions_in_use import read_versions_in_use
 from learner.storage.digests import FileDigest
@@ -66,16 +66,20 @@ def write_backup(
         best: the metric by which the best version is chosen, name:sampling:metric.
 
     Raises:
-        BackupError: it could not be made; what is there of it is not complete, and will never be taken for a backup.
+        BackupError: it could not be made; what is there of it is not complete, and will never be taken for a backup. Or it
+            is complete, and older ones could not be removed: the message says so.
         QueueError, CheckpointError: the run's queue or checkpoint cannot be read.
     """
     started, prefix = time.monotonic(), BackupStore(uri)
     store = prefix.below(new_name())
     try:
         manifest, script_s = _write(sources, store, progress, best)
-        removed = remove_oldest(prefix, sources.queue.run, keep) if keep is not None else []
     except OSError as error:
         raise BackupError(f"{store.uri}: not complete: {error}") from error
+    try:
+        removed = remove_oldest(prefix, sources.queue.run, keep) if keep is not None else []
+    except OSError as error:
+        raise BackupError(f"{store.uri}: complete, but older backups could not be removed: {error}") from error
     return WrittenBackup(store.uri, manifest, time.monotonic() - started, script_s, removed)
 
 
@@ -96,7 +100,7 @@ def _write(
         parts.flush()
         copy.copy(instant.opened)
     _require_intact(copy, instant)
-    left_out = dict(_without_damaged(sources, copy, instant))
+    left_out = dict(_without_damaged(copy, instant))
     for name, content in _markers(sources, instant, left_out):
         copy.write(name, content)
     snapshot = instant.snapshot
@@ -126,14 +130,13 @@ def _require_intact(copy: FileCopy, instant: Instant) -> None:
                 )
 
 
-def _without_damaged(sources: RunSources, copy: FileCopy, instant: Instant) -> Iterator[tuple[str, str]]:
+def _without_damaged(copy: FileCopy, instant: Instant) -> Iterator[tuple[str, str]]:
     """Takes damaged versions out of the backup again: a run can go on without them. Yields name and reason of each."""
     for version in sorted(instant.versions):
         prefix = f"{WEIGHTS}{version_name(version)}/"
-        try:
-            files = read_manifest(sources.weights, version).files
-        except CatalogError as error:
-            fault = str(error)
+        files = instant.listed[version]
+        if isinstance(files, str):
+            fault = files
         else:
             wrong = [file.name for file in files if not _is(copy.files.get(prefix + file.name), file)]
             fault = f"damaged: {', '.join(wrong)}" if wrong else ""

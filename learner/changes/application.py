@@ -59,10 +59,20 @@ class Changes:
     def begin(self, step: int) -> None:
         """Goes through the changes that waited for the learner to start, and stays here while the run is paused. Collective.
 
+        What is in force is read again: until this learner had fenced it, an older one may have applied changes.
+
         Args:
             step: optimizer steps done.
+
+        Raises:
+            FencedError: a newer learner has started (rank 0).
+            UnavailableError: Redis has not answered for queue.outage_s (rank 0).
         """
-        self._pause(self._start.paused)
+        start = Start.read(self._start.base, self._run.ranks, self._start)
+        if start.config != self._run.config:
+            self._run.configure(start.config)
+        self._start, self._in_force = start, dict(start.in_force)
+        self._pause(start.paused)
         if self._pending is not None:
             self._pending.give_up(self._start.unfit, step + 1)
         self.apply(step)
@@ -97,6 +107,8 @@ class Changes:
         """
         if self._pending is None:
             return
+        for record, _ in list(self._backups.values()):
+            self._is_being_made(record)
         for record, _ in self._backups.values():
             self._settle(record, _Done(_CUT_SHORT), refused=True)
         if finished:
@@ -139,7 +151,10 @@ class Changes:
     def _settings(self, record: op.RecordedChange, step: int) -> _Done:
         """Changes settings, all or none. A run that is to finish now has as many steps as it has made."""
         change = record.change
-        values, removed = dict(change.set.values), list(change.unset.names)
+        values = dict(change.set.values)
+        # What was given up at the start is out of force already, and this release may not know it.
+        given_up = self._start.unfit.keys() - self._in_force.keys()
+        removed = [name for name in change.unset.names if name not in given_up]
         if change.WhichOneof("kind") == "finish":
             if step == 0:
                 raise ChangeError("finish: the run has made no step; leeway stop ends the learner")

@@ -10,6 +10,7 @@ import structlog
 from google.protobuf import json_format
 
 from learner.config import LearnerConfig
+from learner.config.changeable import ChangeError
 from learner.queue import FencedError, QueueError
 from learner.queue.change_journal import ChangeJournal
 from learner.run import RankZeroCallbacks
@@ -89,14 +90,20 @@ class PendingChanges:
             self._log.warning("the journal is told of the change later", number=record.number, error=str(error))
 
     def give_up(self, unfit: Mapping[str, str], step: int) -> None:
-        """Takes changed settings that do not fit any more out of force; in the journal that is the learner's own change."""
+        """Takes changed settings that do not fit any more out of force; in the journal that is the learner's own change.
+
+        Where the journal cannot take it, because Redis is away or too many changes wait, it is left to the next start.
+
+        Raises:
+            FencedError: a newer learner has started.
+        """
         for name, reason in unfit.items():
             digest = hashlib.sha256(f"{name} {reason}".encode()).hexdigest()[:16]
             request_id = f"unfit-{self._lead.queue.epoch}-{digest}"
             change = op.Change(unset=op.UnsetSettings(names=[name]))
             try:
                 record = self._journal.request(request_id, "learner", change)
-            except QueueError as error:
+            except (QueueError, ChangeError) as error:
                 self._log.warning(
                     "a setting that does not fit stays in the journal until the next start", error=str(error)
                 )

@@ -33,8 +33,13 @@ class Start:
     paused: bool
 
     @classmethod
-    def read(cls, base: LearnerConfig, ranks: Ranks) -> Start:
+    def read(cls, base: LearnerConfig, ranks: Ranks, before: Start | None = None) -> Start:
         """Reads it on rank 0, waiting for a Redis that is not there yet. Collective.
+
+        Args:
+            base: settings of the run file.
+            ranks: all ranks read at the same time.
+            before: what was read before, if anything: only what differs from it is logged.
 
         Raises:
             UnavailableError: Redis has not answered for queue.outage_s (rank 0).
@@ -44,13 +49,11 @@ class Start:
         settings, paused = json.loads(ranks.broadcast_bytes(content))
         config, unfit = fitting(base, settings)
         in_force = {name: value for name, value in settings.items() if name not in unfit}
-        if ranks.rank == 0:
+        start = cls(base, config, in_force, unfit, paused)
+        if ranks.rank == 0 and start != (before or cls(base, base, {}, {}, False)):
             for name, reason in unfit.items():
                 structlog.get_logger().error(
                     "a changed setting does not fit any more: it is given up", setting=name, reason=reason
                 )
-            if in_force or paused:
-                structlog.get_logger().warning(
-                    "operators have changed what is in force", settings=in_force, paused=paused
-                )
-        return cls(base, config, in_force, unfit, paused)
+            structlog.get_logger().warning("operators have changed what is in force", settings=in_force, paused=paused)
+        return start

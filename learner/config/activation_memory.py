@@ -8,12 +8,12 @@ from typing import Any
 from learner.config.architectures import (
     expert_count,
     has_qk_norm,
+    head_dim,
     key_value_heads,
     layers_with_experts,
     vocabulary_rows,
 )
 from learner.config.learner import ParallelConfig
-from learner.config.model_config import head_dim
 from learner.config.workload import Workload, stage_layers
 
 # Logits that exist at a time, and fp32 numbers beside each: learner/megatron/model/logprobs.py computes them chunk by chunk.

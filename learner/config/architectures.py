@@ -44,7 +44,7 @@ def layout_violations(config: Mapping[str, Any], parallel: ParallelConfig) -> It
     heads, layers = int(config["num_attention_heads"]), int(config["num_hidden_layers"])
     yield from _divisible("tensor", parallel.tensor, "num_attention_heads", heads)
     if heads % parallel.tensor == 0:
-        yield from _group_violations(heads, key_value_heads(config), parallel)
+        yield from _group_violations(config, parallel)
     yield from _vocabulary_violations(int(config["vocab_size"]), parallel)
     sparse = layers_with_experts(config)
     if not all(sparse) and config.get("intermediate_size") is not None:  # experts are never cut, dense layers are
@@ -95,6 +95,12 @@ def key_value_heads(config: Mapping[str, Any]) -> int:
     return int(config.get("num_key_value_heads") or config["num_attention_heads"])
 
 
+def head_dim(config: Mapping[str, Any]) -> int:
+    """Channels of one attention head, as transformers derives them: null means hidden_size / num_attention_heads."""
+    known = MODEL_TYPES.get(config.get("model_type", ""))
+    return config.get("head_dim", known and known.head_dim) or config["hidden_size"] // config["num_attention_heads"]
+
+
 def vocabulary_rows(vocabulary: int, tensor: int) -> int:
     """Rows of the embedding and of the output layer over all ``tensor`` tensor-parallel ranks, which have equally many.
 
@@ -104,20 +110,26 @@ def vocabulary_rows(vocabulary: int, tensor: int) -> int:
     return -(-vocabulary // tensor) * tensor
 
 
-def _group_violations(heads: int, groups: int, parallel: ParallelConfig) -> Iterator[LayoutViolation]:
-    """Key/value heads are shared out, or with more ranks than heads each is computed on several ranks, equally many."""
-    fits = [
-        tensor
-        for tensor in range(1, heads + 1)
-        if heads % tensor == 0 and (groups % tensor == 0 or tensor % groups == 0)
-    ]
-    if parallel.tensor not in fits:
-        yield LayoutViolation(
-            "tensor",
-            parallel.tensor,
-            f"learner.parallel.tensor = {parallel.tensor} neither divides the model's num_key_value_heads = {groups} nor is "
-            f"a multiple of it: set it to one of {fits}",
+def _group_violations(config: Mapping[str, Any], parallel: ParallelConfig) -> Iterator[LayoutViolation]:
+    """Key/value heads are shared out, or with more ranks than heads each is computed on several ranks, equally many.
+
+    In the second case Megatron cuts the joint product of queries, keys and values into equal parts, and gathers it again.
+    """
+    heads, groups, tensor = int(config["num_attention_heads"]), key_value_heads(config), parallel.tensor
+    if groups % tensor == 0:
+        return
+    width = (heads + 2 * groups) * head_dim(config)
+    shared = [ranks for ranks in range(1, heads + 1) if heads % ranks == 0 and not (groups % ranks and ranks % groups)]
+    fits = [ranks for ranks in shared if groups % ranks == 0 or width % ranks == 0]
+    if tensor in fits:
+        return
+    cause = f"neither divides the model's num_key_value_heads = {groups} nor is a multiple of it"
+    if tensor in shared:
+        cause = (
+            f"is above the model's num_key_value_heads = {groups}, and does not divide the joint width of queries, keys and "
+            f"values, ({heads} + 2 * {groups}) heads * {head_dim(config)} channels = {width}"
         )
+    yield LayoutViolation("tensor", tensor, f"learner.parallel.tensor = {tensor} {cause}: set it to one of {fits}")
 
 
 def chunk_layers(layers: int, parallel: ParallelConfig) -> list[range]:

@@ -111,6 +111,14 @@ def owner(name: str) -> Owner:
     )
 
 
+def is_gateways(name: str) -> bool:
+    """Whether gateways alone apply a setting; False for one that this release does not know."""
+    try:
+        return owner(name) == "gateway"
+    except ChangeError:
+        return False
+
+
 def learner_config(base: LearnerConfig, in_force: Mapping[str, str]) -> LearnerConfig:
     """Returns the learner's settings with those that operators have changed; settings of gateways alone are left out.
 
@@ -137,12 +145,13 @@ def gateway_config(base: GatewayConfig, in_force: Mapping[str, str]) -> GatewayC
 
     Args:
         base: settings of the gateway's file.
-        in_force: name -> value as JSON; settings of the learner alone are left out.
+        in_force: name -> value as JSON; settings of the learner alone are left out, and those that only a newer release
+            knows: the learner gives them up when it starts.
 
     Raises:
         ChangeError: a value is no JSON or does not fit.
     """
-    own = {name: text for name, text in in_force.items() if owner(name) == "gateway"}
+    own = {name: text for name, text in in_force.items() if is_gateways(name)}
     weights = {name: text for name, text in in_force.items() if name.startswith(_WEIGHTS)}
     renamed = {_ADMISSION + name: text for name, text in weights.items()}
     return _parsed(base, {**own, **renamed}, "gateway.")
@@ -162,7 +171,7 @@ def change_learner(
     Raises:
         ChangeError: one of them cannot be changed, or does not fit.
     """
-    names = [*values, *removed]
+    names = _named(in_force, values, removed)
     kept = {name: text for name, text in in_force.items() if name not in set(removed)}
     before = learner_config(base, in_force)
     after = learner_config(base, {**kept, **values})
@@ -173,7 +182,7 @@ def change_gateway(
     base: GatewayConfig, in_force: Mapping[str, str], values: Mapping[str, str], removed: Iterable[str] = ()
 ) -> Changed[GatewayConfig]:
     """Changes settings of a gateway, all or none; see ``change_learner``."""
-    names = [*values, *removed]
+    names = _named(in_force, values, removed)
     kept = {name: text for name, text in in_force.items() if name not in set(removed)}
     before = gateway_config(base, in_force)
     after = gateway_config(base, {**kept, **values})
@@ -209,7 +218,7 @@ def _parsed(base: T, changes: Mapping[str, str], prefix: str) -> T:
     for name, text in changes.items():
         try:
             value = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:  # the latter where it is nested too deeply
             raise ChangeError(f"{name} = {text[:80]}: expected a JSON value ({error})") from error
         *sections, leaf = _path(name.removeprefix(prefix))
         target: Any = values
@@ -232,11 +241,24 @@ def _path(name: str) -> Sequence[str]:
     return name.split(".")
 
 
+def _named(in_force: Mapping[str, str], values: Mapping[str, str], removed: Iterable[str]) -> list[str]:
+    """Names of a change's settings. What is in force may be removed even if this release does not know it.
+
+    Raises:
+        ChangeError: one of them cannot be changed.
+    """
+    names = [*values, *removed]
+    for name in names:
+        if name in values or name not in in_force:
+            owner(name)
+    return names
+
+
 def _shown(config: Settings, prefix: str, in_force: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
     """Values of settings as JSON: of those of other processes, what is in force; a fleet's default is left out."""
     values, shown = config.model_dump(mode="json"), {}
     for name in names:
-        if (owner(name) == "gateway") != bool(prefix) or (prefix and name.startswith(_WEIGHTS)):
+        if is_gateways(name) != bool(prefix) or (prefix and name.startswith(_WEIGHTS)):
             if name in in_force:
                 shown[name] = in_force[name]
             continue

@@ -140,6 +140,9 @@ class AlarmConfig(Settings):
     )
     hold_steps: int = Field(default=20, gt=0, description="steps for which a hold freezes the weights")
     hold_factor: float = Field(
-        default=0.5, gt=0, le=1, description="factor on the learning rate after a hold or a rollback"
+        default=0.5,
+        gt=0,
+        le=1,
+        description="factor on the learning rate, and on drift_target, after a hold or a rollback",
     )
     rollbacks: int = Field(default=3, ge=0, description="most rollbacks of a run; after that such alarms hold")

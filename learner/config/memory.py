@@ -45,12 +45,14 @@ class RankMemory:
         activations: what the backward pass needs, of all micro-batches under way.
         logits: output layer, on the last stage.
         update: what the optimizer's step needs for a moment, when activations and logits are gone.
-        scoring: the weights of an earlier version, under which log-probabilities are recomputed before a step.
+        scoring: the weights of an earlier version or of the frozen reference, under which log-probabilities are computed
+            before a step.
         gathered: the whole average of the rank's weights while a version is copied, where several ranks have parts of it.
         checkpoint: host memory into which a checkpoint's copy goes, kept for the next; ranks with equal weights share it.
         publication: host memory into which versions are copied, kept for the next: one that is being written, a newer one
             that waits, and the one before if versions hold changes; less what is cached too. And of tensors that are written
             and are no part of a copy as they are.
+        reference: host memory of this rank's shard of the frozen reference (objective.kl_coef).
         version: this rank's shard of one version.
         cached: number of versions that it caches.
     """
@@ -68,6 +70,7 @@ class RankMemory:
     gathered: int
     checkpoint: int
     publication: int
+    reference: int
     version: int
     cached: int
 
@@ -85,7 +88,7 @@ class RankMemory:
     @property
     def host(self) -> int:
         """Host memory besides."""
-        return self.checkpoint + self.publication + self.cache
+        return self.checkpoint + self.publication + self.reference + self.cache
 
 
 def parameter_count(config: Mapping[str, Any]) -> int:
@@ -125,10 +128,11 @@ def memory_by_stage(config: Mapping[str, Any], work: Workload) -> list[RankMemor
                 activations=activation_bytes(config, work, stage),
                 logits=logit_bytes(config, work) if stage == parallel.pipeline - 1 else 0,
                 update=_update(shard, work),
-                scoring=own * width if work.versions else 0,
+                scoring=own * width if work.versions or work.reference else 0,
                 gathered=shared * WIDTH[work.published] if work.averaged else 0,
                 checkpoint=shard * (width + _MOMENTS + _MASTER + average),
                 publication=_publication_bytes(config, work, version, cached),
+                reference=version if work.reference else 0,
                 version=version,
                 cached=cached,
             )

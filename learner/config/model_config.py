@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from learner.config.architectures import layers_with_experts
+from learner.config.architectures import head_dim, layers_with_experts
 from learner.config.model_keys import refused_keys
 from learner.config.model_types import MODEL_TYPES, REFUSED_MODEL_TYPES
 from learner.config.rope import rope_faults
@@ -48,12 +48,6 @@ def read_config(directory: Path) -> dict[str, Any]:
     if faults:
         raise ModelError("\n".join(f"{path}: {fault}" for fault in faults))
     return values
-
-
-def head_dim(config: Mapping[str, Any]) -> int:
-    """Channels of one attention head, as transformers derives them: null means hidden_size / num_attention_heads."""
-    known = MODEL_TYPES.get(config.get("model_type", ""))
-    return config.get("head_dim", known and known.head_dim) or config["hidden_size"] // config["num_attention_heads"]
 
 
 def _read_json(path: Path) -> dict[str, Any]:

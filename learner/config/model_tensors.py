@@ -12,6 +12,7 @@ from learner.config.architectures import (
     attention_bias,
     expert_count,
     has_qk_norm,
+    head_dim,
     key_value_heads,
     layers_with_experts,
 )
@@ -23,7 +24,6 @@ from learner.config.layer_parameters import (
     Part,
     Size,
 )
-from learner.config.model_config import head_dim
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 Shapes = dict[str, tuple[int, ...]]

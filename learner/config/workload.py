@@ -31,6 +31,7 @@ class Workload:
         projects: whether gradients are projected (lr_control.mode = "gac"), for which a rank keeps the last one.
         device: where the model is.
         versions: earlier versions that log-probabilities are recomputed under; 0: none.
+        reference: whether log-probabilities are computed under a frozen reference.
         cache_bytes: learner.behaviour.cache_bytes.
         max_staleness: learner.max_staleness.
         cache_room: most bytes that a rank caches unless told otherwise.
@@ -50,6 +51,7 @@ class Workload:
     projects: bool = False
     device: Literal["cpu", "cuda"] = "cuda"
     versions: int = 0
+    reference: bool = False
     cache_bytes: int | None = None
     max_staleness: int = 0
     cache_room: int = 0
@@ -57,8 +59,8 @@ class Workload:
     @classmethod
     def of(cls, learner: LearnerConfig, world: int, device: Literal["cpu", "cuda"], cache_room: int) -> Workload:
         """The workload of a learner's settings."""
-        publish, name = learner.publish, learner.objective.name
-        recomputes = learner.behaviour.drift_every > 0 or (name in OBJECTIVES and OBJECTIVES[name].needs_behaviour)
+        publish, objective = learner.publish, OBJECTIVES.get(learner.objective.name)
+        recomputes = learner.behaviour.drift_every > 0 or (objective is not None and objective.needs_behaviour)
         return cls(
             parallel=learner.parallel,
             world=world,
@@ -74,6 +76,7 @@ class Workload:
             projects=learner.lr_control.projects_above is not None,
             device=device,
             versions=learner.expiry_bound + 1 if recomputes else 0,
+            reference=learner.objective.kl_coef > 0 or (objective is not None and objective.needs_reference),
             cache_bytes=learner.behaviour.cache_bytes,
             max_staleness=learner.max_staleness,
             cache_room=cache_room,

@@ -78,7 +78,7 @@ class LearningRateController:
         if frozen:
             return LearningRateDecision(0.0, scheduled, frozen)
         governed = self._config.lr_control.mode == "drift"
-        drift = self._governor.decide(scheduled, groups.staleness_mean) if governed else None
+        drift = self._governor.decide(scheduled, groups.staleness_mean, self._factor) if governed else None
         return LearningRateDecision(drift.rate if drift else scheduled, scheduled, frozen, drift)
 
     def settle(

@@ -4,7 +4,9 @@ The tokens of a batch were sampled by a policy that is ``lag`` optimizer steps o
 of the weights is published (E = a / (1 - a) for its decay a). Over n steps the log-probability of a sampled token moves by
 about sqrt(n) * m * lr: m is measured (learner.behaviour.drift_probe), and the rate of a step is
 
-    lr_t = min(lr, growth * lr_{t-1}, target / (sqrt(lag + 1 + E) * m)),    the first one start * lr.
+    lr_t = min(lr, growth * lr_{t-1}, f * target / (sqrt(lag + 1 + E) * m)),    the first one start * lr.
+
+f is what holds and rollbacks have left of the rate, 1 without any: they lower a rate that the drift bounds, too.
 
 The rule and its constants are our own (docs/objectives.md). It has the form of the staleness law of arXiv 2607.01083, with
 the growth measured in the policy's probabilities, where staleness hurts, instead of in its weights; it needs no
@@ -71,12 +73,13 @@ class DriftGovernor:
         """Takes other settings, and keeps what was measured."""
         self._config = config
 
-    def decide(self, scheduled: float, lag: float) -> DriftDecision:
+    def decide(self, scheduled: float, lag: float, factor: float = 1.0) -> DriftDecision:
         """Decides a step's rate.
 
         Args:
             scheduled: rate of the schedule, the ceiling.
             lag: mean age of the batch's tokens in optimizer steps.
+            factor: on the target: what holds and rollbacks have left of the rate; ``scheduled`` has it already.
         """
         config, steps = self._config, math.sqrt(lag + 1 + self._extra_age)
         if self._rate is None:
@@ -84,7 +87,7 @@ class DriftGovernor:
         else:
             rate = min(scheduled, self._rate * (1.0 if self._uncertain else config.drift_growth))
         if self._scale:
-            rate = min(rate, config.drift_target / (steps * self._scale))
+            rate = min(rate, factor * config.drift_target / (steps * self._scale))
         predicted = None if self._scale is None else steps * self._scale * rate
         return DriftDecision(rate, rate < scheduled, self._scale, predicted)
 

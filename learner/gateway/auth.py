@@ -14,6 +14,7 @@ import structlog
 from pydantic import Field
 
 from learner.queue.identity_registry import AddedIdentities, AddedIdentity
+from runtime.file_stamp import stamp
 from runtime.settings import Settings, SettingsError
 
 Role = Literal["submit", "operate", "evaluate"]
@@ -68,7 +69,10 @@ class PresentedCredentials:
             return cls(None, sans)
         if len(values) > 1 or not values[0].lower().startswith(_SCHEME):
             raise UnauthenticatedError("authorization must be one 'Bearer <token>'")
-        return cls(hashlib.sha256(values[0][len(_SCHEME) :].strip().encode()).hexdigest(), sans)
+        token = values[0][len(_SCHEME) :].strip()
+        if not token:
+            raise UnauthenticatedError("authorization has an empty token")
+        return cls(hashlib.sha256(token.encode()).hexdigest(), sans)
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,7 @@ class Identities:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._log = structlog.get_logger(process="gateway")
-        self._seen = self._stamp()
+        self._seen = stamp(self._path)
         self._added = AddedIdentities()
         self.in_file = self._read()
         self.in_force: dict[str, Identity] = {}
@@ -149,10 +153,10 @@ class Identities:
 
     def reload(self) -> bool:
         """Reads the file again if it has changed; returns whether its new content is in force."""
-        stamp = self._stamp()
-        if stamp == self._seen:
+        found = stamp(self._path)
+        if found == self._seen:
             return False
-        self._seen = stamp
+        self._seen = found
         try:
             self.in_file = self._read()
         except SettingsError as error:
@@ -212,14 +216,6 @@ class Identities:
         if found is None:
             raise UnauthenticatedError("unknown token")
         return found
-
-    def _stamp(self) -> tuple[int, int, int] | None:
-        """Returns what changes whenever the file is replaced; None if it cannot be read."""
-        try:
-            stat = self._path.stat()
-        except OSError:
-            return None
-        return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
     def _read(self) -> dict[str, Identity]:
         source = f"identities_file = {self._path}"

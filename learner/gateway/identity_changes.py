@@ -19,6 +19,7 @@ _LONGEST_SAN = 512
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _ROLES = get_args(Role)
+IN_FILE = "it is in the gateways' identities file"  # by which a client tells this refusal from others
 
 
 class KnownIdentities:
@@ -82,8 +83,7 @@ class KnownIdentities:
     def _require_not_in_file(self, name: str, what: str) -> None:
         if name in self._in_file:
             raise RefusedRequestError(
-                f"name = {name!r}: it is in the gateways' identities file and can only be {what} there; with the file of a "
-                "run's directory: leeway fleet"
+                f"name = {name!r}: {IN_FILE} and can only be {what} there; with the file of a run's directory: leeway fleet"
             )
 
     def _check_credentials(self, request: operator_pb2.AddIdentityRequest, after: AddedIdentity) -> None:

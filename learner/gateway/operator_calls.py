@@ -60,8 +60,10 @@ def operator_service(parts: OperatorParts, gate: CallGate, metrics: GatewayMetri
 
     async def recounted(_: operator_pb2.RecountLedgersRequest) -> operator_pb2.RecountLedgersResponse:
         found = await threads.run(recount, queue_config, deadline=time.monotonic() + _RECOUNT_S)
-        texts = [*(one.text for one in found.discrepancies), *found.unverified]
-        return operator_pb2.RecountLedgersResponse(groups=found.entries, discrepancies=texts)
+        texts = [one.text for one in found.discrepancies]
+        return operator_pb2.RecountLedgersResponse(
+            groups=found.entries, discrepancies=texts, unverified=found.unverified
+        )
 
     answers: dict[str, Answer] = {
         "GetRunStatus": _anonymous(status.read),

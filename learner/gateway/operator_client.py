@@ -17,6 +17,7 @@ T = TypeVar("T")
 
 _CALL_S = 30.0
 _REPLAY_S = 300.0
+_LISTING_S = 300.0  # groups are large; as long as gateways allow
 _RECOUNT_S = 600.0  # every entry of the queue is read
 _RETRIES_S = (0.2, 1.0, 3.0)  # between attempts of calls that may be made twice, while no gateway answers
 _LOOK_S = (0.1, 0.2, 0.5, 1.0)  # between looks at a change that is not settled; the last one again and again
@@ -66,7 +67,7 @@ class OperatorClient:
     def quarantine(self, keys: Sequence[str] = (), fleet: str = "") -> list[operator_pb2.QuarantinedGroup]:
         """Returns groups of the quarantine, newest first: all, or those with these keys or ids, or of this fleet."""
         request = operator_pb2.ListQuarantineRequest(keys=keys, fleet=fleet)
-        return self._read(self._operator.ListQuarantine, request, take=list)
+        return self._read(self._operator.ListQuarantine, request, take=list, limit_s=_LISTING_S)
 
     def replay(self, keys: Sequence[str] = (), fleet: str = "") -> list[operator_pb2.ReplayedGroup]:
         """Submits groups of the quarantine again; returns what became of each."""
@@ -102,7 +103,7 @@ class OperatorClient:
     def groups(self, fleet: str = "", limit: int = 20) -> list[operator_pb2.ListedGroup]:
         """Returns the newest groups that wait in the queue, newest first; ``limit``: 1 to 1000."""
         request = operator_pb2.ListGroupsRequest(fleet=fleet, limit=limit)
-        return self._read(self._operator.ListGroups, request, take=list)
+        return self._read(self._operator.ListGroups, request, take=list, limit_s=_LISTING_S)
 
     def request(self, change: operator_pb2.Change, request_id: str = "") -> operator_pb2.RecordedChange:
         """Requests a change of the running service; returns it as it is written down.

@@ -9,6 +9,9 @@ import grpc
 
 from learner.gateway.operator_target import OperatorError, Target
 
+# What a gateway says itself (learner/gateway/call_gate.py): there is a connection to it.
+_OWN_WORDS = ("the queue does not answer", "this gateway is draining")
+
 
 class PreconditionError(OperatorError):
     """The gateway's state does not allow the call, as of an identity that is in the gateways' own file."""
@@ -29,6 +32,8 @@ def translated(target: Target) -> Iterator[None]:
 def _text(target: Target, code: grpc.StatusCode, details: str) -> str:
     where = f"gateway {target.address}"
     if code == grpc.StatusCode.UNAVAILABLE:
+        if details.startswith(_OWN_WORDS):
+            return f"{where}: {details}; if it lasts, look at its log and at Redis"
         return _unreachable(target, details)
     if code == grpc.StatusCode.UNAUTHENTICATED:
         source = f"the token in {target.token_file}" if target.token_file else f"the certificate {target.certificate}"

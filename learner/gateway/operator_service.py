@@ -100,6 +100,12 @@ class OperatorService:
             code, text = _refusal(error)
             self._audit(call, outcome_of(code), str(error))
             await call.context.abort(code, text)
+        except asyncio.CancelledError:
+            self._audit(call, "cancelled", "the caller went away; what had begun goes on")
+            raise
+        except Exception as error:
+            self._audit(call, "failed", repr(error))
+            raise
         self._audit(call, "ok", "")
         return answer
 

@@ -9,6 +9,7 @@ import grpc
 import structlog
 
 from learner.config import ServerTlsConfig
+from runtime.file_stamp import FileStamp, stamp
 from runtime.settings import SettingsError
 
 
@@ -57,16 +58,8 @@ class ServerCredentials:
         config = self._config
         return [config.certificate, config.key, *([config.client_ca] if config.client_ca else [])]
 
-    def _stamps(self) -> list[tuple[int, int, int] | None]:
-        stamps: list[tuple[int, int, int] | None] = []
-        for path in self._paths():
-            try:
-                stat = path.stat()
-            except OSError:
-                stamps.append(None)
-            else:
-                stamps.append((stat.st_mtime_ns, stat.st_size, stat.st_ino))
-        return stamps
+    def _stamps(self) -> list[FileStamp]:
+        return [stamp(path) for path in self._paths()]
 
     def _read(self) -> grpc.ServerCertificateConfiguration:
         certificate, key, *authorities = [_content(path) for path in self._paths()]

@@ -88,7 +88,6 @@ class BatchSource:
 
     Attributes:
         looking: asked on rank 0 before every wait; True interrupts the take, and the groups so far stay collected.
-        paused: while it is true nothing is taken from the queue, and the time does not count as waiting.
     """
 
     def __init__(
@@ -101,14 +100,21 @@ class BatchSource:
         pause: Callable[[], None] = lambda: time.sleep(_POLL_S),
     ) -> None:
         self.looking: Callable[[], bool] = lambda: False
-        self.paused = False
         self._config = config
         self._collector = collector
         self._broadcast = broadcast
         self._stopping = stopping
         self._report_progress = report_progress
         self._pause = pause
+        self._paused = False
+        self._waits: WaitLog | None = None  # of the batch that is waited for, over interruptions too
         self._own: list[tuple[GroupRef, pb.Group]] = []  # what was broadcast last, on rank 0
+
+    def pause(self, paused: bool) -> None:
+        """Takes nothing more from the queue, or goes on; the time between does not count as waiting for groups."""
+        if self._paused and not paused and self._waits is not None:
+            self._waits.begin_again()
+        self._paused = paused
 
     def take(self, step: int) -> TakenBatch | None:
         """Blocks until the batch of optimizer step ``step`` (0-based) is complete. Collective.
@@ -120,13 +126,15 @@ class BatchSource:
             InterruptedTake: on every rank, when ``looking`` says so.
             IntakeError: on every rank, when no full batch came within take_timeout_s, if that is set.
         """
-        waits = WaitLog(self._config.groups_per_step)
+        waits = self._waits = self._waits or WaitLog(self._config.groups_per_step)
         while True:
             self._report_progress()
             message = self._next(self._collector, step, waits) if self._collector is not None else None
             received = self._broadcast(message)
             command = Command(received[0])
             self._report_progress()
+            if command not in (Command.WAIT, Command.LOOK):
+                self._waits = None
             if command is Command.TRAIN:
                 return self._unpack(received)
             if command is Command.STOP:
@@ -147,7 +155,7 @@ class BatchSource:
                 return bytes([Command.STOP])
             if self.looking():
                 return bytes([Command.LOOK])
-            if self.paused:
+            if self._paused:
                 waits.begin_again()
                 if time.monotonic() > heartbeat:
                     return bytes([Command.WAIT])

@@ -76,7 +76,7 @@ class Prefetch:
 
     def pause(self, paused: bool) -> None:
         """Takes nothing more from the queue, or goes on; the time between does not count as waiting for groups."""
-        self._source.paused = paused
+        self._source.pause(paused)
 
     def take(self, step: int) -> Fetched:
         """Blocks until the batch of ``step`` (0-based) is ready, then starts to fetch the one after it. Collective.

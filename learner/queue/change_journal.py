@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from learner.config import QueueConfig
-from learner.config.changeable import ChangeError, owner
+from learner.config.changeable import ChangeError, is_gateways, owner
 from learner.queue.connect import connect, translated
 from learner.queue.errors import QueueError
 from learner.queue.keys import Keys
@@ -83,8 +83,8 @@ class ChangeJournal:
                 no operator has changed before are missing from ``old_values``.
 
         Raises:
-            ChangeError: the change names nothing, is too large, or names a setting that cannot be changed while a run goes
-                on; or ``judge`` has raised it.
+            ChangeError: the change names nothing, is too large, or sets what cannot be changed while a run goes on; too
+                many changes wait for the learner; or ``judge`` has raised it.
         """
         _check(request_id, change)
         waits = _waits(change)
@@ -266,9 +266,11 @@ def _is_settings(change: operator_pb2.Change) -> bool:
 
 
 def _waits(change: operator_pb2.Change) -> bool:
-    """Whether the learner must apply it. Raises ChangeError for a setting that cannot be changed."""
-    if _is_settings(change):
-        return "learner" in {owner(name) for name in _setting_names(change)}
+    """Whether the learner must apply it. Raises ChangeError for a setting that cannot be set."""
+    if change.WhichOneof("kind") == "set":
+        return "learner" in {owner(name) for name in change.set.values}
+    if change.WhichOneof("kind") == "unset":  # it may be in force though only a newer release knows it
+        return not all(is_gateways(name) for name in change.unset.names)
     return change.WhichOneof("kind") not in ("drain", "undrain")
 
 

@@ -42,18 +42,23 @@ class QueueLoad:
     def __exit__(self, *_: object) -> None:
         self._client.close()
 
-    def begin(self) -> None:
-        """Deletes what a load that was cut off, or processes that found nothing, have left under the run's name.
-
-        Raises:
-            QueueError: groups of this run were accepted there.
-        """
+    def require_empty(self) -> None:
+        """Raises QueueError if groups of this run were accepted there, other than by a load that was cut off."""
         with translated():
             if not self._client.exists(self._loading) and (accepted := self._accepted()):
                 raise QueueError(
                     f"Redis has data of run {self._config.run!r} ({accepted:,} groups were accepted there): a restore writes "
                     "into an empty one only; give the address of another server, or delete this run's keys first"
                 )
+
+    def begin(self) -> None:
+        """Deletes what a load that was cut off, or processes that found nothing, have left under the run's name.
+
+        Raises:
+            QueueError: groups of this run were accepted there.
+        """
+        self.require_empty()
+        with translated():
             prefix = self._keys.schema.removesuffix("schema")
             names = list(self._client.scan_iter(match=literal(prefix) + "*", count=1000))
             self._client.set(self._loading, 1)

@@ -58,9 +58,11 @@ class LaunchedHost:
             socket.send_fds(control, [order.line()], files)
             theirs_to_read.close()
             theirs_to_write.close()
-            streams = [
-                await asyncio.open_unix_connection(sock=end, limit=LONGEST_LINE) for end in (control, requests, answers)
-            ]
+            streams: list[_Stream] = []
+            for end in (control, requests, answers):
+                streams.append(await asyncio.open_unix_connection(sock=end, limit=LONGEST_LINE))
+                # Before its socket is closed: the event loop would take the next socket of that number for this one.
+                stack.callback(streams[-1][1].transport.abort)
             told = json.loads(await streams[0][0].readline() or b'{"error": "the launcher has ended"}')
             if "error" in told:
                 raise ConnectionError(told["error"])

@@ -222,10 +222,16 @@ class EnvironmentPool:
     async def _watch(self, hosts: Sequence[HostProcess]) -> None:
         """Kills hosts that have taken too much memory, and keeps their logs small."""
         limit = self._config.limits.memory_mb
+        told = False
         while True:
             await asyncio.sleep(_WATCH_S)
             for host in hosts:
-                keep_small(host.log, _LOG_BYTES)
+                try:
+                    keep_small(host.log, _LOG_BYTES)
+                except OSError as error:  # such as a full disk: the limit on memory holds all the same
+                    if not told:
+                        structlog.get_logger().error("logs of environments are not kept small", error=str(error))
+                    told = True
                 if limit is None or host.pid is None or host is self._asking:
                     continue
                 used = memory_of_session(host.pid) >> 20

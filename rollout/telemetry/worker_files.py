@@ -40,7 +40,7 @@ class WorkerFiles:
         registry.read_all(
             "leeway_worker_file_bytes",
             "Size of the worker's own files, by kind; versions are bounded by what engines read, all others by file_bytes "
-            "and record.files.",
+            "and record.files. NaN where they cannot be read.",
             ("kind",),
             lambda: {(kind,): size for kind, size in dict(self.bytes).items()},
         )
@@ -74,24 +74,37 @@ class WorkerFiles:
                 if log.suffix == ".log" and ".engine-" in log.name:
                     keep_small(log, self._config.file_bytes)
         except OSError as error:
-            if not self._said:
-                self._said = True
-                structlog.get_logger().error("logs of engines are not kept small", error=str(error))
+            self._say("logs of engines are not kept small", error)
         metrics = self._config.metrics_dir or self._config.state_dir.parent / "metrics"
-        recorded = rollout_files(self._config.record_dir, self._config.name) if self._config.record_dir.is_dir() else []
-        self.bytes = {
-            "metrics": _size(self._named(metrics)),
-            "rollouts": _size(file.path for file in recorded),
-            "state": _size(self._named(self._config.state_dir)),
-            "logs": _size(self._named(self._config.log_dir)),
-            "versions": _size(Path(parent, name) for parent, _, names in os.walk(self._versions) for name in names),
+        kinds = {
+            "metrics": self._named(metrics),
+            "rollouts": self._recorded(),
+            "state": self._named(self._config.state_dir),
+            "logs": self._named(self._config.log_dir),
+            "versions": (Path(parent, name) for parent, _, names in os.walk(self._versions) for name in names),
         }
+        for kind, files in kinds.items():
+            try:
+                self.bytes[kind] = _size(files)
+            except OSError as error:
+                self.bytes[kind] = math.nan
+                self._say(f"files of the kind {kind} are not measured", error)
+
+    def _say(self, what: str, error: OSError) -> None:
+        if not self._said:
+            self._said = True
+            structlog.get_logger().error(what, error=str(error))
 
     def _run(self) -> None:
         while True:
             self.look()
             if self._ended.wait(_EVERY_S):
                 return
+
+    def _recorded(self) -> Iterator[Path]:
+        if self._config.record_dir.is_dir():
+            for file in rollout_files(self._config.record_dir, self._config.name):
+                yield file.path
 
     def _named(self, directory: Path) -> Iterator[Path]:
         """Yields the files of the directory that are this worker's."""

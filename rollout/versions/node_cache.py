@@ -42,7 +42,19 @@ class NodeCache:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Context in which no other worker adds or removes versions. Raises FetchError when another one has it too long."""
+        """Context in which no other worker adds or removes versions.
+
+        Raises:
+            FetchError: another one has it too long, or the directory cannot be written to: its disk may be full.
+        """
+        try:
+            with self._alone():
+                yield
+        except OSError as error:
+            raise FetchError("cache_dir", f"{self.root}: {error}") from error
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
         self.root.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT)
         try:

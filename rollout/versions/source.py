@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -131,14 +131,14 @@ class RemoteSource:
             raise FetchError("policy.uri", str(error)) from error
 
 
-def choose(
+def choices(
     policy: rollout_pb2.Policy,
     allowed: AllowedPlaces,
     cache: NodeCache | None,
     timeout_s: float,
     wanted: Sequence[str] = (),
-) -> VersionSource:
-    """Returns the first of the version's locations that this worker may and can read: the learner's disk comes first.
+) -> Iterator[VersionSource]:
+    """Yields those of the version's locations that this worker may and can read: the learner's disk comes first.
 
     Args:
         policy: the version's announcement.
@@ -152,13 +152,19 @@ def choose(
         VersionError: no location may be read, or its scheme cannot be.
     """
     refusals: list[VersionError] = []
+    found = False
     order = {name: number for number, name in enumerate(wanted)}
     places = sorted(policy.locations, key=lambda place: order.get(place.name, len(order)))
     for uri in [place.uri for place in places] or [policy.uri]:
         try:
-            return _source_at(uri, policy.version, allowed, (cache, timeout_s))
+            source = _source_at(uri, policy.version, allowed, (cache, timeout_s))
         except VersionError as error:
             refusals.append(error)
+            continue
+        found = True
+        yield source
+    if found:
+        return
     later = any(isinstance(error, FetchError) for error in refusals)
     raise (FetchError if later else VersionError)("policy.uri", "; ".join(error.value for error in refusals))
 

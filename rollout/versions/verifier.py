@@ -17,7 +17,7 @@ from rollout.versions.allowed import AllowedPlaces
 from rollout.versions.manifest import FetchError, VersionError, expect, read_manifest, verify_files
 from rollout.versions.node_cache import NodeCache
 from rollout.versions.rebuild import Rebuilder
-from rollout.versions.source import VersionSource, choose
+from rollout.versions.source import VersionSource, choices
 from runtime.version_format.safetensors_header import HeaderError, read_header
 
 _REBUILT = 2  # versions kept, besides those that other workers of this machine still read
@@ -80,22 +80,36 @@ class Verifier:
         """
         verified: int | None = None
         try:
-            source = choose(policy, self._allowed, self._downloads, self._timeout_s, self._wanted)
-            try:
-                found = self._verify(policy, source)
-            except FetchError:
-                raise
-            except VersionError as error:
-                if not source.forget():
-                    raise
-                structlog.get_logger().warning("downloaded again", version=policy.version, error=str(error))
-                found = self._verify(policy, source)
+            found = self._first_that_can_be_read(policy)
             verified = found.number
             return found
         finally:
             for cache in (self._cache, self._downloads):
                 if cache is not None:
                     cache.settle(verified)
+
+    def _first_that_can_be_read(self, policy: rollout_pb2.Policy) -> Version:
+        failed: FetchError | None = None
+        for source in choices(policy, self._allowed, self._downloads, self._timeout_s, self._wanted):
+            if failed is not None:
+                structlog.get_logger().warning("read from another place", version=policy.version, error=str(failed))
+            try:
+                return self._verify_or_copy_again(policy, source)
+            except FetchError as error:
+                failed = error
+        assert failed is not None, "choices yields one, or raises"
+        raise failed
+
+    def _verify_or_copy_again(self, policy: rollout_pb2.Policy, source: VersionSource) -> Version:
+        try:
+            return self._verify(policy, source)
+        except FetchError:
+            raise
+        except VersionError as error:
+            if not source.forget():
+                raise
+            structlog.get_logger().warning("downloaded again", version=policy.version, error=str(error))
+            return self._verify(policy, source)
 
     def _verify(self, policy: rollout_pb2.Policy, source: VersionSource) -> Version:
         directory = source.directory(policy.version)

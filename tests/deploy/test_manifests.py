@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
+import yaml
 
 from learner.cli.run.run_file import RunFile
 from learner.config import GatewayConfig, LearnerConfig
@@ -34,6 +37,12 @@ from tests.tools.refuse import needs
 
 pytestmark = needs(MISSING)
 
+REMOTE_DATA = """
+- op: replace
+  path: /spec/template/spec/containers/1/volumeMounts/2
+  value: {name: state, mountPath: /var/lib/leeway-state/data, subPath: data, readOnly: true}
+"""
+
 
 def test_the_overlays_are_those_that_are_documented():
     assert sorted(OVERLAYS) == ["dev", "fleet-remote", "multi-node", "single-node"]
@@ -49,6 +58,21 @@ def test_objects_fit_the_schemas(name, version):
 @pytest.mark.parametrize("name", ALL)
 def test_policies_are_kept(name, policy):
     assert POLICIES[policy](render(name)) == []
+
+
+@pytest.mark.parametrize("name", ["dev", "fleet-remote"])  # whose own patches change the worker's command
+def test_user_code_may_be_added_to_an_overlay(name, tmp_path):
+    copied = Path(shutil.copytree(KUBERNETES, tmp_path / "kubernetes")) / "overlays" / name
+    overlay = yaml.safe_load((copied / "kustomization.yaml").read_text())
+    overlay.setdefault("components", []).append("../../components/user-code")
+    if name == "fleet-remote":  # whose data is elsewhere, as README.md says
+        overlay["patches"].append({"patch": REMOTE_DATA, "target": {"kind": "StatefulSet", "name": "leeway-rollout"}})
+    (copied / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+    with (copied / "run" / "run.env").open("a") as file:
+        file.write("user_code_image=registry.example.com/team/leeway-user-code:0.1.0\n")
+    objects = build(copied)
+    assert "user-code" in {item["name"] for pod in pods(objects) for item in pod.containers()}
+    assert POLICIES["user_code"](objects) == []
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -140,6 +140,7 @@ def test_the_job_is_requeued_where_a_restart_helps(
         output = (tmp_path / "job.log").read_text()
         assert (job.exit_code(), said in output) == (ends, True), output
         assert (tmp_path / "requeued").exists() == requeued
+        assert not (tmp_path / "leeway-7").exists(), "versions are left on a node"
     finally:
         job.kill()
 

@@ -209,6 +209,21 @@ async def test_the_oldest_backups_of_the_run_are_removed(played: PlayedRun, tmp_
     assert not cut_off.exists()
 
 
+def test_a_backup_whose_elders_cannot_be_removed_is_said_to_be_complete(
+    played: PlayedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def refused(*_: object) -> None:
+        raise PermissionError("no permission to delete")
+
+    played.save()
+    place = BackupStore(str(tmp_path / "kept"))
+    back_up_run(played.run, place.uri, 1, lambda line: None)
+    monkeypatch.setattr(BackupStore, "remove", refused)
+    with pytest.raises(BackupError, match=": complete, but older backups could not be removed: no permission"):
+        back_up_run(played.run, place.uri, 1, lambda line: None)
+    assert [place.exists(f"{name}/{MANIFEST}") for name in backups_in(place)] == [True, True]
+
+
 async def test_a_run_that_is_not_in_progress_is_backed_up(played: PlayedRun, tmp_path: Path):
     await played.feed([valid_group() for _ in range(3)])
     played.save()
@@ -267,12 +282,20 @@ async def test_the_learner_backs_itself_up_in_the_background(played: PlayedRun, 
     assert played.config.url.partition(":")[2].partition("@")[0].removeprefix("//:") not in settings
     with pytest.raises(BackupError, match="expected file:///path, s3://bucket/path"):
         back_up(config, "s3://bucket/../path")
+    shard = only(tmp_path / "kept") / "checkpoints" / "step_00000000_e0001" / "shard.distcp"
+    flip(shard)  # found only by a restore that copies files
     assert "--queue-url" in leeway("restore", tmp_path / "kept", tmp_path / "again")[1]
+    assert (
+        "queue.url = 'http://x'"
+        in leeway("restore", tmp_path / "kept", tmp_path / "again", "--queue-url", "http://x")[1]
+    )
+    flip(shard)
     other = EmbeddedRedis.start(tmp_path / "other")
     try:
         status, text = leeway("restore", tmp_path / "kept", tmp_path / "again", "--queue-url", other.url)
         assert status == 0, text
         assert ledger(played.config.model_copy(update={"url": other.url})).queued == 3
+        flip(shard)
         status, text = leeway("restore", tmp_path / "kept", tmp_path / "twice", "--queue-url", other.url)
         assert (status, "3 groups were accepted there" in text) == (2, True), text
     finally:
@@ -288,7 +311,7 @@ async def test_a_load_that_was_cut_off_is_made_again_and_one_that_is_disturbed_i
     place = BackupStore(str(only(tmp_path / "kept")))
     manifest, fetched = read_manifest(place), tmp_path / "fetched"
     fetched.mkdir()
-    fetch_backup(place, manifest, fetched, CopyProgress(), queue_only=True)
+    fetch_backup(place, manifest, fetched, CopyProgress(), only=("queue/",))
     assert [path.name for path in fetched.iterdir()] == ["queue"]
     other = EmbeddedRedis.start(tmp_path / "other")
     config = played.config.model_copy(update={"url": other.url})
@@ -409,6 +432,21 @@ def test_the_checkpoint_may_be_removed_while_it_is_copied(played: PlayedRun, tmp
         shutil.rmtree(directory)
         copy.copy(found.opened)
     assert copy.files[f"checkpoints/{directory.name}/shard.distcp"] == found.state.files["shard.distcp"]
+
+
+def test_versions_may_be_removed_while_they_are_copied(played: PlayedRun, tmp_path: Path):
+    class Retention(CopyProgress):
+        def advance(self, size: int, name: str) -> None:
+            if name.startswith(("checkpoints/", "weights/")):
+                shutil.rmtree(played.run.weights / "weight_v000000", ignore_errors=True)
+
+    played.save()
+    run = played.run
+    sources = RunSources(played.config, run.checkpoints, run.weights, run.metrics)
+    written = write_backup(sources, str(tmp_path / "kept"), None, Retention())
+    assert not (run.weights / "weight_v000000").exists()
+    assert written.manifest.left_out == {}
+    assert (only(tmp_path / "kept") / "weights" / "latest").read_text() == "0"
 
 
 async def test_a_queue_that_is_halted_or_behind_its_checkpoint_is_not_backed_up(played: PlayedRun, tmp_path: Path):

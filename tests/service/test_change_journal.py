@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from learner.config import QueueConfig
+from learner.changes.pending import PendingChanges
+from learner.config import LearnerConfig, QueueConfig
 from learner.config.changeable import ChangeError
 from learner.queue import FencedError, LearnerQueue
 from learner.queue import change_journal as module
 from learner.queue.change_journal import ChangeJournal
+from learner.run import RankZeroCallbacks
 from leeway.v1 import operator_pb2 as op
 from tests.service.fleet import RUN
 
@@ -145,3 +148,29 @@ def test_a_learner_that_is_superseded_settles_nothing(config: QueueConfig):
         assert new.paused() is True
     queue.close()
     newer.close()
+
+
+def test_a_learner_gives_up_a_setting_of_a_newer_release(config: QueueConfig, monkeypatch: pytest.MonkeyPatch):
+    name = "optimizer.of_a_newer_release"
+    queue, rows = LearnerQueue.open(config), []
+    metrics = SimpleNamespace(event=lambda kind, **facts: rows.append((kind, facts["reason"])))
+    lead = cast(RankZeroCallbacks, SimpleNamespace(queue=queue, metrics=metrics))
+    pending = PendingChanges(cast(LearnerConfig, SimpleNamespace(queue=config)), lead)
+    with ChangeJournal(config, queue.epoch) as journal:
+        journal.request("finish", "ann", op.Change(finish=op.Finish()))
+        journal.settle(1, APPLIED, new={name: "1"})
+        journal.request("pause", "ann", op.Change(pause=op.Pause()))
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "MOST_PENDING", 1)
+            pending.give_up({name: "unknown"}, 1)  # too much waits: it stays, and the learner goes on
+        assert (journal.settings(), rows) == ({name: "1"}, [])
+
+        pending.give_up({name: "unknown"}, 1)
+
+        last = journal.list()[-1]
+        assert (journal.settings(), last.operator, list(last.change.unset.names)) == ({}, "learner", [name])
+        assert rows == [("change", "it does not fit the run file any more: unknown")]
+        with pytest.raises(ChangeError, match="cannot be changed"):
+            journal.request("set", "ann", op.Change(set=op.SetSettings(values={name: "1"})))
+    pending.close()
+    queue.close()

@@ -89,6 +89,8 @@ async def test_an_empty_redis_is_filled_from_a_backup_that_is_no_older_than_the_
     played.server.stop()
     status, text = leeway("restore", tmp_path / "kept", played.run.root, "--queue-only")
     assert (status, "12 groups were accepted there" in text) == (2, True), text
+    both = leeway("restore", tmp_path / "kept", played.run.root, "--queue-only", "--queue-url", "redis://elsewhere")
+    assert (both[0], "--queue-url: not with" in both[1]) == (2, True), both[1]
     played.server = played.server.restart()
 
 

@@ -79,6 +79,7 @@ def _host(stages: list[RankMemory], here: int, device: str) -> Finding:
         f"{here} ranks: {size(needed)} of {size(there)}; of each rank {size(most.checkpoint)} for a checkpoint, "
         f"{size(most.publication)} for a version"
     )
+    text += f", {size(most.reference)} for the frozen reference" if most.reference else ""
     text += f", {size(most.cache)} for cached versions" if most.cache else ""
     fix = "use more memory, or fewer ranks on a machine; engines and Redis need theirs too"
     if needed > there:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -17,12 +15,10 @@ from learner.backup.restore import fetch_backup, leave_numbers, load_queue, requ
 from learner.backup.run_sources import RunSources
 from learner.backup.store import BackupStore
 from learner.backup.write import WrittenBackup, write_backup
+from learner.cli.operate.restored_queue import queue_to_fill, require_empty_queue, use_queue
 from learner.cli.run.queue import queue_of
 from learner.cli.run.run_directory import RunDirectory
 from learner.cli.run.run_file import RunFile
-from learner.cli.run.sections import EMBEDDED
-from learner.config import QueueConfig
-from learner.queue import EmbeddedRedis
 
 Tell = Callable[[str], None]
 
@@ -88,7 +84,7 @@ def restore_run(uri: str, directory: Path, queue_url: str | None, tell: Tell) ->
 
     Raises:
         BackupError: there is no complete backup, or a file of it is damaged; or the directory is not empty.
-        QueueError: Redis has groups of the run already, or cannot be used.
+        QueueError: Redis has groups of the run already, or cannot be used; found before anything large is copied.
     """
     store, manifest = _opened(uri, tell)
     target = directory.absolute()
@@ -99,13 +95,15 @@ def restore_run(uri: str, directory: Path, queue_url: str | None, tell: Tell) ->
         raise BackupError(f"{partial}: left by a restore that was cut off, or in use by another one: remove it first")
     partial.mkdir(mode=0o700, parents=True)
     try:
+        require_empty_queue(store, manifest, partial, queue_url)
         fetch_backup(store, manifest, partial, CopyProgress(tell))
         leave_numbers(partial / CHECKPOINTS, manifest.created)
         run = RunDirectory.at(partial)
         whole = run.settings.is_file()
         if queue_url is not None and whole:
-            _use_queue(run, queue_url)
-        keys = _fill_queue(run, manifest, queue_url, (target / "weights").as_uri())
+            use_queue(run, queue_url)
+        with queue_to_fill(run, queue_url, manifest.run) as config:
+            keys = load_queue(run.root, manifest, config, (target / "weights").as_uri())
         shutil.rmtree(partial / QUEUE)
         if whole:
             run.create()
@@ -135,9 +133,9 @@ def restore_queue(uri: str, run: RunDirectory, tell: Tell) -> Restored:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(mode=0o700)
         try:
-            fetch_backup(store, manifest, partial, CopyProgress(tell), queue_only=True)
+            fetch_backup(store, manifest, partial, CopyProgress(tell), only=(QUEUE,))
             run.redis.mkdir(mode=0o700, exist_ok=True)
-            with _queue(run, None, manifest.run) as config:
+            with queue_to_fill(run, None, manifest.run) as config:
                 keys = load_queue(partial, manifest, config, run.weights.as_uri())
         finally:
             shutil.rmtree(partial)
@@ -150,44 +148,3 @@ def _opened(uri: str, tell: Tell) -> tuple[BackupStore, BackupManifest]:
     when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(manifest.created))
     tell(f"{store.uri}: run {manifest.run}, made {when}: {manifest.account()}; {amount(manifest.size)}")
     return store, manifest
-
-
-def _use_queue(run: RunDirectory, url: str) -> None:
-    """Writes another address of the queue into a run's settings. Raises SettingsError when it is none."""
-    values = json.loads(run.settings.read_text())
-    values["queue"]["url"] = url
-    run.settings.write_text(json.dumps(values, indent=2))
-    RunFile.read(run.root)
-
-
-def _fill_queue(run: RunDirectory, manifest: BackupManifest, queue_url: str | None, weights_uri: str) -> int:
-    """Loads the queue of a backup that was fetched into a directory; returns how many keys."""
-    with _queue(run, queue_url, manifest.run) as config:
-        return load_queue(run.root, manifest, config, weights_uri)
-
-
-@contextlib.contextmanager
-def _queue(run: RunDirectory, queue_url: str | None, identity: str) -> Iterator[QueueConfig]:
-    """Yields the settings of the queue that is to be filled; starts the embedded Redis for the block.
-
-    Raises:
-        BackupError: nothing says where the queue is to be.
-        QueueError: the embedded Redis runs already, or cannot be started.
-    """
-    if not run.settings.is_file():
-        if queue_url is None:
-            raise BackupError(
-                "a learner made this backup: there is no run file in it. Say which Redis its queue is to be written into: "
-                "--queue-url redis://host:6379/0"
-            )
-        yield QueueConfig(url=queue_url, run=identity)
-        return
-    run_file = RunFile.read(run.root)
-    if run_file.queue.url != EMBEDDED:
-        yield run_file.queue_config(run_file.queue.url, identity)
-        return
-    server = EmbeddedRedis.start(run.redis)
-    try:
-        yield run_file.queue_config(server.url, identity)
-    finally:
-        server.stop()

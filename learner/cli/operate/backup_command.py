@@ -65,6 +65,10 @@ def restore(
     from learner.cli.operate.backup import restore_queue, restore_run
     from learner.cli.run.run_directory import RunDirectory
 
+    if queue_only and queue_url is not None:
+        raise typer.BadParameter(
+            "--queue-url: not with --queue-only, which writes into the Redis that DIR's run file names"
+        )
     with one_line_errors():
         if queue_only:
             done = restore_queue(uri, RunDirectory.existing(directory), _note)

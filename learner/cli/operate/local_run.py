@@ -19,7 +19,7 @@ from learner.cli.operate.version_rows import VersionRow, worth_of
 from learner.cli.run.evaluations import Evaluation, read_evaluations
 from learner.cli.run.identities import add_fleet, fleets_of, revoke_fleet
 from learner.cli.run.queue import queue_of
-from learner.cli.run.run_directory import RunDirectory
+from learner.cli.run.run_directory import RunDirectory, RunError
 from learner.cli.view.ledger import of_fleet, recount_lines, recount_of, recount_row
 from learner.config import QueueConfig
 from learner.gateway.auth import Role
@@ -110,11 +110,21 @@ class LocalRun:
 
     def add_fleet(self, name: str, roles: Sequence[Role], sans: Sequence[str], token: bool) -> str | None:
         """Adds an identity to the run's file, or credentials or roles to one."""
+        self._refuse_added(name)
         return add_fleet(self._run, name, roles, sans, token)
 
     def revoke_fleet(self, name: str, older: bool) -> None:
         """Removes an identity of the run's file, or its older tokens."""
+        self._refuse_added(name)
         revoke_fleet(self._run, name, older)
+
+    def _refuse_added(self, name: str) -> None:
+        """Refuses one that operators have added: in the file it would hide that one, and its removal would bring it back."""
+        if name not in fleets_of(self._run) and name in self._added()[0]:
+            raise RunError(
+                f"fleet {name!r} was added while the run was in progress, and is kept in its queue: change or revoke it "
+                f"while the run is in progress (leeway up {self._run.root} --resume)"
+            )
 
     def versions(self) -> list[VersionRow]:
         """Returns the versions on disk, ascending."""

@@ -16,6 +16,7 @@ from learner.cli.operate.version_rows import VersionRow, worth_of
 from learner.cli.run.evaluations import Estimate, Evaluation
 from learner.cli.view.ledger import of_fleet
 from learner.gateway.auth import Role
+from learner.gateway.identity_changes import IN_FILE
 from learner.gateway.operator_client import OperatorClient
 from learner.gateway.operator_failures import PreconditionError
 from learner.queue.quarantine import Quarantined
@@ -46,9 +47,11 @@ class RemoteRun:
     def recount(self) -> RecountReport:
         """Lets the gateway count the ledgers again."""
         found = self._client.recount()
-        texts = list(found.discrepancies)
-        lines = [f"recounted: {found.groups:,} groups in the queue", *(f"discrepancy: {text}" for text in texts)]
-        return RecountReport(lines, {"entries": found.groups, "discrepancies": texts}, len(texts))
+        texts, unverified = list(found.discrepancies), list(found.unverified)
+        lines = [f"recounted: {found.groups:,} groups in the queue"]
+        lines += [*(f"not verified: {text}" for text in unverified), *(f"discrepancy: {text}" for text in texts)]
+        row = {"entries": found.groups, "discrepancies": texts, "unverified": unverified}
+        return RecountReport(lines, row, len(texts))
 
     def quarantined(self, keys: Sequence[str], fleet: str | None) -> list[Quarantined]:
         """Returns groups of the quarantine, newest first."""
@@ -78,6 +81,8 @@ class RemoteRun:
         try:
             self._client.add_identity(request)
         except PreconditionError as error:
+            if IN_FILE not in str(error):
+                raise
             raise FileFleetError(str(error), added(request), drawn) from error
         return drawn
 
@@ -86,6 +91,8 @@ class RemoteRun:
         try:
             self._client.revoke_identity(name, older)
         except PreconditionError as error:
+            if IN_FILE not in str(error):
+                raise
             raise FileFleetError(str(error), removed(name, older)) from error
 
     def versions(self) -> list[VersionRow]:

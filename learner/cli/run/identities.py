@@ -26,7 +26,9 @@ def issue_token(run: RunDirectory, fleet: str, role: Role = "submit") -> None:
         role: what it may do, if it is new.
     """
     path = run.secret(fleet)
-    if not path.is_file():
+    if (
+        not path.is_file() or not path.read_text().strip()
+    ):  # empty: the disk was full, or a kill came while it was written
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             file.write(secrets.token_urlsafe(32) + "\n")
     digest = _sha256(path.read_text().strip())

@@ -12,11 +12,12 @@ from learner.config.architectures import (
     attention_bias,
     expert_count,
     has_qk_norm,
+    head_dim,
     key_value_heads,
     layers_with_experts,
     layout_violations,
 )
-from learner.config.model_config import ModelError, head_dim, read_config
+from learner.config.model_config import ModelError, read_config
 from learner.config.model_types import MODEL_TYPES
 from learner.config.rope import computed_rope
 from learner.megatron.model.rotary import Rotary

@@ -79,12 +79,14 @@ class RecountLedgersRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class RecountLedgersResponse(_message.Message):
-    __slots__ = ("groups", "discrepancies")
+    __slots__ = ("groups", "discrepancies", "unverified")
     GROUPS_FIELD_NUMBER: _ClassVar[int]
     DISCREPANCIES_FIELD_NUMBER: _ClassVar[int]
+    UNVERIFIED_FIELD_NUMBER: _ClassVar[int]
     groups: int
     discrepancies: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, groups: _Optional[int] = ..., discrepancies: _Optional[_Iterable[str]] = ...) -> None: ...
+    unverified: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, groups: _Optional[int] = ..., discrepancies: _Optional[_Iterable[str]] = ..., unverified: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ListQuarantineRequest(_message.Message):
     __slots__ = ("keys", "fleet")

@@ -84,7 +84,7 @@ FAULTS = [
         "dev",
         "ConfigMap/leeway-learner",
         "data.learner~toml",
-        ('"asympo"', '"grpo"'),
+        ("# [objective]: the default preset, as in configs/demo.toml", '[objective]\nname = "grpo"'),
         "truncated sampling cannot be trained, the gateway takes it",
     ),
     Fault(

@@ -38,6 +38,7 @@ def violations(config: dict[str, Any], **parallel: Any) -> list[tuple[str, int, 
         (DENSE | {"vocab_size": 97}, {"tensor": 2}),
         (DENSE, {"pipeline": 3}),
         (DENSE, {"tensor": 4}),
+        (DENSE | {"num_attention_heads": 12, "head_dim": 96, "intermediate_size": 96}, {"tensor": 6}),
         (DENSE | {"num_hidden_layers": 7}, {"pipeline": 2, "virtual_pipeline": 3}),
         (MOE, {"tensor": 2, "sequence": True, "expert": 3, "pipeline": 2}),
         (MOE | {"mlp_only_layers": [0, 2]}, {"pipeline": 2}),
@@ -56,7 +57,14 @@ def test_a_layout_that_fits(config, parallel):
             {"tensor": 6},
             "tensor",
             "tensor = 6 neither divides the model's num_key_value_heads = 4 nor is a multiple of it: set it to one of "
-            "[1, 2, 4, 12]",
+            "[1, 2, 4]",
+        ),
+        (
+            {"num_attention_heads": 12, "num_key_value_heads": 2, "head_dim": 64, "intermediate_size": 96},
+            {"tensor": 6},
+            "tensor",
+            "tensor = 6 is above the model's num_key_value_heads = 2, and does not divide the joint width of queries, "
+            "keys and values, (12 + 2 * 2) heads * 64 channels = 1024: set it to one of [1, 2, 4]",
         ),
         (WIDE | {"vocab_size": 9}, {"tensor": 4}, "tensor", "vocab_size = 9 token ids: set it to one of [1, 2, 3]"),
         ({"intermediate_size": 161}, {"tensor": 2}, "tensor", "intermediate_size = 161"),

@@ -54,6 +54,7 @@ def test_a_change_is_validated_with_the_whole_and_tells_old_and_new_values():
         ({"optimizer.lr": "-1"}, "optimizer.lr = -1"),
         ({"optimizer.lr": "1e-5", "steps": "0"}, "steps = 0"),
         ({"optimizer.lr": "fast"}, "optimizer.lr = fast: expected a JSON value"),
+        ({"optimizer.lr": "[" * 50_000}, "expected a JSON value"),
         ({"objective.tis_cap": "3"}, "tis_cap = 3.0: asympo does not read it"),
         ({"objective.p_low": "0.5", "objective.p_high": "0.2"}, "p_low = 0.5 must be below p_high"),
         ({"objective.kl_coef": "0.1"}, "objective.kl_coef = 0.1: the run file has 0"),
@@ -118,3 +119,17 @@ def test_what_no_longer_fits_an_edited_file_is_left_out_alone():
     assert (config.steps, config.optimizer.lr) == (120, 1e-5)
     assert list(refused) == ["objective.rho_max"]
     assert "spo does not read it" in refused["objective.rho_max"]
+
+
+def test_a_setting_of_a_newer_release_is_left_out_and_can_be_given_back_but_not_set():
+    in_force = {"optimizer.new": "1", "gateway.admission.max_queued_groups": "7"}
+
+    config, refused = fitting(learner(), in_force)
+    changed = change_gateway(gateway(), in_force, {}, ["optimizer.new"])
+
+    assert (config, list(refused)) == (learner(), ["optimizer.new"])
+    assert gateway_config(gateway(), in_force).admission.max_queued_groups == 7
+    assert (changed.config.admission.max_queued_groups, changed.old, changed.new) == (7, {"optimizer.new": "1"}, {})
+    for known, values, removed in ((in_force, {"optimizer.new": "2"}, []), ({}, {}, ["optimizer.new"])):
+        with pytest.raises(ChangeError, match=r"optimizer\.new cannot be changed"):
+            change_gateway(gateway(), known, values, removed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from learner.config import LearnerConfig, ParallelConfig
 from learner.config.activation_memory import LOGITS_AT_A_TIME
 from learner.config.memory import RankMemory, checkpoint_bytes, memory_by_stage, parameter_count
+from learner.config.objectives_table import OBJECTIVES
 from learner.config.workload import Workload
 from learner.megatron.model import logprobs
 
@@ -204,6 +206,20 @@ def test_recomputing_under_earlier_versions_needs_their_weights(tmp_path: Any):
     assert (found.cached, found.cache) == (5, 5 * found.version), (
         "max_staleness + 2 versions, whatever the model's size"
     )
+
+
+def test_a_frozen_reference_is_a_shard_in_host_memory_and_is_scored_under(monkeypatch: pytest.MonkeyPatch):
+    plain, anchored = (Workload.of(learner(objective={"name": "spo", "kl_coef": kl}), 1, "cpu", GIB) for kl in (0, 0.1))
+    assert (plain.reference, anchored.reference, anchored.versions) == (False, True, 0)
+    whole = parameter_count(SMALL)
+    without, found = ranks(SMALL, 2, {"pipeline": 2}), ranks(SMALL, 2, {"pipeline": 2}, reference=True)
+    assert sum(stage.reference for stage in found) == sum(stage.scoring for stage in found) == 2 * whole
+    assert [stage.reference + stage.scoring for stage in without] == [0, 0]
+    assert [one.host - other.host for one, other in zip(found, without, strict=True)] == [one.version for one in found]
+    (wide,) = ranks(SMALL, 1, reference=True, published="float32", tokens=1, fused=True)
+    assert (wide.reference, wide.scoring) == (4 * whole, 2 * whole), "as wide as what is published, and as the weights"
+    monkeypatch.setitem(OBJECTIVES, "spo", replace(OBJECTIVES["spo"], needs_reference=True))
+    assert Workload.of(learner(objective={"name": "spo"}), 1, "cpu", GIB).reference
 
 
 def test_cached_versions_are_whole_and_no_more_than_there_are():

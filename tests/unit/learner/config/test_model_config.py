@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
-from learner.config.model_config import ModelError, head_dim, read_config
+from learner.config.architectures import head_dim
+from learner.config.model_config import ModelError, read_config
 from learner.config.model_types import MODEL_TYPES, REFUSED_MODEL_TYPES
 from learner.config.rope import rope_settings
 

@@ -73,6 +73,24 @@ def test_a_hold_freezes_the_weights_and_training_goes_on_at_half_the_rate():
     assert rates == [1.0] * 6 + [0.0] * 3 + [0.5] * 3
 
 
+def test_a_hold_and_a_rollback_lower_a_rate_that_the_drift_bounds():
+    """A movement of 0.4 nats at rate 1: the bound is 0.4 / (sqrt(3 + 1) * 0.4) = 0.5 before the hold."""
+    controller = LearningRateController(
+        config(lr_control={"mode": "drift", "drift_start": 1.0}, alarms={"hold_steps": 1, "hold_factor": 0.5})
+    )
+    controller.updated(controller.decide(0, groups()))
+    controller.observe_drift(Movement(drift=0.4, steps=1, rate=1.0))
+    assert controller.decide(1, groups(3)).rate == pytest.approx(0.5)
+    controller.hold()
+    assert controller.decide(2, groups(3)).active == "hold"
+    held = controller.decide(3, groups(3))
+    assert (held.rate, held.scheduled, held.active) == (pytest.approx(0.25), 0.5, "drift")
+    assert held.drift is not None
+    assert held.drift.predicted == pytest.approx(0.2)
+    controller.resume_after_rollback(*controller.next_rollback())
+    assert controller.decide(4, groups(3)).rate == pytest.approx(0.125)
+
+
 def drive(controller: LearningRateController, rewards: list[float]) -> list[tuple[int, str]]:
     """Feeds steps 1, 2, ... with these rewards; returns (step, action) of the alarms raised."""
     raised = []

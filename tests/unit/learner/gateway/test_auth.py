@@ -75,7 +75,7 @@ def test_roles(path: Path):
         ([("authorization", "")], (), "Bearer"),
         ([("authorization", "Basic c2VjcmV0LWE=")], (), "Bearer"),
         (bearer("secret-a") + bearer("secret-b"), (), "one 'Bearer"),
-        (bearer(""), (), "unknown token"),
+        (bearer(""), (), "empty token"),
         (bearer("secret"), (), "unknown token"),
         # A certificate does not excuse a wrong token.
         (bearer("secret"), ("a.fleets",), "unknown token"),

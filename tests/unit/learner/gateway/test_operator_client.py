@@ -121,6 +121,15 @@ def test_each_failure_says_what_to_do(token_file: Path, code: grpc.StatusCode, w
         assert words in failure(gateway, token_file)
 
 
+def test_a_gateway_without_a_queue_is_told_from_one_that_cannot_be_reached(token_file: Path):
+    away = (grpc.StatusCode.UNAVAILABLE, "the queue does not answer; try again in a second")
+    with scripted_operator(GetRunStatus=away) as gateway:
+        said = failure(gateway, token_file)
+    assert "the queue does not answer" in said
+    assert "look at its log and at Redis" in said
+    assert "cannot connect" not in said
+
+
 def test_an_unknown_token(token_file: Path):
     token_file.write_text("another\n")
     with scripted_operator() as gateway:

@@ -6,10 +6,11 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+import structlog
 
 from learner.config import CheckpointConfig, LearnerConfig, PublishConfig, QueueConfig
 from learner.config.refill import RefillConfig
-from learner.intake.batch_source import BatchSource, Command, IntakeError
+from learner.intake.batch_source import BatchSource, Command, IntakeError, InterruptedTake
 from learner.intake.step_groups import StepGroups
 from learner.intake.wait_log import WaitLog
 from learner.queue import GroupRef, LearnerQueue, StillAwayError, TakenGroup, UnavailableError
@@ -187,3 +188,40 @@ def test_silence_is_an_error_on_every_rank(tmp_path):
         lead.take(0)
     with pytest.raises(IntakeError, match="no batch of 3 groups came"):
         BatchSource(silent, None, lambda _: wire[0], lambda: False).take(0)
+
+
+def test_looking_for_changes_does_not_begin_the_wait_again_and_a_pause_does(tmp_path, monkeypatch):
+    """A backup that is being made interrupts the wait once a second, for hours; in a pause nothing is waited for."""
+    now = [0.0]
+    monkeypatch.setattr("learner.intake.batch_source.WaitLog", lambda wanted: WaitLog(wanted, lambda: now[0]))
+    queue = ScriptedQueue()
+    lead = source(config(tmp_path, take_timeout_s=100.0), queue, lambda m: m or b"", lambda: False)
+    looks = [False]
+
+    def wait() -> None:
+        now[0] += 1.0
+        looks[0] = True
+
+    def looking() -> bool:
+        looked, looks[0] = looks[0], False
+        return looked
+
+    lead._pause, lead.looking = wait, looking
+
+    def interrupted(times: int) -> list[int]:
+        with structlog.testing.capture_logs() as lines:
+            for _ in range(times):
+                with pytest.raises(InterruptedTake):
+                    lead.take(0)
+        return [line["waited_s"] for line in lines]
+
+    assert interrupted(90) == [30]
+    lead.pause(True)
+    now[0] += 1000.0
+    lead.pause(False)
+    assert interrupted(90) == [30]
+    with pytest.raises(IntakeError, match="no batch of 3 groups came"):
+        interrupted(20)
+    queue.script = [[taken("a"), taken("b"), taken("c")]]
+    assert lead.take(0) is not None
+    assert interrupted(90) == [30]  # the next batch's wait is one of its own

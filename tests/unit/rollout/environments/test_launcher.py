@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -19,6 +20,7 @@ from rollout.config import TaskConfig
 from rollout.environments import host_process
 from rollout.environments.access import EpisodeAccess
 from rollout.environments.launch_order import LaunchOrder
+from rollout.environments.launched_host import LaunchedHost
 from rollout.environments.loading import TaskSpec, runs_user_code
 from rollout.environments.pool import EnvironmentPool
 from rollout.environments.serve import main
@@ -62,6 +64,11 @@ class Launched:
         command = (sys.executable, "-m", "rollout.environments.serve", "--socket", str(self.socket))
         self.process = await asyncio.create_subprocess_exec(*command, env=self.environment)
         return self.process
+
+    def listens(self) -> bool:
+        """Whether the launcher takes connections: its socket is there a moment earlier."""
+        with socket.socket(socket.AF_UNIX) as asking:
+            return asking.connect_ex(str(self.socket)) == 0
 
     async def pool(self, **changes: Any) -> EnvironmentPool:
         config = TaskConfig.parse({"processes": 1, **changes}, source="test")
@@ -203,8 +210,25 @@ async def test_a_host_that_is_killed_is_reaped_and_started_again(launched: Launc
     assert await outcome(playing, waiting) == Score(1.0)
 
 
+async def test_starts_that_took_too_long_do_not_hold_up_the_next(launched: Launched, tmp_path: Path):
+    await until(launched.listens, "the launcher")
+    assert launched.process
+    launcher = psutil.Process(launched.process.pid)
+    launcher.suspend()
+    await until(lambda: launcher.status() == psutil.STATUS_STOPPED, "its stop")
+    with (tmp_path / "host.log").open("ab") as log:
+        for _ in range(2):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(LaunchedHost.start(launched.socket, LaunchOrder(), log), 0.5)
+        launcher.resume()
+        hosts = [await asyncio.wait_for(LaunchedHost.start(launched.socket, LaunchOrder(), log), 60) for _ in range(2)]
+    for host in hosts:
+        host.kill()
+        await asyncio.wait_for(host.ended(), 60)
+
+
 async def test_a_launcher_says_what_it_does_not_understand(launched: Launched, capsys: pytest.CaptureFixture[str]):
-    await until(launched.socket.exists, "the launcher")
+    await until(launched.listens, "the launcher")
     assert launched.socket.stat().st_mode & 0o777 == 0o600
     for order in (b"x\n", LaunchOrder().line(), b'{"pythons": ""}\n'):
         reader, writer = await asyncio.open_unix_connection(launched.socket)

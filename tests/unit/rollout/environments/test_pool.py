@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import signal
@@ -102,6 +103,23 @@ async def test_an_episode_that_goes_wrong_takes_only_its_own_process_with_it(
     assert await outcome(playing, zero) == Score(1.0)
     pids = begun(tmp_path, 0)
     assert len(pids) == (1 if neighbour is None else 2)
+
+
+async def test_memory_is_limited_where_logs_cannot_be_kept_small(
+    opens: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    tried: list[Path] = []
+
+    def full(log: Path, _: int) -> None:
+        tried.append(log)
+        raise OSError(errno.ENOSPC, "No space left on device", str(log))
+
+    monkeypatch.setattr(pool, "keep_small", full)
+    options = {"how": "memory", "path": str(tmp_path)}
+    playing = await opens(name=f"{TASKS}:Playing", options=options, limits={"memory_mb": 300})
+    (one,) = await playing.prompts([1])
+    await until(lambda: bool(tried), "the attempt on a log")
+    assert await asyncio.wait_for(outcome(playing, one), 60) == "environment_died"
 
 
 async def test_a_host_that_is_killed_is_replaced_and_leaves_no_process(opens: Any, tmp_path: Path):

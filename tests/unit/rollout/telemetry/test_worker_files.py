@@ -48,6 +48,14 @@ def test_an_engines_log_begins_anew_at_the_bound(tmp_path: Path, files: WorkerFi
     assert files.bytes["logs"] == (1 << 16) + 1
 
 
+def test_a_kind_that_cannot_be_measured_leaves_the_others(tmp_path: Path, files: WorkerFiles):
+    write(tmp_path / "metrics_dir", 1)  # a file where the directory should be
+    write(tmp_path / "log_dir/worker-0.engine-0.log", 7)
+    files.look()
+    assert math.isnan(files.bytes["metrics"])
+    assert files.bytes["logs"] == 7
+
+
 def test_every_series_is_there_from_the_start(tmp_path: Path):
     registry = MetricRegistry()
     config = {"gateway": "127.0.0.1:1", "allowed_uris": [tmp_path.as_uri()]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.server
 import os
 import subprocess
@@ -179,6 +180,37 @@ def test_a_copy_that_was_interrupted_goes_on_with_what_is_missing(
     verifier.verify(policy)
     assert "model.safetensors" in asked
     assert not copied & set(asked)
+
+
+def test_the_next_place_is_read_when_one_cannot_be(site: Site, monkeypatch: pytest.MonkeyPatch):
+    policy = site.publish(1)
+    policy.locations.add(name="tokyo", uri=f"{site.url}-tokyo/weight_v000001")  # where nothing is
+    allowed = [site.url, f"{site.url}-tokyo"]
+    found = Verifier(site.model, allowed, site.cache, wanted=["tokyo"]).verify(policy)
+    assert found.path == site.cache / "downloads" / "weight_v000001"
+    with pytest.raises(FetchError, match="tokyo"):
+        Verifier(site.model, allowed[1:], site.cache).verify(policy)
+
+
+def test_a_version_that_is_damaged_in_one_place_is_not_looked_for_in_another(site: Site, asked: list[str]):
+    policy = site.publish(1)
+    flip(site.disk / "weight_v000001" / "model.safetensors")
+    with pytest.raises(VersionError, match="digest") as refused:
+        site.verifier(site.url, site.disk.as_uri()).verify(policy)
+    assert (type(refused.value), asked) == (VersionError, [])
+
+
+def test_a_cache_that_cannot_be_written_to_is_worth_another_attempt(site: Site, monkeypatch: pytest.MonkeyPatch):
+    policy = site.publish(1)
+
+    def full(self: Path, *_: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", str(self))
+
+    with monkeypatch.context() as disk:
+        disk.setattr(Path, "write_bytes", full)
+        with pytest.raises(FetchError, match=r"^cache_dir: .*No space left on device"):
+            site.verifier().verify(policy)
+    assert site.verifier().verify(policy).number == 1
 
 
 def test_a_copy_that_was_damaged_here_is_made_again(site: Site, asked: list[str]):

@@ -29,6 +29,9 @@ def test_each_stage_is_shown_and_what_it_consists_of(site: Site, monkeypatch: py
     )
     assert "logits" in last
     assert host.startswith("4 ranks: ")
+    assert "reference" not in host
+    *_, anchored = memory.memory(examined_run(site, "learner.objective.name=asympo", "learner.objective.kl_coef=0.1"))
+    assert anchored.found.endswith(" for a version, 595.7 kB for the frozen reference")
 
 
 def test_the_average_of_the_weights_is_shown(site: Site, monkeypatch: pytest.MonkeyPatch):

@@ -9,8 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from learner.cli.app import app
+from learner.cli.operate.local_run import LocalRun
 from learner.cli.run.identities import add_fleet, issue_token
-from learner.cli.run.run_directory import RunDirectory
+from learner.cli.run.run_directory import RunDirectory, RunError
 from learner.gateway.auth import Caller, Identities, PresentedCredentials, UnauthenticatedError
 from runtime.settings import SettingsError
 from tests.tools.runs import make_run
@@ -97,3 +98,14 @@ def test_the_machines_own_fleet_keeps_what_it_was_given(run: RunDirectory):
     assert caller(run, run.secret("local").read_text().strip()).fleet == "local"
     with pytest.raises(SettingsError, match="share"):
         add_fleet(run, "other", sans=["local.test"])
+
+
+def test_one_that_operators_have_added_is_not_hidden_by_the_file(run: RunDirectory, monkeypatch: pytest.MonkeyPatch):
+    """In the file it would hide the one in the queue, and its removal there would bring that one's tokens back."""
+    monkeypatch.setattr(LocalRun, "_added", lambda self: ({"tokyo": {"tokens": ["0" * 64]}}, set()))
+    with LocalRun(run) as local:
+        for change in (lambda: local.add_fleet("tokyo", [], [], True), lambda: local.revoke_fleet("tokyo", False)):
+            with pytest.raises(RunError, match="'tokyo' was added while the run was in progress"):
+                change()
+        assert local.add_fleet("oslo", [], [], True)
+    assert set(json.loads(run.identities.read_text())) == {"oslo"}

@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 from learner.cli.app import app
 from learner.cli.run.identities import add_fleet, fleets_of, issue_token
 from learner.cli.run.run_directory import RunDirectory
+from learner.gateway.identity_changes import IN_FILE
 from leeway.v1 import operator_pb2 as op
 from leeway.v1 import rollout_pb2 as pb
 from tests.tools.runs import make_run
@@ -83,15 +84,38 @@ def test_the_ledger_and_its_recount(gateway: ScriptedOperator, leeway: Leeway):
     broken = pb.Ledger(fleet="tokyo", received=3, accepted=2)
     gateway.replies |= {
         "ListLedgers": [pb.ListLedgersResponse(ledgers=[broken])],
-        "RecountLedgers": [op.RecountLedgersResponse(groups=2, discrepancies=["fleet 'tokyo': 2 are in the stream"])],
+        "RecountLedgers": [
+            op.RecountLedgersResponse(
+                groups=2,
+                discrepancies=["fleet 'tokyo': 2 are in the stream"],
+                unverified=["fleet 'oslo' kept changing"],
+            ),
+            op.RecountLedgersResponse(groups=2, unverified=["fleet 'oslo' kept changing"]),
+        ],
     }
     result = leeway("ledger", "--check", "--recount", "--json")
     assert result.exit_code == 1
     content = json.loads(result.stdout)
     assert content["ledgers"][0]["accepted"] == 2
-    assert content["recount"] == {"entries": 2, "discrepancies": ["fleet 'tokyo': 2 are in the stream"]}
+    assert content["recount"] == {
+        "entries": 2,
+        "discrepancies": ["fleet 'tokyo': 2 are in the stream"],
+        "unverified": ["fleet 'oslo' kept changing"],
+    }
     assert "the ledger does not balance: fleet 'tokyo'" in result.stderr
     assert "fleet 'paris' never submitted to the run at 127.0.0.1:" in leeway("ledger", "--fleet", "paris").stderr
+    busy = leeway("ledger", "--recount")
+    assert busy.exit_code == 0, "what could not be compared is no difference"
+    assert "not verified: fleet 'oslo' kept changing" in busy.stdout
+
+
+def test_a_refusal_that_is_not_about_the_file_says_nothing_of_a_secret(gateway: ScriptedOperator, leeway: Leeway):
+    last = (grpc.StatusCode.FAILED_PRECONDITION, "nobody could operate this run any more")
+    gateway.replies |= {"AddIdentity": [last], "RevokeIdentity": [last]}
+    for result in (leeway("fleet", "add", "tokyo"), leeway("fleet", "revoke", "tokyo")):
+        assert (result.exit_code != 0, result.stdout) == (True, "")
+        assert "nobody could operate" in result.stderr
+        assert "kubectl" not in result.stderr
 
 
 def test_the_quarantine(gateway: ScriptedOperator, leeway: Leeway):
@@ -158,7 +182,7 @@ if [ "$1" = get ]; then cat secret.json; else cat > patch.json; echo "$*" > patc
 def test_a_fleet_of_a_clusters_secret_is_changed_by_the_printed_command(
     gateway: ScriptedOperator, leeway: Leeway, tmp_path: Path
 ):
-    refused = (grpc.StatusCode.FAILED_PRECONDITION, "tokyo is in the identities file: change it there")
+    refused = (grpc.StatusCode.FAILED_PRECONDITION, f"tokyo: {IN_FILE}: change it there")
     gateway.replies |= {"AddIdentity": [refused], "RevokeIdentity": [refused]}
     before = {"tokyo": {"tokens": ["0" * 64], "roles": ["submit"]}, "paris": {"tokens": ["1" * 64]}}
     content = base64.b64encode(json.dumps(before).encode()).decode()
@@ -168,7 +192,7 @@ def test_a_fleet_of_a_clusters_secret_is_changed_by_the_printed_command(
 
     def run_printed(result: Result) -> dict[str, Any]:
         assert result.exit_code == 1
-        assert "tokyo is in the identities file" in result.stderr
+        assert IN_FILE in result.stderr
         command = result.stderr[result.stderr.index("kubectl get") :].split("\n\n")[0]
         environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
         subprocess.run(["sh", "-ec", command], cwd=tmp_path, env=environment, check=True, timeout=60)
