@@ -246,8 +246,8 @@ def _answers(port: int, password: str) -> Literal["ready", "loading"] | None:
             client.ping()
         except BusyLoadingError:
             return "loading"
-        except (redis.ConnectionError, redis.TimeoutError, redis.ResponseError):
-            # Nothing listens there, or another server does: it refuses our password.
+        except redis.RedisError:
+            # Nothing listens there, or another server does: it refuses our password, or is no Redis at all.
             return None
         return "ready"
 

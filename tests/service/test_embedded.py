@@ -7,6 +7,7 @@ import importlib.util
 import json
 import socket
 import stat
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -122,3 +123,20 @@ def test_a_damaged_identity_says_what_to_do(tmp_path: Path):
     (directory / "redis.json").write_text('{"port": 1}')
     with pytest.raises(QueueError, match=r"redis\.json: damaged .* remove it"):
         EmbeddedRedis.start(directory)
+
+
+def test_a_program_that_is_no_redis_and_has_the_port_is_not_taken_for_the_server(tmp_path: Path):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        (tmp_path / "redis.json").write_text(json.dumps({"port": port, "password": "p"}))
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(100)
+                connection.sendall(b"\x00\x00\x12\x04\x00\x00\x00\x00\x00")  # as HTTP/2 begins
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        assert EmbeddedRedis.url_of(tmp_path) is None
+        thread.join(10)

@@ -83,8 +83,8 @@ def command(monkeypatch: pytest.MonkeyPatch, config: QueueConfig, run: Path, *ar
     run.mkdir(exist_ok=True)
     (run / "run.json").write_text("{}")
     with monkeypatch.context() as patch:
-        patch.setattr("learner.cli.run.queue.queue_of", lambda _: contextlib.nullcontext(config))
-        patch.setattr("learner.cli.operate.replay.limits_of", lambda _: LimitsConfig(vocab_size=VOCABULARY + 10))
+        patch.setattr("learner.cli.operate.local_run.queue_of", lambda _: contextlib.nullcontext(config))
+        patch.setattr("learner.cli.operate.local_run.limits_of", lambda _: LimitsConfig(vocab_size=VOCABULARY + 10))
         name, *rest = arguments
         result = CliRunner().invoke(quarantine, [name, str(run), *rest])
     return result.exit_code, result.output
