@@ -13,8 +13,8 @@ from leeway.v1 import rollout_pb2 as pb
 from tests.chaos.account import Account, Id
 from tests.chaos.drain import drain, waiting
 from tests.chaos.faults import Condition, Faults
-from tests.chaos.operator import Operator
 from tests.chaos.pauses import longest_pauses
+from tests.chaos.random_operator import Operator
 from tests.chaos.schedule import Fault
 from tests.chaos.stack import Stack
 

@@ -16,9 +16,9 @@ from types import FrameType
 
 from learner.cli.run.run_directory import RunDirectory
 from learner.cli.view import ledger as accounts
-from tests.soak.operator import SoakOperator
 from tests.soak.probe import Probe
 from tests.soak.slope import judge, restarts
+from tests.soak.soak_operator import SoakOperator
 from tests.soak.table import show
 
 REPOSITORY = Path(__file__).parents[2]
