@@ -200,11 +200,8 @@ class Run:
         """
         stop = StopSignal(config.stop_grace_s)
         stop.enforce()
-        metrics = tracer = None
-        if ranks.rank == 0:
-            observed, settings = rank_metrics.add_run(config), config.model_dump(mode="json")
-            metrics = MetricsWriter(config.metrics_dir, config.loggers, config.queue.run, observed, settings)
-            tracer = traces.start(config.traces, "learner", config.queue.run)
+        metrics = _metrics_writer(config, rank_metrics) if ranks.rank == 0 else None
+        tracer = traces.start(config.traces, "learner", config.queue.run) if ranks.rank == 0 else None
         objective, rates = objectives.get(config.objective), LearningRateController(config)
         layout = _layout(config, ranks)
         policy = load_policy(config.model, ranks, config)
@@ -400,6 +397,12 @@ class Run:
                 structlog.get_logger().info("the run has finished: its fleets are told", step=step)
             self.lead.close()
         self.tracing.close()
+
+
+def _metrics_writer(config: LearnerConfig, rank_metrics: RankMetrics) -> MetricsWriter:
+    """Opens the metrics files; on rank 0."""
+    observed, settings = rank_metrics.add_run(config), config.model_dump(mode="json")
+    return MetricsWriter(config.metrics_dir, config.loggers, config.queue.run, observed, settings)
 
 
 def _layout(config: LearnerConfig, ranks: Ranks) -> Layout:

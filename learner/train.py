@@ -97,6 +97,15 @@ def train(config: LearnerConfig, ranks: Ranks, rank_metrics: RankMetrics) -> boo
         if run.rolls_back(step, alarms):
             run.abandon()
             return False
+    return _ended(run, changes, step)
+
+
+def _ended(run: Run, changes: Changes, step: int) -> bool:
+    """Closes the run after its last step, or the one after which an operator or a signal has stopped it. Collective.
+
+    Returns:
+        False if the learner is to be started again.
+    """
     finished = step >= run.config.steps
     changes.close(finished)
     if changes.rolls_back:
