@@ -13,8 +13,13 @@ from runtime.settings import Settings
 
 Staleness = int | Literal["mixed", "jump"]
 
-# "small" has 100,736 parameters and is what the grid trains; "demo" is the demo's own model of 594,688.
-SHAPES = {"small": DemoShape(hidden=64, ffn=192, head_dim=16), "demo": DemoShape()}
+# "small" has 100,736 parameters and is what the grid trains; "demo" is the demo's own model of 594,688; "large" has 57
+# million.
+SHAPES = {
+    "small": DemoShape(hidden=64, ffn=192, head_dim=16),
+    "demo": DemoShape(),
+    "large": DemoShape(layers=8, hidden=768, ffn=2304, heads=8, kv_heads=4, head_dim=96),
+}
 
 
 class Cell(Settings):
@@ -41,7 +46,7 @@ class Cell(Settings):
     responses: int = Field(default=8, gt=1, description="responses in a group")
     betas: tuple[float, float] = (0.9, 0.999)
     dtype: Literal["float32", "bfloat16"] = "float32"
-    model: Literal["small", "demo"] = "small"
+    model: Literal["small", "demo", "large"] = "small"
     seed: int = 0
 
     @property

@@ -26,6 +26,7 @@ TARGET = 0.2  # mean probability of a reference response, at which the warm star
 _FORMAT = 1  # of the cache; it grows when a change makes earlier policies another starting point
 _DEMONSTRATIONS = 20_000
 _RATE = {"sort": 2e-3, "add": 2e-3, "sumto": 1e-3, "uneven": 2e-3}
+_OF_LARGE = 0.1  # of these rates, for the largest model
 _MOST_STEPS = 3000
 
 
@@ -48,7 +49,7 @@ def _make(cell: Cell, directory: Path, ranks: Ranks) -> None:
     demonstrations = directory / "demonstrations.jsonl"
     _demonstrate(cell, Tokenizer(directory), demonstrations)
     warmup = {"demonstrations": str(demonstrations), "target": TARGET, "max_steps": _MOST_STEPS}
-    first = Cell(task=cell.task, objective="sft", lr=_RATE[cell.task], model=cell.model, seed=cell.seed)
+    first = Cell(task=cell.task, objective="sft", lr=_rate(cell), model=cell.model, seed=cell.seed)
     config = learner_config(first, directory, {"warmup": warmup | {"lr": first.lr}})
     policy = load_policy(directory, ranks, config)
     warm_up(config, Trainer(policy, config.optimizer, ranks), Layout(), ranks, None, lambda: False)
@@ -56,6 +57,10 @@ def _make(cell: Cell, directory: Path, ranks: Ranks) -> None:
     save_file({name: tensor.contiguous().clone() for name, tensor in export.shard()}, directory / "model.safetensors")
     export.release()
     demonstrations.unlink()
+
+
+def _rate(cell: Cell) -> float:
+    return _RATE[cell.task] * (_OF_LARGE if cell.model == "large" else 1.0)
 
 
 def _demonstrate(cell: Cell, tokenizer: Tokenizer, path: Path) -> None:
