@@ -1,4 +1,4 @@
-"""Settings of every test process, made before gRPC is imported."""
+"""Settings of every test process, made before gRPC and torch are imported."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from tests.tools.refuse import refuse
 # Test processes fork only to run other programs. gRPC's handlers of a fork have nothing to save for those, and a fork beside
 # a server in the same process has crashed in them.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+# Models here are so small that threads of one operator mostly wait for each other, which on a busy machine takes minutes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A job in a shell's background inherits that Ctrl-C is ignored, and so would every program that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -120,7 +120,7 @@ class Stack:
             time.sleep(_TICK_S)
         return time.monotonic() - started
 
-    def ready(self, timeout_s: float = 180.0) -> None:
+    def ready(self, timeout_s: float = 600.0) -> None:
         """Waits until every producer has acks and the learner trains."""
         names = [name for name in self.members if name.startswith(("producer", "worker"))]
         self.until(lambda: all(self.watch.acked(name) for name in names), "ack for every producer", timeout_s)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from learner.checkpoint.store import completed
-from tests.parallel.ranks import kill, run_cases, started
+from tests.parallel.ranks import RankParent, run_cases, started
 
 CHAIN = {  # layout by epoch; the last one is not killed
     1: (4, {"tensor": 2, "pipeline": 2, "virtual_pipeline": 2}),
@@ -40,11 +40,10 @@ def test_killed_twice_and_resumed_under_other_layouts(references, tmp_path: Path
             "checkpoints": str(root),
             "steps": 10_000,
         }
-        with started(world, [case], out) as process:
-            _wait_for_checkpoints(root, epoch, draw.randint(2, 6), process, out)
+        with started(world, [case], out) as ranks:
+            _wait_for_checkpoints(root, epoch, draw.randint(2, 6), ranks, out)
             time.sleep(draw.uniform(0.0, 0.5))
-            process.kill()  # or it would end the others of a rank that dies, in good order
-            kill(out)
+            ranks.kill()
         losses[epoch] = _read(out / "march.losses")
 
     last, (world, parallel) = list(CHAIN.items())[-1]
@@ -66,11 +65,11 @@ def test_killed_twice_and_resumed_under_other_layouts(references, tmp_path: Path
         assert run == pytest.approx({step: expected[step] for step in run}, abs=1e-6), f"epoch {epoch}, seed {seed}"
 
 
-def _wait_for_checkpoints(root: Path, epoch: int, count: int, process, out: Path) -> None:
+def _wait_for_checkpoints(root: Path, epoch: int, count: int, ranks: RankParent, out: Path) -> None:
     deadline = time.monotonic() + DEADLINE_S
     seen: set[str] = set()  # retention removes the older ones
     while len(seen) < count:
-        assert process.poll() is None, (out / "log").read_text()[-6000:]
+        assert ranks.poll() is None, (out / "log").read_text()[-6000:]
         assert time.monotonic() < deadline, (
             f"{len(seen)} checkpoints of epoch {epoch}\n" + (out / "log").read_text()[-3000:]
         )

@@ -1,6 +1,6 @@
 """The program of the ranks: it runs the cases of a JSON file one after another, each under a layout of its own.
 
-Started by torchrun (see ranks.py). Results come back as <out>/<case>.json from rank 0 and <out>/<case>.<rank>.safetensors
+Forked by rank_parent.py. Results come back as <out>/<case>.json from rank 0 and <out>/<case>.<rank>.safetensors
 from every rank that exports tensors.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import json
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -48,7 +48,7 @@ from tests.parallel.waits import waits
 def equivalence(case: Case) -> dict[str, Any]:
     """Computes loss and gradient of the first step, then takes three steps of Adam."""
     case.keep("initial", case.export())
-    unclipped = case.config.optimizer.model_copy(update={"clip_grad": 1e9})
+    unclipped = case.config.optimizer.model_copy(update={"clip_grad": 1e9, "expert_bias_rate": 0.0})
     still = Trainer(case.policy, unclipped, case.ranks).train_step(case.batch(), Reinforce(), 0.0)
     if case.ranks.replicas == 1:  # otherwise each rank holds a slice of the reduced gradient
         case.keep("gradient", case.export("main_grad"))
@@ -66,17 +66,30 @@ def equivalence(case: Case) -> dict[str, Any]:
 
 
 def movement(case: Case) -> dict[str, Any]:
-    """Takes three steps; returns what the meters say of each, and keeps the weights before and after them."""
+    """Takes three steps; returns what the meters say of each, and keeps the weights before and after them.
+
+    With a checkpoint it is saved after the second, or there is one and the third follows alone.
+    """
     limit = case.spec.get("projects_above")
     trainer = Trainer(case.policy, case.config.optimizer, case.ranks, DiagnosticsConfig(update_stride=1), limit)
+    state, directory = ShardedState(case.policy, trainer, case.ranks), Path(case.spec.get("checkpoint", ""))
+    saves, resumes = case.spec.get("saves", False), case.spec.get("resumes", False)
+    if resumes:
+        state.load(directory)
     case.keep("at0", case.export())
     updates, cosines = [], []
-    for number in range(1, 4):
+    for number in range(3 if resumes else 1, 4):
         stats = trainer.train_step(case.batch(), Reinforce(), lambda stats: case.spec["lr"] * min(1.0, stats.grad_norm))
         assert stats.update is not None
         updates.append([stats.update.norm, stats.update.cosine])
         cosines.append(stats.gradient_cosine)
         case.keep(f"at{number}", case.export())
+        if saves and number == 2:
+            if case.ranks.rank == 0:
+                directory.mkdir()
+            case.ranks.barrier()
+            state.begin_save(directory)
+    state.poll(blocking=True)
     return {"updates": updates, "cosines": cosines}
 
 
@@ -248,20 +261,18 @@ class _InfiniteSlope(Objective):
 def main(path: Path) -> None:
     """Runs the cases in ``path``; a case of fewer ranks leaves out the last ones."""
     rank, world = os.environ["RANK"], os.environ["WORLD_SIZE"]
-    (path.parent / f"{rank}.pid").write_text(str(os.getpid()))
     for spec in json.loads(path.read_text()):
         os.environ["WORLD_SIZE"] = str(spec.get("world", world))
         if int(rank) >= int(os.environ["WORLD_SIZE"]):
             continue  # and waits for the others where the next case of all ranks begins
-        case = Case(spec, path.parent)
+        with mock.patch("gc.freeze"):  # a start would freeze the case, and nothing could collect it
+            case = Case(spec, path.parent)
         result = RUNS[spec["run"]](case)
         if case.ranks.rank == 0:
             (path.parent / f"{spec['name']}.json").write_text(json.dumps(result))
         case.ranks.stop()
-        # A process group and its threads live as long as something refers to it; the next case's start would freeze it.
         del case, result
-        gc.unfreeze()
-        gc.collect()
+        gc.collect()  # a process group and its threads live as long as something refers to it
 
 
 RUNS: dict[str, Callable[[Case], dict[str, Any]]] = {
@@ -288,6 +299,3 @@ RUNS: dict[str, Callable[[Case], dict[str, Any]]] = {
         resumed,
     )
 }
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
