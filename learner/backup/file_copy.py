@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -19,6 +20,7 @@ from runtime.transfer import at_once, transfer
 
 _BLOCK = 4 << 20
 _AT_ONCE = 4
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _BASE_S, _SLOWEST = 600.0, 1 << 20  # a file's attempt may take so long, and a second more for each of so many bytes
 
 
@@ -75,7 +77,7 @@ def fetch(store: BackupStore, files: Mapping[str, FileDigest], directory: Path, 
     """Copies files of a backup into a directory, four at a time, and compares every digest.
 
     Raises:
-        BackupError: a file is missing, or is not what was written; the message names it.
+        BackupError: a file is missing, or is not what was written, or there is no room for it; the message names it.
         OSError: the directory cannot be written.
     """
     progress.expect(sum(file.size for file in files.values()))
@@ -111,6 +113,13 @@ def _fetch(store: BackupStore, directory: Path, progress: CopyProgress, name: st
     try:
         found = transfer(name, attempt, _limit(expected.size))
     except OSError as error:
+        if (
+            isinstance(error.__cause__, OSError) and error.__cause__.errno in _NO_SPACE
+        ):  # only what is written needs room
+            raise BackupError(
+                f"{target}: there is no room for its {expected.size:,} bytes ({error.__cause__.strerror}): the backup is not "
+                "to blame; make room, and restore again"
+            ) from error
         raise BackupError(f"{store.uri}/{name}: cannot be read ({error}): use another backup") from error
     if found != expected:
         raise BackupError(

@@ -41,7 +41,7 @@ from learner.backup.run_sources import RunSources, needed_versions
 from learner.checkpoint.store import CheckpointState, completed, is_healthy, read_state
 from learner.publish.catalog import CatalogError, read_manifest
 from learner.queue.dump import QueueDump, QueueSnapshot
-from learner.queue.witness import Witness
+from learner.queue.witness import MOVED, Witness
 from leeway.v1.manifest_pb2 import ManifestFile
 from runtime.version_format.names import version_name
 
@@ -95,7 +95,7 @@ def read_instant(
                 f"{sources.checkpoints}: there is no complete checkpoint yet: nothing could go on from a backup"
             )
         snapshot = dump.snapshot()
-        if snapshot.halt is not None:
+        if snapshot.halt is not None and not (sources.final and snapshot.halt.reason == MOVED):
             raise BackupError(f"not backed up: {snapshot.halt.describe(sources.queue.run)}")
         ahead.add(dump.late(snapshot))
         if dump.has_all(snapshot) and completed(sources.checkpoints)[-1:] == before:

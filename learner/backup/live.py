@@ -27,13 +27,14 @@ SETTINGS = "learner.json"
 _running = threading.Lock()
 
 
-def back_up(config: LearnerConfig, uri: str, keep: int | None = None) -> Future[WrittenBackup]:
+def back_up(config: LearnerConfig, uri: str, keep: int | None = None, final: bool = False) -> Future[WrittenBackup]:
     """Begins a backup on a thread of its own, and returns at once.
 
     Args:
         config: the learner's settings.
         uri: where to: a prefix such as s3://bucket/path, or file:///path as the learner's process sees it.
         keep: how many complete backups of this run stay there; None: all.
+        final: whether the run goes on where it is restored: its queue stands still from now on.
 
     Returns:
         A future: ``done()`` says whether it has ended; ``result()`` is what was written, whose ``describe()`` is a line for
@@ -47,11 +48,11 @@ def back_up(config: LearnerConfig, uri: str, keep: int | None = None) -> Future[
     if not _running.acquire(blocking=False):
         raise BackupError("a backup is being made already: ask again when it is done")
     future: Future[WrittenBackup] = Future()
-    threading.Thread(target=_run, args=(future, config, uri, keep), name="backup", daemon=True).start()
+    threading.Thread(target=_run, args=(future, config, uri, keep, final), name="backup", daemon=True).start()
     return future
 
 
-def _run(future: Future[WrittenBackup], config: LearnerConfig, uri: str, keep: int | None) -> None:
+def _run(future: Future[WrittenBackup], config: LearnerConfig, uri: str, keep: int | None, final: bool) -> None:
     log = structlog.get_logger(process="backup")
     try:
         sources = RunSources(
@@ -60,6 +61,7 @@ def _run(future: Future[WrittenBackup], config: LearnerConfig, uri: str, keep: i
             config.publish.dir,
             config.metrics_dir,
             texts={SETTINGS: json.dumps(_without_secrets(config.model_dump(mode="json")), indent=1)},
+            final=final,
         )
         written = write_backup(sources, uri, keep, CopyProgress(lambda line: log.info(line)), config.publish.best)
     except Exception as error:  # noqa: BLE001 - the end of this thread; raised where the future is asked

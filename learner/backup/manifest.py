@@ -74,7 +74,7 @@ class BackupManifest:
 
 
 def read_manifest(store: BackupStore) -> BackupManifest:
-    """Reads a backup's manifest. Raises BackupError: it is missing, damaged, or of another schema."""
+    """Reads a backup's manifest. Raises BackupError: it is missing, damaged, of another schema, or cannot be read now."""
     where = f"{store.uri}/{MANIFEST}"
     try:
         values = json.loads(store.get(MANIFEST))
@@ -86,7 +86,13 @@ def read_manifest(store: BackupStore) -> BackupManifest:
         fields = {name: value for name, value in content.items() if name != "schema"}
         files = {name: FileDigest(**entry) for name, entry in content["files"].items()}
         return BackupManifest(**{**fields, "files": files})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise BackupError(
+                f"{where}: cannot be read now ({error}): see that the place answers, and try again"
+            ) from error
+        raise BackupError(f"{where}: no manifest of a complete backup: name another one") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BackupError(f"{where}: no manifest of a complete backup ({type(error).__name__}: {error})") from error
 
 

@@ -16,6 +16,7 @@ from learner.checkpoint.store import DamagedError, completed, read_state, write_
 from learner.config import QueueConfig
 from learner.queue.dump import moved, wanted
 from learner.queue.load import QueueLoad
+from learner.queue.restored_changes import awaited_backups, settled
 from learner.queue.witness import Witness
 
 _SPARE = 1000  # version numbers, for clocks of two machines that differ
@@ -55,6 +56,7 @@ def load_queue(directory: Path, manifest: BackupManifest, config: QueueConfig, w
         BackupError: the dump is not whole.
     """
     needed, count = wanted(read_parts(directory, INSTANT), manifest.run), 0
+    backups = awaited_backups(read_parts(directory, INSTANT), manifest.run)
     with QueueLoad(config) as load:
         load.begin()
         for record in read_parts(directory, AHEAD):
@@ -68,6 +70,7 @@ def load_queue(directory: Path, manifest: BackupManifest, config: QueueConfig, w
             )
         for record in read_parts(directory, INSTANT):
             if record.kind != "same":
+                record = settled(record, manifest.run, backups)
                 load.put(moved(record, manifest.run, manifest.weights_uri, weights_uri))
                 count += 1
         load.finish()

@@ -25,6 +25,7 @@ class RunSources:
         files: name in the backup -> small file. They are copied before Redis is read: a prompt cursor that is behind asks
             some prompts again, one that is ahead would pass over prompts whose groups are not there.
         texts: name in the backup -> content of a file that is made for it.
+        final: whether the run goes on where the backup is restored, and nowhere else.
     """
 
     queue: QueueConfig
@@ -33,6 +34,7 @@ class RunSources:
     metrics: Path
     files: Mapping[str, Path] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
+    final: bool = False
 
 
 def needed_versions(weights: Path, snapshot: QueueSnapshot, state: CheckpointState, best: int | None) -> set[int]:

@@ -18,7 +18,10 @@ from learner.backup.retention import remove_oldest
 from learner.backup.run_sources import RunSources
 from learner.backup.store import BackupStore
 from learner.publish.catalog import PINNED, POINTER, pinned
+from learner.queue import QueueError
 from learner.queue.dump import QueueDump
+from learner.queue.keys import Keys
+from learner.queue.moving import MovingQueue
 from learner.queue.versions_in_use import read_versions_in_use
 from learner.storage.digests import FileDigest
 from leeway.v1.manifest_pb2 import ManifestFile
@@ -58,6 +61,8 @@ def write_backup(
 ) -> WrittenBackup:
     """Writes a backup of a run, which may be in progress, and removes the oldest ones.
 
+    Before a final one is made, the queue stands still, and stays so: what it holds is all in the backup.
+
     Args:
         sources: where the run is.
         uri: a prefix, under which the backup gets a name of its own.
@@ -66,14 +71,16 @@ def write_backup(
         best: the metric by which the best version is chosen, name:sampling:metric.
 
     Raises:
-        BackupError: it could not be made; what is there of it is not complete, and will never be taken for a backup. Or it
-            is complete, and older ones could not be removed: the message says so.
+        BackupError: it could not be made; what is there of it is not complete, and will never be taken for a backup. A
+            final one leaves the run as it was then. Or it is complete, and older ones could not be removed: the message says
+            so.
         QueueError, CheckpointError: the run's queue or checkpoint cannot be read.
     """
     started, prefix = time.monotonic(), BackupStore(uri)
     store = prefix.below(new_name())
     try:
-        manifest, script_s = _write(sources, store, progress, best)
+        with _standing_still(sources, store.uri):
+            manifest, script_s = _write(sources, store, progress, best)
     except OSError as error:
         raise BackupError(f"{store.uri}: not complete: {error}") from error
     try:
@@ -81,6 +88,22 @@ def write_backup(
     except OSError as error:
         raise BackupError(f"{store.uri}: complete, but older backups could not be removed: {error}") from error
     return WrittenBackup(store.uri, manifest, time.monotonic() - started, script_s, removed)
+
+
+@contextlib.contextmanager
+def _standing_still(sources: RunSources, uri: str) -> Iterator[None]:
+    if not sources.final:
+        yield
+        return
+    with MovingQueue(sources.queue) as queue:
+        queue.begin(uri)
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(QueueError):  # Redis is away: what it says of the move tells what to do
+                queue.give_up()
+            raise
+        queue.complete()
 
 
 def _write(
@@ -96,7 +119,8 @@ def _write(
         instant, created = read_instant(sources, chosen, dump, ahead, stack), time.time()
         ahead.flush()
         parts = QueueParts(copy, INSTANT)
-        parts.add(instant.snapshot.records)
+        halted = Keys(sources.queue.run).halted  # the run that is restored does not stand still
+        parts.add(record for record in instant.snapshot.records if record.key != halted)
         parts.flush()
         copy.copy(instant.opened)
     _require_intact(copy, instant)

@@ -197,12 +197,28 @@ class Changes:
         if kind == "unpin":
             return None if run.lead is None else _Done(unpin(run.config.publish.dir, change.unpin.version))
         if kind == "backup":
+            if change.backup.final:
+                self._be_ready_to_move(step)
             if run.lead is not None:
                 self._backups[record.number] = record, begun_backup(run.config, change.backup)
             return None
         raise ChangeError(
             f"{kind or 'change'}: this learner does not know it; start it with the gateways' version of leeway"
         )
+
+    def _be_ready_to_move(self, step: int) -> None:
+        """Saves and commits what a run has trained that goes on elsewhere. Raises ChangeError: it trains on, or on rank 0."""
+        if not self._paused:
+            raise ChangeError(
+                "final = true: the run goes on training, and the steps that follow would be lost: pause it first (leeway ctl "
+                "pause), then ask again"
+            )
+        self._checkpoint(step)
+        if self._run.lead is not None and self._run.checkpointer.uncommitted:
+            raise ChangeError(
+                f"final = true: {self._run.checkpointer.uncommitted} trained groups could not be committed: the learner's "
+                "log says why; ask again"
+            )
 
     def _checkpoint(self, step: int) -> _Done:
         run = self._run
@@ -267,6 +283,6 @@ class Changes:
 def begun_backup(config: LearnerConfig, wanted: op.BackUp) -> Future[Any]:
     """Begins a backup in the background. Raises ChangeError: it cannot be begun."""
     try:
-        return back_up(config, wanted.uri, wanted.keep or None)
+        return back_up(config, wanted.uri, wanted.keep or None, wanted.final)
     except LeewayError as error:
         raise ChangeError(f"uri = {wanted.uri}: {error}") from error

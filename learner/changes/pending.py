@@ -11,6 +11,7 @@ from google.protobuf import json_format
 
 from learner.config import LearnerConfig
 from learner.config.changeable import ChangeError
+from learner.publish.catalog import pinned
 from learner.queue import FencedError, QueueError
 from learner.queue.change_journal import ChangeJournal
 from learner.run import RankZeroCallbacks
@@ -47,17 +48,22 @@ class PendingChanges:
     def __init__(self, config: LearnerConfig, lead: RankZeroCallbacks) -> None:
         self._journal = ChangeJournal(config.queue, lead.queue.epoch)
         self._lead = lead
+        self._versions = config.publish.dir
+        self._pins_told = False
         self._untold: dict[int, Settled] = {}
         self._log = structlog.get_logger()
 
     def read(self) -> list[op.RecordedChange]:
         """Reads the changes that wait, oldest first; none while Redis is away.
 
+        The first look tells the journal which versions are pinned on disk: while no learner ran, operators have pinned there.
+
         Raises:
             FencedError: a newer learner has started.
         """
         self._lead.queue.changes_seen()
         try:
+            self._tell_pins()
             for number, settled in list(self._untold.items()):
                 self._tell(number, settled)
             return [record for record in self._journal.pending() if record.number not in self._untold]
@@ -113,6 +119,14 @@ class PendingChanges:
     def close(self) -> None:
         """Closes the journal."""
         self._journal.close()
+
+    def _tell_pins(self) -> None:
+        if self._pins_told:
+            return
+        found = pinned(self._versions)
+        if changed := self._journal.pin_exactly(found):
+            self._log.info("pinned versions are those that are marked on disk", pinned=sorted(found), changed=changed)
+        self._pins_told = True
 
     def _tell(self, number: int, settled: Settled) -> None:
         state = op.CHANGE_STATE_REFUSED if settled.refused else op.CHANGE_STATE_APPLIED

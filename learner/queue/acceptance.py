@@ -24,7 +24,9 @@ from learner.queue.errors import QueueError
 from learner.queue.keys import ID_BUCKET_MS, Keys, made_ms
 from learner.queue.redis_session import RedisSession
 from learner.queue.schema import SCHEMA
-from learner.queue.witness import Halt
+from learner.queue.witness import MOVED, Halt
+
+_KNOWN_DATA = ("older", MOVED)  # reasons of a halt in which Redis has this run's own data, not some that was begun anew
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ class HaltedQueue:
                 returned += completions.finish("trained", one.step, refs)
             # What Redis had heard of, it still knows, or has forgotten when it was time to. Who reported it counts, not who
             # has started since: that may be the learner that found the data older.
-            if halt.reason != "older" or (one.epoch, one.step) > (halt.found.reported, halt.found.step):
+            if halt.reason not in _KNOWN_DATA or (one.epoch, one.step) > (halt.found.reported, halt.found.step):
                 gone = [GroupRef(*group, "") for group in one.groups if group not in queued]
                 # An id that is older than the memory of ids is not to fill it: such a group is refused by its age.
                 restored += completions.restore("trained", one.step, [r for r in gone if made_ms(r.group_id) >= oldest])
@@ -143,7 +145,7 @@ class HaltedQueue:
                 lambda fleet=fleet: self._session.client.hget(self._keys.ledger(fleet), "accepted")
             )
             # In data that was begun anew, what was accepted before the halt was noticed is not among what is missing.
-            new = 0 if halt.reason == "older" else halt.found.accepted.get(fleet, 0)
+            new = 0 if halt.reason in _KNOWN_DATA else halt.found.accepted.get(fleet, 0)
             known = int(count or 0) + aged.get(fleet, 0) - new
             if before > known:
                 missing[fleet] = before - known

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -156,6 +156,18 @@ class ChangeJournal:
         effects = _effects(record) if state == operator_pb2.CHANGE_STATE_APPLIED else []
         epoch = "" if self._epoch is None else str(self._epoch)
         self._run("settle_change", [*self._names(), self._keys.epoch], [number, _stored(record), epoch, *effects])
+
+    def pin_exactly(self, versions: Iterable[int]) -> int:
+        """Makes the pinned versions those that a learner has found marked on disk, where it is said what stays.
+
+        Returns:
+            How many versions are pinned now and were not, or were and are not.
+
+        Raises:
+            FencedError: a newer learner has started.
+        """
+        arguments = [str(self._epoch), *sorted(versions)]
+        return int(self._run("pin_exactly", [self._keys.pinned, self._keys.epoch], arguments))
 
     def in_force(self) -> InForce:
         """Returns everything that is in force, as of one moment."""

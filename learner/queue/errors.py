@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from runtime.errors import LeewayError
+from typing import ClassVar
+
+from runtime.errors import MISCONFIGURED, LeewayError
 
 
 class QueueError(LeewayError):
@@ -27,6 +29,12 @@ class MemoryFullError(UnavailableError):
 
 class HaltedError(StillAwayError):
     """The data in Redis is not the run's newest: nothing is accepted or committed until an operator has decided."""
+
+
+class MovedError(HaltedError):
+    """The run has moved and goes on elsewhere: a learner that starts here ends, and is not to be started again."""
+
+    exit_status: ClassVar[int] = MISCONFIGURED
 
 
 class RefusedCredentialsError(QueueError):

@@ -10,6 +10,7 @@ halts the queue, until an operator decides (`leeway queue accept`).
 from __future__ import annotations
 
 import json
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,7 +18,7 @@ from typing import Any
 
 from structlog.stdlib import BoundLogger
 
-from learner.queue.errors import HaltedError
+from learner.queue.errors import HaltedError, MovedError
 from learner.queue.keys import Keys
 from learner.queue.redis_session import Call
 from learner.queue.schema import SCHEMA, require_schema
@@ -28,6 +29,7 @@ FORGETTABLE_S = 10.0
 # For how long processes remember what they wrote, to write it again. Longer than FORGETTABLE_S, because the clock of an older
 # copy may have advanced before the first of those who know better has looked.
 REPAIRED_S = 20.0
+MOVED = "moved"  # the reason of a halt that an operator has asked for: the run goes on elsewhere (learner.queue.moving)
 
 
 @dataclass(frozen=True)
@@ -74,25 +76,34 @@ class Halt:
     """Why a queue stands still.
 
     Attributes:
-        reason: "empty", "another" or "older": what is wrong with the data.
+        reason: "empty", "another" or "older": what is wrong with the data; or MOVED: nothing is.
         known: what was seen before.
         found: what is there instead.
         text: the record as Redis stores it.
+        to: where a run that moves goes.
+        at: Unix seconds at which the move began.
+        complete: whether all of it is there.
     """
 
     reason: str
     known: Witness
     found: Witness
     text: str
+    to: str = ""
+    at: float = 0.0
+    complete: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Halt:
         """Parses what witness.lua stores."""
         values = json.loads(text)
-        return cls(values["reason"], Witness.of(values["known"]), Witness.of(values["found"]), text)
+        move = {name: values[name] for name in ("to", "at", "complete") if name in values}
+        return cls(values["reason"], Witness.of(values["known"]), Witness.of(values["found"]), text, **move)
 
     def describe(self, run: str) -> str:
         """Says what is wrong, what is missing and what to do, in one line."""
+        if self.reason == MOVED:
+            return self._describe_move(run)
         known, found = self.known, self.found
         what = {
             "empty": "Redis has lost this run's data (flushed, or another server)",
@@ -111,6 +122,19 @@ class Halt:
         return (
             f"the queue of run {run!r} is halted: {what}. Seen before: {numbers}. Nothing is accepted or committed. Put the "
             "newest data back and restart Redis, or accept the loss: leeway queue accept RUN"
+        )
+
+    def _describe_move(self, run: str) -> str:
+        when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(self.at))
+        after_all = "If the run is to go on here after all, and runs nowhere else: leeway queue accept RUN"
+        if self.complete:
+            return (
+                f"run {run!r} has moved to {self.to} at {when}: nothing is accepted or trained here. It goes on with "
+                f"leeway restore there; fleets need the new address. {after_all}"
+            )
+        return (
+            f"run {run!r} is being moved to {self.to} since {when}: nothing is accepted or trained here. If nobody does that "
+            f"any more, begin again: leeway backup RUN URI --final. {after_all}"
         )
 
 
@@ -165,7 +189,7 @@ class Watch:
             if self.halt is None:
                 self._log.error(halt.describe(self._run))
             self.halt = halt
-            raise HaltedError(halt.describe(self._run))
+            raise (MovedError if halt.reason == MOVED else HaltedError)(halt.describe(self._run))
         if self.halt is not None:
             self._log.warning("the queue goes on", decision=json.loads(decision) if decision else None)
         elif decision:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from learner.changes.pending import PendingChanges
-from learner.config import LearnerConfig, QueueConfig
+from learner.config import QueueConfig
 from learner.config.changeable import ChangeError
+from learner.publish.catalog import PINNED
 from learner.queue import FencedError, LearnerQueue
 from learner.queue import change_journal as module
 from learner.queue.change_journal import ChangeJournal
@@ -150,12 +152,15 @@ def test_a_learner_that_is_superseded_settles_nothing(config: QueueConfig):
     newer.close()
 
 
-def test_a_learner_gives_up_a_setting_of_a_newer_release(config: QueueConfig, monkeypatch: pytest.MonkeyPatch):
+def test_a_learner_gives_up_a_setting_of_a_newer_release(
+    config: QueueConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
     name = "optimizer.of_a_newer_release"
     queue, rows = LearnerQueue.open(config), []
     metrics = SimpleNamespace(event=lambda kind, **facts: rows.append((kind, facts["reason"])))
     lead = cast(RankZeroCallbacks, SimpleNamespace(queue=queue, metrics=metrics))
-    pending = PendingChanges(cast(LearnerConfig, SimpleNamespace(queue=config)), lead)
+    learner: Any = SimpleNamespace(queue=config, publish=SimpleNamespace(dir=tmp_path))
+    pending = PendingChanges(learner, lead)
     with ChangeJournal(config, queue.epoch) as journal:
         journal.request("finish", "ann", op.Change(finish=op.Finish()))
         journal.settle(1, APPLIED, new={name: "1"})
@@ -174,3 +179,34 @@ def test_a_learner_gives_up_a_setting_of_a_newer_release(config: QueueConfig, mo
             journal.request("set", "ann", op.Change(set=op.SetSettings(values={name: "1"})))
     pending.close()
     queue.close()
+
+
+def test_what_is_pinned_is_what_is_marked_on_disk_once_a_learner_has_looked(config: QueueConfig, tmp_path: Path):
+    """`leeway policy pin` marks a version of a run in which no learner runs, and cannot tell the journal."""
+    older, queue = LearnerQueue.open(config), LearnerQueue.open(config)
+    lead = cast(RankZeroCallbacks, SimpleNamespace(queue=queue, metrics=SimpleNamespace(event=lambda *_, **__: None)))
+    learner: Any = SimpleNamespace(queue=config, publish=SimpleNamespace(dir=tmp_path))
+    (tmp_path / PINNED).mkdir()
+    for version in (3, 12):
+        (tmp_path / PINNED / f"{version:06d}").touch()
+    with ChangeJournal(config, older.epoch) as old, ChangeJournal(config, queue.epoch) as journal:
+        for number, version in ((1, 3), (2, 5)):  # a mark of version 5 has been taken away since
+            journal.request(str(number), "ann", op.Change(pin=op.PinVersion(version=version)))
+            journal.settle(number, APPLIED)
+        with pytest.raises(FencedError):
+            old.pin_exactly({7})
+        assert journal.pinned() == {3, 5}
+
+        pending = PendingChanges(learner, lead)
+        pending.read()
+
+        assert journal.pinned() == {3, 12}
+        journal.request("3", "ann", op.Change(pin=op.PinVersion(version=7)))
+        journal.settle(3, APPLIED)
+        pending.read()  # later changes go through the journal, and are not undone
+        assert journal.pinned() == {3, 7, 12}
+        journal.pin_exactly(set())
+        assert journal.pinned() == set()
+    pending.close()
+    queue.close()
+    older.close()

@@ -10,12 +10,17 @@ from pathlib import Path
 import pytest
 
 from learner.checkpoint import store
+from learner.cli.operate.backup import back_up_run
 from learner.cli.run.run_directory import RunDirectory
-from learner.queue import EmbeddedRedis, HaltedError, LearnerQueue
+from learner.queue import Appended, EmbeddedRedis, GatewayQueue, HaltedError, LearnerQueue
+from learner.queue.change_journal import ChangeJournal
+from learner.queue.errors import MovedError
 from learner.queue.keys import Keys
+from learner.queue.moving import MovingQueue
+from leeway.v1 import operator_pb2 as op
 from tests.service.backed_up import PlayedRun, leeway
 from tests.service.fleet import valid_group
-from tests.service.queueing import client, ledger
+from tests.service.queueing import client, feed, ledger
 
 RUNBOOK = (Path(__file__).parents[2] / "deploy" / "runbook.md").read_text()
 
@@ -46,8 +51,8 @@ def flush(played: PlayedRun) -> None:
         raw.flushall()
 
 
-def backed_up(played: PlayedRun, place: Path) -> None:
-    status, text = leeway("backup", played.run.root, place)
+def backed_up(played: PlayedRun, place: Path, *options: str) -> None:
+    status, text = leeway("backup", played.run.root, place, *options)
     assert status == 0, text
 
 
@@ -160,3 +165,91 @@ async def test_the_whole_machine_is_lost(played: PlayedRun, tmp_path: Path):
     learner.begin(state.step, state.trained + state.recent, state.extra["witness"])
     assert learner.give_up(state.contained, record=True) == 0
     assert len(learner.take(99, 2, 99)) == 5
+
+
+async def test_a_run_that_has_moved_goes_on_there_and_not_here(played: PlayedRun, tmp_path: Path):
+    documented("leeway backup RUN URI --final")
+    played.learner.close()
+    with played.run.lock():
+        status, text = leeway("backup", played.run.root, tmp_path / "kept", "--final")
+        assert (status, "the run is in progress" in text) == (2, True), text
+    before = ledger(played.config)
+    (tmp_path / "file").touch()
+    status, text = leeway("backup", played.run.root, tmp_path / "file" / "kept", "--final")
+    assert status == 2, text
+    assert leeway("queue", "status", played.run.root)[1] == "the queue is not halted\n"  # a failure leaves it as it was
+
+    status, text = leeway("backup", played.run.root, tmp_path / "kept", "--final")
+
+    assert (status, "the run has moved, and does not go on here" in text) == (0, True), text
+    with pytest.raises(
+        MovedError, match=r"has moved to file:///.*/kept/backup-.* nothing is accepted or trained here"
+    ) as no:
+        played.begin()
+    assert no.value.exit_status == 2, "a supervisor would start it again"
+    late = GatewayQueue(played.config, quarantine_groups=10)
+    await late.check()
+    assert await feed(late, [valid_group()]) == [Appended.HALTED]
+    await late.close()
+    status, text = leeway("backup", played.run.root, tmp_path / "other")
+    assert (status, "not backed up: run" in text) == (2, True), text
+
+    status, text = leeway("restore", tmp_path / "kept", tmp_path / "there")
+    assert status == 0, text
+    there = RunDirectory.existing(tmp_path / "there")
+    server = EmbeddedRedis.start(there.redis)
+    config = played.config.model_copy(update={"url": server.url})
+    try:
+        account = ledger(config)
+        assert (account.accepted, account.trained, account.queued) == (before.accepted, before.trained, 5)
+        state = store.read_state(store.completed(there.checkpoints)[-1])
+        learner = LearnerQueue.open(config)
+        learner.begin(state.step, state.trained + state.recent, state.extra["witness"])
+        assert len(learner.take(99, 2, 99)) == 5
+        learner.close()
+    finally:
+        server.stop()
+
+
+async def test_a_move_is_begun_again_or_taken_back(played: PlayedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    played.learner.close()
+
+    def killed(self: MovingQueue) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as process:
+        process.setattr(MovingQueue, "complete", killed)
+        with pytest.raises(KeyboardInterrupt):
+            back_up_run(played.run, str(tmp_path / "kept"), None, print, final=True)
+    with pytest.raises(MovedError, match=r"is being moved to .*begin again: leeway backup RUN URI --final"):
+        played.begin()
+    backed_up(played, tmp_path / "again", "--final")
+    backed_up(played, tmp_path / "once more", "--final")
+    status, text = leeway("queue", "accept", played.run.root, "--yes")
+    assert status == 0, text
+    assert "two learners would train the same groups" in text
+    assert "0 groups are missing at most" in text
+    account = ledger(played.config)
+    assert (account.accepted, account.trained, account.queued, account.vanished) == (12, 7, 5, 0)
+    played.learner = played.begin()
+    assert len(played.learner.take(99, 2, 99)) == 5
+
+
+async def test_the_request_of_a_backup_is_not_in_what_is_restored_from_it(played: PlayedRun, tmp_path: Path):
+    """The learner makes it while its own change waits; the next one would make it again, and a final one would end it."""
+    with ChangeJournal(played.config) as journal:
+        journal.request("a", "ann", op.Change(backup=op.BackUp(uri="file:///kept", final=True)))
+        journal.request("b", "ann", op.Change(checkpoint=op.SaveCheckpoint()))
+    backed_up(played, tmp_path / "kept")
+    assert leeway("restore", tmp_path / "kept", tmp_path / "there")[0] == 0
+    server = EmbeddedRedis.start(RunDirectory.existing(tmp_path / "there").redis)
+    try:
+        with ChangeJournal(played.config.model_copy(update={"url": server.url})) as journal:
+            assert [one.request_id for one in journal.pending()] == ["b"]
+            first = journal.list()[0]
+            assert (first.request_id, first.state) == ("a", op.CHANGE_STATE_APPLIED)
+            assert "restored from this backup" in first.reason
+            with client(played.config.model_copy(update={"url": server.url})) as raw:
+                assert raw.zcard(Keys(played.config.run).change_pending) == 1
+    finally:
+        server.stop()

@@ -40,8 +40,8 @@ class Restored:
     whole: bool
 
 
-def back_up_run(run: RunDirectory, uri: str, keep: int | None, tell: Tell) -> WrittenBackup:
-    """Backs up a run of this machine, whether it is in progress or not.
+def move_run(run: RunDirectory, uri: str, keep: int | None, tell: Tell) -> WrittenBackup:
+    """Backs up a run that is not in progress, and ends it here: it goes on where the backup is restored.
 
     Args:
         run: its directory.
@@ -50,12 +50,32 @@ def back_up_run(run: RunDirectory, uri: str, keep: int | None, tell: Tell) -> Wr
         tell: is told how far it is.
 
     Raises:
+        RunError: the run is in progress.
+        BackupError: the backup could not be made; the run may go on here.
+        QueueError, CheckpointError, SettingsError: the run cannot be read, or its queue stands still for another reason.
+    """
+    with run.lock():
+        return back_up_run(run, uri, keep, tell, final=True)
+
+
+def back_up_run(run: RunDirectory, uri: str, keep: int | None, tell: Tell, final: bool = False) -> WrittenBackup:
+    """Backs up a run of this machine, whether it is in progress or not.
+
+    Args:
+        run: its directory.
+        uri: where to: a prefix.
+        keep: how many complete backups of the run stay there; None: all.
+        tell: is told how far it is.
+        final: whether the run is to go on elsewhere only; then it must not be in progress.
+
+    Raises:
         BackupError: it could not be made.
         QueueError, CheckpointError, SettingsError: the run cannot be read.
     """
     run_file = RunFile.read(run.root)
     with queue_of(run) as queue:
-        sources = RunSources(queue, run.checkpoints, run.weights, run.metrics, files=dict(_small_files(run, run_file)))
+        files = dict(_small_files(run, run_file))
+        sources = RunSources(queue, run.checkpoints, run.weights, run.metrics, files=files, final=final)
         return write_backup(sources, uri, keep, CopyProgress(tell), run_file.best_metric)
 
 

@@ -26,6 +26,14 @@ def backup(
             "--keep", metavar="N", min=1, help="Then remove the oldest complete backups of this run beyond N."
         ),
     ] = None,
+    final: Annotated[
+        bool,
+        typer.Option(
+            "--final",
+            help="The run moves: it goes on where the backup is restored, and can neither train nor accept groups here any "
+            "more. It must be stopped, or with --gateway paused.",
+        ),
+    ] = False,
     timeout_s: Annotated[
         float, typer.Option("--timeout", metavar="SECONDS", min=0, help="With --gateway: wait no longer.")
     ] = _LIMIT_S,
@@ -34,13 +42,16 @@ def backup(
 
     With --gateway the learner does it, which sees no identities and no cursors; URI is a place that it reaches.
     """
-    from learner.cli.operate.backup import back_up_run
+    from learner.cli.operate.backup import back_up_run, move_run
 
     with one_line_errors():
         if run.target is not None:
-            change(run, operator_pb2.Change(backup=operator_pb2.BackUp(uri=uri, keep=keep or 0)), True, timeout_s)
-        written = back_up_run(run.directory(), uri, keep, _note)
+            wanted = operator_pb2.BackUp(uri=uri, keep=keep or 0, final=final)
+            change(run, operator_pb2.Change(backup=wanted), True, timeout_s)
+        written = (move_run if final else back_up_run)(run.directory(), uri, keep, _note)
     typer.echo(written.describe())
+    if final:
+        typer.echo(f"the run has moved, and does not go on here; there: leeway restore {written.uri} DIR")
 
 
 def restore(

@@ -10,13 +10,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from learner.cli.operate.merged_file import DTYPES, merged_size, write_merged
+from learner.cli.operate.merged_file import merged_size, write_merged
 from learner.cli.run.evaluations import best, read_evaluations
 from learner.cli.run.run_directory import RunDirectory, RunError
 from learner.cli.run.run_file import RunFile
 from learner.publish.catalog import CatalogError, read_manifest
-from learner.publish.reader import VersionReader, wrong_files
+from learner.publish.manifest_writer import COMPANIONS
+from learner.publish.reader import VersionReader, wrong_base, wrong_files
 from learner.storage.digests import make_durable
+from runtime.version_format.conversion import DTYPES
 from runtime.version_format.names import MANIFEST, version_name, versions_on_disk
 
 _INDEX = "model.safetensors.index.json"
@@ -109,9 +111,10 @@ def _export(run: RunDirectory, version: int, target: Path, dtype: str | None) ->
     model = RunFile.read(run.root).model_directory()
     _check_room(target, sum(merged_size(header, written) for header in reader.files().values()))
     with _all_or_nothing(target) as partial:
-        _copy_companions(run.weights / version_name(reader.chain[0]), model, partial)
+        full = run.weights / version_name(reader.chain[0])
+        _copy_companions(full if reader.base is None else None, model, partial)
         for name in reader.files():
-            write_merged(reader, name, partial / name, written, digests[name])
+            write_merged(reader, name, partial / name, written, digests.get(name))
         _tell_dtype(partial / "config.json", written)
         if written != reader.manifest.dtype:
             _tell_size(partial)
@@ -126,6 +129,8 @@ def _verified(weights: Path, version: int) -> VersionReader:
     reader = VersionReader(weights, version)
     manifests = [read_manifest(weights, one) for one in reader.chain]
     faults = [f"version {one.version}: {fault}" for one in manifests for fault in wrong_files(weights, one)]
+    if (problem := wrong_base(reader)) is not None:
+        faults.append(f"version {version}: {problem}")
     if faults:
         raise CatalogError(f"damaged, not exported: {'; '.join(faults)}")
     return reader
@@ -153,12 +158,12 @@ def _all_or_nothing(target: Path) -> Iterator[Path]:
         raise
 
 
-def _copy_companions(full: Path, model: Path, target: Path) -> None:
-    """Copies what is no tensor: from the full version, and, where it has no such file, from the run's initial model."""
-    for path in full.iterdir():
+def _copy_companions(full: Path | None, model: Path, target: Path) -> None:
+    """Copies what is no tensor: from the full version, if there is one, and from the run's initial model what it has not."""
+    for path in full.iterdir() if full is not None else ():
         if path.name != MANIFEST and path.suffix != ".safetensors":
             shutil.copyfile(path, target / path.name)
-    for pattern in _FROM_MODEL:
+    for pattern in _FROM_MODEL if full is not None else (*_FROM_MODEL, *COMPANIONS, _INDEX):
         for path in model.glob(pattern):
             if not (target / path.name).exists():
                 shutil.copyfile(path, target / path.name)

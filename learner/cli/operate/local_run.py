@@ -31,7 +31,7 @@ from learner.queue.errors import NeverStartedError
 from learner.queue.identity_registry import IdentityRegistry
 from learner.queue.quarantine import Quarantine, Quarantined
 from learner.queue.versions_in_use import VersionsInUse
-from leeway.v1 import operator_pb2, rollout_pb2
+from leeway.v1 import manifest_pb2, operator_pb2, rollout_pb2
 from runtime.version_format.names import version_name, versions_on_disk
 
 
@@ -181,7 +181,7 @@ class LocalRun:
             manifest.step,
             manifest.epoch,
             sum(file.size for file in manifest.files),
-            f"delta of {manifest.base_version}" if manifest.HasField("base_version") else "full",
+            _kind(manifest),
             f"{manifest.published_at.ToDatetime():%Y-%m-%d %H:%M:%S}",
             tuple(self._states(version, known)),
             None if known is None else tuple(known.running.get(version, [])),
@@ -198,3 +198,9 @@ class LocalRun:
             yield "best"
         if known is not None and version not in known.registered:
             yield "orphan"
+
+
+def _kind(manifest: manifest_pb2.Manifest) -> str:
+    if manifest.HasField("adapter"):
+        return f"adapter, rank {manifest.adapter.rank}"
+    return f"delta of {manifest.base_version}" if manifest.HasField("base_version") else "full"

@@ -37,6 +37,7 @@ def accept(
     from learner.cli.operate.trained_record import trained_steps
     from learner.cli.run.queue import queue_of
     from learner.queue.acceptance import HaltedQueue
+    from learner.queue.witness import MOVED
 
     with one_line_errors():
         directory = RunDirectory.existing(run)
@@ -46,6 +47,8 @@ def accept(
                 typer.echo("the queue is not halted")
                 return
             typer.echo(halt.describe(config.run))
+            if halt.reason == MOVED:
+                typer.echo("If it has been restored elsewhere, two learners would train the same groups.", err=True)
             typer.echo("\n".join(_losses(halt.known.accepted, halt.found.accepted)))
             steps = list(trained_steps(directory))
             known = sum(len(one.groups) for one in steps)

@@ -23,7 +23,7 @@ class VersionRow:
         step: the optimizer step of its weights; None: its manifest cannot be read.
         epoch: the learner's epoch that published it.
         size: bytes of its files; None where they are not known.
-        kind: "full" or "delta of N"; "" where it is not known.
+        kind: "full", "delta of N" or "adapter, rank N"; "" where it is not known.
         published: when, as text.
         states: "newest", "pinned", "best", "orphan", "unreadable".
         run_by: workers that run it, as fleet/worker; None where that is not known.

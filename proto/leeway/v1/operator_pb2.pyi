@@ -358,12 +358,14 @@ class UndrainFleet(_message.Message):
     def __init__(self, fleet: _Optional[str] = ...) -> None: ...
 
 class BackUp(_message.Message):
-    __slots__ = ("uri", "keep")
+    __slots__ = ("uri", "keep", "final")
     URI_FIELD_NUMBER: _ClassVar[int]
     KEEP_FIELD_NUMBER: _ClassVar[int]
+    FINAL_FIELD_NUMBER: _ClassVar[int]
     uri: str
     keep: int
-    def __init__(self, uri: _Optional[str] = ..., keep: _Optional[int] = ...) -> None: ...
+    final: bool
+    def __init__(self, uri: _Optional[str] = ..., keep: _Optional[int] = ..., final: bool = ...) -> None: ...
 
 class RequestChangeRequest(_message.Message):
     __slots__ = ("request_id", "change")

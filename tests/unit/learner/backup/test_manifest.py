@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from learner.backup.manifest import MANIFEST, BackupManifest, backups_in, new_na
 from learner.backup.store import BackupStore
 from learner.queue.witness import Witness
 from learner.storage.digests import FileDigest
+from runtime import transfer
 
 SEEN = Witness("nonce", 5, 1, 12, {"alpha": 1000, "beta": 7}, {"alpha": 900, "beta": 7})
 KEPT = BackupManifest(
@@ -49,6 +51,21 @@ def test_a_manifest_that_is_not_what_was_written_is_refused(tmp_path: Path, old:
     path = tmp_path / MANIFEST
     path.write_text(path.read_text().replace(old, new, 1))
     with pytest.raises(BackupError, match=f"{MANIFEST}.*{message}"):
+        read_manifest(store)
+
+
+def test_a_manifest_that_cannot_be_read_now_is_not_one_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    store = BackupStore(str(tmp_path))
+    with pytest.raises(BackupError, match="no manifest of a complete backup: name another one"):
+        read_manifest(store)
+    KEPT.write(store)
+
+    def stale(path: Path) -> bytes:
+        raise OSError(errno.ESTALE, "Stale file handle", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", stale)
+    monkeypatch.setattr(transfer, "_PAUSES_S", ())
+    with pytest.raises(BackupError, match=r"cannot be read now .*Stale file handle.*try again"):
         read_manifest(store)
 
 
