@@ -57,7 +57,7 @@ class Behaviour:
         self._tokens = tokens
         self._scorer = scorer = tokens.scorer
         self._ranks = ranks
-        self._published = VerifiedVersions(config.publish.dir)
+        self._published = VerifiedVersions(config.publish.dir, config.model)
         self._wants_log_mu = objective.needs_behaviour or config.behaviour.drift_every > 0
         limit = self._cache_limit(scorer.version_bytes)
         self._cache = WeightCache(limit, lambda version: scorer.read(self._published.open(version)))
@@ -65,6 +65,7 @@ class Behaviour:
         self._reference: LocalWeights | None = None
         self._reference_version = -1
         self._unusable: set[int] = set()
+        self._failing: set[int] = set()  # versions that the disk did not give, said once
 
     def _cache_limit(self, version_bytes: int) -> int:
         """Bytes that this rank caches; a log line says so where not all versions in use will fit."""
@@ -126,12 +127,21 @@ class Behaviour:
         problem = None if self._published.exists(version) else "it is no longer in publish.dir"
         if problem is None and version not in self._cache:
             problem = self._published.problem(version)
-        if problem is not None:
+        if problem is None:
+            self._failing.discard(version)
+            return True
+        passes = self._published.may_pass(version)
+        if not passes:
             self._unusable.add(version)
+        if not passes or version not in self._failing:
             structlog.get_logger().error(
-                "a version cannot be recomputed: its tokens are left out", version=version, reason=problem
+                "a version cannot be recomputed: its tokens are left out",
+                version=version,
+                reason=problem,
+                read_again=passes,
             )
-        return problem is None
+        self._failing.add(version)
+        return False
 
     def needed(self, fresh: Callable[[Iterable[int], int], set[int]]) -> set[int]:
         """Versions that must stay on disk for log mu and for the reference.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,16 +12,35 @@ import torch
 from torch import Tensor
 
 from learner.publish.catalog import CatalogError, read_manifest
-from learner.publish.reader import VersionReader, wrong_files
+from learner.publish.reader import VersionReader, wrong_base, wrong_files
 from runtime.version_format.names import MANIFEST, version_name
+
+_RETRY_S = 60.0  # until a version that the disk did not give is read again: that may take minutes each time
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    """Why a version cannot be read, or None, and until when that holds, monotonic seconds."""
+
+    problem: str | None
+    until: float = math.inf
 
 
 class VerifiedVersions:
-    """The versions under ``root``. A version's files are hashed once, when it is first asked for."""
+    """The versions under a directory.
 
-    def __init__(self, root: Path) -> None:
+    A version's files are hashed once, when it is first asked for; again, after a minute, if the disk gave an error.
+
+    Args:
+        root: the directory.
+        model: directory of the model that the run began with, which adapters change; None: as they name it.
+    """
+
+    def __init__(self, root: Path, model: Path | None = None) -> None:
         self._root = root
-        self._verdicts: dict[int, str | None] = {}
+        self._model = model
+        self._verdicts: dict[int, _Verdict] = {}
+        self._bases: set[str] = set()  # digests of bases that were found right
 
     def exists(self, version: int) -> bool:
         """Whether the version's manifest is on disk; its files may be damaged."""
@@ -26,24 +48,57 @@ class VerifiedVersions:
 
     def problem(self, version: int) -> str | None:
         """Why a version, or one that it is a delta of, cannot be read; None when every byte is what was published."""
-        if version not in self._verdicts:
-            self._verdicts[version] = self._verdict(version)
-        return self._verdicts[version]
+        known = self._verdicts.get(version)
+        if known is None or known.until <= time.monotonic():
+            known = self._verdicts[version] = self._verdict(version)
+        return known.problem
+
+    def may_pass(self, version: int) -> bool:
+        """Whether what ``problem`` reported last is an error of the disk, and not that the version is damaged or gone."""
+        known = self._verdicts.get(version)
+        return known is not None and known.until < math.inf
 
     def open(self, version: int) -> VersionWeights:
         """Returns the tensors of a verified version. Raises CatalogError when ``problem`` reports one."""
         problem = self.problem(version)
         if problem is not None:
             raise CatalogError(f"version {version}: {problem}")
-        return VersionWeights(VersionReader(self._root, version))
+        return VersionWeights(self._reader(version))
 
-    def _verdict(self, version: int) -> str | None:
+    def _verdict(self, version: int) -> _Verdict:
         try:
-            manifests = [read_manifest(self._root, one) for one in VersionReader(self._root, version).chain]
+            reader = self._reader(version)
+            manifests = [read_manifest(self._root, one) for one in reader.chain]
         except CatalogError as error:
-            return str(error)
+            return _Verdict(str(error), _retried() if _is_disk_error(error) else math.inf)
         faults = [fault for manifest in manifests for fault in wrong_files(self._root, manifest)]
-        return "; ".join(map(str, faults)) or None
+        passes = bool(faults) and all(fault.kind == "unreadable" for fault in faults)
+        problem = "; ".join(map(str, faults)) or self._wrong_base(reader)
+        return _Verdict(problem, _retried() if passes else math.inf)
+
+    def _wrong_base(self, reader: VersionReader) -> str | None:
+        """Why the base of an adapter is not the right one. A base is read once: it is large, and does not change."""
+        base = reader.manifest.adapter.base
+        if base not in self._bases:
+            if (problem := wrong_base(reader)) is not None:
+                return problem
+            self._bases.add(base)
+        return None
+
+    def _reader(self, version: int) -> VersionReader:
+        return VersionReader(self._root, version, self._model)
+
+
+def _retried() -> float:
+    return time.monotonic() + _RETRY_S
+
+
+def _is_disk_error(error: BaseException) -> bool:
+    """Whether an error was caused by a file that is there and that the disk does not give."""
+    cause = error.__cause__
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__cause__
+    return cause is not None and not isinstance(cause, (FileNotFoundError, NotADirectoryError))
 
 
 class VersionWeights:

@@ -13,7 +13,7 @@ import structlog
 
 from rollout.data.fingerprint import Fingerprint, differences
 from rollout.data.prompt_order import PromptOrder
-from runtime.errors import MISCONFIGURED, LeewayError
+from runtime.errors import FAILED, MISCONFIGURED, LeewayError
 
 _MOST_LOOKED_AT = 100_000
 
@@ -24,6 +24,22 @@ class CursorError(LeewayError):
     """A file of a worker's place in its prompts that it cannot use. The message names the file and what to do."""
 
     exit_status = MISCONFIGURED
+
+
+class UnreadableCursorError(CursorError):
+    """A file of a worker's place that is there and that the disk does not give: it need not be damaged, and is kept.
+
+    Args:
+        path: the file.
+        error: what the disk says.
+    """
+
+    exit_status = FAILED
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        super().__init__(
+            f"{path}: cannot be read ({error}): see to the disk or its rights, and start again; do not delete it"
+        )
 
 
 class PromptSource:
@@ -108,7 +124,9 @@ class PromptSource:
         try:
             state: dict[str, Any] = json.loads(self._path.read_text())
             prompts, watermark, above = dict(state["prompts"]), int(state["watermark"]), set(map(int, state["done"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except OSError as error:
+            raise UnreadableCursorError(self._path, error) from error
+        except (ValueError, KeyError, TypeError) as error:
             raise CursorError(
                 f"{self._path}: damaged prompt cursor ({error!r}); delete it to start from the first prompt"
             ) from error

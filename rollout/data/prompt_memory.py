@@ -13,7 +13,7 @@ import structlog
 
 from rollout.config import RestConfig
 from rollout.data.fingerprint import Fingerprint, differences
-from rollout.data.prompt_cursor import CursorError
+from rollout.data.prompt_cursor import CursorError, UnreadableCursorError
 
 Resting = Literal["solved", "hopeless"]
 RESTING: tuple[Resting, ...] = ("solved", "hopeless")
@@ -216,7 +216,9 @@ class PromptMemory:
                 self._read(json.loads(line))
             if len(whole) < len(data):
                 os.truncate(self._path, len(whole))
-        except (OSError, ValueError, LookupError, TypeError, OverflowError) as error:
+        except OSError as error:
+            raise UnreadableCursorError(self._path, error) from error
+        except (ValueError, LookupError, TypeError, OverflowError) as error:
             raise CursorError(
                 f"{self._path}: line {number + 1}: damaged memory of prompts ({error!r}); delete it: every prompt is then "
                 "asked again"

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rollout.data.prompt_cursor import CursorError
+from rollout.data.prompt_cursor import CursorError, UnreadableCursorError
 
 
 class TaskShares:
@@ -66,6 +66,8 @@ def _read(path: Path) -> dict[str, float]:
         if all(map(math.isfinite, credit.values())):
             return credit
         problem = "a credit is not finite"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise UnreadableCursorError(path, error) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         problem = repr(error)
     raise CursorError(f"{path}: damaged shares of tasks ({problem}); delete it: the shares then begin anew")

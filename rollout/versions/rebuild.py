@@ -7,14 +7,23 @@ worker that missed a delta, or whose own copy is damaged, therefore begins again
 
 from __future__ import annotations
 
+import errno
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import structlog
 
 from leeway.v1 import manifest_pb2
 from rollout.versions.delta_patch import patch
-from rollout.versions.manifest import FetchError, VersionError, plain, read_manifest, verify_files
+from rollout.versions.manifest import (
+    FetchError,
+    VersionError,
+    disk_errors_pass,
+    plain,
+    read_manifest,
+    verify_files,
+)
 from rollout.versions.node_cache import NodeCache
 from rollout.versions.source import VersionSource
 from runtime.version_format.delta_codec import DeltaError
@@ -22,6 +31,11 @@ from runtime.version_format.names import MANIFEST
 from runtime.version_format.safetensors_header import HeaderError
 
 _LONGEST_CHAIN = 10_000  # deltas
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class _UnreadableBaseError(FetchError):
+    """The version that deltas are applied to cannot be copied, and not for want of room."""
 
 
 class Rebuilder:
@@ -39,9 +53,11 @@ class Rebuilder:
             manifest: manifest of the delta version.
 
         Raises:
+            FetchError: a file could not be read or written now, such as on a full disk.
             VersionError: a link of the chain is missing or damaged, or the result is not what the manifest says.
         """
         with self._cache.locked():
+            self._cache.evict()  # what nobody reads any more makes room
             target = self._cache.path(manifest.version)
             if not _is_intact(target, directory, manifest):
                 self._rebuild(directory, manifest, target)
@@ -54,7 +70,8 @@ class Rebuilder:
         try:
             self._build(base, links, target)
         except VersionError as error:
-            if base.parent != self._cache.root:
+            passes = isinstance(error, FetchError) and not isinstance(error, _UnreadableBaseError)
+            if passes or base.parent != self._cache.root:
                 raise
             structlog.get_logger().warning(
                 "rebuilt version not usable as a base: starting again from the last full one",
@@ -96,21 +113,34 @@ class Rebuilder:
         directory, manifest = links[-1]
         temporary = self._cache.root / ".building"
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
         names = [plain(file.name) for file in manifest.results]
         shards = [temporary / name for name in names if name.endswith(".safetensors")]
+        field = f"delta to version {manifest.version}"
         try:
-            for name in names:
-                shutil.copyfile(base / name, temporary / name)
-            for source, link in links:
-                verify_files(source, link.files)
-                patch(shards, [source / file.name for file in link.files if file.name.endswith(".safetensors")])
-            verify_files(temporary, manifest.results)
-            shutil.copyfile(directory / MANIFEST, temporary / MANIFEST)
-        except (DeltaError, HeaderError, OSError) as error:
-            raise VersionError(f"delta to version {manifest.version}", str(error)) from error
-        shutil.rmtree(target, ignore_errors=True)
-        temporary.rename(target)
+            with disk_errors_pass(field):
+                temporary.mkdir()
+                _copy(base, temporary, names)
+                for source, link in links:
+                    verify_files(source, link.files)
+                    patch(shards, [source / file.name for file in link.files if file.name.endswith(".safetensors")])
+                verify_files(temporary, manifest.results)
+                shutil.copyfile(directory / MANIFEST, temporary / MANIFEST)
+                shutil.rmtree(target, ignore_errors=True)
+                temporary.rename(target)
+        except (DeltaError, HeaderError) as error:
+            raise VersionError(field, str(error)) from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)  # a part of a version must not take the room for the whole
+
+
+def _copy(base: Path, target: Path, names: Iterable[str]) -> None:
+    for name in names:
+        try:
+            shutil.copyfile(base / name, target / name)
+        except OSError as error:
+            if error.errno in _NO_SPACE:
+                raise
+            raise _UnreadableBaseError("manifest.base_version", str(error)) from error
 
 
 def _is_intact(target: Path, directory: Path, manifest: manifest_pb2.Manifest) -> bool:

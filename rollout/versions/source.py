@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from leeway.v1 import manifest_pb2, rollout_pb2
 from rollout.versions.allowed import AllowedPlaces
-from rollout.versions.manifest import FetchError, VersionError, plain, read_manifest
+from rollout.versions.manifest import FetchError, VersionError, disk_errors_pass, plain, read_manifest
 from rollout.versions.node_cache import NodeCache
 from runtime.transfer import TransferError, at_once, transfer
 from runtime.version_format.names import MANIFEST, version_name
@@ -176,8 +176,9 @@ def _source_at(uri: str, version: int, allowed: AllowedPlaces, remote: tuple[Nod
     cache, timeout_s = remote
     if place.scheme == "file":
         path = Path(place.path)
-        if not path.is_dir():
-            raise FetchError("policy.uri", f"{uri!r}: no such directory on this machine")
+        with disk_errors_pass("policy.uri"):
+            if not path.is_dir():
+                raise FetchError("policy.uri", f"{uri!r}: no such directory on this machine")
         return LocalSource(path.parent, allowed)
     if cache is None:
         raise VersionError("policy.uri", f"{uri!r}: not on this machine, and there is no cache_dir to copy it to")

@@ -13,8 +13,17 @@ from pathlib import Path
 import structlog
 
 from leeway.v1 import rollout_pb2
+from rollout.versions.adapter_versions import AdapterVersions, adapter_name
 from rollout.versions.allowed import AllowedPlaces
-from rollout.versions.manifest import FetchError, VersionError, expect, read_manifest, verify_files
+from rollout.versions.manifest import (
+    FetchError,
+    UnreadableError,
+    VersionError,
+    disk_errors_pass,
+    expect,
+    read_manifest,
+    verify_files,
+)
 from rollout.versions.node_cache import NodeCache
 from rollout.versions.rebuild import Rebuilder
 from rollout.versions.source import VersionSource, choices
@@ -30,11 +39,13 @@ class Version:
 
     Attributes:
         number: its version number.
-        path: directory of the full version, ready to be loaded.
+        path: directory of the full version, ready to be loaded; of the adapter alone where there is a name of it.
+        adapter: name of the adapter for engines, which no other version has; None for a full version.
     """
 
     number: int
     path: Path
+    adapter: str | None = None
 
 
 class Verifier:
@@ -43,10 +54,14 @@ class Verifier:
     Args:
         model: Hugging Face directory of the initial policy.
         allowed_uris: places that versions may be read from; see AllowedPlaces.
-        cache: where versions rebuilt from deltas, and versions copied from other machines, are kept; the workers of a
-            machine may share it. None refuses both.
+        cache: where versions rebuilt from deltas, adapters merged into the model, and versions copied from other machines
+            are kept; the workers of a machine may share it. None refuses them.
         timeout_s: limit of the transfer of one file from another machine.
         wanted: names of the locations to be read from before all others, the most wanted first.
+        merges: whether an adapter version is merged into ``model`` here; False: engines load it beside the model.
+
+    Attributes:
+        merges: as given; may be changed before the first version is verified.
 
     Raises:
         VersionError: ``model`` has no readable config.json or safetensors.
@@ -60,8 +75,10 @@ class Verifier:
         cache: Path | None = None,
         timeout_s: float = 1800.0,
         wanted: Sequence[str] = (),
+        merges: bool = True,
     ) -> None:
         self._wanted = wanted
+        self.merges = merges
         self._allowed = AllowedPlaces(allowed_uris)
         self._cache = NodeCache(cache, _REBUILT) if cache is not None else None
         self._downloads = NodeCache(cache / "downloads", _DOWNLOADED) if cache is not None else None
@@ -70,12 +87,13 @@ class Verifier:
         self._shapes = _tensor_shapes(sorted(model.glob("*.safetensors")))
         if not self._shapes:
             raise VersionError("model", f"{model} holds no *.safetensors")
+        self._adapters = AdapterVersions(model, self._shapes, self._cache)
 
     def verify(self, policy: rollout_pb2.Policy) -> Version:
         """Reads every byte of the version, and rebuilds it when it is a delta. Blocks: call it in a thread.
 
         Raises:
-            FetchError: the version could not be read now; another attempt may succeed.
+            FetchError: the version could not be read, or not be written to the cache, now; another attempt may succeed.
             VersionError: schema, version, base, sizes, checksums, config or tensors are not what they should be.
         """
         verified: int | None = None
@@ -94,7 +112,8 @@ class Verifier:
             if failed is not None:
                 structlog.get_logger().warning("read from another place", version=policy.version, error=str(failed))
             try:
-                return self._verify_or_copy_again(policy, source)
+                with disk_errors_pass("policy.uri"):
+                    return self._verify_or_copy_again(policy, source)
             except FetchError as error:
                 failed = error
         assert failed is not None, "choices yields one, or raises"
@@ -103,10 +122,9 @@ class Verifier:
     def _verify_or_copy_again(self, policy: rollout_pb2.Policy, source: VersionSource) -> Version:
         try:
             return self._verify(policy, source)
-        except FetchError:
-            raise
         except VersionError as error:
-            if not source.forget():
+            passes = isinstance(error, FetchError) and not isinstance(error, UnreadableError)
+            if passes or not source.forget():
                 raise
             structlog.get_logger().warning("downloaded again", version=policy.version, error=str(error))
             return self._verify(policy, source)
@@ -117,6 +135,11 @@ class Verifier:
         expect("manifest.version", manifest.version, policy.version)
         expect("manifest.config_sha256", manifest.config_sha256, self._config_sha256)
         files = manifest.files
+        if manifest.HasField("adapter"):
+            self._adapters.verify(directory, manifest)
+            if not self.merges:
+                return Version(manifest.version, directory, adapter_name(manifest.version, policy.manifest_sha256))
+            return Version(manifest.version, self._adapters.merge(directory, manifest))
         if manifest.HasField("base_version"):
             if self._cache is None:
                 raise VersionError(

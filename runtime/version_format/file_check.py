@@ -29,13 +29,13 @@ class FileFault:
 
     Attributes:
         name: the file's name within the directory.
-        kind: "missing" (no such file), "size" or "digest" (which covers a file that cannot be read, and a digest whose
-            algorithm is not known).
+        kind: "missing" (no such file), "size", "digest" (which covers a digest whose algorithm is not known), or
+            "unreadable" (the disk gave an error, so that nothing is known of the content: it may pass).
         reason: continues ``kind``: what was found and what was expected.
     """
 
     name: str
-    kind: Literal["missing", "size", "digest"]
+    kind: Literal["missing", "size", "digest", "unreadable"]
     reason: str
 
     def __str__(self) -> str:
@@ -43,7 +43,7 @@ class FileFault:
 
 
 def faults_of(directory: Path, files: Iterable[ExpectedFile], threads: int = _THREADS) -> list[FileFault]:
-    """Reads every byte of ``files`` and returns those that are wrong, in the given order; empty when all are right."""
+    """Reads every byte of ``files``; returns those that are wrong or unreadable, in order; empty when all are right."""
     with ThreadPoolExecutor(threads) as pool:
         return [fault for fault in pool.map(partial(_fault_of, directory), files) if fault is not None]
 
@@ -58,7 +58,7 @@ def _fault_of(directory: Path, file: ExpectedFile) -> FileFault | None:
             return FileFault(file.name, "size", f"{size}, expected {file.size}")
         _, digest = of_file(path, algorithm_of(file.digest))
     except OSError as error:
-        return FileFault(file.name, "digest", f"cannot be computed: {error}")
+        return FileFault(file.name, "unreadable", str(error))
     except DigestError as error:
         return FileFault(file.name, "digest", str(error))
     if digest != file.digest:
