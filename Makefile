@@ -36,6 +36,9 @@ KILLS ?= 100
 AOF ?= always
 COUNT ?= 10000000
 
+# make families: only models whose name begins so, such as qwen3; all without it.
+FAMILY ?=
+
 # make agents: one of the files in requirements/agents, without .txt; all without it.
 AGENTS ?=
 
@@ -56,7 +59,7 @@ JOBS ?= 2
 MINUTES ?= 60
 CUT ?= 60
 
-.PHONY: help agents demo test test-unit test-parallel check manifests protos chaos fuzz soak hosts nodes pods slurm drill bench bench-intake bench-learner bench-endpoint evidence gpu examples clean install
+.PHONY: help agents demo test test-unit test-parallel check manifests protos chaos fuzz soak hosts nodes pods slurm drill bench bench-intake bench-learner bench-endpoint evidence families gpu examples clean install
 
 help:
 	@echo "make demo     a language model learns to sort digits, through the whole production path (3 to 5 minutes)"
@@ -80,6 +83,7 @@ help:
 	@echo "              SHAPE=4b|1.7b|0.6b|tiny RECOMPUTE=full|none; WHEELS=dir on a machine without a network"
 	@echo "make bench    the rollout worker against bare SGLang, refits by mode (about 4 minutes)"
 	@echo "make test-parallel  every layout against a float64 reference, as a table of errors"
+	@echo "make families FAMILY=qwen3: every model type from the learner into real SGLang on the CPU, against transformers (about 30 minutes)"
 	@echo "make agents   virtualenvs of agent libraries, apart from ours (requirements/agents); AGENTS=name builds one"
 	@echo "make bench-endpoint  what the endpoint adds to a call at 64 episodes, and tokens/s through it against bare SGLang"
 	@echo "make protos   regenerate the stubs of proto/leeway/v1"
@@ -173,6 +177,9 @@ drill: $(STAMP)
 
 test-parallel: $(STAMP)
 	@$(BIN)/python -m tests.parallel.matrix
+
+families: $(STAMP)
+	@$(BIN)/python -m tests.families $(if $(FAMILY),"$(FAMILY)")
 
 bench-intake: $(STAMP)
 	@$(BIN)/python -m tests.bench.intake

@@ -12,8 +12,10 @@ from pathlib import Path
 import aiohttp
 
 from rollout.config import EngineConfig
+from rollout.engine.adapters import AdapterLimits
 from rollout.engine.answers import NO_KEY
 from rollout.engine.cpu_shims import cpu_shims
+from rollout.engine.routing_reader import SERVER_FLAG
 from runtime.children import Child
 from runtime.errors import MISCONFIGURED, LeewayError
 
@@ -55,18 +57,21 @@ class Server:
         index: number of the engine in its worker; the server listens on ``config.base_port + index``.
         model: Hugging Face directory of the initial policy.
         log: file that its output is appended to.
+        adapters: what it has to be prepared for; None: no adapter is loaded into it.
 
     Raises:
         PortInUseError: the port is taken.
         SettingsError: config.device is "cpu" and SGLang is not installed in the release that its stand-ins are for.
     """
 
-    def __init__(self, config: EngineConfig, index: int, model: Path, log: Path) -> None:
+    def __init__(
+        self, config: EngineConfig, index: int, model: Path, log: Path, adapters: AdapterLimits | None = None
+    ) -> None:
         self._port = config.base_port + index
         self._timeout = config.start_timeout_s
         self.url = f"http://{_HOST}:{self._port}"
         _require_free(self._port)
-        self._child = Child(f"engine-{index}", _command(config, model, self._port), log, _environment(config))
+        self._child = Child(f"engine-{index}", _command(config, model, self._port, adapters), log, _environment(config))
 
     @property
     def pid(self) -> int:
@@ -120,20 +125,30 @@ async def unreachable(session: aiohttp.ClientSession, url: str) -> str | None:
         return f"{path}: {type(error).__name__}: {error}"
 
 
-def _command(config: EngineConfig, model: Path, port: int) -> list[str]:
+def _command(config: EngineConfig, model: Path, port: int, adapters: AdapterLimits | None) -> list[str]:
     server = [sys.executable, "-m", "sglang.launch_server", "--model-path", str(model.resolve())]
-    server += ["--host", _HOST, "--port", str(port), *_ALWAYS, *_flags(config), *config.arguments]
+    server += ["--host", _HOST, "--port", str(port), *_ALWAYS, *_flags(config)]
+    server += [*_adapter_flags(config, adapters), *config.arguments]
     return [sys.executable, "-S", "-E", str(_GUARD), str(os.getpid()), *server]
 
 
 def _flags(config: EngineConfig) -> tuple[str, ...]:
-    return (_CPU if config.device == "cpu" else ()) + (_IN_PLACE if config.refit == "in_place" else ())
+    routing = (SERVER_FLAG,) if config.return_routed_experts else ()
+    return (_CPU if config.device == "cpu" else ()) + (_IN_PLACE if config.refit == "in_place" else ()) + routing
+
+
+def _adapter_flags(config: EngineConfig, adapters: AdapterLimits | None) -> list[str]:
+    if adapters is None:
+        return []
+    flags = ["--enable-lora", "--max-lora-rank", str(adapters.rank), "--lora-target-modules", *adapters.targets]
+    return [*flags, *(("--lora-backend", "torch_native") if config.device == "cpu" else ())]
 
 
 def _environment(config: EngineConfig) -> dict[str, str]:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
     if config.device == "cpu":
         environment |= {"SGLANG_USE_CPU_ENGINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(cpu_shims())}
+        environment["TORCH_COMPILE_DISABLE"] = "1"  # routers with a correction bias: the compiler wants the real triton
     return environment
 
 
