@@ -23,6 +23,7 @@ from learner.config.learner import (
     PublishConfig,
     WarmupConfig,
 )
+from learner.config.lora import LoraConfig
 from learner.config.mirror import MirrorConfig
 from learner.config.objective import ObjectiveConfig
 from learner.config.queue import QueueConfig, RedisTlsConfig
@@ -37,6 +38,7 @@ __all__ = [
     "GatewayConfig",
     "LearnerConfig",
     "LimitsConfig",
+    "LoraConfig",
     "LrControlConfig",
     "MirrorConfig",
     "ObjectiveConfig",

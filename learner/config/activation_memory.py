@@ -11,8 +11,10 @@ from learner.config.architectures import (
     head_dim,
     key_value_heads,
     layers_with_experts,
+    shared_width,
     vocabulary_rows,
 )
+from learner.config.latent import Latent, latent
 from learner.config.learner import ParallelConfig
 from learner.config.workload import Workload, stage_layers
 
@@ -58,28 +60,39 @@ def _together_bytes(config: Mapping[str, Any], work: Workload) -> int:
 
 
 def _layer_numbers(config: Mapping[str, Any], work: Workload, sparse: bool) -> float:
-    """Numbers that a layer keeps for its backward pass, for each of a rank's tokens."""
+    """Numbers that a layer keeps for its backward pass, for each of a rank's tokens.
+
+    With adapters it is a little less than this: what a frozen layer without an adapter gets is not kept.
+    """
+    return _weight_numbers(config, work, sparse) + (work.lora.rank * len(work.lora.targets) if work.lora else 0)
+
+
+def _weight_numbers(config: Mapping[str, Any], work: Workload, sparse: bool) -> float:
     parallel, hidden, width = work.parallel, config["hidden_size"], head_dim(config)
     queries, keys = config["num_attention_heads"] * width / parallel.tensor, _keys(config, parallel)
-    normed = has_qk_norm(config["model_type"])
+    normed = has_qk_norm(config)
     # One attention call for the whole row needs bfloat16 and no context parallelism: learner/megatron/model/kernels.py.
     whole_row = work.uses_fused_kernels and work.dtype == "bfloat16" and parallel.context == 1
-    if whole_row:
+    if (sizes := latent(config)) is not None:
+        heads = config["num_attention_heads"] / parallel.tensor
+        attention = sum(_latent_numbers(sizes, heads, work, whole_row))
+    elif whole_row:
         attention = sum(_varlen_numbers(queries, keys, work, normed))
     else:
         attention = sum(_padded_numbers(queries, keys, work, _gathered_product(config, parallel), normed))
     # Both norms keep their input, and the linear layers behind them the norms' output, if it is not computed again.
     rebuilt = work.recompute == "selective"
     whole = (4 - rebuilt * (1 if sparse else 2)) * hidden / work.sequence
+    gated = _GATED["dense"] - rebuilt
     if not sparse:
-        gated = _GATED["dense"] - rebuilt
         return whole + attention + gated * config["intermediate_size"] / parallel.tensor
+    shared = gated * shared_width(config) / parallel.tensor
     chosen = min(config["num_experts_per_tok"], expert_count(config))
     # Each chosen expert: its input, its output, and as much as a dense layer within it.
     one = "fused expert" if work.uses_fused_kernels else "plain expert"
     gated = _GATED["experts together" if work.grouped else one]
     mixture = chosen * (2 * hidden + gated * config["moe_intermediate_size"]) / work.sequence
-    return whole + attention + mixture
+    return whole + attention + mixture + shared
 
 
 def _keys(config: Mapping[str, Any], parallel: ParallelConfig) -> float:
@@ -91,6 +104,18 @@ def _gathered_product(config: Mapping[str, Any], parallel: ParallelConfig) -> in
     """Width of all heads' queries, keys and values, which ranks gather where key/value heads are fewer than ranks; or 0."""
     groups = key_value_heads(config)
     return (config["num_attention_heads"] + 2 * groups) * head_dim(config) if groups < parallel.tensor else 0
+
+
+def _latent_numbers(sizes: Latent, heads: float, work: Workload, whole_row: bool) -> Iterator[float]:
+    """Numbers that attention with latents keeps."""
+    # The norms' input, with the keys' rotated channels behind it, and their output, if it is not computed again.
+    times = 1 if work.recompute == "selective" else 2
+    yield (times * (sizes.rank + (sizes.query_rank or 0)) + sizes.rotated) / work.sequence
+    # The kernel's input, in which each rank has the keys and values of all context ranks, and its output: of one width.
+    widest = heads * max(sizes.key, sizes.value)
+    yield (2 + 2 * work.parallel.context) * widest
+    if not whole_row or sizes.key > sizes.value:  # else it is the kernel's output as it is
+        yield heads * sizes.value  # input of the output projection
 
 
 def _varlen_numbers(queries: float, keys: float, work: Workload, normed: bool) -> Iterator[float]:
@@ -120,4 +145,6 @@ def logit_bytes(config: Mapping[str, Any], work: Workload) -> int:
     columns = vocabulary_rows(config["vocab_size"], tensor) // tensor
     logits = min(rows * columns, LOGITS_AT_A_TIME[work.device])
     copy = 0 if width == _GRADIENT else width
+    if work.lora is not None:  # the output layer is frozen
+        return logits * (width + 4 * _LOGIT_COPIES) + 2 * rows * hidden * width
     return logits * (width + 4 * _LOGIT_COPIES) + columns * hidden * (_GRADIENT + copy) + 2 * rows * hidden * width

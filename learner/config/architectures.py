@@ -11,8 +11,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from learner.config.latent import is_latent
 from learner.config.learner import ParallelConfig
-from learner.config.model_types import MODEL_TYPES
+from learner.config.model_types import MODEL_TYPES, ExpertRouter
+from learner.config.rope import rotated_share
 
 AttentionBias = Literal["none", "qkv", "all"]  # projections with a bias; "all": those of "qkv" and the output
 
@@ -51,7 +53,8 @@ def layout_violations(config: Mapping[str, Any], parallel: ParallelConfig) -> It
         yield from _divisible("tensor", parallel.tensor, "intermediate_size", int(config["intermediate_size"]))
     yield from _pipeline_violations(layers, parallel)
     if any(sparse):
-        yield from _mixture_violations(expert_count(config), sparse, parallel)
+        yield from _mixture_violations(config, sparse, parallel)
+        yield from _divisible("tensor", parallel.tensor, "width of the shared experts", shared_width(config))
     elif parallel.expert > 1:
         yield LayoutViolation(
             "expert",
@@ -60,12 +63,40 @@ def layout_violations(config: Mapping[str, Any], parallel: ParallelConfig) -> It
         )
 
 
-def expert_count(config: Mapping[str, Any]) -> int:
-    """Experts of each mixture layer; 0 for a dense model. Newer versions of transformers call it num_local_experts."""
+def router_of(config: Mapping[str, Any]) -> ExpertRouter | None:
+    """How the layers with experts choose among them; None for a dense model. A type that is not known: Qwen3-MoE's way."""
     known = MODEL_TYPES.get(config.get("model_type", ""))
-    if known is not None and not known.mixture:
+    return known.router if known is not None else ExpertRouter()
+
+
+def expert_count(config: Mapping[str, Any]) -> int:
+    """Experts of each mixture layer, without shared ones; 0 for a dense model."""
+    router = router_of(config)
+    return int(next((config[key] for key in router.counts if config.get(key)), 0)) if router is not None else 0
+
+
+def shared_width(config: Mapping[str, Any]) -> int:
+    """Width of the hidden layer of the experts that every token is sent to, all of them together; 0 if there are none."""
+    router = router_of(config)
+    if router is None or router.shared is None:
         return 0
-    return int(config.get("num_experts") or config.get("num_local_experts") or 0)
+    return int(config.get(router.shared) or 0) * int(config["moe_intermediate_size"])
+
+
+def balance_faults(config: Mapping[str, Any], rate: float) -> Iterator[str]:
+    """Yields a sentence if the model's experts cannot be balanced by a correction bias.
+
+    Args:
+        config: content of the model's config.json, checked.
+        rate: learner.optimizer.expert_bias_rate.
+    """
+    router, kind = router_of(config), config["model_type"]
+    if not rate or (router is not None and router.corrected):
+        return
+    cause = "is dense and has no experts"
+    if router is not None:
+        cause = "has softmax routers, which have no correction bias: their scores both choose experts and weight them"
+    yield f"learner.optimizer.expert_bias_rate = {rate:g}: model_type = {kind!r} {cause}: set it to 0"
 
 
 def attention_bias(config: Mapping[str, Any]) -> AttentionBias:
@@ -73,19 +104,25 @@ def attention_bias(config: Mapping[str, Any]) -> AttentionBias:
     bias = MODEL_TYPES[config["model_type"]].bias
     if bias == "configured":
         return "all" if config.get("attention_bias") else "none"
+    if bias == "qkv configured":
+        return "qkv" if config.get("attention_bias") else "none"
     return bias
 
 
-def has_qk_norm(model_type: str) -> bool:
+def has_qk_norm(config: Mapping[str, Any]) -> bool:
     """Whether each head's queries and keys pass through an RMSNorm."""
-    return MODEL_TYPES[model_type].qk_norm
+    norm = MODEL_TYPES[config["model_type"]].qk_norm
+    return bool(config.get("use_qk_norm")) if norm == "configured" else norm
 
 
 def layers_with_experts(config: Mapping[str, Any]) -> tuple[bool, ...]:
     """Whether each layer, from the first to the last, is a mixture of experts. All false for a dense model."""
     layers = range(int(config["num_hidden_layers"]))
-    if not expert_count(config):
+    router = router_of(config)
+    if router is None or not expert_count(config):
         return tuple(False for _ in layers)
+    if router.dense == "first":
+        return tuple(layer >= int(config.get("first_k_dense_replace") or 0) for layer in layers)
     step, dense = int(config.get("decoder_sparse_step") or 1), config.get("mlp_only_layers") or []
     return tuple(layer not in dense and (layer + 1) % step == 0 for layer in layers)
 
@@ -96,9 +133,19 @@ def key_value_heads(config: Mapping[str, Any]) -> int:
 
 
 def head_dim(config: Mapping[str, Any]) -> int:
-    """Channels of one attention head, as transformers derives them: null means hidden_size / num_attention_heads."""
+    """Channels of a head's query and key, as transformers derives them: null means hidden_size / num_attention_heads."""
+    if is_latent(config):
+        return int(config["qk_nope_head_dim"]) + int(config["qk_rope_head_dim"])
     known = MODEL_TYPES.get(config.get("model_type", ""))
     return config.get("head_dim", known and known.head_dim) or config["hidden_size"] // config["num_attention_heads"]
+
+
+def rotated_channels(config: Mapping[str, Any]) -> int:
+    """Channels of a head that rotary positions turn: the first ones, or the last of attention with latents."""
+    if is_latent(config):
+        return int(config["qk_rope_head_dim"])
+    known = MODEL_TYPES.get(config.get("model_type", ""))
+    return int(head_dim(config) * rotated_share(config, known and known.rotated))
 
 
 def vocabulary_rows(vocabulary: int, tensor: int) -> int:
@@ -194,8 +241,12 @@ def _divisible(key: str, value: int, name: str, size: int) -> Iterator[LayoutVio
         )
 
 
-def _mixture_violations(experts: int, sparse: tuple[bool, ...], parallel: ParallelConfig) -> Iterator[LayoutViolation]:
-    yield from _divisible("expert", parallel.expert, "num_experts", experts)
+def _mixture_violations(
+    config: Mapping[str, Any], sparse: tuple[bool, ...], parallel: ParallelConfig
+) -> Iterator[LayoutViolation]:
+    router = router_of(config)
+    name = next(key for key in (router.counts if router else ()) if config.get(key))
+    yield from _divisible("expert", parallel.expert, name, expert_count(config))
     if parallel.tensor > 1 and not parallel.sequence:
         yield LayoutViolation(
             "tensor",
@@ -214,6 +265,6 @@ def _mixture_violations(experts: int, sparse: tuple[bool, ...], parallel: Parall
             getattr(parallel, key),
             f"learner.parallel.pipeline = {parallel.pipeline} and learner.parallel.virtual_pipeline = "
             f"{parallel.virtual_pipeline} make {chunks} chunks of the model, of which layers {dense[0][0]} to "
-            f"{dense[0][-1]} are dense (mlp_only_layers, decoder_sparse_step): every chunk needs a layer with "
-            "experts: lower pipeline or virtual_pipeline",
+            f"{dense[0][-1]} are dense (mlp_only_layers, decoder_sparse_step, first_k_dense_replace): every chunk needs a "
+            "layer with experts: lower pipeline or virtual_pipeline",
         )

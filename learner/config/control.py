@@ -50,7 +50,7 @@ class LrControlConfig(Settings):
         ge=0,
         lt=1,
         description="gac: largest cosine to the last gradient that a gradient keeps; 0: it keeps nothing of it. Costs a copy "
-        "of the gradient, 4 bytes a weight",
+        "of the gradient, 4 bytes a weight, on the device and in the checkpoint",
     )
 
     @property

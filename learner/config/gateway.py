@@ -10,6 +10,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from learner.config.lateness import check_expire_after
 from learner.config.queue import QueueConfig
 from runtime.endpoint_config import StatusConfig, TraceConfig
+from runtime.routing_record import RoutingShape
 from runtime.settings import Settings
 
 _MOST_REWARD = 1e18
@@ -109,7 +110,17 @@ class LimitsConfig(Settings):
         description="lowest and highest sampling temperature; gradients grow with 1/temperature, so that one tiny "
         "temperature would outweigh every other sequence of a step",
     )
-    max_message_bytes: int = Field(default=16 << 20, gt=0, description="largest gRPC message, and so the largest group")
+    max_message_bytes: int = Field(
+        default=16 << 20,
+        gt=0,
+        description="largest gRPC message, and so the largest group; records of experts (engine.return_routed_experts) are "
+        "nearly all of one: a byte for each token, layer and expert",
+    )
+    routing: RoutingShape | None = Field(
+        default=None,
+        description="the mixture layers of the model, its experts, and how many of them a token is sent to: groups may say "
+        "which. Unset: the model is dense, and a group that names experts is rejected",
+    )
 
     @field_validator("group_size")
     @classmethod
@@ -144,6 +155,17 @@ class WantedConfig(Settings):
     )
     group_size: int | None = Field(default=None, gt=0, description="responses of a group")
     max_new_tokens: int | None = Field(default=None, gt=0, description="generated tokens of a response")
+    routed_experts: bool = Field(
+        default=False,
+        description="responses say which experts their tokens were sent to; a run file sets it with learner.replay_routing",
+    )
+
+
+class AdapterConfig(Settings):
+    """What the run's versions are where they are adapters (learner.publish.form), for engines to be prepared."""
+
+    rank: int = Field(gt=0, description="learner.lora.rank")
+    targets: tuple[str, ...] = Field(min_length=1, description="learner.lora.targets")
 
 
 class ServerTlsConfig(Settings):
@@ -200,6 +222,10 @@ class GatewayConfig(Settings):
     admission: AdmissionConfig = AdmissionConfig()
     limits: LimitsConfig
     wanted: WantedConfig = WantedConfig()
+    adapters: AdapterConfig | None = Field(
+        default=None,
+        description="unset: versions are full weights. A run file sets it by learner.publish.form",
+    )
     max_unacked: int = Field(default=256, gt=0, description="most groups read and not yet acknowledged, per stream")
     max_unacked_bytes: int = Field(
         default=256 << 20,

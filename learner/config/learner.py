@@ -11,6 +11,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from learner.config.behaviour import BehaviourConfig
 from learner.config.control import AlarmConfig, DiagnosticsConfig, LrControlConfig
 from learner.config.lateness import check_expire_after, expiry_bound
+from learner.config.lora import LoraConfig
 from learner.config.mirror import LOCAL, MirrorConfig
 from learner.config.objective import ObjectiveConfig
 from learner.config.presets import fill_learner
@@ -77,6 +78,14 @@ class OptimizerConfig(Settings):
     clip_grad: float = Field(
         default=1.0, gt=0, description="largest global L2 norm of the gradient; a larger gradient is scaled down to it"
     )
+    expert_bias_rate: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="how far the correction bias of each expert of a sigmoid router moves in a step, such as 0.001: up where "
+        "the expert was sent fewer tokens than the mean of its layer, down where it was sent more; no gradient moves it. "
+        "0: it stays as it is",
+    )
     warmup_steps: int = Field(default=0, ge=0, description="steps of linear learning-rate warm-up")
     decay: Literal["constant", "linear"] = Field(
         default="constant", description="learning rate after the warm-up; linear: falls to zero at learner.steps"
@@ -142,6 +151,11 @@ class PublishConfig(Settings):
         description="decay per step of an exponential average of the weights, such as 0.9: it is published, evaluated "
         "and exported, while the gradient is taken at the weights themselves; costs 4 bytes a parameter, shared out as the "
         "optimizer's state is. 0: off, the weights themselves are published",
+    )
+    form: Literal["merged", "adapter"] = Field(
+        default="merged",
+        description="what a version is with [learner.lora]; merged: the whole model, its adapters added to its weights; "
+        "adapter: the adapters alone, for engines that load them beside the model",
     )
     full_every: int = Field(
         default=1,
@@ -257,11 +271,16 @@ class LearnerConfig(Settings):
         "bfloat16 without parallel.context one attention call a layer whatever the row's lengths. Compiling takes seconds, "
         "once, and needs a C compiler; false: plain operators",
     )
-    grouped_experts: Literal["auto"] | bool = Field(
-        default="auto",
+    grouped_experts: bool = Field(
+        default=True,
         description="a mixture's experts; true: a layer's together, on a CUDA device in bfloat16 by torch's grouped product, "
-        "which no test on a GPU has passed with yet, elsewhere one product after another; false: one MLP after another; "
-        "auto: together on a CPU, one MLP after another on a CUDA device. Weights, checkpoints and versions are the same",
+        "elsewhere one product after another; false: one MLP after another. Weights, checkpoints and versions are the same",
+    )
+    replay_routing: bool = Field(
+        default=False,
+        description="a mixture's tokens go to the experts that the engine chose, where a group says so (a worker's "
+        "engine.return_routed_experts); their weights are those of the current router, and other tokens go where it sends "
+        "them. So for training, recomputed log-probabilities and the measurement of drift",
     )
     overlap: bool | None = Field(
         default=None,
@@ -282,6 +301,7 @@ class LearnerConfig(Settings):
     objective: ObjectiveConfig = ObjectiveConfig()
     behaviour: BehaviourConfig = BehaviourConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+    lora: LoraConfig | None = None
     warmup: WarmupConfig | None = None
     checkpoint: CheckpointConfig
     publish: PublishConfig
@@ -295,10 +315,6 @@ class LearnerConfig(Settings):
     )
     status: StatusConfig = StatusConfig()
     traces: TraceConfig = TraceConfig()
-
-    def groups_experts(self, device: str) -> bool:
-        """Whether a layer's experts are computed together on a device, "cpu" or "cuda"."""
-        return device == "cpu" if self.grouped_experts == "auto" else self.grouped_experts
 
     @property
     def silence_s(self) -> float:
@@ -338,6 +354,29 @@ class LearnerConfig(Settings):
             raise ValueError(
                 f'gradients = "bfloat16" with dtype = "{self.dtype}": they would be coarser than the weights; set dtype = '
                 '"bfloat16", or gradients = "float32"'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _adapters_to_publish(self) -> LearnerConfig:
+        if self.publish.form == "adapter" and self.lora is None:
+            raise ValueError(
+                'publish.form = "adapter" without [learner.lora]: there are no adapters to publish; set form = "merged", or '
+                "add [learner.lora] with rank and alpha"
+            )
+        if self.publish.form == "adapter" and self.publish.full_every > 1:
+            raise ValueError(
+                f'publish.full_every = {self.publish.full_every} with publish.form = "adapter": adapters are published '
+                "complete, without deltas; set full_every = 1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _adapters_have_no_bias(self) -> LearnerConfig:
+        if self.lora is not None and self.optimizer.expert_bias_rate:
+            raise ValueError(
+                f"optimizer.expert_bias_rate = {self.optimizer.expert_bias_rate:g} with [learner.lora]: only adapters are "
+                "trained, and the correction bias is no part of them; set it to 0, or train all weights"
             )
         return self
 

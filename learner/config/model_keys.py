@@ -33,7 +33,9 @@ HARMLESS = frozenset({
     # Classes of a classifier, which a causal language model has not.
     "id2label", "label2id", "num_labels", "problem_type",
     # Training elsewhere: no dropout and no auxiliary loss is applied here. pretraining_tp splits a product into partial sums.
-    "initializer_range", "attention_dropout", "router_aux_loss_coef", "pretraining_tp",
+    "initializer_range", "attention_dropout", "router_aux_loss_coef", "pretraining_tp", "aux_loss_alpha", "seq_aux",
+    # How many ranks shared the experts elsewhere.
+    "ep_size",
     # Without effect unless use_sliding_window is set; model_config.py reads the window of types that need no such key.
     "sliding_window", "max_window_layers",
     # Generation.
@@ -47,6 +49,7 @@ HARMLESS = frozenset({
 _QUANTISED = "the weights are quantised, and the learner reads no scales: publish or convert to bfloat16 first"
 _ATTENTION = "the learner computes full causal attention and nothing else"
 _BIAS = "the learner computes no such bias for this model_type"
+_LATENT = "the learner computes attention with latents (MLA) for other types only"
 _EXTRA = "the learner does not compute these layers"
 _SCALE = "the learner does not compute this"
 # Keys that are refused unless they are absent, null, false, 0 or empty, or the model's type reads them: why.
@@ -70,14 +73,23 @@ OFF: dict[str, str] = {
     "tie_encoder_decoder": _ATTENTION,
     "pruned_heads": _ATTENTION,
     "no_rope_layers": "the learner rotates the queries and keys of every layer",
+    "q_lora_rank": _LATENT,
+    "kv_lora_rank": _LATENT,
+    "qk_nope_head_dim": _LATENT,
+    "qk_rope_head_dim": _LATENT,
+    "qk_head_dim": _LATENT,
+    "v_head_dim": _LATENT,
+    "rope_interleave": "the learner rotates neighbouring channels for types with latents (MLA) only",
     "rope_interleaved": "the learner rotates the two halves of a head, not neighbouring channels",
     "use_mrope": "the learner computes one rotary position a token",
     "num_nextn_predict_layers": _EXTRA,
+    "num_mtp_layers": _EXTRA,
     "num_mtp_modules": _EXTRA,
     "mtp_num_hidden_layers": _EXTRA,
     "shared_expert_intermediate_size": _EXTRA,
     "n_shared_experts": _EXTRA,
     "num_shared_experts": _EXTRA,
+    "n_routed_experts": _EXTRA,
     "first_k_dense_replace": _EXTRA,
     "text_config": _EXTRA,
     "vision_config": _EXTRA,
@@ -101,6 +113,10 @@ FIXED: dict[str, Any] = {
     "residual_multiplier": 1.0,
     "logits_scaling": 1.0,
     "logit_scale": 1.0,
+    "routed_scaling_factor": 1.0,
+    "n_group": 1,
+    "topk_group": 1,
+    "moe_layer_freq": 1,
 }
 
 # Keys whose only value depends on model_type.
@@ -108,6 +124,8 @@ FIXED_BY_TYPE: dict[str, Callable[[ModelType], Any]] = {
     "qkv_bias": lambda known: known.bias == "qkv",
     "use_qk_norm": lambda known: known.qk_norm,
     "qk_layernorm": lambda known: known.qk_norm,
+    "scoring_func": lambda known: known.router.score if known.router else None,
+    "topk_method": lambda known: "noaux_tc" if known.router and known.router.corrected else None,
 }
 
 KNOWN = READ | HARMLESS | OFF.keys() | FIXED.keys() | FIXED_BY_TYPE.keys()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from learner.config.model_config import ModelError
-from learner.config.model_tensors import EMBEDDING, HEAD, tensor_shapes
+from learner.config.model_tensors import EMBEDDING, HEAD, is_left_out, tensor_shapes
 from runtime.version_format.safetensors_header import HeaderError, StoredTensor, read_header
 
 SINGLE = "model.safetensors"
@@ -113,8 +113,12 @@ def shape_fault(tensor: StoredTensor, name: str, shape: tuple[int, ...]) -> str:
 
 
 def _is_harmless(name: str, config: Mapping[str, Any]) -> bool:
-    """Whether a tensor holds nothing of the model: rotary frequencies that old checkpoints store, a tied output layer."""
-    return name.endswith("rotary_emb.inv_freq") or (name == HEAD and bool(config.get("tie_word_embeddings")))
+    """Whether a tensor holds nothing of the model that is trained.
+
+    Rotary frequencies that old checkpoints store, a tied output layer, layers that predict further tokens.
+    """
+    tied = name == HEAD and bool(config.get("tie_word_embeddings"))
+    return tied or name.endswith("rotary_emb.inv_freq") or is_left_out(name, config)
 
 
 def _untied(head: StoredTensor, embedding: StoredTensor) -> Iterator[str]:

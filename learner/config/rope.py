@@ -31,6 +31,19 @@ def rope_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     return rope
 
 
+def rotated_share(config: Mapping[str, Any], default: float | None) -> float:
+    """Share of a head's channels that rotary positions turn.
+
+    Args:
+        config: content of a config.json.
+        default: the share where config.json does not say; None: always all of them.
+    """
+    if default is None:
+        return 1.0
+    inner, outer = rope_settings(config).get("partial_rotary_factor"), config.get("partial_rotary_factor")
+    return next((share for share in (inner, outer) if share is not None), default)
+
+
 def computed_rope(config: Mapping[str, Any]) -> dict[str, Any]:
     """What decides the rotary angles of a checked config.json, with all defaults filled in: equal values, equal angles.
 
@@ -48,22 +61,24 @@ def computed_rope(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def derived_attention_factor(rope: Mapping[str, Any]) -> float:
     """The factor of cosines and sines of yarn where attention_factor does not say."""
-    scale, both = rope["factor"], (rope.get("mscale"), rope.get("mscale_all_dim"))
-    if all(both):
-        return _magnitude(scale, both[0]) / _magnitude(scale, both[1])
-    return _magnitude(scale, 1)
+    scale, above, below = rope["factor"], rope.get("mscale"), rope.get("mscale_all_dim")
+    if above and below:
+        return magnitude(scale, above) / magnitude(scale, below)
+    return magnitude(scale, 1)
 
 
-def _magnitude(scale: float, weight: Any) -> float:
+def magnitude(scale: float, weight: float) -> float:
+    """What yarn multiplies queries and keys by for a context that is ``scale`` times as long, with a weight of that."""
     return 1.0 if scale <= 1 else 0.1 * weight * math.log(scale) + 1.0
 
 
-def rope_faults(config: Mapping[str, Any], kinds: tuple[str, ...]) -> Iterator[str]:
+def rope_faults(config: Mapping[str, Any], kinds: tuple[str, ...], rotated: float | None = None) -> Iterator[str]:
     """Yields a sentence for every rotary setting that the learner does not compute, or that contradicts another.
 
     Args:
         config: content of a config.json.
         kinds: rope types of the model's type.
+        rotated: share of a head's channels that this type turns where config.json does not say; None: all, always.
     """
     old, new = config.get("rope_scaling"), config.get("rope_parameters")
     if not isinstance(old, dict | None) or not isinstance(new, dict | None):
@@ -76,7 +91,9 @@ def rope_faults(config: Mapping[str, Any], kinds: tuple[str, ...]) -> Iterator[s
         yield f"{name} = {rope}: rotary settings that differ by layer are not supported"
         return
     yield from _contradictions(config, rope, name)
-    if rope.get("partial_rotary_factor") not in (None, 1):
+    if rotated is not None:
+        yield from _share_faults(config, rope, name)
+    elif rope.get("partial_rotary_factor") not in (None, 1):
         yield f"{name}.partial_rotary_factor = {rope['partial_rotary_factor']!r} is not supported; only 1.0 is"
     if rope.get("mrope_section"):
         yield f"{name}.mrope_section = {rope['mrope_section']} is not supported: the learner computes one position a token"
@@ -86,6 +103,17 @@ def rope_faults(config: Mapping[str, Any], kinds: tuple[str, ...]) -> Iterator[s
         yield f"rope_type = {kind!r} is not supported{reason}; supported: {', '.join(kinds)}"
         return
     yield from _field_faults(rope, name)
+
+
+def _share_faults(config: Mapping[str, Any], rope: Mapping[str, Any], name: str) -> Iterator[str]:
+    """Faults of the share of a head's channels that is turned, where the type reads it."""
+    field = "partial_rotary_factor"
+    inner, outer = rope.get(field), config.get(field)
+    for place, share in ((f"{name}.{field}", inner), (field, outer)):
+        if share is not None and not (_is_positive(share) and share <= 1):
+            yield f"{place} = {share!r}: expected a number above 0, at most 1"
+    if None not in (inner, outer) and inner != outer:
+        yield f"{field} = {outer!r} and {name}.{field} = {inner!r} contradict each other: remove the former"
 
 
 def _contradictions(config: Mapping[str, Any], rope: Mapping[str, Any], name: str) -> Iterator[str]:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from learner.config.architectures import chunk_layers
 from learner.config.learner import LearnerConfig, ParallelConfig
+from learner.config.lora import LoraConfig
 from learner.config.objectives_table import OBJECTIVES
 
 WIDTH = {"float32": 4, "bfloat16": 2}
@@ -35,6 +36,8 @@ class Workload:
         cache_bytes: learner.behaviour.cache_bytes.
         max_staleness: learner.max_staleness.
         cache_room: most bytes that a rank caches unless told otherwise.
+        lora: the adapters that are trained; None: the weights themselves are.
+        form: what is published of adapters: "merged" or "adapter".
     """
 
     parallel: ParallelConfig
@@ -55,6 +58,8 @@ class Workload:
     cache_bytes: int | None = None
     max_staleness: int = 0
     cache_room: int = 0
+    lora: LoraConfig | None = None
+    form: Literal["merged", "adapter"] = "merged"
 
     @classmethod
     def of(cls, learner: LearnerConfig, world: int, device: Literal["cpu", "cuda"], cache_room: int) -> Workload:
@@ -69,7 +74,7 @@ class Workload:
             recompute=learner.recompute,
             gradients=learner.gradients,
             fused=learner.fused_kernels,
-            grouped=learner.groups_experts(device),
+            grouped=learner.grouped_experts,
             published=publish.weights_dtype,
             deltas=publish.full_every > 1,
             averaged=publish.average > 0,
@@ -80,6 +85,8 @@ class Workload:
             cache_bytes=learner.behaviour.cache_bytes,
             max_staleness=learner.max_staleness,
             cache_room=cache_room,
+            lora=learner.lora,
+            form=publish.form,
         )
 
     @property
@@ -91,6 +98,16 @@ class Workload:
     def width(self) -> int:
         """Bytes of a weight or an activation."""
         return WIDTH[self.dtype]
+
+    @property
+    def merges(self) -> bool:
+        """Whether what is published is the whole model."""
+        return self.lora is None or self.form == "merged"
+
+    @property
+    def copied(self) -> str:
+        """Data type in which what is trained is copied for a version: adapters are added to weights in float32."""
+        return "float32" if self.lora is not None and self.merges else self.published
 
     @property
     def sequence(self) -> int:

@@ -66,17 +66,17 @@ class HostBuffer:
         """Size of the memory that is kept."""
         return self._memory.nbytes
 
-    def copy(self, tensors: Sequence[Tensor], dtype: torch.dtype | None = None) -> HostCopy:
+    def copy(self, tensors: Sequence[Tensor], dtypes: Sequence[torch.dtype] | None = None) -> HostCopy:
         """Copies tensors, from a GPU while it does other work: on a stream of its own, behind what is under way now.
 
         Args:
             tensors: what to copy, all from the device of this buffer.
-            dtype: data type of the copies, a GPU's rounded there; None for each tensor's own.
+            dtypes: data type of each copy, a GPU's rounded there; None for each tensor's own.
 
         Raises:
             PinError: CUDA pins no memory of this size.
         """
-        copies = self._places(tensors, dtype)
+        copies = self._places(tensors, [tensor.dtype for tensor in tensors] if dtypes is None else dtypes)
         if self._stream is None:
             for copy, tensor in zip(copies, tensors, strict=True):
                 copy.copy_(tensor)
@@ -89,8 +89,7 @@ class HostBuffer:
                     tensor.record_stream(self._stream)
         return HostCopy(copies, self._stream.record_event())
 
-    def _places(self, tensors: Sequence[Tensor], dtype: torch.dtype | None) -> list[Tensor]:
-        dtypes = [dtype or tensor.dtype for tensor in tensors]
+    def _places(self, tensors: Sequence[Tensor], dtypes: Sequence[torch.dtype]) -> list[Tensor]:
         sizes = [tensor.numel() * own.itemsize for tensor, own in zip(tensors, dtypes, strict=True)]
         ends = list(accumulate(-(-size // _ALIGNED) * _ALIGNED for size in sizes))
         if ends and ends[-1] > self._memory.nbytes:

@@ -33,6 +33,8 @@ class M2po(Objective):
     over = "response" is ours, without another pass: within each response, over all its tokens, whatever the direction. It is
     stricter, as other responses do not outweigh a far token.
 
+    Metric of its own, over = "batch": m2po_limit, the step's limit of |log r| in nats.
+
     Args:
         threshold: largest mean of (log r)^2.
         over: what that mean is over.
@@ -60,7 +62,15 @@ class M2po(Objective):
         else:
             masked = _outward(log_r.detach(), advantage) & (squares > self._limit)
         surrogate = torch.where(masked, 0.0, log_r.exp() * advantage)
-        return -self.reduce(surrogate, responses), share("clipped", masked)
+        return -self.reduce(surrogate, responses), share("clipped", masked) | self._limit_metric(logp)
+
+    def _limit_metric(self, logp: Tensor) -> dict[str, Tensor]:
+        """The step's limit of |log r|, nats, which every micro-batch reports alike; none if no token is masked."""
+        if self._limit is None:
+            return {}
+        limit = math.sqrt(self._limit) if math.isfinite(self._limit) else None
+        sums = {"m2po_limit_sum": limit or 0.0, "m2po_limit_count": float(limit is not None)}
+        return {name: logp.new_tensor(value) for name, value in sums.items()}
 
     def observe(self, sums: dict[str, float]) -> None:
         self._limit = None  # the next step needs a survey of its own

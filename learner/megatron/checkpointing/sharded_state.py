@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,17 @@ from megatron.core.dist_checkpointing.strategies.torch import TorchDistLoadShard
 from torch.distributed.checkpoint.api import CheckpointException
 
 from learner.megatron.checkpointing import rng
+from learner.megatron.checkpointing.adapter_state import sharded_adapters
 from learner.megatron.checkpointing.async_save import AsyncSave, RankState, private_file
 from learner.megatron.checkpointing.own_state import optimizer_shards, own_shards
 from learner.megatron.host_buffer import HostBuffer
+from learner.megatron.model.lora import matrices
 from learner.megatron.model.packed_model import Policy
 from learner.megatron.parallel import Ranks
 from learner.megatron.patches import adam_state
 from learner.megatron.patches.checkpoint_writer import Share, agree
 from learner.megatron.patches.optimizer_ranges import OwnRange, own_ranges
+from learner.megatron.training.gradient_projection import GradientProjection
 from learner.megatron.training.trainer import Trainer
 from learner.megatron.training.update_meter import optimizer_parts
 from learner.megatron.training.weight_average import WeightAverage
@@ -37,6 +41,9 @@ class LoadError(LeewayError):
 
 class ShardedState:
     """Saves and loads a policy, its optimizer and random states. Every method but ``digests`` is collective.
+
+    Where adapters are trained, they are all that is saved of the policy: a learner that resumes loads the model that they
+    adapt from its own directory (learner.checkpoint.fingerprint has its digest).
 
     Once ``poll`` returns True, every file of the directory and the directory itself have been synced to disk. Before that the
     directory has no ``metadata.json`` and cannot be loaded.
@@ -63,7 +70,7 @@ class ShardedState:
         """
         if self._saving is not None:
             raise RuntimeError(f"begin_save({directory}): {self._saving.directory} is still being written")
-        shards = own_shards(self._models(), self._ranges(self._average))
+        shards = own_shards(self._models(), self._ranges(self._average, self._trainer.projection))
         self._share = self._share or agree(shards)
         common = {"optimizer": self._trainer.optimizer.state_dict()}
         state = RankState(self._share.contents(shards), common, rng.capture(self._ranks))
@@ -109,9 +116,10 @@ class ShardedState:
         return self._digests
 
     def load(self, directory: Path) -> None:
-        """Restores weights, their average, Adam's moments and its step count from a checkpoint of any layout.
+        """Restores weights, their average, Adam's moments and step count, and the last gradient, whatever the layout was.
 
-        An average that the checkpoint does not have starts from the weights; a log line says so.
+        An average that the checkpoint does not have starts from the weights; without a last gradient, where gradients are
+        projected, the first one is not. Log lines say so.
 
         Weight decay, betas and eps are the configuration's, not the checkpoint's; what that changes is logged. If the layout
         is the same, the random states are restored too.
@@ -122,17 +130,24 @@ class ShardedState:
         self._before_update()
         models, strategy = self._models(), TorchDistLoadShardedStrategy()
         try:
-            average = self._average if self._average and _has_average(directory, strategy) else None
-            wanted = {**models, "shards": optimizer_shards(models, self._ranges(average))}
+            average = self._average if self._average and _has(WeightAverage.is_part, directory, strategy) else None
+            projection = self._trainer.projection
+            if projection is not None and not _has(GradientProjection.is_part, directory, strategy):
+                projection = None
+            wanted = {**models, "shards": optimizer_shards(models, self._ranges(average, projection))}
             loaded: Any = dist_checkpointing.load(wanted, str(directory), strategy, validate_access_integrity=False)
         except (CheckpointingException, CheckpointException, OSError) as error:
             raise LoadError(f"{directory}: not a complete checkpoint of this model ({error})") from error
         for name, model in zip(_names(self._policy), self._policy.models, strict=True):
-            model.load_state_dict(loaded[name])
+            model.load_state_dict(loaded[name], strict=self._policy.lora is None)
         self._trainer.optimizer.load_state_dict(loaded["optimizer"])
         if self._average is not None and average is None:
             self._average.restart()
             self._log("the checkpoint has no average of the weights: it starts from them", checkpoint=str(directory))
+        if projection is not None:
+            projection.resume()
+        elif self._trainer.projection is not None:
+            self._log("the checkpoint has no last gradient: the first one is not projected", checkpoint=str(directory))
         changed = self._trainer.use_configured_settings()
         for name, (before, now) in changed.items():
             self._log(
@@ -144,12 +159,14 @@ class ShardedState:
         if self._ranks.rank == 0:
             structlog.get_logger().warning(event, **facts)
 
-    def _ranges(self, average: WeightAverage | None) -> list[OwnRange]:
-        """What this rank's optimizers own: weights, Adam's moments and, if given, the average."""
+    def _ranges(self, average: WeightAverage | None, projection: GradientProjection | None) -> list[OwnRange]:
+        """What this rank's optimizers own: weights, Adam's moments and, if given, the average and the last gradient."""
         optimizers = optimizer_parts(self._trainer.optimizer)
         adam_state.initialize(optimizers)
         ranges = [own for optimizer in optimizers for own in own_ranges(optimizer)]
-        return ranges if average is None else [average.joined(own) for own in ranges]
+        if average is not None:
+            ranges = [average.joined(own) for own in ranges]
+        return ranges if projection is None else projection.joined(ranges)
 
     def _restore_random_state(self, path: Path) -> None:
         try:
@@ -167,7 +184,11 @@ class ShardedState:
             self._saving.protect()
 
     def _models(self) -> dict[str, Any]:
-        """Megatron's sharded state dict of each model chunk."""
+        """Megatron's sharded state dict of each model chunk, or that of its adapters."""
+        if self._policy.lora is not None:
+            found = matrices(self._policy.models)
+            chunks = zip(_names(self._policy), self._policy.models, strict=True)
+            return {name: sharded_adapters(model, found, self._ranks) for name, model in chunks}
         metadata = {"dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True)}
         return {
             name: model.sharded_state_dict(metadata=metadata)
@@ -175,8 +196,8 @@ class ShardedState:
         }
 
 
-def _has_average(directory: Path, strategy: TorchDistLoadShardedStrategy) -> bool:
-    return any(map(WeightAverage.is_part, strategy.load_tensors_metadata(directory)))
+def _has(is_part: Callable[[str], bool], directory: Path, strategy: TorchDistLoadShardedStrategy) -> bool:
+    return any(map(is_part, strategy.load_tensors_metadata(directory)))
 
 
 def _names(policy: Policy) -> list[str]:

@@ -8,6 +8,7 @@ similar length share a padded call of scaled_dot_product_attention.
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -59,12 +60,33 @@ class PackedAttention(torch.nn.Module):
         row = packed_seq_params
         if row is None:
             raise ValueError("PackedAttention attends over packed rows only: pass a PackedRow as packed_seq_params")
-        query, key = (_rotated(x, row) for x in (query, key))
-        if row.cu_seqlens is not None:
-            return self._attend_row(query, key, value, row.cu_seqlens, row.longest)
+        return self.attend(_rotated(query, row), _rotated(key, row), value, row)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, row: PackedRow) -> Tensor:
+        """Attends within each sequence of the row, with queries and keys that are rotated already.
+
+        Kernels want heads of one width: the narrower ones of values, or of queries and keys, get zeros, which change nothing.
+
+        Args:
+            query: [n, heads, d].
+            key: [n, groups, d].
+            value: [n, groups, v].
+            row: how the row is packed.
+
+        Returns:
+            [n, heads * v].
+        """
         if row.context.group is not None:
-            both = torch.stack([key[: row.live], value[: row.live]], 1)
-            key, value = gather_tokens(both, row.context.group).unbind(1)
+            both = torch.cat([key[: row.live], value[: row.live]], -1)
+            key, value = gather_tokens(both, row.context.group).split([key.shape[-1], value.shape[-1]], -1)
+        width, scale = value.shape[-1], self._scale or 1 / math.sqrt(query.shape[-1])
+        query, key, value = _widened(query, key, value)
+        attend = self._attend_in_slots if row.cu_seqlens is None else self._attend_row
+        attended = attend(query, key, value, row, scale)
+        return attended if width == value.shape[-1] else attended.unflatten(1, query.shape[1:])[..., :width].flatten(1)
+
+    def _attend_in_slots(self, query: Tensor, key: Tensor, value: Tensor, row: PackedRow, scale: float) -> Tensor:
+        """Attends in padded calls, each for sequences of similar length."""
         query = _Spread.apply(query, row.queries.gather, row.queries.restore)
         key, value = (_Spread.apply(tensor, row.keys.gather, row.keys.restore) for tensor in (key, value))
         outputs, slot, start = [], 0, 0
@@ -75,22 +97,23 @@ class PackedAttention(torch.nn.Module):
             for call in batch.calls:
                 size = call.count * call.queries
                 q = query[slot : slot + size].view(call.count, call.queries, *query.shape[1:]).transpose(1, 2)
-                attended = self._attend(q, k[:, :, : call.seen], v[:, :, : call.seen], call)
+                attended = self._attend(q, k[:, :, : call.seen], v[:, :, : call.seen], call, scale)
                 outputs.append(attended.transpose(1, 2).reshape(size, -1))
                 slot += size
         output = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
         return _Restore.apply(output, row.queries.restore, len(row.cos))  # type: ignore[return-value]
 
-    def _attend_row(self, query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, longest: int) -> Tensor:
+    def _attend_row(self, query: Tensor, key: Tensor, value: Tensor, row: PackedRow, scale: float) -> Tensor:
         """Attends within every sequence in one call; padding at the row's end is a sequence of its own."""
         # Megatron's value is a view of the product of queries, keys and values, which it would keep until the backward pass.
         value = value.contiguous()
         attend = varlen_attention()
         with rebuilding(query, key):
-            out = attend(query, key, value, cu_seqlens, cu_seqlens, longest, longest, scale=self._scale)
+            bounds, longest = row.cu_seqlens, row.longest
+            out = attend(query, key, value, bounds, bounds, longest, longest, scale=scale)
         return out.flatten(1)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, call: AttentionCall) -> Tensor:
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, call: AttentionCall, scale: float) -> Tensor:
         mask, square = call.mask, call.queries == call.seen
         if mask is None and not square:
             # Imports torch's compiler, which takes seconds: only context parallelism needs it.
@@ -103,13 +126,19 @@ class PackedAttention(torch.nn.Module):
             v,
             attn_mask=mask,
             is_causal=mask is None,
-            scale=self._scale,
+            scale=scale,
             enable_gqa=q.shape[1] != k.shape[1],
         )
 
     def sharded_state_dict(self, *_: Any, **__: Any) -> dict[str, Any]:
         """Empty state for a checkpoint: there are no parameters."""
         return {}
+
+
+def _widened(*tensors: Tensor) -> list[Tensor]:
+    """Tensors [..., d] of equal widths d, with zeros behind those that are narrower."""
+    widest = max(tensor.shape[-1] for tensor in tensors)
+    return [t if t.shape[-1] == widest else F.pad(t, (0, widest - t.shape[-1])) for t in tensors]
 
 
 def _rotated(x: Tensor, row: PackedRow) -> Tensor:
@@ -125,12 +154,14 @@ def _rotate_again(recipe: Recipe, shape: torch.Size, fused: bool, cos: Tensor, s
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, fused: bool = False) -> Tensor:
-    """Applies rotary positions: turns the pairs (x[i], x[i + d/2]) by their position's angle (Hugging Face's layout).
+    """Applies rotary positions: turns the pairs (x[i], x[i + r/2]) by their position's angle (Hugging Face's layout).
+
+    Channels from r on stay as they are.
 
     Args:
         x: [T, heads, d].
-        cos: [T, 1, d], cosine of the angles.
-        sin: [T, 1, d], sine of the angles, first half negated.
+        cos: [T, 1, r], cosine of the angles, r at most d.
+        sin: [T, 1, r], sine of the angles, first half negated.
         fused: whether to compute it in one compiled kernel.
     """
     return _Rotate.apply(x, cos, sin, fused)  # type: ignore[return-value]
@@ -153,11 +184,18 @@ class _Rotate(torch.autograd.Function):
 
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
+    return _turned(x, cos, sin, 1)
 
 
 def _turn_back(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin, value=-1)
+    return _turned(x, cos, sin, -1)
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
+    width = cos.shape[-1]
+    if width == x.shape[-1]:
+        return torch.addcmul(x * cos, x.roll(width // 2, -1), sin, value=direction)
+    return torch.cat([_turned(x[..., :width], cos, sin, direction), x[..., width:]], -1)
 
 
 class _Spread(torch.autograd.Function):

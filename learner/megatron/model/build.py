@@ -12,6 +12,8 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 from learner.config import LearnerConfig, ParallelConfig
 from learner.config.architectures import chunk_layers, vocabulary_rows
+from learner.megatron.model import correction_bias
+from learner.megatron.model.adapter import AdapterSettings
 from learner.megatron.model.architecture import Architecture
 from learner.megatron.model.convert import load_weights
 from learner.megatron.model.gated_mlp import GatedMLP
@@ -19,7 +21,9 @@ from learner.megatron.model.grouped_experts import GroupedExperts
 from learner.megatron.model.hf_weights import Weights
 from learner.megatron.model.kernels import Kernels
 from learner.megatron.model.layers import LayerBackend, build_block_spec, rebuild_cheap_tensors, select_backend
+from learner.megatron.model.lora import adapt
 from learner.megatron.model.packed_model import PackedModel, Policy
+from learner.megatron.model.routing_replay import RoutingReplay
 from learner.megatron.parallel import Ranks
 from learner.megatron.patches import expert_gradients
 
@@ -31,16 +35,20 @@ def load_policy(model_dir: Path, ranks: Ranks, config: LearnerConfig) -> Policy:
     """Builds this rank's shard of the model and loads its weights from ``model_dir``. Collective.
 
     Raises:
-        ModelError: the model cannot be read, is not supported, or cannot be divided as ``config.parallel`` asks; or
-            ``config.layers`` asks for a backend that cannot run here.
+        ModelError: the model cannot be read, is not supported, cannot be divided as ``config.parallel`` asks, or cannot have
+            the adapters of ``config.lora``; or ``config.layers`` asks for a backend that cannot run here.
     """
     backend = select_backend(config)
     architecture = Architecture.read(model_dir)
     architecture.check_layout(config.parallel)
+    architecture.check_adapters(config.lora, config.parallel)
+    architecture.check_balance(config.optimizer.expert_bias_rate)
+    if config.replay_routing:
+        architecture.check_replay()
     weights = Weights(model_dir)
     weights.check(architecture.config)
     kernels = Kernels.select(
-        config.fused_kernels, ranks.device, getattr(torch, config.dtype), architecture.head_dim, ranks.context_size
+        config.fused_kernels, ranks.device, getattr(torch, config.dtype), architecture.widest_head, ranks.context_size
     )
     if ranks.device.type == "cuda":
         # It plans every new length of a sequence for 0.1 s. What is left of padded calls goes to Flash.
@@ -54,11 +62,20 @@ def load_policy(model_dir: Path, ranks: Ranks, config: LearnerConfig) -> Policy:
     chunks = []
     for chunk in range(ranks.chunks):
         model = _chunk(backend, architecture, settings, ranks, chunk, config.recompute)
-        if config.groups_experts(ranks.device.type):
+        if config.grouped_experts:
             GroupedExperts.adopt(model)
         load_weights(model, architecture, weights, ranks)
+        if config.lora is not None:
+            like = AdapterSettings(config.lora.rank, config.lora.scaling, settings.params_dtype, config.seed)
+            adapt(model, architecture, config.lora, ranks, like)
         chunks.append(DistributedDataParallel(settings, _sharding(config, ranks), model, disable_bucketing=chunk > 0))
-    return Policy(chunks, settings, architecture, architecture.rotary(), kernels)
+    replay = _replay(chunks, architecture, ranks) if config.replay_routing else None
+    return Policy(chunks, settings, architecture, architecture.rotary(), kernels, replay, config.lora)
+
+
+def _replay(chunks: list[DistributedDataParallel], architecture: Architecture, ranks: Ranks) -> RoutingReplay | None:
+    shape = architecture.routing
+    return None if shape is None else RoutingReplay([chunk.module for chunk in chunks], shape.layers, ranks)
 
 
 def _sharding(config: LearnerConfig, ranks: Ranks) -> DistributedDataParallelConfig:
@@ -95,6 +112,8 @@ def _chunk(
         position_embedding_type="none",
         vp_stage=virtual_stage,
     ).to(ranks.device)
+    if architecture.mixture is not None and architecture.mixture.corrected:
+        correction_bias.attach(model)
     if backend.name == "own":
         GatedMLP.adopt(model)
     if recompute == "selective":
@@ -111,8 +130,14 @@ def _mixture(architecture: Architecture, ranks: Ranks) -> dict[str, Any]:
     return {
         "num_moe_experts": mixture.experts,
         "moe_router_topk": mixture.chosen,
-        # A softmax over the chosen logits equals the softmax over all of them, scaled to sum to 1 over the chosen.
+        # A softmax over the chosen logits equals the softmax over all of them, scaled to sum to 1 over the chosen. Weights of
+        # a sigmoid router are always scaled so, unless one expert is chosen.
         "moe_router_pre_softmax": not mixture.normalised,
+        "moe_router_score_function": mixture.score,
+        "moe_router_topk_scaling_factor": None if mixture.scaling == 1 else mixture.scaling,
+        "moe_shared_expert_intermediate_size": mixture.shared or None,
+        "moe_router_num_groups": mixture.groups if mixture.groups > 1 else None,
+        "moe_router_group_topk": mixture.chosen_groups if mixture.groups > 1 else None,
         "moe_router_dtype": "fp32",
         "moe_router_load_balancing_type": "none",
         "moe_ffn_hidden_size": mixture.ffn,

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from learner.config.architectures import vocabulary_rows
 from learner.config.layer_parameters import EXPERT_PARAMETERS, EXPERT_PREFIX, LAYER_PARAMETERS, Kind
+from learner.megatron.model.adapter import ADAPTER
 from learner.megatron.model.architecture import Architecture
 from learner.megatron.model.packed_model import PackedModel
 from learner.megatron.parallel import Ranks
@@ -76,7 +77,7 @@ def local_weights(
 
 
 def parameter_mappings(model: PackedModel, architecture: Architecture, ranks: Ranks) -> Iterator[ParameterMapping]:
-    """Yields the mapping of every parameter of a model chunk, in the order of the parameters."""
+    """Yields the mapping of every parameter of a model chunk but those of adapters, in the order of the parameters."""
     output_layer = "model.embed_tokens.weight" if architecture.tied else "lm_head.weight"
     outside_layers: dict[str, tuple[str, int | None, Kind]] = {
         "embedding.word_embeddings.weight": ("model.embed_tokens.weight", 0, "vocabulary"),
@@ -84,6 +85,8 @@ def parameter_mappings(model: PackedModel, architecture: Architecture, ranks: Ra
         "decoder.final_layernorm.weight": ("model.norm.weight", None, "plain"),
     }
     for name, parameter in model.named_parameters():
+        if f".{ADAPTER}." in name:
+            continue
         if name in outside_layers:
             hf_name, dim, kind = outside_layers[name]
             yield ParameterMapping(parameter, (hf_name,), dim, kind)

@@ -18,7 +18,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import Parameter
 
+from learner.megatron.model.adapter_export import AdapterAssembly, Assembly, MergedAssembly
 from learner.megatron.model.convert import ParameterMapping, parameter_mappings, split
+from learner.megatron.model.lora import matrices
 from learner.megatron.model.packed_model import PackedModel, Policy
 from learner.megatron.model.weight_copies import WeightCopies, WeightCopy
 from learner.megatron.parallel import Ranks
@@ -38,24 +40,32 @@ class Exporter:
     """Exports this rank's share of its stage's tensors, unsharded and under their Hugging Face names.
 
     The tensor-, context- and data-parallel ranks of a stage share its tensors out by size, and experts among the ranks that
-    hold them. A tied output layer is exported once, by the first stage. Making one is collective.
+    hold them. A tied output layer is exported once, by the first stage. Where adapters are trained, they alone are copied and
+    added to the weights when the tensors are wanted; or they are exported themselves, by rank 0. Making one is collective.
 
     Args:
         policy: this rank's shard of the model.
         ranks: this process's indices and groups.
         dtype: data type of what is exported, "float32" or "bfloat16"; None for each parameter's own.
         averages: what is exported in place of the parameters' values, where weights are averaged.
+        form: "merged": the model's tensors; "adapter": the matrices of its adapters, under the names that peft has for them.
     """
 
     def __init__(
-        self, policy: Policy, ranks: Ranks, dtype: str | None = None, averages: Averages | None = None
+        self,
+        policy: Policy,
+        ranks: Ranks,
+        dtype: str | None = None,
+        averages: Averages | None = None,
+        form: Literal["merged", "adapter"] = "merged",
     ) -> None:
         self._policy = policy
         self._averages = averages
-        self._dtype: torch.dtype = getattr(torch, dtype) if dtype else policy.dtype
-        self._all = [parameter for model in policy.models for parameter in model.parameters()]
-        self._copies = WeightCopies(ranks.device, getattr(torch, dtype) if dtype else None)
-        self._assembly = _Assembly(policy, ranks)
+        self._assembly, copied = _assembly(policy, ranks, dtype, form)
+        self._dtype: torch.dtype = copied or policy.dtype
+        trained = [parameter for model in policy.models for parameter in model.parameters()]
+        self._all = list(self._assembly.parameters) if policy.lora is not None else trained
+        self._copies = WeightCopies(ranks.device, copied)
 
     @property
     def copied(self) -> int:
@@ -66,17 +76,21 @@ class Exporter:
         """Copies what this rank exports, or begins to. Collective among data-parallel ranks.
 
         Args:
-            whole: whether to copy all of this rank's parameters, for another user of the copy.
-            field: what to export of each parameter: its value, or the gradient of the last step. The gradient has meaning
-                only without data parallelism; with it, the reduction has scattered the gradient over the ranks.
+            whole: whether to copy all of this rank's parameters, for another user of the copy; of adapters all are copied
+                in any case.
+            field: what to export of each parameter: its value, or the gradient of the last step, of those that have one. The
+                gradient has meaning only without data parallelism; with it, the reduction has scattered the gradient over the
+                ranks.
 
         Raises:
             PinError: CUDA pins no more memory.
         """
         parameters = self._all if whole else self._assembly.parameters
+        if field == "main_grad":
+            parameters = [parameter for parameter in parameters if parameter.requires_grad]
         if self._averages is not None and field == "data":
             averages = self._averages(self._dtype)
-            tensors = [averages[parameter] for parameter in parameters]
+            tensors = [averages.get(parameter, parameter.detach()) for parameter in parameters]
         else:
             self._policy.gather()
             tensors = [getattr(parameter, field).detach() for parameter in parameters]
@@ -94,14 +108,15 @@ class Export:
         weights: the copy, with one user: this export.
     """
 
-    def __init__(self, weights: WeightCopy, assembly: _Assembly) -> None:
+    def __init__(self, weights: WeightCopy, assembly: Assembly) -> None:
         self.weights = weights
         self._assembly = assembly
 
     def shard(self) -> list[tuple[str, Tensor]]:
         """Returns (name, unsharded tensor) pairs in host memory, valid until ``release``; those of all ranks are the model.
 
-        Collective among tensor-parallel ranks, which export in the same order. Besides the copy a rank needs memory for what
+        Collective among tensor-parallel ranks, which export in the same order; among all, if adapters themselves are
+        exported. Besides the copy a rank needs memory for what
         is not a part of it as it is: tensors that ranks have slices of, and queries, keys and values. For a while it needs
         three times the larger of 64 MiB and its largest tensor.
         """
@@ -112,6 +127,22 @@ class Export:
         self.weights.release()
 
 
+def _assembly(
+    policy: Policy, ranks: Ranks, dtype: str | None, form: Literal["merged", "adapter"]
+) -> tuple[Assembly, torch.dtype | None]:
+    """What makes the tensors that are exported, and the data type in which parameters are copied for it. Collective."""
+    group = _group_of_threads(ranks) if ranks.tensor_size > 1 else None
+    copied: torch.dtype | None = getattr(torch, dtype) if dtype else None
+    if policy.lora is None:
+        return _Assembly(policy, ranks, group), copied
+    adapters = AdapterAssembly(matrices(policy.models), ranks, group, _group_of_leaders(ranks))
+    if form == "adapter":
+        return adapters, copied
+    exported = dtype or str(policy.dtype).removeprefix("torch.")
+    base = _Assembly(policy, ranks, group)
+    return MergedAssembly(base, adapters, policy.lora.scaling, exported), torch.float32
+
+
 class _Assembly:
     """Makes Hugging Face tensors of copies of parameters.
 
@@ -119,7 +150,7 @@ class _Assembly:
         parameters: those that it needs of this rank.
     """
 
-    def __init__(self, policy: Policy, ranks: Ranks) -> None:
+    def __init__(self, policy: Policy, ranks: Ranks, group: dist.ProcessGroup | None) -> None:
         mappings = [
             mapping
             for model in policy.models
@@ -133,7 +164,7 @@ class _Assembly:
         cut = [[mapping for mapping in share if _is_cut(mapping, ranks)] for share in shares]
         # An exchange needs what each rank gets of the others in it, in the order of the ranks.
         self._exchanges = list(zip_longest(*(_transfers(share, ranks) for share in cut), fillvalue=_Transfer()))
-        self._group = _group_of_threads(ranks) if ranks.tensor_size > 1 else None
+        self._group = group
         self.parameters = [mapping.parameter for mapping in chain(*cut, self._whole)]
 
     def tensors(self, copies: _Copies) -> list[tuple[str, Tensor]]:
@@ -143,7 +174,7 @@ class _Assembly:
             mine = exchange[self._ranks.tensor_rank]
             for mapping, full in zip(mine, self._exchange(exchange, copies), strict=True):
                 found += self._named(mapping, full)
-        for mapping in self._whole:
+        for mapping in (mapping for mapping in self._whole if mapping.parameter in copies):
             found += self._named(mapping, copies[mapping.parameter])
         return found
 
@@ -174,6 +205,15 @@ def _group_of_threads(ranks: Ranks) -> dist.ProcessGroup:
     groups = [list(range(first, first + ranks.tensor_size)) for first in range(0, ranks.world, ranks.tensor_size)]
     own, _ = dist.new_subgroups_by_enumeration(groups, timeout=timedelta(seconds=_EXCHANGE_S), backend="gloo")
     return cast(dist.ProcessGroup, own)
+
+
+def _group_of_leaders(ranks: Ranks) -> dist.ProcessGroup | None:
+    """A gloo group of the first rank of every pipeline stage; None if there is one stage. Collective over all ranks."""
+    if ranks.pipeline_size == 1:
+        return None
+    first = list(range(0, ranks.world, ranks.world // ranks.pipeline_size))
+    group = dist.new_group(first, timeout=timedelta(seconds=_EXCHANGE_S), backend="gloo")
+    return cast(dist.ProcessGroup, group)
 
 
 def _is_cut(mapping: ParameterMapping, ranks: Ranks) -> bool:

@@ -1,4 +1,4 @@
-"""The gated MLP of a dense layer, which keeps its activation's input only."""
+"""The gated MLP of a dense layer, and of experts that every token is sent to: it keeps its activation's input only."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer.mlp import MLP
+from megatron.core.transformer.moe.shared_experts import SharedExpertMLP
 from megatron.core.transformer.transformer_layer import TransformerLayer
 from torch import Tensor
 
@@ -44,10 +45,16 @@ class GatedMLP(MLP):
 
     @classmethod
     def adopt(cls, model: torch.nn.Module) -> None:
-        """Makes every dense layer's MLP one of these, however megatron's release builds it; experts stay as they are."""
-        for layer in model.modules():
-            if isinstance(layer, TransformerLayer) and type(layer.mlp) is MLP:
+        """Makes every dense layer's MLP one of these, and the experts that every token is sent to; others stay as they are.
+
+        However megatron's release builds them.
+        """
+        for layer in (module for module in model.modules() if isinstance(module, TransformerLayer)):
+            shared = getattr(layer.mlp, "shared_experts", None)
+            if type(layer.mlp) is MLP:
                 layer.mlp.__class__ = cls
+            elif type(shared) is SharedExpertMLP:
+                shared.__class__ = GatedSharedExperts
 
     def forward(self, hidden_states: Tensor, per_token_scale: Tensor | None = None, **options: Any) -> Any:
         """Megatron's ``forward``: [n, 1, hidden] to the same shape and None, for the bias that there is not."""
@@ -59,6 +66,10 @@ class GatedMLP(MLP):
         if self.rebuilt:
             rebuildable(product, Recipe(_gate(fused), (both.detach(),)))
         return self.linear_fc2(product)
+
+
+class GatedSharedExperts(SharedExpertMLP, GatedMLP):
+    """Megatron's experts that every token is sent to: one gated MLP for all of them, computed as a dense layer's is."""
 
 
 class _Gate(torch.autograd.Function):

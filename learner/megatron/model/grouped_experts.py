@@ -82,9 +82,11 @@ class _Experts(torch.autograd.Function):
         first, second = weights[: len(ctx.counts)], weights[len(ctx.counts) :]
         gradient = gradients[0].contiguous()
         products = products_of(x, first[0], ctx.counts)
-        of_second = products.weights(gradient, _call(_gated, ctx.fused)(both, probs))
+        trained = ctx.needs_input_grad[4]  # experts are frozen where adapters are trained
+        gated = _call(_gated, ctx.fused)(both, probs)
+        of_second = products.weights(gradient, gated) if trained else [None] * len(second)
         of_both, of_probs = _call(_slopes, ctx.fused)(products.inputs(gradient, second), both, probs)
-        of_first = products.weights(of_both, x)
+        of_first = products.weights(of_both, x) if trained else [None] * len(first)
         return products.inputs(of_both, first), of_probs, None, None, *of_first, *of_second
 
 

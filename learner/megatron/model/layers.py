@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from megatron.core.extensions.transformer_engine import TEColumnParallelLinear, TENorm, TERowParallelLinear
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
+from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import get_transformer_layer_offset
@@ -18,6 +19,7 @@ from learner.config import LearnerConfig
 from learner.megatron.model.architecture import Architecture, ModelError
 from learner.megatron.model.attention import PackedAttention
 from learner.megatron.model.gated_mlp import GatedMLP, RebuildingColumn, RebuildingRow
+from learner.megatron.model.latent_attention import LatentAttention
 from learner.megatron.model.rms_norm import RMSNorm
 from learner.megatron.patches import router_gemm
 
@@ -93,15 +95,22 @@ def _layer(backend: LayerBackend, architecture: Architecture, experts: int | Non
         num_experts=experts, qk_layernorm=architecture.qk_norm, normalization="RMSNorm"
     )
     layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = backend.norm
-    attention = layer.submodules.self_attention.submodules
-    attention.core_attention = PackedAttention
-    attention.linear_qkv = backend.column
-    attention.linear_proj = with_bias(backend.row) if architecture.output_bias else backend.row
-    if architecture.qk_norm:
-        attention.q_layernorm = attention.k_layernorm = backend.norm
+    if architecture.latent is not None:
+        modules = {"column": backend.column, "row": backend.row, "norm": backend.norm}
+        layer.submodules.self_attention = ModuleSpec(LatentAttention, {"sizes": architecture.latent, **modules})
+    else:
+        attention = layer.submodules.self_attention.submodules
+        attention.core_attention = PackedAttention
+        attention.linear_qkv = backend.column
+        attention.linear_proj = with_bias(backend.row) if architecture.output_bias else backend.row
+        if architecture.qk_norm:
+            attention.q_layernorm = attention.k_layernorm = backend.norm
     if experts is None:  # experts are megatron's own in every backend; see learner.megatron.model.grouped_experts
         mlp = submodules_of(layer.submodules.mlp)
         mlp.linear_fc1, mlp.linear_fc2 = backend.column, backend.row
+    else:  # those that every token is sent to are a gated MLP like a dense layer's
+        shared = submodules_of(submodules_of(layer.submodules.mlp).shared_experts)
+        shared.linear_fc1, shared.linear_fc2 = backend.column, backend.row
     return layer
 
 

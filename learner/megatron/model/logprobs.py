@@ -87,7 +87,7 @@ class _LogProbs(torch.autograd.Function):
         return chosen - top - log_total, entropy
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor, Tensor | None, None, None, None]:
         """Gradients of ``hidden`` and ``weight``.
 
         With z = logits / temperature and p = softmax(z): d logp / dz = onehot - p, d entropy / dz = -p (log p + entropy).
@@ -95,8 +95,9 @@ class _LogProbs(torch.autograd.Function):
         hidden, weight, kept, local, is_local, temperature, top, log_total, entropy = ctx.saved_tensors
         of_logp, of_entropy = gradients
         of_hidden = torch.empty_like(hidden)
-        of_whole = torch.zeros_like(weight, dtype=torch.float32)  # a sum over chunks
-        weight, of_weight = weight[: ctx.live], of_whole[: ctx.live]
+        trained = ctx.needs_input_grad[1]  # it is frozen where adapters are trained
+        of_whole = torch.zeros_like(weight, dtype=torch.float32) if trained else None  # a sum over chunks
+        weight = weight[: ctx.live]
         for rows in _chunks(hidden, weight):
             logits = hidden[rows] @ weight.T if kept is None else kept
             # Subtracted in two steps: top + log_total would lose digits.
@@ -106,8 +107,9 @@ class _LogProbs(torch.autograd.Function):
                 slope.scatter_add_(1, local[rows, None], (is_local * of_logp)[rows, None])
             slope = slope.div_(temperature[rows, None]).to(hidden.dtype)
             torch.mm(slope, weight, out=of_hidden[rows])
-            _add_product(of_weight, slope.T, hidden[rows])
-        return of_hidden, of_whole.to(weight.dtype), None, None, None
+            if of_whole is not None:
+                _add_product(of_whole[: ctx.live], slope.T, hidden[rows])
+        return of_hidden, None if of_whole is None else of_whole.to(weight.dtype), None, None, None
 
 
 def _slope(logp: Tensor, of_logp: Tensor | None, of_entropy: Tensor | None, entropy: Tensor, rows: slice) -> Tensor:

@@ -12,10 +12,12 @@ from megatron.core.models.gpt import GPTModel
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
+from learner.config import LoraConfig
 from learner.megatron.model.architecture import Architecture
 from learner.megatron.model.kernels import PLAIN, Kernels
 from learner.megatron.model.packed_row import PackedRow
 from learner.megatron.model.rotary import Rotary
+from learner.megatron.model.routing_replay import RoutingReplay
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Policy:
             than one under a virtual pipeline only.
         rotary: the angles of its rotary positions.
         kernels: the kernels that its layers and its optimizer use.
+        replay: replays the experts that engines chose; None: the model's routers choose.
+        lora: the adapters, which are trained in place of the model's weights; None: the weights themselves are trained.
     """
 
     chunks: list[DistributedDataParallel]
@@ -34,6 +38,8 @@ class Policy:
     architecture: Architecture
     rotary: Rotary
     kernels: Kernels = PLAIN
+    replay: RoutingReplay | None = None
+    lora: LoraConfig | None = None
 
     @property
     def vocab_size(self) -> int:
@@ -88,6 +94,10 @@ class PackedModel(GPTModel):
             sequence parallelism.
         """
         hidden = self.embedding(input_ids=tokens, position_ids=positions) if self.pre_process else None
+        if hidden is not None and self.config.recompute_granularity == "full" and torch.is_grad_enabled():
+            # Where adapters are trained the embedding is frozen. But megatron computes a layer again for the sake of its
+            # input's gradient: if the first layer's wanted none, its adapters would get no gradient.
+            hidden.requires_grad_()
         hidden = self.decoder(hidden_states=hidden, attention_mask=None, packed_seq_params=row)
         if not self.post_process:
             return hidden

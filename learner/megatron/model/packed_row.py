@@ -36,8 +36,10 @@ class PackedRow(PackedSeqParams):
     Attributes:
         own: [n] int64, indices in the row of this rank's tokens.
         real: [n] bool, false at padding, at the end of a sequence too.
-        cos: [n, 1, d] model dtype, cosine of each token's rotary angles.
-        sin: [n, 1, d] model dtype, the sine, first half negated: see learner.megatron.model.attention.
+        routed: [n, layers, k] int16, the experts to replay in each mixture layer of the model (whatever this rank has of
+            them), -1 for tokens without a record. None: there are none.
+        cos: [n, 1, r] model dtype, cosine of each token's rotary angles, of the r channels of a head that are turned.
+        sin: [n, 1, r] model dtype, the sine, first half negated: see learner.megatron.model.attention.
         queries: slots of this rank's tokens.
         keys: slots of all tokens, in the order of the ranks.
         attention_batches: sequences that attend together, in the order of their slots.
@@ -53,6 +55,7 @@ class PackedRow(PackedSeqParams):
     # megatron's class gives all its fields defaults, so these must have one too; ``of`` sets them all.
     own: Tensor = None  # type: ignore[assignment]
     real: Tensor = None  # type: ignore[assignment]
+    routed: Tensor | None = None
     cos: Tensor = None  # type: ignore[assignment]
     sin: Tensor = None  # type: ignore[assignment]
     queries: PaddedSlots = None  # type: ignore[assignment]
@@ -99,6 +102,7 @@ class PackedRow(PackedSeqParams):
             qkv_format="thd",
             own=to_device(own),
             real=to_device(micro_batch.real[own]),
+            routed=None if micro_batch.routed is None else to_device(micro_batch.routed[own]),
             cos=torch.cat([cos, cos], -1)[:, None].to(dtype),
             sin=torch.cat([-sin, sin], -1)[:, None].to(dtype),
             loss_order=order.to(device),

@@ -18,7 +18,7 @@ class Rotary:
     """The angles of rotary positions.
 
     Attributes:
-        inverse_frequencies: [head_dim / 2] float32 in host memory, the angle per position of each pair of channels, radians.
+        inverse_frequencies: [channels / 2] float32 in host memory, the angle per position of each pair of channels, radians.
         factor: what cosines and sines are multiplied by; 1 but for yarn.
     """
 
@@ -26,9 +26,14 @@ class Rotary:
     factor: float = 1.0
 
     @classmethod
-    def of(cls, rope: Mapping[str, Any], head_dim: int) -> Rotary:
-        """Computes the angles of the settings that learner.config.rope.computed_rope returns."""
-        wavelengths = rope["rope_theta"] ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+    def of(cls, rope: Mapping[str, Any], channels: int) -> Rotary:
+        """Computes the angles of the settings that learner.config.rope.computed_rope returns.
+
+        Args:
+            rope: the settings.
+            channels: of a head, that are turned.
+        """
+        wavelengths = rope["rope_theta"] ** (torch.arange(0, channels, 2, dtype=torch.float32) / channels)
         inverse = 1.0 / wavelengths
         kind = rope["rope_type"]
         if kind == "linear":

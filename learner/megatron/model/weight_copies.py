@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from learner.megatron.host_buffer import HostBuffer, HostCopy
+from learner.megatron.model.correction_bias import published_dtypes
 
 
 class WeightCopy:
@@ -63,7 +64,7 @@ class WeightCopies:
 
     Args:
         device: where the weights are.
-        dtype: data type of the copies; None for each parameter's own.
+        dtype: data type of the copies, but of parameters that stay float32; None for each parameter's own.
     """
 
     def __init__(self, device: torch.device, dtype: torch.dtype | None) -> None:
@@ -93,7 +94,7 @@ class WeightCopies:
         else:
             buffer = HostBuffer(self._device, "a version")
             self._buffers.append(buffer)
-        self._last = buffer.copy(tensors, self._dtype)
+        self._last = buffer.copy(tensors, published_dtypes(parameters, self._dtype))
         return WeightCopy(parameters, self._last, partial(self._free.append, buffer))
 
     def protect(self) -> None:

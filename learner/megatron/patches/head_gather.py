@@ -19,6 +19,9 @@ require_release("megatron-core")
 
 
 def finish_gather(chunk: DistributedDataParallel, weight: Tensor) -> None:
-    """Returns when ``weight``, a parameter of ``chunk``, has been gathered; does nothing if that does not overlap."""
-    if chunk.ddp_config.overlap_param_gather:
+    """Returns when ``weight``, a parameter of ``chunk``, has been gathered; does nothing if that does not overlap.
+
+    A frozen one is whole from the start.
+    """
+    if chunk.ddp_config.overlap_param_gather and weight.requires_grad:
         chunk.param_to_bucket_group[weight].finish_param_sync()

@@ -13,19 +13,25 @@ threshold; that is not built: where aligned gradients are the rule, a learner wo
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
+import torch.distributed as dist
 from megatron.core.optimizer import MegatronOptimizer
 from torch import Tensor
 
+from learner.megatron.patches.optimizer_ranges import OwnRange
 from learner.megatron.training.gradient_meter import GradientMeter
 from learner.megatron.training.update_meter import optimizer_parts, own_shards
+
+_STATE = "last_gradient"
 
 
 class GradientProjection(GradientMeter):
     """A meter that keeps the whole last gradient, 4 bytes a weight, and removes from a gradient what points along it.
 
-    The last gradient is not in the checkpoint: after a resume the first step is not projected.
+    The last gradient belongs to the checkpoint, as the optimizer's state does (``joined``).
 
     Args:
         optimizer: whose gradients are measured and changed.
@@ -39,17 +45,17 @@ class GradientProjection(GradientMeter):
     def __init__(self, optimizer: MegatronOptimizer, limit: float, device: torch.device) -> None:
         super().__init__(optimizer, 1, device)
         self.limit = limit
-        self._whole: list[Tensor] = []  # the last gradient, of this rank's weights in order
+        self._whole: dict[int, Tensor] = {}  # the last gradient, [n] fp32, by the id of each of this rank's weights
 
     def sums(self) -> Tensor:
         """Returns what GradientMeter.sums does, of every element and without a copy of them."""
         sums = torch.zeros(2, dtype=torch.float64, device=self._device)
-        counted = {id(weight) for part in optimizer_parts(self._optimizer) for weight in own_shards(part)}
-        for index, weight in enumerate(self._weights()):
+        counted = self._counted()
+        for weight in self._weights():
             if id(weight) in counted:
                 gradient = _flat(weight).float()
-                if self._whole:
-                    sums[0] += torch.dot(gradient, self._whole[index])
+                if id(weight) in self._whole:
+                    sums[0] += torch.dot(gradient, self._whole[id(weight)])
                 sums[1] += torch.dot(gradient, gradient)
         return sums
 
@@ -66,20 +72,53 @@ class GradientProjection(GradientMeter):
             left = across * self.limit / math.sqrt(1 - self.limit**2)
             along = (cosine * whole - left) / math.sqrt(self._last_square)
             norm = math.hypot(across, left)
-        gradients = [_flat(weight) for weight in self._weights()]
-        last = self._whole or [torch.empty_like(gradient, dtype=torch.float32) for gradient in gradients]
-        for gradient, before in zip(gradients, last, strict=True):
+        for weight in self._weights():
+            gradient, before = _flat(weight), self._last_of(weight)
             unchanged = gradient.float().clone()
             if along:
                 gradient.sub_(before, alpha=along)
             before.copy_(unchanged)
-        self._whole, self._last_square = last, self._square
+        self._last_square = self._square
         return norm
+
+    def joined(self, ranges: Iterable[OwnRange]) -> list[OwnRange]:
+        """Adds the last gradient, 0 before the first step, to the optimizer's state of the same weights, for a checkpoint."""
+        weights = {weight.data_ptr(): weight for weight in self._parameters()}
+        return [
+            replace(own, state=own.state | {_STATE: self._last_of(weights[own.state["weight"].data_ptr()])})
+            for own in ranges
+        ]
+
+    @staticmethod
+    def is_part(key: str) -> bool:
+        """Whether a checkpoint's tensor of this name belongs to a last gradient."""
+        return key.startswith(f"optimizer.{_STATE}.")
+
+    def resume(self) -> None:
+        """Goes on with a last gradient that was loaded into what ``joined`` returned. Collective."""
+        square, counted = torch.zeros(1, dtype=torch.float64, device=self._device), self._counted()
+        for weight in self._parameters():
+            if id(weight) in counted and id(weight) in self._whole:
+                last = self._whole[id(weight)]
+                square += torch.dot(last, last)
+        dist.all_reduce(square)
+        self._last_square = square.item()
+
+    def _last_of(self, weight: Tensor) -> Tensor:
+        if id(weight) not in self._whole:
+            self._whole[id(weight)] = torch.zeros_like(weight.detach().view(-1), dtype=torch.float32)
+        return self._whole[id(weight)]
+
+    def _counted(self) -> set[int]:
+        """Ids of the weights that no other rank counts."""
+        return {id(weight) for part in optimizer_parts(self._optimizer) for weight in own_shards(part)}
+
+    def _parameters(self) -> list[Tensor]:
+        return [weight for part in optimizer_parts(self._optimizer) for weight in part.get_parameters()]
 
     def _weights(self) -> list[Tensor]:
         """Weights with a gradient on this rank, those included that other ranks hold too: theirs is projected as well."""
-        weights = [weight for part in optimizer_parts(self._optimizer) for weight in part.get_parameters()]
-        return [weight for weight in weights if weight.grad is not None]
+        return [weight for weight in self._parameters() if weight.grad is not None]
 
 
 def _flat(weight: Tensor) -> Tensor:

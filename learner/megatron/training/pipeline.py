@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -96,7 +97,7 @@ class Pipeline:
         device, policy = self._ranks.device, self._policy
         for micro_batch in batch.micro_batches:
             row = PackedRow.of(micro_batch, policy.rotary, policy.dtype, device, self._context, policy.kernels)
-            yield micro_batch.to(device), row
+            yield replace(micro_batch, routed=None).to(device), row  # the row has this rank's part of it
 
     def _forward(self, head: Head, feed: Iterator[tuple[MicroBatch, PackedRow]], module: Any) -> Any:
         micro_batch, row = next(feed)

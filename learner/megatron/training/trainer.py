@@ -20,9 +20,11 @@ from learner.batch.types import Batch, MicroBatch
 from learner.config import OptimizerConfig
 from learner.config.control import DiagnosticsConfig
 from learner.megatron.model.packed_model import Policy
+from learner.megatron.model.routing_replay import ReplayCounts
 from learner.megatron.parallel import Ranks
 from learner.megatron.patches import adam_step
 from learner.megatron.patches.norm_gradients import norm_gradients
+from learner.megatron.training.expert_balance import ExpertBalance
 from learner.megatron.training.expert_meter import ExpertMeter
 from learner.megatron.training.gradient_meter import GradientMeter
 from learner.megatron.training.gradient_projection import GradientProjection
@@ -51,6 +53,7 @@ class StepStats:
         gradient_cosine: between this gradient, before any projection and clipping, and that of the last step that changed
             weights; None if there is none, and if it is not measured.
         expert_tokens: tokens that each expert was sent, by the number of its layer, from 0; empty without experts.
+        replay: how many tokens went to the experts that engines chose; None where the model's routers choose.
     """
 
     loss: float
@@ -62,6 +65,7 @@ class StepStats:
     logp: Sequence[Tensor] = ()
     gradient_cosine: float | None = None
     expert_tokens: Mapping[int, Sequence[int]] = field(default_factory=dict)
+    replay: ReplayCounts | None = None
 
     @property
     def finite(self) -> bool:
@@ -105,6 +109,7 @@ class Trainer:
         elif diagnostics is not None and diagnostics.gradient_cosine:
             self._gradient_meter = GradientMeter(self.optimizer, diagnostics.update_stride, ranks.device)
         self._experts = ExpertMeter(policy, ranks)
+        self._balance = ExpertBalance(policy)
         # Hooks that megatron documents for its users, not patches.
         settings = policy.transformer_config
         settings.finalize_model_grads_func = _finalize
@@ -132,8 +137,13 @@ class Trainer:
         """
         self._config = config
         self.use_configured_settings()
-        if projects_above is not None and isinstance(self._gradient_meter, GradientProjection):
-            self._gradient_meter.limit = projects_above
+        if projects_above is not None and self.projection is not None:
+            self.projection.limit = projects_above
+
+    @property
+    def projection(self) -> GradientProjection | None:
+        """What keeps the last gradient and projects the next one; None where gradients are not projected."""
+        return self._gradient_meter if isinstance(self._gradient_meter, GradientProjection) else None
 
     def before_update(self, action: Callable[[], None]) -> None:
         """Calls ``action`` before every update of the weights, after forward and backward pass."""
@@ -161,8 +171,13 @@ class Trainer:
             return stats
         rate, norm = lr(stats) if callable(lr) else lr, stats.grad_norm
         if self._gradient_meter is not None:
+            if self.projection is not None:
+                self.prepare_update()  # a checkpoint may be copying the last gradient
             norm = self._gradient_meter.keep(stats.gradient_cosine, norm)
-        return replace(stats, update=self._update(rate, norm))
+        update = self._update(rate, norm)
+        if self._config.expert_bias_rate:
+            self._balance.update(stats.expert_tokens, self._config.expert_bias_rate)
+        return replace(stats, update=update)
 
     def gradient(self, batch: Batch, objective: Objective) -> StepStats:
         """Computes the loss and the gradient of a batch and changes no weights."""
@@ -170,6 +185,9 @@ class Trainer:
             chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
         self._experts.start()
+        replay = self._policy.replay
+        if replay is not None:
+            replay.start()
         outputs = self._run(batch, objective, train=True)
         self.optimizer.prepare_grads()
         gradients = [g for part in optimizer_parts(self.optimizer) for g in norm_gradients(part)]
@@ -178,12 +196,15 @@ class Trainer:
         summed = self._sum([output[:count] for output in outputs], count, gradients, measure=True)
         sums, weights = dict(zip(names, summed, strict=False)), summed[len(names) : count]
         square, *measured = summed[count:]
+        counts = None
+        if replay is not None:
+            counts, measured = ReplayCounts(*measured[-len(replay) :]), measured[: -len(replay)]
         experts = self._experts.by_layer(measured[len(measured) - len(self._experts) :])
         loss, norm = sums.pop("loss"), math.sqrt(square)
         skipped = _reason_to_skip(loss, norm, sums.pop("tokens_count"))
         logp = [output[count:].float() for output in outputs]
         cosine = self._gradient_meter.cosine(*measured[:2]) if self._gradient_meter is not None else None
-        return StepStats(loss, norm, sums, skipped, None, weights, logp, cosine, experts)
+        return StepStats(loss, norm, sums, skipped, None, weights, logp, cosine, experts, counts)
 
     def evaluate(self, batch: Batch, objective: Objective) -> dict[str, float]:
         """Computes loss and metrics without training, summed over micro-batches and data-parallel ranks."""
@@ -205,7 +226,7 @@ class Trainer:
 
         Returns:
             ``count`` numbers of the last stage, the squared norm of the gradients, and with ``measure`` what the gradient
-            meter adds up, if there is one, and the tokens of each expert, if there are any.
+            meter adds up, if there is one, the tokens of each expert, if there are any, and what was replayed.
         """
         total = torch.zeros(count + 1, dtype=torch.float64, device=self._ranks.device)
         # Tensor- and context-parallel ranks of a stage have equal numbers: one of them counts.
@@ -215,7 +236,8 @@ class Trainer:
             total[-1] = torch.nn.utils.get_total_norm(gradients).double().square()
         if measure:
             gradient = [self._gradient_meter.sums()] if self._gradient_meter is not None else []
-            total = torch.cat([total, *gradient, self._experts.sums()])
+            replayed = [self._policy.replay.sums()] if self._policy.replay is not None else []
+            total = torch.cat([total, *gradient, self._experts.sums(), *replayed])
         dist.all_reduce(total)
         return total.tolist()
 
