@@ -23,7 +23,7 @@ from learner.checkpoint.fingerprint import Fingerprint, fingerprint, require_sam
 from learner.checkpoint.rollback import request_rollback
 from learner.checkpoint.saver import Checkpointer
 from learner.checkpoint.takeover import Takeover
-from learner.config import LearnerConfig
+from learner.config import LearnerConfig, PublishConfig
 from learner.control.alarms import Alarm
 from learner.control.controller import LearningRateController, LearningRateDecision
 from learner.intake.batch_source import TakenBatch
@@ -51,6 +51,7 @@ from learner.telemetry.tracing import LearnerTracing
 from learner.warmup import warm_up
 from leeway.v1 import rollout_pb2 as pb
 from runtime import traces
+from runtime.version_format.base_digest import weights_digest
 
 _PATIENCE_S = 10.0  # for Redis, in the training loop; far below any collective_timeout_s
 
@@ -214,10 +215,10 @@ class Run:
         trainer = Trainer(policy, config.optimizer, ranks, config.diagnostics, config.lr_control.projects_above)
         average = WeightAverage(trainer, config.publish.average) if config.publish.average else None
         state = ShardedState(policy, trainer, ranks, average)
-        model = fingerprint(asdict(policy.architecture), config.model)
+        model = fingerprint(asdict(policy.architecture), config.model, config.lora, _digest(config, ranks))
         step, reference = _resumed(takeover, state, objective, rates, model)
         first_version = takeover.begin()
-        scorer = Scorer(policy, ranks, config.publish.weights_dtype, average)
+        scorer = Scorer(policy, ranks, config.publish.weights_dtype, average, config.publish.form)
         tokens = TokenScorer(scorer, ranks, layout, config.seed)
         behaviour = Behaviour(config, objective, tokens, ranks)
         probe = DriftProbe(config.lr_control, tokens, ranks) if config.lr_control.mode == "drift" else None
@@ -226,8 +227,8 @@ class Run:
             queue.require(behaviour.usable)
         tracing = LearnerTracing(tracer)
         lead = _lead(config, queue, metrics, behaviour, tracing)
-        exporter = _exporter(policy, trainer, ranks, config.publish.weights_dtype, average)
-        publisher = Publisher(config.publish, takeover.versions, config.model, first_version, lead)
+        exporter = _exporter(policy, trainer, ranks, config.publish, average)
+        publisher = Publisher(config.publish, takeover.versions, config.model, first_version, lead, config.lora)
 
         def extra() -> dict[str, Any]:
             seen = {} if queue is None else {"witness": queue.guard.witness()}
@@ -236,7 +237,12 @@ class Run:
         checkpointer = Checkpointer(config.checkpoint, takeover.checkpoints, state, lead, ranks.barrier, extra)
         watchdog = Watchdog(config.silence_s, rank_metrics.health.progress)
         preparation = Preparation(
-            objective.weighting, layout, config.max_staleness, ranks.data_rank, pinned=ranks.device.type == "cuda"
+            objective.weighting,
+            layout,
+            config.max_staleness,
+            ranks.data_rank,
+            policy.architecture.routing if config.replay_routing else None,
+            pinned=ranks.device.type == "cuda",
         )
         run = cls(
             config=config, ranks=ranks, exporter=exporter, trainer=trainer, objective=objective, rates=rates,
@@ -399,6 +405,14 @@ class Run:
         self.tracing.close()
 
 
+def _digest(config: LearnerConfig, ranks: Ranks) -> str | None:
+    """Digest of the weights that adapters adapt, the same on every rank; None without adapters. Collective."""
+    if config.lora is None:
+        return None
+    found = ranks.run_on_rank_zero(lambda: weights_digest(config.model))  # it reads all of them
+    return ranks.broadcast_bytes((found or "").encode()).decode()
+
+
 def _metrics_writer(config: LearnerConfig, rank_metrics: RankMetrics) -> MetricsWriter:
     """Opens the metrics files; on rank 0."""
     observed, settings = rank_metrics.add_run(config), config.model_dump(mode="json")
@@ -424,9 +438,12 @@ def _lead(
     return RankZeroCallbacks(queue, metrics, behaviour, tracing, activity, config.expiry_bound, config.publish.best)
 
 
-def _exporter(policy: Policy, trainer: Trainer, ranks: Ranks, dtype: str, average: WeightAverage | None) -> Exporter:
+def _exporter(
+    policy: Policy, trainer: Trainer, ranks: Ranks, publish: PublishConfig, average: WeightAverage | None
+) -> Exporter:
     """Exporter of the policy, or of its average, whose copies no update of the weights overtakes. Collective."""
-    exporter = Exporter(policy, ranks, dtype, average.weights if average is not None else None)
+    averages = average.weights if average is not None else None
+    exporter = Exporter(policy, ranks, publish.weights_dtype, averages, publish.form)
     trainer.before_update(exporter.protect)
     return exporter
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from functools import partial
 
 import structlog
 
@@ -43,6 +42,22 @@ class _Outcome:
     stats: StepStats | None
 
 
+class _StepRate:
+    """Settles a step's learning rate once its gradient is known, before the weights move.
+
+    Attributes:
+        decision: what the step was made with; where it changes no weights, what was decided before it.
+    """
+
+    def __init__(self, rates: LearningRateController, decided: LearningRateDecision) -> None:
+        self.decision = decided
+        self._rates = rates
+
+    def __call__(self, stats: StepStats) -> float:
+        self.decision = self._rates.settle(self.decision, stats.metrics, stats.gradient_cosine)
+        return self.decision.rate
+
+
 def train(config: LearnerConfig, ranks: Ranks, rank_metrics: RankMetrics) -> bool:
     """Trains from the newest checkpoint (or the initial model) to the run's last step. Collective.
 
@@ -73,12 +88,10 @@ def train(config: LearnerConfig, ranks: Ranks, rank_metrics: RankMetrics) -> boo
             break
         waited = time.monotonic()
         batch, recomputed = run.behaviour.recompute(prepared.batch, step, prepared.taken.staleness)
-        decision = run.rates.decide(step, prepared.groups)
+        rate = _StepRate(run.rates, run.rates.decide(step, prepared.groups))
         with run.short_waits():
-            made = _train_step(run, step + 1, prepared, batch, partial(_settled_rate, run.rates, decision))
-        taken, stats = made.taken, made.stats
-        if stats and not stats.skipped:
-            decision = run.rates.settle(decision, stats.metrics, stats.gradient_cosine)
+            made = _train_step(run, step + 1, prepared, batch, rate)
+        taken, stats, decision = made.taken, made.stats, rate.decision
         moved = run.after_update(step + 1, made.batch, stats, decision)
         trained = time.monotonic()
         step += 1
@@ -92,6 +105,7 @@ def train(config: LearnerConfig, ranks: Ranks, rank_metrics: RankMetrics) -> boo
             run.checkpointer.after_step(step, taken.refs)
         run.checkpointer.mark_healthy(run.rates.healthy_steps(step))
         row |= recomputed | moved | timing(started, waited, trained, time.monotonic()) | {"prepare_s": prepared.seconds}
+        row["routing_records"] = dict(prepared.records)
         with run.short_waits():
             run.report(row, taken, stats, alarms)
         if run.rolls_back(step, alarms):
@@ -115,10 +129,6 @@ def _ended(run: Run, changes: Changes, step: int) -> bool:
         run.publish(step)
     run.close(step)
     return finished or run.stop.requested()
-
-
-def _settled_rate(rates: LearningRateController, decision: LearningRateDecision, stats: StepStats) -> float:
-    return rates.settle(decision, stats.metrics, stats.gradient_cosine).rate
 
 
 def _train_step(run: Run, step: int, prepared: PreparedBatch, batch: Batch | None, rate: Rate) -> _Outcome:

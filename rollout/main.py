@@ -15,6 +15,7 @@ from rollout.data.prompt_memory import PromptMemory
 from rollout.data.prompt_order import PromptOrder
 from rollout.data.task_shares import TaskShares
 from rollout.data.tokenizer import Tokenizer
+from rollout.engine.adapters import AdapterLimits
 from rollout.engine.pool import EnginePool
 from rollout.environments.pool import EnvironmentPool
 from rollout.episodes.budget import bounded_limits
@@ -77,6 +78,9 @@ async def _run(config: WorkerConfig) -> None:
         metrics.follow(client, pool)
         Status.start(config.status.listen, metrics.registry.prometheus, metrics.loop.problem, pool.behind)
         run = await agreed_run(client, config, tokenizer)
+        if run.HasField("adapters") and config.engine.loads_adapters:
+            pool.expect_adapters(AdapterLimits(run.adapters.rank, tuple(run.adapters.targets)))
+            verifier.merges = False
         playing = [number for number, own in enumerate(environments) if own.task.plays]
         generators = []
         for number, (task, own) in enumerate(zip(config.task, environments, strict=True)):

@@ -19,10 +19,12 @@ def counts(group: pb.Group, keep: Keep) -> bool:
 
 
 def clear_tokens(group: pb.Group) -> None:
-    """Drops the token ids of a group, which are nearly all of its bytes; rewards, spans and names stay."""
+    """Drops the token ids and experts of a group, which are nearly all of its bytes; rewards, spans and names stay."""
     group.ClearField("prompt_tokens")
     for response in group.responses:
         response.ClearField("tokens")
+        response.ClearField("routed_experts")
         for segment in response.segments:
             segment.ClearField("context_tokens")
             segment.ClearField("tokens")
+            segment.ClearField("routed_experts")

@@ -54,7 +54,7 @@ def pack(sequences: Sequences[Sequence], layout: Layout, data_rank: int = 0) -> 
     that nothing but an imbalance between ranks can waste time.
 
     Raises:
-        ValueError: no sequences, or only some of them carry versions, behaviour or reference log-probabilities.
+        ValueError: no sequences, or only some of them carry versions, behaviour or reference log-probabilities, or experts.
     """
     if not sequences:
         raise ValueError("pack: no sequences")
@@ -99,7 +99,7 @@ def without_groups(batch: Batch, groups: Collection[int], layout: Layout) -> Bat
     packed, members = [], []
     for micro_batch, old in zip(batch.micro_batches, batch.members, strict=True):
         kept = [row for row, group in enumerate(micro_batch.group.tolist()) if group not in groups]
-        carried = [name for name in _OPTIONAL if getattr(micro_batch, name) is not None]
+        carried = [name for name in (*_OPTIONAL, _ROUTED) if getattr(micro_batch, name) is not None]
         packed.append(_micro_batch([_unpacked(micro_batch, row, carried) for row in kept], layout, carried))
         members.append([old[row] for row in kept])
     return replace(batch, micro_batches=packed, members=members)
@@ -118,6 +118,9 @@ def _unpacked(micro_batch: MicroBatch, row: int, carried: list[str]) -> Sequence
     generated[targets] = True
     optional = {}
     for name in carried:
+        if name == _ROUTED:
+            optional[name] = getattr(micro_batch, name)[start:end][real]
+            continue
         optional[name] = torch.zeros(length, dtype=_OPTIONAL[name])
         optional[name][targets] = getattr(micro_batch, name)[own]
     return Sequence(
@@ -132,13 +135,15 @@ def _unpacked(micro_batch: MicroBatch, row: int, carried: list[str]) -> Sequence
     )
 
 
+# Optional per-token fields: of loss tokens in a micro-batch, and of all tokens.
 _OPTIONAL = {"behaviour_logp": torch.float32, "reference_logp": torch.float32, "version": torch.int64}
+_ROUTED = "routed"
 
 
 def _carried(sequences: Sequences[Sequence]) -> list[str]:
     """Names of the optional per-token fields that the sequences carry. Raises ValueError if only some of them carry one."""
     carried = []
-    for name in _OPTIONAL:
+    for name in (*_OPTIONAL, _ROUTED):
         present = [getattr(sequence, name) is not None for sequence in sequences]
         if any(present) and not all(present):
             raise ValueError(
@@ -182,7 +187,10 @@ def _micro_batch(sequences: list[Sequence], layout: Layout, carried: list[str]) 
     predicted[starts] = False
     target_index = predicted.nonzero().flatten()
     loss_row = owner[target_index]
-    optional = {name: row(name, _OPTIONAL[name])[target_index] for name in carried}
+    optional = {name: row(name, _OPTIONAL[name])[target_index] for name in carried if name != _ROUTED}
+    routed = _routed(sequences, real) if _ROUTED in carried else None
+    if routed is not None:
+        optional[_ROUTED] = routed
     temperature = torch.tensor([sequence.temperature for sequence in sequences] or [1.0], dtype=torch.float32)
     return MicroBatch(
         tokens=tokens[None],
@@ -200,6 +208,16 @@ def _micro_batch(sequences: list[Sequence], layout: Layout, carried: list[str]) 
         group=torch.tensor([sequence.group for sequence in sequences], dtype=torch.int64),
         **optional,
     )
+
+
+def _routed(sequences: list[Sequence], real: torch.Tensor) -> torch.Tensor | None:
+    """Experts to replay of a row's tokens, [T, layers, k] int16: none of padding. None without sequences."""
+    records = [sequence.routed for sequence in sequences if sequence.routed is not None]
+    if not records:
+        return None
+    routed = torch.full((len(real), *records[0].shape[1:]), -1, dtype=torch.int16)
+    routed[real] = torch.cat(records)
+    return routed
 
 
 def _by_segment(sequences: list[Sequence], name: str) -> Iterator[torch.Tensor]:

@@ -8,10 +8,12 @@ import numpy as np
 import torch
 
 from learner.batch.advantages import advantages
+from learner.batch.routing import routed_experts
 from learner.batch.types import Sequence
 from learner.batch.weighting import DEFAULT, Weighting
 from leeway.v1 import rollout_pb2 as pb
 from runtime.response_spans import spans_of
+from runtime.routing_record import RoutingShape
 
 _NO_VERSION = -1  # marks tokens that no policy generated: the prompt's and the environment's
 _WIRE, _IDS = np.dtype("<i4"), np.dtype(np.int64)  # parsed once, not for every response
@@ -22,12 +24,19 @@ def token_ids(buffer: bytes) -> torch.Tensor:
     return torch.from_numpy(np.frombuffer(buffer, _WIRE).astype(_IDS))
 
 
-def to_sequences(groups: Sequences[pb.Group], weighting: Weighting = DEFAULT) -> list[Sequence]:
+def to_sequences(
+    groups: Sequences[pb.Group], weighting: Weighting = DEFAULT, replayed: RoutingShape | None = None
+) -> list[Sequence]:
     """Makes a sequence with advantage and weight of every response that ``weighting`` keeps; none of unscored ones.
 
     A group without contrast has A = 0 everywhere. It contributes nothing and is left out (unless ``keep`` is "all"), but its
     prompt, responses and tokens still count in the denominators of the weights. Of a group with fewer than two scored
     responses nothing is kept.
+
+    Args:
+        groups: as they came over the wire, valid.
+        weighting: of the objective.
+        replayed: mixture layers in which the engine's choice of experts is replayed; None: in none.
     """
     sequences: list[Sequence] = []
     scored = [[response for response in group.responses if not response.unscored] for group in groups]
@@ -55,6 +64,7 @@ def to_sequences(groups: Sequences[pb.Group], weighting: Weighting = DEFAULT) ->
                         version=version,
                         group=index,
                         segments=segments,
+                        routed=None if replayed is None else _routed(len(prompt), response, replayed),
                     )
                 )
     return sequences
@@ -71,6 +81,14 @@ def _weight(responses: Sequences[pb.Response], weighting: Weighting, prompts: in
 
 def _loss_tokens(responses: Sequences[pb.Response]) -> int:
     return sum(span.end - span.start for response in responses for span in spans_of(response))
+
+
+def _routed(prompt: int, response: pb.Response, shape: RoutingShape) -> torch.Tensor:
+    """Experts of all tokens of a response and of what they follow, in the order of ``_joined``."""
+    if not response.segments:
+        return routed_experts(prompt, response, shape)
+    segments = response.segments[:]
+    return torch.cat([routed_experts(len(one.context_tokens) // _WIRE.itemsize, one, shape) for one in segments])
 
 
 def _joined(prompt: torch.Tensor, response: pb.Response) -> tuple[torch.Tensor, torch.Tensor, tuple[int, ...]]:

@@ -102,4 +102,6 @@ def _segments(micro_batch: MicroBatch, chosen: Tensor) -> Iterator[tuple[Sequenc
         generated = torch.zeros(length, dtype=torch.bool)
         generated[targets] = True
         temperature = float(micro_batch.temperature[tokens[0]])
-        yield Sequence(micro_batch.tokens[0, start : start + length], generated, 0.0, 0.0, temperature), tokens
+        part = slice(start, start + length)
+        routed = None if micro_batch.routed is None else micro_batch.routed[part]
+        yield Sequence(micro_batch.tokens[0, part], generated, 0.0, 0.0, temperature, routed=routed), tokens

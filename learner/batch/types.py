@@ -32,6 +32,7 @@ class Sequence:
     version: Tensor | None = None  # [n] int64: policy version that generated each token, read where ``generated``
     group: int = 0  # index of its group among those of the step
     segments: tuple[int, ...] = ()  # tokens of each segment, n in all; empty: there is one
+    routed: Tensor | None = None  # [n, layers, k] int16: experts that the engine chose, -1 for tokens without a record
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -66,6 +67,7 @@ class MicroBatch:
     behaviour_logp: Tensor | None = None  # [L] float32: log mu of ``loss_target``; None: not known
     reference_logp: Tensor | None = None  # [L] float32: log-probability under the frozen reference; same conventions
     version: Tensor | None = None  # [L] int64: policy version that generated ``loss_target``; None: not known
+    routed: Tensor | None = None  # [T, layers, k] int16: experts to replay, -1 for tokens without a record; None: none
 
     def to(self, device: torch.device) -> MicroBatch:
         """Copies the micro-batch to ``device``."""

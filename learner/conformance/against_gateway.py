@@ -172,6 +172,9 @@ class _Groups:
             "token_out_of_vocabulary": self._make.valid(prompt_tokens=self._make.unknown_token()),
             "temperature": self._make.valid(temperature=0.0),
         }
+        if (routed := self._make.foreign_experts()) is not None:
+            bad["routing_shape"] = self._make.valid()
+            bad["routing_shape"].responses[0].CopyFrom(routed)
         requests = [_request(number, group, lease_id) for number, group in enumerate(bad.values())]
         acks, error = await self._fleet.submit([*requests, _request(99, self._make.valid(), lease_id)])
         self._count(acks)

@@ -15,6 +15,8 @@ from leeway.v1 import rollout_pb2, rollout_pb2_grpc
 from runtime.group_ids import new_group_id
 
 _CALL_S = 30.0
+_ROUTING = 4  # revision of the contract that has records of experts
+_NO_LAYER = 1 << 20  # that no model has
 _COPIES = 2  # of a message: above the limit, even if the limit is told wrongly by a little
 
 
@@ -117,6 +119,14 @@ class GroupMaker:
         return rollout_pb2.Response(
             reward=self._reward, finish_reason=rollout_pb2.FINISH_REASON_STOP, segments=[segment, segment]
         )
+
+    def foreign_experts(self) -> rollout_pb2.Response | None:
+        """Makes a response with a record of experts of another model; None where the run's contract has none."""
+        if self._run.contract_revision < _ROUTING:
+            return None
+        layers = [*self._run.routing.layers, _NO_LAYER]
+        record = rollout_pb2.RoutedExperts(layers=layers, top_k=1, experts=1, ids=bytes(len(layers)))
+        return self.response(routed_experts=record)
 
     def unknown_token(self) -> bytes:
         """Returns a token id that is outside the vocabulary."""

@@ -21,6 +21,7 @@ class Measures(NamedTuple):
     versions: Collection[int] = ()  # of its spans, each once
     kind: Kind = ""
     unscored: tuple[tuple[str, int], ...] = ()  # reason -> responses that nobody judged because of it
+    routing: int = 0  # bytes of the records of experts
 
 
 def measured(

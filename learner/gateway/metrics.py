@@ -46,6 +46,7 @@ class GatewayMetrics:
         self._start = time.time()
         self._answered: Counter[tuple[str, int, str]] = Counter()  # fleet, outcome, reason ("" where there is none)
         self._bytes: Counter[str] = Counter()
+        self._routing: Counter[str] = Counter()
         self._wasted: Counter[tuple[str, str]] = Counter()  # fleet, reason of the rejection -> generated tokens
         self._unacked: Mapping[str, int] = {}
         self._heard: dict[str, float] = {}  # fleet -> Unix seconds
@@ -101,6 +102,12 @@ class GatewayMetrics:
             "Payload bytes of accepted groups.",
             ("fleet",),
             lambda: {(fleet,): size for fleet, size in dict(self._bytes).items()},
+        )
+        registry.read_all(
+            "leeway_gateway_routing_bytes_total",
+            "Those of the payload bytes of accepted groups that say which experts their tokens were sent to.",
+            ("fleet",),
+            lambda: {(fleet,): size for fleet, size in dict(self._routing).items()},
         )
         registry.read_all(
             "leeway_gateway_wasted_tokens_total",
@@ -262,7 +269,7 @@ class GatewayMetrics:
         """Makes the counters of these fleets exist, at 0, before anything happens."""
         self.certificates.add_fleets(fleets)
         for fleet in set(fleets) - self._bytes.keys():
-            self._bytes[fleet] = 0
+            self._bytes[fleet] = self._routing[fleet] = 0
             self._wasted[fleet, TOO_STALE] += 0
             for outcome in _NAMES:
                 self._answered[fleet, outcome, ""] += 0
@@ -284,6 +291,7 @@ class GatewayMetrics:
             if outcome == _ACCEPTED and submit.group is not None:
                 self._answered[fleet, outcome, ""] += 1
                 self._bytes[fleet] += len(submit.group.payload)
+                self._routing[fleet] += submit.routing
             else:
                 self._answered[fleet, outcome, ack.reason] += 1
                 if submit.wasted:

@@ -25,5 +25,6 @@ class PendingSubmit:
     quarantined: str = ""  # JSON for the operator if the group was rejected and is to be quarantined
     counted: tuple[str, ...] = ()  # ledger fields that count it besides its outcome and its reason
     wasted: int = 0  # generated tokens of a group that is refused though it breaks no rule but its age
+    routing: int = 0  # bytes of its records of experts
     since: float = field(default_factory=time.monotonic)  # when it was read, monotonic seconds
     span: OpenSpan | None = None  # the open span "append" if the group is traced

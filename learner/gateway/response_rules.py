@@ -16,6 +16,7 @@ import numpy as np
 
 from learner.config import LimitsConfig
 from learner.gateway.measures import Measures, measured
+from learner.gateway.routing_rules import examine_routing
 from learner.gateway.violation import UNKNOWN_VERSION, Violation, name_violation, quoted
 from leeway.v1 import rollout_pb2
 
@@ -24,13 +25,14 @@ _MAX_PART_NAME_BYTES = 64
 _MAX_SPANS = 4096
 _MAX_SEGMENTS = 256
 _UNSCORED = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_RECORD = "routed_experts"
 _FINISH_REASONS = frozenset(rollout_pb2.FinishReason.values())
 
 
 def ordinary(
     responses: Sequence[rollout_pb2.Response], tokens: Sequence[bytes], limits: LimitsConfig, known: Container[int]
 ) -> Measures | Violation | None:
-    """Measures a group whose responses are scored, are of one sequence each, and break no rule.
+    """Measures a group whose responses are scored, are of one sequence each without experts, and break no rule.
 
     Args:
         responses: not more than the limits allow.
@@ -54,6 +56,8 @@ def ordinary(
         if not (math.isfinite(reward) and lowest <= reward <= highest) or _reward_parts("", response):
             return None
         if response.finish_reason not in _FINISH_REASONS or response.unscored or response.segments:
+            return None
+        if response.HasField(_RECORD):
             return None
         spans = response.spans
         if len(spans) > _MAX_SPANS:
@@ -79,6 +83,7 @@ class _Sequence(NamedTuple):
     tokens: bytes
     spans: Any
     needs_span: bool
+    record: rollout_pb2.RoutedExperts | None = None
 
 
 class _IdField(NamedTuple):
@@ -123,12 +128,29 @@ def examine_responses(
         return violation
     if not versions:
         return Violation.of("spans_missing", "responses", "0 spans in the whole group", "at least 1")
+    routing = _routing(list(chain(*sequences)), len(prompt) // 4, limits)
+    if isinstance(routing, Violation):
+        return routing
     generated = sum(len(sequence.tokens) for sequence in chain(*sequences)) // 4
     # A response without tokens counts its prompt all the same: no group is free.
     context = sum(_context(segments, prompt) for segments in sequences) // 4
     rewards = [response.reward for response in responses if not response.unscored]
     unscored = [response.unscored for response in responses if response.unscored]
-    return measured((context + generated, generated), rewards, versions, unscored)
+    found = measured((context + generated, generated), rewards, versions, unscored)
+    return found if isinstance(found, Violation) else found._replace(routing=routing)
+
+
+def _routing(sequences: Sequence[_Sequence], prompt: int, limits: LimitsConfig) -> Violation | int:
+    """Checks all records of experts; returns how many bytes they have."""
+    total = 0
+    for one in sequences:
+        if one.record is not None:
+            tokens = (prompt if one.context is None else len(one.context) // 4) + len(one.tokens) // 4
+            found = examine_routing(f"{one.path}.{_RECORD}", one.record, tokens, limits.routing)
+            if isinstance(found, Violation):
+                return found
+            total += found
+    return total
 
 
 def _first(violations: Iterator[Violation | None]) -> Violation | None:
@@ -141,6 +163,9 @@ def _form(index: int, response: rollout_pb2.Response) -> Violation | None:
     if segments and (response.tokens or response.spans):
         text = f"{segments} segments, {len(response.tokens) // 4} tokens, {len(response.spans)} spans"
         return Violation.of("segments_mixed", path, text, "segments, or tokens and spans")
+    if response.HasField(_RECORD) and not response.tokens:
+        text = f"a record beside {segments} segments and 0 tokens"
+        return Violation.of("routing_mixed", f"{path}.{_RECORD}", text, "a record of the response's own tokens")
     if segments > _MAX_SEGMENTS:
         return Violation.of("segments_many", f"{path}.segments", f"{segments} segments", f"at most {_MAX_SEGMENTS}")
     if response.unscored and not _UNSCORED.fullmatch(response.unscored):
@@ -153,12 +178,23 @@ def _sequences(index: int, response: rollout_pb2.Response) -> list[_Sequence]:
     path = f"responses[{index}]"
     if response.segments:
         return [
-            _Sequence(f"{path}.segments[{number}]", segment.context_tokens, segment.tokens, segment.spans, True)
+            _Sequence(
+                f"{path}.segments[{number}]",
+                segment.context_tokens,
+                segment.tokens,
+                segment.spans,
+                True,
+                _record(segment),
+            )
             for number, segment in enumerate(response.segments[:])
         ]
     if response.unscored and not response.tokens and not response.spans:
         return []
-    return [_Sequence(path, None, response.tokens, response.spans, not response.unscored)]
+    return [_Sequence(path, None, response.tokens, response.spans, not response.unscored, _record(response))]
+
+
+def _record(part: rollout_pb2.Response | rollout_pb2.Segment) -> rollout_pb2.RoutedExperts | None:
+    return part.routed_experts if part.HasField(_RECORD) else None
 
 
 def _ids(sequence: _Sequence, limits: LimitsConfig) -> Iterator[_IdField]:

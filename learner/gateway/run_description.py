@@ -5,7 +5,7 @@ from __future__ import annotations
 from learner.config import GatewayConfig, LimitsConfig
 from leeway.v1 import rollout_pb2
 
-CONTRACT_REVISION = 3  # the last of those that the end of proto/leeway/v1/rollout.proto lists
+CONTRACT_REVISION = 4  # the last of those that the end of proto/leeway/v1/rollout.proto lists
 
 
 def describe_limits(limits: LimitsConfig) -> rollout_pb2.DescribeRunResponse:
@@ -24,6 +24,7 @@ def describe_limits(limits: LimitsConfig) -> rollout_pb2.DescribeRunResponse:
         max_response_context_tokens=limits.max_response_context_tokens,
         max_message_bytes=limits.max_message_bytes,
         takes_truncated_sampling=limits.truncated_sampling,
+        routing=None if limits.routing is None else rollout_pb2.RoutedExperts(**limits.routing.model_dump()),
     )
 
 
@@ -42,10 +43,14 @@ def describe_run(config: GatewayConfig, finished: bool) -> rollout_pb2.DescribeR
             prompt_format=wanted.prompt_format or "",
             group_size=wanted.group_size,
             max_new_tokens=wanted.max_new_tokens,
+            routed_experts=wanted.routed_experts,
         ),
         max_staleness=admission.max_staleness,
         expire_after=admission.expire_after,
         finished=finished,
     )
     description.MergeFrom(describe_limits(config.limits))
+    if config.adapters is not None:
+        form = rollout_pb2.AdapterForm(rank=config.adapters.rank, targets=config.adapters.targets)
+        description.adapters.CopyFrom(form)
     return description

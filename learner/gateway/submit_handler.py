@@ -86,6 +86,7 @@ class SubmitHandler:
         else:
             if isinstance(found, Measures):
                 submit.group = to_append(fleet, group, found, request.lease_id[:_ID_CHARACTERS])
+                submit.routing = found.routing
             else:
                 ack.outcome = rollout_pb2.OUTCOME_REJECTED
                 ack.reason, ack.field, ack.value = found.reason, found.field, found.value

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
 from learner.batch.packing import Layout, pack
+from learner.batch.routing import Record, count_records
 from learner.batch.sequences import to_sequences
 from learner.batch.statistics import GroupStatistics, group_statistics
 from learner.batch.types import Batch, MicroBatch, Sequence
 from learner.batch.weighting import Weighting
 from learner.intake.batch_source import TakenBatch
+from runtime.routing_record import RoutingShape
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class PreparedBatch:
         sequences: training sequences; empty if the objective's weighting keeps none.
         batch: this data rank's part of them, packed; None if there are none.
         seconds: how long it took to make this of the groups.
+        records: sequences by what becomes of their record of experts; empty where none is replayed.
     """
 
     taken: TakenBatch
@@ -32,6 +36,7 @@ class PreparedBatch:
     sequences: list[Sequence]
     batch: Batch | None
     seconds: float = 0.0
+    records: Mapping[Record, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,7 @@ class Preparation:
         layout: sizes that packing has to respect.
         max_staleness: optimizer steps within which a group counts as on time in the statistics.
         data_rank: index of the data rank.
+        replayed: mixture layers in which the engine's choice of experts is replayed; None: in none.
         pinned: whether the batch is put into page-locked memory, from which a CUDA device copies without anyone waiting.
     """
 
@@ -50,6 +56,7 @@ class Preparation:
     layout: Layout
     max_staleness: int
     data_rank: int = 0
+    replayed: RoutingShape | None = None
     pinned: bool = False
 
     def prepare(self, taken: TakenBatch) -> PreparedBatch:
@@ -60,11 +67,12 @@ class Preparation:
         """
         began = time.monotonic()
         statistics = group_statistics(taken.groups, taken.staleness, self.max_staleness)
-        sequences = to_sequences(taken.counted, self.weighting)
+        sequences = to_sequences(taken.counted, self.weighting, self.replayed)
+        records = {} if self.replayed is None else count_records(taken.counted, self.replayed)
         batch = pack(sequences, self.layout, self.data_rank) if sequences else None
         if batch is not None and self.pinned:
             batch = replace(batch, micro_batches=[_pinned(one) for one in batch.micro_batches])
-        return PreparedBatch(taken, statistics, sequences, batch, time.monotonic() - began)
+        return PreparedBatch(taken, statistics, sequences, batch, time.monotonic() - began, records)
 
 
 def _pinned(micro_batch: MicroBatch) -> MicroBatch:

@@ -17,8 +17,8 @@ from runtime.version_format.names import MANIFEST
 from runtime.version_format.safetensors_header import HeaderError, read_header
 
 _INDEX = "model.safetensors.index.json"
-_COPIED = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
-           "special_tokens_map.json", "vocab.json", "merges.txt", "chat_template.jinja")  # fmt: skip
+COMPANIONS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
+              "special_tokens_map.json", "vocab.json", "merges.txt", "chat_template.jinja")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -63,24 +63,30 @@ class ManifestWriter:
         full = not manifest.HasField("base_version")
         if full:
             self._write_companions(directory, files)
-        manifest.schema = SCHEMA
         manifest.config_sha256 = self._config_sha256
         manifest.files.extend([*files.written, *(self._companions if full else [])])
         manifest.results.extend([] if full else [*files.results, *self._companions])
-        manifest.published_at.GetCurrentTime()
-        content = json_format.MessageToJson(manifest, preserving_proto_field_name=True).encode()
-        (directory / MANIFEST).write_bytes(content)
-        fresh = [MANIFEST, *(file.name for file in self._companions if full)]
-        make_durable([directory, *(directory / name for name in fresh)])
+        content = write_manifest(directory, manifest)
+        make_durable([directory, *(directory / file.name for file in self._companions if full)])
         return content
 
     def _write_companions(self, directory: Path, files: ShardFiles) -> None:
         self._companions = [_write_index(directory, [file.name for file in files.written])]
-        for name in _COPIED:
+        for name in COMPANIONS:
             if (self._model / name).is_file():
                 shutil.copyfile(self._model / name, directory / name)
                 self._companions.append(manifest_entry(name, file_digest(directory / name)))
         self._config_sha256 = hashlib.sha256((directory / "config.json").read_bytes()).hexdigest()
+
+
+def write_manifest(directory: Path, manifest: manifest_pb2.Manifest) -> bytes:
+    """Fills in schema and time of a manifest, and writes and syncs manifest.json; returns its content. Raises OSError."""
+    manifest.schema = SCHEMA
+    manifest.published_at.GetCurrentTime()
+    content = json_format.MessageToJson(manifest, preserving_proto_field_name=True).encode()
+    (directory / MANIFEST).write_bytes(content)
+    make_durable([directory / MANIFEST])
+    return content
 
 
 def manifest_entry(name: str, found: FileDigest) -> manifest_pb2.ManifestFile:

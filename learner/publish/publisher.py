@@ -21,7 +21,7 @@ from typing import Protocol
 
 import structlog
 
-from learner.config import PublishConfig
+from learner.config import LoraConfig, PublishConfig
 from learner.publish.coalescing import Coalescer, Decision, HeldSnapshots, Snapshot
 from learner.publish.mirrors import MirrorOutcome, Mirrors
 from learner.publish.rank_group import RankGroup
@@ -69,6 +69,7 @@ class Publisher:
         model: Hugging Face directory that config and tokenizer files are copied from.
         next_version: number of the first version; equal on every rank.
         callbacks: rank 0 only, None elsewhere.
+        lora: of the adapters, where they are what is published (``config.form``).
 
     Attributes:
         version: the newest version handed to publication; ``next_version`` - 1 before the first.
@@ -82,6 +83,7 @@ class Publisher:
         model: Path,
         next_version: int,
         callbacks: PublicationCallbacks | None,
+        lora: LoraConfig | None = None,
     ) -> None:
         self.version = next_version - 1
         self.published_step: int | None = None
@@ -92,7 +94,7 @@ class Publisher:
         self._loops = RankGroup(_LOOP_S)
         self._threads = RankGroup(self._wait_s)
         self._mirrors = Mirrors(config.mirror, fence, self._threads)
-        self._writer = VersionWriter(config, fence, model, self._threads, self._mirrors)
+        self._writer = VersionWriter(config, fence, model, self._threads, self._mirrors, lora)
         self._coalescer = Coalescer(self.version) if callbacks is not None else None
         self._held = HeldSnapshots()
         self._ticket = 0

@@ -1,7 +1,8 @@
-"""The tensors of a published version, full or delta, as raw bits, and checks of its files. numpy, no torch."""
+"""The tensors of a published version, whatever its form, as raw bits, and checks of its files. numpy, no torch."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,8 +11,11 @@ import numpy as np
 from learner.publish.catalog import CatalogError, read_manifest
 from leeway.v1 import manifest_pb2
 from runtime.digest import DigestError, algorithm_of, hasher, text
+from runtime.version_format.adapter import ADAPTER_CONFIG, AdapterError
+from runtime.version_format.base_digest import weights_digest
 from runtime.version_format.delta_codec import DeltaError, TensorChange, apply_change, changes_in
 from runtime.version_format.file_check import ExpectedFile, FileFault, faults_of
+from runtime.version_format.merged_weights import MergedWeights
 from runtime.version_format.names import version_name
 from runtime.version_format.safetensors_header import HeaderError, SafetensorsHeader, StoredTensor, read_header
 from runtime.version_format.tensor_bits import read_bits
@@ -20,15 +24,22 @@ from runtime.version_format.tensor_bits import read_bits
 class VersionReader:
     """Reads one version; the headers at once, a tensor whenever it is asked for.
 
+    Args:
+        root: directory of the versions.
+        version: the version.
+        model: directory of the model that the run began with, which an adapter changes; None: as the adapter names it.
+
     Attributes:
         manifest: the version's own manifest.
-        chain: numbers of the versions it is built from: a full version, then deltas, this version last.
+        chain: numbers of the versions it is built from: a full version, then deltas, this version last; of an adapter, which
+            is built on the model that the run began with, this version alone.
+        base: directory of that model; None for other versions.
 
     Raises:
         CatalogError: the version, or one that it is built on, cannot be read.
     """
 
-    def __init__(self, root: Path, version: int) -> None:
+    def __init__(self, root: Path, version: int, model: Path | None = None) -> None:
         self.manifest = read_manifest(root, version)
         manifests = [self.manifest]
         while manifests[-1].HasField("base_version"):
@@ -39,7 +50,14 @@ class VersionReader:
             manifests.append(read_manifest(root, manifests[-1].base_version))
         full, *deltas = manifests[::-1]
         self.chain = [manifest.version for manifest in manifests[::-1]]
-        self._headers: dict[str, SafetensorsHeader] = {path.name: header for path, header in _headers(root, full)}
+        self.base: Path | None = None
+        self._merged: MergedWeights | None = None
+        if full.HasField("adapter"):
+            self.base = model or base_model(root / version_name(full.version))
+            self._merged = _merged(root, full, self.base)
+        self._headers: dict[str, SafetensorsHeader] = (
+            self._merged.files if self._merged else {path.name: header for path, header in _headers(root, full)}
+        )
         self._full: dict[str, StoredTensor] = {}
         for header in self._headers.values():
             self._full |= header.tensors
@@ -57,6 +75,8 @@ class VersionReader:
         """A tensor as a new flat array of unsigned integers as wide as its dtype. Raises CatalogError, OSError."""
         stored = self._full[name]
         try:
+            if self._merged is not None:
+                return self._merged.bits(name)
             values = read_bits(stored)
             for changes in self._deltas:
                 if name in changes:
@@ -95,6 +115,42 @@ def wrong_files(root: Path, manifest: manifest_pb2.Manifest) -> list[FileFault]:
     """Files of a version's directory that are not what its manifest says. Reads every byte, several files at a time."""
     expected = [ExpectedFile(file.name, file.size, file.digest) for file in manifest.files]
     return faults_of(root / version_name(manifest.version), expected)
+
+
+def base_model(directory: Path) -> Path:
+    """Directory of the model that an adapter version changes, as its settings name it. Raises CatalogError."""
+    path = directory / ADAPTER_CONFIG
+    try:
+        return Path(json.loads(path.read_text())["base_model_name_or_path"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CatalogError(f"{path}: does not name the adapter's base ({error!r})") from error
+
+
+def wrong_base(reader: VersionReader) -> str | None:
+    """Why the base of an adapter version is not the one that it was trained on; None if it is, or is not needed.
+
+    Reads every byte of the base.
+    """
+    if reader.base is None:
+        return None
+    try:
+        found = weights_digest(reader.base)
+    except (OSError, HeaderError) as error:
+        return f"its base {reader.base} cannot be read ({error}): bring the run's model back"
+    wanted = reader.manifest.adapter.base
+    if found != wanted:
+        return f"its base {reader.base} has the weights {found}, expected {wanted}: bring the run's model back"
+    return None
+
+
+def _merged(root: Path, manifest: manifest_pb2.Manifest, base: Path) -> MergedWeights:
+    """An adapter version on its base. Raises CatalogError."""
+    adapter = manifest.adapter
+    try:
+        directory = root / version_name(manifest.version)
+        return MergedWeights(base, directory, adapter.rank, adapter.alpha, manifest.dtype)
+    except (OSError, AdapterError, HeaderError) as error:
+        raise CatalogError(f"version {manifest.version}, an adapter of {base}: {error}") from error
 
 
 def _headers(root: Path, manifest: manifest_pb2.Manifest) -> Iterator[tuple[Path, SafetensorsHeader]]:

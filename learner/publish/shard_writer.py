@@ -13,6 +13,8 @@ from learner.publish.delta_writer import changes
 from learner.publish.safetensors_file import digest, write
 from learner.publish.shard_source import ShardSource
 from learner.storage.digests import FileDigest
+from runtime.version_format.adapter import ADAPTER_WEIGHTS
+from runtime.version_format.wide_tensors import dtype_of
 
 
 @dataclass(frozen=True)
@@ -29,14 +31,16 @@ class ShardWriter:
 
     Args:
         rank: this process's rank; it is part of the files' names.
-        dtype: "float32" or "bfloat16", the dtype of what is written.
+        dtype: "float32" or "bfloat16", the dtype of what is written, but of tensors that stay float32.
         deltas: whether to hold what was written, a copy of the rank's weights in host memory, until the next version, so
             that this may be a delta.
+        full: name of the rank's file in a version that is no delta.
     """
 
-    def __init__(self, rank: int, dtype: str, deltas: bool) -> None:
+    def __init__(self, rank: int, dtype: str, deltas: bool, full: str) -> None:
         self._rank = rank
-        self._dtype = getattr(torch, dtype)
+        self._full = full
+        self._dtype = dtype
         self._deltas = deltas
         self._last: _WrittenShard | None = None
 
@@ -61,7 +65,7 @@ class ShardWriter:
         last, self._last = self._last, None
         try:
             # Even a rank that cannot write takes part: the others may need its slices.
-            tensors = {name: tensor.to(self._dtype).contiguous() for name, tensor in source.shard()}
+            tensors = {name: self._published(name, tensor) for name, tensor in source.shard()}
             digests = self._write(directory, tensors, base, last)
             if self._deltas:
                 self._last = _WrittenShard(version, tensors, source)
@@ -72,6 +76,9 @@ class ShardWriter:
                 source.release()
         return digests
 
+    def _published(self, name: str, tensor: Tensor) -> Tensor:
+        return tensor.to(getattr(torch, dtype_of(name, self._dtype))).contiguous()
+
     def _write(
         self, directory: Path, tensors: dict[str, Tensor], base: int | None, last: _WrittenShard | None
     ) -> tuple[FileDigest | None, FileDigest | None]:
@@ -79,7 +86,7 @@ class ShardWriter:
         if not tensors:
             return None, None
         if base is None:
-            result = write(directory / model_file(self._rank), tensors)
+            result = write(directory / self._full, tensors)
             return result, result
         if last is None or last.version != base:
             raise OSError(f"rank {self._rank} has no copy of version {base}: a full version is needed")
@@ -98,3 +105,8 @@ def model_file(rank: int) -> str:
 def delta_file(rank: int) -> str:
     """Name of a rank's file in a delta version."""
     return f"delta-{rank:05d}.safetensors"
+
+
+def adapter_file(rank: int) -> str:
+    """Name of a rank's file in an adapter version; rank 0 alone writes one."""
+    return f"{rank}-{ADAPTER_WEIGHTS}" if rank else ADAPTER_WEIGHTS

@@ -14,14 +14,15 @@ from pathlib import Path
 
 import structlog
 
-from learner.config import PublishConfig
+from learner.config import LoraConfig, PublishConfig
 from learner.config.mirror import LOCAL
+from learner.publish.adapter_manifest import AdapterManifestWriter
 from learner.publish.catalog import POINTER
 from learner.publish.coalescing import Snapshot
 from learner.publish.manifest_writer import ManifestWriter, ShardFiles, manifest_entry
 from learner.publish.mirrors import MirrorOutcome, Mirrors
 from learner.publish.rank_group import RankGroup
-from learner.publish.shard_writer import ShardWriter, delta_file, model_file
+from learner.publish.shard_writer import ShardWriter, adapter_file, delta_file, model_file
 from learner.storage.digests import ROW, FileDigest, of_row, to_row
 from learner.storage.fence import DirectoryFence
 from leeway.v1 import manifest_pb2, rollout_pb2
@@ -32,26 +33,36 @@ class VersionWriter:
     """Writes versions, one after the other. Every rank has one.
 
     Args:
-        config: dtype, and how often a version is full.
+        config: dtype and form, and how often a version is full.
         fence: fence of the directory of versions; rank 0 has acquired it before.
         model: Hugging Face directory that config and tokenizer files are copied from.
         group: the ranks.
         mirrors: the copies elsewhere.
+        lora: of the adapters, where they are what is published.
 
     Attributes:
         outcomes: rank 0: what became of the last version in each mirror.
     """
 
     def __init__(
-        self, config: PublishConfig, fence: DirectoryFence, model: Path, group: RankGroup, mirrors: Mirrors
+        self,
+        config: PublishConfig,
+        fence: DirectoryFence,
+        model: Path,
+        group: RankGroup,
+        mirrors: Mirrors,
+        lora: LoraConfig | None = None,
     ) -> None:
         self._config = config
         self._fence = fence
         self._group = group
         self._mirrors = mirrors
         self.outcomes: list[MirrorOutcome] = []
-        self._shards = ShardWriter(group.rank, config.weights_dtype, deltas=config.full_every > 1)
-        self._manifests = ManifestWriter(model)
+        adapters = lora if config.form == "adapter" else None
+        self._full_file = model_file if adapters is None else adapter_file
+        deltas = config.full_every > 1
+        self._shards = ShardWriter(group.rank, config.weights_dtype, deltas, self._full_file(group.rank))
+        self._manifests = ManifestWriter(model) if adapters is None else AdapterManifestWriter(model, adapters)
         self._previous: int | None = None  # rank 0: the version published last, None after a failure
         self._deltas = 0  # rank 0: deltas since the last full version
 
@@ -104,7 +115,8 @@ class VersionWriter:
         files = ShardFiles([], [])
         for rank, row in enumerate(rows):
             found = of_row(row[1 : 1 + ROW]), of_row(row[1 + ROW :])
-            names = model_file(rank) if base is None else delta_file(rank), model_file(rank)
+            full = self._full_file(rank)
+            names = full if base is None else delta_file(rank), full
             for target, name, digest in zip((files.written, files.results), names, found, strict=True):
                 if digest is not None:
                     target.append(manifest_entry(name, digest))
@@ -153,7 +165,7 @@ class VersionWriter:
         if not complete or isinstance(files, OSError):
             return []
         shards = {file.name for file in files.written}
-        own = shards & {model_file(self._group.rank), delta_file(self._group.rank)}
+        own = shards & {self._full_file(self._group.rank), delta_file(self._group.rank)}
         return self._mirrors.copy(version, shards, own)
 
     def _failed(self, what: str, failure: OSError | None) -> OSError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from learner.megatron.model.routing_replay import ReplayCounts
 from leeway.v1 import rollout_pb2 as pb
 from runtime.response_spans import spans_of
 
@@ -25,6 +26,21 @@ def ratios(sums: Mapping[str, float]) -> dict[str, float | None]:
             count = sums.get(f"{quantity}_count")
             found[quantity] = value if count is None else value / count if count else None
     return {name: value if value is None or math.isfinite(value) else None for name, value in found.items()}
+
+
+def replayed(counts: ReplayCounts | None) -> dict[str, float | None]:
+    """Turns what was replayed in a step into the shares of its row.
+
+    Returns:
+        routing_replayed: tokens that went to the experts that engines chose, as a share of all, over all mixture layers.
+        routing_disagreement: choices of engines that the router would not have made, as a share of those replayed.
+        None where there are no tokens or choices, or nothing is replayed.
+    """
+    tokens, choices = (counts.tokens, counts.choices) if counts is not None else (0.0, 0.0)
+    return {
+        "routing_replayed": counts.replayed / tokens if counts is not None and tokens else None,
+        "routing_disagreement": counts.differing / choices if counts is not None and choices else None,
+    }
 
 
 def ballistic(cosine: float | None, beta: float) -> float | None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from learner.batch.lengths import FINISHES
+from learner.batch.routing import RECORDS
 from learner.batch.task_statistics import MOST_NAMES, OTHER
 from learner.intake.step_groups import ENDINGS
 from learner.queue import WASTES
@@ -50,6 +51,14 @@ class ResponseMetrics:
             "late group, and none waiting), timeout (take_timeout_s).",
             ("ending",),
         )
+        self._routing = registry.counter(
+            "leeway_learner_routing_records_total",
+            "Sequences by their record of experts, where that is replayed: replayed, absent (the router chooses), foreign "
+            "(of another model: not used).",
+            ("record",),
+        )
+        for record in RECORDS:
+            self._routing.labels(record)
         self._consumed = registry.gauge(
             "leeway_learner_consumed_groups",
             "Groups that a step consumes, smoothed, replaced ones included; gateways lease capacity for so many.",
@@ -95,6 +104,8 @@ class ResponseMetrics:
         self._replaced.inc(row["replaced"])
         self._endings.labels(row["ending"]).inc()
         self._consumed.set(row["consumed"])
+        for record, sequences in row["routing_records"].items():
+            self._routing.labels(record).inc(sequences)
         for reason, tokens in row["tokens_wasted"].items():
             self._wasted.labels(reason).inc(tokens)
         self._show_tasks(row["tasks"])

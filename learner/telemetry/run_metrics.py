@@ -42,6 +42,20 @@ _EVERY_STEP = {
         "Share of a layer's experts that no token of the step was sent to, in the layer where that is largest; NaN without "
         "experts.",
     ),
+    "routing_replayed": (
+        "routing_replayed_ratio",
+        "Share of the step's tokens that went to the experts that engines chose (learner.replay_routing), over all mixture "
+        "layers; NaN where none is replayed.",
+    ),
+    "routing_disagreement": (
+        "routing_disagreement_ratio",
+        "Share of the replayed choices of experts that the router would not have made; NaN where none is replayed.",
+    ),
+    "m2po_limit": (
+        "m2po_limit_nats",
+        "Absolute log ratio of policy to behaviour policy above which M2PO masks the step's tokens that move away from it, "
+        "in nats; NaN where none is masked, and without m2po_over batch.",
+    ),
     "entropy": ("entropy_nats", "Mean entropy of the policy at the step's tokens, in nats."),
     "loss": ("loss", "Value of the objective."),
     "grad_norm": ("grad_norm", "Norm of the gradient before clipping."),

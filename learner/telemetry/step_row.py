@@ -15,7 +15,7 @@ from learner.control.expert_loads import expert_loads
 from learner.control.fleet_weights import fleet_shares, heaviest
 from learner.intake.batch_source import TakenBatch
 from learner.megatron.training.trainer import StepStats
-from learner.telemetry.diagnostics import ballistic, ratios, reward_by_staleness
+from learner.telemetry.diagnostics import ballistic, ratios, replayed, reward_by_staleness
 
 _HEADLINE = ("reward", "loss", "lr", "grad_norm", "staleness_mean", "step_s")
 
@@ -86,6 +86,7 @@ def step_row(record: StepRecord) -> dict[str, Any]:
         "gradient_cosine": stats.gradient_cosine if stats else None,
         **_fleets(record),
         **expert_loads(stats.expert_tokens if stats else {}),
+        **replayed(stats.replay if stats else None),
     }
     return row | (ratios(stats.metrics) if stats else {}) | _update(record) | _learning_rate(record.decision)
 

@@ -43,6 +43,18 @@ class EngineConfig(Settings):
         description="running requests at a refit: drain: end first (best for short responses); retract: go on, KV cache "
         "recomputed; in_place: go on with the old KV cache (cheapest, least exact)",
     )
+    return_routed_experts: bool = Field(
+        default=False,
+        description="ask the engines which experts of a mixture they have sent the tokens to, and send that with the "
+        "responses, for a learner with replay_routing: a byte for each token (the prompt's too), layer and expert, two with "
+        "more than 256 experts. Servers of urls need --enable-return-routed-experts",
+    )
+    adapters: bool = Field(
+        default=True,
+        description="versions that are adapters (learner.publish.form) are loaded beside the model, by SGLang's LoRA: while "
+        "requests run, which end with the version that they began with, whatever refit says; false, or with a router: the "
+        "worker merges them into a copy of the model in cache_dir, and the whole is loaded",
+    )
     batch_tokens: int = Field(
         default=64,
         ge=0,
@@ -54,6 +66,11 @@ class EngineConfig(Settings):
         gt=0,
         description="most streamed responses under way on one engine; fewer while it says that it has too much to do",
     )
+
+    @property
+    def loads_adapters(self) -> bool:
+        """Whether engines load adapters beside the model. A router does not know which of them have one."""
+        return self.adapters and self.router is None
 
     @model_validator(mode="after")
     def _key_has_servers(self) -> Self:

@@ -6,6 +6,7 @@ from typing import Any
 
 from rollout.engine.errors import BusyError, EngineError, NotFiniteError, RefusedError, UnattributedError, WeightsError
 from rollout.engine.response import Response, VersionSpan, covers
+from rollout.engine.routing_reader import RoutingReader
 
 REFUSALS = (400, 413, 422)
 BUSY = (429, 503)
@@ -14,12 +15,13 @@ NO_KEY = (401, 403)
 _NAN = "NaN happened"  # SGLang ends a response with this as the matched stop, and an end token in place of the bad one
 
 
-def read_response(item: dict[str, Any], url: str) -> Response:
+def read_response(item: dict[str, Any], url: str, routing: RoutingReader | None = None) -> Response:
     """Reads a complete response.
 
     Args:
         item: the JSON object of one response.
         url: the server's, for messages.
+        routing: reads the experts of its tokens; None: nobody has asked for them.
 
     Raises:
         EngineError: it is malformed, or ended in a way that was not asked for.
@@ -38,7 +40,8 @@ def read_response(item: dict[str, Any], url: str) -> Response:
         raise EngineError(f"{url}/generate: malformed response ({type(error).__name__}: {error})") from error
     _require_asked(reason, finish, matched, url)
     stopped_by = matched if finish == "stop" and isinstance(matched, int) else None
-    return Response(tokens, finish, spans, stopped_by)
+    routed = None if routing is None else routing.read(meta, len(tokens))
+    return Response(tokens, finish, spans, stopped_by, routed=routed)
 
 
 class StreamedAnswer:
@@ -49,16 +52,18 @@ class StreamedAnswer:
 
     Args:
         url: the server's, for messages.
+        routing: reads the experts of its tokens; None: nobody has asked for them.
 
     Attributes:
         tokens: those that have arrived.
         response: the whole of it once it is complete; None until then.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, routing: RoutingReader | None = None) -> None:
         self.tokens: list[int] = []
         self.response: Response | None = None
         self._url = url
+        self._routing = routing
 
     def take(self, item: dict[str, Any]) -> tuple[list[int], int | None]:
         """Takes one piece and returns its new tokens, with the version that generated them; None where it is not known yet.
@@ -81,7 +86,7 @@ class StreamedAnswer:
         if isinstance(reason, dict) and reason.get("type") == "abort":
             self._end_aborted(meta, reason)
         else:
-            self.response = read_response({**item, "output_ids": self.tokens}, self._url)
+            self.response = read_response({**item, "output_ids": self.tokens}, self._url, self._routing)
         return new, None
 
     def _new(self, ids: list[Any], completed: int) -> list[int]:
@@ -109,7 +114,8 @@ class StreamedAnswer:
             spans = _spans(meta, len(self.tokens), self._url)
         elif self.tokens:
             spans = [VersionSpan(self._label(meta), 0, len(self.tokens))]
-        self.response = Response(self.tokens, "abort", spans, message=said)
+        routed = self._routing.read(meta, len(self.tokens)) if self._routing is not None and self.tokens else None
+        self.response = Response(self.tokens, "abort", spans, message=said, routed=routed)
 
     def _label(self, meta: dict[str, Any]) -> int:
         if meta.get("weight_version") is None:

@@ -72,9 +72,14 @@ class ServerCalls:
             self._session.post(self.url + path, json=body, timeout=limit) as response,
         ):
             await self._require_ok(path, response)
-            rest = b""
+            rest = bytearray()
             async for received in response.content.iter_any():
-                *events, rest = (rest + received).split(b"\n\n")
+                searched = max(len(rest) - 1, 0)  # a piece may have megabytes, and must not be searched again and again
+                rest += received
+                if rest.find(b"\n\n", searched) < 0:
+                    continue
+                *events, last = bytes(rest).split(b"\n\n")
+                rest = bytearray(last)
                 for event in events:
                     if event.startswith(b"data: {"):
                         yield json.loads(event[6:])

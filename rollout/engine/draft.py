@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
-from rollout.engine.response import Response, VersionSpan, covers, cut, joined, moved
+from rollout.engine.response import Finish, Response, VersionSpan, covers, cut, joined, moved
+from rollout.engine.routed_tokens import RoutedTokens, continued
 from rollout.engine.sampling import Sampling
 
 _MARGIN = 4  # tokens that are decoded before the shortest text that may hold a stop text: some tokens stand for no text
@@ -42,6 +44,7 @@ class ResponseDraft:
         self._on_tokens = on_tokens
         self._spans: list[VersionSpan] = []
         self._begin = 0  # of the part that is being generated
+        self._routed: RoutedTokens | None = None
         self._stop_text: str | None = None
 
     def remainder(self) -> tuple[list[int], Sampling]:
@@ -78,7 +81,8 @@ class ResponseDraft:
         if part.finish in ("too_long", "refused") and begin:
             # Continued it is a longer prompt; an engine that cannot take it would not have generated more either.
             finish = "length" if part.finish == "too_long" else "abort"
-            return Response(self.tokens, finish, joined(self._spans), message=part.message)
+            return self._response(finish, joined(self._spans), message=part.message)
+        self._routed = continued(self._routed, part.routed)
         if part.spans:  # what the server says in the end is surer than what its pieces said
             spans = [span for span in self._spans if span.end <= begin]
             self._spans = cut([*spans, *moved(part.spans, begin)], len(self.tokens))
@@ -87,19 +91,24 @@ class ResponseDraft:
         spans = joined(self._spans)
         assert covers(spans, len(self.tokens))
         if self._stop_text is not None:
-            return Response(self.tokens, "stop", spans, stop_text=self._stop_text)
-        return Response(self.tokens, part.finish, spans, part.stopped_by, part.message)
+            return self._response("stop", spans, stop_text=self._stop_text)
+        return self._response(part.finish, spans, stopped_by=part.stopped_by, message=part.message)
 
     def salvaged(self) -> Response | None:
         """Returns the whole response where nothing is missing though its engine has failed; None where something is."""
         if self._stop_text is None and len(self.tokens) < self._sampling.max_new_tokens:
             return None
         finish = "length" if self._stop_text is None else "stop"
-        return Response(self.tokens, finish, joined(self._spans), stop_text=self._stop_text)
+        return self._response(finish, joined(self._spans), stop_text=self._stop_text)
 
     def aborted(self, message: str) -> Response:
         """Returns the response as one that engines abort again and again."""
-        return Response(self.tokens, "abort", joined(self._spans), message=message)
+        return self._response("abort", joined(self._spans), message=message)
+
+    def _response(self, finish: Finish, spans: list[VersionSpan], **fields: Any) -> Response:
+        known = len(self._prompt) + len(self.tokens) - 1  # tokens that have been read: the last one not
+        routed = None if self._routed is None else self._routed.first(known)
+        return Response(self.tokens, finish, spans, routed=routed, **fields)
 
     def _look_for_stop(self, before: int) -> None:
         """Cuts the response behind the first token that completes a stop text, if a new one does."""

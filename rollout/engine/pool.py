@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 
 from rollout.config import WorkerConfig
+from rollout.engine.adapters import AdapterLimits
 from rollout.engine.dispatch import Dispatcher
 from rollout.engine.draft import Decode, ResponseDraft
 from rollout.engine.engine_key import EngineKey
@@ -21,6 +22,7 @@ from rollout.engine.prompt_limits import PromptLimits, context_length
 from rollout.engine.replica import EngineReplica, PoolContext
 from rollout.engine.response import Response
 from rollout.engine.router import Router
+from rollout.engine.routing_reader import RoutingReader
 from rollout.engine.sampling import Sampling
 from rollout.engine.server_process import Server
 from rollout.engine.sglang import Engine
@@ -39,6 +41,7 @@ class EnginePool:
         clock: seconds with and without a request under way on any engine.
         tokens: counts of tokens that arrived.
         lanes: the ways to the engines.
+        routing: reads which experts the engines have sent tokens to; None: they are not asked.
     """
 
     def __init__(
@@ -55,18 +58,20 @@ class EnginePool:
         self._freed = asyncio.Event()
         limits = PromptLimits(vocab_size, context_length(config.model))
         timeouts = config.request_timeout_s, config.engine.refit_timeout_s
+        self.routing = RoutingReader.of(config.model) if config.engine.return_routed_experts else None
         context = PoolContext(
             session=session,
             target=self._target,
             refit=config.engine.refit,
             observer=self,
-            connect=lambda url: Engine(url, session, limits, *timeouts),
+            connect=lambda url: Engine(url, session, limits, *timeouts, self.routing),
             freed=self._freed.set,
             model=config.model,
             key=EngineKey(config.engine.key_file, session),
             max_running=config.engine.max_running,
         )
-        self._replicas = [EngineReplica(index, source, context) for index, source in enumerate(_sources(config))]
+        self._adapters: AdapterLimits | None = None
+        self._replicas = [EngineReplica(index, source, context) for index, source in enumerate(self._sources(config))]
         router = config.engine.router
         self._router = None if router is None else self._router_at(router.rstrip("/"), context)
         lanes = [replica.lane for replica in self._replicas] if self._router is None else [self._router.lane]
@@ -97,6 +102,10 @@ class EnginePool:
             finally:
                 for replica in pool._replicas:
                     replica.take_down()
+
+    def expect_adapters(self, limits: AdapterLimits) -> None:
+        """Has the servers that are started from now on be prepared for adapters. Call it before ``run``."""
+        self._adapters = limits
 
     async def run(self) -> None:
         """Starts every engine and keeps it running; never returns. Raises PortInUseError."""
@@ -203,6 +212,15 @@ class EnginePool:
         """Passes a request's failure on to the pool's observer."""
         self._observer.request_failed(engine, failure)
 
+    def _sources(self, config: WorkerConfig) -> list[str] | list[Callable[[], Server]]:
+        if config.engine.urls:
+            return [url.rstrip("/") for url in config.engine.urls]
+        return [partial(self._start, config, index) for index in range(config.engine.count)]
+
+    def _start(self, config: WorkerConfig, index: int) -> Server:
+        log = config.log_dir / f"{config.name}.engine-{index}.log"
+        return Server(config.engine, index, config.model, log, self._adapters)
+
     def _router_at(self, url: str, context: PoolContext) -> Router:
         engines = len(self._replicas)
         lane = RequestLane(engines, context.max_running * engines, self._freed.set)
@@ -212,10 +230,3 @@ class EnginePool:
 
     async def _prove_weights(self) -> None:
         await asyncio.gather(*(replica.prove_weights() for replica in self._replicas))
-
-
-def _sources(config: WorkerConfig) -> list[str] | list[Callable[[], Server]]:
-    if config.engine.urls:
-        return [url.rstrip("/") for url in config.engine.urls]
-    logs = [config.log_dir / f"{config.name}.engine-{index}.log" for index in range(config.engine.count)]
-    return [partial(Server, config.engine, index, config.model, log) for index, log in enumerate(logs)]

@@ -17,6 +17,7 @@ import aiohttp
 import structlog
 
 from rollout.client.backoff import Backoff
+from rollout.engine.adapters import ServedAdapter
 from rollout.engine.engine_key import EngineKey
 from rollout.engine.errors import EngineError
 from rollout.engine.lane import RequestLane
@@ -26,6 +27,7 @@ from rollout.engine.server_process import PortInUseError, Server, ServerError, u
 from rollout.engine.sglang import Engine
 from rollout.engine.target_version import TargetVersion
 from rollout.engine.weights import RefitMode
+from rollout.versions.verifier import Version
 
 T = TypeVar("T")
 
@@ -182,17 +184,27 @@ class EngineReplica:
                 # Removed since it was verified: the learner keeps only the newest, so another is on its way.
                 structlog.get_logger().warning("version is gone", engine=self.index, version=version.number)
                 continue
-            # Nothing runs before the first refit: nothing to pause.
-            mode = "drain" if self.lane.version is None else self._context.refit
-            async with self.lane.gate.closed(wait=mode == "drain"):
-                with self.lane.health.paused():
-                    seconds = await engine.weights.refit(version.number, version.path, mode)
+            if version.adapter is not None:
+                adapter = ServedAdapter(version.adapter, version.number)
+                seconds = await engine.adapters.load(adapter, version.path)
+            else:
+                seconds = await self._refit(engine, version)
             self._context.freed()
             self._context.observer.engine_refit(self.index, version.number, seconds)
             first, self.lane.version = self.lane.version is None, version.number
             if first:
                 self._backoff.reset()
                 self._report("serving")
+
+    async def _refit(self, engine: Engine, version: Version) -> float:
+        """Replaces the engine's weights; returns the seconds it took."""
+        # Nothing runs before the first refit: nothing to pause.
+        mode = "drain" if self.lane.version is None else self._context.refit
+        async with self.lane.gate.closed(wait=mode == "drain"):
+            with self.lane.health.paused():
+                seconds = await engine.weights.refit(version.number, version.path, mode)
+        engine.adapters.leave()
+        return seconds
 
     async def _watch_process(self) -> None:
         server = self._server

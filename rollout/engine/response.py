@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
+
+from rollout.engine.routed_tokens import RoutedTokens
 
 Finish = Literal["stop", "length", "abort", "too_long", "refused"]
 
@@ -30,6 +32,7 @@ class Response:
         stopped_by: the end or stop token that ended it, as the server says; None when it ended otherwise.
         message: why the server aborted it, in its words, or why there is none.
         stop_text: the stop text that ended it; None when it ended otherwise.
+        routed: the experts of the prompt's tokens and its own, as far as they are known; None where they are not.
     """
 
     tokens: list[int]
@@ -38,6 +41,7 @@ class Response:
     stopped_by: int | None = None
     message: str = ""
     stop_text: str | None = None
+    routed: RoutedTokens | None = field(default=None, compare=False)
 
 
 def covers(spans: Sequence[VersionSpan], tokens: int) -> bool:

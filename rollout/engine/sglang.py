@@ -10,12 +10,14 @@ from typing import Any
 
 import aiohttp
 
+from rollout.engine.adapters import ServerAdapters, attributed, named
 from rollout.engine.answers import StreamedAnswer, read_response
 from rollout.engine.calls import ServerCalls
 from rollout.engine.errors import EngineError, RefusedError
 from rollout.engine.load import EngineLoad, read_load
 from rollout.engine.prompt_limits import PromptLimits
 from rollout.engine.response import Response
+from rollout.engine.routing_reader import ASKED, RoutingReader
 from rollout.engine.sampling import Sampling
 from rollout.engine.weights import ServerWeights
 
@@ -35,9 +37,11 @@ class Engine:
         limits: what prompts it takes, as far as that is known before it is asked.
         timeout_s: limit of one generation; of a streamed one, longest time without a token.
         refit_timeout_s: limit of one refit.
+        routing: reads which experts tokens were sent to; None: it does not ask for them.
 
     Attributes:
         weights: loads weights into the server.
+        adapters: loads adapters into it, beside the weights that it was started with.
     """
 
     def __init__(
@@ -47,13 +51,17 @@ class Engine:
         limits: PromptLimits,
         timeout_s: float,
         refit_timeout_s: float = 600.0,
+        routing: RoutingReader | None = None,
     ) -> None:
         self.url = url
         self._calls = ServerCalls(url, session)
         self._limits = limits
         self._timeout_s = timeout_s
+        self._routing = routing
+        self._asked = {} if routing is None else ASKED
         self._aborting: set[asyncio.Task[None]] = set()
         self.weights = ServerWeights(self._calls, refit_timeout_s)
+        self.adapters = ServerAdapters(self._calls, refit_timeout_s)
 
     async def learn_limits(self) -> None:
         """Asks the server which prompts it takes. One that does not say refuses them one by one."""
@@ -112,14 +120,16 @@ class Engine:
         """
         if (problem := self._limits.problem(prompt, sampling.max_new_tokens)) is not None:
             return Response([], problem.finish, [], message=problem.message)
-        request, answer = uuid.uuid4().hex, StreamedAnswer(self.url)
+        request, answer = uuid.uuid4().hex, StreamedAnswer(self.url, self._routing)
         parameters = {**sampling.parameters(), "stream_interval": 1 if at_once else _PIECE}
-        body = {"rid": request, "input_ids": list(prompt), "sampling_params": parameters, "stream": True}
+        body = {"rid": request, "input_ids": list(prompt), "sampling_params": parameters, "stream": True, **self._asked}
         told = False
+        adapter = self.adapters.begin()
         try:
-            async with contextlib.aclosing(self._calls.pieces("/generate", body, self._timeout_s)) as pieces:
+            asked = body | named(adapter)
+            async with contextlib.aclosing(self._calls.pieces("/generate", asked, self._timeout_s)) as pieces:
                 async for piece in pieces:
-                    wanted = arrived(*answer.take(piece))
+                    wanted = arrived(*answer.take(attributed(piece, adapter, self.url)))
                     if answer.response is not None:
                         return answer.response
                     if not wanted and not told:
@@ -127,8 +137,10 @@ class Engine:
                         self._abort(request)
             raise EngineError(f"{self.url}/generate: the stream ended before its response", "connection")
         except RefusedError as error:
+            await self.adapters.require(adapter)
             return Response([], "refused", [], message=str(error))
         finally:
+            self.adapters.end(adapter)
             if answer.response is None:  # by itself the server would go on for two seconds
                 self._abort(request)
 
@@ -160,11 +172,18 @@ class Engine:
         ]
 
     async def _generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Response]:
-        body: dict[str, Any] = {"input_ids": prompts, "sampling_params": sampling.parameters()}
-        answer = await self._calls.post("/generate", body, self._timeout_s)
+        body: dict[str, Any] = {"input_ids": prompts, "sampling_params": sampling.parameters(), **self._asked}
+        adapter = self.adapters.begin()
+        try:
+            answer = await self._calls.post("/generate", body | named(adapter), self._timeout_s)
+        except RefusedError:
+            await self.adapters.require(adapter)
+            raise
+        finally:
+            self.adapters.end(adapter)
         if not isinstance(answer, list) or len(answer) != len(prompts):
             raise EngineError(f"{self.url}/generate: expected a list of {len(prompts)} responses")
-        return [read_response(item, self.url) for item in answer]
+        return [read_response(attributed(item, adapter, self.url), self.url, self._routing) for item in answer]
 
     def _abort(self, request: str) -> None:
         """Tells the server to stop a request. Nobody waits for it, and a server that is gone has stopped."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from rollout.engine.response import VersionSpan
+from rollout.engine.routed_tokens import RoutedTokens
 from runtime.rollout_record import RecordedTurn
 
 Opening = Literal[
@@ -31,6 +32,7 @@ class SegmentRecord:
         spans: which of ``tokens`` which version generated; offsets count from the beginning of ``tokens``.
         opening: why the segment was opened.
         turns: its messages, or what was read and generated in turn, for people; empty where nobody has written them yet.
+        routed: the experts of its tokens from the beginning of the context on, as far as they are known; None: of none.
     """
 
     context: list[int]
@@ -38,6 +40,7 @@ class SegmentRecord:
     spans: list[VersionSpan]
     opening: Opening
     turns: tuple[RecordedTurn, ...] = ()
+    routed: RoutedTokens | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

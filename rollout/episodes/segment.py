@@ -7,6 +7,7 @@ from typing import Any
 
 from rollout.data.chat_message import same_message
 from rollout.engine.response import Response, VersionSpan, cut, joined, moved
+from rollout.engine.routed_tokens import RoutedTokens, continued
 from rollout.episodes.chat_format import AnswerSoFar, Conversation
 from rollout.episodes.record import Opening, SegmentRecord
 
@@ -49,6 +50,7 @@ class Segment:
         conversation: its messages with the answers; None once it is known by its token ids alone.
         answered: its last answer; None like ``conversation``.
         step: the call under way; None if none is.
+        routed: the experts of its tokens from its beginning on, as far as they are known; None: of none.
     """
 
     number: int
@@ -60,6 +62,7 @@ class Segment:
     conversation: Conversation | None = None
     answered: AnswerSoFar | None = None
     step: Step | None = None
+    routed: RoutedTokens | None = field(default=None, compare=False)
 
     @property
     def messages(self) -> list[dict[str, Any]]:
@@ -94,6 +97,7 @@ class Segment:
         self.tokens = [*step.prompt, *response.tokens]
         kept = cut(self.spans, step.kept)
         self.spans = joined([*kept, *moved(response.spans, self.answer_start)])
+        self.routed = continued(None if self.routed is None else self.routed.first(step.kept), response.routed)
         self.answered = answered
         self.conversation = None
         if answered is not None and step.conversation is not None:
@@ -104,7 +108,13 @@ class Segment:
         if not self.spans:
             return None
         tokens = self.tokens[self.context : self.spans[-1].end]
-        return SegmentRecord(self.tokens[: self.context], tokens, moved(self.spans, -self.context), self.opening)
+        return SegmentRecord(
+            context=self.tokens[: self.context],
+            tokens=tokens,
+            spans=moved(self.spans, -self.context),
+            opening=self.opening,
+            routed=None if self.routed is None else self.routed.first(self.spans[-1].end - 1),
+        )
 
 
 def _begins(known: list[dict], conversation: Conversation) -> bool:

@@ -182,7 +182,7 @@ class GroupGenerator:
 
 def _cut(prompt: Sequence[int], response: Response, withdrawal: Withdrawal) -> ResponseOutcome:
     """Returns a response that is not judged, as its group is withdrawn; its tokens are counted, and shown to people."""
-    first = SegmentRecord(list(prompt), list(response.tokens), list(response.spans), "first")
+    first = SegmentRecord(list(prompt), list(response.tokens), list(response.spans), "first", routed=response.routed)
     finish = response.finish if response.finish in ("stop", "length") else "abort"
     return ResponseOutcome([first] if response.spans else [], finish, None, "other", withdrawal.message)
 

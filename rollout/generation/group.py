@@ -59,12 +59,15 @@ def _response(outcome: ResponseOutcome, prompt_ids: Sequence[int]) -> rollout_pb
     if len(outcome.segments) == 1 and outcome.segments[0].context == list(prompt_ids):
         response.tokens = encode_ids(outcome.segments[0].tokens)
         response.spans.extend(_spans(outcome.segments[0].spans))
+        if outcome.segments[0].routed is not None:
+            response.routed_experts.CopyFrom(outcome.segments[0].routed.message())
         return response
     for segment in outcome.segments:
         response.segments.add(
             context_tokens=encode_ids(segment.context),
             tokens=encode_ids(segment.tokens),
             spans=_spans(segment.spans),
+            routed_experts=None if segment.routed is None else segment.routed.message(),
         )
     return response
 

@@ -70,7 +70,8 @@ class ResponseJudge:
             message = f"response {number}: the tokenizer has no token {token}"
             return ResponseOutcome([], _finish(response), None, "unknown_token", message)
         # Tokens that the engine gave without saying which version made them can carry no loss.
-        first = SegmentRecord(list(prompt_ids), list(response.tokens), list(response.spans), "first")
+        tokens, spans = list(response.tokens), list(response.spans)
+        first = SegmentRecord(list(prompt_ids), tokens, spans, "first", routed=response.routed)
         segments = [first] if response.spans else []
         text = self._tokenizer.text(response.tokens, ends)
         if response.finish == "abort":

@@ -71,6 +71,8 @@ def disagreements(run: rollout_pb2.DescribeRunResponse, config: WorkerConfig, vo
         yield f"sampling.max_new_tokens = {sampling.max_new_tokens}: set it to {run.max_response_tokens} or less"
     if config.max_message_bytes > run.max_message_bytes:
         yield f"max_message_bytes = {config.max_message_bytes}: set it to {run.max_message_bytes} or less"
+    if config.engine.return_routed_experts and not run.HasField("routing"):
+        yield "engine.return_routed_experts = true: the run's model has no experts; set it to false"
     if not run.takes_truncated_sampling:
         for name, value in _truncations(sampling, run.vocab_size):
             yield f"sampling.{name} = {value:g}: the run takes no truncated sampling; leave it out"
@@ -90,6 +92,8 @@ def unheeded(wanted: rollout_pb2.Wanted, config: WorkerConfig) -> Iterator[str]:
         if given and asked != value:
             shown = [f"{one:.7g}" if isinstance(one, float) else str(one) for one in (value, asked)]
             yield f"{name} = {shown[0]}: the run's owner wants {shown[1]}"
+    if wanted.routed_experts and not config.engine.return_routed_experts:
+        yield "engine.return_routed_experts = false: the run's owner wants true"
 
 
 def _prompt_formats(config: WorkerConfig) -> Iterator[tuple[str, str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rollout.engine.pool import EnginePool
+from rollout.engine.routing_reader import TOLD
 from runtime.metric_registry import MetricRegistry
 
 
@@ -35,6 +36,13 @@ def declare_engine_metrics(made: MetricRegistry, pool: EnginePool) -> None:
         "Tokens that engines have sent and that are in no response, by reason.",
         ("reason",),
         lambda: {(reason,): float(tokens) for reason, tokens in pool.tokens.discarded.items()},
+    )
+    made.read_all(
+        "leeway_worker_routed_responses_total",
+        "Answers of engines that were asked which experts they sent the tokens to, by what they say: recorded, absent "
+        "(nothing), malformed; 0 where they are not asked.",
+        ("told",),
+        lambda: {(told,): float(pool.routing.told[told]) if pool.routing is not None else 0.0 for told in TOLD},
     )
     made.read(
         "leeway_worker_continued_responses_total",

@@ -1,10 +1,11 @@
-"""A full ASymPO step of one process, packed: `python -m tests.bench.gpu [SHAPE] [RECOMPUTE] [plain]`.
+"""A full ASymPO step of one process, packed: `python -m tests.bench.gpu [SHAPE] [RECOMPUTE] [plain|fused] [RANK]`.
 
 Random weights of a Qwen3's shape (the largest that fits this device's memory; tiny without CUDA; "moe" is a slice of
 Qwen3-30B-A3B whose experts are computed together, "moe-serial" the same with one MLP after another), bf16 with fp32 master
-weights and gradients, rows of up to 16k tokens, AdamW, fused kernels (learner.fused_kernels) or plain operators. Every step
-has a batch of its own: a kernel that plans for new lengths pays for it here as it would in a run. Prints tokens/s, the share
-of the matrix rate that this device was measured to have, the peak of device memory, and where the time goes.
+weights and gradients, rows of up to 16k tokens, AdamW, fused kernels (learner.fused_kernels) or plain operators; with a RANK
+only adapters of that rank are trained (learner.lora). Every step has a batch of its own: a kernel that plans for new lengths
+pays for it here as it would in a run. Prints tokens/s, the share of the matrix rate that this device was measured to have,
+the peak of device memory, and where the time goes.
 """
 
 from __future__ import annotations
@@ -162,15 +163,17 @@ def _where(trainer: Trainer, batch: Batch, ranks: Ranks) -> dict[str, float]:
     return dict(spent.most_common())
 
 
-def _config(directory: Path, recompute: str, fused: bool, together: bool) -> LearnerConfig:
+def _config(directory: Path, recompute: str, fused: bool, together: bool, rank: int) -> LearnerConfig:
     unused = {"checkpoint": {"dir": "unused"}, "publish": {"dir": "unused"}, "metrics_dir": "unused", "steps": 1}
     given = {"model": str(directory), "queue": {"url": "redis://unused", "run": "bench"}, "dtype": "bfloat16"}
-    chosen = {"recompute": recompute, "fused_kernels": fused, "grouped_experts": together}
+    chosen: dict[str, Any] = {"recompute": recompute, "fused_kernels": fused, "grouped_experts": together}
+    chosen |= {"lora": {"rank": rank, "alpha": 2 * rank}} if rank else {}
     return LearnerConfig.parse(given | unused | chosen, source="bench")
 
 
-def main(name: str = "", recompute: str = "full", kernels: str = "fused") -> None:
-    """Measures and prints. ``name``: one of SHAPES; ``recompute``: as learner.recompute; ``kernels``: "fused" or "plain"."""
+def main(name: str = "", recompute: str = "full", kernels: str = "fused", rank: str = "0") -> None:
+    """Measures and prints. ``name``: one of SHAPES; ``recompute``: as learner.recompute; ``kernels``: "fused" or "plain";
+    ``rank``: of adapters, 0 for full weights."""
     cuda_environment.prepare(1)  # torch reads it when it allocates device memory for the first time
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -183,7 +186,7 @@ def main(name: str = "", recompute: str = "full", kernels: str = "fused") -> Non
     rate = matrix_rate(device, 8192 if device.type == "cuda" else 1024)
     with tempfile.TemporaryDirectory() as directory:
         shape.write(Path(directory), device)
-        config = _config(Path(directory), recompute, kernels == "fused", shape.together)
+        config = _config(Path(directory), recompute, kernels == "fused", shape.together, int(rank))
         ranks = start(config.parallel, 0, 300)
         policy = load_policy(Path(directory), ranks, config)
     trainer, objective = Trainer(policy, config.optimizer, ranks), get(ObjectiveConfig())
@@ -201,6 +204,7 @@ def main(name: str = "", recompute: str = "full", kernels: str = "fused") -> Non
     layers = f"{select_backend(config).name}, {kernels} kernels"
     if any(isinstance(module, GroupedExperts) for module in policy.models[0].modules()):
         layers += ", experts together"
+    layers += f", adapters of rank {rank} alone are trained" if int(rank) else ""
     print(f"{name}, {device}, layers: {layers}, recompute: {recompute}, rows filled {fill:.3f}")
     print(f"{second:.3f} s a step (of {', '.join(f'{s:.3f}' for s in seconds)}), {tokens / second:,.0f} tokens/s")
     print(f"{shape.work(last) / second / rate:.3f} of the measured {rate / 1e12:.1f} TFLOP/s in bf16")

@@ -99,6 +99,13 @@ def test_it_says_what_the_cluster_needs():
         assert mount in needs, f"{mount} is not excluded by name"
 
 
+def test_it_names_the_only_place_that_has_the_clusters_domain():
+    holding = [path for path in (ROOT / "deploy").rglob("*.y*ml") if "cluster.local" in path.read_text()]
+    assert [path.parent.name for path in holding] == ["learner-nodes"]
+    assert holding[0].read_text().count("cluster.local") == 1
+    assert "`--rdzv-endpoint` (`learner-nodes`)" in section(2)
+
+
 def test_its_prometheus_scrapes_what_it_did_not_make_itself():
     commands_ = " ".join(line for line in section(2).splitlines() if line.startswith("    "))
     assert "bundle.yaml" not in commands_, "the operator alone has no Prometheus object"

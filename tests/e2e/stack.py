@@ -15,14 +15,16 @@ from typing import Any
 
 import psutil
 
-from learner.config import QueueConfig
+from learner.config import LoraConfig, QueueConfig
 from learner.queue import EmbeddedRedis, LearnerQueue, TakenGroup
 from leeway.v1 import rollout_pb2 as pb
 from rollout.data.demo_model import write_model
 from runtime.children import Child
 from tests.service.fleet import TOKENS, GatewayProcess
+from tests.tools.adapters import publish_adapter
 from tests.tools.published import publish
 
+ADAPTERS = LoraConfig(rank=8, alpha=2.0)  # with random matrices a larger scale leaves nothing of the model
 _START_S = 240  # a server's imports on a busy machine
 
 
@@ -79,6 +81,13 @@ class Stack:
         self.queue.publish(policy)
         self.queue.report(version, version, 0)
         shutil.rmtree(source)
+        return version
+
+    def publish_adapter(self) -> int:
+        """Publishes adapters of the model, drawn at random; returns the version."""
+        version, self.versions = self.versions, self.versions + 1
+        self.queue.publish(publish_adapter(self.model, self.directory / "weights", version, ADAPTERS))
+        self.queue.report(version, version, 0)
         return version
 
     def take(self) -> list[TakenGroup]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -15,23 +16,28 @@ import aiohttp
 import psutil
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from learner.queue import EmbeddedRedis
 from leeway.v1 import rollout_pb2 as pb
 from rollout.client import decode_ids
 from rollout.data.demo_model import write_model
+from rollout.engine.adapters import ServedAdapter
 from rollout.engine.errors import EngineError, RefusedError
 from rollout.engine.parsing import EngineParsers
 from rollout.engine.prompt_limits import PromptLimits
 from rollout.engine.response import Response
 from rollout.engine.sampling import Sampling
 from rollout.engine.sglang import Engine
-from tests.e2e.stack import Stack
+from tests.e2e.stack import ADAPTERS, Stack
 from tests.parallel.ranks import run_cases
 from tests.service.fleet import GatewayProcess
+from tests.tools.adapters import merge
 from tests.tools.published import write_manifest
 
 _OUTSTANDING = 64  # groups that wait until a test takes them
+PROMPTS = [[14, *digits, 11] for digits in ([3, 1, 4, 1, 5, 9], [2, 7, 1], [0], [9, 9, 8, 8, 7, 7, 6, 6])]
+GREEDY = Sampling(temperature=0.0, max_new_tokens=24, stop_ids=(12,))
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -51,6 +57,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, redis: EmbeddedRedis) -> Ite
         redis.url,
         limits={"vocab_size": 16, "group_size": [4, 4]},
         admission={"groups_per_step": _OUTSTANDING, "max_staleness": 0},
+        adapters={"rank": ADAPTERS.rank, "targets": list(ADAPTERS.targets)},
     )
     asyncio.run(gateway.ready())
     stack = Stack(directory, redis, gateway)
@@ -70,7 +77,7 @@ async def engine(stack: Stack) -> AsyncIterator[Engine]:
 async def test_groups_arrive_in_redis_with_the_version_that_made_them(stack: Stack):
     await stack.until(lambda: any(row["state"] == "stale" for row in stack.events("engine")), "server")
     assert stack.take() == []  # nothing is generated with weights that were never published
-    version = stack.publish()
+    version = stack.publish_adapter()
     group = (await stack.groups(of_version=version))[0]
     assert (group.task, group.temperature, len(group.responses)) == ("sort", 1.0, 4)
     prompt = decode_ids(group.prompt_tokens)
@@ -84,6 +91,36 @@ async def test_groups_arrive_in_redis_with_the_version_that_made_them(stack: Sta
         ended = tokens[-1] == 12
         assert response.finish_reason == (pb.FINISH_REASON_STOP if ended else pb.FINISH_REASON_LENGTH)
     assert [row["state"] for row in stack.events("engine")] == ["starting", "stale", "serving"]
+
+
+async def test_adapters_change_while_responses_run_and_equal_their_merged_forms(
+    stack: Stack, engine: Engine, tmp_path: Path
+):
+    old = stack.versions - 1
+    adapters = {version: ServedAdapter(f"test-{version}", version) for version in (old, old + 1)}
+    await engine.adapters.load(adapters[old], stack.weights(old))
+    endless = Sampling(temperature=1.0, max_new_tokens=56, stop_ids=())
+    running = asyncio.create_task(engine.generate([PROMPTS[0]] * 64, endless))
+    new = stack.publish_adapter()
+    await stack.groups(of_version=new)  # the worker has loaded it beside the one in use
+    await engine.adapters.load(adapters[new], stack.weights(new))
+    found = {new: await engine.generate(PROMPTS, GREEDY)}
+    assert {span.version for response in await running for span in response.spans} == {old}
+    await engine.adapters.load(adapters[old], stack.weights(old))
+    found[old] = await engine.generate(PROMPTS, GREEDY)
+    for version, responses in found.items():
+        merged = full_version(stack, version, tmp_path / str(version))
+        assert {span.version for response in responses for span in response.spans} == {version}
+        assert [response.tokens for response in responses] == await asyncio.to_thread(hugging_face, merged, PROMPTS, 24)
+    assert found[old] != found[new]
+
+
+def full_version(stack: Stack, version: int, directory: Path) -> Path:
+    """Writes what an adapter version yields."""
+    shutil.copytree(stack.model, directory)
+    adapters = list(load_file(stack.weights(version) / "adapter_model.safetensors").items())
+    save_file(merge(stack.model, adapters, ADAPTERS, torch.float32), directory / "model.safetensors", {"format": "pt"})
+    return directory
 
 
 async def test_parsers_of_the_engine_read_what_it_has_never_seen(engine: Engine):
@@ -122,18 +159,16 @@ def hugging_face(directory: Path, prompts: list[list[int]], length: int) -> list
 
 
 async def test_greedy_tokens_equal_hugging_faces_after_a_refit(stack: Stack, engine: Engine):
-    prompts = [[14, *digits, 11] for digits in ([3, 1, 4, 1, 5, 9], [2, 7, 1], [0], [9, 9, 8, 8, 7, 7, 6, 6])]
-    greedy = Sampling(temperature=0.0, max_new_tokens=24, stop_ids=(12,))
     before, version = stack.publish(), stack.publish()
     await stack.serving(version)
-    responses = await engine.generate(prompts, greedy)
+    responses = await engine.generate(PROMPTS, GREEDY)
     assert [response.tokens for response in responses] == await asyncio.to_thread(
-        hugging_face, stack.weights(version), prompts, 24
+        hugging_face, stack.weights(version), PROMPTS, 24
     )
     assert {span.version for response in responses for span in response.spans} == {version}
     # Not vacuous: the version before answers differently.
     assert [response.tokens for response in responses] != await asyncio.to_thread(
-        hugging_face, stack.weights(before), prompts, 24
+        hugging_face, stack.weights(before), PROMPTS, 24
     )
 
 

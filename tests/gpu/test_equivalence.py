@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.parallel.cells import layouts
+from tests.parallel.cells import Cell, layouts
 from tests.parallel.matrix import LIMITS, run
 
 pytestmark = [
@@ -19,15 +19,24 @@ pytestmark = [
 CELLS = [cell for cell in layouts() if cell.ranks == 1]
 
 
+def _limit(cell: Cell) -> float:
+    """The largest relative error of a gradient in bfloat16."""
+    return 0.1 if cell.model.startswith(("qwen", "llama", "mistral")) else 0.3  # of a mixture
+
+
 def test_one_device_equals_the_reference(tmp_path):
     off = [(result.cell, result.real) for result in run(CELLS, tmp_path) if not result.equal]
     assert not off, f"limits {LIMITS}: {off}"
 
 
 def test_bfloat16_with_every_fused_kernel_is_near_the_reference(tmp_path):
-    """Attention over the whole row in one call runs in bf16 only, whose relative precision is 2^-8."""
+    """Attention over the whole row in one call runs in bf16 only, whose relative precision is 2^-8.
+
+    In a mixture rounding sends some tokens to other experts than float64 does: plain operators on a CPU are off by 0.218
+    where the grouped product on an H200 is by 0.215.
+    """
     results = run([replace(cell, dtype="bfloat16") for cell in CELLS], tmp_path)
-    off = [(result.cell, result.real) for result in results if result.real.gradient > 0.1 or result.real.loss > 2e-2]
+    off = [(one.cell, one.real) for one in results if one.real.gradient > _limit(one.cell) or one.real.loss > 2e-2]
     assert not off
 
 

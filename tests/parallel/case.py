@@ -42,12 +42,15 @@ class Case:
                 "steps": 1,
                 "parallel": spec["parallel"],
                 "dtype": spec.get("dtype", "float32"),
-                "optimizer": {"clip_grad": spec["clip"], "betas": [0.9, 0.95], "eps": spec.get("eps", 1e-8)},
+                "optimizer": {"clip_grad": spec["clip"], "betas": [0.9, 0.95], "eps": spec.get("eps", 1e-8)}
+                | {"expert_bias_rate": spec.get("bias_rate", 0.0)},
                 "objective": spec.get("objective", {"name": "reinforce"}),
                 "recompute": spec.get("recompute", "none"),
                 "layers": spec.get("layers", "own"),
                 "overlap": spec.get("overlap"),
-                "grouped_experts": spec.get("grouped_experts", "auto"),
+                "lora": spec.get("lora"),
+                "replay_routing": spec.get("replay", False),
+                "grouped_experts": spec.get("grouped_experts", True),
                 "gradients": spec.get("gradients", "float32"),
                 "checkpoint": {"dir": "unused"},
                 "publish": {"dir": "unused"},
@@ -63,7 +66,7 @@ class Case:
         rows = json.loads(Path(spec["sequences"]).read_text()) if "sequences" in spec else []
         self.sequences = [_sequence(row) for row in rows]
         self.trainer = Trainer(self.policy, self.config.optimizer, self.ranks)
-        self._exporter: Exporter | None = None
+        self._exporters: dict[str, Exporter] = {}
 
     def batch(self, sequences: list[Sequence] | None = None) -> Batch:
         """Packs this data-parallel rank's share of ``sequences``, by default all of the reference run's."""
@@ -80,10 +83,14 @@ class Case:
         """Takes one step of REINFORCE on the whole batch."""
         return self.trainer.train_step(self.batch(), Reinforce(), self.spec["lr"])
 
-    def export(self, field: Field = "data") -> list[tuple[str, Tensor]]:
-        """This rank's share of the weights, or of the last step's gradients, under their Hugging Face names."""
-        self._exporter = self._exporter or Exporter(self.policy, self.ranks)
-        taken = self._exporter.begin(field=field)
+    def export(self, field: Field = "data", merged: bool = False) -> list[tuple[str, Tensor]]:
+        """This rank's share of the weights, or of the last step's gradients, under their Hugging Face names.
+
+        Where adapters are trained, those of all ranks, on rank 0, and nothing elsewhere; unless they are to be ``merged``.
+        """
+        form = "merged" if merged or self.config.lora is None else "adapter"
+        exporter = self._exporters[form] = self._exporters.get(form) or Exporter(self.policy, self.ranks, form=form)
+        taken = exporter.begin(field=field)
         tensors = [(name, tensor.clone()) for name, tensor in taken.shard()]
         taken.release()
         return tensors

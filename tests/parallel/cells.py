@@ -7,6 +7,7 @@ from typing import Any
 
 from learner.config import ObjectiveConfig, ParallelConfig
 from learner.objectives import get, names
+from tests.parallel.reference_adapters import TARGETS
 
 PADDED = 12  # micro-batches: so many that each sequence has a row of its own, most of it padding
 LONGEST = 144  # tokens that such a row is padded to
@@ -19,6 +20,8 @@ class Cell:
     Attributes:
         ranks: number of ranks; data parallelism takes what ``parallel`` leaves of them.
         micro_batches: least number of micro-batches on a data-parallel rank.
+        adapted: projections whose adapters are trained; empty: the weights are.
+        replay: whether tokens go to the experts of made-up records.
     """
 
     model: str
@@ -31,6 +34,8 @@ class Cell:
     dtype: str = "float32"
     overlap: bool | None = None
     bucket: int | None = None
+    adapted: tuple[str, ...] = ()
+    replay: bool = False
 
     @property
     def data(self) -> int:
@@ -54,9 +59,11 @@ class Cell:
 
     @property
     def title(self) -> str:
-        """The objective with its options."""
+        """The objective with its options, and which adapters are trained, if any are."""
         extra = {key: value for key, value in self.objective.items() if key != "name"}
-        return self.objective["name"] + "".join(f" {key}={value}" for key, value in extra.items())
+        words = [self.objective["name"], *(f"{key}={value}" for key, value in extra.items())]
+        words += [f"adapters: {'all' if self.adapted == TARGETS else ' '.join(self.adapted)}"] if self.adapted else []
+        return " ".join(words)
 
 
 def behaviour_free() -> list[str]:
@@ -80,15 +87,15 @@ def layouts() -> list[Cell]:
         Cell("llama untied", 1, micro_batches=PADDED),
         Cell("qwen3 untied", 1, micro_batches=1, recompute="full"),
         Cell("qwen3 untied", 2, TP2),
-        Cell("qwen2 untied", 2, SP2, asympo),
+        Cell("qwen2 untied", 2, SP2, asympo, adapted=("q_proj", "v_proj", "up_proj", "down_proj")),
         Cell("llama tied", 2, SP2, micro_batches=PADDED),
-        Cell("llama tied", 2, TP2, recompute="selective"),
+        Cell("llama tied", 2, TP2, asympo, recompute="selective", adapted=TARGETS),
         Cell("qwen2 tied", 2, PP2, asympo),
         Cell("qwen3 untied", 2, PP2, micro_batches=PADDED),
         Cell("qwen2 tied", 2, VPP),
         Cell("qwen3 tied", 2, VPP, asympo, micro_batches=3),
         Cell("llama untied", 2, VPP, micro_batches=PADDED, recompute="full"),
-        Cell("qwen2 tied", 2, {}, asympo),
+        Cell("qwen2 tied", 2, {}, asympo, adapted=TARGETS, overlap=True),
         Cell("qwen3 untied", 4, {}, micro_batches=1),
         Cell("mistral untied", 4, SP2 | PP2),
         Cell("qwen2 untied", 4, SP2, asympo, recompute="full"),
@@ -96,7 +103,7 @@ def layouts() -> list[Cell]:
         Cell("llama untied", 4, VPP, asympo),
         Cell("qwen2 tied", 4, PP4, micro_batches=4),
         Cell("qwen3 untied", 4, TP2 | PP2, micro_batches=PADDED),
-        Cell("qwen2 tied", 4, SP2 | VPP, recompute="full"),
+        Cell("qwen2 tied", 4, SP2 | VPP, recompute="full", adapted=TARGETS),
         Cell("qwen2 tied", 2, CP2, asympo),
         Cell("llama untied", 2, CP2, micro_batches=PADDED, recompute="selective"),
         Cell("qwen3 untied", 4, CP2, micro_batches=1),
@@ -104,16 +111,16 @@ def layouts() -> list[Cell]:
         Cell("qwen3 tied", 4, VPP | CP2, micro_batches=3),
         Cell("qwen2 untied", 4, PP2 | CP2, asympo),
         Cell("llama untied", 4, CP4, recompute="selective"),
-        Cell("moe untied", 4, CP2 | EP2, asympo),
+        Cell("glm untied", 4, CP2 | EP2, asympo, replay=True),
         Cell("moe untied", 1, objective=asympo),
         Cell("moe tied", 1, micro_batches=PADDED, recompute="full"),
-        Cell("moe untied", 2, EP2, asympo),
-        Cell("moe untied", 2, SP2),
-        Cell("moe tied", 2, SP2 | EP2, asympo, recompute="full"),
+        Cell("deepseek untied", 2, SP2 | EP2),
+        Cell("deepseek untied", 4, PP2 | CP2, recompute="selective"),
+        Cell("glm untied", 2, SP2 | EP2, asympo, recompute="full", replay=True),
         Cell("moe untied", 4, EP2, micro_batches=1),
         Cell("moe tied", 4, SP4 | EP4, recompute="selective"),
-        Cell("moe untied", 4, PP2 | EP2, asympo, recompute="selective"),
-        Cell("moe untied", 4, SP2 | VPP | EP2, micro_batches=3),
+        Cell("glm untied", 4, PP2 | EP2, asympo, recompute="selective"),
+        Cell("moe untied", 4, SP2 | VPP | EP2, asympo, micro_batches=3, replay=True),
     ]
 
 

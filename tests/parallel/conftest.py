@@ -1,4 +1,4 @@
-"""Fixtures of the parallel tests: small models, their Hugging Face reference runs, and torchrun."""
+"""Fixtures of the parallel tests: small models, their Hugging Face reference runs, and ranks that run cases."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ import torch
 import transformers
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers.models.glm4_moe.modeling_glm4_moe import Glm4MoeTopkRouter
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeTopKRouter
 
 from tests.parallel.ranks import run_cases
-from tests.parallel.reference import EXPERTS, on_disk
+from tests.parallel.reference import EXPERTS, SIGMOID, correction_biases, on_disk
 
 LR, CLIP, STEPS = 1e-3, 0.05, 6
+BIAS_RATE = 0.05  # of the correction biases of sigmoid routers
 SMALL: dict[str, Any] = {
     "vocab_size": 96, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 4, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": 512, "rms_norm_eps": 1e-6,
@@ -35,12 +37,13 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "qwen3": lambda: transformers.Qwen3Config(**SMALL | UNEVEN, tie_word_embeddings=False, head_dim=32),
     "llama": lambda: transformers.LlamaConfig(**SMALL, tie_word_embeddings=False, rope_parameters=LLAMA3),
     "moe": lambda: transformers.Qwen3MoeConfig(**SMALL, **EXPERTS, norm_topk_prob=True),
+    "glm": lambda: transformers.Glm4MoeConfig(**SMALL, **SIGMOID, tie_word_embeddings=False),
 }
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A model, and the results of plain Hugging Face training in one process.
+    """A model, and the results of plain Hugging Face training in one process; sigmoid routers are balanced by BIAS_RATE.
 
     Attributes:
         losses: losses of six steps.
@@ -130,8 +133,8 @@ def _reference(directory: Path, sequences: Path, rows: list[dict[str, Any]]) -> 
     torch.manual_seed(0)
     architecture = transformers.AutoModelForCausalLM.from_config(CONFIGS[directory.name]()).float()
     with torch.no_grad():  # as large as trained weights, norms and biases off their defaults
-        for parameter in architecture.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.08)
+        for tensor in (*architecture.parameters(), *correction_biases(architecture).values()):
+            tensor.add_(torch.randn_like(tensor) * 0.08)
     architecture.save_pretrained(directory)
     model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0)
@@ -139,6 +142,7 @@ def _reference(directory: Path, sequences: Path, rows: list[dict[str, Any]]) -> 
     gradient, trained, norm, entropy, first = {}, {}, 0.0, 0.0, {}
     for step in range(STEPS):
         optimizer.zero_grad()
+        experts.clear()
         loss, step_entropy = _loss(model, rows)
         loss.backward()
         losses.append(loss.item())
@@ -149,24 +153,38 @@ def _reference(directory: Path, sequences: Path, rows: list[dict[str, Any]]) -> 
         total = torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         norm = total.item() if step == 0 else norm
         optimizer.step()
+        _balance(model, experts)
         if step == 2:
             trained = _weights(model)
     return Reference(directory, sequences, losses, norm, entropy, initial, gradient, trained, first)
 
 
 def _count_experts(model: Any) -> dict[str, Tensor]:
-    """Tokens that each expert is sent, by the number of its layer; filled as the model runs."""
+    """Tokens that each expert is sent, by the number of its layer; filled as the model runs, until it is cleared."""
     counts: dict[str, Tensor] = {}
 
     def count(layer: str, router: Any, output: tuple[Tensor, ...]) -> None:
-        chosen = output[0].detach().topk(router.top_k).indices.flatten()
+        by = output[0].detach()
+        if isinstance(router, Glm4MoeTopkRouter):
+            by = by.sigmoid() + router.e_score_correction_bias
+        chosen = by.topk(router.top_k).indices.flatten()
         counts[layer] = counts.get(layer, 0) + chosen.bincount(minlength=output[0].shape[-1])
 
     for name, module in model.named_modules():
-        if isinstance(module, Qwen3MoeTopKRouter):
+        if isinstance(module, (Qwen3MoeTopKRouter, Glm4MoeTopkRouter)):
             layer = name.split(".")[2]
             module.register_forward_hook(lambda router, _, output, layer=layer: count(layer, router, cast(Any, output)))
     return counts
+
+
+@torch.no_grad()
+def _balance(model: Any, experts: dict[str, Tensor]) -> None:
+    """Raises the bias of every expert with fewer tokens than the mean of its layer, and lowers those of the others."""
+    for name, bias in correction_biases(model).items():
+        load = experts[name.split(".")[2]].double()
+        for expert, tokens in enumerate(load):
+            if tokens != load.mean():
+                bias[expert] += BIAS_RATE if tokens < load.mean() else -BIAS_RATE
 
 
 def _loss(model: Any, rows: list[dict[str, Any]]) -> tuple[Tensor, float]:
@@ -183,4 +201,4 @@ def _loss(model: Any, rows: list[dict[str, Any]]) -> tuple[Tensor, float]:
 
 
 def _weights(model: Any) -> dict[str, Tensor]:
-    return on_disk(dict(model.named_parameters()))
+    return on_disk(dict(model.named_parameters()) | correction_biases(model))

@@ -25,6 +25,7 @@ from learner.config import ObjectiveConfig
 from tests.parallel.cells import Cell, layouts, objectives
 from tests.parallel.ranks import run_cases
 from tests.parallel.reference import CLIP, OPTIMIZER, STEPS, Expected, expect, prompts, save_model
+from tests.parallel.reference_adapters import ALPHA, RANK
 
 CAUGHT = 3.0  # times the limit that a planted error must exceed
 
@@ -86,12 +87,13 @@ def run(cells: Sequence[Cell], directory: Path, say: Callable[[str], None] = lam
     )
     say("the references: Hugging Face transformers, float64")
     torch.set_num_threads(1)  # more of them only get in each other's way at this size
-    expected: dict[tuple[str, str], Expected] = {}
+    expected: dict[tuple[str, str, bool], Expected] = {}
     results = []
     for name, cell in zip(names, cells, strict=True):
-        key = (cell.model, cell.title)
+        key = (cell.model, cell.title, cell.replay)
         if key not in expected:
-            expected[key] = expect(directory / cell.model, rows, ObjectiveConfig(**cell.objective))
+            objective = ObjectiveConfig(**cell.objective)
+            expected[key] = expect(directory / cell.model, rows, objective, cell.adapted, cell.replay)
         results.append(_result(name, cell, expected[key], directory))
     return results
 
@@ -100,7 +102,9 @@ def spec(name: str, cell: Cell, directory: Path, rows: list[dict[str, Any]]) -> 
     """The case of tests/parallel/worker.py that runs a cell."""
     where = {"name": name, "run": "cell", "world": cell.ranks, "model": str(directory / cell.model)}
     step = {"lr": OPTIMIZER["lr"], "eps": OPTIMIZER["eps"], "clip": CLIP, "steps": STEPS, "prompts": rows}
-    return where | step | {key: value for key, value in asdict(cell).items() if key not in ("model", "ranks")}
+    values = {key: value for key, value in asdict(cell).items() if key not in ("model", "ranks", "adapted")}
+    lora = {"rank": RANK, "alpha": ALPHA, "targets": cell.adapted} if cell.adapted else None
+    return where | step | values | {"lora": lora}
 
 
 def _result(name: str, cell: Cell, expected: Expected, directory: Path) -> Result:

@@ -99,7 +99,7 @@ def _publish(case: Case, config: LearnerConfig, behaviour: Behaviour) -> None:
             case.step()  # while it is written
             average.update()
         publisher.wait()
-    case.keep("now", case.export())
+    case.keep("now", case.export(merged=True))
     if registry is not None:
         assert not registry.failures
         policies = [json_format.MessageToDict(policy) for policy in registry.policies]

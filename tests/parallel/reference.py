@@ -16,7 +16,12 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor
+from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3TopkRouter
+from transformers.models.glm4_moe.modeling_glm4_moe import Glm4MoeTopkRouter
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeTopKRouter
+
+from tests.parallel.reference_adapters import adapt, save_adapters
+from tests.parallel.reference_routing import replay
 
 STEPS = 3
 OPTIMIZER = {
@@ -44,6 +49,15 @@ ODD_VOCABULARY: dict[str, Any] = {"vocab_size": 97}
 ODD_LAYERS: dict[str, Any] = {"num_hidden_layers": 5}
 ONE_GROUP: dict[str, Any] = {"num_key_value_heads": 1}
 EXPERTS: dict[str, Any] = {"head_dim": 32, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
+SIGMOID: dict[str, Any] = {
+    "head_dim": 32, "n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2, "moe_intermediate_size": 48,
+    "first_k_dense_replace": 1, "norm_topk_prob": True, "routed_scaling_factor": 1.5,
+}  # fmt: skip
+LATENT: dict[str, Any] = {
+    "num_key_value_heads": 4, "head_dim": 8, "q_lora_rank": 28, "kv_lora_rank": 20, "qk_nope_head_dim": 12,
+    "qk_rope_head_dim": 8, "v_head_dim": 10, "n_routed_experts": 8, "n_group": 2, "topk_group": 1,
+    "num_nextn_predict_layers": 0,
+}  # fmt: skip
 UNDECIDED = 3e-5  # see expect
 MODELS: dict[str, Callable[[], Any]] = {
     "qwen2 tied": lambda: transformers.Qwen2Config(**SMALL | ODD_VOCABULARY, tie_word_embeddings=True),
@@ -64,6 +78,12 @@ MODELS: dict[str, Callable[[], Any]] = {
     ),
     "moe untied": lambda: transformers.Qwen3MoeConfig(
         **SMALL, **EXPERTS, tie_word_embeddings=False, norm_topk_prob=True
+    ),
+    "glm untied": lambda: transformers.Glm4MoeConfig(
+        **SMALL | ODD_LAYERS, **SIGMOID, tie_word_embeddings=False, attention_bias=True, use_qk_norm=True
+    ),
+    "deepseek untied": lambda: transformers.DeepseekV3Config(
+        **SMALL | SIGMOID | LATENT, tie_word_embeddings=False, attention_bias=True, rope_parameters=YARN
     ),
 }
 
@@ -268,18 +288,27 @@ def save_model(directory: Path, name: str) -> None:
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(MODELS[name]()).float()
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.08)
+        for tensor in (*model.parameters(), *correction_biases(model).values()):
+            tensor.add_(torch.randn_like(tensor) * 0.08)
     model.save_pretrained(directory)
+    save_adapters(directory, model)
 
 
-def expect(directory: Path, rows: list[dict[str, Any]], objective: Any) -> Expected:
-    """Trains the model for all steps.
+def expect(
+    directory: Path,
+    rows: list[dict[str, Any]],
+    objective: Any,
+    adapted: tuple[str, ...] = (),
+    replayed: bool = False,
+) -> Expected:
+    """Trains the model, or adapters of it, for all steps.
 
     Args:
         directory: the model.
         rows: prompts with their responses.
         objective: anything with ``name`` and the objective's constants as attributes.
+        adapted: projections whose adapters are trained; empty: all weights are.
+        replayed: whether tokens go to the experts of made-up records.
 
     Raises:
         AssertionError: a token is nearly undecided between two experts. Its loss jumps there, and rounding would choose the
@@ -287,9 +316,13 @@ def expect(directory: Path, rows: list[dict[str, Any]], objective: Any) -> Expec
     """
     plain = {"dtype": torch.float64, "experts_implementation": "eager"}  # grouped kernels know no float64
     model = transformers.AutoModelForCausalLM.from_pretrained(directory, **plain)
-    gaps = watch_routers(model, _pad([torch.ones(len(tokens), dtype=torch.bool) for tokens in _rows(rows)]))
-    optimizer = torch.optim.AdamW(model.parameters(), **OPTIMIZER)
-    start = on_disk(dict(model.named_parameters()))
+    live = _pad([torch.ones(len(tokens), dtype=torch.bool) for tokens in _rows(rows)])
+    if replayed:
+        live = live & replay(model, _rows(rows))
+    gaps = watch_routers(model, live)
+    trained = adapt(directory, model, adapted) if adapted else dict(model.named_parameters())
+    optimizer = torch.optim.AdamW(trained.values(), **OPTIMIZER)
+    start = on_disk(trained)
     expected, means = Expected(), Means()
     for step in range(1, STEPS + 1):
         optimizer.zero_grad()
@@ -302,21 +335,26 @@ def expect(directory: Path, rows: list[dict[str, Any]], objective: Any) -> Expec
         expected.scales.append(scales(groups))
         if objective.name == "asympo":
             means.update(groups, objective)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        torch.nn.utils.clip_grad_norm_(trained.values(), CLIP)
         expected.losses.append(loss.item())
         if step == 1:
-            gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+            gradients = {name: p.grad for name, p in trained.items() if p.grad is not None}
             expected.gradient = on_disk(gradients)
         optimizer.step()
         if step in (1, STEPS):
-            now = on_disk(dict(model.named_parameters()))
+            now = on_disk(trained)
             expected.updates[step] = {name: value - start[name] for name, value in now.items()}
     assert min(gaps, default=math.inf) > UNDECIDED, f"{directory.name}: {min(gaps)} between two experts' logits"
     return expected
 
 
+def correction_biases(model: Any) -> dict[str, Tensor]:
+    """Buffers of routers by name, which are no parameters: experts are chosen with them, and no gradient reaches them."""
+    return {name: tensor for name, tensor in model.named_buffers() if name.endswith("e_score_correction_bias")}
+
+
 def watch_routers(model: Any, live: Tensor | None = None) -> list[float]:
-    """Records, each time a router runs, the least distance of any token's last chosen logit to the next one.
+    """Records, each time a router runs, the least distance of any token's last chosen logit or score to the next one.
 
     Args:
         live: [rows, width] bool, false where rows are padded; None if they are not padded.
@@ -328,13 +366,31 @@ def watch_routers(model: Any, live: Tensor | None = None) -> list[float]:
 
     def watch(router: Any, _: Any, output: tuple[Tensor, ...]) -> None:
         logits = output[0].detach() if live is None else output[0].detach()[live.flatten()]
-        best = logits.topk(router.top_k + 1).values
-        gaps.append((best[:, -2] - best[:, -1]).min().item())
+        for scores, chosen in _choices(router, logits):
+            best = scores.topk(chosen + 1).values
+            gaps.append((best[:, -2] - best[:, -1]).min().item())
 
     for module in model.modules():
-        if isinstance(module, Qwen3MoeTopKRouter):
+        if isinstance(module, (Qwen3MoeTopKRouter, Glm4MoeTopkRouter, DeepseekV3TopkRouter)):
             module.register_forward_hook(watch)
     return gaps
+
+
+def _choices(router: Any, logits: Tensor) -> Iterator[tuple[Tensor, Any]]:
+    """What a router chooses by, [tokens, candidates], and how many of them: experts, or groups and then experts of those."""
+    if isinstance(router, Qwen3MoeTopKRouter):
+        yield logits, router.top_k
+        return
+    # A sigmoid moves by a quarter of what its logit moves by, or less.
+    scores = 4 * (logits.sigmoid() + router.e_score_correction_bias)
+    count: Any = router.num_group
+    if isinstance(router, DeepseekV3TopkRouter) and count > 1:
+        groups = scores.unflatten(-1, (count, -1))
+        best = groups.topk(2).values.sum(-1)
+        yield best, router.topk_group
+        chosen = best.topk(router.topk_group).indices[..., None].expand(-1, -1, groups.shape[-1])
+        scores = groups.gather(1, chosen).flatten(1)
+    yield scores, router.top_k
 
 
 def _score(model: Any, rows: list[dict[str, Any]]) -> Groups:

@@ -49,13 +49,17 @@ Rows = dict[int, list[tuple[int, int, float, float]]]
 
 
 @pytest.mark.parametrize(
-    ("model", "published", "layouts"),
-    [("qwen3", "float32", LAYOUTS), ("qwen2", "bfloat16", LAYOUTS), ("moe", "float32", SHARED)],
-    ids=["qwen3", "qwen2", "moe"],
+    ("model", "changes", "layouts"),
+    [
+        ("qwen3", {"published": "bfloat16"}, LAYOUTS),
+        ("qwen2", {"published": "float32", "lora": {"rank": 8, "alpha": 24}}, LAYOUTS),
+        ("moe", {"published": "float32"}, SHARED),
+    ],
+    ids=["qwen3", "adapters of qwen2", "moe"],
 )
 def test_recomputed_log_probabilities_are_those_of_the_published_weights(
     model: str,
-    published: str,
+    changes: dict[str, Any],
     layouts: dict[str, dict[str, Any]],
     references: dict[str, Reference],
     launch: Callable[[int, list[dict[str, Any]]], dict[str, Outcome]],
@@ -64,7 +68,7 @@ def test_recomputed_log_probabilities_are_those_of_the_published_weights(
     reference, versions = references[model], tmp_path / "weights"
     common = {
         "run": "recompute", "model": str(reference.directory), "sequences": str(reference.sequences), "lr": 3e-2,
-        "versions": str(versions), "published": published, "objective": MASKED_OVER_THE_STEP,
+        "versions": str(versions), "objective": MASKED_OVER_THE_STEP, **changes,
     }  # fmt: skip
     cases = launch(4, [{"name": name, **common, **layout} for name, layout in layouts.items()])
     sequences = json.loads(reference.sequences.read_text())

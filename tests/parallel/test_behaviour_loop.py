@@ -1,5 +1,5 @@
-"""The learner's loop with an objective that needs log mu: killed, resumed, and one version deleted; then groups that nobody
-judged, and responses of several segments. Real Redis; the test plays gateway and fleet."""
+"""The learner's loop with adapters and an objective that needs log mu: killed, resumed, and one version deleted; then groups
+that nobody judged, and responses of several segments. Real Redis; the test plays gateway and fleet."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ from typing import Any
 import pytest
 import transformers
 
+from learner.checkpoint.store import completed, read_state
 from learner.config import LearnerConfig, QueueConfig
 from learner.queue import EmbeddedRedis, imbalances, read_ledgers
 from leeway.v1 import rollout_pb2 as pb
 from runtime.children import Child
+from runtime.version_format.base_digest import weights_digest
 from tests.parallel.conftest import SMALL
 from tests.parallel.test_rollback import fill, group
 
@@ -65,6 +67,7 @@ class Loop:
             "optimizer": {"lr": 1e-2}, "checkpoint": {"dir": str(directory / "checkpoints"), "every": 2},
             "publish": {"dir": str(directory / "weights"), "keep": 2}, "objective": {"name": "topr", "kl_coef": 0.01},
             "behaviour": {"drift_every": 1}, "refill": {"enabled": False}, "lr_control": {"mode": "ess"},
+            "lora": {"rank": 4, "alpha": 64},
         }  # fmt: skip
         LearnerConfig.parse(settings, "test").write(directory / "learner.json")
         self.child = self.start()
@@ -178,3 +181,6 @@ def test_log_mu_survives_a_kill_and_a_lost_version_is_not_trained_on(loop: Loop)
     (ledger,) = read_ledgers(loop.queue.url, "loop")
     assert not imbalances(ledger)
     assert (ledger.trained, ledger.expired) == (STEPS * GROUPS, 1)
+    pinned = read_state(completed(loop.directory / "checkpoints")[-1]).extra["model"]
+    assert pinned["digest of the weights"] == weights_digest(loop.directory / "model"), "another base will be refused"
+    assert pinned["learner.lora"]["rank"] == 4

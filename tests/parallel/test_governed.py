@@ -21,14 +21,23 @@ LAYOUTS: dict[str, dict[str, Any]] = {
         "world": 4, "parallel": {"context": 2, "pipeline": 2, "virtual_pipeline": 2}, "overlap": True,
     },
 }  # fmt: skip
+ADAPTERS: dict[str, dict[str, Any]] = {
+    "adapters": {"world": 2, "parallel": {}, "saves": True},
+    "adapters resumed": {
+        "world": 4, "parallel": {"tensor": 2, "pipeline": 2, "sequence": True}, "from": SAVED, "of": "adapters",
+    },
+}  # fmt: skip
 COMMON = {"run": "governed", "lr": LR, "eps": 1e-4, "micro_batches": 2, "every_step": False, "saves": False, "from": 0}
 
 
 def test_layouts_agree_and_a_resume_is_exact(references, launch, tmp_path: Path):
     reference = references["qwen3"]
     common = COMMON | {"model": str(reference.directory), "sequences": str(reference.sequences)}
+    adapted = common | {"checkpoint": str(tmp_path / "adapters"), "lora": {"rank": 4, "alpha": 32}}
     common["checkpoint"] = str(tmp_path / "checkpoint")
-    runs = launch(4, [{"name": name, **common, **layout} for name, layout in LAYOUTS.items()])
+    cases = [{"name": name, **common, **layout} for name, layout in LAYOUTS.items()]
+    runs = launch(4, [*cases, *({"name": name, **adapted, **layout} for name, layout in ADAPTERS.items())])
+    _check_adapters(tmp_path / "adapters", *map(runs.pop, ADAPTERS))
     one = runs["one rank"]
     _check_governor(one.values)
     _check_average(one)
@@ -48,6 +57,21 @@ def test_layouts_agree_and_a_resume_is_exact(references, launch, tmp_path: Path)
                 assert (tensors[tensor] - expected[tensor]).abs().max() < 2e-5, (name, kept, tensor)
     # Shared out: two data ranks together keep one average, as one rank does. (A tied output layer counts on both its stages.)
     assert runs["data"].values["bytes"] == one.values["bytes"] == 4 * sum(map(torch.numel, average.values()))
+
+
+def _check_adapters(checkpoint: Path, whole: Any, resumed: Any) -> None:
+    """A run that goes on from a checkpoint of its adapters, under another layout, ends where the undisturbed one does."""
+    for kept in ("weights", "average"):
+        found, expected = resumed.tensors(kept), whole.tensors(kept)
+        assert found.keys() == expected.keys()
+        for name, tensor in expected.items():
+            assert (found[name] - tensor).abs().max() < 2e-5, (kept, name)
+    assert resumed.values["rates"] == pytest.approx(whole.values["rates"][SAVED:], rel=1e-4)
+    numbers = sum(map(torch.numel, whole.tensors("weights").values()))
+    assert whole.values["bytes"] == 4 * numbers, "the average is of the adapters"
+    written = sum(file.stat().st_size for file in checkpoint.glob("*.distcp"))
+    model = sum(map(torch.numel, whole.tensors("average").values()))
+    assert written < 5 * 4 * model / 3, "weights, fp32 weights, two moments and the average, of adapters only"
 
 
 def _check_governor(values: dict[str, Any]) -> None:

@@ -41,9 +41,13 @@ class Observed:
 
 @contextlib.asynccontextmanager
 async def serving(
-    directory: Path, servers: ScriptedEngine | Sequence[ScriptedEngine], observed: Observed, **settings: Any
+    directory: Path,
+    servers: ScriptedEngine | Sequence[ScriptedEngine],
+    observed: Observed,
+    adapter: str | None = None,
+    **settings: Any,
 ) -> AsyncIterator[EnginePool]:
-    """A pool in front of servers, all of which serve version 3; further settings of ``engine``."""
+    """A pool in front of servers, all of which serve version 3, full or an adapter; further settings of ``engine``."""
     servers = [servers] if isinstance(servers, ScriptedEngine) else servers
     (directory / "manifest.json").write_text("{}")
     engine = {"urls": [server.url for server in servers], "request_timeout_s": 60.0, **settings}
@@ -53,7 +57,7 @@ async def serving(
     async with EnginePool.open(config, 16, observed, decode) as pool:
         running = asyncio.create_task(pool.run())
         try:
-            await pool.load(Version(3, directory))
+            await pool.load(Version(3, directory, adapter))
             await until(lambda: pool.serving() == len(servers), "engines")
             yield pool
         finally:

@@ -171,6 +171,8 @@ class ScriptedEngine:
         aborted: ids of the requests that were aborted.
         loads: what /v1/loads says of its ranks; None: it is not there.
         key: what every request but /health must present; empty: nothing.
+        lora: names and paths of the adapters that are loaded; None: it was started without LoRA.
+        unloaded: names of those that were unloaded.
     """
 
     def __init__(self) -> None:
@@ -191,6 +193,8 @@ class ScriptedEngine:
         self.aborted: list[str] = []
         self.loads: list[dict[str, Any]] | None = None
         self.key = ""
+        self.lora: dict[str, str] | None = None
+        self.unloaded: list[str] = []
         self.update_status = 200
         self.answer: Callable[[list[int]], list[int]] = lambda _: [1, 12]
         self.spans: list[dict[str, Any]] | None = None
@@ -205,6 +209,7 @@ class ScriptedEngine:
     async def start(self) -> ScriptedEngine:
         """Listens on a free port, or again on the one it had; holds the initial weights."""
         self.version = "default"
+        self.lora = None if self.lora is None else {}
         app = web.Application(middlewares=[self._only_with_key])
         app.router.add_get("/model_info", self._model_info)
         app.router.add_get("/health", self._health)
@@ -213,6 +218,9 @@ class ScriptedEngine:
         app.router.add_post("/generate", self._generate)
         app.router.add_post("/abort_request", self._abort)
         app.router.add_post("/update_weights_from_disk", self._update)
+        app.router.add_get("/v1/models", self._models)
+        app.router.add_post("/load_lora_adapter", self._load_adapter)
+        app.router.add_post("/unload_lora_adapter", self._unload_adapter)
         for name in ("pause_generation", "continue_generation"):
             app.router.add_post(f"/{name}", self._control)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
@@ -257,10 +265,29 @@ class ScriptedEngine:
             self.version = self.bodies[-1]["weight_version"]
         return web.json_response({"success": self.update_status == 200}, status=self.update_status)
 
+    async def _models(self, _: web.Request) -> web.Response:
+        return web.json_response({"data": [{"id": name} for name in ("model", *(self.lora or ()))]})
+
+    async def _load_adapter(self, request: web.Request) -> web.Response:
+        self.calls.append(request.path)
+        body = await request.json()
+        if self.lora is None or body["lora_name"] in self.lora:
+            why = "LoRA is not enabled" if self.lora is None else "it is already loaded"
+            return web.json_response({"success": False, "error_message": why}, status=400)
+        self.lora[body["lora_name"]] = body["lora_path"]
+        return web.json_response({"success": True})
+
+    async def _unload_adapter(self, request: web.Request) -> web.Response:
+        name = (await request.json())["lora_name"]
+        self.unloaded.append(name)
+        return web.json_response({"success": bool((self.lora or {}).pop(name, None))})
+
     async def _generate(self, request: web.Request) -> web.StreamResponse:
         self.calls.append(request.path)
         body = await request.json()
         self.bodies.append(body)
+        if body.get("lora_path") not in (None, *(self.lora or ())):
+            return web.json_response({"error": f"never been loaded: {body['lora_path']}"}, status=400)
         if (reply := self.reply(body)) is not None:
             return reply
         if self.status == 0:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from learner.config import CheckpointConfig, ParallelConfig, PublishConfig
-from learner.config.memory import RankMemory, checkpoint_bytes, memory_by_stage, parameter_count
+from learner.config import CheckpointConfig, LoraConfig, ParallelConfig, PublishConfig
+from learner.config.memory import RankMemory, adapter_count, checkpoint_bytes, memory_by_stage, parameter_count
 from learner.config.workload import Workload
 
 FILE = Path(__file__).parents[2] / "deploy" / "README.md"
@@ -52,6 +52,10 @@ class Column:
         stages = memory_by_stage(self.config, replace(self.work, recompute=recompute))
         return max(stages, key=lambda stage: stage.model)
 
+    def adapted(self) -> Column:
+        """This column with adapters in place of the weights trained."""
+        return replace(self, work=replace(self.work, lora=_LORA))
+
     def node(self) -> int:
         """Host memory that the ranks of one node need, for a checkpoint and a version."""
         return min(GPUS_A_NODE, self.work.world) * max(stage.host for stage in memory_by_stage(self.config, self.work))
@@ -66,6 +70,8 @@ COLUMNS = [
         ("70B, 32: TP8 PP2 DP2", B70, 8, 2, 32),
     )
 ]
+_LORA = LoraConfig(rank=32, alpha=64)
+_ADAPTED = "`[learner.lora]` of rank 32"
 _CHECKPOINTS = CheckpointConfig.model_fields["keep"].default + 2
 _VERSIONS = PublishConfig.model_fields["keep"].default + 2 + 1
 _ROWS: list[tuple[str, Callable[[Column], float]]] = [
@@ -80,7 +86,9 @@ _ROWS: list[tuple[str, Callable[[Column], float]]] = [
     ("GPU: Adam's step, after these", lambda column: column.rank("full").update),
     ('**GPU at once, `"full"`**', lambda column: column.rank("full").model),
     ('GPU at once, `"none"`', lambda column: column.rank("none").model),
+    (f'GPU at once, `"full"`, {_ADAPTED}', lambda column: column.adapted().rank("full").model),
     ("a checkpoint: 14 P", lambda column: _checkpoint(column)),
+    (f"a checkpoint, {_ADAPTED}", lambda column: checkpoint_bytes(adapter_count(column.config, _LORA), "bfloat16")),
     (f"host memory of a node of {GPUS_A_NODE} GPUs, or of 4", Column.node),
     (f"disk: {_CHECKPOINTS} checkpoints", lambda column: _CHECKPOINTS * _checkpoint(column)),
     (

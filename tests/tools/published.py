@@ -38,7 +38,7 @@ def write_manifest(
     directory: Path,
     version: int,
     config_of: Path | None = None,
-    changes: dict[str, int] | None = None,
+    changes: Mapping[str, Any] | None = None,
     digests: Mapping[str, str] | None = None,
 ) -> rollout_pb2.Policy:
     """Writes a manifest of the files that the directory contains now; returns the version's announcement.

@@ -17,7 +17,7 @@ _OTHERS = {
     "configs/": "Run files: one TOML file is one run.",
     "deploy/": "Images, Kubernetes, Prometheus, Grafana, the runbook.",
     "docs/": "The architecture on one page, and the objectives with their formulas and sources.",
-    "tests/": "unit (mirrors the rooms), service, parallel, e2e, chaos, deploy, bench, gpu, soak, fuzz, tools.",
+    "tests/": "unit (mirrors the rooms), service, parallel, e2e, chaos, deploy, bench, gpu, soak, fuzz, families, tools.",
 }
 
 

@@ -29,6 +29,7 @@ class VarlenStandIn:
         assert (type(longest_q), longest_q, longest_k) == (int, max(lengths), max(lengths))
         assert int(of_q[0]) == 0
         assert len(q) == len(k) == len(v) == int(of_q[-1]), "the kernel does not write the output of other tokens"
+        assert q.shape[-1] == k.shape[-1] == v.shape[-1], "the kernel wants heads of one width"
         assert all(t.stride(-1) == 1 for t in (q, k, v))
         assert v.is_contiguous()
         return _Attend.apply(q, k, v, lengths, scale)  # type: ignore[return-value]

@@ -10,6 +10,7 @@ from learner.cli.doctor.model import parameters
 from learner.cli.preflight.examined_config import ExaminedConfig
 from learner.cli.preflight.finding import Finding, fail, ok, size, warn
 from learner.cli.preflight.network import network
+from learner.config.adapters import lora_violations
 from learner.config.architectures import layout_violations
 from learner.config.behaviour import cache_room, cached_versions
 from learner.config.memory import RankMemory, memory_by_stage
@@ -28,6 +29,8 @@ def memory(examined: ExaminedConfig) -> Iterator[Finding]:
     """Predicts the memory of a rank, and compares it with what is there."""
     learner, sizes = examined.learner, network(examined)
     if learner is None or sizes is None or list(layout_violations(sizes, learner.parallel)):
+        return
+    if list(lora_violations(sizes, learner.lora, learner.parallel)):
         return
     totals = machine.gpu_bytes()
     world = examined.world or learner.parallel.ranks

@@ -11,11 +11,17 @@ from learner.cli.preflight.finding import Finding, fail, ok, size, warn
 from learner.cli.preflight.network import DEMO_CONFIGS
 from learner.cli.up.model_check import require_files
 from learner.config import ParallelConfig
-from learner.config.architectures import layout_violations
+from learner.config.adapters import lora_violations
+from learner.config.architectures import balance_faults, layout_violations
+from learner.config.latent import LATENT_EPSILON, is_latent
+from learner.config.memory import adapter_count, parameter_count
 from learner.config.model_config import ModelError, read_config
 from learner.config.model_keys import unknown_keys
+from learner.config.model_tensors import is_left_out
+from learner.config.model_types import MODEL_TYPES
 from learner.config.model_weights import check_tensors, stored_tensors
 from learner.config.rope import derived_attention_factor, rope_settings
+from learner.config.routing import DENSE_REPLAY, routing_shape
 from learner.config.tokenizer_ids import largest_token
 from runtime.settings import SettingsError
 from runtime.version_format.safetensors_header import StoredTensor
@@ -47,6 +53,13 @@ def model(examined: ExaminedConfig) -> Iterator[Finding]:
         return
     yield from _unknown(directory, config)
     yield from _attention_factor(directory, config)
+    yield from _latent_norms(directory, config)
+    yield from _latent_biases(directory, config)
+    yield from tied_head(directory, config)
+    yield from _balance(examined, config)
+    yield from _adapters(examined, config)
+    if examined.learner is not None and examined.learner.replay_routing and routing_shape(config) is None:
+        yield fail("model", DENSE_REPLAY, "change [learner]")
     layout, vocabulary = list(_layout(config, parallel)), [*_vocabulary(directory, config["vocab_size"])]
     yield from (*layout, *vocabulary)
     try:
@@ -55,6 +68,7 @@ def model(examined: ExaminedConfig) -> Iterator[Finding]:
     except ModelError as error:
         yield from _faults(error, "copy the model again if a file is incomplete")
         return
+    yield from _left_out(directory, config, tensors)
     if not layout:
         yield ok("model", _summary(directory, config, tensors))
 
@@ -103,8 +117,74 @@ def _attention_factor(directory: Path, config: Mapping[str, Any]) -> Iterator[Fi
         yield warn("model", text, "make sure that the engine reads it, or choose a model without it")
 
 
+def _latent_norms(directory: Path, config: Mapping[str, Any]) -> Iterator[Finding]:
+    """Warns where SGLang's norms of latents add another number than those of transformers do."""
+    epsilon = config["rms_norm_eps"]
+    if is_latent(config) and abs(epsilon - LATENT_EPSILON) > _EQUAL * LATENT_EPSILON:
+        text = (
+            f"{directory / 'config.json'}: rms_norm_eps = {epsilon:g} is read by SGLang for the norms of latents too, where "
+            f"transformers, the model's own code and the learner take {LATENT_EPSILON:g}"
+        )
+        yield warn("model", text, "watch the distance of the engine's log-probabilities from the learner's")
+
+
+def _latent_biases(directory: Path, config: Mapping[str, Any]) -> Iterator[Finding]:
+    """Warns of biases that SGLang has no place for: it passes over their tensors without a word."""
+    if is_latent(config) and config.get("attention_bias"):
+        text = (
+            f"{directory / 'config.json'}: attention_bias = true is read by transformers and the learner, and not by SGLang, "
+            "which leaves the biases of latents and outputs out"
+        )
+        yield warn("model", text, "make sure that the engine reads them, or choose a model without them")
+
+
+def tied_head(directory: Path, config: Mapping[str, Any]) -> Iterator[Finding]:
+    """Warns of a head that SGLang does not tie to the embedding: no version has its tensor, and the engine samples noise.
+
+    Args:
+        directory: the model.
+        config: content of its config.json.
+    """
+    kind = config["model_type"]
+    if config.get("tie_word_embeddings") and not MODEL_TYPES[kind].engine_ties:
+        text = (
+            f"{directory / 'config.json'}: tie_word_embeddings = true is not read by SGLang for {kind}: its head would have "
+            "the numbers that memory happened to hold"
+        )
+        yield warn("model", text, "set it to false, with a copy of the embedding as lm_head.weight")
+
+
+def _balance(examined: ExaminedConfig, config: Mapping[str, Any]) -> Iterator[Finding]:
+    rate = examined.learner.optimizer.expert_bias_rate if examined.learner is not None else 0.0
+    yield from (fail("model", fault, "change [learner.optimizer]") for fault in balance_faults(config, rate))
+
+
+def _adapters(examined: ExaminedConfig, config: Mapping[str, Any]) -> Iterator[Finding]:
+    """Checks that the model can have the adapters of [learner.lora], and says how many parameters those have."""
+    learner = examined.learner
+    if learner is None or learner.lora is None:
+        return
+    faults = list(lora_violations(config, learner.lora, learner.parallel))
+    yield from (fail("adapters", fault, "change [learner.lora]") for fault in faults)
+    if not faults:
+        count, whole = adapter_count(config, learner.lora), parameter_count(config)
+        text = f"rank {learner.lora.rank} on {', '.join(learner.lora.targets)}: {count:,} of {whole:,} parameters are trained"
+        yield ok("adapters", text)
+
+
+def _left_out(directory: Path, config: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> Iterator[Finding]:
+    """Says which tensors no version has: an engine that drafts with them would look for them there."""
+    names = [name for name in tensors if is_left_out(name, config)]
+    if names:
+        text = (
+            f"{directory}: {len(names)} tensors of layers that predict further tokens (num_nextn_predict_layers = "
+            f"{config['num_nextn_predict_layers']}) are neither trained nor published, such as {names[0]}"
+        )
+        yield warn("model", text, "an engine that drafts with these layers must read them from this directory")
+
+
 def _summary(directory: Path, config: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> str:
-    count = sum(tensor.count for tensor in tensors.values())
+    count = sum(tensor.count for name, tensor in tensors.items() if not is_left_out(name, config))
     files = {tensor.file for tensor in tensors.values()}
     stored = size(sum(path.stat().st_size for path in files))
     return f"{directory}: {config['model_type']}, {count:,} parameters, {config['vocab_size']:,} token ids, {stored}"

@@ -12,8 +12,9 @@ from pathlib import Path
 from learner.cli.doctor.model import parameters
 from learner.cli.preflight.examined_config import ExaminedConfig
 from learner.cli.preflight.finding import Finding, fail, ok, size, warn
+from learner.cli.preflight.network import network
 from learner.config import LearnerConfig
-from learner.config.memory import checkpoint_bytes
+from learner.config.memory import adapter_count, checkpoint_bytes
 from learner.config.workload import WIDTH
 
 _SAMPLE_BYTES, _SAMPLE_S = 32 << 20, 1.0
@@ -43,7 +44,7 @@ def storage(examined: ExaminedConfig) -> Iterator[Finding]:
     """Checks that each directory is writable, has the free space that retention needs, and is fast enough."""
     count = parameters(examined)
     if examined.learner is not None and count is not None:
-        yield from _learner(examined.learner, count)
+        yield from _learner(examined.learner, count, _trained(examined, count))
     for worker in examined.workers:
         yield from _writable(f"{worker.name} state_dir", worker.state_dir)
         if examined.kind == "worker":
@@ -52,10 +53,17 @@ def storage(examined: ExaminedConfig) -> Iterator[Finding]:
                 yield from _writable(f"{worker.name} cache_dir", worker.cache_dir)
 
 
-def _learner(learner: LearnerConfig, count: int) -> Iterator[Finding]:
+def _trained(examined: ExaminedConfig, count: int) -> int:
+    """Number of the parameters that are trained: the model's, or those of its adapters."""
+    sizes, lora = network(examined), examined.learner.lora if examined.learner else None
+    return count if lora is None or sizes is None else adapter_count(sizes, lora)
+
+
+def _learner(learner: LearnerConfig, count: int, trained: int) -> Iterator[Finding]:
     checkpoint, publish = learner.checkpoint, learner.publish
-    each = count * WIDTH[publish.weights_dtype]
-    saved = checkpoint_bytes(count, learner.dtype, averaged=publish.average > 0)
+    each = (trained if publish.form == "adapter" else count) * WIDTH[publish.weights_dtype]
+    projects = learner.lr_control.projects_above is not None
+    saved = checkpoint_bytes(trained, learner.dtype, averaged=publish.average > 0, projects=projects)
     needs = [
         DiskNeed("checkpoint", checkpoint.dir, saved, checkpoint.keep + 1),
         # Beyond publish.keep: one that is being written, one that a fleet still runs, and with deltas their full version.

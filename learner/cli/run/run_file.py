@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import model_validator
 
+from learner.cli.run.model_routing import require_room, routing_of
 from learner.cli.run.run_directory import RunDirectory
 from learner.cli.run.sections import (
     EMBEDDED,
@@ -40,6 +41,7 @@ from runtime.endpoint_config import (
     StatusConfig,
     TraceConfig,
 )
+from runtime.routing_record import RoutingShape
 from runtime.settings import Settings, SettingsError, read_mapping
 
 DEMO_MODELS = ("demo", "demo-tools")  # made by `leeway up`; the second one knows conversations and tools
@@ -252,18 +254,39 @@ class RunFile(Settings):
             "group_size": (size, size),
             "max_response_context_tokens": self.learner.micro_batch_tokens,
             "truncated_sampling": takes_truncated_sampling(self.learner.objective, self.learner.behaviour),
+            "routing": self._routing(size),
         }
+        wanted = section.wanted.model_dump()
+        wanted["routed_experts"] |= self.learner.replay_routing
         values = {
-            **section.model_dump(exclude={"admission", "limits"}),
+            **section.model_dump(exclude={"admission", "limits", "wanted"}),
             "identities_file": self.directory.identities,
             "queue": queue,
             "admission": admission,
             "limits": limits,
+            "wanted": wanted,
+            "adapters": self._adapters(),
             "best": self.best_metric,
             "status": self._status(GATEWAY_OFFSET),
             "traces": self.traces,
         }
         return GatewayConfig.parse(values, source="gateway")
+
+    def _adapters(self) -> dict[str, Any] | None:
+        """What the run's versions are where they are adapters."""
+        lora = self.learner.lora
+        if lora is None or self.learner.publish.form != "adapter":
+            return None
+        return {"rank": lora.rank, "targets": lora.targets}
+
+    def _routing(self, responses: int) -> RoutingShape | None:
+        returns = self.rollout.engine.return_routed_experts
+        directory = None if self.makes_model else self.model_directory()
+        shape = routing_of(directory, self.learner.replay_routing, returns)
+        if shape is not None and returns:
+            most = self.gateway.limits.max_message_bytes
+            require_room(shape, responses, self.rollout.sampling.max_new_tokens, most)
+        return shape
 
     def _learner(self, queue: QueueConfig) -> LearnerConfig:
         section, run = self.learner, self.directory
@@ -318,7 +341,7 @@ class RunFile(Settings):
         section, run, rollout = self.eval, self.directory, self.rollout
         if section is None:
             return None
-        own = {"count": 1, "base_port": EVALUATION_PORT, "urls": [], "router": None}
+        own = {"count": 1, "base_port": EVALUATION_PORT, "urls": [], "router": None, "return_routed_experts": False}
         engine = section.engine or EngineConfig(**{**rollout.engine.model_dump(), **own})
         endpoint = section.endpoint or rollout.endpoint.model_copy(
             update={"listen": "127.0.0.1:0", "url": "", "remote_token_file": None}

@@ -96,7 +96,7 @@ class AdmissionSection(
     )
 
 
-_LIMITS_DERIVED = ("vocab_size", "group_size", "max_response_context_tokens", "truncated_sampling")
+_LIMITS_DERIVED = ("vocab_size", "group_size", "max_response_context_tokens", "truncated_sampling", "routing")
 
 
 class LimitsSection(_without(LimitsConfig, *_LIMITS_DERIVED)):
@@ -104,7 +104,7 @@ class LimitsSection(_without(LimitsConfig, *_LIMITS_DERIVED)):
 
 
 class GatewaySection(
-    _without(GatewayConfig, "identities_file", "queue", "admission", "limits", "best", "status", "traces")
+    _without(GatewayConfig, "identities_file", "queue", "admission", "limits", "adapters", "best", "status", "traces")
 ):
     """The gateway."""
 

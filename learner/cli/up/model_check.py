@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from learner.config import ParallelConfig
+from learner.config import LoraConfig, ParallelConfig
+from learner.config.adapters import lora_violations
 from learner.config.architectures import layout_violations
 from learner.config.model_config import ModelError, read_config
 from learner.config.model_weights import check_tensors, stored_tensors
@@ -29,22 +30,24 @@ def require_files(directory: Path) -> None:
             raise SettingsError(f'model.path = "{directory}": it has no {pattern}; expected a Hugging Face model')
 
 
-def require_layout(config: Mapping[str, Any], parallel: ParallelConfig) -> None:
-    """Checks that a model can be divided as a layout asks.
+def require_layout(config: Mapping[str, Any], parallel: ParallelConfig, lora: LoraConfig | None) -> None:
+    """Checks that a model can be divided as a layout asks, and can have the adapters that are asked for.
 
     Args:
         config: content of the model's config.json.
         parallel: the learner's parallel layout.
+        lora: its adapters; None: none.
 
     Raises:
-        SettingsError: a size of the layout does not fit; the message has a line for each.
+        SettingsError: a size of the layout, or an adapter, does not fit; the message has a line for each.
     """
     violations = [violation.text for violation in layout_violations(config, parallel)]
+    violations = violations or list(lora_violations(config, lora, parallel))
     if violations:
         raise SettingsError("\n".join(violations))
 
 
-def vocabulary_size(directory: Path, parallel: ParallelConfig) -> int:
+def vocabulary_size(directory: Path, parallel: ParallelConfig, lora: LoraConfig | None = None) -> int:
     """Checks that a directory contains a model that the learner computes and that fits the layout; counts its token ids.
 
     The learner refuses by the same rules, when it has been started. Of the weights, only the files' headers are read.
@@ -53,6 +56,7 @@ def vocabulary_size(directory: Path, parallel: ParallelConfig) -> int:
     Args:
         directory: the model's directory.
         parallel: the learner's parallel layout.
+        lora: its adapters; None: none.
 
     Raises:
         SettingsError: a file is missing or damaged, the model is not supported, or a size of the layout does not fit it. The
@@ -61,7 +65,7 @@ def vocabulary_size(directory: Path, parallel: ParallelConfig) -> int:
     require_files(directory)
     try:
         config = read_config(directory)
-        require_layout(config, parallel)
+        require_layout(config, parallel, lora)
         check_tensors(directory, config, stored_tensors(directory))
     except ModelError as error:
         raise SettingsError(str(error)) from error

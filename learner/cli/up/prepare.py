@@ -114,9 +114,9 @@ def _preflight(run_file: RunFile, source: str, notify: Notify) -> None:
     try:
         vocabulary = 1
         if run_file.demo_model:
-            require_layout(DEMO_CONFIGS[run_file.demo_model], run_file.learner.parallel)
+            require_layout(DEMO_CONFIGS[run_file.demo_model], run_file.learner.parallel, run_file.learner.lora)
         else:
-            vocabulary = vocabulary_size(run_file.model_directory(), run_file.learner.parallel)
+            vocabulary = vocabulary_size(run_file.model_directory(), run_file.learner.parallel, run_file.learner.lora)
         run_file.resolve("redis://unknown", "run", vocabulary)
     except SettingsError as error:
         raise SettingsError(f"{source}: {error}") from error

@@ -30,7 +30,7 @@ def write_settings(run_file: RunFile, redis_url: str) -> Plan:
         SettingsError: the model does not fit, or a process's own settings are not allowed.
     """
     run = run_file.directory
-    vocabulary = vocabulary_size(run_file.model_directory(), run_file.learner.parallel)
+    vocabulary = vocabulary_size(run_file.model_directory(), run_file.learner.parallel, run_file.learner.lora)
     plan = run_file.resolve(redis_url, run.identity(run_file.run.name), vocabulary)
     settings: dict[str, Settings] = {
         "gateway": plan.gateway,

@@ -50,7 +50,8 @@ def prepare_scheduled(source: Path, overrides: Sequence[str], redis: str | None)
             f'queue.url = "{EMBEDDED}": that server is one of `leeway up`, for one machine; add --redis HOST:PORT, or set '
             "queue.url to a Redis that every machine reaches"
         )
-    vocabulary_size(run_file.model_directory(), run_file.learner.parallel)  # before anything is written
+    learner = run_file.learner
+    vocabulary_size(run_file.model_directory(), learner.parallel, learner.lora)  # before anything is written
     run.create()
     files: list[Path] = []
     if redis is not None:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18leeway/v1/manifest.proto\x12\tleeway.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9e\x02\n\x08Manifest\x12\x0e\n\x06schema\x18\x01 \x01(\r\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x0c\n\x04step\x18\x03 \x01(\r\x12\r\n\x05\x65poch\x18\x04 \x01(\r\x12\x19\n\x0c\x62\x61se_version\x18\x05 \x01(\rH\x00\x88\x01\x01\x12\r\n\x05\x64type\x18\x06 \x01(\t\x12\x15\n\rconfig_sha256\x18\x07 \x01(\t\x12\x30\n\x0cpublished_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x05\x66iles\x18\t \x03(\x0b\x32\x17.leeway.v1.ManifestFile\x12(\n\x07results\x18\n \x03(\x0b\x32\x17.leeway.v1.ManifestFileB\x0f\n\r_base_version\"@\n\x0cManifestFile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x04 \x01(\tJ\x04\x08\x03\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18leeway/v1/manifest.proto\x12\tleeway.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd4\x02\n\x08Manifest\x12\x0e\n\x06schema\x18\x01 \x01(\r\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x0c\n\x04step\x18\x03 \x01(\r\x12\r\n\x05\x65poch\x18\x04 \x01(\r\x12\x19\n\x0c\x62\x61se_version\x18\x05 \x01(\rH\x00\x88\x01\x01\x12\r\n\x05\x64type\x18\x06 \x01(\t\x12\x15\n\rconfig_sha256\x18\x07 \x01(\t\x12\x30\n\x0cpublished_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x05\x66iles\x18\t \x03(\x0b\x32\x17.leeway.v1.ManifestFile\x12(\n\x07results\x18\n \x03(\x0b\x32\x17.leeway.v1.ManifestFile\x12(\n\x07\x61\x64\x61pter\x18\x0b \x01(\x0b\x32\x12.leeway.v1.AdapterH\x01\x88\x01\x01\x42\x0f\n\r_base_versionB\n\n\x08_adapter\"E\n\x07\x41\x64\x61pter\x12\x0c\n\x04rank\x18\x01 \x01(\r\x12\r\n\x05\x61lpha\x18\x02 \x01(\x01\x12\x0f\n\x07targets\x18\x03 \x03(\t\x12\x0c\n\x04\x62\x61se\x18\x04 \x01(\t\"@\n\x0cManifestFile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x04 \x01(\tJ\x04\x08\x03\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,7 +33,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'leeway.v1.manifest_pb2', _g
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MANIFEST']._serialized_start=73
-  _globals['_MANIFEST']._serialized_end=359
-  _globals['_MANIFESTFILE']._serialized_start=361
-  _globals['_MANIFESTFILE']._serialized_end=425
+  _globals['_MANIFEST']._serialized_end=413
+  _globals['_ADAPTER']._serialized_start=415
+  _globals['_ADAPTER']._serialized_end=484
+  _globals['_MANIFESTFILE']._serialized_start=486
+  _globals['_MANIFESTFILE']._serialized_end=550
 # @@protoc_insertion_point(module_scope)

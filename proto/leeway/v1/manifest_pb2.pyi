@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Manifest(_message.Message):
-    __slots__ = ("schema", "version", "step", "epoch", "base_version", "dtype", "config_sha256", "published_at", "files", "results")
+    __slots__ = ("schema", "version", "step", "epoch", "base_version", "dtype", "config_sha256", "published_at", "files", "results", "adapter")
     SCHEMA_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
@@ -18,6 +18,7 @@ class Manifest(_message.Message):
     PUBLISHED_AT_FIELD_NUMBER: _ClassVar[int]
     FILES_FIELD_NUMBER: _ClassVar[int]
     RESULTS_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_FIELD_NUMBER: _ClassVar[int]
     schema: int
     version: int
     step: int
@@ -28,7 +29,20 @@ class Manifest(_message.Message):
     published_at: _timestamp_pb2.Timestamp
     files: _containers.RepeatedCompositeFieldContainer[ManifestFile]
     results: _containers.RepeatedCompositeFieldContainer[ManifestFile]
-    def __init__(self, schema: _Optional[int] = ..., version: _Optional[int] = ..., step: _Optional[int] = ..., epoch: _Optional[int] = ..., base_version: _Optional[int] = ..., dtype: _Optional[str] = ..., config_sha256: _Optional[str] = ..., published_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., files: _Optional[_Iterable[_Union[ManifestFile, _Mapping]]] = ..., results: _Optional[_Iterable[_Union[ManifestFile, _Mapping]]] = ...) -> None: ...
+    adapter: Adapter
+    def __init__(self, schema: _Optional[int] = ..., version: _Optional[int] = ..., step: _Optional[int] = ..., epoch: _Optional[int] = ..., base_version: _Optional[int] = ..., dtype: _Optional[str] = ..., config_sha256: _Optional[str] = ..., published_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., files: _Optional[_Iterable[_Union[ManifestFile, _Mapping]]] = ..., results: _Optional[_Iterable[_Union[ManifestFile, _Mapping]]] = ..., adapter: _Optional[_Union[Adapter, _Mapping]] = ...) -> None: ...
+
+class Adapter(_message.Message):
+    __slots__ = ("rank", "alpha", "targets", "base")
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    ALPHA_FIELD_NUMBER: _ClassVar[int]
+    TARGETS_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    rank: int
+    alpha: float
+    targets: _containers.RepeatedScalarFieldContainer[str]
+    base: str
+    def __init__(self, rank: _Optional[int] = ..., alpha: _Optional[float] = ..., targets: _Optional[_Iterable[str]] = ..., base: _Optional[str] = ...) -> None: ...
 
 class ManifestFile(_message.Message):
     __slots__ = ("name", "size", "digest")

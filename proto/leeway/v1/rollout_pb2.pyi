@@ -116,7 +116,7 @@ class Sampling(_message.Message):
     def __init__(self, top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., min_p: _Optional[float] = ...) -> None: ...
 
 class Response(_message.Message):
-    __slots__ = ("tokens", "reward", "finish_reason", "spans", "reward_parts", "segments", "unscored")
+    __slots__ = ("tokens", "reward", "finish_reason", "spans", "reward_parts", "segments", "unscored", "routed_experts")
     class RewardPartsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -131,6 +131,7 @@ class Response(_message.Message):
     REWARD_PARTS_FIELD_NUMBER: _ClassVar[int]
     SEGMENTS_FIELD_NUMBER: _ClassVar[int]
     UNSCORED_FIELD_NUMBER: _ClassVar[int]
+    ROUTED_EXPERTS_FIELD_NUMBER: _ClassVar[int]
     tokens: bytes
     reward: float
     finish_reason: FinishReason
@@ -138,17 +139,34 @@ class Response(_message.Message):
     reward_parts: _containers.ScalarMap[str, float]
     segments: _containers.RepeatedCompositeFieldContainer[Segment]
     unscored: str
-    def __init__(self, tokens: _Optional[bytes] = ..., reward: _Optional[float] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., spans: _Optional[_Iterable[_Union[Span, _Mapping]]] = ..., reward_parts: _Optional[_Mapping[str, float]] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., unscored: _Optional[str] = ...) -> None: ...
+    routed_experts: RoutedExperts
+    def __init__(self, tokens: _Optional[bytes] = ..., reward: _Optional[float] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., spans: _Optional[_Iterable[_Union[Span, _Mapping]]] = ..., reward_parts: _Optional[_Mapping[str, float]] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., unscored: _Optional[str] = ..., routed_experts: _Optional[_Union[RoutedExperts, _Mapping]] = ...) -> None: ...
+
+class RoutedExperts(_message.Message):
+    __slots__ = ("layers", "top_k", "experts", "start", "ids")
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    TOP_K_FIELD_NUMBER: _ClassVar[int]
+    EXPERTS_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    layers: _containers.RepeatedScalarFieldContainer[int]
+    top_k: int
+    experts: int
+    start: int
+    ids: bytes
+    def __init__(self, layers: _Optional[_Iterable[int]] = ..., top_k: _Optional[int] = ..., experts: _Optional[int] = ..., start: _Optional[int] = ..., ids: _Optional[bytes] = ...) -> None: ...
 
 class Segment(_message.Message):
-    __slots__ = ("context_tokens", "tokens", "spans")
+    __slots__ = ("context_tokens", "tokens", "spans", "routed_experts")
     CONTEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     SPANS_FIELD_NUMBER: _ClassVar[int]
+    ROUTED_EXPERTS_FIELD_NUMBER: _ClassVar[int]
     context_tokens: bytes
     tokens: bytes
     spans: _containers.RepeatedCompositeFieldContainer[Span]
-    def __init__(self, context_tokens: _Optional[bytes] = ..., tokens: _Optional[bytes] = ..., spans: _Optional[_Iterable[_Union[Span, _Mapping]]] = ...) -> None: ...
+    routed_experts: RoutedExperts
+    def __init__(self, context_tokens: _Optional[bytes] = ..., tokens: _Optional[bytes] = ..., spans: _Optional[_Iterable[_Union[Span, _Mapping]]] = ..., routed_experts: _Optional[_Union[RoutedExperts, _Mapping]] = ...) -> None: ...
 
 class Span(_message.Message):
     __slots__ = ("version", "start", "end")
@@ -235,7 +253,7 @@ class DescribeRunRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DescribeRunResponse(_message.Message):
-    __slots__ = ("run", "contract_revision", "vocab_size", "min_group_size", "max_group_size", "min_reward", "max_reward", "min_temperature", "max_temperature", "max_prompt_tokens", "max_response_tokens", "max_response_context_tokens", "max_message_bytes", "takes_truncated_sampling", "wanted", "max_staleness", "expire_after", "finished")
+    __slots__ = ("run", "contract_revision", "vocab_size", "min_group_size", "max_group_size", "min_reward", "max_reward", "min_temperature", "max_temperature", "max_prompt_tokens", "max_response_tokens", "max_response_context_tokens", "max_message_bytes", "takes_truncated_sampling", "wanted", "max_staleness", "expire_after", "finished", "routing", "adapters")
     RUN_FIELD_NUMBER: _ClassVar[int]
     CONTRACT_REVISION_FIELD_NUMBER: _ClassVar[int]
     VOCAB_SIZE_FIELD_NUMBER: _ClassVar[int]
@@ -254,6 +272,8 @@ class DescribeRunResponse(_message.Message):
     MAX_STALENESS_FIELD_NUMBER: _ClassVar[int]
     EXPIRE_AFTER_FIELD_NUMBER: _ClassVar[int]
     FINISHED_FIELD_NUMBER: _ClassVar[int]
+    ROUTING_FIELD_NUMBER: _ClassVar[int]
+    ADAPTERS_FIELD_NUMBER: _ClassVar[int]
     run: str
     contract_revision: int
     vocab_size: int
@@ -272,19 +292,31 @@ class DescribeRunResponse(_message.Message):
     max_staleness: int
     expire_after: int
     finished: bool
-    def __init__(self, run: _Optional[str] = ..., contract_revision: _Optional[int] = ..., vocab_size: _Optional[int] = ..., min_group_size: _Optional[int] = ..., max_group_size: _Optional[int] = ..., min_reward: _Optional[float] = ..., max_reward: _Optional[float] = ..., min_temperature: _Optional[float] = ..., max_temperature: _Optional[float] = ..., max_prompt_tokens: _Optional[int] = ..., max_response_tokens: _Optional[int] = ..., max_response_context_tokens: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., takes_truncated_sampling: bool = ..., wanted: _Optional[_Union[Wanted, _Mapping]] = ..., max_staleness: _Optional[int] = ..., expire_after: _Optional[int] = ..., finished: bool = ...) -> None: ...
+    routing: RoutedExperts
+    adapters: AdapterForm
+    def __init__(self, run: _Optional[str] = ..., contract_revision: _Optional[int] = ..., vocab_size: _Optional[int] = ..., min_group_size: _Optional[int] = ..., max_group_size: _Optional[int] = ..., min_reward: _Optional[float] = ..., max_reward: _Optional[float] = ..., min_temperature: _Optional[float] = ..., max_temperature: _Optional[float] = ..., max_prompt_tokens: _Optional[int] = ..., max_response_tokens: _Optional[int] = ..., max_response_context_tokens: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., takes_truncated_sampling: bool = ..., wanted: _Optional[_Union[Wanted, _Mapping]] = ..., max_staleness: _Optional[int] = ..., expire_after: _Optional[int] = ..., finished: bool = ..., routing: _Optional[_Union[RoutedExperts, _Mapping]] = ..., adapters: _Optional[_Union[AdapterForm, _Mapping]] = ...) -> None: ...
+
+class AdapterForm(_message.Message):
+    __slots__ = ("rank", "targets")
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    TARGETS_FIELD_NUMBER: _ClassVar[int]
+    rank: int
+    targets: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, rank: _Optional[int] = ..., targets: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Wanted(_message.Message):
-    __slots__ = ("temperature", "prompt_format", "group_size", "max_new_tokens")
+    __slots__ = ("temperature", "prompt_format", "group_size", "max_new_tokens", "routed_experts")
     TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FORMAT_FIELD_NUMBER: _ClassVar[int]
     GROUP_SIZE_FIELD_NUMBER: _ClassVar[int]
     MAX_NEW_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    ROUTED_EXPERTS_FIELD_NUMBER: _ClassVar[int]
     temperature: float
     prompt_format: str
     group_size: int
     max_new_tokens: int
-    def __init__(self, temperature: _Optional[float] = ..., prompt_format: _Optional[str] = ..., group_size: _Optional[int] = ..., max_new_tokens: _Optional[int] = ...) -> None: ...
+    routed_experts: bool
+    def __init__(self, temperature: _Optional[float] = ..., prompt_format: _Optional[str] = ..., group_size: _Optional[int] = ..., max_new_tokens: _Optional[int] = ..., routed_experts: bool = ...) -> None: ...
 
 class Evaluation(_message.Message):
     __slots__ = ("version", "name", "sampling", "prompts", "samples", "unscored", "metrics", "seconds", "measured_at")

@@ -12,6 +12,7 @@ import torch
 
 from learner.checkpoint.fingerprint import FingerprintError
 from learner.checkpoint.store import CheckpointState, ResumePoint
+from learner.config import PublishConfig
 from learner.intake.batch_source import TakenBatch
 from learner.megatron.training.trainer import Trainer
 from learner.queue import GroupRef
@@ -162,8 +163,10 @@ def test_the_optimizer_waits_for_the_copy_of_a_version_before_it_steps():
     trainer._before_update = []
     trainer._watch_optimizer()
     ranks = SimpleNamespace(tensor_size=1, tensor_rank=0, replicas=1, replica_rank=0, device=torch.device("cpu"))
-    policy = SimpleNamespace(models=[], architecture=None)
-    exporter = _exporter(cast(Any, policy), trainer, cast(Any, ranks), "float32", None)
+    policy = SimpleNamespace(models=[], architecture=None, lora=None)
+    exporter = _exporter(
+        cast(Any, policy), trainer, cast(Any, ranks), PublishConfig(dir=Path("unused"), dtype="float32"), None
+    )
     seen: list[list[float]] = []
     parameter.grad = torch.ones(2)
     adam.step()  # there is no copy yet

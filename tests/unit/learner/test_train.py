@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -13,11 +14,12 @@ from learner.batch.packing import Layout, pack
 from learner.batch.sequences import to_sequences
 from learner.batch.statistics import group_statistics
 from learner.batch.types import Batch
+from learner.control.controller import LearningRateDecision
 from learner.intake.batch_source import TakenBatch
 from learner.intake.preparation import PreparedBatch
 from learner.megatron.training.trainer import Rate, StepStats
 from learner.queue import GroupRef
-from learner.train import _Outcome, _train_step
+from learner.train import _Outcome, _StepRate, _train_step
 from leeway.v1 import rollout_pb2 as pb
 
 BAD = 999  # a token that the model is not finite on
@@ -77,13 +79,24 @@ class FakeRun:
         self.alive += 1
 
 
-def step(run: FakeRun, groups: list[pb.Group], uncounted: int = 0) -> _Outcome:
+class Rates:
+    """A controller of the learning rate that counts how often a decision is settled."""
+
+    def __init__(self) -> None:
+        self.settled = 0
+
+    def settle(self, decision: LearningRateDecision, metrics: Any, cosine: float | None) -> LearningRateDecision:
+        self.settled += 1
+        return replace(decision, rate=0.1)
+
+
+def step(run: FakeRun, groups: list[pb.Group], uncounted: int = 0, rate: Rate | None = None) -> _Outcome:
     refs = [GroupRef(FLEETS[number], one.group_id, f"{number}-0") for number, one in enumerate(groups)]
     taken = TakenBatch(groups, refs, {1: 2}, FLEETS[: len(groups)], uncounted)
     sequences = to_sequences(taken.counted)
     batch = pack(sequences, run.layout) if sequences else None
     prepared = PreparedBatch(taken, group_statistics(groups, {1: 2}, 4), sequences, batch)
-    return _train_step(cast(Any, run), 7, prepared, batch, lambda stats: 0.1 * stats.grad_norm)
+    return _train_step(cast(Any, run), 7, prepared, batch, rate or (lambda stats: 0.1 * stats.grad_norm))
 
 
 def test_a_finite_step_is_one_pass():
@@ -116,6 +129,15 @@ def test_the_guilty_group_is_refused_and_the_rest_is_trained_in_the_same_step(ba
     assert made.stats.group_weights == left
     assert made.groups.responses == 14
     assert run.alive == run.trainer.passes - 2  # the watchdog hears of every pass but the two steps
+
+
+@pytest.mark.parametrize(("bad", "broken", "settled"), [(None, False, 1), (5, False, 1), (None, True, 0)])
+def test_the_rate_is_settled_once_and_a_step_that_is_skipped_leaves_it(bad: int | None, broken: bool, settled: int):
+    run, rates = FakeRun(Trainer(broken)), Rates()
+    rate = _StepRate(cast(Any, rates), LearningRateDecision(0.5, 0.5, False))
+    step(run, [group(number, bad=number == bad) for number in range(8)], rate=rate)
+    assert (rates.settled, rate.decision.rate) == (settled, 0.1 if settled else 0.5)
+    assert run.trainer.rates == [0.1] * settled
 
 
 def test_groups_without_contrast_are_no_suspects_and_stay_among_the_trained():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -34,7 +35,7 @@ CONFIG = LearnerConfig.parse(
 def test_a_backup_keeps_as_many_as_the_operator_wants(monkeypatch: pytest.MonkeyPatch, keep: int, kept: int | None):
     asked: list[Any] = []
 
-    def back_up(config: LearnerConfig, uri: str, keep: int | None = None) -> Future[Any]:
+    def back_up(config: LearnerConfig, uri: str, keep: int | None, final: bool) -> Future[Any]:
         asked.append((config, uri, keep))
         return Future()
 
@@ -143,3 +144,48 @@ def test_a_backup_that_is_done_is_not_recorded_as_cut_short(monkeypatch: pytest.
     reason, refused = pending.settled[2]
     assert refused
     assert "has ended before the backup was complete" in reason
+
+
+class MovingRun(FakeRun):
+    """A run of one rank, whose checkpoint is durable and leaves ``uncommitted`` groups."""
+
+    lead: Any = SimpleNamespace()
+
+    def __init__(self, uncommitted: int) -> None:
+        super().__init__(CONFIG, [])
+        self.saved: list[int] = []
+        self.checkpointer = SimpleNamespace(
+            finish=lambda: None, save=self.saved.append, uncommitted=uncommitted, fence=SimpleNamespace(root=Path("x"))
+        )
+        self.ranks.agree = lambda values: values
+        self.waiting = lambda what: nullcontext()
+        self.short_waits = nullcontext
+        self.report_progress = lambda step: None
+
+
+@pytest.mark.parametrize(
+    ("paused", "uncommitted", "refused"),
+    [(False, 0, "pause it first"), (True, 3, "3 trained groups could not be committed"), (True, 0, "")],
+)
+def test_a_run_moves_only_when_nothing_is_trained_that_is_not_in_the_backup(
+    monkeypatch: pytest.MonkeyPatch, paused: bool, uncommitted: int, refused: str
+):
+    pending, asked, durable = FakePending(), list[bool](), iter([False, True])
+    wanted = op.Change(backup=op.BackUp(uri="file:///b", final=True))
+    pending.waiting = [op.RecordedChange(number=1, change=wanted)]
+
+    def back_up(config: LearnerConfig, uri: str, keep: int | None, final: bool) -> Future[Any]:
+        asked.append(final)
+        return Future()
+
+    monkeypatch.setattr(application, "PendingChanges", lambda *_: pending)
+    monkeypatch.setattr(application, "back_up", back_up)
+    monkeypatch.setattr(Changes, "_is_durable", lambda self, step: next(durable))
+    run: Any = MovingRun(uncommitted)
+    run.ranks.broadcast_bytes = lambda content: content
+    changes = Changes(run, cast(Start, SimpleNamespace(base=CONFIG, in_force={})))
+    changes._paused = paused
+    changes.apply(CONFIG.steps)
+    assert run.saved == ([CONFIG.steps] if paused else [])
+    assert asked == ([] if refused else [True])
+    assert [refused in reason for reason, _ in pending.settled.values()] == ([True] if refused else [])

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from learner.checkpoint.fingerprint import Fingerprint, FingerprintError, fingerprint, require_same
+from learner.config import LoraConfig
+from learner.config.latent import Latent
 from learner.megatron.model.architecture import Architecture, Mixture
 from runtime.errors import MISCONFIGURED
 
@@ -22,9 +24,19 @@ MOE: dict[str, Any] = QWEN2 | {
     "model_type": "qwen3_moe", "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 48,
     "norm_topk_prob": True,
 }  # fmt: skip
+GLM: dict[str, Any] = QWEN2 | {
+    "model_type": "glm4_moe", "n_routed_experts": 6, "n_shared_experts": 1, "num_experts_per_tok": 2,
+    "moe_intermediate_size": 48, "first_k_dense_replace": 1, "routed_scaling_factor": 1.0, "norm_topk_prob": True,
+}  # fmt: skip
 LLAMA3 = {
     "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
+}  # fmt: skip
+DEEPSEEK: dict[str, Any] = QWEN2 | {
+    "model_type": "deepseek_v3", "n_routed_experts": 6, "n_shared_experts": 1, "first_k_dense_replace": 1, "n_group": 1,
+    "topk_group": 1, "routed_scaling_factor": 2.5, "num_experts_per_tok": 2, "moe_intermediate_size": 48,
+    "norm_topk_prob": True, "num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 12,
+    "qk_rope_head_dim": 4, "v_head_dim": 10,
 }  # fmt: skip
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
 CHECKPOINT = Path("/runs/a/checkpoints/step_00000050_e0003")
@@ -67,6 +79,18 @@ def compare(saved: Fingerprint, present: Fingerprint) -> None:
         (MOE, {"moe_intermediate_size": 64}, "moe_intermediate_size"),
         (MOE, {"norm_topk_prob": False}, "norm_topk_prob"),
         (MOE, {"mlp_only_layers": [0]}, "layers with experts"),
+        (GLM, {"use_qk_norm": True}, "use_qk_norm"),
+        (GLM, {"partial_rotary_factor": 0.25}, "rotated channels of a head"),
+        (GLM, {"routed_scaling_factor": 2.5}, "routed_scaling_factor"),
+        (GLM, {"n_shared_experts": 2}, "n_shared_experts * moe_intermediate_size"),
+        (DEEPSEEK, {"q_lora_rank": None}, "q_lora_rank"),
+        (DEEPSEEK, {"rope_interleave": False}, "rope_interleave"),
+        (DEEPSEEK, {"n_group": 3, "topk_group": 1}, "n_group"),
+        (
+            DEEPSEEK | {"rope_scaling": YARN},
+            {"rope_scaling": YARN | {"mscale": 1.0, "mscale_all_dim": 1.0}},
+            "scale of the softmax",
+        ),
     ],
 )
 def test_another_network_is_refused_by_field_and_values(
@@ -80,6 +104,20 @@ def test_another_network_is_refused_by_field_and_values(
     assert f"{name} is {present[name]!r}, the checkpoint's is {saved[name]!r}" in text
     for word in ("model = /models/other", str(CHECKPOINT), "run.name", "model.path", "/runs/a/weights"):
         assert word in text
+
+
+def test_other_adapters_and_another_base_are_refused_with_both_values(tmp_path: Path):
+    (tmp_path / "config.json").write_text(json.dumps(QWEN2))
+    architecture, lora = asdict(Architecture.read(tmp_path)), LoraConfig(rank=8, alpha=16)
+    saved = fingerprint(architecture, tmp_path, lora, "blake3:one")
+    compare(saved, fingerprint(architecture, tmp_path, lora, "blake3:one"))
+    with pytest.raises(FingerprintError, match="weights is 'blake3:other', the checkpoint's is 'blake3:one'"):
+        compare(saved, fingerprint(architecture, tmp_path, lora, "blake3:other"))
+    for other in (None, LoraConfig(rank=8, alpha=8), LoraConfig(rank=8, alpha=16, targets=("q_proj",))):
+        with pytest.raises(FingerprintError, match=r"learner\.lora is .*, the checkpoint's is .*'alpha': 16\.0"):
+            compare(saved, fingerprint(architecture, tmp_path, other, "blake3:one"))
+    with pytest.raises(FingerprintError, match=r"learner\.lora is .*'rank': 8.*, the checkpoint's is None"):
+        compare(fingerprint(architecture, tmp_path), saved)
 
 
 def test_another_tokenizer_of_one_vocabulary_size_is_refused(tmp_path: Path):
@@ -121,12 +159,17 @@ def test_every_property_of_an_architecture_is_in_its_fingerprint_or_left_out_on_
     free = {"path", "config", "max_positions"}  # where it was read from, and a limit without parameters
     moe = asdict(Architecture.read(_written(tmp_path, MOE)))
     before = fingerprint(moe, tmp_path)
+    latent = asdict(Architecture.read(_written(tmp_path, DEEPSEEK)))["latent"]
+    other = {"rope": {"rope_theta": 1.0}, "latent": latent}
     for field in fields(Architecture):
-        changed = moe | {field.name: {"rope_theta": 1.0} if field.name == "rope" else None}
+        changed = moe | {field.name: other.get(field.name)}
         assert (fingerprint(changed, tmp_path) == before) == (field.name in free), field.name
     for field in fields(Mixture):
         changed = moe | {"mixture": moe["mixture"] | {field.name: None}}
         assert fingerprint(changed, tmp_path) != before, field.name
+    for field in fields(Latent):
+        changed, same = (moe | {"latent": latent | more} for more in ({field.name: None}, {}))
+        assert fingerprint(changed, tmp_path) != fingerprint(same, tmp_path), field.name
 
 
 def _written(directory: Path, config: dict[str, Any]) -> Path:

@@ -10,6 +10,7 @@ import pytest
 
 from learner.config import ParallelConfig
 from learner.config.architectures import (
+    balance_faults,
     chunk_layers,
     expert_count,
     layers_with_experts,
@@ -141,6 +142,29 @@ def test_experts_are_never_split_and_dense_layers_are():
     assert "intermediate_size = 161" in violation[2]
 
 
+def test_experts_that_every_token_is_sent_to_are_cut_like_dense_layers():
+    glm = DENSE | {
+        "model_type": "glm4_moe", "n_routed_experts": 6, "n_shared_experts": 1, "moe_intermediate_size": 24,
+        "first_k_dense_replace": 1,
+    }  # fmt: skip
+    layout = {"tensor": 2, "sequence": True}
+    assert violations(glm, expert=2, pipeline=4)[0][0] == "pipeline"  # the first chunk is dense
+    assert violations(glm, expert=2, pipeline=2, **layout) == []
+    (violation,) = violations(glm | {"moe_intermediate_size": 25}, **layout)
+    assert violation[:2] == ("tensor", 2)
+    assert "width of the shared experts = 25" in violation[2]
+    (violation,) = violations(glm, expert=4)
+    assert "n_routed_experts = 6" in violation[2]
+
+
+def test_only_experts_of_sigmoid_routers_are_balanced():
+    glm = {"model_type": "glm4_moe"}
+    assert list(balance_faults(glm, 0.001)) == list(balance_faults(MOE, 0.0)) == list(balance_faults(DENSE, 0.0)) == []
+    (softmax,), (dense,) = balance_faults(MOE, 0.001), balance_faults(DENSE, 0.001)
+    assert "learner.optimizer.expert_bias_rate = 0.001: model_type = 'qwen3_moe' has softmax routers" in softmax
+    assert "model_type = 'qwen3' is dense" in dense
+
+
 def test_both_names_of_the_number_of_experts():
     assert expert_count({"num_experts": 6}) == expert_count({"num_experts": None, "num_local_experts": 6}) == 6
     assert expert_count({}) == expert_count(DENSE | {"num_experts": 6}) == 0
@@ -148,6 +172,9 @@ def test_both_names_of_the_number_of_experts():
 
 def test_which_layers_have_experts():
     assert layers_with_experts(DENSE) == (False,) * 4
+    glm = {"model_type": "glm4_moe", "num_hidden_layers": 4, "n_routed_experts": 6, "decoder_sparse_step": 2}
+    assert layers_with_experts(glm | {"first_k_dense_replace": 3}) == (False, False, False, True)
+    assert layers_with_experts(glm | {"first_k_dense_replace": 0}) == (True,) * 4
     assert layers_with_experts(MOE | {"decoder_sparse_step": 2, "mlp_only_layers": [1]}) == (False, False, False, True)
 
 

@@ -44,6 +44,15 @@ def test_a_data_type_that_there_is_not_is_named_once():
     assert str(caught.value) == "test: dtype = 'float16': Input should be 'float32' or 'bfloat16'"
 
 
+def test_adapters_have_no_correction_bias():
+    lora = {"rank": 4, "alpha": 8}
+    settings = {"model": "m", "queue": {"url": "redis://x", "run": "r"}, "steps": 1, "metrics_dir": "m"}
+    settings |= {"checkpoint": {"dir": "c"}, "publish": {"dir": "p"}, "optimizer": {"expert_bias_rate": 0.001}}
+    LearnerConfig.parse(settings, source="test")
+    with pytest.raises(SettingsError, match=r"optimizer\.expert_bias_rate = 0\.001 with \[learner\.lora\]"):
+        LearnerConfig.parse(settings | {"lora": lora}, source="test")
+
+
 def test_gradients_are_not_coarser_than_the_weights():
     assert parsed({}, dtype="bfloat16", gradients="bfloat16").gradients == "bfloat16"
     with pytest.raises(SettingsError, match='gradients = "bfloat16" with dtype = "float32"'):

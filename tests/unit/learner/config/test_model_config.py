@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
-from learner.config.architectures import head_dim
+from learner.config.architectures import head_dim, rotated_channels
+from learner.config.memory import parameter_count
 from learner.config.model_config import ModelError, read_config
+from learner.config.model_keys import unknown_keys
 from learner.config.model_types import MODEL_TYPES, REFUSED_MODEL_TYPES
 from learner.config.rope import rope_settings
 
@@ -21,6 +23,15 @@ BASE: dict[str, Any] = {
     "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 8192, "rms_norm_eps": 1e-6,
     "rope_theta": 1e6,
 }  # fmt: skip
+SIGMOID = {
+    "n_routed_experts": 6, "n_shared_experts": 1, "num_experts_per_tok": 2, "moe_intermediate_size": 48,
+    "first_k_dense_replace": 1, "routed_scaling_factor": 2.5, "norm_topk_prob": True,
+}  # fmt: skip
+LATENT: dict[str, Any] = {
+    "n_group": 1, "topk_group": 1, "num_key_value_heads": 4, "q_lora_rank": None, "kv_lora_rank": 16, "qk_nope_head_dim": 12,
+    "qk_rope_head_dim": 4, "v_head_dim": 10,
+}  # fmt: skip
+GLM: dict[str, Any] = {"model_type": "glm4_moe", **SIGMOID, "head_dim": 16}
 MOE = {"model_type": "qwen3_moe", "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
 LLAMA3 = {
     "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -111,6 +122,31 @@ def read(directory: Path, **changes: Any) -> dict[str, Any]:
         ({**MOE, "decoder_sparse_step": 0}, ["decoder_sparse_step = 0", "positive integer"]),
         ({**MOE, "mlp_only_layers": 3}, ["mlp_only_layers = 3", "list"]),
         ({**MOE, "num_local_experts": 8}, ["num_experts = 6 and num_local_experts = 8 contradict"]),
+        ({**MOE, "n_shared_experts": 1}, ["n_shared_experts = 1 is not supported"]),
+        ({**MOE, "routed_scaling_factor": 2.5}, ["routed_scaling_factor = 2.5", "only 1.0 is"]),
+        ({**MOE, "scoring_func": "sigmoid"}, ["scoring_func = 'sigmoid'", "only 'softmax' is"]),
+        *(({**GLM, name: None}, [name]) for name in SIGMOID),
+        ({**GLM, "norm_topk_prob": False}, ["norm_topk_prob = False", "sigmoid router", "only true is"]),
+        ({**GLM, "num_experts_per_tok": 7}, ["num_experts_per_tok = 7 is above n_routed_experts = 6"]),
+        ({**GLM, "first_k_dense_replace": 4}, ["first_k_dense_replace = 4 leave no layer with experts"]),
+        ({**GLM, "first_k_dense_replace": -1}, ["first_k_dense_replace = -1", "number of first layers"]),
+        ({**GLM, "routed_scaling_factor": 0}, ["routed_scaling_factor = 0", "positive number"]),
+        ({**GLM, "n_group": 2}, ["n_group = 2 is not supported; only 1 is"]),
+        ({**GLM, "scoring_func": "softmax"}, ["scoring_func = 'softmax'", "only 'sigmoid' is"]),
+        ({**GLM, "topk_method": "greedy"}, ["topk_method = 'greedy'", "only 'noaux_tc' is"]),
+        ({**GLM, "use_qk_norm": 1}, ["use_qk_norm = 1", "true or false"]),
+        ({**GLM, "num_nextn_predict_layers": -1}, ["num_nextn_predict_layers = -1", "number of layers"]),
+        ({**GLM, "partial_rotary_factor": 0.2}, ["turns 3 of head_dim = 16", "even number"]),
+        ({**GLM, "partial_rotary_factor": 0.01}, ["turns 0 of head_dim = 16"]),
+        ({**GLM, "partial_rotary_factor": 1.5}, ["partial_rotary_factor = 1.5", "at most 1"]),
+        (
+            {
+                **GLM,
+                "partial_rotary_factor": 0.5,
+                "rope_parameters": {"rope_theta": 1e6, "partial_rotary_factor": 0.25},
+            },
+            ["partial_rotary_factor = 0.5 and rope_parameters.partial_rotary_factor = 0.25 contradict"],
+        ),
     ],
 )
 def test_a_model_that_the_learner_does_not_compute_is_refused(
@@ -141,6 +177,36 @@ def test_a_window_that_holds_every_sequence_is_full_attention(tmp_path: Path, ki
     assert read(tmp_path, model_type=kind, **changes)["model_type"] == kind
 
 
+@pytest.mark.parametrize(
+    ("given", "channels"),
+    [({}, 8), ({"partial_rotary_factor": 0.25}, 4), ({"rope_parameters": {"partial_rotary_factor": 1.0}}, 16)],
+)
+def test_the_rotated_channels_are_those_of_transformers(tmp_path: Path, given: dict[str, Any], channels: int):
+    rope = {"rope_parameters": {"rope_theta": 1e6, **given["rope_parameters"]}} if "rope_parameters" in given else {}
+    mine = read(tmp_path, **{**GLM, **given, **rope})
+    theirs = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path))
+    assert 2 * len(theirs.model.rotary_emb.inv_freq) == rotated_channels(mine) == channels
+    assert rotated_channels({**BASE, "partial_rotary_factor": 0.5}) == 16  # of a type that does not read it
+
+
+def test_the_published_file_of_glm_4_5_air(tmp_path: Path):
+    air = {
+        "architectures": ["Glm4MoeForCausalLM"], "model_type": "glm4_moe", "attention_bias": True, "attention_dropout": 0.0,
+        "pad_token_id": 151329, "eos_token_id": [151329, 151336, 151338], "head_dim": 128, "hidden_act": "silu",
+        "hidden_size": 4096, "partial_rotary_factor": 0.5, "initializer_range": 0.02, "intermediate_size": 10944,
+        "max_position_embeddings": 131072, "moe_intermediate_size": 1408, "norm_topk_prob": True, "num_attention_heads": 96,
+        "n_group": 1, "topk_group": 1, "n_routed_experts": 128, "n_shared_experts": 1, "routed_scaling_factor": 1.0,
+        "num_experts_per_tok": 8, "first_k_dense_replace": 1, "num_hidden_layers": 46, "num_key_value_heads": 8,
+        "num_nextn_predict_layers": 1, "rms_norm_eps": 1e-05, "rope_scaling": None, "rope_theta": 1000000,
+        "tie_word_embeddings": False, "torch_dtype": "bfloat16", "transformers_version": "4.54.0", "use_cache": True,
+        "use_qk_norm": False, "vocab_size": 151552,
+    }  # fmt: skip
+    found = read(tmp_path, **air)
+    assert unknown_keys(found) == []
+    assert round(parameter_count(found) / 1e9, 1) == 106.9
+    assert rotated_channels(found) == 64
+
+
 def test_layers_without_a_window(tmp_path: Path):
     read(tmp_path, model_type="ministral", sliding_window=8, layer_types=["full_attention"] * 4)
     with pytest.raises(ModelError, match="sliding_window = 8"):  # transformers' Mistral does not read layer_types
@@ -152,10 +218,13 @@ def test_a_type_that_is_refused_by_name_is_one_of_transformers():
     assert not REFUSED_MODEL_TYPES.keys() & MODEL_TYPES.keys()
 
 
-@pytest.mark.parametrize("kind", MODEL_TYPES)
+@pytest.mark.parametrize("kind", [kind for kind, known in MODEL_TYPES.items() if known.alias_of is None])
 def test_a_head_is_as_wide_as_in_transformers(tmp_path: Path, kind: str):
-    known = {"head_dim": 32} if kind == "ministral" else {}  # without it transformers cannot build the model
-    mine = read(tmp_path, **{**MOE, "model_type": kind, "max_position_embeddings": 512, **known})
+    known: dict[str, Any] = {"head_dim": 32} if kind == "ministral" else {}  # transformers builds no model without it
+    known = LATENT if MODEL_TYPES[kind].attention == "latent" else known
+    router = MODEL_TYPES[kind].router
+    experts = SIGMOID if router is not None and router.corrected else MOE
+    mine = read(tmp_path, **{**experts, "model_type": kind, "max_position_embeddings": 512, **known})
     theirs = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path))
     assert theirs.model.layers[0].self_attn.q_proj.out_features == 4 * head_dim(mine)
     assert type(theirs).__name__ == MODEL_TYPES[kind].class_name
@@ -163,7 +232,7 @@ def test_a_head_is_as_wide_as_in_transformers(tmp_path: Path, kind: str):
 
 
 def test_null_is_hidden_size_over_heads():
-    for kind in MODEL_TYPES:
+    for kind in (kind for kind, known in MODEL_TYPES.items() if known.attention == "grouped"):
         assert head_dim({**BASE, "model_type": kind, "head_dim": None}) == 16
         assert head_dim({**BASE, "model_type": kind, "head_dim": 32}) == 32
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from learner.config.model_config import ModelError, read_config
-from learner.config.model_tensors import tensor_shapes
+from learner.config.model_tensors import is_left_out, tensor_shapes
 from learner.config.model_types import MODEL_TYPES
 from learner.config.model_weights import check_tensors, stored_tensors
 
@@ -20,6 +20,14 @@ SIZES: dict[str, Any] = {
     "vocab_size": 48, "hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64, "num_experts": 3, "num_experts_per_tok": 2,
     "moe_intermediate_size": 16, "mlp_only_layers": [1],
+}  # fmt: skip
+SIGMOID = {
+    "n_routed_experts": 3, "n_shared_experts": 2, "first_k_dense_replace": 1, "routed_scaling_factor": 1.0,
+    "norm_topk_prob": True, "num_nextn_predict_layers": 1,
+}  # fmt: skip
+LATENT = {
+    "num_key_value_heads": 4, "head_dim": 4, "kv_lora_rank": 10, "qk_nope_head_dim": 6, "qk_rope_head_dim": 4,
+    "v_head_dim": 8, "n_group": 1, "topk_group": 1,
 }  # fmt: skip
 K_PROJ = "model.layers.0.self_attn.k_proj.weight"
 
@@ -67,10 +75,14 @@ def directory(tmp_path: Path, saved: dict[str, torch.Tensor]) -> Path:
 
 
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("kind", MODEL_TYPES)
+@pytest.mark.parametrize("kind", [kind for kind, known in MODEL_TYPES.items() if known.alias_of is None])
 def test_the_tensors_of_a_model_are_those_that_transformers_saves(tmp_path: Path, kind: str, tied: bool):
-    bias = {"attention_bias": tied} if MODEL_TYPES[kind].bias == "configured" else {}
-    directory = save(tmp_path, kind, tie_word_embeddings=tied, **bias)
+    known = MODEL_TYPES[kind]
+    options = {"attention_bias": tied} if "attention_bias" in known.reads else {}
+    options |= {"use_qk_norm": tied} if known.qk_norm == "configured" else {}
+    options |= SIGMOID if known.router is not None and known.router.corrected else {}
+    options |= LATENT | {"q_lora_rank": 6 if tied else None} if known.attention == "latent" else {}
+    directory = save(tmp_path, kind, tie_word_embeddings=tied, **options)
     check(directory)
     stored = {name: tensor.shape for name, tensor in stored_tensors(directory).items()}
     assert stored == tensor_shapes(read_config(directory))
@@ -99,6 +111,19 @@ def test_tensors_that_hold_nothing_of_the_model_are_accepted(directory: Path, sa
     change(directory, {"lm_head.weight": saved["model.embed_tokens.weight"].clone()})
     change_config(directory, tie_word_embeddings=True)
     check(directory)
+
+
+def test_layers_that_predict_further_tokens_are_left_out(tmp_path: Path):
+    directory = save(tmp_path, "glm4_moe", **SIGMOID)
+    further = {
+        f"model.layers.2.{name}": torch.ones(32) for name in ("enorm.weight", "mlp.gate.e_score_correction_bias")
+    }
+    change(directory, dict(further))
+    check(directory)
+    assert not further.keys() & tensor_shapes(read_config(directory)).keys()
+    assert all(is_left_out(name, read_config(directory)) for name in further)
+    change_config(directory, num_nextn_predict_layers=0)
+    assert "tensor model.layers.2.enorm.weight belongs to no parameter" in fault(directory)
 
 
 def test_a_tied_output_layer_that_is_another_one_is_refused(directory: Path):

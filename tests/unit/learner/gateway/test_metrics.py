@@ -7,7 +7,7 @@ from prometheus_client import generate_latest
 from learner.gateway.health import GatewayHealth
 from learner.gateway.metrics import GatewayMetrics
 from learner.gateway.pending_submit import PendingSubmit
-from learner.queue import Occupancy
+from learner.queue import Append, Occupancy
 from leeway.v1 import rollout_pb2 as pb
 
 
@@ -32,6 +32,20 @@ def test_a_fleet_without_unscored_responses_has_a_series_all_the_same():
     metrics.ledgers([pb.Ledger(fleet="f")])
     page = generate_latest(metrics.registry.prometheus).decode().splitlines()
     assert 'leeway_gateway_unscored_responses{fleet="f",reason="other"} 0.0' in page
+
+
+def test_bytes_of_experts_of_accepted_groups_are_counted():
+    metrics = GatewayMetrics(GatewayHealth())
+    metrics.add_fleets(["f", "g"])
+    append = Append("f", "id", b"1234567890", tokens=3, generated=2, responses=2)
+    submits = [
+        PendingSubmit("f", pb.Ack(outcome=outcome), lambda _: None, append, routing=6)
+        for outcome in (pb.OUTCOME_ACCEPTED, pb.OUTCOME_DUPLICATE, pb.OUTCOME_ACCEPTED)
+    ]
+    metrics.flushed(submits)
+    page = generate_latest(metrics.registry.prometheus).decode().splitlines()
+    assert 'leeway_gateway_routing_bytes_total{fleet="f"} 12.0' in page
+    assert 'leeway_gateway_routing_bytes_total{fleet="g"} 0.0' in page
 
 
 def test_tokens_of_groups_refused_for_their_age_are_counted_and_capacity_follows_what_a_step_consumes():

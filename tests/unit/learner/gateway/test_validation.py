@@ -21,6 +21,7 @@ from learner.gateway.retry_reasons import REASONS
 from learner.gateway.validation import examine, id_time_violation, validate
 from learner.gateway.violation import Violation, forgotten_violation
 from leeway.v1 import rollout_pb2 as pb
+from runtime.routing_record import RoutingShape
 from runtime.settings import SettingsError
 
 LIMITS = LimitsConfig(
@@ -30,6 +31,7 @@ LIMITS = LimitsConfig(
     max_response_tokens=8,
     max_response_context_tokens=20,
     reward_range=(-1.0, 1.0),
+    routing=RoutingShape(layers=(1, 2), top_k=2, experts=5),
 )
 TRUNCATING = LIMITS.model_copy(update={"truncated_sampling": True})
 KNOWN = {0, 3}
@@ -70,6 +72,19 @@ def segmented(*segments: pb.Segment, **changes: Any) -> list[pb.Response]:
 
 def unscored(reason: str, **changes: Any) -> list[pb.Response]:
     return [response(), pb.Response(unscored=reason, **changes)]
+
+
+def record(*tokens: tuple[int, int, int, int], **changes: Any) -> pb.RoutedExperts:
+    """Experts of tokens from position 1 on: two of layer 1, two of layer 2."""
+    fields = {"layers": [1, 2], "top_k": 2, "experts": 5, "start": 1, "ids": bytes(id for one in tokens for id in one)}
+    return pb.RoutedExperts(**{**fields, **changes})
+
+
+ROUTED = (0, 4, 3, 1)
+
+
+def routed(*tokens: tuple[int, int, int, int], **changes: Any) -> list[pb.Response]:
+    return second(routed_experts=record(*tokens, **changes))
 
 
 def spans(*triples: tuple[int, int, int]) -> list[pb.Response]:
@@ -280,6 +295,64 @@ VIOLATIONS = [
         {"responses": unscored("x", segments=[segment(spans=[])])},
     ),
     ("finish_reason", "responses[1].finish_reason", "9 ", {"responses": unscored("x", finish_reason=9)}),
+    # records of experts
+    (
+        "routing_mixed",
+        "responses[1].routed_experts",
+        "a record beside 1 segments",
+        {"responses": segmented(segment(), routed_experts=record(ROUTED))},
+    ),
+    (
+        "routing_mixed",
+        "responses[1].routed_experts",
+        "a record beside 0 segments and 0 tokens",
+        {"responses": unscored("x", routed_experts=record(ROUTED))},
+    ),
+    (
+        "routing_shape",
+        "responses[1].routed_experts.layers",
+        "(0, 2) (allowed: (1, 2), as the run",
+        {"responses": routed(ROUTED, layers=[0, 2])},
+    ),
+    ("routing_shape", "responses[1].routed_experts.top_k", "1 (allowed: 2", {"responses": routed(ROUTED, top_k=1)}),
+    ("routing_shape", "responses[1].routed_experts.experts", "6 (allowed: 5", {"responses": routed(ROUTED, experts=6)}),
+    (
+        "routing_length",
+        "responses[1].routed_experts.ids",
+        "0 bytes (allowed: a multiple of 4,",
+        {"responses": routed()},
+    ),
+    ("routing_length", "responses[1].routed_experts.ids", "5 bytes", {"responses": routed(ids=bytes(5))}),
+    (
+        "routing_length",
+        "responses[1].routed_experts.start",
+        "5, with 2 tokens from there on (allowed: an end of at most 6",
+        {"responses": routed(ROUTED, ROUTED, start=5)},
+    ),
+    (
+        "routing_expert",
+        "responses[1].routed_experts.ids[5]",
+        "5, of layer 1 (allowed: 0 to 4)",
+        {"responses": routed(ROUTED, (0, 5, 1, 9))},
+    ),
+    (
+        "routing_doubled",
+        "responses[1].routed_experts.ids[7]",
+        "3, of layer 2 (allowed: different",
+        {"responses": routed(ROUTED, (0, 1, 3, 3))},
+    ),
+    (
+        "routing_doubled",
+        "responses[1].segments[1].routed_experts.ids[1]",
+        "0, of layer 1",
+        {"responses": segmented(segment(), segment(routed_experts=record((0, 0, 1, 2), start=0)))},
+    ),
+    (
+        "routing_length",
+        "responses[1].segments[0].routed_experts.start",
+        "5, with 1",
+        {"responses": segmented(segment(routed_experts=record(ROUTED, start=5)))},
+    ),
     # sampling
     ("sampling_range", "sampling.top_p", "0.0 (allowed: above 0, at most 1)", {"sampling": pb.Sampling(top_p=0.0)}),
     ("sampling_range", "sampling.top_p", "1.01 ", {"sampling": pb.Sampling(top_p=1.01)}),
@@ -332,6 +405,11 @@ def test_violation(reason: str, field: str, value: str, changes: dict[str, Any])
         {"responses": unscored("x9", reward=50.0, tokens=ids(1, 2))},
         {"responses": unscored("x9", segments=[segment()])},
         {"responses": [pb.Response(unscored="x"), response(unscored="y")]},
+        {"responses": routed(ROUTED, (4, 3, 2, 1))},
+        {"responses": routed(*[ROUTED] * 6, start=0)},
+        {"responses": routed(ROUTED, start=5)},
+        {"responses": unscored("x9", tokens=ids(1, 2), routed_experts=record(ROUTED))},
+        {"responses": segmented(segment(routed_experts=record(ROUTED, start=4)))},
         {"sampling": pb.Sampling()},
         {"sampling": pb.Sampling(top_p=1.0, top_k=100, min_p=0.0)},
     ],
@@ -345,6 +423,34 @@ def test_truncated_sampling_is_taken_where_nothing_is_recomputed(sampling: dict[
     truncated = group(sampling=pb.Sampling(**sampling))
     assert isinstance(examine(truncated, TRUNCATING, KNOWN, NOW), Measures)
     assert isinstance(examine(truncated, LIMITS, KNOWN, NOW), Violation)
+
+
+def test_the_bytes_of_records_are_counted():
+    found = examine(group(responses=routed(ROUTED, ROUTED)), LIMITS, KNOWN, NOW)
+    assert isinstance(found, Measures)
+    assert found.routing == 8
+    parts = segmented(segment(routed_experts=record(ROUTED)), segment(routed_experts=record(ROUTED, ROUTED)))
+    found = examine(group(responses=parts), LIMITS, KNOWN, NOW)
+    assert isinstance(found, Measures)
+    assert found.routing == 12
+
+
+def test_a_dense_models_group_has_no_experts():
+    dense = LIMITS.model_copy(update={"routing": None})
+    found = examine(group(responses=routed(ROUTED)), dense, KNOWN, NOW)
+    assert isinstance(found, Violation)
+    assert (found.reason, found.field) == ("routing_shape", "responses[1].routed_experts.layers")
+    assert found.value == "2 layers (allowed: no record: the run's model has no experts)"
+
+
+def test_more_than_256_experts_have_two_bytes_each():
+    wide = LIMITS.model_copy(update={"routing": RoutingShape(layers=(1, 2), top_k=2, experts=300)})
+    data = np.array([0, 299, 256, 1], "<u2").tobytes()
+    assert validate(group(responses=routed(ids=data, experts=300)), wide, KNOWN) is None
+    beyond = np.array([0, 1, 2, 300], "<u2").tobytes()
+    found = validate(group(responses=routed(ids=beyond, experts=300)), wide, KNOWN)
+    assert found is not None
+    assert (found.reason, found.field) == ("routing_expert", "responses[1].routed_experts.ids[3]")
 
 
 def test_as_many_segments_as_are_allowed():

@@ -15,6 +15,7 @@ from learner.batch.weighting import DEFAULT, Weighting
 from learner.intake.batch_source import TakenBatch
 from learner.intake.preparation import Preparation
 from leeway.v1 import rollout_pb2 as pb
+from runtime.routing_record import RoutingShape
 
 
 def taken(*rewards: float) -> TakenBatch:
@@ -37,6 +38,22 @@ def test_the_batch_is_this_data_ranks_part_and_the_rest_is_the_steps(rank: int):
     assert micro_batch.tokens.tolist() == [[1, 2, 3, 4, 5]]
     assert micro_batch.advantage.tolist() == [(-0.5, 0.5)[made.batch.members[0][0]]]
     assert made.seconds > 0
+
+
+def test_experts_of_responses_are_packed_with_them_where_they_are_replayed():
+    shape, batch = RoutingShape(layers=(1,), top_k=1, experts=4), taken(0.0, 1.0)
+    record = pb.RoutedExperts(layers=[1], top_k=1, experts=4, start=1, ids=bytes([3, 0, 2]))
+    batch.groups[0].responses[1].routed_experts.CopyFrom(record)
+    made = Preparation(DEFAULT, Layout(), 4, replayed=shape).prepare(batch)
+    assert made.records == {"replayed": 1, "absent": 1, "foreign": 0}
+    assert made.batch is not None
+    (micro_batch,) = made.batch.micro_batches
+    assert micro_batch.routed is not None
+    assert micro_batch.routed.flatten().tolist() == [-1] * 5 + [-1, 3, 0, 2, -1]
+    plain = Preparation(DEFAULT, Layout(), 4).prepare(batch)
+    assert plain.records == {}
+    assert plain.batch is not None
+    assert plain.batch.micro_batches[0].routed is None
 
 
 def test_groups_without_contrast_leave_no_batch():

@@ -34,11 +34,12 @@ def test_copies_are_equal_and_stay_when_the_originals_change():
 def test_copies_are_rounded_to_another_data_type():
     originals = [torch.tensor([1.0, 1.0 + 2**-9, -3.0]), torch.ones(5, 3, dtype=torch.bfloat16)]
     buffer = HostBuffer(CPU, "a test")
-    copies = buffer.copy(originals, torch.bfloat16).tensors
+    copies = buffer.copy(originals, [torch.bfloat16] * 2).tensors
     assert [copy.dtype for copy in copies] == [torch.bfloat16] * 2
     assert all(torch.equal(copy, one.bfloat16()) for copy, one in zip(copies, originals, strict=True))
     assert buffer.nbytes == 64 + 64
-    assert [copy.dtype for copy in buffer.copy(originals, torch.float32).tensors] == [torch.float32] * 2
+    mixed = [torch.float32, torch.bfloat16]
+    assert [copy.dtype for copy in buffer.copy(originals, mixed).tensors] == mixed
 
 
 def test_a_copy_is_saved_alone():

@@ -12,6 +12,7 @@ from learner import objectives
 from learner.config.objective import ObjectiveConfig
 from learner.objectives import MissingInputError, Objective, Responses
 from learner.objectives.second_moment import M2po
+from learner.telemetry.diagnostics import ratios
 
 # log r of a step's tokens and their advantages: the first four move outward, the last two back towards mu
 LOG_R = [0.1, -0.2, 0.3, -0.5, 2.0, -3.0]
@@ -95,6 +96,19 @@ def test_a_step_needs_a_survey_of_its_own():
     chosen.observe({})
     with pytest.raises(MissingInputError, match="needs the survey of the whole step"):
         chosen(*step(LOG_R, ADVANTAGE))
+
+
+def test_the_limit_is_a_metric_of_the_step_however_it_is_cut():
+    """The limit of (log r)^2 is 0.065 (above): two micro-batches report the same root."""
+    chosen, sums = surveyed(LOG_R, ADVANTAGE), dict[str, float]()
+    for part in (slice(0, 2), slice(2, 6)):
+        for name, value in chosen(*step(LOG_R[part], ADVANTAGE[part]))[1].items():
+            sums[name] = sums.get(name, 0.0) + float(value)
+    assert ratios(sums)["m2po_limit"] == pytest.approx(math.sqrt(0.065))
+    nobody = surveyed([0.1, -0.1], [1.0, -1.0])(*step([0.1, -0.1], [1.0, -1.0]))[1]
+    assert nobody.keys() == chosen(*step(LOG_R, ADVANTAGE))[1].keys(), "every rank must know the names beforehand"
+    assert ratios({name: float(value) for name, value in nobody.items()})["m2po_limit"] is None
+    assert not [name for name in M2po()(*step(LOG_R, ADVANTAGE))[1] if name.startswith("m2po")]
 
 
 def test_only_the_paper_s_variant_asks_for_a_survey_and_added_terms_pass_it_on():

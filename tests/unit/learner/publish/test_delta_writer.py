@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,8 +18,10 @@ from learner.publish.catalog import base_of
 from learner.publish.delta_writer import changes
 from learner.publish.safetensors_file import bits, digest, write
 from learner.storage.digests import FileDigest
+from rollout.versions import rebuild
 from rollout.versions.delta_patch import patch
-from rollout.versions.manifest import VersionError
+from rollout.versions.manifest import FetchError, VersionError
+from runtime.version_format import file_check
 from runtime.version_format.names import versions_on_disk
 from tests.tools.published import flip
 from tests.tools.publishing import Scene, ready
@@ -134,3 +140,103 @@ def test_weights_that_did_not_move_cost_a_manifest(tmp_path: Path):
     scene.publisher.wait()
     assert [path.name for path in (scene.root / "weight_v000001").iterdir()] == ["manifest.json"]
     scene.reader(tmp_path / "cache")(1)
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Scene:
+    """Version 0 is full, 1 to 3 are deltas."""
+    scene = Scene(tmp_path, keep=8, full_every=8)
+    scene.publish(4)
+    return scene
+
+
+def failing(number: int, affects: Callable[[Path], bool] = lambda path: True) -> Callable[..., Any]:
+    """A shutil.copyfile that fails with an error of the disk where it reads or writes what ``affects`` says."""
+    copyfile = shutil.copyfile
+
+    def copy(source: Path, target: Path) -> Any:
+        if affects(Path(source)):
+            Path(target).write_bytes(b"a part")
+            raise OSError(number, "the disk says no", str(source), None, str(target))
+        return copyfile(source, target)
+
+    return copy
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_a_full_disk_refuses_no_version(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int):
+    cache = tmp_path / "cache"
+    read = scene.reader(cache)
+    read(1)
+    with monkeypatch.context() as disk:
+        disk.setattr(rebuild.shutil, "copyfile", failing(number))
+        with pytest.raises(FetchError, match="the disk says no"):
+            read(2)
+    assert not (cache / ".building").exists(), "a part of a version takes the room"
+    kept = [1] if number != errno.EIO else []  # a base that cannot be read is not one: a full disk does not say so
+    assert versions_on_disk(cache) == kept
+    read(2)
+
+
+def test_a_base_of_its_own_that_cannot_be_read_is_made_again(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    cache = tmp_path / "cache"
+    read = scene.reader(cache)
+    read(1)
+    monkeypatch.setattr(rebuild.shutil, "copyfile", failing(errno.EIO, lambda path: path.parent.parent == cache))
+    read(2)  # from version 0, which is published
+
+
+def test_a_delta_that_cannot_be_read_now_is_no_damage(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    cache = tmp_path / "cache"
+    read, of_file = scene.reader(cache), file_check.of_file
+    read(1)
+
+    def stale(path: Path, algorithm: str) -> Any:
+        if path.name.startswith("delta-"):
+            raise OSError(errno.ESTALE, "Stale file handle", str(path))
+        return of_file(path, algorithm)
+
+    with monkeypatch.context() as disk:
+        disk.setattr(file_check, "of_file", stale)
+        with pytest.raises(FetchError, match=r"files\[delta-00000.safetensors\]: cannot be read: .*Stale file handle"):
+            read(2)
+    assert versions_on_disk(cache) == [1], "a sound base was thrown away"
+    read(2)
+
+
+def test_what_nobody_reads_any_more_makes_room_before_the_next_version_is_made(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    cache = tmp_path / "cache"
+    read = scene.reader(cache)
+    for version in (0, 1, 2):
+        read(version)
+    there: list[list[int]] = []
+    copyfile = shutil.copyfile
+
+    def copy(source: Path, target: Path) -> Any:
+        there.append(versions_on_disk(cache))
+        return copyfile(source, target)
+
+    scene.publish(1)
+    monkeypatch.setattr(rebuild.shutil, "copyfile", copy)
+    read(3)
+    read(4)
+    assert there[-1] == [2, 3]
+
+
+def test_data_that_is_wrong_is_refused_although_another_file_cannot_be_read(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    directory = scene.root / "weight_v000000"
+    (directory / "config.json").write_text("{ }")
+
+    def broken(path: Path, algorithm: str) -> Any:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr(file_check, "of_file", broken)
+    with pytest.raises(VersionError, match=r"files\[config.json\].size") as refused:
+        scene.reader(tmp_path / "cache")(0)
+    assert not isinstance(refused.value, FetchError)

@@ -1,11 +1,13 @@
 """The learner reads its own versions back: full and delta to the bit, damaged ones never; and which of them must stay."""
 
+import errno
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import torch
+from structlog.testing import capture_logs
 
 from learner.batch.packing import Layout
 from learner.behaviour.recompute import Behaviour
@@ -15,9 +17,11 @@ from learner.config import LearnerConfig
 from learner.megatron.parallel import Ranks
 from learner.megatron.training.scorer import Scorer
 from learner.objectives import get
+from learner.publish import verified
 from learner.publish.catalog import CatalogError
 from learner.publish.verified import VerifiedVersions
 from runtime.settings import SettingsError
+from runtime.version_format import file_check
 from tests.tools.published import flip
 from tests.tools.publishing import Scene
 
@@ -82,6 +86,46 @@ def test_a_version_is_usable_while_it_is_on_disk_and_whole(tmp_path: Path):
     flip(scene.root / "weight_v000001" / "model-00000.safetensors")
     ours = behaviour(tmp_path, scene.root, objective={"name": "grpo"})
     assert [ours.usable(version) for version in (0, 1, 2, 3)] == [True, False, True, False]
+
+
+def test_a_version_that_the_disk_does_not_give_is_read_again_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    scene = Scene(tmp_path, keep=9)
+    scene.publish(2)
+    ours, asked = behaviour(tmp_path, scene.root, objective={"name": "grpo"}), list[str]()
+
+    def stale(path: Path, algorithm: str) -> Any:
+        asked.append(path.parent.name)
+        raise OSError(errno.ESTALE, "Stale file handle", str(path))
+
+    with monkeypatch.context() as disk, capture_logs() as logs:
+        disk.setattr(file_check, "of_file", stale)
+        assert [ours.usable(0) for _ in range(3)] == [False] * 3
+        assert len(asked) == len(list((scene.root / "weight_v000000").iterdir())) - 1, "it is hashed for every group"
+        disk.setattr(verified, "_RETRY_S", 0.0)
+        assert not ours.usable(1)
+    assert [(line["version"], line["read_again"]) for line in logs] == [(0, True), (1, True)]
+    assert (ours.usable(0), ours.usable(1)) == (False, True)  # the minute of version 0 is not over
+    flip(scene.root / "weight_v000001" / "model-00000.safetensors")
+    assert ours.usable(1), "what was read once is known"
+
+
+def test_a_manifest_that_the_disk_does_not_give_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    scene = Scene(tmp_path, keep=9)
+    scene.publish(1)
+    versions = VerifiedVersions(scene.root)
+    monkeypatch.setattr(verified, "_RETRY_S", 0.0)
+
+    def broken(path: Path) -> bytes:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    with monkeypatch.context() as disk:
+        disk.setattr(Path, "read_bytes", broken)
+        assert "Input/output error" in (versions.problem(0) or "")
+    assert versions.may_pass(0)
+    assert versions.problem(0) is None
+    assert not versions.may_pass(0)
+    assert versions.problem(4) is not None
+    assert not versions.may_pass(4)
 
 
 def test_what_is_in_memory_is_not_hashed_again(tmp_path: Path):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from learner.telemetry.diagnostics import ballistic, ratios, reward_by_staleness
+from learner.megatron.model.routing_replay import ReplayCounts
+from learner.telemetry.diagnostics import ballistic, ratios, replayed, reward_by_staleness
 from leeway.v1 import rollout_pb2 as pb
 
 
@@ -60,3 +61,11 @@ def test_reward_by_staleness_reads_segments_and_leaves_unscored_responses_out():
     unscored = pb.Response(reward=9.0, unscored="reward_timeout", spans=response(0.0, 7).spans)
     groups = [pb.Group(responses=[pb.Response(reward=1.0, segments=segments), unscored])]
     assert reward_by_staleness(groups, {5: 2, 7: 0}) == {2: (1.0, 1)}
+
+
+def test_what_was_replayed_is_a_share_of_the_tokens_and_what_differs_a_share_of_the_choices():
+    counts = ReplayCounts(tokens=40, replayed=30, choices=60, differing=6)
+    assert replayed(counts) == {"routing_replayed": 0.75, "routing_disagreement": 0.1}
+    none = ReplayCounts(tokens=40, replayed=0, choices=0, differing=0)
+    assert replayed(none) == {"routing_replayed": 0.0, "routing_disagreement": None}
+    assert replayed(None) == {"routing_replayed": None, "routing_disagreement": None}

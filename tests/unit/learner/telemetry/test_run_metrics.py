@@ -43,6 +43,8 @@ def row(step: int) -> dict[str, object]:
         "tokens_wasted": {"expired": 700, "unusable": 0, "lost": 0, "quarantined": 90},
         "tasks": {"add": {"groups": 16, "reward": 0.5, "reward_sd": 0.4, "informative": 0.5, "parts": {"exact": 0.75}}},
         "expert_load": {"1": 2.5}, "expert_load_max": 2.5, "expert_idle_max": 0.25,
+        "m2po_limit": 0.25, "routing_replayed": 0.75, "routing_disagreement": 0.125,
+        "routing_records": {"replayed": 5, "absent": 1},
         "wait_s": 0.5, "train_s": 1.0, "step_s": 1.6,
     }  # fmt: skip
 
@@ -55,6 +57,7 @@ def test_every_row_of_the_record_becomes_metrics(tmp_path: Path, config: Learner
     assert fresh["alarms_total/rho"] == fresh["publication_failures_total"] == fresh["rollbacks_total"] == 0
     assert math.isnan(fresh["reward"])
     assert math.isnan(fresh["expert_load_ratio"])
+    assert math.isnan(fresh["m2po_limit_nats"])
     assert fresh["alarms_total/experts"] == 0
     assert (fresh["staleness_limit_steps"], fresh["expiry_limit_steps"]) == (3, 24)
     writer.event("start", epoch=2, resumed_step=7)
@@ -79,7 +82,8 @@ def test_every_row_of_the_record_becomes_metrics(tmp_path: Path, config: Learner
         "publication_seconds": 0.3, "checkpoint_seconds": 1.5, "committed_groups_total": 32, "alarms_total/rho": 1,
         "publication_failures_total": 1, "checkpoint_failures_total": 1, "skipped_steps_total": 2, "rollbacks_total": 1,
         "refused_groups_total": 1,
-        "expert_load_ratio": 2.5, "expert_idle_ratio": 0.25,
+        "expert_load_ratio": 2.5, "expert_idle_ratio": 0.25, "m2po_limit_nats": 0.25, "routing_replayed_ratio": 0.75,
+        "routing_disagreement_ratio": 0.125, "routing_records_total/replayed": 10, "routing_records_total/foreign": 0,
         "reward_sd": 0.4, "truncated_ratio": 0.125, "groups_ratio/informative": 0.5, "groups_ratio/all_right": 0.25,
         "groups_ratio/all_wrong": 0.125, "groups_ratio/unscored": 0.125, "response_tokens/all/p95": 300,
         "response_tokens/positive/max": 512, "response_tokens/stop/mean": 120.5, "replaced_groups_total": 16,

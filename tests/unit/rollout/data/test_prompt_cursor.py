@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rollout.config import TaskConfig
+from rollout.config import RestConfig, TaskConfig
 from rollout.data.fingerprint import fingerprint
 from rollout.data.prompt_cursor import CursorError, OnChange, PromptSource
+from rollout.data.prompt_memory import PromptMemory
 from rollout.data.prompt_order import PromptOrder
+from rollout.data.task_shares import TaskShares
 from rollout.tasks import load_task
 
 ACTIONS = st.lists(
@@ -123,6 +127,31 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: str):
     path.write_text(content)
     with pytest.raises(CursorError, match=r"worker-0\.cursor\.json: damaged prompt cursor .* delete it to start"):
         PromptSource(path, PromptOrder("worker-0", None), PROMPTS)
+
+
+def test_a_file_that_the_disk_does_not_give_is_not_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Nobody is told to delete it, and another start may help."""
+    order = PromptOrder("worker-0", 2)
+    PromptSource(tmp_path / "cursor.json", order, PROMPTS).done([0])
+    TaskShares(tmp_path / "shares.json", {"a": 1.0, "b": 1.0}).done([0])
+    memory = PromptMemory(tmp_path / "memory.jsonl", 2, RestConfig(after=2), PROMPTS)
+    memory.note(0, [0.0, 1.0])
+    memory.save()
+
+    def stale(path: Path, *_: object, **__: object) -> bytes:
+        raise OSError(errno.ESTALE, "Stale file handle", str(path))
+
+    for name in ("read_text", "read_bytes"):
+        monkeypatch.setattr(Path, name, stale)
+    openings: list[Callable[[], object]] = [
+        lambda: PromptSource(tmp_path / "cursor.json", order, PROMPTS),
+        lambda: TaskShares(tmp_path / "shares.json", {"a": 1.0, "b": 1.0}),
+        lambda: PromptMemory(tmp_path / "memory.jsonl", 2, RestConfig(after=2), PROMPTS),
+    ]
+    for opening in openings:
+        with pytest.raises(CursorError, match=r"cannot be read .*Stale file handle.*do not delete it") as refused:
+            opening()
+        assert refused.value.exit_status == 1
 
 
 def test_indices_that_are_passed_over_are_done_with_the_next_that_is_written(tmp_path: Path):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
+import numpy as np
 import pytest
 
 from rollout.engine.answers import StreamedAnswer
@@ -16,6 +18,7 @@ from rollout.engine.errors import (
     WeightsError,
 )
 from rollout.engine.response import Response, VersionSpan
+from rollout.engine.routing_reader import RoutingReader
 
 
 def piece(ids: list[int], completed: int, version: str | None = "3", **meta: Any) -> dict[str, Any]:
@@ -39,6 +42,20 @@ def test_pieces_of_new_tokens_and_of_all_tokens_so_far_are_one_response(pieces: 
     assert answer.take(end) == ([12], None)
     spans = [VersionSpan(3, 0, 1), VersionSpan(4, 1, 4)]
     assert answer.response == Response([5, 6, 7, 12], "stop", spans, stopped_by=12)
+
+
+@pytest.mark.parametrize("finish", [{"type": "stop", "matched": 12}, {"type": "abort", "message": "refit"}])
+def test_the_last_piece_says_which_experts_the_tokens_went_to(finish: dict[str, Any]):
+    reader = RoutingReader(layers=2, top_k=2, experts=4)
+    ids = np.array([[[1, 2], [3, 0]], [[0, 3], [2, 1]], [[2, 3], [0, 1]]], "<i4")
+    answer = StreamedAnswer("http://e", reader)
+    answer.take(piece([5], 1))
+    item = last([12], 2, finish, ("3", 0, 2))
+    item["meta_info"] |= {"routed_experts": base64.b64encode(ids.tobytes()).decode(), "prompt_tokens": 2}
+    answer.take(item)
+    assert answer.response is not None
+    assert answer.response.routed is not None
+    assert answer.response.routed.ids.tolist() == ids.tolist()
 
 
 def test_an_aborted_response_keeps_its_tokens_once_and_their_versions():

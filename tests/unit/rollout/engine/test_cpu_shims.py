@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -39,3 +42,12 @@ def test_no_sglang_at_all_is_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(metadata, "version", missing)
     with pytest.raises(SettingsError, match="SGLang is not installed here"):
         cpu_shims()
+
+
+def test_the_processes_that_a_server_would_spawn_are_forked():
+    program = (
+        "import multiprocessing, sgl_kernel; multiprocessing.set_start_method('spawn', force=True); "
+        "print(multiprocessing.get_start_method())"
+    )
+    environment = os.environ | {"PYTHONPATH": str(cpu_shims())}
+    assert subprocess.check_output([sys.executable, "-c", program], env=environment, timeout=120, text=True) == "fork\n"

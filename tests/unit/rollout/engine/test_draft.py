@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from rollout.engine.draft import ResponseDraft
 from rollout.engine.response import Response, VersionSpan
+from rollout.engine.routed_tokens import RoutedTokens
 from rollout.engine.sampling import Sampling
+from runtime.routing_record import RoutingShape
 
 LETTERS = "abcdefghijklmnop"
 
@@ -44,6 +48,48 @@ def test_what_the_server_says_in_the_end_is_surer_than_what_its_pieces_said():
     whole = one.complete(Response([5, 6, 7], "length", [VersionSpan(3, 0, 1), VersionSpan(4, 1, 3)]))
     assert whole is not None
     assert whole.spans == [VersionSpan(3, 0, 1), VersionSpan(4, 1, 3)]
+
+
+def routed(tokens: int, engine: int) -> RoutedTokens:
+    """Experts by which it can be told which engine has read which token."""
+    ids = np.array([[[position % 8, 8 + engine]] for position in range(tokens)])
+    return RoutedTokens(RoutingShape(layers=(0,), top_k=2, experts=16), ids)
+
+
+def test_experts_stay_those_of_the_engine_that_sampled_with_them():
+    one = draft()
+    one.remainder()
+    one.arrived([5, 6], 3)
+    assert one.complete(Response([5, 6], "abort", [VersionSpan(3, 0, 2)], routed=routed(3, engine=1))) is None
+    one.remainder()  # the next engine reads the prompt and both tokens again, with newer weights
+    one.arrived([7, 12], None)
+    whole = one.complete(Response([7, 12], "stop", [VersionSpan(4, 0, 2)], routed=routed(5, engine=2)))
+    assert whole is not None
+    assert whole.routed is not None
+    assert whole.routed.ids[:, 0].tolist() == [[0, 9], [1, 9], [2, 9], [3, 10], [4, 10]]
+
+
+def test_experts_of_an_engine_that_died_are_those_of_the_one_that_read_its_tokens():
+    one = draft()
+    one.remainder()
+    one.arrived([5, 6], 3)
+    one.remainder()
+    one.arrived([12], None)
+    whole = one.complete(Response([12], "stop", [VersionSpan(4, 0, 1)], routed=routed(4, engine=2)))
+    assert whole is not None
+    assert whole.routed is not None
+    assert whole.routed.ids[:, 0].tolist() == [[0, 10], [1, 10], [2, 10], [3, 10]]
+
+
+def test_experts_of_tokens_behind_a_stop_text_are_dropped_with_them():
+    one = draft("c")
+    one.remainder()
+    one.arrived([0, 2, 3, 4], 3)
+    whole = one.complete(Response([0, 2, 3, 4], "length", [VersionSpan(3, 0, 4)], routed=routed(5, engine=1)))
+    assert whole is not None
+    assert whole.tokens == [0, 2]
+    assert whole.routed is not None
+    assert len(whole.routed) == 3  # the prompt and the first token; the last one was not read
 
 
 def test_an_abort_is_gone_on_from():

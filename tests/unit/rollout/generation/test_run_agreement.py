@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from leeway.v1 import rollout_pb2 as pb
 from rollout.client import SubmitClient
-from rollout.config import TaskConfig, WorkerConfig
+from rollout.config import EngineConfig, TaskConfig, WorkerConfig
 from rollout.generation.run_agreement import agreed_run, disagreements, unheeded
 from runtime.settings import SettingsError
 from tests.tools.fleet_peers import TOKEN, ScriptedGateway
@@ -39,6 +39,18 @@ def worker(gateway: str = "gateway:1", **sampling: Any) -> WorkerConfig:
         "sampling": {"max_new_tokens": 64, "responses": 8, **sampling},
     }
     return WorkerConfig.parse(settings, "here")
+
+
+def test_a_run_without_experts_takes_none_and_one_that_replays_them_wants_them():
+    asking = worker().model_copy(update={"engine": EngineConfig(return_routed_experts=True)})
+    text = "engine.return_routed_experts = true: the run's model has no experts; set it to false"
+    assert list(disagreements(RUN, asking, Ids())) == [text]
+    mixture = pb.DescribeRunResponse(routing=pb.RoutedExperts(layers=[0], top_k=1, experts=2))
+    mixture.MergeFrom(RUN)
+    assert list(disagreements(mixture, asking, Ids())) == []
+    wanted = pb.Wanted(routed_experts=True)
+    assert list(unheeded(wanted, worker())) == ["engine.return_routed_experts = false: the run's owner wants true"]
+    assert list(unheeded(wanted, asking)) == []
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import Any
 
 from prometheus_client import generate_latest
 
+from rollout.engine.routing_reader import RoutingReader
 from rollout.engine.token_counts import TokenCounts
 from rollout.telemetry.engine_metrics import declare_engine_metrics
 from runtime.metric_registry import MetricRegistry
@@ -15,12 +16,14 @@ from runtime.metric_registry import MetricRegistry
 def test_every_scrape_reads_limits_responses_and_tokens():
     tokens = TokenCounts(received=10, continued=2)
     tokens.discarded["nan"] = 3
-    pool: Any = SimpleNamespace(
-        lanes=SimpleNamespace(limits=lambda: [32, 16], responses=lambda: [5, 0], waiting=7), tokens=tokens
-    )
+    lanes = SimpleNamespace(limits=lambda: [32, 16], responses=lambda: [5, 0], waiting=7)
+    pool: Any = SimpleNamespace(lanes=lanes, tokens=tokens, routing=None)
     registry = MetricRegistry()
     declare_engine_metrics(registry, pool)
     tokens.received = 11
+    assert 'leeway_worker_routed_responses_total{told="absent"} 0.0' in generate_latest(registry.prometheus).decode()
+    pool.routing = RoutingReader(layers=1, top_k=1, experts=2)
+    pool.routing.read({}, tokens=1)  # an engine that was asked and does not say
     text = generate_latest(registry.prometheus).decode()
     for line in (
         'leeway_worker_engine_limit{engine="1"} 16.0',
@@ -30,5 +33,7 @@ def test_every_scrape_reads_limits_responses_and_tokens():
         'leeway_worker_tokens_discarded_total{reason="nan"} 3.0',
         'leeway_worker_tokens_discarded_total{reason="stop_text"} 0.0',
         "leeway_worker_continued_responses_total 2.0",
+        'leeway_worker_routed_responses_total{told="absent"} 1.0',
+        'leeway_worker_routed_responses_total{told="recorded"} 0.0',
     ):
         assert line in text

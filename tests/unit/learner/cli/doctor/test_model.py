@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import struct
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from learner.cli.doctor import model
 from learner.config.model_weights import stored_tensors
@@ -37,6 +39,66 @@ def test_a_factor_that_the_engine_does_not_read(site: Site):
         "attention_factor = 1 is read by transformers and the learner, and not by SGLang, which computes 1.13863"
         in found
     )
+
+
+def test_latents_that_the_engine_computes_otherwise(site: Site):
+    """The weights are another model's: only the warning is looked at."""
+    shape = {
+        "model_type": "deepseek_v3", "architectures": ["DeepseekV3ForCausalLM"], "head_dim": None, "q_lora_rank": None,
+        "num_key_value_heads": None, "kv_lora_rank": 16, "qk_nope_head_dim": 12, "qk_rope_head_dim": 4, "v_head_dim": 10,
+        "n_group": 1, "topk_group": 1, "n_routed_experts": 6, "n_shared_experts": 1, "num_experts_per_tok": 2,
+        "moe_intermediate_size": 48, "first_k_dense_replace": 1, "routed_scaling_factor": 2.5, "norm_topk_prob": True,
+    }  # fmt: skip
+    config(site, **shape, rms_norm_eps=1e-5)
+    (found,) = [line for line in bad(model.model(site.read("learner"))) if line.startswith("warn model: ")]
+    assert "rms_norm_eps = 1e-05 is read by SGLang for the norms of latents too" in found
+    assert "take 1e-06" in found
+    config(site, rms_norm_eps=1e-6)
+    assert not any(line.startswith("warn model: ") for line in bad(model.model(site.read("learner"))))
+    config(site, attention_bias=True)
+    (found,) = [line for line in bad(model.model(site.read("learner"))) if line.startswith("warn model: ")]
+    assert "attention_bias = true is read by transformers and the learner, and not by SGLang" in found
+
+
+@pytest.mark.parametrize("kind", ["qwen3_moe", "glm4_moe"])
+def test_a_tied_head_that_the_engine_does_not_tie(kind: str):
+    (found,) = model.tied_head(Path("m"), {"model_type": kind, "tie_word_embeddings": True})
+    assert found.state == "warn"
+    assert "tie_word_embeddings = true is not read by SGLang for " + kind in found.found
+    assert not list(model.tied_head(Path("m"), {"model_type": kind, "tie_word_embeddings": False}))
+    assert not list(model.tied_head(Path("m"), {"model_type": "qwen3", "tie_word_embeddings": True}))
+
+
+def glm(site: Site) -> dict[str, torch.Tensor]:
+    """Puts a GLM-4.5 in place of the model, with a layer that predicts further tokens; returns that layer's tensors."""
+    kind = AutoConfig.for_model(
+        "glm4_moe", vocab_size=16, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, n_routed_experts=4, n_shared_experts=1, num_experts_per_tok=2,
+        moe_intermediate_size=16, first_k_dense_replace=1, attention_bias=True, max_position_embeddings=64,
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(kind).save_pretrained(site.model)
+    path = site.model / "model.safetensors"
+    further = {f"model.layers.2.{name}.weight": torch.ones(32) for name in ("enorm", "hnorm", "shared_head.norm")}
+    save_file(load_file(path) | further, path, metadata={"format": "pt"})
+    return further
+
+
+def test_tensors_that_are_left_out_are_named(site: Site):
+    further = glm(site)
+    (found,) = bad(model.model(site.read("learner")))
+    assert found.startswith(f"warn model: {site.model}: 3 tensors of layers that predict further tokens")
+    assert "(num_nextn_predict_layers = 1) are neither trained nor published" in found
+    assert any(name in found for name in further)
+    config(site, num_nextn_predict_layers=0)
+    assert any("belongs to no parameter" in line for line in bad(model.model(site.read("learner"))))
+
+
+def test_a_correction_bias_that_there_is_not(site: Site):
+    rate = {"optimizer": {"expert_bias_rate": 0.001}}
+    (found,) = bad(model.model(site.read("learner", **rate)))
+    assert found.startswith("fail model: learner.optimizer.expert_bias_rate = 0.001: model_type = 'qwen")
+    glm(site)
+    assert not any("expert_bias_rate" in line for line in bad(model.model(site.read("learner", **rate))))
 
 
 def test_a_truncated_file_of_weights(site: Site):
@@ -126,6 +188,24 @@ def test_a_layout_that_does_not_fit(site: Site, change: dict[str, Any], message:
     assert any(message in found for found in bad(model.model(site.read("learner", parallel={"tensor": 3}))))
     run = ["learner.parallel.tensor=3", f"model.path={site.model}"]
     assert any(message in found for found in bad(model.model(examined_run(site, *run))))
+
+
+def test_adapters_that_the_model_can_have_and_those_it_cannot(site: Site):
+    lora: dict[str, Any] = {"rank": 4, "alpha": 8, "targets": ["q_proj", "up_proj"]}
+    values = json.loads((site.model / "config.json").read_text())
+    inner, outer = (
+        values["hidden_size"],
+        (values["num_attention_heads"] * values["head_dim"], values["intermediate_size"]),
+    )
+    count = values["num_hidden_layers"] * 4 * sum(inner + width for width in outer)
+    found = [one for one in model.model(site.read("learner", lora=lora)) if one.check == "adapters"]
+    assert [one.state for one in found] == ["ok"]
+    assert f"rank 4 on q_proj, up_proj: {count:,} of {model.parameters(site.read('learner')):,}" in found[0].found
+    glm(site)
+    assert any(
+        line.startswith("fail adapters: learner.lora.targets contains up_proj: the model is a mixture")
+        for line in bad(model.model(site.read("learner", lora=lora)))
+    )
 
 
 def test_a_layout_that_the_demo_does_not_fit(site: Site):

@@ -31,6 +31,16 @@ def test_a_checkpoint_holds_the_average_of_the_weights(
     assert any(f"needed: 3 checkpoints of {size} + 6 versions of 4.0 MB" in text for text in found)
 
 
+def test_a_checkpoint_holds_the_adapters_alone(site: Site, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(storage, "write_speed", lambda _: 1e9)
+    monkeypatch.setattr(storage, "parameters", lambda _: 1_000_000)
+    monkeypatch.setattr(storage, "adapter_count", lambda *_: 100_000)
+    for form, size in (("merged", "4.0 MB"), ("adapter", "400.0 kB")):
+        settings = site.read("learner", "lora.rank=4", "lora.alpha=8", f"publish.form={form}")
+        found = [one.found for one in storage.storage(settings)]
+        assert any(f"needed: 3 checkpoints of 2.0 MB + 6 versions of {size}" in text for text in found), found
+
+
 def test_a_disk_on_which_a_checkpoint_takes_minutes(site: Site, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(storage, "write_speed", lambda _: 100.0)
     found = bad(storage.storage(site.read("learner")))

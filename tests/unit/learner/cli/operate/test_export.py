@@ -11,18 +11,19 @@ import pytest
 import torch
 from blake3 import blake3
 from safetensors.numpy import load_file, save_file
+from safetensors.torch import load_file as load_torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from learner.cli.app import app
 from learner.cli.operate import merged_file
 from learner.cli.operate.export import chosen_version, export
-from learner.cli.operate.merged_file import converted
 from learner.cli.run.run_directory import RunDirectory, RunError
 from learner.cli.run.run_file import RunFile
 from learner.publish.catalog import CatalogError
 from leeway.v1 import manifest_pb2
 from rollout.data.demo_model import write_model
+from tests.tools.adapters import LORA, merge, publish_adapter
 from tests.tools.lively_run import evaluation
 from tests.tools.published import flip, write_manifest
 from tests.tools.runs import DEMO, write_rows
@@ -144,31 +145,20 @@ def test_another_dtype_is_rounded_as_torch_rounds(made: Chain, tmp_path: Path, m
         assert torch.equal(loaded[name], torch.from_numpy(expected).bfloat16()), name
 
 
-def test_conversions_of_every_kind_of_number():
-    specials = [
-        0x00000000,
-        0x80000000,
-        0x7F800000,
-        0xFF800000,
-        0x7FC00000,
-        0x7F800001,
-        0xFF800001,
-        0x7F7FFFFF,
-        0x00000001,
-    ]
-    ties = [0x3F808000, 0x3F818000, 0x3F808001, 0x3F807FFF, 0xBF818000]
-    random = np.random.default_rng(1).integers(0, 1 << 32, 20_000, dtype=np.uint32)
-    bits = np.concatenate([np.array(specials + ties, np.uint32), random])
-    narrow = converted(bits, "F32", "bfloat16")
-    reference = torch.from_numpy(bits.view(np.float32).copy()).bfloat16()
-    ours = torch.from_numpy(narrow.view(np.int16)).view(torch.bfloat16)
-    assert torch.equal(ours.isnan(), reference.isnan())
-    numbers = ~reference.isnan()
-    assert torch.equal(ours[numbers].view(torch.int16), reference[numbers].view(torch.int16))
-    wide = converted(narrow, "BF16", "float32").view(np.float32)
-    assert np.array_equal(wide, ours.float().numpy(), equal_nan=True)
-    assert converted(bits, "F32", "float32") is bits
-    assert converted(bits, "I32", "bfloat16") is bits
+def test_an_adapter_is_exported_as_the_model_that_it_makes(made: Chain, chain: Chain, tmp_path: Path):
+    base = tmp_path / "base"
+    shutil.copytree(made.model, base)
+    publish_adapter(base, chain.run.weights, 6, LORA)
+    target = tmp_path / "out"
+    done = export(chain.run, "6", target)
+    adapters = list(load_torch(chain.directory(6) / "adapter_model.safetensors").items())
+    for name, expected in merge(base, adapters, LORA, torch.float32).items():
+        assert torch.equal(tensors(target)[name], expected), name
+    assert {"config.json", "tokenizer.json", "tokenizer.model", "chat_template.jinja"} <= set(done.files)
+    assert not [name for name in done.files if name.startswith("adapter")]
+    flip(base / "model.safetensors")
+    with pytest.raises(CatalogError, match=r"version 6: its base \S+ has the weights blake3:\w+, expected blake3:"):
+        export(chain.run, "6", tmp_path / "again")
 
 
 def test_a_damaged_file_is_named_and_nothing_is_left(chain: Chain, tmp_path: Path):

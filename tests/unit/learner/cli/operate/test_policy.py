@@ -19,6 +19,8 @@ from learner.queue.versions_in_use import VersionsInUse
 from learner.storage.digests import FileDigest
 from learner.storage.fence import DirectoryFence
 from leeway.v1 import rollout_pb2 as pb
+from rollout.data.demo_model import write_model
+from tests.tools.adapters import LORA, publish_adapter
 from tests.tools.published import flip, write_manifest
 from tests.tools.publishing import Scene
 from tests.tools.runs import make_run
@@ -88,6 +90,17 @@ def test_list_says_what_each_version_is(run: RunDirectory):
     result = leeway("list", run.root)
     assert result.exit_code == 0
     assert "unreadable" in result.output.splitlines()[3]
+
+
+def test_an_adapter_is_listed_by_its_rank_and_verified(run: RunDirectory, tmp_path: Path):
+    write_model(tmp_path / "model", 0)
+    publish_adapter(tmp_path / "model", run.weights, 5, LORA)
+    assert "adapter, rank 3" in leeway("list", run.root).output.splitlines()[-1]
+    assert leeway("verify", run.root, 5).output == "weight_v000005  ok\n"
+    flip(run.weights / "weight_v000005" / "adapter_model.safetensors")
+    result = leeway("verify", run.root, 5)
+    assert result.exit_code == 1
+    assert "adapter_model.safetensors: digest" in result.output
 
 
 def test_list_says_what_versions_are_worth_and_which_is_the_best(run: RunDirectory, monkeypatch: pytest.MonkeyPatch):

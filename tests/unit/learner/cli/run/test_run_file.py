@@ -106,6 +106,21 @@ def test_dr_grpo_divides_by_the_tokens_that_may_be_generated():
     assert plan("learner.objective.name=grpo").learner.objective.dr_grpo_length is None
 
 
+def test_fleets_are_told_of_adapters_where_versions_are_adapters():
+    lora = ["learner.lora.rank=8", "learner.lora.alpha=16", 'learner.lora.targets=["v_proj", "q_proj"]']
+    told = plan(*lora, "learner.publish.form=adapter").gateway.adapters
+    assert told is not None
+    assert (told.rank, told.targets) == (8, ("q_proj", "v_proj"))
+    assert plan(*lora).gateway.adapters is None
+    assert plan().gateway.adapters is None
+
+
+def test_adapters_have_no_deltas():
+    lora = ["learner.lora.rank=8", "learner.lora.alpha=16", "learner.publish.form=adapter"]
+    with pytest.raises(SettingsError, match=r"publish\.full_every = 4 with publish\.form"):
+        plan(*lora, "learner.publish.full_every=4")
+
+
 def test_what_is_wanted_of_fleets_is_what_the_gateway_takes():
     wanted = plan("gateway.wanted.temperature=0.7", "gateway.wanted.prompt_format=chat").gateway.wanted
     assert (wanted.temperature, wanted.prompt_format, wanted.group_size) == (0.7, "chat", None)

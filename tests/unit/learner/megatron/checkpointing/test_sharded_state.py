@@ -38,10 +38,11 @@ def test_the_configured_settings_win_and_rank_0_logs_what_changed(
     trainer = Trainer.__new__(Trainer)
     trainer._config, trainer._before_update = OptimizerConfig(betas=(0.8, 0.99), weight_decay=0.1), []
     trainer.optimizer = cast(Any, Optimizer())
+    trainer._gradient_meter = None
     loaded = {"optimizer": {"param_groups": [dict(SAVED), dict(SAVED)]}}
     monkeypatch.setattr(sharded_state.dist_checkpointing, "load", lambda *_, **__: loaded)
     monkeypatch.setattr(sharded_state.parallel_state, "get_data_parallel_group", lambda **_: None)
-    policy = SimpleNamespace(chunks=[], models=[])
+    policy = SimpleNamespace(chunks=[], models=[], lora=None)
     ranks = SimpleNamespace(rank=rank, device=torch.device("cpu"))
     with capture_logs() as logs:
         ShardedState(cast(Any, policy), trainer, cast(Any, ranks)).load(tmp_path)
@@ -53,10 +54,10 @@ def test_the_configured_settings_win_and_rank_0_logs_what_changed(
 
 def test_the_optimizer_waits_for_the_copy_before_it_steps():
     trainer = Trainer.__new__(Trainer)
-    trainer.optimizer, trainer._before_update = cast(Any, Optimizer()), []
+    trainer.optimizer, trainer._before_update, trainer._gradient_meter = cast(Any, Optimizer()), [], None
     trainer._watch_optimizer()
     adam = cast(Any, trainer.optimizer).optimizer
-    policy, ranks = SimpleNamespace(chunks=[], models=[]), SimpleNamespace(rank=0, device=torch.device("cpu"))
+    policy, ranks = SimpleNamespace(chunks=[], models=[], lora=None), SimpleNamespace(rank=0, device=torch.device("cpu"))
     state = ShardedState(cast(Any, policy), trainer, cast(Any, ranks))
     (parameter,) = adam.param_groups[0]["params"]
     seen: list[list[float]] = []

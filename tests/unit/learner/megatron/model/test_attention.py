@@ -21,6 +21,7 @@ from learner.megatron.model.rotary import Rotary
 from tests.tools.varlen import VarlenStandIn
 
 HEADS, GROUPS, DIM = 4, 2, 8
+VALUES = st.sampled_from([5, DIM, 11])  # channels of a head's value
 FREQUENCIES = 1.0 / 100.0 ** (torch.arange(0, DIM, 2) / DIM)
 ROTARY = Rotary(FREQUENCIES)
 
@@ -58,14 +59,16 @@ def _plain(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
 @given(
     lengths=st.lists(st.sampled_from([2, 3, 5, 9, 40, 150, 300]), min_size=1, max_size=6),
     multiple=st.sampled_from([1, 4, 7]),
+    value=VALUES,
     seed=st.integers(0, 99),
 )
-def test_equals_attention_sequence_by_sequence(lengths, multiple, seed):
+def test_equals_attention_sequence_by_sequence(lengths, multiple, value, seed):
     """Forward and gradient, short and long sequences mixed, with and without padding at the end."""
     micro_batch = _micro_batch(lengths, multiple)
     width = micro_batch.tokens.shape[1]
     generator = torch.Generator().manual_seed(seed)
-    q, k, v = (torch.randn(width, n, DIM, generator=generator, requires_grad=True) for n in (HEADS, GROUPS, GROUPS))
+    sizes = ((HEADS, DIM), (GROUPS, DIM), (GROUPS, value))
+    q, k, v = (torch.randn(width, *size, generator=generator, requires_grad=True) for size in sizes)
     row = PackedRow.of(micro_batch, ROTARY, torch.float32, torch.device("cpu"))
     output = PackedAttention(None)(q, k, v, None, packed_seq_params=row)
     bounds = micro_batch.cu_seqlens.tolist()
@@ -73,7 +76,7 @@ def test_equals_attention_sequence_by_sequence(lengths, multiple, seed):
     expected = torch.cat([_plain(q[s], k[s], v[s]) for s in spans])
     used = sum(lengths)
     assert torch.allclose(output[:used].double(), expected, atol=1e-5)
-    weight = torch.randn(used, HEADS * DIM, generator=generator)
+    weight = torch.randn(used, HEADS * value, generator=generator)
     mine = torch.autograd.grad((output[:used] * weight).sum(), (q, k, v))
     theirs = torch.autograd.grad((expected * weight).sum(), (q, k, v))
     for a, b in zip(mine, theirs, strict=True):
@@ -86,22 +89,24 @@ def test_equals_attention_sequence_by_sequence(lengths, multiple, seed):
     lengths=st.lists(st.sampled_from([2, 3, 5, 9, 40, 150, 300]), min_size=1, max_size=6),
     multiple=st.sampled_from([1, 4, 64]),
     ranks=st.sampled_from([2, 3, 4]),
+    value=VALUES,
     seed=st.integers(0, 99),
 )
-def test_equals_attention_sequence_by_sequence_when_ranks_share_the_row(lengths, multiple, ranks, seed):
+def test_equals_attention_sequence_by_sequence_when_ranks_share_the_row(lengths, multiple, ranks, value, seed):
     """Forward and gradient; the ranks take turns in one process."""
     micro_batch = pack(_sequences(lengths), Layout(multiple=multiple, context=ranks)).micro_batches[0]
     width = micro_batch.tokens.shape[1]
     generator = torch.Generator().manual_seed(seed)
-    q, k, v = (torch.randn(width, n, DIM, generator=generator, requires_grad=True) for n in (HEADS, GROUPS, GROUPS))
+    sizes = ((HEADS, DIM), (GROUPS, DIM), (GROUPS, value))
+    q, k, v = (torch.randn(width, *size, generator=generator, requires_grad=True) for size in sizes)
     group: Any = object()
     cpu = torch.device("cpu")
     rows = [PackedRow.of(micro_batch, ROTARY, torch.float32, cpu, ContextGroup(i, ranks, group)) for i in range(ranks)]
-    both = [torch.stack([rotate(k[row.own], row.cos, row.sin), v[row.own]], 1)[: row.live] for row in rows]
+    both = [torch.cat([rotate(k[row.own], row.cos, row.sin), v[row.own]], -1)[: row.live] for row in rows]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention, "gather_tokens", lambda *_: torch.cat(both))
         outputs = [PackedAttention(None)(*(x[row.own] for x in (q, k, v)), packed_seq_params=row) for row in rows]
-    output = torch.zeros(width, HEADS * DIM).index_copy(0, torch.cat([row.own for row in rows]), torch.cat(outputs))
+    output = torch.zeros(width, HEADS * value).index_copy(0, torch.cat([row.own for row in rows]), torch.cat(outputs))
     spans = [slice(a, b) for a, b in itertools.pairwise(micro_batch.cu_seqlens.tolist())][: len(lengths)]
     expected = torch.cat([_plain(q[s], k[s], v[s]) for s in spans])
     assert torch.allclose(output[: len(expected)].double(), expected, atol=1e-5)
@@ -118,24 +123,27 @@ def test_equals_attention_sequence_by_sequence_when_ranks_share_the_row(lengths,
     lengths=st.lists(st.sampled_from([2, 3, 5, 9, 40, 150, 300]), min_size=1, max_size=6),
     multiple=st.sampled_from([1, 4, 7]),
     groups=st.sampled_from([1, GROUPS, HEADS]),
+    value=VALUES,
     seed=st.integers(0, 99),
 )
-def test_one_call_over_the_row_equals_the_padded_calls(lengths, multiple, groups, seed):
+def test_one_call_over_the_row_equals_the_padded_calls(lengths, multiple, groups, value, seed):
     """Forward and gradient, with the kernel's arguments as a GPU gets them; keys for every query head, for some, and one."""
     micro_batch = _micro_batch(lengths, multiple)
     generator = torch.Generator().manual_seed(seed)
-    product = torch.randn(micro_batch.tokens.shape[1], HEADS + 2 * groups, DIM, generator=generator, requires_grad=True)
+    sizes = ((HEADS, DIM), (groups, DIM), (groups, value))
+    length = micro_batch.tokens.shape[1]
+    inputs = [torch.randn(length, *size, generator=generator, requires_grad=True) for size in sizes]
     used, cpu = sum(lengths), torch.device("cpu")
-    slope = torch.randn(used, HEADS * DIM, generator=generator)
+    slope = torch.randn(used, HEADS * value, generator=generator)
     found = []
     for kernels in (Kernels(), Kernels(varlen=True)):
         row = PackedRow.of(micro_batch, ROTARY, torch.float32, cpu, kernels=kernels)
         with pytest.MonkeyPatch.context() as patch:
             stand_in = VarlenStandIn()
             patch.setattr(attention, "varlen_attention", lambda stand_in=stand_in: stand_in)
-            output = PackedAttention(None)(*product.split([HEADS, groups, groups], 1), packed_seq_params=row)
+            output = PackedAttention(None)(*inputs, packed_seq_params=row)
         assert stand_in.calls == int(kernels.varlen)
-        found.append([output[:used], *torch.autograd.grad((output[:used] * slope).sum(), product)])
+        found.append([output[:used], *torch.autograd.grad((output[:used] * slope).sum(), inputs)])
     for padded, whole in zip(*found, strict=True):
         assert torch.allclose(padded, whole, atol=1e-5)
 

@@ -108,7 +108,7 @@ def exporter(monkeypatch: pytest.MonkeyPatch) -> tuple[Exporter, list[torch.nn.P
     ]  # fmt: skip
     found = [ParameterMapping(one, names, None, kind) for one, (names, kind) in zip(weights, kinds, strict=True)]
     monkeypatch.setattr(export, "parameter_mappings", lambda *_: iter(found))
-    policy = SimpleNamespace(models=[model], architecture=None, gather=lambda: None)
+    policy = SimpleNamespace(models=[model], architecture=None, lora=None, gather=lambda: None)
     return Exporter(cast(Policy, policy), stage(1, 1, 1, 1)[0], "bfloat16"), weights
 
 

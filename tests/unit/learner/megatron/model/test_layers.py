@@ -12,6 +12,7 @@ from learner.config import LearnerConfig
 from learner.megatron.model import layers
 from learner.megatron.model.architecture import ModelError
 from learner.megatron.model.attention import PackedAttention
+from learner.megatron.model.latent_attention import LatentAttention
 from learner.megatron.model.layers import OWN, TRANSFORMER_ENGINE, LayerBackend, select_backend, submodules_of
 
 
@@ -79,7 +80,7 @@ def test_the_submodules_of_either_kind_of_specification_can_be_changed(specify: 
 
 def test_every_linear_layer_and_norm_of_a_dense_layer_is_the_backends():
     backend = LayerBackend("test", column=object(), row=object(), norm=object())
-    architecture: Any = SimpleNamespace(qk_norm=True, output_bias=False)
+    architecture: Any = SimpleNamespace(qk_norm=True, output_bias=False, latent=None)
     layer = layers._layer(backend, architecture, None).submodules
     attention, mlp = submodules_of(layer.self_attention), submodules_of(layer.mlp)
     assert {layer.input_layernorm, layer.pre_mlp_layernorm, attention.q_layernorm, attention.k_layernorm} == {
@@ -88,3 +89,12 @@ def test_every_linear_layer_and_norm_of_a_dense_layer_is_the_backends():
     assert {attention.linear_qkv, mlp.linear_fc1} == {backend.column}
     assert {attention.linear_proj, mlp.linear_fc2} == {backend.row}
     assert attention.core_attention is PackedAttention
+
+
+def test_attention_with_latents_is_made_of_the_backends_modules():
+    backend = LayerBackend("test", column=object(), row=object(), norm=object())
+    architecture: Any = SimpleNamespace(qk_norm=False, latent=object())
+    attention = layers._layer(backend, architecture, None).submodules.self_attention
+    assert attention.module is LatentAttention
+    given = {"column": backend.column, "row": backend.row, "norm": backend.norm}
+    assert attention.params == {"sizes": architecture.latent, **given}

@@ -88,6 +88,7 @@ class Traced(Trainer):
     def __init__(self, skipped: str | None = None) -> None:
         self.log: list[Any] = []
         self._skipped = skipped
+        self._config = OptimizerConfig()
         self._gradient_meter = cast(Any, SimpleNamespace(keep=self._keep))
 
     def gradient(self, batch: Any, objective: Any) -> StepStats:
