@@ -57,7 +57,10 @@ def test_the_optimizer_waits_for_the_copy_before_it_steps():
     trainer.optimizer, trainer._before_update, trainer._gradient_meter = cast(Any, Optimizer()), [], None
     trainer._watch_optimizer()
     adam = cast(Any, trainer.optimizer).optimizer
-    policy, ranks = SimpleNamespace(chunks=[], models=[], lora=None), SimpleNamespace(rank=0, device=torch.device("cpu"))
+    policy, ranks = (
+        SimpleNamespace(chunks=[], models=[], lora=None),
+        SimpleNamespace(rank=0, device=torch.device("cpu")),
+    )
     state = ShardedState(cast(Any, policy), trainer, cast(Any, ranks))
     (parameter,) = adam.param_groups[0]["params"]
     seen: list[list[float]] = []
