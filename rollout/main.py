@@ -15,13 +15,12 @@ from rollout.data.prompt_memory import PromptMemory
 from rollout.data.prompt_order import PromptOrder
 from rollout.data.task_shares import TaskShares
 from rollout.data.tokenizer import Tokenizer
-from rollout.engine.adapters import AdapterLimits
 from rollout.engine.pool import EnginePool
 from rollout.environments.pool import EnvironmentPool
 from rollout.episodes.budget import bounded_limits
 from rollout.generation.generator import GroupGenerator
 from rollout.generation.prompt_supply import PromptSupply
-from rollout.generation.run_agreement import agreed_run
+from rollout.generation.run_agreement import adapters_to_load, agreed_run
 from rollout.generation.task_prompts import TaskPrompts
 from rollout.opened_player import opened_player
 from rollout.telemetry.tracing import WorkerTracing
@@ -78,8 +77,8 @@ async def _run(config: WorkerConfig) -> None:
         metrics.follow(client, pool)
         Status.start(config.status.listen, metrics.registry.prometheus, metrics.loop.problem, pool.behind)
         run = await agreed_run(client, config, tokenizer)
-        if run.HasField("adapters") and config.engine.loads_adapters:
-            pool.expect_adapters(AdapterLimits(run.adapters.rank, tuple(run.adapters.targets)))
+        if (loaded := adapters_to_load(run, config)) is not None:
+            pool.expect_adapters(loaded)
             verifier.merges = False
         playing = [number for number, own in enumerate(environments) if own.task.plays]
         generators = []

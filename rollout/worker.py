@@ -19,6 +19,7 @@ from rollout.engine.refitter import Refitter
 from rollout.generation.asked_prompt import AskedPrompt
 from rollout.generation.generated import Generated
 from rollout.generation.generator import GroupGenerator
+from rollout.generation.group import drop_records
 from rollout.generation.lease_use import LeaseUse
 from rollout.generation.production_guard import ProductionGuard
 from rollout.generation.prompt_supply import PromptSupply
@@ -31,6 +32,7 @@ from runtime.errors import LeewayError
 
 _PROGRESS_S = 1.0
 _MOST_RETURNED = 1000  # leases in one request: the gateway refuses more
+_AROUND_GROUP = 1024  # bytes of a message besides its group, and of what tracing adds to the group
 _GOODBYE_S = 5.0  # to give leases back in
 
 
@@ -207,7 +209,14 @@ class Worker:
                 self._returned_leases.append(use.lease_id)
 
     async def _submit(self, asked: AskedPrompt, group: rollout_pb2.Group, use: LeaseUse) -> None:
-        """Delivers a group."""
+        """Delivers a group.
+
+        One that is too large with its records of experts goes without them: were it rejected, the policy would be trained
+        on short responses alone.
+        """
+        routing = self._pool.routing
+        if routing is not None and group.ByteSize() + _AROUND_GROUP > self._config.max_message_bytes:
+            routing.dropped(drop_records(group))
         ack = await self._client.submit(group, use.lease_id)
         self._end(use, used=ack.outcome == rollout_pb2.OUTCOME_ACCEPTED)
         if ack.outcome == rollout_pb2.OUTCOME_RETRY:  # the run has finished; one with more steps asks the prompt again

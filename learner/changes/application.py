@@ -24,6 +24,9 @@ _POLL_S = 0.1
 _CUT_SHORT = (
     "the learner has ended before the backup was complete: ask again, or use leeway backup with the run's directory"
 )
+_ASKED_BEFORE = (
+    "final = true: the learner has started since it was asked, and the move may have been taken back: ask again"
+)
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ class Changes:
             FencedError: a newer learner has started (rank 0).
         """
         while True:
-            for record in self._waiting():
+            for record in self._waiting(step):
                 self._one(record, step)
                 if self.rolls_back:
                     return
@@ -117,11 +120,13 @@ class Changes:
                 self._settle(record, _Done("the run has finished"), refused=True)
         self._pending.close()
 
-    def _waiting(self) -> list[op.RecordedChange]:
+    def _waiting(self, step: int) -> list[op.RecordedChange]:
         """Returns the changes that wait, the same on every rank. Collective."""
         content = None
         if self._pending is not None:
             records = [record for record in self._pending.read() if not self._is_being_made(record)]
+            if self._pending.first_look:
+                records = [record for record in records if not self._was_to_move(record, step)]
             content = op.ListChangesResponse(changes=records).SerializeToString()
         return list(op.ListChangesResponse.FromString(self._run.ranks.broadcast_bytes(content)).changes)
 
@@ -131,10 +136,19 @@ class Changes:
         if backup is not None and backup.done():
             del self._backups[record.number]
             try:
-                self._settle(begun, _Done(backup.result().describe()))
+                moved = "; the run has moved, and does not go on here" if begun.change.backup.final else ""
+                self._settle(begun, _Done(backup.result().describe() + moved))
             except LeewayError as error:
                 self._settle(begun, _Done(str(error)), refused=True)
         return backup is not None
+
+    def _was_to_move(self, record: op.RecordedChange, step: int) -> bool:
+        """Whether a change is a final backup that was asked before this learner started; refuses it then."""
+        if not record.change.backup.final:
+            return False
+        record.step = step + 1
+        self._settle(record, _Done(_ASKED_BEFORE), refused=True)
+        return True
 
     def _one(self, record: op.RecordedChange, step: int) -> None:
         """Applies a change, or refuses it and leaves everything as it is. Collective."""

@@ -43,13 +43,17 @@ class PendingChanges:
     Args:
         config: where the journal is.
         lead: the queue, and where rows are written.
+
+    Attributes:
+        first_look: whether the last look was the first one that Redis answered: what waited then was requested before the
+            learner had started.
     """
 
     def __init__(self, config: LearnerConfig, lead: RankZeroCallbacks) -> None:
         self._journal = ChangeJournal(config.queue, lead.queue.epoch)
         self._lead = lead
         self._versions = config.publish.dir
-        self._pins_told = False
+        self._looked = self._pins_told = self.first_look = False
         self._untold: dict[int, Settled] = {}
         self._log = structlog.get_logger()
 
@@ -62,11 +66,12 @@ class PendingChanges:
             FencedError: a newer learner has started.
         """
         self._lead.queue.changes_seen()
+        self.first_look = False
         try:
             self._tell_pins()
             for number, settled in list(self._untold.items()):
                 self._tell(number, settled)
-            return [record for record in self._journal.pending() if record.number not in self._untold]
+            found = [record for record in self._journal.pending() if record.number not in self._untold]
         except FencedError:
             raise
         except QueueError as error:
@@ -74,6 +79,8 @@ class PendingChanges:
                 "operators' changes cannot be read: the next look is after the next step", error=str(error)
             )
             return []
+        self.first_look, self._looked = not self._looked, True
+        return found
 
     def settle(self, record: op.RecordedChange, settled: Settled) -> None:
         """Records what became of a change: in the journal, in learner.jsonl and in the log.
@@ -123,7 +130,15 @@ class PendingChanges:
     def _tell_pins(self) -> None:
         if self._pins_told:
             return
-        found = pinned(self._versions)
+        try:
+            found = pinned(self._versions)
+        except OSError as error:
+            self._log.warning(
+                "pinned versions cannot be read: the next look is after the next step",
+                directory=str(self._versions),
+                error=str(error),
+            )
+            return
         if changed := self._journal.pin_exactly(found):
             self._log.info("pinned versions are those that are marked on disk", pinned=sorted(found), changed=changed)
         self._pins_told = True

@@ -10,6 +10,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from learner.config.lateness import check_expire_after
 from learner.config.queue import QueueConfig
 from runtime.endpoint_config import StatusConfig, TraceConfig
+from runtime.message_size import MOST_MESSAGE_BYTES
 from runtime.routing_record import RoutingShape
 from runtime.settings import Settings
 
@@ -113,8 +114,10 @@ class LimitsConfig(Settings):
     max_message_bytes: int = Field(
         default=16 << 20,
         gt=0,
-        description="largest gRPC message, and so the largest group; records of experts (engine.return_routed_experts) are "
-        "nearly all of one: a byte for each token, layer and expert",
+        lt=MOST_MESSAGE_BYTES,
+        description="largest gRPC message, and so the largest group, which Redis takes as one value, below 512 MiB; records "
+        "of experts (engine.return_routed_experts) are nearly all of one: a byte for each token, layer and expert. Groups "
+        "that they make too large go without them",
     )
     routing: RoutingShape | None = Field(
         default=None,

@@ -25,7 +25,7 @@ class PreparedBatch:
     Attributes:
         taken: the groups as they were taken from the queue.
         groups: statistics of the groups.
-        sequences: training sequences; empty if the objective's weighting keeps none.
+        sequences: training sequences, without records of experts; empty if the objective's weighting keeps none.
         batch: this data rank's part of them, packed; None if there are none.
         seconds: how long it took to make this of the groups.
         records: sequences by what becomes of their record of experts; empty where none is replayed.
@@ -70,6 +70,9 @@ class Preparation:
         sequences = to_sequences(taken.counted, self.weighting, self.replayed)
         records = {} if self.replayed is None else count_records(taken.counted, self.replayed)
         batch = pack(sequences, self.layout, self.data_rank) if sequences else None
+        if self.replayed is not None:
+            # Records are packed. Those of all ranks' sequences would fill the host's memory until the step ends.
+            sequences = [replace(one, routed=None) for one in sequences]
         if batch is not None and self.pinned:
             batch = replace(batch, micro_batches=[_pinned(one) for one in batch.micro_batches])
         return PreparedBatch(taken, statistics, sequences, batch, time.monotonic() - began, records)

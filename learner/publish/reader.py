@@ -130,12 +130,15 @@ def wrong_base(reader: VersionReader) -> str | None:
     """Why the base of an adapter version is not the one that it was trained on; None if it is, or is not needed.
 
     Reads every byte of the base.
+
+    Raises:
+        OSError: the disk gave an error, so that nothing is known of the base: it may pass.
     """
     if reader.base is None:
         return None
     try:
         found = weights_digest(reader.base)
-    except (OSError, HeaderError) as error:
+    except (FileNotFoundError, NotADirectoryError, HeaderError) as error:
         return f"its base {reader.base} cannot be read ({error}): bring the run's model back"
     wanted = reader.manifest.adapter.base
     if found != wanted:

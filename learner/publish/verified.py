@@ -14,6 +14,7 @@ from torch import Tensor
 from learner.publish.catalog import CatalogError, read_manifest
 from learner.publish.reader import VersionReader, wrong_base, wrong_files
 from runtime.version_format.names import MANIFEST, version_name
+from runtime.version_format.wide_tensors import dtype_of
 
 _RETRY_S = 60.0  # until a version that the disk did not give is read again: that may take minutes each time
 
@@ -72,12 +73,20 @@ class VerifiedVersions:
         except CatalogError as error:
             return _Verdict(str(error), _retried() if _is_disk_error(error) else math.inf)
         faults = [fault for manifest in manifests for fault in wrong_files(self._root, manifest)]
-        passes = bool(faults) and all(fault.kind == "unreadable" for fault in faults)
-        problem = "; ".join(map(str, faults)) or self._wrong_base(reader)
-        return _Verdict(problem, _retried() if passes else math.inf)
+        if faults:
+            passes = all(fault.kind == "unreadable" for fault in faults)
+            return _Verdict("; ".join(map(str, faults)), _retried() if passes else math.inf)
+        try:
+            return _Verdict(self._wrong_base(reader))
+        except OSError as error:
+            return _Verdict(f"its base {reader.base} cannot be read now ({error})", _retried())
 
     def _wrong_base(self, reader: VersionReader) -> str | None:
-        """Why the base of an adapter is not the right one. A base is read once: it is large, and does not change."""
+        """Why the base of an adapter is not the right one. A right base is read once: it is large, and does not change.
+
+        Raises:
+            OSError: the disk gave an error.
+        """
         base = reader.manifest.adapter.base
         if base not in self._bases:
             if (problem := wrong_base(reader)) is not None:
@@ -107,7 +116,7 @@ class VersionWeights:
     def __init__(self, reader: VersionReader) -> None:
         self._reader = reader
         self._names = set(reader.names())
-        self._dtype: torch.dtype = getattr(torch, reader.manifest.dtype)
+        self._dtype = reader.manifest.dtype
 
     def read(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """Reads the tensor ``name`` into host memory, in the dtype it was published in.
@@ -118,7 +127,7 @@ class VersionWeights:
         version = self._reader.manifest.version
         if name not in self._names:
             raise CatalogError(f"version {version}: no tensor {name}: published from another model?")
-        flat = torch.from_numpy(self._reader.bits(name)).view(self._dtype)
+        flat = torch.from_numpy(self._reader.bits(name)).view(getattr(torch, dtype_of(name, self._dtype)))
         if flat.numel() != int(np.prod(shape)):
             raise CatalogError(
                 f"version {version}: {name} has {flat.numel()} elements, not {list(shape)}: published from another model?"

@@ -2,7 +2,15 @@
 
 from learner.queue.embedded import EmbeddedRedis
 from learner.queue.entries import GroupRef, TakenGroup
-from learner.queue.errors import FencedError, HaltedError, MemoryFullError, QueueError, StillAwayError, UnavailableError
+from learner.queue.errors import (
+    FencedError,
+    HaltedError,
+    MemoryFullError,
+    QueueError,
+    ServedError,
+    StillAwayError,
+    UnavailableError,
+)
 from learner.queue.gateway_queue import Append, Appended, Backlog, Flushed, GatewayQueue, Kind, Memory
 from learner.queue.groups_in_flight import WASTES, Waste
 from learner.queue.learner_queue import LearnerQueue
@@ -40,6 +48,7 @@ __all__ = [
     "QueueError",
     "Rates",
     "Recount",
+    "ServedError",
     "StillAwayError",
     "TakenGroup",
     "Timeline",

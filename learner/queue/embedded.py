@@ -23,7 +23,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import BusyLoadingError
 from redis.retry import Retry
 
-from learner.queue.errors import NeverStartedError, QueueError
+from learner.queue.errors import NeverStartedError, QueueError, ServedError
 from runtime.children import Child, stop_all
 
 Fsync = Literal["always", "everysec"]
@@ -66,14 +66,15 @@ class EmbeddedRedis:
             maxmemory: bytes above which appends are refused, so that the machine does not run out of memory; 0: no limit.
 
         Raises:
-            QueueError: a running server already serves the directory, or the server did not get ready.
+            ServedError: a running server already serves the directory.
+            QueueError: the server did not get ready.
         """
         directory = directory.resolve()
         directory.mkdir(parents=True, exist_ok=True)
         with _locked(directory):
             if (url := cls.url_of(directory)) is not None:
                 port = url.rpartition(":")[2].partition("/")[0]
-                raise QueueError(
+                raise ServedError(
                     f"{directory} is already served by a running redis server on port {port}: stop it first"
                 )
             port, password = _identity(directory)

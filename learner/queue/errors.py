@@ -37,6 +37,10 @@ class MovedError(HaltedError):
     exit_status: ClassVar[int] = MISCONFIGURED
 
 
+class ServedError(QueueError):
+    """Another server runs on the data that an embedded one was to be started on."""
+
+
 class RefusedCredentialsError(QueueError):
     """Redis does not accept user and password, or the password file cannot be read."""
 

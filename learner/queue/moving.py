@@ -30,7 +30,7 @@ class MovingQueue:
         self._keys = Keys(config.run)
         self._run = config.run
         self._session = RedisSession(connect(config), config.timeout_s)
-        self._halted = ""
+        self._halted = self._before = ""
 
     def __enter__(self) -> MovingQueue:
         return self
@@ -54,21 +54,24 @@ class MovingQueue:
         if halt is not None and halt.reason != MOVED:
             raise QueueError(halt.describe(self._run))
         known = Witness.of(found).plain()
-        self._halted = before
-        self._change({"reason": MOVED, "known": known, "found": known, "to": to, "at": time.time(), "complete": False})
+        self._halted = self._before = before
+        move = {"reason": MOVED, "known": known, "found": known, "to": to, "at": time.time(), "complete": False}
+        self._change(json.dumps(move), "leeway queue status RUN says why; then ask again")
 
     def complete(self) -> None:
-        """Records that all of it is there: the run has moved."""
-        self._change(json.loads(self._halted) | {"complete": True})
+        """Records that all of it is there: the run has moved. Raises QueueError: it may go on here."""
+        move = json.loads(self._halted)
+        advice = f"do not restore {move['to']} as its continuation (leeway queue status RUN says how it stands)"
+        self._change(json.dumps(move | {"complete": True}), advice)
 
     def give_up(self) -> None:
-        """Lets the queue go on, because it could not be copied."""
-        self._change(None)
+        """Leaves the queue as it was before, because it could not be copied: one that had moved already stays so."""
+        self._change(self._before, "leeway queue status RUN says how it stands")
 
-    def _change(self, record: dict[str, Any] | None) -> None:
-        text = "" if record is None else json.dumps(record)
+    def _change(self, text: str, advice: str) -> None:
         if not self._session.call("halt", [self._keys.halted], [self._halted, text]):
             raise QueueError(
-                f"the queue of run {self._run!r} stands still for another reason since: leeway queue status RUN says why"
+                f"run {self._run!r}: meanwhile the move was taken back or begun again, or its queue stands still for another "
+                f"reason: {advice}"
             )
         self._halted = text

@@ -47,13 +47,16 @@ class EngineConfig(Settings):
         default=False,
         description="ask the engines which experts of a mixture they have sent the tokens to, and send that with the "
         "responses, for a learner with replay_routing: a byte for each token (the prompt's too), layer and expert, two with "
-        "more than 256 experts. Servers of urls need --enable-return-routed-experts",
+        "more than 256 experts. Servers of urls need --enable-return-routed-experts. Where refit = retract, SGLang computes "
+        "the tokens of a response under way again with the new version: they carry the experts of that version, not those "
+        "of the one that sampled them",
     )
     adapters: bool = Field(
         default=True,
         description="versions that are adapters (learner.publish.form) are loaded beside the model, by SGLang's LoRA: while "
-        "requests run, which end with the version that they began with, whatever refit says; false, or with a router: the "
-        "worker merges them into a copy of the model in cache_dir, and the whole is loaded",
+        "requests run, which end with the version that they began with, whatever refit says; false, with a router, or of "
+        "projections that SGLang does not load alone (q_proj or k_proj without v_proj, k_proj or v_proj without q_proj, "
+        "up_proj without gate_proj): the worker merges them into a copy of the model in cache_dir, and the whole is loaded",
     )
     batch_tokens: int = Field(
         default=64,

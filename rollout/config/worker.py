@@ -14,6 +14,7 @@ from rollout.config.sampling import SamplingConfig
 from rollout.config.task import TaskConfig, TaskMixture
 from rollout.config.tls import ClientTlsConfig
 from runtime.endpoint_config import StatusConfig, TraceConfig
+from runtime.message_size import MOST_MESSAGE_BYTES
 from runtime.settings import Settings
 from runtime.version_format.places import place_of
 
@@ -85,7 +86,9 @@ class WorkerConfig(Settings):
     )
     endpoint: EndpointConfig = EndpointConfig()
     environments: EnvironmentsConfig = EnvironmentsConfig()
-    max_message_bytes: int = Field(default=16 << 20, gt=0, description="largest gRPC message, as the gateway has it")
+    max_message_bytes: int = Field(
+        default=16 << 20, gt=0, lt=MOST_MESSAGE_BYTES, description="largest gRPC message, as the gateway has it"
+    )
     record: RecordConfig = RecordConfig()
     status: StatusConfig = StatusConfig()
     traces: TraceConfig = TraceConfig()

@@ -119,11 +119,11 @@ class PromptSource:
             self._watermark += 1
 
     def _load(self, on_change: OnChange) -> tuple[int, set[int]]:
-        if not self._path.is_file():
-            return 0, set()
         try:
             state: dict[str, Any] = json.loads(self._path.read_text())
             prompts, watermark, above = dict(state["prompts"]), int(state["watermark"]), set(map(int, state["done"]))
+        except FileNotFoundError:
+            return 0, set()
         except OSError as error:
             raise UnreadableCursorError(self._path, error) from error
         except (ValueError, KeyError, TypeError) as error:

@@ -72,8 +72,7 @@ class PromptMemory:
         self._changed: list[str] = []
         self._copying: Iterator[None] | None = None
         self._since: list[str] = []  # lines of the file that are newer than its copy
-        if path.is_file():
-            self._load()
+        self._load()
 
     def rests(self, index: int) -> Resting | None:
         """Returns why a prompt is not asked now; None where it is asked."""
@@ -203,7 +202,10 @@ class PromptMemory:
     def _load(self) -> None:
         number = 0
         try:
-            data = self._path.read_bytes()
+            try:
+                data = self._path.read_bytes()
+            except FileNotFoundError:
+                return
             # A line without an end was being written when the machine stopped; it is written again, or was of no use.
             whole = data[: data.rfind(b"\n") + 1]
             lines = whole.decode().splitlines()

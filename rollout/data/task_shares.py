@@ -32,7 +32,7 @@ class TaskShares:
         self._labels = list(weights)
         total = math.fsum(weights.values())
         self._shares = [weight / total for weight in weights.values()]
-        known = _read(path) if path is not None and len(weights) > 1 and path.is_file() else {}
+        known = _read(path) if path is not None and len(weights) > 1 else {}
         kept = [known[label] for label in self._labels if label in known]
         # Tasks that went away took what they had with them, and one that is new has what the others have.
         usual = math.fsum(kept) / len(kept) if kept else 0.0
@@ -66,6 +66,8 @@ def _read(path: Path) -> dict[str, float]:
         if all(map(math.isfinite, credit.values())):
             return credit
         problem = "a credit is not finite"
+    except FileNotFoundError:
+        return {}
     except OSError as error:
         raise UnreadableCursorError(path, error) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:

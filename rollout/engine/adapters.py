@@ -16,6 +16,7 @@ import structlog
 
 from rollout.engine.calls import ServerCalls
 from rollout.engine.errors import EngineError, RefusedError, WeightsError
+from rollout.versions.adapter_versions import named_version
 
 _AT_ONCE = 7  # adapters with requests; SGLang batches 8 by default, the bare model included, which health probes use
 _BARE = "default"  # SGLang's label of the weights that it was started with
@@ -27,6 +28,18 @@ class AdapterLimits:
 
     rank: int
     targets: tuple[str, ...]
+
+    @property
+    def loadable(self) -> bool:
+        """Whether SGLang loads adapters of these layers, and answers with them.
+
+        It computes queries, keys and values as one layer, and gate and up as another. Of the first it makes up adapters of
+        keys alone, of the second adapters of up; without those of the others it does not load, or ends at the first request.
+        """
+        joined = {"q_proj", "k_proj", "v_proj"}.intersection(self.targets)
+        return (not joined or {"q_proj", "v_proj"} <= joined) and (
+            "up_proj" not in self.targets or "gate_proj" in self.targets
+        )
 
 
 @dataclass(frozen=True)
@@ -85,14 +98,24 @@ class ServerAdapters:
         self._timeout_s = timeout_s
         self._current: ServedAdapter | None = None
         self._requests: dict[str, int] = {}  # under way, by the name of the adapter; those that are loaded
+        self._looked = False  # whether what was loaded before this object was made is in ``_requests``
         self._unused = asyncio.Event()
         self._unloading: set[asyncio.Task[None]] = set()
 
-    async def load(self, adapter: ServedAdapter, path: Path) -> float:
-        """Loads an adapter, which all later requests use. Returns the seconds it took.
+    async def room(self) -> None:
+        """Returns when one more adapter may be loaded; it may take as long as a response does.
 
-        While requests with too many other adapters are under way, it waits for one of these to have none left: the server
-        would let requests with one more wait.
+        While requests with too many adapters are under way, it waits for one of these to have none left: the server would
+        let requests with one more wait.
+        """
+        while sum(count > 0 for count in self._requests.values()) >= _AT_ONCE:
+            self._unused.clear()
+            await self._unused.wait()
+
+    async def load(self, adapter: ServedAdapter, path: Path) -> float:
+        """Loads an adapter, which all later requests use. Returns the seconds it took. Call it when there is ``room``.
+
+        The first one takes the place of older ones that nobody has unloaded, such as a worker that was killed.
 
         Args:
             adapter: it; the name says what it contains, so that one that is there already is the right one.
@@ -101,9 +124,6 @@ class ServerAdapters:
         Raises:
             EngineError: the server does not load it.
         """
-        while sum(count > 0 for count in self._requests.values()) >= _AT_ONCE:
-            self._unused.clear()
-            await self._unused.wait()
         started = time.monotonic()
         body = {"lora_name": adapter.name, "lora_path": str(path)}
         try:
@@ -111,11 +131,14 @@ class ServerAdapters:
         except RefusedError as error:
             if adapter.name not in await self._loaded():
                 raise EngineError(
-                    f"version {adapter.version}, an adapter, was not loaded: {error}; a server of engine.urls has to be "
-                    "started with --enable-lora, --max-lora-rank and --lora-target-modules; or set engine.adapters = false"
+                    f"version {adapter.version}, an adapter, was not loaded: {error}; the server's log says more; one of "
+                    "engine.urls has to be started with --enable-lora, and with the run's --max-lora-rank and "
+                    "--lora-target-modules; with engine.adapters = false workers merge adapters instead"
                 ) from error
         self._requests.setdefault(adapter.name, 0)
         self._current = adapter
+        if not self._looked:
+            await self._look(adapter.version)
         self._unload_unused()
         return time.monotonic() - started
 
@@ -143,6 +166,14 @@ class ServerAdapters:
         """Raises WeightsError if the server has lost an adapter: it was started again, and refuses requests with it."""
         if adapter is not None and adapter.name not in await self._loaded():
             raise WeightsError(f"{self._calls.url}: adapter {adapter.name} is not loaded any more", "restart")
+
+    async def _look(self, version: int) -> None:
+        """Counts the adapters of earlier versions that the server has as unused. Later ones are another worker's."""
+        for name in await self._loaded():
+            own = named_version(name)
+            if own is not None and own < version:
+                self._requests.setdefault(name, 0)
+        self._looked = True
 
     async def _loaded(self) -> set[str]:
         status, answer = await self._calls.get("/v1/models", self._timeout_s)

@@ -179,6 +179,9 @@ class EngineReplica:
         loaded: int | None = None
         while True:
             version = await self._context.target.other_than(loaded)
+            if version.adapter is not None:
+                await engine.adapters.room()
+                version = await self._context.target.other_than(loaded)  # the newest one: that may have taken minutes
             loaded = version.number
             if not (version.path / "manifest.json").is_file():
                 # Removed since it was verified: the learner keeps only the newest, so another is on its way.

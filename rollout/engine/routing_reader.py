@@ -15,8 +15,8 @@ from rollout.engine.routed_tokens import RoutedTokens
 from runtime.routing_record import Ids, RoutingShape, first_doubled, first_outside
 from runtime.settings import SettingsError
 
-# What a response says of its experts: which ones; nothing; what cannot be.
-Told = Literal["recorded", "absent", "malformed"]
+# What a response says of its experts: which ones; nothing; what cannot be; which ones, and no message has room for them.
+Told = Literal["recorded", "absent", "malformed", "too_large"]
 TOLD: tuple[Told, ...] = get_args(Told)
 ASKED = {"return_routed_experts": True}  # in the body of a request
 SERVER_FLAG = "--enable-return-routed-experts"
@@ -40,7 +40,7 @@ class RoutingReader:
         experts: of a layer, without those that take every token.
 
     Attributes:
-        told: number of responses by what they say.
+        told: number of responses by what they say; those that are too large have been counted as recorded too.
     """
 
     def __init__(self, layers: int, top_k: int, experts: int) -> None:
@@ -81,6 +81,17 @@ class RoutingReader:
             return None
         self._note("recorded")
         return known
+
+    def dropped(self, responses: int) -> None:
+        """Counts responses of a group that goes without the experts, since it would be too large a message with them."""
+        if responses and not self.told["too_large"]:
+            structlog.get_logger().warning(
+                "a group is too large with the experts that its tokens were sent to; such groups go without them, and are "
+                "counted",
+                reason="max_message_bytes",
+                responses=responses,
+            )
+        self.told["too_large"] += responses
 
     def _decoded(self, encoded: str, rows: int) -> RoutedTokens | None:
         """Decodes and checks the experts of ``rows`` tokens. Raises ValueError when they cannot be true."""

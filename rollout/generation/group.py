@@ -51,6 +51,17 @@ def generated_tokens(response: rollout_pb2.Response) -> int:
     return sum(span.end - span.start for span in spans_of(response))
 
 
+def drop_records(group: rollout_pb2.Group) -> int:
+    """Removes the records of experts from a group, and returns the number of responses that had any."""
+    dropped = 0
+    for response in group.responses:
+        having = [one for one in (response, *response.segments) if one.HasField("routed_experts")]
+        for one in having:
+            one.ClearField("routed_experts")
+        dropped += bool(having)
+    return dropped
+
+
 def _response(outcome: ResponseOutcome, prompt_ids: Sequence[int]) -> rollout_pb2.Response:
     response = rollout_pb2.Response(finish_reason=_FINISH[outcome.finish], unscored=outcome.unscored)
     if outcome.score is not None:

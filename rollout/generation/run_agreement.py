@@ -10,6 +10,7 @@ import structlog
 from leeway.v1 import rollout_pb2
 from rollout.client import SubmitClient
 from rollout.config import SamplingConfig, WorkerConfig
+from rollout.engine.adapters import AdapterLimits
 from runtime.settings import SettingsError
 
 
@@ -47,6 +48,20 @@ async def agreed_run(
     for text in unheeded(run.wanted, config):
         structlog.get_logger(process=config.name).warning("the run's owner wants other responses", difference=text)
     return run
+
+
+def adapters_to_load(run: rollout_pb2.DescribeRunResponse, config: WorkerConfig) -> AdapterLimits | None:
+    """What engines have to be prepared for to load a run's adapters; None: there are none, or the worker merges them."""
+    if not run.HasField("adapters") or not config.engine.loads_adapters:
+        return None
+    limits = AdapterLimits(run.adapters.rank, tuple(run.adapters.targets))
+    if limits.loadable:
+        return limits
+    structlog.get_logger(process=config.name).warning(
+        "engines cannot load adapters of these projections without others: the worker merges them into a copy of the model",
+        targets=list(limits.targets),
+    )
+    return None
 
 
 def disagreements(run: rollout_pb2.DescribeRunResponse, config: WorkerConfig, vocabulary: Vocabulary) -> Iterator[str]:

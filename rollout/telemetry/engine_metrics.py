@@ -40,7 +40,8 @@ def declare_engine_metrics(made: MetricRegistry, pool: EnginePool) -> None:
     made.read_all(
         "leeway_worker_routed_responses_total",
         "Answers of engines that were asked which experts they sent the tokens to, by what they say: recorded, absent "
-        "(nothing), malformed; 0 where they are not asked.",
+        "(nothing), malformed; too_large: recorded, but the group would outgrow max_message_bytes and went without; 0 where "
+        "they are not asked.",
         ("told",),
         lambda: {(told,): float(pool.routing.told[told]) if pool.routing is not None else 0.0 for told in TOLD},
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from runtime.version_format.base_digest import weights_digest
 from runtime.version_format.safetensors_header import HeaderError, read_header
 
 _NAME_DIGITS = 12  # of the manifest's digest
+_NAME = re.compile(r"leeway-(\d+)-[0-9a-f]+")
 
 
 class AdapterVersions:
@@ -70,3 +72,9 @@ class AdapterVersions:
 def adapter_name(version: int, sha256: str) -> str:
     """Name of an adapter for engines: another manifest has another name, though the version be the same."""
     return f"leeway-{version}-{sha256[:_NAME_DIGITS]}"
+
+
+def named_version(name: str) -> int | None:
+    """The version of an adapter by its name for engines; None for a name that ``adapter_name`` does not give."""
+    match = _NAME.fullmatch(name)
+    return None if match is None else int(match[1])

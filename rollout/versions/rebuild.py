@@ -18,6 +18,7 @@ from leeway.v1 import manifest_pb2
 from rollout.versions.delta_patch import patch
 from rollout.versions.manifest import (
     FetchError,
+    UnreadableError,
     VersionError,
     disk_errors_pass,
     plain,
@@ -34,7 +35,7 @@ _LONGEST_CHAIN = 10_000  # deltas
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-class _UnreadableBaseError(FetchError):
+class _UnreadableBaseError(UnreadableError):
     """The version that deltas are applied to cannot be copied, and not for want of room."""
 
 
@@ -137,6 +138,8 @@ def _copy(base: Path, target: Path, names: Iterable[str]) -> None:
     for name in names:
         try:
             shutil.copyfile(base / name, target / name)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise VersionError("manifest.base_version", f"{error}: the next full version will do") from error
         except OSError as error:
             if error.errno in _NO_SPACE:
                 raise

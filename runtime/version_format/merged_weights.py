@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from runtime.version_format.adapter import ADAPTER_WEIGHTS, AdapterError, adapters_in, merged
-from runtime.version_format.conversion import DTYPES, converted, converted_header
+from runtime.version_format.conversion import DTYPES, WEIGHTS, converted, converted_header
 from runtime.version_format.safetensors_header import SafetensorsHeader, StoredTensor, read_header
 from runtime.version_format.tensor_bits import read_bits
 from runtime.version_format.wide_tensors import dtype_of
@@ -51,9 +51,9 @@ class MergedWeights:
         )
         for weight, pair in self._adapters.items():
             for one in (self._base[weight], pair.down, pair.up):
-                if one.dtype not in DTYPES.values():
+                if one.dtype not in WEIGHTS:
                     raise AdapterError(
-                        f"{weight}: {one.file.name} has it in {one.dtype}, only F32 and BF16 can be merged"
+                        f"{weight}: {one.file.name} has it in {one.dtype}, only {', '.join(WEIGHTS)} can be merged"
                     )
 
     def bits(self, name: str) -> np.ndarray:

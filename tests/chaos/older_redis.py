@@ -98,7 +98,8 @@ def measure(stack: Stack, replace: Callable[[Stack, Path], None]) -> Loss:
     with HaltedQueue(_config(stack)) as queue:
         halt = queue.halt()  # with what those knew who looked later
         assert halt is not None
-        decision = queue.accept(halt, trained_steps(RunDirectory(stack.directory)))
+        run = RunDirectory(stack.directory)
+        decision = queue.accept(halt, trained_steps(run.checkpoints, run.metrics))
     before, steps = _done(stack), stack.watch.steps
     stack.until(lambda: stack.watch.steps > steps + 4 and _done(stack) > before + 100, "progress again", _LIMIT_S)
     drain(stack)

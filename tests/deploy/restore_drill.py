@@ -19,7 +19,7 @@ from learner.backup.manifest import newest_backup, read_manifest
 from learner.backup.store import BackupStore
 from learner.checkpoint.store import completed
 from learner.cli.run.queue import queue_of
-from learner.queue import QueueError, imbalances
+from learner.queue import EmbeddedRedis, QueueError, imbalances
 from learner.queue.acceptance import HaltedQueue
 from learner.queue.witness import FORGETTABLE_S
 from leeway.v1 import rollout_pb2 as pb
@@ -97,6 +97,8 @@ def _decide(drilled: DrilledRun, before: list[pb.Ledger], say: Say) -> None:
 
 
 def _halted(drilled: DrilledRun) -> bool:
+    if EmbeddedRedis.url_of(drilled.run.redis) is None:  # queue_of would start one, before the run does
+        return False
     with contextlib.suppress(QueueError), queue_of(drilled.run) as config, HaltedQueue(config) as queue:
         return queue.halt() is not None
     return False

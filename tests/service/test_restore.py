@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import AsyncIterator
@@ -12,7 +13,7 @@ import pytest
 from learner.checkpoint import store
 from learner.cli.operate.backup import back_up_run
 from learner.cli.run.run_directory import RunDirectory
-from learner.queue import Appended, EmbeddedRedis, GatewayQueue, HaltedError, LearnerQueue
+from learner.queue import Appended, EmbeddedRedis, GatewayQueue, HaltedError, LearnerQueue, QueueError
 from learner.queue.change_journal import ChangeJournal
 from learner.queue.errors import MovedError
 from learner.queue.keys import Keys
@@ -225,8 +226,28 @@ async def test_a_move_is_begun_again_or_taken_back(played: PlayedRun, tmp_path: 
         played.begin()
     backed_up(played, tmp_path / "again", "--final")
     backed_up(played, tmp_path / "once more", "--final")
-    status, text = leeway("queue", "accept", played.run.root, "--yes")
+    (tmp_path / "file").touch()
+    assert leeway("backup", played.run.root, tmp_path / "file" / "kept", "--final")[0] == 2
+    moved = leeway("queue", "status", played.run.root)[1]
+    assert re.search(r"has moved to \S*/once%20more/", moved), moved  # a failure leaves it as it was
+    with MovingQueue(played.config) as queue:
+        queue.begin("file:///taken-back")
+        status, text = leeway("queue", "accept", played.run.root, "--yes")
+        assert status == 0, text
+        with pytest.raises(QueueError, match=r"taken back or begun again.* do not restore file:///taken-back"):
+            queue.complete()
+        queue.begin("file:///there")
+        queue.complete()
+    documented("leeway queue accept /etc/leeway/learner.toml --set queue.url=URL --set queue.run=RUN")
+    settings = {"model": "m", "steps": 1, "queue": {"url": "redis://elsewhere", "run": "none"}}
+    settings |= {"checkpoint": {"dir": str(played.run.checkpoints)}, "metrics_dir": str(played.run.metrics)}
+    (tmp_path / "learner.json").write_text(json.dumps(settings | {"publish": {"dir": str(played.run.weights)}}))
+    queue_set = ["--set", f"queue.url={played.config.url}", "--set", f"queue.run={played.config.run}"]
+    assert "has moved to file:///there" in leeway("queue", "status", tmp_path / "learner.json", *queue_set)[1]
+    assert leeway("queue", "status", played.run.root, *queue_set)[0] == 2
+    status, text = leeway("queue", "accept", tmp_path / "learner.json", *queue_set, "--yes")
     assert status == 0, text
+    assert "the newest checkpoint's weights contain 7 groups" in text
     assert "two learners would train the same groups" in text
     assert "0 groups are missing at most" in text
     account = ledger(played.config)

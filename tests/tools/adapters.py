@@ -74,10 +74,18 @@ class AdapterScene:
     """A learner that publishes adapters of a small model, in a process group of one rank that the test module has made."""
 
     def __init__(
-        self, root: Path, dtype: Literal["float32", "bfloat16"] = "float32", url: str | None = None, **settings: Any
+        self,
+        root: Path,
+        dtype: Literal["float32", "bfloat16"] = "float32",
+        url: str | None = None,
+        base: torch.dtype = torch.float32,
+        **settings: Any,
     ) -> None:
         self.root, self.model, self.dtype = root / "weights", root / "model", getattr(torch, dtype)
         write_model(self.model, 0, DemoShape(layers=2, hidden=32, ffn=48))
+        if base != torch.float32:
+            tensors = {name: tensor.to(base) for name, tensor in weights_of(self.model).items()}
+            save_file(tensors, self.model / "model.safetensors")
         self.registry = Registry()
         self.fence = DirectoryFence(self.root, 1)
         self.fence.acquire()

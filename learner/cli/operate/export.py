@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from learner.cli.operate.merged_file import merged_size, write_merged
+from learner.cli.operate.opened_version import opened_version
 from learner.cli.run.evaluations import best, read_evaluations
 from learner.cli.run.run_directory import RunDirectory, RunError
 from learner.cli.run.run_file import RunFile
@@ -105,7 +106,7 @@ def chosen_version(run: RunDirectory, choice: str) -> int:
 
 
 def _export(run: RunDirectory, version: int, target: Path, dtype: str | None) -> Exported:
-    reader = _verified(run.weights, version)
+    reader = _verified(run, version)
     written = dtype or reader.manifest.dtype
     digests = {file.name: file.digest for file in (*reader.manifest.files, *reader.manifest.results)}
     model = RunFile.read(run.root).model_directory()
@@ -124,11 +125,11 @@ def _export(run: RunDirectory, version: int, target: Path, dtype: str | None) ->
     return Exported(version, reader.manifest.step, reader.chain, written, target, files, size)
 
 
-def _verified(weights: Path, version: int) -> VersionReader:
+def _verified(run: RunDirectory, version: int) -> VersionReader:
     """Opens a version all of whose files, and of those that it is built on, are what was published."""
-    reader = VersionReader(weights, version)
-    manifests = [read_manifest(weights, one) for one in reader.chain]
-    faults = [f"version {one.version}: {fault}" for one in manifests for fault in wrong_files(weights, one)]
+    reader = opened_version(run, version)
+    manifests = [read_manifest(run.weights, one) for one in reader.chain]
+    faults = [f"version {one.version}: {fault}" for one in manifests for fault in wrong_files(run.weights, one)]
     if (problem := wrong_base(reader)) is not None:
         faults.append(f"version {version}: {problem}")
     if faults:

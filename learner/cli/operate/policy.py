@@ -34,10 +34,10 @@ def show(run: Run, version: _Version) -> None:
     """Prints a version's manifest, and the versions from which its tensors are built."""
     from google.protobuf import json_format
 
-    from learner.publish.reader import VersionReader
+    from learner.cli.operate.opened_version import opened_version
 
     with one_line_errors():
-        contents = VersionReader(run.directory().weights, version)
+        contents = opened_version(run.directory(), version)
     typer.echo(json_format.MessageToJson(contents.manifest, preserving_proto_field_name=True))
     typer.echo(f"built from {' + '.join(map(str, contents.chain))}; {len(contents.names())} tensors")
 
@@ -50,15 +50,17 @@ def verify(
     ] = None,
 ) -> None:
     """Verifies the checksums of every file, and of a delta's result too. Exits with 1 if one is wrong."""
-    from learner.publish.reader import VersionReader, wrong_files
+    from learner.cli.operate.opened_version import opened_version
+    from learner.publish.reader import wrong_files
 
     broken = 0
     with one_line_errors():
-        root = run.directory().weights
+        directory = run.directory()
+        root = directory.weights
         for number in versions_on_disk(root) if version is None else [version]:
             try:
                 wrong = [str(fault) for fault in wrong_files(root, read_manifest(root, number))]
-                wrong = wrong or list(VersionReader(root, number).wrong_results())
+                wrong = wrong or list(opened_version(directory, number).wrong_results())
             except CatalogError as error:
                 if version is not None:
                     raise
@@ -73,11 +75,10 @@ def diff(run: Run, old: _Version, new: _Version) -> None:
     """Compares two versions, tensor by tensor: the share of elements whose bits changed, and the largest change."""
     import numpy as np
 
-    from learner.publish.reader import VersionReader
+    from learner.cli.operate.opened_version import opened_version
 
     with one_line_errors():
-        root = run.directory().weights
-        before, after = VersionReader(root, old), VersionReader(root, new)
+        before, after = (opened_version(run.directory(), version) for version in (old, new))
         if before.names() != after.names() or before.manifest.dtype != after.manifest.dtype:
             raise CatalogError(f"versions {old} and {new} differ in tensor names or dtype: they cannot be compared")
         changed = total = 0

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from learner.checkpoint import store
 from learner.checkpoint.store import DamagedError
-from learner.cli.run.run_directory import RunDirectory
 from learner.cli.run.run_history import LineReader
 from learner.queue.acceptance import TrainedStep
 
 
-def trained_steps(run: RunDirectory) -> Iterator[TrainedStep]:
+def trained_steps(checkpoints: Path, metrics: Path) -> Iterator[TrainedStep]:
     """Yields what the newest intact checkpoint contains, step by step; nothing if there is no checkpoint.
 
     A step is in it if no later learner has resumed from an earlier step. Groups of steps after the checkpoint are left out:
     a learner that runs commits them itself, and one that resumes trains them again.
+
+    Args:
+        checkpoints: the learner's directory of checkpoints.
+        metrics: its directory of metrics.
 
     Raises:
         CheckpointError: a checkpoint has another schema.
         OSError: a file cannot be read.
     """
     newest = None
-    for directory in reversed(store.completed(run.checkpoints)):
+    for directory in reversed(store.completed(checkpoints)):
         try:
             newest = store.read_state(directory)
             break
@@ -30,11 +34,11 @@ def trained_steps(run: RunDirectory) -> Iterator[TrainedStep]:
             continue
     if newest is None:
         return
-    rows = LineReader(run.metrics / "learner.jsonl").read()
+    rows = LineReader(metrics / "learner.jsonl").read()
     # A crash of the machine may have taken the last rows, which are not forced to disk as a checkpoint is.
     unseen = {(ref.fleet, ref.group_id) for ref in newest.trained + newest.recent}
     starts = [(row["epoch"], row["resumed_step"]) for row in rows if row.get("kind") == "start"]
-    for row in LineReader(run.metrics / "trained.jsonl").read():
+    for row in LineReader(metrics / "trained.jsonl").read():
         epoch, step = row["epoch"], row["step"]
         forks = [resumed for start, resumed in starts if epoch < start <= newest.epoch]
         survives = epoch < newest.epoch or (epoch == newest.epoch and step <= newest.step)

@@ -30,6 +30,25 @@ def routing_of(model: Path | None, replays: bool, returns: bool) -> RoutingShape
     return shape
 
 
+def require_records(replays: bool, returns: bool, workers: int) -> None:
+    """Checks that the workers of this machine send the records that the learner replays.
+
+    Args:
+        replays: learner.replay_routing.
+        returns: rollout.engine.return_routed_experts.
+        workers: rollout.workers.
+
+    Raises:
+        SettingsError: they would not, and nothing would be replayed.
+    """
+    if replays and not returns and workers:
+        raise SettingsError(
+            "learner.replay_routing = true beside rollout.engine.return_routed_experts = false: this machine's workers would "
+            "not say which experts tokens were sent to, and the learner would have nothing to replay: set both to true or "
+            "both to false, or rollout.workers = 0 where fleets elsewhere generate"
+        )
+
+
 def require_room(shape: RoutingShape, responses: int, tokens: int, most: int) -> None:
     """Checks that a group of the longest responses fits into a message with its records of routing.
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import model_validator
 
-from learner.cli.run.model_routing import require_room, routing_of
+from learner.cli.run.model_routing import require_records, require_room, routing_of
 from learner.cli.run.run_directory import RunDirectory
 from learner.cli.run.sections import (
     EMBEDDED,
@@ -283,6 +283,7 @@ class RunFile(Settings):
         returns = self.rollout.engine.return_routed_experts
         directory = None if self.makes_model else self.model_directory()
         shape = routing_of(directory, self.learner.replay_routing, returns)
+        require_records(self.learner.replay_routing, returns, self.rollout.workers)
         if shape is not None and returns:
             most = self.gateway.limits.max_message_bytes
             require_room(shape, responses, self.rollout.sampling.max_new_tokens, most)

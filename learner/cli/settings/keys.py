@@ -130,7 +130,7 @@ def _parts(annotation: Any) -> tuple[Any, ...]:
 
 def _key(section: str, name: str, field: FieldInfo) -> SettingsKey:
     bounds = [
-        f"{sign} {bound:g}"
+        f"{sign} {default_text(bound)}"
         for attribute, sign in _BOUNDS
         for data in field.metadata
         if (bound := getattr(data, attribute, None)) is not None

@@ -23,7 +23,7 @@ from learner.cli.up.in_force_feed import InForceFeed
 from learner.cli.up.process import Process, ProcessFailed
 from learner.cli.up.process_settings import issue_tokens, write_settings
 from learner.cli.view.live import Display, ProcessView, RunView
-from learner.queue import EmbeddedRedis, QueueError, ledgers_in, reopen
+from learner.queue import EmbeddedRedis, QueueError, ServedError, ledgers_in, reopen
 from leeway.v1 import rollout_pb2
 from runtime.children import Child
 from runtime.errors import LeewayError
@@ -34,6 +34,7 @@ _WORKER_GRACE_S = 5.0
 _EVALUATION_MARGIN_S = 60.0  # that an evaluator may take to start, beyond its own limit at the end of a run
 _GATEWAY_GRACE_S = 1.0
 _REDIS_GRACE_S = 1.0
+_OTHERS_REDIS_S = 30.0  # that a command needs one for, at most; it has read it in a second
 _PR_SET_CHILD_SUBREAPER = 36
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SHOWN_ROWS = 500  # rows of each kind kept for the display: a run may take weeks
@@ -125,15 +126,28 @@ class Supervisor:
             reopen(queue.model_copy(update={"timeout_s": 1.0}))
 
     def _start_redis(self) -> Child:
-        self._redis = EmbeddedRedis.start(
-            self._run.redis, self._file.queue.aof, maxmemory=self._file.queue.redis_memory
-        )
+        self._redis = self._own_redis()
         if self._redis_url not in (EMBEDDED, self._redis.url):
             raise ProcessFailed(
                 f"redis: its port was taken while it was down; resume the run: leeway up {self._run.root} --resume"
             )
         self._redis_url = self._redis.url
         return self._redis.child
+
+    def _own_redis(self) -> EmbeddedRedis:
+        """Starts Redis. A command such as `leeway ledger` may have started one on the same data: it ends in a moment."""
+        end = time.monotonic() + _OTHERS_REDIS_S
+        while True:
+            try:
+                return EmbeddedRedis.start(
+                    self._run.redis, self._file.queue.aof, maxmemory=self._file.queue.redis_memory
+                )
+            except ServedError:
+                if time.monotonic() >= end:
+                    raise
+            if self._signal is not None:
+                raise StopRequested
+            time.sleep(_TICK_S)
 
     def _want(self, name: str, launch: Callable[[], Child]) -> None:
         log = self._run.redis / "redis.log" if name == "redis" else self._commands.log(name)

@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
+import pytest
+
 from rollout.config import WorkerConfig
+from runtime.settings import SettingsError
 
 
 def config(**changes: object) -> WorkerConfig:
@@ -15,3 +18,9 @@ def test_the_limit_of_a_request_follows_the_length_of_a_response_unless_it_is_se
     assert config(sampling={"max_new_tokens": 64}).request_timeout_s == 92
     assert config(sampling={"max_new_tokens": 32_768}).request_timeout_s == 60 + 16_384
     assert config(sampling={"max_new_tokens": 64}, engine={"request_timeout_s": 5}).request_timeout_s == 5
+
+
+def test_messages_stay_below_the_largest_value_of_redis():
+    assert config(max_message_bytes=(512 << 20) - 1).max_message_bytes == (512 << 20) - 1
+    with pytest.raises(SettingsError, match=r"max_message_bytes.*less than 536870912"):
+        config(max_message_bytes=512 << 20)

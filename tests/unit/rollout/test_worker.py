@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import socket
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import numpy as np
 import psutil
 import pytest
 from aiohttp import web
@@ -238,6 +240,52 @@ async def test_rejected_groups_are_counted_and_not_regenerated(scene: Scene):
         await until(lambda: any(row["groups_rejected"] for row in scene.events("progress")), "rejections counted")
     prompts = [request.group.prompt_id for request in scene.gateway.received]
     assert len(set(prompts)) == len(prompts)
+
+
+def with_experts(engine: ScriptedEngine, body: dict[str, Any]) -> web.Response:
+    """Right answers that say which experts the tokens went to: 64 of 300 in one layer, 128 bytes a token."""
+    results: list[dict[str, Any]] = []
+    for prompt in body["input_ids"]:
+        tokens = sorted_answer(prompt)
+        ids = np.tile(np.arange(64, dtype="<i4"), (len(prompt) + len(tokens) - 1, 1))
+        meta = {
+            "finish_reason": {"type": "stop"}, "weight_version": engine.version, "prompt_tokens": len(prompt),
+            "weight_versions": [{"version": engine.version, "start": 0, "end": len(tokens)}],
+            "routed_experts": base64.b64encode(ids.tobytes()).decode(),
+        }  # fmt: skip
+        results.append({"output_ids": tokens, "meta_info": meta})
+    return web.json_response(results)
+
+
+@pytest.mark.parametrize(("most", "dropped"), [(4096, True), (16 << 20, False)])
+async def test_a_group_that_its_experts_make_too_large_is_sent_without_them(scene: Scene, most: int, dropped: bool):
+    """Rejecting it would teach the policy from short responses alone."""
+    config = json.loads((scene.model / "config.json").read_text())
+    mixture = config | {"num_experts": 300, "num_experts_per_tok": 64}
+    (scene.model / "config.json").write_text(json.dumps(mixture))
+    engine = scene.engines[0]
+    engine.reply = lambda body: with_experts(engine, body)
+    scene.gateway.run.routing.CopyFrom(pb.RoutedExperts(layers=[0], top_k=64, experts=300))
+    scene.publish(0)
+    settings = {"urls": [engine.url], "return_routed_experts": True}
+    address = free_address()
+    with capture_logs() as logs:
+        async with scene.worker(engine=settings, max_message_bytes=most, status={"listen": address}):
+            await until(lambda: len(scene.gateway.received) >= 4, "four groups")
+            counted = (await asyncio.to_thread(Scrape, address)).value(
+                "leeway_worker_routed_responses_total", told="too_large"
+            )
+    records = [
+        response.HasField("routed_experts")
+        for request in scene.gateway.received
+        for response in request.group.responses
+    ]
+    assert set(records) == {not dropped}
+    assert counted is not None
+    assert (counted >= 12) == dropped
+    assert dropped or counted == 0
+    assert [one["event"] for one in logs].count("group rejected") == 0
+    assert len([one for one in logs if one.get("reason") == "max_message_bytes"]) == dropped
 
 
 async def test_a_place_that_is_not_allowed_is_refused_whatever_the_gateway_says(scene: Scene):

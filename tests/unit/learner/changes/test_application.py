@@ -113,8 +113,10 @@ def test_a_setting_of_a_newer_release_that_is_given_up_may_be_given_back_by_an_o
 class FakePending:
     """Two backups that wait, and what became of them."""
 
-    def __init__(self) -> None:
-        wanted = op.Change(backup=op.BackUp(uri="file:///b"))
+    first_look = False
+
+    def __init__(self, final: bool = False) -> None:
+        wanted = op.Change(backup=op.BackUp(uri="file:///b", final=final))
         self.waiting = [op.RecordedChange(number=number, change=wanted) for number in (1, 2)]
         self.settled: dict[int, tuple[str, bool]] = {}
 
@@ -144,6 +146,35 @@ def test_a_backup_that_is_done_is_not_recorded_as_cut_short(monkeypatch: pytest.
     reason, refused = pending.settled[2]
     assert refused
     assert "has ended before the backup was complete" in reason
+
+
+def test_a_move_that_was_asked_of_the_learner_before_is_not_made_by_the_next_one(monkeypatch: pytest.MonkeyPatch):
+    """Its process was killed meanwhile, and an operator may have taken the move back."""
+    pending, begun = FakePending(final=True), list[str]()
+    pending.waiting[1].change.backup.final = False
+    pending.first_look = True
+    monkeypatch.setattr(application, "PendingChanges", lambda *_: pending)
+    monkeypatch.setattr(application, "back_up", lambda config, uri, keep, final: begun.append(final) or Future())
+    run: Any = SimpleNamespace(lead=True, config=CONFIG, ranks=SimpleNamespace(broadcast_bytes=lambda content: content))
+    changes = application.Changes(run, cast(Start, SimpleNamespace(base=CONFIG, in_force={})))
+    changes._paused = True
+    changes.apply(CONFIG.steps)
+    assert begun == [False]
+    reason, refused = pending.settled.pop(1)
+    assert (refused, "the learner has started since it was asked" in reason) == (True, True)
+    assert not pending.settled
+
+
+def test_whoever_asks_through_a_gateway_hears_that_the_run_has_moved(monkeypatch: pytest.MonkeyPatch):
+    pending, backup = FakePending(), Future[Any]()
+    monkeypatch.setattr(application, "PendingChanges", lambda *_: pending)
+    run: Any = SimpleNamespace(lead=True, config=CONFIG)
+    changes = application.Changes(run, cast(Start, SimpleNamespace(base=CONFIG, in_force={})))
+    record = op.RecordedChange(number=1, change=op.Change(backup=op.BackUp(uri="file:///b", final=True)))
+    changes._backups[1] = record, backup
+    backup.set_result(SimpleNamespace(describe=lambda: "file:///b/backup-1: step 1"))
+    assert changes._is_being_made(record)
+    assert pending.settled[1] == ("file:///b/backup-1: step 1; the run has moved, and does not go on here", False)
 
 
 class MovingRun(FakeRun):

@@ -314,6 +314,12 @@ VIOLATIONS = [
         "(0, 2) (allowed: (1, 2), as the run",
         {"responses": routed(ROUTED, layers=[0, 2])},
     ),
+    (  # as many as a message has room for: they are counted, and never shown or compared
+        "routing_shape",
+        "responses[1].routed_experts.layers",
+        "100000 layers (allowed: 2 layers, as the run",
+        {"responses": routed(ROUTED, layers=range(100_000))},
+    ),
     ("routing_shape", "responses[1].routed_experts.top_k", "1 (allowed: 2", {"responses": routed(ROUTED, top_k=1)}),
     ("routing_shape", "responses[1].routed_experts.experts", "6 (allowed: 5", {"responses": routed(ROUTED, experts=6)}),
     (

@@ -50,6 +50,7 @@ def test_experts_of_responses_are_packed_with_them_where_they_are_replayed():
     (micro_batch,) = made.batch.micro_batches
     assert micro_batch.routed is not None
     assert micro_batch.routed.flatten().tolist() == [-1] * 5 + [-1, 3, 0, 2, -1]
+    assert [one.routed for one in made.sequences] == [None, None]  # they are of all ranks, and kept until the step ends
     plain = Preparation(DEFAULT, Layout(), 4).prepare(batch)
     assert plain.records == {}
     assert plain.batch is not None

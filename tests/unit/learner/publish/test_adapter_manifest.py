@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from learner.publish import reader, verified
 from learner.publish.catalog import CatalogError, read_manifest
 from learner.publish.verified import VerifiedVersions
 from rollout.versions.manifest import VersionError
@@ -56,9 +59,13 @@ def test_a_version_is_pefts_two_files_and_a_manifest_that_tells_the_truth(tmp_pa
     }
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_learner_and_worker_read_the_same_full_version(tmp_path: Path, dtype: Literal["float32", "bfloat16"]):
-    scene = AdapterScene(tmp_path, dtype)
+@pytest.mark.parametrize(
+    ("dtype", "base"), [("float32", torch.float32), ("bfloat16", torch.float32), ("bfloat16", torch.float16)]
+)
+def test_learner_and_worker_read_the_same_full_version(
+    tmp_path: Path, dtype: Literal["float32", "bfloat16"], base: torch.dtype
+):
+    scene = AdapterScene(tmp_path, dtype, base=base)
     scene.publish(2)
     verifier = Verifier(scene.model, [scene.root.as_uri()], tmp_path / "cache")
     source = VerifiedVersions(scene.root, scene.model).open(1)
@@ -112,6 +119,30 @@ def test_another_base_is_refused_with_both_digests(tmp_path: Path):
     for digest in (base, weights_digest(scene.model)):
         assert digest in error.value.value
         assert digest in problem
+
+
+def test_a_base_that_the_disk_does_not_give_is_read_again_and_a_wrong_one_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    scene = AdapterScene(tmp_path)
+    scene.publish(2)
+    versions = VerifiedVersions(scene.root, scene.model)
+
+    def stale(model: Path) -> str:
+        raise OSError(errno.ESTALE, "Stale file handle", str(model))
+
+    with monkeypatch.context() as disk:
+        disk.setattr(reader, "weights_digest", stale)
+        assert re.search(r"its base \S+ cannot be read now.*Stale file handle", versions.problem(0) or "")
+        assert versions.may_pass(0)
+        disk.setattr(verified, "_RETRY_S", 0.0)
+        assert versions.problem(1) is not None
+    assert versions.problem(0) is not None, "its minute is not over"
+    assert versions.problem(1) is None
+    change_base(scene.model)
+    versions = VerifiedVersions(scene.root, scene.model)
+    assert "expected blake3:" in (versions.problem(0) or "")
+    assert not versions.may_pass(0)
 
 
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])

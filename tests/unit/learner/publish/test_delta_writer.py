@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,27 @@ def test_a_base_of_its_own_that_cannot_be_read_is_made_again(
     read(1)
     monkeypatch.setattr(rebuild.shutil, "copyfile", failing(errno.EIO, lambda path: path.parent.parent == cache))
     read(2)  # from version 0, which is published
+
+
+def test_a_downloaded_base_that_cannot_be_read_is_downloaded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    scene = Scene(tmp_path, url=f"memory://{uuid.uuid4().hex}/run", keep=8, full_every=8)
+    scene.publish(2)
+    read = scene.reader(tmp_path / "cache")
+    read(0)
+    base, once = tmp_path / "cache" / "downloads" / "weight_v000000", iter([True])
+    disk = failing(errno.EIO, lambda path: path.parent == base and next(once, False))
+    monkeypatch.setattr(rebuild.shutil, "copyfile", disk)
+    before = base.stat().st_ino
+    read(1)
+    assert next(once, None) is None
+    assert base.stat().st_ino != before
+
+
+def test_a_base_with_a_missing_file_is_not_waited_for(scene: Scene, tmp_path: Path):
+    (scene.root / "weight_v000000" / "model-00000.safetensors").unlink()
+    with pytest.raises(VersionError, match=r"^manifest.base_version: .*No such file.*next full version") as refused:
+        scene.reader(tmp_path / "cache")(1)
+    assert not isinstance(refused.value, FetchError)
 
 
 def test_a_delta_that_cannot_be_read_now_is_no_damage(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

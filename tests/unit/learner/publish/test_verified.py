@@ -44,6 +44,18 @@ def test_full_versions_and_deltas_are_read_to_the_bit(tmp_path: Path):
         versions.open(0).read("embed", (64, 33))
 
 
+def test_a_tensor_that_is_float32_in_every_version_is_read_to_the_bit(tmp_path: Path):
+    scene = Scene(tmp_path, full_every=3, keep=9)
+    name = "model.layers.1.mlp.gate.e_score_correction_bias"
+    scene.weights[name] = torch.randn(16, generator=scene.draw)
+    scene.publish(2)  # one full, one a delta
+    versions = VerifiedVersions(scene.root)
+    for version, weights in enumerate(scene.history):
+        found = versions.open(version).read(name, (16,))
+        assert found.dtype == torch.float32
+        assert torch.equal(found, weights[name]), version
+
+
 def test_a_damaged_version_is_not_read_and_neither_are_its_deltas(tmp_path: Path):
     scene = Scene(tmp_path, full_every=3, keep=9)
     scene.publish(4)  # 0 full, 1 and 2 deltas, 3 full

@@ -7,6 +7,7 @@ import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -152,6 +153,30 @@ def test_a_file_that_the_disk_does_not_give_is_not_damaged(tmp_path: Path, monke
         with pytest.raises(CursorError, match=r"cannot be read .*Stale file handle.*do not delete it") as refused:
             opening()
         assert refused.value.exit_status == 1
+
+
+def test_a_disk_that_does_not_even_say_whether_there_is_a_file_is_no_first_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def opened(root: Path) -> list[Callable[[], object]]:
+        return [
+            lambda: PromptSource(root / "cursor.json", PromptOrder("worker-0", 2), PROMPTS),
+            lambda: TaskShares(root / "shares.json", {"a": 1.0, "b": 1.0}),
+            lambda: PromptMemory(root / "memory.jsonl", 2, RestConfig(after=2), PROMPTS),
+        ]
+
+    for opening in opened(tmp_path):
+        opening()  # the first start, on a sound disk
+
+    def failing(path: Path, *_: object, **__: object) -> Any:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr(Path, "mkdir", lambda *_, **__: None)
+    for name in ("stat", "read_text", "read_bytes"):
+        monkeypatch.setattr(Path, name, failing)
+    for opening in opened(tmp_path):
+        with pytest.raises(CursorError, match=r"cannot be read .*Input/output error"):
+            opening()
 
 
 def test_indices_that_are_passed_over_are_done_with_the_next_that_is_written(tmp_path: Path):

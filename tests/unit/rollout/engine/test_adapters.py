@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from rollout.engine import adapters, health_check, lane
-from rollout.engine.adapters import ServedAdapter
+from rollout.engine.adapters import ServedAdapter, ServerAdapters
 from rollout.engine.errors import EngineError, WeightsError
 from rollout.engine.prompt_limits import PromptLimits
 from rollout.engine.response import VersionSpan
@@ -81,13 +81,61 @@ async def test_an_adapter_waits_for_room_in_the_servers_batches(
     monkeypatch.setattr(adapters, "_AT_ONCE", 1)
     await engine.adapters.load(OLD, Path("/old"))
     held = engine.adapters.begin()
-    loading = asyncio.create_task(engine.adapters.load(NEW, Path("/new")))
+    waiting = asyncio.create_task(engine.adapters.room())
     (response,) = await engine.generate([[1]], SAMPLING)  # asked after it
     assert response.spans == [VersionSpan(3, 0, 2)]
-    assert server.lora == {OLD.name: "/old"}
+    assert not waiting.done()
     engine.adapters.end(held)
-    await loading
+    await waiting
+    await engine.adapters.load(NEW, Path("/new"))
     assert engine.adapters.begin() == NEW
+
+
+async def test_a_version_that_is_gone_when_there_is_room_is_not_loaded_but_the_newest_is(
+    tmp_path: Path, server: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
+):
+    observed = Observed()
+    monkeypatch.setattr(adapters, "_AT_ONCE", 1)
+    may_end, waits, room = asyncio.Event(), asyncio.Event(), ServerAdapters.room
+
+    async def observed_room(self: ServerAdapters) -> None:
+        waits.set()
+        await room(self)
+
+    async def step(body: dict, sent: int) -> bool:
+        await may_end.wait()
+        return False
+
+    for version in (4, 5):
+        (tmp_path / str(version)).mkdir()
+        (tmp_path / str(version) / "manifest.json").write_text("{}")
+    async with serving(tmp_path, server, observed, OLD.name) as pool:
+        server.step = step
+        running = asyncio.create_task(pool.generate_one([1], SAMPLING))
+        await until(lambda: "/generate" in server.calls, "the request")
+        monkeypatch.setattr(ServerAdapters, "room", observed_room)
+        await pool.load(Version(4, tmp_path / "4", NEW.name))
+        await asyncio.wait_for(waits.wait(), 60)
+        (tmp_path / "4" / "manifest.json").unlink()  # publish.keep versions later
+        await pool.load(Version(5, tmp_path / "5", "leeway-5-cc"))
+        may_end.set()
+        assert (await running).spans == [VersionSpan(3, 0, 2)]
+        await until(lambda: pool.running_version() == 5, "version 5")
+    assert server.calls.count("/load_lora_adapter") == 2
+    assert NEW.name not in server.unloaded
+    assert observed.states.count("starting") == 1
+
+
+async def test_older_adapters_that_an_ended_worker_has_left_are_unloaded(server: ScriptedEngine, engine: Engine):
+    later = "leeway-9-ff"  # a worker that is ahead of this one
+    server.lora = {OLD.name: "/old", later: "/later", "leeway-3": "/mine", "other-1-aa": "/other", "leeway-x-aa": "/x"}
+    await engine.adapters.load(NEW, Path("/new"))
+    await until(lambda: server.unloaded == [OLD.name], "the end of the old one")
+    assert list(server.lora) == [later, "leeway-3", "other-1-aa", "leeway-x-aa", NEW.name]
+    server.lora[OLD.name] = "/old"  # another worker that serves the same server, and is a version behind
+    await engine.adapters.load(ServedAdapter("leeway-5-cc", 5), Path("/next"))
+    await until(lambda: len(server.unloaded) == 2, "the end of version 4")
+    assert server.unloaded == [OLD.name, NEW.name]
 
 
 async def test_an_adapter_that_another_worker_has_loaded_is_used_and_no_lora_is_said(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from rollout.engine.routing_reader import RoutingReader
+from rollout.engine.routing_reader import TOLD, RoutingReader
 from runtime.settings import SettingsError
 
 # Three layers, of which the second is dense; two of five experts; a prompt of two tokens, a response of two.
@@ -76,7 +76,18 @@ def test_a_response_goes_without_what_cannot_be_true_which_is_counted_and_said_o
     assert [log["log_level"] for log in logs] == ["warning"]
     assert problem in logs[0]["problem"]
     kind = "absent" if "routed_experts" not in meta else "malformed"
-    assert one.told == {"recorded": 0, "absent": 0, "malformed": 0} | {kind: 2}
+    assert one.told == dict.fromkeys(TOLD, 0) | {kind: 2}
+
+
+def test_responses_whose_experts_no_message_has_room_for_are_counted_and_said_once():
+    one = reader()
+    with capture_logs() as logs:
+        for responses in (0, 3, 2):
+            one.dropped(responses)
+    assert [(log["log_level"], log["reason"], log["responses"]) for log in logs] == [
+        ("warning", "max_message_bytes", 3)
+    ]
+    assert one.told == dict.fromkeys(TOLD, 0) | {"too_large": 5}
 
 
 def test_the_models_config_says_what_is_read(tmp_path: Path):

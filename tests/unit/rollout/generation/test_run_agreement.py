@@ -11,7 +11,8 @@ from structlog.testing import capture_logs
 from leeway.v1 import rollout_pb2 as pb
 from rollout.client import SubmitClient
 from rollout.config import EngineConfig, TaskConfig, WorkerConfig
-from rollout.generation.run_agreement import agreed_run, disagreements, unheeded
+from rollout.engine.adapters import AdapterLimits
+from rollout.generation.run_agreement import adapters_to_load, agreed_run, disagreements, unheeded
 from runtime.settings import SettingsError
 from tests.tools.fleet_peers import TOKEN, ScriptedGateway
 
@@ -51,6 +52,39 @@ def test_a_run_without_experts_takes_none_and_one_that_replays_them_wants_them()
     wanted = pb.Wanted(routed_experts=True)
     assert list(unheeded(wanted, worker())) == ["engine.return_routed_experts = false: the run's owner wants true"]
     assert list(unheeded(wanted, asking)) == []
+
+
+@pytest.mark.parametrize(
+    "targets", ["q_proj v_proj", "q_proj k_proj v_proj o_proj", "gate_proj", "gate_proj up_proj", "o_proj down_proj"]
+)
+def test_engines_load_the_adapters_that_they_can(targets: str):
+    run = pb.DescribeRunResponse(adapters=pb.AdapterForm(rank=4, targets=targets.split()))
+    with capture_logs() as logs:
+        assert adapters_to_load(run, worker()) == AdapterLimits(4, tuple(targets.split()))
+    assert logs == []
+    assert adapters_to_load(RUN, worker()) is None
+    merging = worker().model_copy(update={"engine": EngineConfig(adapters=False)})
+    assert adapters_to_load(run, merging) is None
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [
+        "q_proj",
+        "q_proj k_proj",
+        "q_proj o_proj",
+        "v_proj",
+        "k_proj v_proj",
+        "k_proj",
+        "up_proj",
+        "q_proj v_proj up_proj",
+    ],
+)
+def test_adapters_that_engines_cannot_load_are_merged_and_that_is_said(targets: str):
+    run = pb.DescribeRunResponse(adapters=pb.AdapterForm(rank=4, targets=targets.split()))
+    with capture_logs() as logs:
+        assert adapters_to_load(run, worker()) is None
+    assert [line["targets"] for line in logs] == [targets.split()]
 
 
 @pytest.mark.parametrize(

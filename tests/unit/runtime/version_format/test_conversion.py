@@ -31,5 +31,13 @@ def test_conversions_of_every_kind_of_number():
     assert torch.equal(ours[numbers].view(torch.int16), reference[numbers].view(torch.int16))
     wide = converted(narrow, "BF16", "float32").view(np.float32)
     assert np.array_equal(wide, ours.float().numpy(), equal_nan=True)
+    half = np.arange(1 << 16, dtype=np.uint16)
+    for dtype, unsigned in (("float32", np.uint32), ("bfloat16", np.uint16)):
+        found = converted(half, "F16", dtype)
+        kind = getattr(torch, dtype)
+        expected = torch.from_numpy(half.view(np.float16).copy()).to(kind)
+        assert found.dtype == unsigned
+        assert torch.equal(torch.from_numpy(found).view(kind).nan_to_num(7.0), expected.nan_to_num(7.0))
+        assert torch.equal(torch.from_numpy(found).view(kind).isnan(), expected.isnan())
     assert converted(bits, "F32", "float32") is bits
     assert converted(bits, "I32", "bfloat16") is bits

@@ -29,7 +29,7 @@ def merged_in(model: Path, tensors: list[tuple[str, torch.Tensor]], dtype: str) 
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.float16])
 def test_every_tensor_is_torchs_to_the_bit(model: Path, dtype: str, stored: torch.dtype):
     path = model / "model.safetensors"
     save_file({name: tensor.to(stored) for name, tensor in weights_of(model).items()}, path)

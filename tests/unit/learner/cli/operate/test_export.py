@@ -157,8 +157,20 @@ def test_an_adapter_is_exported_as_the_model_that_it_makes(made: Chain, chain: C
     assert {"config.json", "tokenizer.json", "tokenizer.model", "chat_template.jinja"} <= set(done.files)
     assert not [name for name in done.files if name.startswith("adapter")]
     flip(base / "model.safetensors")
-    with pytest.raises(CatalogError, match=r"version 6: its base \S+ has the weights blake3:\w+, expected blake3:"):
-        export(chain.run, "6", tmp_path / "again")
+    publish_adapter(base, chain.run.weights, 7, LORA)  # of another model than the run's
+    with pytest.raises(CatalogError, match=r"version 7: its base \S+ has the weights blake3:\w+, expected blake3:"):
+        export(chain.run, "7", tmp_path / "again")
+
+
+def test_an_adapter_is_exported_on_the_runs_model_where_the_one_it_names_is_gone(chain: Chain, tmp_path: Path):
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(chain.model, elsewhere)
+    publish_adapter(elsewhere, chain.run.weights, 6, LORA)
+    shutil.rmtree(elsewhere)  # as after a restore, or on another machine
+    export(chain.run, "6", tmp_path / "out")
+    adapters = list(load_torch(chain.directory(6) / "adapter_model.safetensors").items())
+    for name, expected in merge(chain.model, adapters, LORA, torch.float32).items():
+        assert torch.equal(tensors(tmp_path / "out")[name], expected), name
 
 
 def test_a_damaged_file_is_named_and_nothing_is_left(chain: Chain, tmp_path: Path):

@@ -103,6 +103,16 @@ def test_an_adapter_is_listed_by_its_rank_and_verified(run: RunDirectory, tmp_pa
     assert "adapter_model.safetensors: digest" in result.output
 
 
+def test_adapters_are_read_on_the_runs_model_where_the_one_they_name_is_gone(run: RunDirectory, tmp_path: Path):
+    write_model(tmp_path / "model", 0)
+    for version in (5, 6):
+        publish_adapter(tmp_path / "model", run.weights, version, LORA)
+    (tmp_path / "model").rename(run.model)
+    assert "built from 5; " in leeway("show", run.root, 5).output
+    assert leeway("verify", run.root, 5).output == "weight_v000005  ok\n"
+    assert "elements (" in leeway("diff", run.root, 5, 6).output.splitlines()[-1]
+
+
 def test_list_says_what_versions_are_worth_and_which_is_the_best(run: RunDirectory, monkeypatch: pytest.MonkeyPatch):
     evaluation = pb.Evaluation(version=3, name="sort", sampling="greedy")
     for name, value in (("length_mean", 9.0), ("mean@1", 0.5)):

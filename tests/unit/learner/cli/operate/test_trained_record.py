@@ -31,7 +31,7 @@ def checkpoint(run: RunDirectory, step: int, epoch: int, trained: Sequence[str] 
 
 
 def found(run: RunDirectory) -> list[str]:
-    return [group for one in trained_steps(run) for _, group in one.groups]
+    return [group for one in trained_steps(run.checkpoints, run.metrics) for _, group in one.groups]
 
 
 def test_steps_after_the_newest_checkpoint_and_lost_branches_are_left_out(tmp_path: Path):

@@ -46,6 +46,14 @@ def test_a_dense_model_is_refused_by_the_setting_that_wants_its_experts(override
     assert RunFile.read(DEMO).resolve("redis://host:1/0", "r", 16).gateway.limits.routing is None
 
 
+def test_experts_that_are_replayed_are_asked_for_where_this_machine_has_workers(tmp_path: Path):
+    text = r"learner.replay_routing = true.*rollout.engine.return_routed_experts = false.*set both to true"
+    with pytest.raises(SettingsError, match=text):
+        plan(tmp_path, REPLAY)
+    assert plan(tmp_path, REPLAY, "rollout.workers=0").learner.replay_routing  # fleets elsewhere send them
+    assert plan(tmp_path, RETURN).workers[0].engine.return_routed_experts  # recorded, to be compared
+
+
 def test_records_that_no_message_has_room_for_are_refused_before_any_is_made(tmp_path: Path):
     """8 responses of 7 tokens, 3 layers of 2 experts, a byte each: 336 bytes."""
     sizes = ["rollout.sampling.responses=8", "rollout.sampling.max_new_tokens=7", RETURN]

@@ -29,7 +29,7 @@ class Outer(Settings):
     """What is around."""
 
     name: str = Field(description="who")
-    size: int | None = Field(default=None, ge=2, description="how many")
+    size: int | None = Field(default=None, ge=2, lt=512 << 20, description="how many")
     kind: Literal["a", "b"] = Field(default="a", description="which one")
     span: tuple[float, float] = Field(default=(0.5, 1e-6), description="from, to")
     extra: dict[str, float] = Field(default={}, description="more")
@@ -45,7 +45,7 @@ def test_a_key_says_what_it_may_be_and_what_it_is():
     shown = {name: (key.type, key.default, key.unit) for name, key in keys.items()}
     assert shown == {
         "name": ("text", "required", ""),
-        "size": ("integer >= 2", "unset", ""),
+        "size": ("integer >= 2, < 536870912", "unset", ""),
         "kind": ('"a" or "b"', '"a"', ""),
         "span": ("[number, number]", "[0.5, 1e-06]", ""),
         "extra": ("table of number", "{}", ""),

@@ -18,6 +18,7 @@ from learner.cli.run.run_directory import RunDirectory
 from learner.cli.run.run_file import RunFile
 from learner.cli.up.process import Process, ProcessFailed
 from learner.cli.up.supervisor import Supervisor
+from learner.queue import ServedError
 from tests.tools.runs import DEMO, REPOSITORY
 from tests.tools.supervisor_host import NoDisplay
 
@@ -199,6 +200,29 @@ def test_a_worker_may_end_by_itself_only_when_all_steps_are_made(tmp_path: Path,
     assert supervisor._may_finish("learner")
     assert not supervisor._may_finish("gateway")
     assert not supervisor._may_finish("redis")
+
+
+def test_a_run_waits_for_a_redis_that_a_command_has_started_on_its_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run_file = RunFile.read(DEMO, [f"run.dir={tmp_path / 'r'}"])
+    run_file.directory.create()
+    supervisor = Supervisor(run_file, NoDisplay())
+    answers: list[object] = [ServedError("a command"), ServedError("a command"), "its own"]
+
+    def start(*_: object, **__: object) -> object:
+        answer = answers.pop(0)
+        if isinstance(answer, ServedError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr("learner.cli.up.supervisor.EmbeddedRedis.start", start)
+    monkeypatch.setattr("learner.cli.up.supervisor._TICK_S", 0.0)
+    assert supervisor._own_redis() == "its own"
+    answers += [ServedError("another run")]
+    monkeypatch.setattr("learner.cli.up.supervisor._OTHERS_REDIS_S", 0.0)
+    with pytest.raises(ServedError, match="another run"):
+        supervisor._own_redis()
 
 
 def test_what_dies_is_started_again(tmp_path: Path):

@@ -8,11 +8,14 @@ from typing import Any, Literal, cast
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import Parameter
 
 from learner.megatron.model.adapter_export import AdapterAssembly, MergedAssembly
 from rollout.data.demo_model import DemoShape, write_model
+from runtime.version_format.adapter import ADAPTER_WEIGHTS
+from runtime.version_format.merged_weights import MergedWeights
 from tests.tools.adapters import LORA, draw, merge, weights_of
 
 
@@ -41,8 +44,14 @@ class Matrices:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_merged_form_is_what_a_worker_merges(tmp_path: Path, dtype: Literal["float32", "bfloat16"]):
+@pytest.mark.parametrize("stored", [torch.float32, torch.float16])
+def test_the_merged_form_is_what_a_worker_merges(
+    tmp_path: Path, dtype: Literal["float32", "bfloat16"], stored: torch.dtype
+):
     write_model(tmp_path, 0, DemoShape(layers=2, hidden=32, ffn=48))
+    save_file(
+        {name: tensor.to(stored) for name, tensor in weights_of(tmp_path).items()}, tmp_path / "model.safetensors"
+    )
     kind = getattr(torch, dtype)
     drawn = draw(tmp_path, LORA, 1, kind)
     adapters = cast(AdapterAssembly, Matrices(dict(drawn)))
@@ -52,3 +61,8 @@ def test_the_merged_form_is_what_a_worker_merges(tmp_path: Path, dtype: Literal[
     for name, tensor in expected.items():
         assert found[name].dtype == kind
         assert torch.equal(found[name], tensor), name
+    (tmp_path / "version").mkdir()
+    save_file(dict(drawn), tmp_path / "version" / ADAPTER_WEIGHTS)
+    worker = MergedWeights(tmp_path, tmp_path / "version", LORA.rank, LORA.alpha, dtype)
+    for name, tensor in found.items():
+        assert torch.equal(torch.from_numpy(worker.bits(name).view("u1")), tensor.flatten().view(torch.uint8)), name
