@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from learner.cli.run.errors import one_line_errors
 from learner.cli.run.run_directory import RunDirectory, RunError
-from learner.config import LearnerConfig, QueueConfig
+
+if TYPE_CHECKING:
+    from learner.config import QueueConfig
 
 queue = typer.Typer(help="Shows why a queue is halted, and lets it go on.", no_args_is_help=True)
 
@@ -85,6 +87,8 @@ def _learner_of(run: Path, overrides: Sequence[str]) -> Iterator[tuple[QueueConf
     from learner.cli.run.queue import queue_of
 
     if run.is_file():
+        from learner.config import LearnerConfig
+
         config = LearnerConfig.load(run, overrides)
         yield config.queue, config.checkpoint.dir, config.metrics_dir
         return
