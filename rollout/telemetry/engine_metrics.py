@@ -42,7 +42,7 @@ def declare_engine_metrics(made: MetricRegistry, pool: EnginePool) -> None:
         "Answers of engines that were asked which experts they sent the tokens to, by what they say: recorded, absent "
         "(nothing), malformed; too_large: recorded, but the group would outgrow max_message_bytes and went without; 0 where "
         "they are not asked.",
-        ("told",),
+        ("record",),
         lambda: {(told,): float(pool.routing.told[told]) if pool.routing is not None else 0.0 for told in TOLD},
     )
     made.read(

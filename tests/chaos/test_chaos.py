@@ -99,7 +99,7 @@ def test_a_full_disk_keeps_the_current_version_and_training_goes_on(start, tmp_p
         }
         stack = start(Plan(gateways=1, learner=places))
         stack.ready()
-        events = stack.watch.events
+        events, starts = stack.watch.events, stack.members["learner"].starts
 
         def failed(kind: str) -> bool:
             disk.fill()  # a failed save gives its room back
@@ -115,7 +115,7 @@ def test_a_full_disk_keeps_the_current_version_and_training_goes_on(start, tmp_p
         disk.free()
         stack.until(lambda: events["version"] > versions, "version with room again", 120)
         stack.until(lambda: events["checkpoint"] > checkpoints, "checkpoint with room again", 120)
-        assert stack.members["learner"].starts == 1
+        assert stack.members["learner"].starts == starts  # its port may have been taken at its first start
         drain(stack)
         assert_nothing_lost_or_doubled(stack)
         stack.close()  # before its disk goes

@@ -22,7 +22,7 @@ from tests.deploy.prometheus import Prometheus
 LIMITS = {"checkpoint_age_seconds": 15.0, "fleet_silent_seconds": 6.0, "no_progress_seconds": 10.0}
 CHECKPOINT, SILENT, STUCK = "LeewayCheckpointTooOld", "LeewayFleetSilent/fleet-1", "LeewayNoProgress"
 _QUIET = {"LeewayNoGateway", "LeewayTargetDown", "LeewayLedgerImbalance", "LeewayGroupsLost", "LeewayLearnerAbsent"}
-_DEADLINE_S = 90.0
+_DEADLINE_S = 240.0
 
 
 class Drill:

@@ -17,7 +17,7 @@ def test_names_say_process_and_unit_and_labels_are_bounded():
     allowed = {
         "api", "bound", "directory", "engine", "entry", "failure", "fleet", "opening", "outcome", "parameter", "phase",
         "reason", "rule", "sign", "stage", "state", "ending", "kind", "part", "responses", "statistic", "task",
-        "method", "metric", "mirror", "name", "sampling", "source",
+        "method", "metric", "mirror", "name", "record", "sampling", "source",
     }  # fmt: skip
     for process, made in reference.registries().items():
         assert len(made.declared) > (2 if process == "Evaluator" else 15)

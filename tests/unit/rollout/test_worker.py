@@ -273,7 +273,7 @@ async def test_a_group_that_its_experts_make_too_large_is_sent_without_them(scen
         async with scene.worker(engine=settings, max_message_bytes=most, status={"listen": address}):
             await until(lambda: len(scene.gateway.received) >= 4, "four groups")
             counted = (await asyncio.to_thread(Scrape, address)).value(
-                "leeway_worker_routed_responses_total", told="too_large"
+                "leeway_worker_routed_responses_total", record="too_large"
             )
     records = [
         response.HasField("routed_experts")

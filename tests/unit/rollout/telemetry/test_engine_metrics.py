@@ -21,7 +21,7 @@ def test_every_scrape_reads_limits_responses_and_tokens():
     registry = MetricRegistry()
     declare_engine_metrics(registry, pool)
     tokens.received = 11
-    assert 'leeway_worker_routed_responses_total{told="absent"} 0.0' in generate_latest(registry.prometheus).decode()
+    assert 'leeway_worker_routed_responses_total{record="absent"} 0.0' in generate_latest(registry.prometheus).decode()
     pool.routing = RoutingReader(layers=1, top_k=1, experts=2)
     pool.routing.read({}, tokens=1)  # an engine that was asked and does not say
     text = generate_latest(registry.prometheus).decode()
@@ -33,7 +33,7 @@ def test_every_scrape_reads_limits_responses_and_tokens():
         'leeway_worker_tokens_discarded_total{reason="nan"} 3.0',
         'leeway_worker_tokens_discarded_total{reason="stop_text"} 0.0',
         "leeway_worker_continued_responses_total 2.0",
-        'leeway_worker_routed_responses_total{told="absent"} 1.0',
-        'leeway_worker_routed_responses_total{told="recorded"} 0.0',
+        'leeway_worker_routed_responses_total{record="absent"} 1.0',
+        'leeway_worker_routed_responses_total{record="recorded"} 0.0',
     ):
         assert line in text
