@@ -236,14 +236,7 @@ class Run:
 
         checkpointer = Checkpointer(config.checkpoint, takeover.checkpoints, state, lead, ranks.barrier, extra)
         watchdog = Watchdog(config.silence_s, rank_metrics.health.progress)
-        preparation = Preparation(
-            objective.weighting,
-            layout,
-            config.max_staleness,
-            ranks.data_rank,
-            policy.architecture.routing if config.replay_routing else None,
-            pinned=ranks.device.type == "cuda",
-        )
+        preparation = _preparation(config, objective, layout, ranks, policy)
         run = cls(
             config=config, ranks=ranks, exporter=exporter, trainer=trainer, objective=objective, rates=rates,
             average=average, probe=probe, behaviour=behaviour, layout=layout, publisher=publisher,
@@ -403,6 +396,15 @@ class Run:
                 structlog.get_logger().info("the run has finished: its fleets are told", step=step)
             self.lead.close()
         self.tracing.close()
+
+
+def _preparation(
+    config: LearnerConfig, objective: objectives.Objective, layout: Layout, ranks: Ranks, policy: Policy
+) -> Preparation:
+    """What makes this data rank's batches of the groups that were taken."""
+    routing = policy.architecture.routing if config.replay_routing else None
+    pinned = ranks.device.type == "cuda"
+    return Preparation(objective.weighting, layout, config.max_staleness, ranks.data_rank, routing, pinned=pinned)
 
 
 def _digest(config: LearnerConfig, ranks: Ranks) -> str | None:
